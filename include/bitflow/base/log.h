@@ -1,0 +1,53 @@
+// The application log: one logfmt line per event on stderr,
+//   ts=2026-11-23T15:54:05.123Z level=info msg="..." proxy=web conn=42
+// Who speaks is put in by the call: a `struct log_context` names the proxy and the connection (NULL: the process).
+// Any thread. A line is one write of at most LOG_LINE_MAX bytes; a mutex keeps lines whole. A reader of stderr that
+// does not read never blocks the proxy: what a full pipe does not take is dropped, and counted in the next line.
+
+#ifndef BITFLOW_BASE_LOG_H
+#define BITFLOW_BASE_LOG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "bitflow/base/compiler.h"
+
+#define LOG_LINE_MAX 2048
+#define LOG_SENTINEL __attribute__((sentinel))
+
+enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR, LOG_OFF };
+
+struct log_context {
+    const char *proxy;   // borrowed for the call; NULL: none
+    uint64_t connection; // 0: none
+};
+
+// LOG_OFF until set. May be changed at any time.
+void log_set_level(enum log_level level);
+bool log_enabled(enum log_level level);
+const char *log_level_name(enum log_level level);
+
+// Where lines go; stderr unless a test says otherwise. Not while other threads log.
+void log_set_descriptor(int fd);
+
+// `message` is a constant; what varies follows as pairs of strings, key and value, ended by NULL:
+//   log_warn(&context, "cannot connect", "target", name, "error", error.text, NULL);
+// A pair whose value is NULL is left out. Values are quoted and escaped where they need to be, so that nothing a peer
+// sent can forge a line or a field.
+void log_write(enum log_level level, const struct log_context *context, const char *message, ...) LOG_SENTINEL;
+
+#define LOG_NUMBER_SIZE 24
+// A number as a value: formats into `out` and returns it.
+const char *log_number(char out[LOG_NUMBER_SIZE], int64_t number);
+
+#define log_at(level, context, ...)                                                                                   \
+    do {                                                                                                              \
+        if (log_enabled(level))                                                                                       \
+            log_write(level, context, __VA_ARGS__);                                                                   \
+    } while (0)
+#define log_debug(context, ...) log_at(LOG_DEBUG, context, __VA_ARGS__)
+#define log_info(context, ...) log_at(LOG_INFO, context, __VA_ARGS__)
+#define log_warn(context, ...) log_at(LOG_WARN, context, __VA_ARGS__)
+#define log_error(context, ...) log_at(LOG_ERROR, context, __VA_ARGS__)
+
+#endif

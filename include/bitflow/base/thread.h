@@ -1,0 +1,54 @@
+// Threads: named, with small stacks, and kept for reuse.
+//
+// A pool hands each task to the thread parked last (its stack and caches are the warmest) or starts a new one. A thread
+// that finishes its task parks again, up to a bound, and ends after an idle time. The hand-over costs one futex wake and
+// holds no lock across it. thread_pool_run() may be called from any thread, a pool's own threads included.
+
+#ifndef BITFLOW_BASE_THREAD_H
+#define BITFLOW_BASE_THREAD_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bitflow/base/error.h"
+
+#define THREAD_NAME_SIZE 16 // what the kernel keeps, with the terminating zero
+
+// Names the calling thread, as gdb, top -H and /proc/PID/task/TID/comm show it. A longer name is cut.
+void thread_set_name(const char *name);
+
+// Starts a joinable thread with all signals blocked (one thread alone waits for them). `stack_size` in bytes, without
+// the guard page; it is raised to what the C library and a sanitizer need. ERROR_NO_THREADS, ERROR_NO_MEMORY.
+bool thread_start(pthread_t *thread, size_t stack_size, void *(*run)(void *), void *argument, struct error *error);
+
+struct thread_pool_options {
+    const char *parked_name; // a parked thread's name; a string constant
+    size_t stack_size;       // bytes, see thread_start()
+    unsigned max_threads;    // busy and parked together; 0: no bound of ours
+    unsigned max_parked;
+    int64_t idle_time; // ns after which a parked thread ends
+};
+
+struct thread_pool;
+struct thread_pool *thread_pool_create(const struct thread_pool_options *options, struct error *error);
+
+// Runs task(argument) on a thread of the pool. False: no thread could be had (ERROR_NO_THREADS, ERROR_NO_MEMORY) and the
+// task will not run.
+bool thread_pool_run(struct thread_pool *pool, void (*task)(void *), void *argument, struct error *error);
+
+struct thread_pool_count {
+    unsigned busy;
+    unsigned parked;
+};
+struct thread_pool_count thread_pool_count(struct thread_pool *pool);
+
+// Ends the parked threads and waits until every task has returned, at most until `deadline` (base/clock.h). False if
+// some still run then: the pool then stays as it is, and must not be destroyed.
+bool thread_pool_drain(struct thread_pool *pool, int64_t deadline);
+
+// Only after a thread_pool_drain() that returned true.
+void thread_pool_destroy(struct thread_pool **pool);
+
+#endif

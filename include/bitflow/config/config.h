@@ -1,0 +1,90 @@
+// The configuration as plain immutable structs: the result of config_load(), shared by reference count. A connection
+// holds the snapshot it began with; a reload builds a new one. Everything in a snapshot lives as long as the snapshot
+// and is never written after config_load() has returned it, so any thread may read it without a lock.
+//
+// Durations are ns, 0 = none. Strings are never NULL unless said so. The keys' meanings are in the README's table.
+
+#ifndef BITFLOW_CONFIG_CONFIG_H
+#define BITFLOW_CONFIG_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bitflow/base/log.h"
+#include "bitflow/net/address.h"
+#include "bitflow/net/cidr.h"
+
+enum verify_mode { VERIFY_NONE, VERIFY_RELAXED, VERIFY_STRICT };
+
+enum balancer_policy { BALANCER_NONE, BALANCER_FAILOVER, BALANCER_ROUND_ROBIN, BALANCER_SNI };
+
+struct certificate_config {
+    const char *key;         // path; NULL if not given
+    const char *certificate; // path; NULL if not given
+    const char *authority;   // path; NULL if not given
+};
+
+struct tls_config {
+    enum verify_mode verify_mode;
+    const struct certificate_config *certificates;
+    size_t certificate_count;
+    const char *const *application_protocols;
+    size_t application_protocol_count;
+};
+
+struct listener_config {
+    struct address address;
+    int64_t read_timeout;
+    int64_t write_timeout;
+    const struct cidr *authorized_sources;
+    size_t authorized_source_count; // 0: everyone
+    const struct tls_config *tls;   // NULL: plain
+};
+
+#define KEEPALIVE_OFF INT64_C(-1)
+
+struct target_config {
+    const char *name;
+    struct address address;
+    char *socks_proxy; // as written, validated; NULL: none. It may hold a password: never log it.
+    int64_t connect_backoff;
+    int64_t connect_attempts; // >= 1
+    int64_t connect_timeout;
+    int64_t resolve_timeout;
+    int64_t write_timeout;
+    int64_t read_timeout;
+    int64_t keepalive_interval; // 0: the system's default; KEEPALIVE_OFF
+    const struct tls_config *tls; // NULL: plain
+};
+
+struct proxy_config {
+    const char *name;
+    struct listener_config listener;
+    const struct target_config *targets;
+    size_t target_count; // >= 1
+    int64_t connection_limit; // 0: none
+    int64_t connection_lifetime;
+    const char *connection_log; // path; NULL: off
+    enum balancer_policy balancer;
+    bool enable_proxy_header;
+    bool enable_dual_stack;
+};
+
+struct config {
+    const char *sentry_dsn;      // NULL: off. It holds a key: never log it.
+    const char *metrics_address; // NULL: off
+    const char *metrics_prefix;  // NULL: none
+    enum log_level log_level;    // LOG_OFF if omitted
+    int64_t drain_timeout;
+    const struct proxy_config *proxies;
+    size_t proxy_count; // >= 1
+};
+
+// One more reference to the same snapshot; returns it.
+const struct config *config_hold(const struct config *config);
+
+// Gives one reference back and nulls the pointer; the last one frees the snapshot. Accepts NULL.
+void config_drop(const struct config **config);
+
+#endif

@@ -1,0 +1,28 @@
+// Reads a YAML file (libyaml) into a snapshot. All validation is here; nothing is bound, resolved or connected.
+// Every problem found is reported, not only the first.
+
+#ifndef BITFLOW_CONFIG_CONFIG_LOAD_H
+#define BITFLOW_CONFIG_CONFIG_LOAD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "bitflow/config/config.h"
+
+// What is wrong with a configuration: lines "FILE:LINE:COL: key.path: what is wrong" in the file's order. Line and
+// column count from 1. At most CONFIG_PROBLEMS_MAX are kept; `count` counts all of them.
+#define CONFIG_PROBLEMS_MAX 100
+
+struct config_problems {
+    size_t count;
+    size_t kept;
+    char *lines[CONFIG_PROBLEMS_MAX]; // owned
+};
+
+void config_problems_init(struct config_problems *problems);
+void config_problems_release(struct config_problems *problems);
+
+// A snapshot with one reference, the caller's; or NULL with at least one problem.
+const struct config *config_load(const char *path, struct config_problems *problems);
+
+#endif

@@ -1,0 +1,30 @@
+// One attempt to connect to an address: resolve it, then race its endpoints as RFC 8305 says (families interleaved,
+// a new non-blocking connect every 250 ms or when one fails, the first to succeed wins), all before one deadline.
+// An fd:// address is borrowed (net/inherited.h) instead. Any thread; blocks.
+
+#ifndef BITFLOW_NET_DIAL_H
+#define BITFLOW_NET_DIAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "bitflow/base/error.h"
+#include "bitflow/net/address.h"
+#include "bitflow/net/patience.h"
+
+#define DIAL_ATTEMPT_DELAY (INT64_C(250) * 1000 * 1000) // ns; RFC 8305, 5: "Connection Attempt Delay"
+
+struct dial_result {
+    int fd;                 // connected, blocking, close-on-exec; the caller's (inherited_return() it if is_borrowed)
+    bool is_borrowed;
+    struct endpoint remote; // length 0 where there is none
+    int64_t resolve_time;   // ns; 0 where nothing was looked up
+    int64_t connect_time;   // ns
+};
+
+// On failure the times spent are still reported in `result` (fd is -1). Where several endpoints failed, the error tells
+// how many and why the last one did. ERROR_TIMEOUT, ERROR_REFUSED, ERROR_RESOLVE, ERROR_CANCELLED, ERROR_NO_*, ERROR_SYSTEM.
+bool dial(const struct address *address, struct patience *patience, int64_t deadline, struct dial_result *result,
+          struct error *error);
+
+#endif

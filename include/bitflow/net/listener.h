@@ -1,0 +1,35 @@
+// A listening address: the sockets behind it, bound and listening. A host name listens on each of its addresses;
+// ":PORT" on every address of both families. Owned by one thread (the proxy's acceptor).
+//
+// A Unix socket's stale file (nobody answers there) is replaced, a live one is not; ours is removed at the end, if it is
+// still ours. An inherited socket (fd://) is used as it is: listening, or connected (it then serves that one connection).
+
+#ifndef BITFLOW_NET_LISTENER_H
+#define BITFLOW_NET_LISTENER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "bitflow/base/error.h"
+#include "bitflow/net/address.h"
+
+#define LISTENER_SOCKETS_MAX 16
+
+struct listener {
+    struct address address;
+    size_t socket_count;
+    int sockets[LISTENER_SOCKETS_MAX]; // non-blocking, close-on-exec
+    bool is_connected; // an inherited connected socket: sockets[0] is not to be accepted from, it is the connection
+    bool is_inherited;
+    dev_t device; // of the Unix socket's file, to know it again
+    ino_t inode;
+};
+
+// Resolves, binds and listens. May block in the resolver. False: nothing is left bound.
+bool listener_open(const struct address *address, struct listener *listener, struct error *error);
+
+// Closes the sockets (an inherited listening socket only our descriptor of it) and removes the Unix socket's file.
+void listener_close(struct listener *listener);
+
+#endif

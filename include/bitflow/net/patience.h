@@ -1,0 +1,34 @@
+// Waiting on behalf of a client that may leave. While its target is resolved and dialled, every wait goes through here,
+// so that a client that has gone stops the dial.
+//
+// A reset is leaving, at once. An end of stream (FIN) after data is a half-close: the client waits for its answer. One
+// without data is most likely a client that closed, but may be one that only listens; it has PATIENCE_GRACE left.
+// Used by the connection's own thread only.
+
+#ifndef BITFLOW_NET_PATIENCE_H
+#define BITFLOW_NET_PATIENCE_H
+
+#include <poll.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define PATIENCE_GRACE (INT64_C(500) * 1000 * 1000) // ns: two RFC 8305 connection attempt delays
+
+struct patience {
+    int client; // -1: nobody to watch
+    bool half_closed;
+    int64_t deadline; // DEADLINE_NONE until the client closed without a word
+};
+
+enum patience_result { PATIENCE_READY, PATIENCE_DEADLINE, PATIENCE_GONE, PATIENCE_FAILED /* errno says why */ };
+
+void patience_init(struct patience *patience, int client);
+
+#define PATIENCE_DESCRIPTORS_MAX 32
+// poll() on `count` descriptors (0: just wait) and on the client, until one of them is ready, the deadline
+// (base/clock.h) or the client's end.
+enum patience_result patience_poll(struct patience *patience, struct pollfd *descriptors, size_t count,
+                                   int64_t deadline);
+
+#endif

@@ -1,0 +1,173 @@
+#include "bitflow/base/log.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/base/mutex.h"
+
+static _Atomic(enum log_level) threshold = LOG_OFF;
+static struct mutex output_lock = MUTEX_INIT;
+static int output GUARDED_BY(output_lock) = STDERR_FILENO;
+static uint64_t dropped GUARDED_BY(output_lock);
+
+// One line under construction. Two bytes are kept back, for the last value's closing quote and the newline.
+#define LINE_ROOM (LOG_LINE_MAX - 2)
+struct line {
+    size_t length;
+    char text[LOG_LINE_MAX];
+};
+
+void log_set_level(enum log_level level) {
+    atomic_store_explicit(&threshold, level, memory_order_relaxed);
+}
+
+bool log_enabled(enum log_level level) {
+    return level >= atomic_load_explicit(&threshold, memory_order_relaxed);
+}
+
+void log_set_descriptor(int fd) {
+    mutex_lock(&output_lock);
+    output = fd;
+    mutex_unlock(&output_lock);
+}
+
+const char *log_level_name(enum log_level level) {
+    static const char *const names[] = {"debug", "info", "warn", "error", "off"};
+    return names[level];
+}
+
+const char *log_number(char out[LOG_NUMBER_SIZE], int64_t number) {
+    (void)snprintf(out, LOG_NUMBER_SIZE, "%" PRId64, number);
+    return out;
+}
+
+static void put(struct line *line, const char *bytes, size_t count) {
+    if (line->length + count > LINE_ROOM)
+        return; // whole or not at all, so that no escape sequence is cut in half
+    memcpy(line->text + line->length, bytes, count);
+    line->length += count;
+}
+
+static void put_text(struct line *line, const char *text) {
+    put(line, text, strlen(text));
+}
+
+static void put_escaped(struct line *line, unsigned char byte) {
+    char escape[5];
+    switch (byte) {
+    case '"':
+        put_text(line, "\\\"");
+        return;
+    case '\\':
+        put_text(line, "\\\\");
+        return;
+    case '\n':
+        put_text(line, "\\n");
+        return;
+    default:
+        if (byte < 0x20 || byte == 0x7f) {
+            (void)snprintf(escape, sizeof escape, "\\x%02x", byte);
+            put(line, escape, 4);
+        } else {
+            put(line, (const char *)&byte, 1);
+        }
+    }
+}
+
+// A bare word stays bare; anything else is quoted (logfmt).
+static bool is_bare(const char *value) {
+    if (*value == '\0')
+        return false;
+    for (const unsigned char *at = (const unsigned char *)value; *at != '\0'; at++)
+        if (*at <= ' ' || *at == '"' || *at == '=' || *at == '\\' || *at == 0x7f)
+            return false;
+    return true;
+}
+
+// A value too long for the line is cut; a field whose value would not even begin is left out.
+static void put_field(struct line *line, const char *key, const char *value) {
+    if (line->length + strlen(key) + sizeof " =\"x\"" > LINE_ROOM)
+        return;
+    if (line->length > 0)
+        put_text(line, " ");
+    put_text(line, key);
+    put_text(line, "=");
+    if (is_bare(value) && line->length + strlen(value) <= LINE_ROOM) {
+        put_text(line, value);
+        return;
+    }
+    put_text(line, "\"");
+    for (const char *at = value; *at != '\0'; at++)
+        put_escaped(line, (unsigned char)*at);
+    line->text[line->length++] = '"'; // the room for it was kept back
+}
+
+static void write_out(const struct line *line) REQUIRES(output_lock) {
+    ssize_t written;
+    do
+        written = write(output, line->text, line->length);
+    while (written < 0 && errno == EINTR);
+    if (written < 0)
+        dropped++;
+}
+
+static bool output_takes_a_line(void) REQUIRES(output_lock) {
+    struct pollfd poller = {.fd = output, .events = POLLOUT};
+    return poll(&poller, 1, 0) == 1 && (poller.revents & POLLOUT) != 0;
+}
+
+static void report_dropped(int64_t wall) REQUIRES(output_lock) {
+    struct line line = {.length = 0};
+    char time[CLOCK_RFC3339_SIZE];
+    char number[LOG_NUMBER_SIZE];
+    clock_format_rfc3339(wall, time);
+    put_field(&line, "ts", time);
+    put_field(&line, "level", "warn");
+    put_field(&line, "msg", "log lines dropped");
+    put_field(&line, "count", log_number(number, (int64_t)dropped));
+    line.text[line.length++] = '\n';
+    dropped = 0;
+    write_out(&line);
+}
+
+void log_write(enum log_level level, const struct log_context *context, const char *message, ...) {
+    int64_t wall = clock_wall();
+    char time[CLOCK_RFC3339_SIZE];
+    struct line line = {.length = 0};
+    clock_format_rfc3339(wall, time);
+    put_field(&line, "ts", time);
+    put_field(&line, "level", log_level_name(level));
+    put_field(&line, "msg", message);
+    if (context != NULL && context->proxy != NULL)
+        put_field(&line, "proxy", context->proxy);
+    if (context != NULL && context->connection != 0) {
+        char number[LOG_NUMBER_SIZE];
+        put_field(&line, "conn", log_number(number, (int64_t)context->connection));
+    }
+    va_list pairs;
+    va_start(pairs, message);
+    for (const char *key; (key = va_arg(pairs, const char *)) != NULL;) {
+        const char *value = va_arg(pairs, const char *);
+        if (value != NULL)
+            put_field(&line, key, value);
+    }
+    va_end(pairs);
+    line.text[line.length++] = '\n';
+
+    mutex_lock(&output_lock);
+    if (output_takes_a_line()) {
+        if (dropped > 0)
+            report_dropped(wall);
+        write_out(&line);
+    } else {
+        dropped++;
+    }
+    mutex_unlock(&output_lock);
+}

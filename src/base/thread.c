@@ -1,0 +1,279 @@
+#include "bitflow/base/thread.h"
+
+#include <errno.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/base/compiler.h"
+#include "bitflow/base/mutex.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
+
+// One thread of a pool; lives on that thread's stack. While parked, it is linked into the pool.
+struct pooled_thread {
+    struct pooled_thread *newer, *older; // the pool's lock guards both
+    bool parked;                         // likewise
+    sem_t wake;
+    // Written by who wakes the thread; publishes `argument`.
+    _Atomic(void (*)(void *)) task; // NULL: end
+    void *argument;
+};
+
+struct thread_pool {
+    struct thread_pool_options options;
+    struct mutex lock;
+    struct condition changed; // a thread has ended
+    // Guarded by the lock:
+    struct pooled_thread *newest_parked GUARDED;
+    unsigned threads GUARDED;
+    unsigned parked GUARDED;
+    bool draining GUARDED;
+};
+
+// What a new thread needs before it can live from its own stack.
+struct first_task {
+    struct thread_pool *pool;
+    void (*task)(void *);
+    void *argument;
+};
+
+void thread_set_name(const char *name) {
+    char cut[THREAD_NAME_SIZE];
+    size_t length = strnlen(name, sizeof cut - 1);
+    memcpy(cut, name, length);
+    cut[length] = '\0';
+    (void)pthread_setname_np(pthread_self(), cut); // fails for longer names only
+}
+
+static size_t real_stack_size(size_t wanted) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    // The C library keeps its own and the program's thread-local storage on the stack.
+    size_t minimum = (size_t)sysconf(_SC_THREAD_STACK_MIN);
+    size_t size = wanted + minimum;
+    if (SANITIZED)
+        size = size * 4 + (size_t)256 * 1024; // red zones make frames several times as large
+    return (size + page - 1) / page * page;
+}
+
+// The new thread inherits the creator's mask, so the mask is changed around the creation.
+static int create_with_signals_blocked(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
+                                       void *argument) {
+    sigset_t all, before;
+    sigfillset(&all);
+    // A fault must reach its handler whichever thread it happens on.
+    sigdelset(&all, SIGSEGV);
+    sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGFPE);
+    sigdelset(&all, SIGILL);
+    sigdelset(&all, SIGABRT);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    int result = pthread_create(thread, attributes, run, argument);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return result;
+}
+
+static bool start(pthread_t *thread, size_t stack_size, int detach_state, void *(*run)(void *), void *argument,
+                  struct error *error) {
+    pthread_attr_t attributes;
+    int result = pthread_attr_init(&attributes);
+    if (result != 0) {
+        error_set_errno(error, result, "cannot prepare a thread");
+        return false;
+    }
+    (void)pthread_attr_setdetachstate(&attributes, detach_state);
+    result = pthread_attr_setstacksize(&attributes, real_stack_size(stack_size));
+    if (result == 0)
+        result = create_with_signals_blocked(thread, &attributes, run, argument);
+    (void)pthread_attr_destroy(&attributes);
+    if (result == EAGAIN)
+        error_set(error, ERROR_NO_THREADS, "cannot start a thread: the system has no more (%s)",
+                  strerrordesc_np(result));
+    else if (result != 0)
+        error_set_errno(error, result, "cannot start a thread");
+    return result == 0;
+}
+
+bool thread_start(pthread_t *thread, size_t stack_size, void *(*run)(void *), void *argument, struct error *error) {
+    return start(thread, stack_size, PTHREAD_CREATE_JOINABLE, run, argument, error);
+}
+
+struct thread_pool *thread_pool_create(const struct thread_pool_options *options, struct error *error) {
+    struct thread_pool *pool = calloc(1, sizeof *pool);
+    if (pool == NULL) {
+        error_set_errno(error, ENOMEM, "cannot create a thread pool");
+        return NULL;
+    }
+    pool->options = *options;
+    mutex_init(&pool->lock);
+    condition_init(&pool->changed);
+    return pool;
+}
+
+static void park(struct thread_pool *pool, struct pooled_thread *self) REQUIRES(pool->lock) {
+    self->parked = true;
+    self->newer = NULL;
+    self->older = pool->newest_parked;
+    if (self->older != NULL)
+        self->older->newer = self;
+    pool->newest_parked = self;
+    pool->parked++;
+}
+
+static void unpark(struct thread_pool *pool, struct pooled_thread *thread) REQUIRES(pool->lock) {
+    if (thread->newer != NULL)
+        thread->newer->older = thread->older;
+    else
+        pool->newest_parked = thread->older;
+    if (thread->older != NULL)
+        thread->older->newer = thread->newer;
+    thread->parked = false;
+    pool->parked--;
+}
+
+static void wake(struct pooled_thread *thread, void (*task)(void *), void *argument) {
+    thread->argument = argument;
+    atomic_store_explicit(&thread->task, task, memory_order_release);
+    (void)sem_post(&thread->wake); // cannot overflow: one post for each time parked
+}
+
+static bool wait_for_wake(struct pooled_thread *self, int64_t deadline) {
+    struct timespec until = clock_timespec(deadline);
+    int result;
+    do
+        result = deadline == DEADLINE_NONE ? sem_wait(&self->wake)
+                                           : sem_clockwait(&self->wake, CLOCK_MONOTONIC, &until);
+    while (result != 0 && errno == EINTR);
+    return result == 0;
+}
+
+// Parks the thread until it has a task. False: it shall end.
+static bool next_task(struct thread_pool *pool, struct pooled_thread *self) EXCLUDES(pool->lock) {
+    mutex_lock(&pool->lock);
+    if (pool->draining || pool->parked >= pool->options.max_parked) {
+        mutex_unlock(&pool->lock);
+        return false;
+    }
+    park(pool, self);
+    mutex_unlock(&pool->lock);
+
+    thread_set_name(pool->options.parked_name);
+    if (!wait_for_wake(self, deadline_after(pool->options.idle_time))) {
+        mutex_lock(&pool->lock);
+        bool idle = self->parked;
+        if (idle)
+            unpark(pool, self);
+        mutex_unlock(&pool->lock);
+        if (idle)
+            return false;
+        (void)wait_for_wake(self, DEADLINE_NONE); // taken in the same moment: the wake is on its way
+    }
+    return atomic_load_explicit(&self->task, memory_order_acquire) != NULL;
+}
+
+static void forget_thread(struct thread_pool *pool) EXCLUDES(pool->lock) {
+    mutex_lock(&pool->lock);
+    pool->threads--;
+    // Under the lock: after it the pool may be gone.
+    condition_broadcast(&pool->changed);
+    mutex_unlock(&pool->lock);
+}
+
+static void *run_pooled(void *argument) {
+    struct first_task *first = argument;
+    struct thread_pool *pool = first->pool;
+    struct pooled_thread self = {.argument = first->argument};
+    atomic_init(&self.task, first->task);
+    free(first);
+    (void)sem_init(&self.wake, 0, 0);
+    do
+        atomic_load_explicit(&self.task, memory_order_relaxed)(self.argument);
+    while (next_task(pool, &self));
+    (void)sem_destroy(&self.wake);
+    forget_thread(pool);
+    return NULL;
+}
+
+static bool start_pooled(struct thread_pool *pool, void (*task)(void *), void *argument, struct error *error) {
+    struct first_task *first = malloc(sizeof *first);
+    if (first == NULL) {
+        error_set_errno(error, ENOMEM, "cannot start a thread");
+        return false;
+    }
+    *first = (struct first_task){.pool = pool, .task = task, .argument = argument};
+    pthread_t thread;
+    if (!start(&thread, pool->options.stack_size, PTHREAD_CREATE_DETACHED, run_pooled, first, error)) {
+        free(first);
+        return false;
+    }
+    return true;
+}
+
+bool thread_pool_run(struct thread_pool *pool, void (*task)(void *), void *argument, struct error *error) {
+    mutex_lock(&pool->lock);
+    struct pooled_thread *thread = pool->newest_parked;
+    bool may_start = pool->options.max_threads == 0 || pool->threads < pool->options.max_threads;
+    if (thread != NULL)
+        unpark(pool, thread);
+    else if (may_start)
+        pool->threads++;
+    mutex_unlock(&pool->lock);
+
+    if (thread != NULL) {
+        wake(thread, task, argument);
+        return true;
+    }
+    if (!may_start) {
+        error_set(error, ERROR_NO_THREADS, "all %u threads are busy", pool->options.max_threads);
+        return false;
+    }
+    if (!start_pooled(pool, task, argument, error)) {
+        forget_thread(pool);
+        return false;
+    }
+    return true;
+}
+
+struct thread_pool_count thread_pool_count(struct thread_pool *pool) {
+    mutex_lock(&pool->lock);
+    struct thread_pool_count count = {.busy = pool->threads - pool->parked, .parked = pool->parked};
+    mutex_unlock(&pool->lock);
+    return count;
+}
+
+bool thread_pool_drain(struct thread_pool *pool, int64_t deadline) {
+    mutex_lock(&pool->lock);
+    pool->draining = true;
+    while (pool->newest_parked != NULL) {
+        struct pooled_thread *thread = pool->newest_parked;
+        unpark(pool, thread);
+        wake(thread, NULL, NULL);
+    }
+    while (pool->threads > 0 && deadline_left(deadline) > 0)
+        condition_wait(&pool->changed, &pool->lock, deadline);
+    bool drained = pool->threads == 0;
+    mutex_unlock(&pool->lock);
+    return drained;
+}
+
+void thread_pool_destroy(struct thread_pool **pool) {
+    if (*pool == NULL)
+        return;
+    condition_release(&(*pool)->changed);
+    mutex_release(&(*pool)->lock);
+    free(*pool);
+    *pool = NULL;
+}
