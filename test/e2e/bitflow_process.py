@@ -1,0 +1,247 @@
+"""One running bitflow: its start from a generated configuration, its logs, its descriptors and threads, its end."""
+
+import collections
+import ctypes
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import waiting
+from waiting import pace, wait_for
+
+SANITIZER_REPORTS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "WARNING: ThreadSanitizer", "runtime error:",
+                     "FATAL: ThreadSanitizer")
+LOGFMT_PAIR = re.compile(r'([A-Za-z_][\w.]*)=("(?:[^"\\]|\\.)*"|[^\s"]*)(?:\s+|$)')
+SYS_PIDFD_GETFD = 438
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def binary():
+    path = pathlib.Path(os.environ.get("BITFLOW") or HERE.parents[1] / "build" / "release" / "bitflow")
+    assert path.is_file(), f"there is no bitflow at {path}: build it, or name one in BITFLOW"
+    return path.resolve()
+
+
+def is_sanitized(path):
+    content = path.read_bytes()
+    return b"__asan_init" in content or b"__tsan_init" in content
+
+
+def parse_logfmt(line):
+    """The pairs of a logfmt line as a dict; fails on anything that is not logfmt."""
+    pairs, position = {}, 0
+    while position < len(line):
+        match = LOGFMT_PAIR.match(line, position)
+        assert match, f"not logfmt from column {position + 1}: {line!r}"
+        value = match.group(2)
+        pairs[match.group(1)] = json.loads(value, strict=False) if value.startswith('"') else value
+        position = match.end()
+    return pairs
+
+
+class Bitflow:
+    def __init__(self, config, directory, serial, log_path, plan=None, environment=None):
+        self.config = config
+        self.log_path = log_path
+        self.stderr_path = directory / f"stderr-{serial}.txt"
+        self.expected_status = 0
+        self.quiet_check = True
+        command = [str(binary()), "--config", str(config)]
+        passed = []
+        if plan:
+            if plan.get("uid"):  # the checkout may lie where another user can't look
+                command[0] = shutil.copy(command[0], directory / "bitflow-copy")
+            passed = [source for source, _ in plan.get("descriptors", [])]
+            command = ["/usr/bin/python3", str(HERE / "launch.py"), json.dumps({**plan, "command": command})]
+        with open(self.stderr_path, "wb") as stderr:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,
+                                            pass_fds=passed, env={**os.environ, **(environment or {})})
+        self.pid = self.process.pid
+        self.resting = None
+
+    # The process
+
+    def is_running(self):
+        return self.process.poll() is None
+
+    def wait_listening(self, names):
+        """Waits until each named proxy has logged that it listens."""
+        def ready():
+            assert self.is_running(), f"bitflow ended with status {self.process.returncode}: {self.stderr()}"
+            listening = {line.get("proxy") for line in self.log_lines(partial=True) if line.get("msg") == "listening"}
+            return set(names) <= listening
+
+        wait_for(ready, lambda: f"{names} listen; the log: {self.stderr()}", timeout=15)
+        self.resting = self.descriptors()
+
+    def wait_bound(self, port):
+        """Waits until the process holds a listening TCP socket on that port, without a look at its log."""
+        wait_for(lambda: self.is_running() and self.listening_inodes(port),
+                 lambda: f"it listens on {port}; the log: {self.stderr()}", timeout=15)
+        self.resting = self.descriptors()
+
+    def listening_inodes(self, port):
+        """The inodes of this process's TCP sockets that listen on the port."""
+        inodes = set()
+        for table in ("tcp", "tcp6"):
+            with open(f"/proc/{self.pid}/net/{table}") as stream:
+                for line in list(stream)[1:]:
+                    fields = line.split()
+                    if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                        inodes.add(fields[9])
+        held = {link[len("socket:["):-1] for link in self.links() if link.startswith("socket:[")}
+        return inodes & held
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def wait_ended(self, timeout=10.0):
+        """Waits for the end; returns the exit status."""
+        wait_for(lambda: not self.is_running(), lambda: f"bitflow ends; the log: {self.stderr()}", timeout)
+        return self.process.returncode
+
+    def stop(self, timeout=10.0):
+        """Ends the process by SIGTERM and asserts that it ended well."""
+        if self.is_running():
+            self.signal(signal.SIGTERM)
+        status = self.wait_ended(timeout)
+        self.check_reports()
+        assert status == self.expected_status, f"exit status {status}: {self.stderr()}"
+
+    def kill(self):
+        if self.is_running():
+            self.process.kill()
+        self.process.wait()
+
+    def check_reports(self):
+        text = self.stderr()
+        for report in SANITIZER_REPORTS:
+            assert report not in text, text[max(0, text.index(report) - 200):][:8000]
+
+    # What it says
+
+    def stderr(self):
+        return self.stderr_path.read_text(errors="replace")
+
+    def log_lines(self, partial=False):
+        """The application log as a list of dicts. partial: an unfinished last line is left out."""
+        text = self.stderr()
+        if partial:
+            text = text[:text.rfind("\n") + 1]
+        return [parse_logfmt(line) for line in text.splitlines() if line.startswith("ts=")]
+
+    def records(self, path=None):
+        """The connection log's records; each line must be a whole JSON object."""
+        try:
+            text = pathlib.Path(path or self.log_path).read_text()
+        except FileNotFoundError:
+            return []
+        assert text == "" or text.endswith("\n"), f"the log does not end with a whole line: {text[-200:]!r}"
+        return [json.loads(line) for line in text.splitlines()]
+
+    def wait_records(self, count, path=None, timeout=10.0):
+        wait_for(lambda: len(self.records(path)) >= count,
+                 lambda: f"{count} records, there are: {self.records(path)}\n{self.stderr()[-3000:]}", timeout)
+        return self.records(path)
+
+    def record_of(self, client, timeout=10.0):
+        """The record of the connection whose client address is given as the log shows it."""
+        def find():
+            return [record for record in self.records() if record["client"] == client]
+
+        found = wait_for(find, lambda: f"a record of {client}, there are: {self.records()}\n{self.stderr()[-3000:]}",
+                         timeout)
+        assert len(found) == 1, f"more than one record of {client}: {found}"
+        return found[0]
+
+    # What it holds
+
+    def links(self):
+        links = []
+        for entry in os.scandir(f"/proc/{self.pid}/fd"):
+            try:
+                links.append(os.readlink(entry.path))
+            except FileNotFoundError:
+                continue
+        return links
+
+    def descriptors(self):
+        """Open descriptors counted by kind: socket, pipe, file and anon_inode."""
+        kinds = collections.Counter()
+        for link in self.links():
+            kind = link.split(":")[0]
+            kinds[kind if kind in ("socket", "pipe", "anon_inode") else "file"] += 1
+        return kinds
+
+    def thread_names(self):
+        names = []
+        for entry in os.scandir(f"/proc/{self.pid}/task"):
+            try:
+                with open(entry.path + "/comm") as stream:
+                    names.append(stream.read().rstrip("\n"))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+        return names
+
+    def busy_threads(self):
+        """The threads that serve a connection: their names have its id after a '#'."""
+        return [name for name in self.thread_names() if "#" in name]
+
+    def cpu_seconds(self):
+        with open(f"/proc/{self.pid}/stat") as stream:
+            fields = stream.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory_kib(self, key):
+        with open(f"/proc/{self.pid}/status") as stream:
+            return next(int(line.split()[1]) for line in stream if line.startswith(key + ":"))
+
+    def borrow_sockets(self):
+        """Duplicates of the process's sockets, to look at their options. The caller closes them."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        handle = os.pidfd_open(self.pid)
+        borrowed = []
+        try:
+            for entry in os.scandir(f"/proc/{self.pid}/fd"):
+                if os.readlink(entry.path).startswith("socket:"):
+                    descriptor = libc.syscall(SYS_PIDFD_GETFD, handle, int(entry.name), 0)
+                    assert descriptor >= 0, f"pidfd_getfd: {os.strerror(ctypes.get_errno())}"
+                    borrowed.append(socket.socket(fileno=descriptor))
+        finally:
+            os.close(handle)
+        return borrowed
+
+    def assert_quiet(self, timeout=10.0):
+        """Asserts that no connection is left: sockets and files as at the start, no thread that serves one."""
+        def quiet():
+            now = self.descriptors()
+            same = all(now[kind] <= self.resting[kind] for kind in ("socket", "file"))
+            return same and not self.busy_threads()
+
+        wait_for(quiet, lambda: f"nothing is left of the connections: at rest {dict(self.resting)}, now "
+                 f"{dict(self.descriptors())}, threads {self.thread_names()[:40]}, {self.stderr()[-3000:]}", timeout)
+
+
+def run(*arguments, timeout=30.0, plan=None, environment=None):
+    """Runs bitflow to its end; returns the completed process with its output as text."""
+    command = [str(binary()), *map(str, arguments)]
+    passed = []
+    if plan:
+        passed = [source for source, _ in plan.get("descriptors", [])]
+        command = [sys.executable, str(HERE / "launch.py"), json.dumps({**plan, "command": command})]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                          timeout=timeout * pace(), pass_fds=passed, env={**os.environ, **(environment or {})})
+    for report in SANITIZER_REPORTS:
+        assert report not in done.stderr, done.stderr[:8000]
+    return done
+
+
+def note_sanitizer():
+    """Sets the suite's pace and scale by the kind of the binary."""
+    waiting.SANITIZED = is_sanitized(binary())

@@ -1,0 +1,61 @@
+"""Prepares a process as its JSON argument says (limits, user, descriptors, hosts file), then becomes the command.
+
+A program of its own, because descriptors must get given numbers, LISTEN_PID must be the pid of the very process, and a
+hook between fork and exec is no place for any of it in a process that has threads.
+"""
+
+import ctypes
+import fcntl
+import json
+import os
+import resource
+import sys
+
+CLONE_NEWNS = 0x00020000
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+
+
+def own_files(binds):
+    """A mount namespace in which some files, such as /etc/hosts, are the test's."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def check(result, what):
+        if result != 0:
+            raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+
+    check(libc.unshare(CLONE_NEWNS), "unshare")
+    check(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "mount private")
+    for source, place in binds.items():
+        check(libc.mount(source.encode(), place.encode(), None, MS_BIND, None), f"bind {place}")
+
+
+def place_descriptors(pairs):
+    """Gives each inherited descriptor its number, whatever the order, and lets it pass exec."""
+    moved = [(fcntl.fcntl(source, fcntl.F_DUPFD, 200), target) for source, target in pairs]
+    for source in {source for source, _ in pairs}:
+        os.close(source)
+    for source, target in moved:
+        os.dup2(source, target, inheritable=True)
+        os.close(source)
+
+
+def main():
+    plan = json.loads(sys.argv[1])
+    if plan.get("binds"):
+        own_files(plan["binds"])
+    place_descriptors(plan.get("descriptors", []))
+    for name, value in plan.get("limits", {}).items():
+        resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value))
+    if plan.get("listen_names") is not None:
+        names = plan["listen_names"]
+        os.environ["LISTEN_FDS"] = str(len(names))
+        os.environ["LISTEN_FDNAMES"] = ":".join(names)
+        os.environ["LISTEN_PID"] = str(os.getpid() + plan.get("listen_pid_offset", 0))
+    if plan.get("uid"):
+        os.setgroups([])
+        os.setgid(plan["uid"])
+        os.setuid(plan["uid"])
+    os.execv(plan["command"][0], plan["command"])
+
+
+main()

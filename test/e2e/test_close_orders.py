@@ -1,0 +1,291 @@
+"""Ends of connections: half-closes in every order, resets, and the bytes that must arrive before them."""
+
+import random
+import socket
+import threading
+
+import pytest
+
+import peers
+import sockets
+from environment import proxy
+from waiting import Stopwatch, holds_for, wait_for
+
+BLOB = random.Random(7).randbytes(3_000_000)
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def front(env, request):
+    """(bitflow, address, listener): one proxy in front of a target that the test scripts."""
+    if request.param == "tcp":
+        listener, address = env.listen(), env.address()
+    else:
+        listener, address = env.listen(env.unix("back.sock")), env.unix()
+    return env.start(proxy(address, listener.address)), address, listener
+
+
+def send_in_background(env, sock, data, then=None):
+    """Sends while the test reads the other end."""
+    def work():
+        try:
+            sock.sendall(data)
+            if then is not None:
+                sock.shutdown(then)
+        except OSError:
+            pass  # the other end was closed on purpose
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    env.stack.callback(thread.join, 20)
+    return thread
+
+
+def test_client_half_closes_first(env, front):
+    bitflow, address, listener = front
+    client, target = env.pair(address, listener)
+    send_in_background(env, client, BLOB, socket.SHUT_WR)
+    assert sockets.receive_to_end(target) == BLOB
+    answer = BLOB[::-1]
+    send_in_background(env, target, answer, socket.SHUT_WR)
+    assert sockets.receive_to_end(client) == answer
+    record = bitflow.wait_records(1)[0]
+    assert (record["reason"], record["error"]) == ("completed", None)
+    assert (record["bytes_from_client"], record["bytes_from_target"]) == (len(BLOB), len(answer))
+
+
+def test_target_half_closes_first(env, front):
+    bitflow, address, listener = front
+    client, target = env.pair(address, listener)
+    send_in_background(env, target, BLOB, socket.SHUT_WR)
+    assert sockets.receive_to_end(client) == BLOB
+    send_in_background(env, client, BLOB[:1_000_000], socket.SHUT_WR)
+    assert sockets.receive_to_end(target) == BLOB[:1_000_000]
+    record = bitflow.wait_records(1)[0]
+    assert record["reason"] == "completed"
+    assert (record["bytes_from_client"], record["bytes_from_target"]) == (1_000_000, len(BLOB))
+
+
+def test_both_half_close_while_data_is_under_way(env, front):
+    bitflow, address, listener = front
+    client, target = env.pair(address, listener)
+    up, down = BLOB[:2_000_000], BLOB[1_000_000:]
+    received = {}
+    readers = [threading.Thread(target=lambda s=s, k=k: received.update({k: sockets.receive_to_end(s)}))
+               for s, k in ((client, "down"), (target, "up"))]
+    for reader in readers:
+        reader.start()
+    send_in_background(env, client, up, socket.SHUT_WR)
+    send_in_background(env, target, down, socket.SHUT_WR)
+    for reader in readers:
+        reader.join(30)
+    assert received == {"up": up, "down": down}
+    assert bitflow.wait_records(1)[0]["reason"] == "completed"
+
+
+def test_half_closed_connection_stays_open_for_the_other_direction(env, front):
+    bitflow, address, listener = front
+    client, target = env.pair(address, listener)
+    client.shutdown(socket.SHUT_WR)
+    assert sockets.receive_to_end(target) == b""
+    holds_for(0.5, lambda: sockets.is_open(client), "the other direction stays open")
+    for number in range(50):
+        target.sendall(b"%d," % number)
+        assert sockets.receive_exactly(client, len(b"%d," % number)) == b"%d," % number
+    target.close()
+    assert sockets.receive_to_end(client) == b""
+    record = bitflow.wait_records(1)[0]
+    assert record["reason"] == "completed" and record["ended_by"] in ("client", "target")
+
+
+def test_client_half_closes_last(env, front):
+    bitflow, address, listener = front
+    client, target = env.pair(address, listener)
+    target.shutdown(socket.SHUT_WR)
+    assert sockets.receive_to_end(client) == b""
+    holds_for(0.3, lambda: bitflow.records() == [], "the connection goes on")
+    for _ in range(20):
+        client.sendall(b"still here")
+        assert sockets.receive_exactly(target, 10) == b"still here"
+    client.close()
+    assert sockets.receive_to_end(target) == b""
+    record = bitflow.wait_records(1)[0]
+    assert record["reason"] == "completed" and record["ended_by"] in ("client", "target")
+
+
+def test_empty_connection(env, front):
+    bitflow, address, listener = front
+    client, target = env.pair(address, listener)
+    client.close()
+    assert sockets.receive_to_end(target) == b""
+    target.close()
+    record = bitflow.wait_records(1)[0]
+    assert (record["reason"], record["bytes_from_client"], record["bytes_from_target"]) == ("completed", 0, 0)
+
+
+def test_client_that_sends_nothing_stays(env, front):
+    bitflow, address, listener = front
+    client, target = env.pair(address, listener)
+    holds_for(1.0, lambda: sockets.is_open(client) and sockets.is_open(target), "silence is no reason to end")
+    client.sendall(b"late")
+    assert sockets.receive_exactly(target, 4) == b"late"
+
+
+@pytest.fixture
+def tcp_front(env):
+    listener, address = env.listen(), env.address()
+    return env.start(proxy(address, listener.address)), address, listener
+
+
+def test_client_reset_resets_the_target(env, tcp_front):
+    bitflow, address, listener = tcp_front
+    client, target = env.pair(address, listener)
+    client.sendall(b"some")
+    assert sockets.receive_exactly(target, 4) == b"some"
+    sockets.reset(client)
+    assert sockets.receive_until_broken(target) == (b"", "reset")
+    record = bitflow.wait_records(1)[0]
+    assert (record["reason"], record["ended_by"], record["bytes_from_client"]) == ("client_reset", "client", 4)
+
+
+def test_target_reset_resets_the_client(env, tcp_front):
+    bitflow, address, listener = tcp_front
+    client, target = env.pair(address, listener)
+    target.sendall(b"some")
+    assert sockets.receive_exactly(client, 4) == b"some"
+    sockets.reset(target)
+    assert sockets.receive_until_broken(client) == (b"", "reset")
+    record = bitflow.wait_records(1)[0]
+    assert (record["reason"], record["ended_by"], record["bytes_from_target"]) == ("target_reset", "target", 4)
+
+
+def test_reset_after_a_half_close(env, tcp_front):
+    """The direction that is already over must not hide the other one's reset."""
+    bitflow, address, listener = tcp_front
+    client, target = env.pair(address, listener)
+    client.shutdown(socket.SHUT_WR)
+    assert sockets.receive_to_end(target) == b""
+    sockets.reset(target)
+    assert sockets.receive_until_broken(client) == (b"", "reset")
+    assert bitflow.wait_records(1)[0]["reason"] == "target_reset"
+
+
+def test_reset_by_the_one_who_half_closed(env, tcp_front):
+    bitflow, address, listener = tcp_front
+    client, target = env.pair(address, listener)
+    client.shutdown(socket.SHUT_WR)
+    assert sockets.receive_to_end(target) == b""
+    sockets.reset(client)
+    # Only a write tells bitflow that nobody reads any more, unless it watches for it.
+    watch = Stopwatch()
+    while watch.seconds < 10 and not bitflow.records():
+        try:
+            target.sendall(b"x" * 1000)
+        except OSError:
+            break
+    assert bitflow.wait_records(1)[0]["reason"] == "client_reset"
+    assert sockets.receive_until_broken(target)[1] == "reset"
+
+
+@pytest.mark.parametrize("size", [10, 10_000, 60_000])
+def test_data_before_a_target_reset_is_delivered(env, tcp_front, size):
+    _, address, listener = tcp_front
+    client, target = env.pair(address, listener)
+    target.sendall(BLOB[:size])
+    sockets.wait_acknowledged(target)
+    sockets.reset(target)
+    assert sockets.receive_until_broken(client) == (BLOB[:size], "reset")
+
+
+@pytest.mark.parametrize("size", [10, 10_000, 60_000])
+def test_data_before_a_client_reset_is_delivered(env, tcp_front, size):
+    _, address, listener = tcp_front
+    client, target = env.pair(address, listener)
+    client.sendall(BLOB[:size])
+    sockets.wait_acknowledged(client)
+    sockets.reset(client)
+    assert sockets.receive_until_broken(target) == (BLOB[:size], "reset")
+
+
+def test_backlog_before_a_target_reset_is_delivered(env, tcp_front):
+    """The client reads slowly; what bitflow's kernel had acknowledged when the reset came belongs to the client."""
+    _, address, listener = tcp_front
+    client, target = env.pair(address, listener)
+    written = sockets.fill(target, BLOB[:65536])
+    acknowledged = written - sockets.unacknowledged(target)
+    sockets.reset(target)
+    data, end = sockets.receive_until_broken(client)
+    assert end == "reset"
+    assert len(data) >= acknowledged, f"{acknowledged - len(data)} bytes of {acknowledged} lost"
+
+
+def test_early_answer_survives_the_reset_of_an_upload(env, tcp_front):
+    """A server that answers and closes while an upload still comes in resets; the answer must reach the client."""
+    bitflow, address, listener = tcp_front
+    client, target = env.pair(address, listener)
+    answer = b"413 too large\r\n" + BLOB[:20_000]
+    sender = send_in_background(env, client, BLOB * 5)
+    assert sockets.receive_exactly(target, 1000)
+    target.sendall(answer)
+    sockets.wait_acknowledged(target)
+    target.close()  # unread data is there: the kernel sends a reset
+    data, _ = sockets.receive_until_broken(client)
+    assert data == answer
+    sender.join(20)
+    assert not sender.is_alive()
+    assert bitflow.wait_records(1)[0]["reason"] == "target_reset"
+
+
+def test_target_resets_at_once(env):
+    target = env.serve(peers.resetter)
+    address = env.address()
+    bitflow = env.start(proxy(address, target.address))
+    for _ in range(20):
+        client = env.connect(address)
+        assert sockets.receive_until_broken(client)[0] == b""
+        client.close()
+    assert {record["reason"] for record in bitflow.wait_records(20)} == {"target_reset"}
+    bitflow.assert_quiet()
+
+
+def test_storm_of_resetting_clients(env):
+    """Clients that are gone before they are accepted, or right after."""
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address))
+    for number in range(300):
+        client = sockets.connect(address)
+        if number % 3 == 0:
+            client.sendall(b"x" * (number * 7))
+        if number % 2:
+            sockets.reset(client)
+        else:
+            client.close()
+    bitflow.wait_records(300, timeout=20)
+    assert {record["reason"] for record in bitflow.records()} <= {"completed", "client_reset", "client_left"}
+    sockets.round_trip(env.connect(address))
+
+
+def test_client_that_stops_reading_holds_the_target_back(env, front):
+    """Backpressure: no more is taken from the target than buffers hold, and all of it arrives in the end."""
+    bitflow, address, listener = front
+    client, target = env.pair(address, listener)
+    before = bitflow.memory_kib("VmRSS")
+    written = sockets.fill(target, BLOB[:65536])
+    assert written < 64_000_000, "the target is not held back"
+    assert bitflow.memory_kib("VmRSS") - before < 8192, "the backlog is kept in bitflow's memory"
+    target.shutdown(socket.SHUT_WR)
+    assert len(sockets.receive_to_end(client)) == written
+    client.close()
+    assert wait_for(bitflow.records, "a record")[0]["bytes_from_target"] == written
+
+
+def test_target_that_stops_reading_holds_the_client_back(env, front):
+    bitflow, address, listener = front
+    client, target = env.pair(address, listener)
+    written = sockets.fill(client, BLOB[:65536])
+    assert written < 64_000_000, "the client is not held back"
+    target.sendall(b"the other way is free")
+    assert sockets.receive_exactly(client, 21) == b"the other way is free"
+    client.shutdown(socket.SHUT_WR)
+    assert len(sockets.receive_to_end(target)) == written
+    target.close()
+    assert wait_for(bitflow.records, "a record")[0]["bytes_from_client"] == written
