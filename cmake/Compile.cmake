@@ -13,8 +13,8 @@ set(CMAKE_C_STANDARD_REQUIRED ON)
 set(CMAKE_C_EXTENSIONS OFF)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
-# A release has its symbols and its assertions: it is debugged in production with gdb, and a proxy that has lost track of
-# its own state must stop rather than go on.
+# A release has its symbols and its assertions: it is debugged in production with gdb, and a proxy that has lost track
+# of its own state must stop rather than go on.
 set(CMAKE_C_FLAGS_RELEASE "-O2 -g")
 set(CMAKE_C_FLAGS_DEBUG "-O0 -g3")
 # What the sanitizers are built with: quick enough for tests that move much data, and still readable in a debugger.
@@ -45,7 +45,7 @@ if(BITFLOW_SANITIZE)
         -fsanitize=${BITFLOW_SANITIZE} -fno-sanitize-recover=all)
     target_link_options(bitflow_compile INTERFACE -fsanitize=${BITFLOW_SANITIZE})
 elseif(CMAKE_BUILD_TYPE STREQUAL "Release")
-    # Needs optimization, and would hide from the sanitizers what they look for. Distributions predefine their own level.
+    # Needs optimization, and would hide from the sanitizers what they look for. Some compilers predefine a level.
     target_compile_options(bitflow_compile INTERFACE -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3)
 endif()
 

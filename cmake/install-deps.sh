@@ -124,7 +124,10 @@ newer_deb822() { # FILE STANZA URI SUITE
     awk -v wanted="$2" -v uri="$3" -v suite="$4" '
         /^#/ { next }
         /^[ \t]*$/ { inside = 0; next }
-        !inside { inside = 1; stanza++; if (stanza == wanted) print "Types: deb\nURIs: " uri "\nSuites: " suite "\nComponents: main" }
+        !inside {
+            inside = 1
+            if (++stanza == wanted) print "Types: deb\nURIs: " uri "\nSuites: " suite "\nComponents: main"
+        }
         /^[^ \t]/ { field = tolower($0); sub(/[ \t]*:.*/, "", field)
                     copied = field !~ /^(types|uris|suites|components|pdiffs|targets|languages)$/ }
         stanza == wanted && copied { print }
@@ -172,12 +175,13 @@ add_newer_mbedtls() {
         write_pin no
         return
     fi
-    if is_installed debian-archive-keyring && ! at_least "$(version_of debian-archive-keyring)" "$KEYRING_VERSION"; then
+    if is_installed debian-archive-keyring &&
+        ! at_least "$(version_of debian-archive-keyring)" "$KEYRING_VERSION"; then
         apt_install debian-archive-keyring
     fi
     rm -f "$work/$SOURCE_NAME".*
     add_newer_source bookworm "$NEWER_SUITE" ||
-        fail "found no apt source of Debian 12 to take the mirror from; install mbedTLS $MBEDTLS_VERSION or newer by hand"
+        fail "found no apt source of Debian 12 to take the mirror from; install mbedTLS $MBEDTLS_VERSION by hand"
     # Security updates of mbedTLS are wanted too, where the machine gets its own.
     add_newer_source bookworm-security "$NEWER_SUITE-security" || true
     remove_newer_source
@@ -188,7 +192,7 @@ add_newer_mbedtls() {
             -o APT::Get::List-Cleanup=0 -o APT::Update::Error-Mode=any; then
             tail -n 15 "$log" >&2
             remove_newer_source
-            fail "the machine's Debian mirror gives no Debian 13, which mbedTLS $MBEDTLS_VERSION is taken from (see above)"
+            fail "the machine's Debian mirror gives no Debian 13, where mbedTLS $MBEDTLS_VERSION is (see above)"
         fi
     done
 }

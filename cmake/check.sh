@@ -1,0 +1,129 @@
+#!/bin/sh
+# Builds bitflow and runs every test of it, having installed the tools they need.
+#
+#   check.sh [STAGE...]        default: style release
+#
+# style             formatting, layers, forbidden functions, sizes
+# release debug     build, unit tests, end-to-end tests
+# asan tsan         the same, with sanitizers
+# clang             build by clang (its warnings, its check of the locks) and unit tests
+# tidy              clang-tidy
+# fuzz              build the fuzz targets and run each for a few seconds
+# quickstart        cmake/quickstart.sh
+#
+# All stages are run, also after one has failed; the exit status tells whether each went well.
+set -u
+
+cd "$(dirname "$0")/.." || exit 1
+# Nothing here reads a person's input, and CI may start us with no standard input at all.
+exec </dev/null
+
+# Debian's python3: it has Debian's pytest, another one that comes first in PATH may not.
+PYTHON=/usr/bin/python3
+CLANG_TIDY=clang-tidy-19
+E2E_LIMIT=1200
+JOBS=$(nproc)
+
+export PYTHONDONTWRITEBYTECODE=1
+export ASAN_OPTIONS="detect_stack_use_after_return=1:strict_string_checks=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
+export UBSAN_OPTIONS="print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}"
+export TSAN_OPTIONS="second_deadlock_stack=1${TSAN_OPTIONS:+:$TSAN_OPTIONS}"
+
+results=
+failed=0
+
+# Runs a command as one line of the closing table.
+timed() { # NAME COMMAND...
+    name=$1
+    shift
+    printf '\n==== %s\n' "$name"
+    started=$(date +%s)
+    "$@"
+    status=$?
+    took=$(($(date +%s) - started))
+    if [ $status -eq 0 ]; then
+        outcome=ok
+    else
+        outcome="FAILED (exit status $status)"
+        failed=$((failed + 1))
+    fi
+    results="$results$(printf '%-22s %5d s  %s' "$name" "$took" "$outcome")
+"
+    return $status
+}
+
+build() { # PRESET [CMAKE-OPTION...]
+    preset=$1
+    shift
+    cmake --preset "$preset" "$@" && cmake --build --preset "$preset" --parallel "$JOBS"
+}
+
+# gcc's ThreadSanitizer cannot map its shadow where the kernel randomizes addresses by more than 28 bits.
+fixed_addresses() { # PRESET COMMAND...
+    preset=$1
+    shift
+    if [ "$preset" = tsan ] && [ "$(cat /proc/sys/vm/mmap_rnd_bits 2>/dev/null || echo 28)" -gt 28 ]; then
+        setarch -R "$@"
+    else
+        "$@"
+    fi
+}
+
+unit() { # PRESET
+    fixed_addresses "$1" ctest --preset "$1" --parallel "$JOBS"
+}
+
+e2e() { # PRESET
+    BITFLOW="$PWD/build/$1/bitflow" fixed_addresses "$1" timeout "$E2E_LIMIT" \
+        "$PYTHON" -m pytest -p no:cacheprovider -ra --durations=5 test/e2e
+}
+
+style() {
+    "$PYTHON" -m pytest -p no:cacheprovider -q test/style
+}
+
+tidy() {
+    cmake --preset clang -DBITFLOW_TESTS=ON >/dev/null &&
+        find src -name '*.c' -print0 | xargs -0 -P "$JOBS" -n 3 "$CLANG_TIDY" -p build/clang --quiet
+}
+
+run_stage() {
+    case $1 in
+    style) timed style style ;;
+    release | debug | asan | tsan)
+        timed "$1 build" build "$1" -DBITFLOW_TESTS=ON || return
+        timed "$1 unit" unit "$1"
+        timed "$1 e2e" e2e "$1"
+        ;;
+    clang)
+        timed "clang build" build clang -DBITFLOW_TESTS=ON && timed "clang unit" unit clang
+        ;;
+    tidy) timed tidy tidy ;;
+    fuzz) timed "fuzz build" build fuzz && timed fuzz ctest --preset fuzz ;;
+    quickstart) timed quickstart cmake/quickstart.sh ;;
+    esac
+}
+
+[ $# -gt 0 ] || set -- style release
+packages=test
+for stage in "$@"; do
+    case $stage in
+    style | release | debug | asan | tsan | quickstart) ;;
+    clang | tidy | fuzz) packages=ci ;;
+    *)
+        sed -n '2,15s/^# \{0,1\}//p' "$0" >&2
+        exit 2
+        ;;
+    esac
+done
+
+cmake/install-deps.sh $packages || exit 1
+for stage in "$@"; do
+    run_stage "$stage"
+done
+
+printf '\n==== summary\n%s' "$results"
+if [ $failed -gt 0 ]; then
+    printf '%s: %d of the above failed\n' "$0" "$failed" >&2
+    exit 1
+fi
