@@ -24,7 +24,7 @@ POLICY_FILE=/usr/sbin/policy-rc.d
 LLVM=19
 
 RUN_PACKAGES="libyaml-0-2 libjansson4 libcurl4|libcurl4t64 ca-certificates"
-BUILD_PACKAGES="gcc libc6-dev make cmake pkg-config|pkgconf libyaml-dev libjansson-dev
+BUILD_PACKAGES="gcc libc6-dev make cmake libyaml-dev libjansson-dev
     libcurl4-openssl-dev|libcurl4-gnutls-dev|libcurl4-nss-dev ca-certificates"
 DEMO_PACKAGES="python3 curl"
 TEST_PACKAGES="libcmocka-dev python3 python3-pytest python3-yaml curl nginx haproxy redis-server redis-tools openssl
@@ -55,8 +55,8 @@ at_least() { # VERSION MINIMUM
 }
 
 is_any_installed() { # ALTERNATIVE|ALTERNATIVE...
-    for package in $(echo "$1" | tr '|' ' '); do
-        if is_installed "$package"; then
+    for alternative in $(echo "$1" | tr '|' ' '); do
+        if is_installed "$alternative"; then
             return 0
         fi
     done
@@ -161,8 +161,8 @@ write_pin() { # PINS_THE_REST
             done
         fi
         for suite in "$NEWER_SUITE" "$NEWER_SUITE-security"; do
-            printf 'Package: libmbedtls* libmbedcrypto* libmbedx509*\nPin: release o=Debian,n=%s\nPin-Priority: 990\n\n' \
-                "$suite"
+            echo 'Package: libmbedtls* libmbedcrypto* libmbedx509*'
+            printf 'Pin: release o=Debian,n=%s\nPin-Priority: 990\n\n' "$suite"
         done
     } >"$work/pin"
     $as_root install -m 0644 "$work/pin" "$PIN_FILE"
@@ -295,7 +295,7 @@ policy_is_ours=no
 trap cleanup EXIT
 trap 'exit 1' HUP INT TERM
 
-say "installing $missing${missing_mbedtls:+ $missing_mbedtls (>= $MBEDTLS_VERSION)}"
+say "installing $(echo "$missing" | sed 's/|[^ ]*//g')${missing_mbedtls:+ $missing_mbedtls (>= $MBEDTLS_VERSION)}"
 apt_update || {
     tail -n 15 "$log" >&2
     fail "apt-get update failed"

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+PRINTF_LIKE(2, 0)
 static void set_text(struct error *error, const char *format, va_list arguments) {
     // A longer text is cut, which is fine for people; vsnprintf always terminates it.
     (void)vsnprintf(error->text, sizeof error->text, format, arguments);
