@@ -1,0 +1,68 @@
+/*
+ * Idle connections: opens all, one exchange on each, prints a line that says so, and holds them until stdin ends (or
+ * the time is up). Then every connection has to echo once more: one that the proxy has dropped is an error.
+ */
+
+#include "load.h"
+
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static void wait_for_stdin(double seconds)
+{
+    uint64_t end = clock_now() + (uint64_t)(seconds * (double)NANOSECONDS);
+    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+    char ignored[256];
+
+    for (uint64_t now = clock_now(); now < end; now = clock_now()) {
+        int left = (int)((end - now) / 1000000u) + 1;
+
+        if (poll(&input, 1, left) > 0 && read(STDIN_FILENO, ignored, sizeof ignored) <= 0) {
+            return;
+        }
+    }
+}
+
+static bool open_all(const struct options *options, int *fds, struct report *report)
+{
+    for (unsigned i = 0; i < options->connections; i++) {
+        fds[i] = net_connect(options, i);
+        if (fds[i] < 0) {
+            report_errno(report, "connect");
+            return false;
+        }
+        if (!net_exchange(fds[i], options->size, i)) {
+            report_errno(report, "first exchange");
+            return false;
+        }
+    }
+    return true;
+}
+
+int idle_run(const struct options *options)
+{
+    struct report report = {0};
+    int *fds = calloc(options->connections, sizeof *fds);
+    unsigned alive = 0;
+
+    if (fds == NULL) {
+        report_errno(&report, "calloc");
+    } else if (open_all(options, fds, &report)) {
+        (void)printf("{\"ready\": %u}\n", options->connections);
+        (void)fflush(stdout);
+        wait_for_stdin(options->seconds);
+        for (unsigned i = 0; i < options->connections; i++) {
+            if (net_exchange(fds[i], options->size, i + 1u)) {
+                alive++;
+            } else {
+                report_errno(&report, "last exchange");
+            }
+            (void)close(fds[i]);
+        }
+    }
+    free(fds);
+    return report_print(&report, "\"command\": \"idle\", \"connections\": %u, \"alive\": %u", options->connections,
+                        alive);
+}

@@ -1,0 +1,101 @@
+#ifndef BITFLOW_BENCH_LOAD_H
+#define BITFLOW_BENCH_LOAD_H
+
+/*
+ * The benchmark's load generator: one origin and four clients in one single-threaded program. Every client is bounded
+ * in time and count, checks what comes back, and prints one JSON object on stdout. Times are in nanoseconds of the
+ * monotonic clock, sizes in bytes. Linux, IPv4 on loopback.
+ */
+
+#include <netinet/in.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define NANOSECONDS 1000000000ull
+
+/* How long a client waits for anything that is still outstanding when its time is up. */
+#define GRACE_SECONDS 10
+
+/* The origin's sink and source end a flow with the number of its bytes, in this many hexadecimal digits. */
+#define TRAILER_SIZE 16
+
+enum direction {
+    DIRECTION_UP,
+    DIRECTION_DOWN,
+};
+
+enum origin_mode {
+    ORIGIN_RESPOND, /* reads one request of `size`, answers as much, closes */
+    ORIGIN_ECHO,    /* sends back whatever comes, until EOF */
+    ORIGIN_SINK,    /* discards until EOF, then sends the count */
+    ORIGIN_SOURCE,  /* sends until EOF, then the count */
+};
+
+struct options {
+    struct sockaddr_in address; /* where a client connects, or the origin listens */
+    enum origin_mode mode;
+    enum direction direction;
+    unsigned connections; /* concurrent ones */
+    unsigned sources; /* addresses 127.0.0.1 .. 127.0.0.n that clients connect from, in turn; 0: the kernel's choice */
+    uint64_t count;   /* no more than this many exchanges */
+    size_t size;      /* of a request, a response, a message */
+    double seconds;
+};
+
+/* net.c: sockets. Functions that fail leave errno. */
+
+/* A bound on descriptors as high as the process may have. */
+void net_raise_descriptor_limit(void);
+int net_listen(const struct options *options);
+/* Opens a non-blocking socket and begins to connect it. */
+int net_connect_start(const struct options *options, uint64_t number);
+/* Connects a blocking socket whose calls time out after GRACE_SECONDS. */
+int net_connect(const struct options *options, uint64_t number);
+bool net_set_nonblocking(int fd);
+/* Sends `size` bytes that depend on `number` and receives them back, blocking. A wrong reply is EPROTO. */
+bool net_exchange(int fd, size_t size, uint64_t number);
+/* Fills a message so that one with another number differs. */
+void net_fill(char *message, size_t size, uint64_t number);
+bool net_watch(int epoll, int fd, uint32_t events, void *data);
+bool net_rewatch(int epoll, int fd, uint32_t events, void *data);
+
+/* report.c: clock, latencies, result. */
+
+uint64_t clock_now(void);
+
+/* Latencies, to within 1/32 of each. */
+struct histogram {
+    uint64_t total;
+    uint64_t highest;
+    uint64_t buckets[64 * 32];
+};
+
+void histogram_add(struct histogram *histogram, uint64_t nanoseconds);
+uint64_t histogram_percentile(const struct histogram *histogram, double percent);
+
+struct report {
+    uint64_t errors;
+    char first_error[200];
+};
+
+/* Counts an error; the text of the first is kept. */
+void report_error(struct report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The same, with errno's text. */
+void report_errno(struct report *report, const char *what);
+/* Prints the members in `format`, then processor time and errors; returns the exit status. */
+int report_print(const struct report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* The same for a client that counts exchanges by their latencies. */
+int report_print_exchanges(const struct report *report, const char *command, unsigned connections, uint64_t nanoseconds,
+                           const struct histogram *latencies);
+
+/* The subcommands: each returns the exit status. */
+
+int origin_run(const struct options *options);
+int connections_run(const struct options *options);
+int pingpong_run(const struct options *options);
+int stream_run(const struct options *options);
+int idle_run(const struct options *options);
+
+#endif

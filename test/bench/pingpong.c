@@ -1,0 +1,144 @@
+/* Messages to and fro: each connection sends one, waits for its echo, compares it, and sends the next. */
+
+#include "load.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+struct ball {
+    int fd;
+    size_t got;
+    uint64_t sent_at;
+    char message[4096];
+    char reply[4096];
+};
+
+struct run {
+    const struct options *options;
+    int epoll;
+    unsigned active;
+    uint64_t number;
+    uint64_t end;
+    struct histogram latencies;
+    struct report report;
+};
+
+static bool ball_open(struct run *run, struct ball *ball, unsigned number)
+{
+    ball->fd = net_connect(run->options, number);
+    if (ball->fd < 0) {
+        report_errno(&run->report, "connect");
+        return false;
+    }
+    run->active++;
+    if (!net_exchange(ball->fd, run->options->size, number)) {
+        report_errno(&run->report, "first exchange");
+        return false;
+    }
+    if (!net_set_nonblocking(ball->fd) || !net_watch(run->epoll, ball->fd, EPOLLIN, ball)) {
+        report_errno(&run->report, "epoll_ctl");
+        return false;
+    }
+    return true;
+}
+
+static void ball_close(struct run *run, struct ball *ball)
+{
+    (void)close(ball->fd);
+    ball->fd = -1;
+    run->active--;
+}
+
+static void ball_send(struct run *run, struct ball *ball)
+{
+    uint64_t now = clock_now();
+
+    if (now >= run->end || run->latencies.total >= run->options->count) {
+        ball_close(run, ball);
+        return;
+    }
+    net_fill(ball->message, run->options->size, run->number++);
+    ball->got = 0;
+    ball->sent_at = now;
+    if (send(ball->fd, ball->message, run->options->size, MSG_NOSIGNAL) != (ssize_t)run->options->size) {
+        report_errno(&run->report, "send");
+        ball_close(run, ball);
+    }
+}
+
+static void ball_receive(struct run *run, struct ball *ball)
+{
+    ssize_t bytes = recv(ball->fd, ball->reply + ball->got, run->options->size - ball->got, 0);
+
+    if (bytes < 0 && errno == EAGAIN) {
+        return;
+    }
+    if (bytes <= 0) {
+        report_error(&run->report, "recv: %s", bytes == 0 ? "EOF" : strerror(errno));
+        ball_close(run, ball);
+        return;
+    }
+    ball->got += (size_t)bytes;
+    if (ball->got < run->options->size) {
+        return;
+    }
+    if (memcmp(ball->message, ball->reply, run->options->size) != 0) {
+        report_error(&run->report, "an echo differs from its message");
+        ball_close(run, ball);
+        return;
+    }
+    histogram_add(&run->latencies, clock_now() - ball->sent_at);
+    ball_send(run, ball);
+}
+
+static void play(struct run *run, struct ball *balls)
+{
+    struct epoll_event events[64];
+    uint64_t last = run->end + GRACE_SECONDS * NANOSECONDS;
+
+    for (unsigned i = 0; i < run->options->connections; i++) {
+        ball_send(run, &balls[i]);
+    }
+    while (run->active > 0) {
+        int count = epoll_wait(run->epoll, events, 64, 1000);
+
+        for (int i = 0; i < count; i++) {
+            ball_receive(run, events[i].data.ptr);
+        }
+        if (clock_now() > last) {
+            report_error(&run->report, "%u messages did not come back", run->active);
+            return;
+        }
+    }
+}
+
+int pingpong_run(const struct options *options)
+{
+    static struct run run;
+    struct ball *balls = calloc(options->connections, sizeof *balls);
+    bool is_open = true;
+    uint64_t start = 0;
+    uint64_t took = 0;
+
+    run.options = options;
+    run.epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (balls == NULL || run.epoll < 0) {
+        report_errno(&run.report, "setup");
+        is_open = false;
+    }
+    for (unsigned i = 0; is_open && i < options->connections; i++) {
+        is_open = ball_open(&run, &balls[i], i);
+    }
+    start = clock_now();
+    run.end = start + (uint64_t)(options->seconds * (double)NANOSECONDS);
+    if (is_open) {
+        play(&run, balls);
+    }
+    took = clock_now() - start;
+    free(balls);
+    return report_print_exchanges(&run.report, "pingpong", options->connections, took, &run.latencies);
+}
