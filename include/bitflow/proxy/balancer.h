@@ -1,0 +1,17 @@
+// Which targets a connection tries, in which order: pure policy, no state, any thread.
+
+#ifndef BITFLOW_PROXY_BALANCER_H
+#define BITFLOW_PROXY_BALANCER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bitflow/config/config.h"
+
+#define BALANCER_NO_MORE SIZE_MAX
+
+// The index of the n-th target (from 0) to try, or BALANCER_NO_MORE. `turn` numbers the proxy's connections, which is
+// what round-robin goes by.
+size_t balancer_candidate(enum balancer_policy policy, size_t target_count, uint64_t turn, size_t n);
+
+#endif

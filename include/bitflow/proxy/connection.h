@@ -1,0 +1,45 @@
+// One connection, from the moment it was accepted to the record of its end. The acceptor creates it; a worker thread
+// serves it and owns it from then on, until connection_serve() has ended and freed it.
+//
+//   ACCEPTED -> DIALLING -> RELAYING -> CLOSING
+//                  \_____________________/
+//
+// connection_enter() is the only function that changes the stage, connection_end() the only one that ends a connection.
+
+#ifndef BITFLOW_PROXY_CONNECTION_H
+#define BITFLOW_PROXY_CONNECTION_H
+
+#include <stdint.h>
+
+#include "bitflow/base/error.h"
+#include "bitflow/net/address.h"
+#include "bitflow/proxy/close_reason.h"
+#include "bitflow/proxy/proxy.h"
+
+enum connection_stage { STAGE_ACCEPTED, STAGE_DIALLING, STAGE_RELAYING, STAGE_CLOSING };
+
+struct connection;
+
+// An id that no other connection of this process has, from 1.
+uint64_t connection_next_id(void);
+
+// Takes the client's descriptor and a reference to the generation, and enters the registry. NULL: out of memory, and
+// nothing was taken.
+struct connection *connection_create(uint64_t id, struct engine *engine, struct generation *generation, int client,
+                                     const struct endpoint *peer, struct error *error);
+
+// Undoes connection_create() for a connection that got no worker; the client's descriptor is its owner's again.
+void connection_abandon(struct connection **connection);
+
+// The whole story (a thread pool's task); frees the connection.
+void connection_serve(void *connection);
+
+// The record of a client that was turned away before it became a connection.
+void connection_reject(uint64_t id, struct generation *generation, int client, const struct endpoint *peer,
+                       enum close_reason reason, const char *error_text);
+
+// The two threads' names: `<proxy>#<id>>` (reads from the client) and `<proxy>#<id><`, the proxy's name cut so that the
+// id always fits.
+void connection_thread_name(char out[THREAD_NAME_SIZE], const char *proxy, uint64_t id, char role);
+
+#endif

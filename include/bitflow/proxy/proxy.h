@@ -1,0 +1,53 @@
+// A proxy as its connections see it.
+//
+// struct proxy is what outlives a reload: the name and the counts. struct generation is one configuration of it: the
+// snapshot and what was opened for it. A connection holds the generation it began with, and through it the proxy and the
+// snapshot; the last holder frees them. Both are shared by reference count and, but for the atomics, never written after
+// they were made. Any thread.
+
+#ifndef BITFLOW_PROXY_PROXY_H
+#define BITFLOW_PROXY_PROXY_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "bitflow/base/error.h"
+#include "bitflow/base/log.h"
+#include "bitflow/base/thread.h"
+#include "bitflow/config/config.h"
+#include "bitflow/proxy/registry.h"
+#include "bitflow/telemetry/connection_log.h"
+
+struct proxy {
+    _Atomic unsigned references;
+    _Atomic uint64_t active;   // connections that hold a place below the connection limit
+    _Atomic uint64_t accepted; // connections that got one, since the start; numbers them for round-robin
+    char *name;
+};
+
+struct generation {
+    _Atomic unsigned references;
+    struct proxy *proxy;
+    const struct config *config;
+    const struct proxy_config *settings; // in `config`
+    struct connection_log *log;          // NULL: off
+};
+
+// What all proxies of the process share. Lives as long as the process.
+struct engine {
+    struct thread_pool *threads; // workers and pumps
+    struct registry *registry;
+};
+
+// With one reference, the caller's. NULL: ERROR_NO_MEMORY.
+struct proxy *proxy_create(const char *name, struct error *error);
+struct proxy *proxy_hold(struct proxy *proxy);
+void proxy_drop(struct proxy **proxy);
+
+// Takes references of its own to `proxy` and `config`, and opens the connection log.
+struct generation *generation_create(struct proxy *proxy, const struct config *config,
+                                     const struct proxy_config *settings, struct error *error);
+struct generation *generation_hold(struct generation *generation);
+void generation_drop(struct generation **generation);
+
+#endif

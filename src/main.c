@@ -1,0 +1,101 @@
+// Arguments and exit codes: 0 a clean end, 1 a failed start, 2 a wrong use or a wrong configuration.
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "bitflow/config/config_load.h"
+#include "bitflow/net/inherited.h"
+#include "bitflow/server/server.h"
+#include "bitflow/version.h"
+
+enum { EXIT_START_FAILED = 1, EXIT_USAGE = 2 };
+
+struct arguments {
+    const char *config;
+    bool check;
+};
+
+static const char usage[] = "usage: bitflow --config FILE [--check]\n"
+                            "       bitflow --version | --help\n";
+
+static const char help[] = "\n"
+                           "A Layer 4 TCP proxy.\n"
+                           "\n"
+                           "  -c, --config FILE  the configuration (YAML)\n"
+                           "      --check        validate the configuration and exit; nothing is bound\n"
+                           "  -V, --version      print the version and exit\n"
+                           "  -h, --help         print this and exit\n"
+                           "\n"
+                           "Signals: SIGTERM, SIGINT  stop accepting, let connections finish, end; twice: end at once\n"
+                           "         SIGHUP           read the configuration again, re-open the connection logs\n"
+                           "Exit status: 0 ended in order, 1 could not start, 2 wrong usage or configuration\n";
+
+// Exits for --help, --version and wrong usage.
+static struct arguments parse_arguments(int argc, char **argv) {
+    enum { OPTION_CHECK = 256 };
+    static const struct option options[] = {
+        {"config", required_argument, NULL, 'c'}, {"check", no_argument, NULL, OPTION_CHECK},
+        {"version", no_argument, NULL, 'V'},      {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
+    };
+    struct arguments arguments = {.config = NULL};
+    int option;
+    while ((option = getopt_long(argc, argv, "c:Vh", options, NULL)) != -1) {
+        switch (option) {
+        case 'c':
+            arguments.config = optarg;
+            break;
+        case OPTION_CHECK:
+            arguments.check = true;
+            break;
+        case 'V':
+            (void)printf("bitflow %s\n", BITFLOW_VERSION);
+            exit(EXIT_SUCCESS);
+        case 'h':
+            (void)printf("%s%s", usage, help);
+            exit(EXIT_SUCCESS);
+        default: // getopt has said what is wrong
+            (void)fputs(usage, stderr);
+            exit(EXIT_USAGE);
+        }
+    }
+    if (optind < argc)
+        (void)fprintf(stderr, "bitflow: unexpected argument '%s'\n%s", argv[optind], usage);
+    else if (arguments.config == NULL)
+        (void)fprintf(stderr, "bitflow: --config is missing\n%s", usage);
+    if (optind < argc || arguments.config == NULL)
+        exit(EXIT_USAGE);
+    return arguments;
+}
+
+static const struct config *load(const char *path) {
+    struct config_problems problems;
+    config_problems_init(&problems);
+    const struct config *config = config_load(path, &problems);
+    for (size_t i = 0; i < problems.kept; i++)
+        (void)fprintf(stderr, "%s\n", problems.lines[i]);
+    if (problems.count > problems.kept)
+        (void)fprintf(stderr, "%s: and %zu more problems\n", path, problems.count - problems.kept);
+    config_problems_release(&problems);
+    return config;
+}
+
+int main(int argc, char **argv) {
+    struct arguments arguments = parse_arguments(argc, argv);
+    const struct config *config = load(arguments.config);
+    if (config == NULL)
+        return EXIT_USAGE;
+    if (arguments.check) {
+        (void)printf("%s: the configuration is valid\n", arguments.config);
+        config_drop(&config);
+        return EXIT_SUCCESS;
+    }
+    inherited_init();
+    struct error error = ERROR_INIT;
+    if (!server_run(arguments.config, config, &error)) {
+        (void)fprintf(stderr, "bitflow: %s\n", error.text);
+        return EXIT_START_FAILED;
+    }
+    return EXIT_SUCCESS;
+}

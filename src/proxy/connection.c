@@ -1,0 +1,292 @@
+#include "bitflow/proxy/connection.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/net/inherited.h"
+#include "bitflow/net/socket.h"
+#include "bitflow/proxy/egress.h"
+#include "bitflow/proxy/relay.h"
+
+struct connection {
+    uint64_t id;
+    struct engine *engine;
+    struct generation *generation;
+    _Atomic(enum connection_stage) stage;
+    struct registry_entry entry; // client socket, target socket, reason, lifetime
+    struct endpoint peer;        // the client
+    int64_t start_wall;
+    int64_t start; // CLOCK_MONOTONIC
+    uint64_t turn; // among the proxy's connections
+    struct egress egress;
+    struct relay relay;
+    struct relay_result relayed;
+    struct error error;
+};
+
+uint64_t connection_next_id(void) {
+    static _Atomic uint64_t last;
+    return atomic_fetch_add_explicit(&last, 1, memory_order_relaxed) + 1;
+}
+
+void connection_thread_name(char out[THREAD_NAME_SIZE], const char *proxy, uint64_t id, char role) {
+    char tail[sizeof "#18446744073709551615>"];
+    size_t tail_length = (size_t)snprintf(tail, sizeof tail, "#%" PRIu64 "%c", id, role);
+    // Ids past 13 digits lose their end; at a million connections a second that takes 115 days.
+    if (tail_length > THREAD_NAME_SIZE - 1)
+        tail_length = THREAD_NAME_SIZE - 1;
+    size_t kept = strlen(proxy);
+    if (kept > THREAD_NAME_SIZE - 1 - tail_length)
+        kept = THREAD_NAME_SIZE - 1 - tail_length;
+    while (kept > 0 && ((unsigned char)proxy[kept] & 0xc0) == 0x80)
+        kept--; // not in the middle of a UTF-8 sequence
+    memcpy(out, proxy, kept);
+    memcpy(out + kept, tail, tail_length);
+    out[kept + tail_length] = '\0';
+}
+
+struct connection *connection_create(uint64_t id, struct engine *engine, struct generation *generation, int client,
+                                     const struct endpoint *peer, struct error *error) {
+    struct connection *connection = calloc(1, sizeof *connection);
+    if (connection == NULL) {
+        error_set_errno(error, ENOMEM, "cannot create a connection");
+        return NULL;
+    }
+    connection->id = id;
+    connection->engine = engine;
+    connection->generation = generation_hold(generation);
+    connection->peer = *peer;
+    connection->start_wall = clock_wall();
+    connection->start = clock_now();
+    connection->turn = atomic_fetch_add_explicit(&generation->proxy->accepted, 1, memory_order_relaxed);
+    connection->egress.dialled.fd = -1;
+    connection->entry.client = client;
+    connection->entry.deadline = deadline_after(generation->settings->connection_lifetime);
+    registry_add(engine->registry, &connection->entry);
+    return connection;
+}
+
+void connection_abandon(struct connection **connection) {
+    if (*connection == NULL)
+        return;
+    registry_remove((*connection)->engine->registry, &(*connection)->entry);
+    generation_drop(&(*connection)->generation);
+    free(*connection);
+    *connection = NULL;
+}
+
+static struct log_context log_context_of(const struct connection *connection) {
+    return (struct log_context){.proxy = connection->generation->proxy->name, .connection = connection->id};
+}
+
+static void connection_enter(struct connection *connection, enum connection_stage stage) {
+    atomic_store_explicit(&connection->stage, stage, memory_order_relaxed);
+}
+
+static void connection_end(struct connection *connection, enum close_reason reason) {
+    (void)registry_entry_end(&connection->entry, reason);
+}
+
+static enum close_reason reason_of_failed_dial(enum error_code code) {
+    switch (code) {
+    case ERROR_CANCELLED:
+        return CLOSE_CLIENT_LEFT;
+    case ERROR_RESOLVE:
+        return CLOSE_RESOLVE_FAILED;
+    case ERROR_REFUSED:
+        return CLOSE_CONNECT_REFUSED;
+    case ERROR_TIMEOUT:
+        return CLOSE_CONNECT_TIMEOUT;
+    case ERROR_NO_DESCRIPTORS:
+        return CLOSE_OUT_OF_DESCRIPTORS;
+    case ERROR_NO_THREADS:
+        return CLOSE_OUT_OF_THREADS;
+    case ERROR_NO_MEMORY:
+        return CLOSE_OUT_OF_MEMORY;
+    default:
+        return CLOSE_CONNECT_FAILED;
+    }
+}
+
+static bool dial_target(struct connection *connection) {
+    struct log_context context = log_context_of(connection);
+    struct patience patience;
+    connection_enter(connection, STAGE_DIALLING);
+    patience_init(&patience, connection->entry.client);
+    if (!egress_connect(&connection->egress, connection->generation->settings, connection->turn, &patience, &context,
+                        &connection->error)) {
+        connection_end(connection, reason_of_failed_dial(connection->error.code));
+        return false;
+    }
+    registry_set_target(connection->engine->registry, &connection->entry, connection->egress.dialled.fd);
+    return true;
+}
+
+static void relay_target(struct connection *connection) {
+    const struct listener_config *listener = &connection->generation->settings->listener;
+    const struct target_config *target = connection->egress.target;
+    struct relay *relay = &connection->relay;
+    connection_enter(connection, STAGE_RELAYING);
+    if (!connection->egress.dialled.is_borrowed && endpoint_is_tcp(&connection->egress.dialled.remote)) {
+        socket_set_nodelay(connection->entry.target);
+        socket_set_keepalive(connection->entry.target, target->keepalive_interval);
+    }
+    relay->sockets[RELAY_CLIENT].fd = connection->entry.client;
+    relay->sockets[RELAY_CLIENT].read_timeout = listener->read_timeout;
+    relay->sockets[RELAY_CLIENT].write_timeout = listener->write_timeout;
+    relay->sockets[RELAY_TARGET].fd = connection->entry.target;
+    relay->sockets[RELAY_TARGET].read_timeout = target->read_timeout;
+    relay->sockets[RELAY_TARGET].write_timeout = target->write_timeout;
+    relay->threads = connection->engine->threads;
+    relay->reason = &connection->entry.reason;
+    if (relay_run(relay, &connection->relayed, &connection->error))
+        connection_end(connection, connection->relayed.reason);
+    else
+        connection_end(connection, reason_of_failed_dial(connection->error.code));
+}
+
+static bool nothing_was_relayed(struct connection *connection) {
+    return atomic_load_explicit(&connection->relay.sockets[RELAY_CLIENT].bytes, memory_order_relaxed) == 0 &&
+           atomic_load_explicit(&connection->relay.sockets[RELAY_TARGET].bytes, memory_order_relaxed) == 0;
+}
+
+static void close_sockets(struct connection *connection) {
+    const struct dial_result *dialled = &connection->egress.dialled;
+    registry_remove(connection->engine->registry, &connection->entry);
+    if (dialled->fd >= 0 && dialled->is_borrowed)
+        // An end of stream or a shutdown has touched it, unless the relay never began.
+        inherited_return(dialled->fd, connection->relayed.reason != CLOSE_NONE || !nothing_was_relayed(connection));
+    else if (dialled->fd >= 0 && connection->relayed.reset_target)
+        socket_reset(dialled->fd);
+    else if (dialled->fd >= 0)
+        (void)close(dialled->fd);
+    if (connection->relayed.reset_client)
+        socket_reset(connection->entry.client);
+    else
+        (void)close(connection->entry.client);
+}
+
+static void write_application_log(const struct connection *connection, const struct connection_record *record,
+                                  enum close_reason reason) {
+    enum log_level level = close_reason_is_error(reason) ? LOG_ERROR : LOG_INFO;
+    if (!log_enabled(level))
+        return;
+    struct log_context context = log_context_of(connection);
+    char from_client[LOG_NUMBER_SIZE], from_target[LOG_NUMBER_SIZE], total[LOG_NUMBER_SIZE];
+    log_write(level, &context, close_reason_text(reason), "reason", record->reason, "ended_by", record->ended_by,
+              "client", record->client, "target", record->target_name, "bytes_from_client",
+              log_number(from_client, (int64_t)record->bytes_from_client), "bytes_from_target",
+              log_number(from_target, (int64_t)record->bytes_from_target), "total_ms",
+              log_number(total, record->total_time / NS_PER_MS), "error", record->error, NULL);
+}
+
+// Two addresses that must be asked for while the sockets are open.
+struct socket_names {
+    char peer[ENDPOINT_TEXT_SIZE];
+    char local[ENDPOINT_TEXT_SIZE];
+};
+
+static void name_client(struct socket_names *names, int client, const struct endpoint *peer) {
+    struct endpoint local = {.length = 0};
+    (void)socket_local(client, &local);
+    endpoint_format(peer, names->peer);
+    endpoint_format(&local, names->local);
+}
+
+static enum ended_by who_ended(const struct connection *connection, enum close_reason reason) {
+    return reason == CLOSE_COMPLETED ? connection->relayed.ended_by : close_reason_ended_by(reason);
+}
+
+static void write_records(struct connection *connection, const struct socket_names *names) {
+    const struct egress *egress = &connection->egress;
+    enum close_reason reason = atomic_load(&connection->entry.reason);
+    char target_address[ENDPOINT_TEXT_SIZE];
+    endpoint_format(&egress->dialled.remote, target_address);
+    if (connection->error.code == ERROR_NONE && connection->relayed.os_errno != 0)
+        error_set_errno(&connection->error, connection->relayed.os_errno, "%s", close_reason_text(reason));
+    struct connection_record record = {
+        .id = connection->id,
+        .proxy = connection->generation->proxy->name,
+        .start = connection->start_wall,
+        .end = clock_wall(),
+        .client = names->peer,
+        .local = names->local,
+        .target_name = egress->target == NULL ? NULL : egress->target->name,
+        .target_address = egress->dialled.fd < 0 ? NULL : target_address,
+        .attempts = egress->attempts,
+        .resolve_time = egress->resolve_time,
+        .connect_time = egress->connect_time,
+        .total_time = clock_now() - connection->start,
+        .bytes_from_client = atomic_load(&connection->relay.sockets[RELAY_CLIENT].bytes),
+        .bytes_from_target = atomic_load(&connection->relay.sockets[RELAY_TARGET].bytes),
+        .reason = close_reason_name(reason),
+        .ended_by = ended_by_name(who_ended(connection, reason)),
+        .error = connection->error.code == ERROR_NONE ? NULL : connection->error.text,
+    };
+    write_application_log(connection, &record, reason);
+    if (connection->generation->log != NULL)
+        connection_log_write(connection->generation->log, &record);
+}
+
+static bool anything_is_logged(const struct connection *connection) {
+    return connection->generation->log != NULL || log_enabled(LOG_ERROR);
+}
+
+// The clients see the end before the records are written: a slow disk delays no one but this thread.
+static void finish(struct connection *connection) {
+    bool is_logged = anything_is_logged(connection);
+    struct socket_names names;
+    connection_enter(connection, STAGE_CLOSING);
+    if (is_logged)
+        name_client(&names, connection->entry.client, &connection->peer);
+    close_sockets(connection);
+    atomic_fetch_sub(&connection->generation->proxy->active, 1);
+    if (is_logged)
+        write_records(connection, &names);
+    generation_drop(&connection->generation);
+    free(connection);
+}
+
+void connection_serve(void *argument) {
+    struct connection *connection = argument;
+    const char *proxy = connection->generation->proxy->name;
+    char(*names)[THREAD_NAME_SIZE] = connection->relay.thread_names;
+    connection_thread_name(names[RELAY_CLIENT], proxy, connection->id, '>');
+    connection_thread_name(names[RELAY_TARGET], proxy, connection->id, '<');
+    thread_set_name(names[RELAY_CLIENT]);
+    if (dial_target(connection))
+        relay_target(connection);
+    finish(connection);
+}
+
+void connection_reject(uint64_t id, struct generation *generation, int client, const struct endpoint *peer,
+                       enum close_reason reason, const char *error_text) {
+    enum log_level level = LOG_WARN;
+    if (generation->log == NULL && !log_enabled(level))
+        return;
+    struct socket_names names;
+    name_client(&names, client, peer);
+    int64_t now = clock_wall();
+    struct connection_record record = {
+        .is_rejected = true,
+        .id = id,
+        .proxy = generation->proxy->name,
+        .start = now,
+        .end = now,
+        .client = names.peer,
+        .local = names.local,
+        .reason = close_reason_name(reason),
+        .ended_by = ended_by_name(close_reason_ended_by(reason)),
+        .error = error_text,
+    };
+    struct log_context context = {.proxy = record.proxy, .connection = id};
+    log_at(level, &context, "rejected", "reason", record.reason, "client", record.client, "error", error_text, NULL);
+    if (generation->log != NULL)
+        connection_log_write(generation->log, &record);
+}

@@ -1,0 +1,355 @@
+#include "bitflow/server/acceptor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/base/mutex.h"
+#include "bitflow/net/socket.h"
+#include "bitflow/proxy/connection.h"
+
+#define ACCEPTOR_STACK_SIZE ((size_t)64 * 1024)
+#define ACCEPT_BATCH 64                 // clients taken from one socket before orders are looked at again
+#define SHORTAGE_PAUSE (100 * NS_PER_MS) // when even turning clients away is impossible
+
+struct acceptor {
+    struct engine *engine;
+    struct listener listener;
+    void (*on_end)(void);
+    pthread_t thread;
+    int wake; // eventfd: there are orders
+    // A descriptor kept back, so that a client can be accepted, and told no, when there are no others.
+    int spare;
+    struct generation *current; // the acceptor's thread's own once it runs
+    _Atomic bool has_ended;
+
+    struct mutex lock;
+    // Orders, guarded by the lock:
+    bool is_open GUARDED;
+    bool stopping GUARDED;
+    struct generation *next GUARDED; // NULL: no change
+    struct proxy *proxy GUARDED;     // borrowed from the newest generation
+};
+
+static int open_spare(void) {
+    return open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
+static void turn_away(struct acceptor *acceptor, int client, const struct endpoint *peer, enum close_reason reason,
+                      const char *error_text) {
+    connection_reject(connection_next_id(), acceptor->current, client, peer, reason, error_text);
+    (void)close(client);
+}
+
+static bool is_authorized(const struct listener_config *listener, const struct endpoint *peer) {
+    for (size_t i = 0; i < listener->authorized_source_count; i++)
+        if (cidr_contains(&listener->authorized_sources[i], &peer->address.any))
+            return true;
+    return listener->authorized_source_count == 0;
+}
+
+// Takes a place below the connection limit.
+static bool take_place(const struct generation *generation) {
+    uint64_t limit = (uint64_t)generation->settings->connection_limit;
+    if (atomic_fetch_add(&generation->proxy->active, 1) < limit || limit == 0)
+        return true;
+    atomic_fetch_sub(&generation->proxy->active, 1);
+    return false;
+}
+
+static void give_back_place(const struct generation *generation) {
+    atomic_fetch_sub(&generation->proxy->active, 1);
+}
+
+// From a client's descriptor to a worker that owns it; or it is turned away, and closed.
+static void admit(struct acceptor *acceptor, int client, const struct endpoint *peer) {
+    struct generation *generation = acceptor->current;
+    if (!is_authorized(&generation->settings->listener, peer)) {
+        turn_away(acceptor, client, peer, CLOSE_SOURCE_NOT_AUTHORIZED, NULL);
+        return;
+    }
+    if (!take_place(generation)) {
+        turn_away(acceptor, client, peer, CLOSE_CONNECTION_LIMIT, NULL);
+        return;
+    }
+    struct error error = ERROR_INIT;
+    struct connection *connection =
+        connection_create(connection_next_id(), acceptor->engine, generation, client, peer, &error);
+    if (connection != NULL && thread_pool_run(acceptor->engine->threads, connection_serve, connection, &error))
+        return;
+    connection_abandon(&connection);
+    give_back_place(generation);
+    turn_away(acceptor, client, peer, error.code == ERROR_NO_THREADS ? CLOSE_OUT_OF_THREADS : CLOSE_OUT_OF_MEMORY,
+              error.text);
+}
+
+static int accept_client(int listening, struct endpoint *peer) {
+    peer->length = sizeof peer->address;
+    int client = accept4(listening, &peer->address.any, &peer->length, SOCK_CLOEXEC);
+    return client;
+}
+
+static void pause_for_orders(const struct acceptor *acceptor) {
+    struct pollfd poller = {.fd = acceptor->wake, .events = POLLIN};
+    (void)poll(&poller, 1, (int)(SHORTAGE_PAUSE / NS_PER_MS));
+}
+
+// Out of descriptors: the client at the head of the queue is turned away with the help of the spare one.
+static void shed_client(struct acceptor *acceptor, int listening) {
+    struct endpoint peer;
+    if (acceptor->spare >= 0)
+        (void)close(acceptor->spare);
+    int client = accept_client(listening, &peer);
+    if (client >= 0)
+        turn_away(acceptor, client, &peer, CLOSE_OUT_OF_DESCRIPTORS, NULL);
+    acceptor->spare = open_spare();
+    if (client < 0 && errno != EAGAIN)
+        pause_for_orders(acceptor); // another thread was faster to the descriptor
+}
+
+// What accept4() failed with. False: the socket is of no more use.
+static bool survive(struct acceptor *acceptor, int listening, int os_errno) {
+    switch (os_errno) {
+    case EMFILE:
+    case ENFILE:
+        shed_client(acceptor, listening);
+        return true;
+    case ENOMEM:
+    case ENOBUFS:
+        pause_for_orders(acceptor);
+        return true;
+    case EBADF:
+    case EFAULT:
+    case EINVAL:
+    case ENOTSOCK:
+    case EOPNOTSUPP:
+        return false;
+    default:
+        return true; // the fault of a client, or of its network: accept(2), "Error handling"
+    }
+}
+
+static bool accept_batch(struct acceptor *acceptor, int listening) {
+    for (int i = 0; i < ACCEPT_BATCH; i++) {
+        struct endpoint peer;
+        int client = accept_client(listening, &peer);
+        if (client >= 0) {
+            admit(acceptor, client, &peer);
+            continue;
+        }
+        if (errno == EAGAIN)
+            return true;
+        if (!survive(acceptor, listening, errno)) {
+            struct error error = ERROR_INIT;
+            struct log_context context = {.proxy = acceptor->current->proxy->name};
+            error_set_errno(&error, errno, "accept");
+            log_error(&context, "the listener failed and is closed", "error", error.text, NULL);
+            return false;
+        }
+    }
+    return true;
+}
+
+static void set_thread_name(const struct generation *generation) {
+    char name[THREAD_NAME_SIZE];
+    (void)snprintf(name, sizeof name, "%.8s:accept", generation->proxy->name);
+    thread_set_name(name);
+}
+
+// Returns false when the acceptor shall stop.
+static bool take_orders(struct acceptor *acceptor, bool *is_open) {
+    uint64_t count;
+    ssize_t got = read(acceptor->wake, &count, sizeof count); // non-blocking: resets it
+    (void)got;
+    mutex_lock(&acceptor->lock);
+    struct generation *next = acceptor->next;
+    acceptor->next = NULL;
+    *is_open = acceptor->is_open;
+    bool stopping = acceptor->stopping;
+    mutex_unlock(&acceptor->lock);
+    if (next != NULL) {
+        generation_drop(&acceptor->current);
+        acceptor->current = next;
+        set_thread_name(next);
+    }
+    return !stopping;
+}
+
+static void accept_clients(struct acceptor *acceptor) {
+    struct pollfd pollers[1 + LISTENER_SOCKETS_MAX] = {{.fd = acceptor->wake, .events = POLLIN}};
+    nfds_t count = 1 + acceptor->listener.socket_count;
+    for (size_t i = 0; i < acceptor->listener.socket_count; i++)
+        pollers[1 + i] = (struct pollfd){.fd = acceptor->listener.sockets[i], .events = POLLIN};
+    bool is_open = false;
+    for (;;) {
+        // Before it is opened, only orders are waited for.
+        if (poll(pollers, is_open ? count : 1, -1) < 0)
+            continue; // EINTR, or ENOMEM, which passes
+        if (pollers[0].revents != 0) {
+            if (!take_orders(acceptor, &is_open))
+                return;
+            continue;
+        }
+        for (nfds_t i = 1; i < count; i++)
+            if (pollers[i].revents != 0 && !accept_batch(acceptor, pollers[i].fd))
+                return;
+    }
+}
+
+// An inherited connected socket is the one client there will be.
+static void hand_on_connection(struct acceptor *acceptor) {
+    bool is_open = false;
+    while (!is_open) {
+        struct pollfd poller = {.fd = acceptor->wake, .events = POLLIN};
+        if (poll(&poller, 1, -1) > 0 && !take_orders(acceptor, &is_open))
+            return;
+    }
+    int client = acceptor->listener.sockets[0];
+    struct endpoint peer = {.length = 0};
+    (void)socket_peer(client, &peer);
+    socket_set_blocking(client, true);
+    acceptor->listener.socket_count = 0; // it is the connection's now
+    admit(acceptor, client, &peer);
+}
+
+static void *run_acceptor(void *argument) {
+    struct acceptor *acceptor = argument;
+    set_thread_name(acceptor->current);
+    if (acceptor->listener.is_connected)
+        hand_on_connection(acceptor);
+    else
+        accept_clients(acceptor);
+    atomic_store(&acceptor->has_ended, true);
+    acceptor->on_end();
+    return NULL;
+}
+
+// Accepted sockets inherit both options from the listening one, which saves two system calls a connection.
+static void prepare_sockets(const struct listener *listener) {
+    for (size_t i = 0; i < listener->socket_count; i++) {
+        struct endpoint local;
+        if (socket_local(listener->sockets[i], &local) && endpoint_is_tcp(&local)) {
+            socket_set_nodelay(listener->sockets[i]);
+            socket_set_keepalive(listener->sockets[i], 0);
+        }
+    }
+}
+
+static void free_acceptor(struct acceptor *acceptor) {
+    if (acceptor->wake >= 0)
+        (void)close(acceptor->wake);
+    if (acceptor->spare >= 0)
+        (void)close(acceptor->spare);
+    mutex_lock(&acceptor->lock);
+    generation_drop(&acceptor->next);
+    mutex_unlock(&acceptor->lock);
+    generation_drop(&acceptor->current);
+    mutex_release(&acceptor->lock);
+    free(acceptor);
+}
+
+struct acceptor *acceptor_create(struct engine *engine, struct generation *generation, const struct listener *listener,
+                                 void (*on_end)(void), struct error *error) {
+    struct acceptor *acceptor = calloc(1, sizeof *acceptor);
+    if (acceptor == NULL) {
+        error_set_errno(error, ENOMEM, "cannot create an acceptor");
+        return NULL;
+    }
+    acceptor->engine = engine;
+    acceptor->listener = *listener;
+    acceptor->on_end = on_end;
+    acceptor->current = generation_hold(generation);
+    mutex_init(&acceptor->lock);
+    mutex_lock(&acceptor->lock);
+    acceptor->proxy = generation->proxy;
+    mutex_unlock(&acceptor->lock);
+    acceptor->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    acceptor->spare = open_spare();
+    if (acceptor->wake < 0 || acceptor->spare < 0) {
+        error_set_errno(error, errno, "cannot create an acceptor");
+        free_acceptor(acceptor);
+        return NULL;
+    }
+    prepare_sockets(listener);
+    if (!thread_start(&acceptor->thread, ACCEPTOR_STACK_SIZE, run_acceptor, acceptor, error)) {
+        free_acceptor(acceptor);
+        return NULL;
+    }
+    return acceptor;
+}
+
+static void ring(const struct acceptor *acceptor) {
+    uint64_t one = 1;
+    ssize_t written = write(acceptor->wake, &one, sizeof one); // fails only if it has rung already
+    (void)written;
+}
+
+// The addresses really bound: a port 0 was chosen by the kernel, a name was resolved.
+static void log_addresses(struct acceptor *acceptor, const char *message) {
+    struct log_context context = {.proxy = acceptor_proxy(acceptor)->name};
+    for (size_t i = 0; i < acceptor->listener.socket_count; i++) {
+        struct endpoint local = {.length = 0};
+        char text[ENDPOINT_TEXT_SIZE];
+        (void)socket_local(acceptor->listener.sockets[i], &local);
+        endpoint_format(&local, text);
+        log_info(&context, message, "address", text, NULL);
+    }
+}
+
+void acceptor_open(struct acceptor *acceptor) {
+    log_addresses(acceptor, acceptor->listener.is_connected ? "serving an inherited connection" : "listening");
+    mutex_lock(&acceptor->lock);
+    acceptor->is_open = true;
+    mutex_unlock(&acceptor->lock);
+    ring(acceptor);
+}
+
+void acceptor_update(struct acceptor *acceptor, struct generation *generation) {
+    mutex_lock(&acceptor->lock);
+    generation_drop(&acceptor->next);
+    acceptor->next = generation_hold(generation);
+    acceptor->proxy = generation->proxy;
+    mutex_unlock(&acceptor->lock);
+    ring(acceptor);
+}
+
+const struct address *acceptor_address(const struct acceptor *acceptor) {
+    return &acceptor->listener.address;
+}
+
+struct proxy *acceptor_proxy(struct acceptor *acceptor) {
+    mutex_lock(&acceptor->lock);
+    struct proxy *proxy = acceptor->proxy;
+    mutex_unlock(&acceptor->lock);
+    return proxy;
+}
+
+bool acceptor_has_ended(const struct acceptor *acceptor) {
+    return atomic_load(&acceptor->has_ended);
+}
+
+bool acceptor_is_connected(const struct acceptor *acceptor) {
+    return acceptor->listener.is_connected;
+}
+
+void acceptor_destroy(struct acceptor **acceptor) {
+    struct acceptor *destroyed = *acceptor;
+    *acceptor = NULL;
+    if (destroyed == NULL)
+        return;
+    mutex_lock(&destroyed->lock);
+    destroyed->stopping = true;
+    mutex_unlock(&destroyed->lock);
+    ring(destroyed);
+    (void)pthread_join(destroyed->thread, NULL);
+    listener_close(&destroyed->listener);
+    free_acceptor(destroyed);
+}

@@ -1,0 +1,144 @@
+#include "bitflow/server/doors.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bitflow/net/listener.h"
+
+// One proxy of the configuration that is about to be in force.
+struct planned_door {
+    struct acceptor *acceptor;
+    struct generation *generation;
+    bool is_new;
+};
+
+void doors_init(struct doors *doors, struct engine *engine, void (*on_end)(void)) {
+    *doors = (struct doors){.engine = engine, .on_end = on_end};
+}
+
+static struct acceptor *find_by_address(const struct doors *doors, const struct address *address) {
+    for (size_t i = 0; i < doors->count; i++)
+        if (address_equal(acceptor_address(doors->acceptors[i]), address))
+            return doors->acceptors[i];
+    return NULL;
+}
+
+// The proxy of that name goes on, with its counts, even if its address changes.
+static struct proxy *find_or_create_proxy(const struct doors *doors, const char *name, struct error *error) {
+    for (size_t i = 0; i < doors->count; i++) {
+        struct proxy *proxy = acceptor_proxy(doors->acceptors[i]);
+        if (strcmp(proxy->name, name) == 0)
+            return proxy_hold(proxy);
+    }
+    return proxy_create(name, error);
+}
+
+static struct acceptor *open_acceptor(struct doors *doors, struct generation *generation, struct error *error) {
+    struct listener listener;
+    if (!listener_open(&generation->settings->listener.address, &listener, error))
+        return NULL;
+    struct acceptor *acceptor = acceptor_create(doors->engine, generation, &listener, doors->on_end, error);
+    if (acceptor == NULL)
+        listener_close(&listener);
+    return acceptor;
+}
+
+static bool plan_door(struct doors *doors, const struct config *config, const struct proxy_config *settings,
+                      struct planned_door *door, struct error *error) {
+    if (settings->connection_lifetime > 0 && !registry_watch_lifetimes(doors->engine->registry, error))
+        return false;
+    struct proxy *proxy = find_or_create_proxy(doors, settings->name, error);
+    if (proxy == NULL)
+        return false;
+    door->generation = generation_create(proxy, config, settings, error);
+    proxy_drop(&proxy);
+    if (door->generation == NULL)
+        return false;
+    door->acceptor = find_by_address(doors, &settings->listener.address);
+    if (door->acceptor == NULL) {
+        door->acceptor = open_acceptor(doors, door->generation, error);
+        door->is_new = door->acceptor != NULL;
+    }
+    return door->acceptor != NULL;
+}
+
+static void abandon_plan(struct planned_door *plan, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        if (plan[i].is_new)
+            acceptor_destroy(&plan[i].acceptor);
+        generation_drop(&plan[i].generation);
+    }
+}
+
+static bool is_planned(const struct acceptor *acceptor, const struct planned_door *plan, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (plan[i].acceptor == acceptor)
+            return true;
+    return false;
+}
+
+static void switch_over(struct doors *doors, struct planned_door *plan, size_t count, struct acceptor **acceptors) {
+    for (size_t i = 0; i < doors->count; i++)
+        if (!is_planned(doors->acceptors[i], plan, count))
+            acceptor_destroy(&doors->acceptors[i]);
+    for (size_t i = 0; i < count; i++) {
+        if (plan[i].is_new)
+            acceptor_open(plan[i].acceptor);
+        else
+            acceptor_update(plan[i].acceptor, plan[i].generation);
+        generation_drop(&plan[i].generation);
+        acceptors[i] = plan[i].acceptor;
+    }
+    free(doors->acceptors);
+    doors->acceptors = acceptors;
+    doors->count = count;
+}
+
+bool doors_change(struct doors *doors, const struct config *config, struct error *error) {
+    size_t count = config->proxy_count;
+    struct planned_door *plan = calloc(count, sizeof *plan);
+    struct acceptor **acceptors = calloc(count, sizeof(struct acceptor *));
+    struct error cause = ERROR_INIT;
+    bool planned = plan != NULL && acceptors != NULL;
+    if (!planned)
+        error_set_errno(error, ENOMEM, "cannot prepare %zu proxies", count);
+    for (size_t i = 0; planned && i < count; i++) {
+        planned = plan_door(doors, config, &config->proxies[i], &plan[i], &cause);
+        if (!planned)
+            error_set(error, cause.code, "proxy %s: %s", config->proxies[i].name, cause.text);
+    }
+    if (planned) {
+        switch_over(doors, plan, count, acceptors);
+    } else {
+        if (plan != NULL)
+            abandon_plan(plan, count);
+        free(acceptors);
+    }
+    free(plan);
+    return planned;
+}
+
+size_t doors_close_failed(struct doors *doors) {
+    size_t kept = 0, live = 0;
+    for (size_t i = 0; i < doors->count; i++) {
+        struct acceptor *acceptor = doors->acceptors[i];
+        // The acceptor of an inherited connection stays: its address is taken, a reload must not open it again.
+        if (acceptor_has_ended(acceptor) && !acceptor_is_connected(acceptor)) {
+            acceptor_destroy(&acceptor);
+            continue;
+        }
+        live += acceptor_has_ended(acceptor) ? 0 : 1;
+        doors->acceptors[kept++] = acceptor;
+    }
+    doors->count = kept;
+    return live;
+}
+
+void doors_release(struct doors *doors) {
+    for (size_t i = 0; i < doors->count; i++)
+        acceptor_destroy(&doors->acceptors[i]);
+    free(doors->acceptors);
+    doors->acceptors = NULL;
+    doors->count = 0;
+}

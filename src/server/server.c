@@ -1,0 +1,195 @@
+#include "bitflow/server/server.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/base/log.h"
+#include "bitflow/base/thread.h"
+#include "bitflow/config/config_load.h"
+#include "bitflow/proxy/proxy.h"
+#include "bitflow/server/doors.h"
+
+#define WORKER_STACK_SIZE ((size_t)64 * 1024)
+#define WORKERS_PARKED_MAX 512
+#define WORKER_IDLE_TIME (10 * NS_PER_S)
+// How long the connections that were ended by force may take to write their records.
+#define LAST_RECORDS_TIME (5 * NS_PER_S)
+
+struct server {
+    const char *path;
+    const struct config *config;
+    struct engine engine;
+    struct doors doors;
+};
+
+// What other threads send the server's thread: an acceptor ended, or the last connection left.
+static int notice_signal(void) {
+    return SIGRTMIN;
+}
+
+static void send_notice(void) {
+    (void)kill(getpid(), notice_signal());
+}
+
+static void awaited_signals(sigset_t *set) {
+    sigemptyset(set);
+    sigaddset(set, SIGTERM);
+    sigaddset(set, SIGINT);
+    sigaddset(set, SIGHUP);
+    sigaddset(set, notice_signal());
+}
+
+static void prepare_signals(void) {
+    sigset_t set;
+    awaited_signals(&set);
+    (void)sigprocmask(SIG_BLOCK, &set, NULL);
+    // A shell may have started us with some of them ignored (nohup, &); what is ignored is not delivered to sigwait.
+    (void)signal(SIGTERM, SIG_DFL);
+    (void)signal(SIGINT, SIG_DFL);
+    (void)signal(SIGHUP, SIG_DFL);
+    // A write to a closed socket or pipe is an error where it happens, not a death.
+    (void)signal(SIGPIPE, SIG_IGN);
+}
+
+// The next signal, or 0 at the deadline.
+static int wait_for_signal(int64_t deadline) {
+    sigset_t set;
+    awaited_signals(&set);
+    for (;;) {
+        struct timespec left = clock_timespec(deadline_left(deadline));
+        int number = sigtimedwait(&set, NULL, deadline == DEADLINE_NONE ? NULL : &left);
+        if (number > 0)
+            return number;
+        if (errno == EAGAIN)
+            return 0;
+    }
+}
+
+// Each connection takes two descriptors and more when it splices, so the soft limit is raised to the hard one.
+static void raise_descriptor_limit(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static bool create_engine(struct engine *engine, struct error *error) {
+    static const struct thread_pool_options workers = {
+        .parked_name = "parked",
+        .stack_size = WORKER_STACK_SIZE,
+        .max_parked = WORKERS_PARKED_MAX,
+        .idle_time = WORKER_IDLE_TIME,
+    };
+    engine->threads = thread_pool_create(&workers, error);
+    if (engine->threads == NULL)
+        return false;
+    engine->registry = registry_create(send_notice, error);
+    if (engine->registry == NULL)
+        thread_pool_destroy(&engine->threads);
+    return engine->registry != NULL;
+}
+
+static void log_problems(const struct config_problems *problems) {
+    for (size_t i = 0; i < problems->kept; i++)
+        log_error(NULL, "configuration error", "error", problems->lines[i], NULL);
+}
+
+// Puts what the file says now in force; on any error the old configuration stays.
+static void reload(struct server *server) {
+    struct config_problems problems;
+    struct error error = ERROR_INIT;
+    // First, and whatever the configuration says: a rotation must not depend on it.
+    (void)connection_log_reopen_all();
+    config_problems_init(&problems);
+    const struct config *config = config_load(server->path, &problems);
+    if (config == NULL) {
+        log_problems(&problems);
+        log_error(NULL, "reload failed, the old configuration stays in force", "file", server->path, NULL);
+    } else if (!doors_change(&server->doors, config, &error)) {
+        log_error(NULL, "reload failed, the old configuration stays in force", "file", server->path, "error",
+                  error.text, NULL);
+        config_drop(&config);
+    } else {
+        config_drop(&server->config);
+        server->config = config;
+        log_set_level(config->log_level);
+        log_info(NULL, "reloaded", "file", server->path, NULL);
+    }
+    config_problems_release(&problems);
+}
+
+// Until the process is told to end, or no door is left through which a client could come.
+static void serve(struct server *server) {
+    for (;;) {
+        int number = wait_for_signal(DEADLINE_NONE);
+        if (number == SIGHUP) {
+            reload(server);
+        } else if (number == notice_signal()) {
+            if (doors_close_failed(&server->doors) == 0) {
+                log_info(NULL, "no listener is left", NULL);
+                return;
+            }
+        } else {
+            log_info(NULL, "shutting down", "signal", sigabbrev_np(number), NULL);
+            return;
+        }
+    }
+}
+
+// Lets live connections finish, until the bound or a second signal. Returns once they are gone or have been ended.
+static void drain_connections(struct server *server) {
+    int64_t deadline = deadline_after(server->config->drain_timeout);
+    registry_drain(server->engine.registry);
+    while (registry_count(server->engine.registry) > 0) {
+        int number = wait_for_signal(deadline);
+        if (number == SIGHUP) {
+            (void)connection_log_reopen_all();
+        } else if (number != notice_signal()) {
+            char count[LOG_NUMBER_SIZE];
+            log_warn(NULL, "closing the connections that are left", "count",
+                     log_number(count, (int64_t)registry_count(server->engine.registry)), "because",
+                     number == 0 ? "drain_timeout is over" : "of a second signal", NULL);
+            registry_end_all(server->engine.registry, CLOSE_DRAIN);
+            return;
+        }
+    }
+}
+
+// Doors first, so that what is balanced over several processes goes elsewhere.
+static void shut_down(struct server *server) {
+    doors_release(&server->doors);
+    drain_connections(server);
+    bool done = thread_pool_drain(server->engine.threads, deadline_after(LAST_RECORDS_TIME));
+    log_info(NULL, done ? "ended" : "ended, although some connections did not", NULL);
+    if (!done)
+        return; // their threads still use everything
+    registry_destroy(&server->engine.registry);
+    thread_pool_destroy(&server->engine.threads);
+    config_drop(&server->config);
+}
+
+bool server_run(const char *path, const struct config *config, struct error *error) {
+    struct server server = {.path = path, .config = config};
+    prepare_signals();
+    raise_descriptor_limit();
+    log_set_level(config->log_level);
+    if (!create_engine(&server.engine, error)) {
+        config_drop(&server.config);
+        return false;
+    }
+    doors_init(&server.doors, &server.engine, send_notice);
+    if (!doors_change(&server.doors, config, error)) {
+        registry_destroy(&server.engine.registry);
+        thread_pool_destroy(&server.engine.threads);
+        config_drop(&server.config);
+        return false;
+    }
+    serve(&server);
+    shut_down(&server);
+    return true;
+}

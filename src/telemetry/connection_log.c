@@ -1,0 +1,225 @@
+#include "bitflow/telemetry/connection_log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/base/log.h"
+#include "bitflow/base/mutex.h"
+
+struct connection_log {
+    struct connection_log *next; // guarded by logs_lock, like `references`
+    unsigned references;
+    int fd; // the number never changes; re-opening replaces what is behind it
+    // The last write was cut short (a full disk): the next record begins on a line of its own.
+    _Atomic bool is_torn;
+    _Atomic uint64_t lost; // records since the last one that was written
+    char path[];
+};
+
+// A record is bounded by the lengths of its parts; this holds all but pathological ones.
+#define RECORD_BUFFER_SIZE 4096
+
+static struct mutex logs_lock = MUTEX_INIT;
+static struct connection_log *logs GUARDED_BY(logs_lock);
+
+static int open_file(const char *path, struct error *error) {
+    // O_NONBLOCK: a FIFO without a reader is an error instead of a wait, and a full one loses the record.
+    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0640);
+    if (fd < 0)
+        error_set_errno(error, errno, "cannot open the connection log %s", path);
+    return fd;
+}
+
+static struct connection_log *create(const char *path, struct error *error) {
+    size_t size = strlen(path) + 1;
+    struct connection_log *log = calloc(1, sizeof *log + size);
+    if (log == NULL) {
+        error_set_errno(error, ENOMEM, "cannot open the connection log %s", path);
+        return NULL;
+    }
+    memcpy(log->path, path, size);
+    log->references = 1;
+    log->fd = open_file(path, error);
+    if (log->fd < 0) {
+        free(log);
+        return NULL;
+    }
+    return log;
+}
+
+struct connection_log *connection_log_open(const char *path, struct error *error) {
+    mutex_lock(&logs_lock);
+    struct connection_log *log = logs;
+    while (log != NULL && strcmp(log->path, path) != 0)
+        log = log->next;
+    if (log != NULL) {
+        log->references++;
+    } else if ((log = create(path, error)) != NULL) {
+        log->next = logs;
+        logs = log;
+    }
+    mutex_unlock(&logs_lock);
+    return log;
+}
+
+struct connection_log *connection_log_hold(struct connection_log *log) {
+    if (log == NULL)
+        return NULL;
+    mutex_lock(&logs_lock);
+    log->references++;
+    mutex_unlock(&logs_lock);
+    return log;
+}
+
+void connection_log_close(struct connection_log **log) {
+    struct connection_log *closing = *log;
+    *log = NULL;
+    if (closing == NULL)
+        return;
+    mutex_lock(&logs_lock);
+    bool last = --closing->references == 0;
+    if (last) {
+        struct connection_log **link = &logs;
+        while (*link != closing)
+            link = &(*link)->next;
+        *link = closing->next;
+    }
+    mutex_unlock(&logs_lock);
+    if (last) {
+        (void)close(closing->fd);
+        free(closing);
+    }
+}
+
+bool connection_log_reopen_all(void) {
+    bool all = true;
+    mutex_lock(&logs_lock);
+    for (struct connection_log *log = logs; log != NULL; log = log->next) {
+        struct error error = ERROR_INIT;
+        int fd = open_file(log->path, &error);
+        if (fd < 0) {
+            log_error(NULL, "the old connection log stays in use", "path", log->path, "error", error.text, NULL);
+            all = false;
+            continue;
+        }
+        (void)dup3(fd, log->fd, O_CLOEXEC); // both are open, so it cannot fail
+        (void)close(fd);
+        atomic_store_explicit(&log->is_torn, false, memory_order_relaxed);
+    }
+    mutex_unlock(&logs_lock);
+    return all;
+}
+
+static void set_text(json_t *object, const char *key, const char *value) {
+    // json_string(NULL) is NULL, which json_object_set_new refuses.
+    (void)json_object_set_new(object, key, value == NULL ? json_null() : json_string(value));
+}
+
+static void set_count(json_t *object, const char *key, uint64_t value) {
+    (void)json_object_set_new(object, key, json_integer((json_int_t)value));
+}
+
+static void set_time(json_t *object, const char *key, int64_t wall) {
+    char text[CLOCK_RFC3339_SIZE];
+    clock_format_rfc3339(wall, text);
+    set_text(object, key, text);
+}
+
+static void set_milliseconds(json_t *object, const char *key, int64_t ns) {
+    // Whole microseconds, so that the number is as short as it is exact.
+    (void)json_object_set_new(object, key, json_real((double)(ns / NS_PER_US) / 1000.0));
+}
+
+static json_t *target_of_record(const struct connection_record *record) {
+    if (record->target_name == NULL)
+        return json_null();
+    json_t *target = json_object();
+    set_text(target, "name", record->target_name);
+    set_text(target, "address", record->target_address);
+    return target;
+}
+
+// NULL: out of memory. A single member that failed shows as a missing key.
+static json_t *json_of_record(const struct connection_record *record) {
+    json_t *object = json_object();
+    if (object == NULL)
+        return NULL;
+    set_text(object, "event", record->is_rejected ? "rejected" : "connection");
+    set_count(object, "id", record->id);
+    set_text(object, "proxy", record->proxy);
+    set_time(object, "start", record->start);
+    set_time(object, "end", record->end);
+    set_text(object, "client", record->client);
+    set_text(object, "local", record->local);
+    (void)json_object_set_new(object, "target", target_of_record(record));
+    set_count(object, "attempts", record->attempts);
+    set_milliseconds(object, "resolve_ms", record->resolve_time);
+    set_milliseconds(object, "connect_ms", record->connect_time);
+    set_milliseconds(object, "total_ms", record->total_time);
+    set_count(object, "bytes_from_client", record->bytes_from_client);
+    set_count(object, "bytes_from_target", record->bytes_from_target);
+    set_text(object, "reason", record->reason);
+    set_text(object, "ended_by", record->ended_by);
+    set_text(object, "error", record->error);
+    return object;
+}
+
+// Returns whether the whole line was written.
+static bool write_line(struct connection_log *log, const char *line, size_t length) {
+    ssize_t written;
+    do
+        written = write(log->fd, line, length);
+    while (written < 0 && errno == EINTR);
+    if (written > 0 && (size_t)written < length) {
+        atomic_store_explicit(&log->is_torn, true, memory_order_relaxed);
+        errno = ENOSPC;
+    }
+    return written == (ssize_t)length;
+}
+
+static void count_loss(struct connection_log *log, int os_errno) {
+    if (atomic_fetch_add_explicit(&log->lost, 1, memory_order_relaxed) > 0)
+        return; // said already
+    log_error(NULL, "connection log records are being lost", "path", log->path, "error",
+              strerrordesc_np(os_errno), NULL);
+}
+
+static void report_recovery(struct connection_log *log) {
+    uint64_t lost = atomic_exchange_explicit(&log->lost, 0, memory_order_relaxed);
+    char number[LOG_NUMBER_SIZE];
+    if (lost > 0)
+        log_warn(NULL, "the connection log is written again", "path", log->path, "lost",
+                 log_number(number, (int64_t)lost), NULL);
+}
+
+void connection_log_write(struct connection_log *log, const struct connection_record *record) {
+    json_t *object = json_of_record(record);
+    // One byte before for the newline that ends a torn line, one after for our own.
+    char buffer[1 + RECORD_BUFFER_SIZE + 1];
+    size_t length = object == NULL ? 0
+                                   : json_dumpb(object, buffer + 1, RECORD_BUFFER_SIZE,
+                                                JSON_COMPACT | JSON_REAL_PRECISION(15) | JSON_ENSURE_ASCII);
+    json_decref(object);
+    if (length == 0 || length > RECORD_BUFFER_SIZE) {
+        count_loss(log, ENOMEM);
+        return;
+    }
+    buffer[0] = '\n';
+    buffer[1 + length] = '\n';
+    bool was_torn = atomic_exchange_explicit(&log->is_torn, false, memory_order_relaxed);
+    bool written = was_torn ? write_line(log, buffer, length + 2) : write_line(log, buffer + 1, length + 1);
+    if (!written) {
+        int os_errno = errno;
+        if (was_torn)
+            atomic_store_explicit(&log->is_torn, true, memory_order_relaxed);
+        count_loss(log, os_errno);
+    } else if (atomic_load_explicit(&log->lost, memory_order_relaxed) > 0) {
+        report_recovery(log);
+    }
+}
