@@ -3,7 +3,7 @@ WORKDIR /source
 COPY cmake/install-deps.sh cmake/
 RUN cmake/install-deps.sh build
 COPY . .
-RUN cmake --preset release -DBITFLOW_TESTS=OFF \
+RUN cmake --preset release -DBITFLOW_TESTS=OFF -DBITFLOW_WERROR=OFF \
     && cmake --build --preset release --parallel "$(nproc)" \
     && cmake --install build/release --prefix /usr/local
 

@@ -55,7 +55,7 @@ timed() { # NAME COMMAND...
 build() { # PRESET [CMAKE-OPTION...]
     preset=$1
     shift
-    cmake --preset "$preset" "$@" && cmake --build --preset "$preset" --parallel "$JOBS"
+    cmake --preset "$preset" -DBITFLOW_WERROR=ON "$@" && cmake --build --preset "$preset" --parallel "$JOBS"
 }
 
 # gcc's ThreadSanitizer cannot map its shadow where the kernel randomizes addresses by more than 28 bits.
