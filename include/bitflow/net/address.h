@@ -25,15 +25,17 @@ enum address_family { ADDRESS_ANY, ADDRESS_IPV4, ADDRESS_IPV6 };
 struct address {
     enum address_kind kind;
     // ADDRESS_TCP
-    enum address_family family;      // what the scheme or a literal restricts it to
-    bool is_literal;                 // host is an IP address (or empty), no look-up is needed
-    char host[ADDRESS_HOST_MAX + 1]; // without brackets; empty: every address of this host
-    uint16_t port;                   // host byte order
+    enum address_family family; // what the scheme or a literal restricts it to
+    bool is_literal;            // host is an IP address (or empty), no look-up is needed
+    char host[ADDRESS_HOST_MAX +
+              2];  // a literal in its shortest form, without brackets; a name with its trailing dot, if
+                   // it has one; empty: every address of this host
+    uint16_t port; // host byte order
     // ADDRESS_UNIX
     bool is_abstract;
     char path[sizeof(((struct sockaddr_un *)NULL)->sun_path)]; // zero-terminated; without the @ if abstract
     // ADDRESS_FD
-    int fd;                                 // -1: look fd_name up
+    int fd;                                // -1: look fd_name up
     char fd_name[ADDRESS_FD_NAME_MAX + 1]; // empty if the number was given
 };
 
@@ -58,14 +60,18 @@ struct endpoint {
     } address;
 };
 
-// Only for addresses that need no look-up: literals and Unix sockets.
+// Only for addresses that need no look-up: literals and Unix sockets. Without a host it is the wildcard address, of IPv6
+// unless the address is restricted to IPv4. False for any other address, and for a zone (%eth0) that doesn't exist.
 bool endpoint_of_address(const struct address *address, struct endpoint *endpoint);
 
 bool endpoint_is_tcp(const struct endpoint *endpoint);
 
+bool endpoint_equal(const struct endpoint *a, const struct endpoint *b);
+
 #define ENDPOINT_TEXT_SIZE 160
 // For people and logs: 192.0.2.1:80, [2001:db8::1]:80 (an IPv4-mapped address as IPv4), unix:///path, unix:@name,
-// "unix:" for an unnamed one. Bytes that aren't printable ASCII are escaped as \xNN: the name comes from the peer.
+// "unix:" for an unnamed one, "none" where there is none. Bytes that aren't printable ASCII are escaped as \xNN: the name
+// comes from the peer. What doesn't fit is cut.
 void endpoint_format(const struct endpoint *endpoint, char out[ENDPOINT_TEXT_SIZE]);
 
 #endif

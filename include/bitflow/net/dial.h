@@ -15,7 +15,7 @@
 #define DIAL_ATTEMPT_DELAY (INT64_C(250) * 1000 * 1000) // ns; RFC 8305, 5: "Connection Attempt Delay"
 
 struct dial_result {
-    int fd;                 // connected, blocking, close-on-exec; the caller's (inherited_return() it if is_borrowed)
+    int fd; // connected, blocking, close-on-exec; the caller's (inherited_return() it if is_borrowed)
     bool is_borrowed;
     struct endpoint remote; // length 0 where there is none
     int64_t resolve_time;   // ns; 0 where nothing was looked up

@@ -29,7 +29,8 @@ struct listener {
 // Resolves, binds and listens. May block in the resolver. False: nothing is left bound.
 bool listener_open(const struct address *address, struct listener *listener, struct error *error);
 
-// Closes the sockets (an inherited listening socket only our descriptor of it) and removes the Unix socket's file.
+// Closes the sockets (an inherited listening socket only our descriptor of it) and removes the Unix socket's file. Whoever
+// takes an inherited connection (is_connected) first sets socket_count to 0, and ends it with inherited_return().
 void listener_close(struct listener *listener);
 
 #endif

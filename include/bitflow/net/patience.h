@@ -17,7 +17,11 @@
 
 struct patience {
     int client; // -1: nobody to watch
-    bool half_closed;
+    // Set by the owner when it has read from the client what is yet to be delivered: its end of stream is then a half-close
+    // whether more is readable or not.
+    bool has_spoken;
+    bool half_closed; // the client's end of stream was seen; it isn't asked for again
+    bool unwatched;   // a closed Unix socket whose data is yet to be delivered: its POLLHUP would never cease
     int64_t deadline; // DEADLINE_NONE until the client closed without a word
 };
 
@@ -27,7 +31,7 @@ void patience_init(struct patience *patience, int client);
 
 #define PATIENCE_DESCRIPTORS_MAX 32
 // poll() on `count` descriptors (0: just wait) and on the client, until one of them is ready, the deadline
-// (base/clock.h) or the client's end.
+// (base/clock.h) or the client's end. A deadline that has passed only looks.
 enum patience_result patience_poll(struct patience *patience, struct pollfd *descriptors, size_t count,
                                    int64_t deadline);
 

@@ -1,0 +1,151 @@
+#include "bitflow/net/dial.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/net/inherited.h"
+#include "bitflow/net/resolve.h"
+#include "bitflow/net/socket.h"
+#include "dial_race.h"
+
+// How long a full accept queue of a Unix socket is waited for where no deadline says otherwise.
+#define UNIX_QUEUE_PATIENCE (3 * NS_PER_S)
+// How often the client is looked at meanwhile.
+#define UNIX_QUEUE_INTERVAL (50 * NS_PER_MS)
+
+// A full accept queue makes a non-blocking connect to a Unix socket fail with EAGAIN, and poll() has no event for room in
+// it. A blocking connect does wait for room, in the kernel and bounded by SO_SNDTIMEO; so it waits in short turns, between
+// which the client is looked at.
+static bool wait_for_unix_queue(int fd, const struct endpoint *endpoint, struct patience *patience, int64_t deadline,
+                                struct error *error)
+{
+    bool is_bounded = deadline != DEADLINE_NONE;
+    int64_t until = is_bounded ? deadline : deadline_after(UNIX_QUEUE_PATIENCE);
+    socket_set_blocking(fd, true);
+    for (;;) {
+        enum patience_result result = patience_poll(patience, NULL, 0, clock_now());
+        int64_t left = deadline_left(until);
+        if (result != PATIENCE_DEADLINE || left == 0) {
+            dial_set_wait_error(endpoint, result, errno, error);
+            return false;
+        }
+        socket_set_send_timeout(fd, left < UNIX_QUEUE_INTERVAL ? left : UNIX_QUEUE_INTERVAL);
+        if (connect(fd, &endpoint->address.any, endpoint->length) == 0)
+            break;
+        if (errno != EAGAIN && errno != EINTR) {
+            dial_set_error(endpoint, errno, error);
+            return false;
+        }
+    }
+    socket_set_send_timeout(fd, 0);
+    return true;
+}
+
+static bool dial_unix(const struct endpoint *endpoint, struct patience *patience, int64_t deadline, int *out,
+                      struct error *error)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        dial_set_error(endpoint, errno, error);
+        return false;
+    }
+    bool connected = connect(fd, &endpoint->address.any, endpoint->length) == 0;
+    if (connected)
+        socket_set_blocking(fd, true);
+    else if (errno == EAGAIN)
+        connected = wait_for_unix_queue(fd, endpoint, patience, deadline, error);
+    else
+        dial_set_error(endpoint, errno, error);
+    if (!connected) {
+        (void)close(fd);
+        return false;
+    }
+    *out = fd;
+    return true;
+}
+
+static bool dial_tcp(const struct endpoint *endpoint, struct patience *patience, int64_t deadline, int *out,
+                     struct error *error)
+{
+    int fd = dial_start(endpoint);
+    if (fd < 0) {
+        dial_set_error(endpoint, errno, error);
+        return false;
+    }
+    struct pollfd poller = {.fd = fd, .events = POLLOUT};
+    enum patience_result result = patience_poll(patience, &poller, 1, deadline);
+    int reason = result == PATIENCE_READY ? dial_finish(fd, endpoint) : errno;
+    if (result == PATIENCE_READY && reason == 0) {
+        socket_set_blocking(fd, true);
+        *out = fd;
+        return true;
+    }
+    (void)close(fd);
+    if (result == PATIENCE_READY)
+        dial_set_error(endpoint, reason, error);
+    else
+        dial_set_wait_error(endpoint, result, reason, error);
+    return false;
+}
+
+// Literals and Unix sockets: one endpoint, no thread, no allocation.
+static bool dial_endpoint(const struct endpoint *endpoint, struct patience *patience, int64_t deadline,
+                          struct dial_result *result, struct error *error)
+{
+    int64_t start = clock_now();
+    bool connected = endpoint->address.any.sa_family == AF_UNIX
+                         ? dial_unix(endpoint, patience, deadline, &result->fd, error)
+                         : dial_tcp(endpoint, patience, deadline, &result->fd, error);
+    result->connect_time = clock_now() - start;
+    if (connected)
+        result->remote = *endpoint;
+    return connected;
+}
+
+// Kept out of dial()'s own frame: the addresses take a page of stack, which every other connection would touch too.
+__attribute__((noinline)) static bool dial_name(const struct address *address, struct patience *patience,
+                                                int64_t deadline, struct dial_result *result, struct error *error)
+{
+    struct resolution resolution;
+    int64_t start = clock_now();
+    bool resolved = resolve(address, patience, deadline, &resolution, error);
+    result->resolve_time = clock_now() - start;
+    if (!resolved)
+        return false;
+    if (resolution.count == 1)
+        return dial_endpoint(&resolution.endpoints[0], patience, deadline, result, error);
+    start = clock_now();
+    size_t winner;
+    bool connected = dial_race(resolution.endpoints, resolution.count, patience, deadline, &result->fd, &winner, error);
+    result->connect_time = clock_now() - start;
+    if (connected)
+        result->remote = resolution.endpoints[winner];
+    return connected;
+}
+
+static bool dial_inherited(const struct address *address, struct dial_result *result, struct error *error)
+{
+    if (!inherited_borrow(address, &result->fd, error))
+        return false;
+    result->is_borrowed = true;
+    (void)socket_peer(result->fd, &result->remote); // an unnamed peer has none
+    return true;
+}
+
+bool dial(const struct address *address, struct patience *patience, int64_t deadline, struct dial_result *result,
+          struct error *error)
+{
+    *result = (struct dial_result){.fd = -1};
+    if (address->kind == ADDRESS_FD)
+        return dial_inherited(address, result, error);
+    if (address->kind == ADDRESS_TCP && !address->is_literal)
+        return dial_name(address, patience, deadline, result, error);
+    struct endpoint endpoint;
+    if (!endpoint_of_address(address, &endpoint)) {
+        error_set(error, ERROR_RESOLVE, "cannot connect to %s: there is no such network interface", address->host);
+        return false;
+    }
+    return dial_endpoint(&endpoint, patience, deadline, result, error);
+}

@@ -1,0 +1,171 @@
+#include "bitflow/net/listener.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/net/inherited.h"
+#include "bitflow/net/resolve.h"
+#include "bitflow/net/socket.h"
+#include "unix_file.h"
+
+#define BACKLOG 4096 // the kernel caps it at net.core.somaxconn
+
+static void set_error(const struct endpoint *endpoint, int os_errno, struct error *error)
+{
+    char text[ENDPOINT_TEXT_SIZE];
+    endpoint_format(endpoint, text);
+    error_set_errno(error, os_errno, "cannot listen on %s", text);
+}
+
+// Returns the socket, bound and listening, or -1 with errno.
+static int listen_tcp(const struct endpoint *endpoint, bool v6_only)
+{
+    int family = endpoint->address.any.sa_family;
+    int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -1;
+    int on = 1, only = v6_only;
+    // Connections of a former process that linger in TIME_WAIT must not keep us from the port.
+    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
+        (family != AF_INET6 || setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only) == 0) &&
+        bind(fd, &endpoint->address.any, endpoint->length) == 0 && listen(fd, BACKLOG) == 0)
+        return fd;
+    int reason = errno;
+    (void)close(fd);
+    errno = reason;
+    return -1;
+}
+
+static bool add_tcp(struct listener *listener, const struct endpoint *endpoint, bool v6_only, struct error *error)
+{
+    int fd = listen_tcp(endpoint, v6_only);
+    if (fd < 0) {
+        set_error(endpoint, errno, error);
+        return false;
+    }
+    listener->sockets[listener->socket_count++] = fd;
+    return true;
+}
+
+// ":PORT": one IPv6 socket that takes IPv4 too; IPv4 alone where the kernel has no IPv6.
+static bool open_wildcard(struct listener *listener, const struct endpoint *endpoint, struct error *error)
+{
+    struct error ipv6_error = ERROR_INIT;
+    if (add_tcp(listener, endpoint, false, &ipv6_error))
+        return true;
+    bool no_ipv6 = ipv6_error.os_errno == EAFNOSUPPORT || ipv6_error.os_errno == EADDRNOTAVAIL;
+    if (!no_ipv6) {
+        if (error != NULL && error->code == ERROR_NONE)
+            *error = ipv6_error;
+        return false;
+    }
+    struct address ipv4 = listener->address;
+    ipv4.family = ADDRESS_IPV4;
+    struct endpoint any;
+    return endpoint_of_address(&ipv4, &any) && add_tcp(listener, &any, false, error);
+}
+
+static bool open_tcp(struct listener *listener, struct error *error)
+{
+    struct patience nobody;
+    struct resolution resolution;
+    patience_init(&nobody, -1);
+    if (!resolve(&listener->address, &nobody, DEADLINE_NONE, &resolution, error))
+        return false;
+    if (listener->address.host[0] == '\0' && listener->address.family == ADDRESS_ANY)
+        return open_wildcard(listener, &resolution.endpoints[0], error);
+    if (resolution.count > LISTENER_SOCKETS_MAX) {
+        error_set(error, ERROR_INVALID, "cannot listen on %s: it has %zu addresses, the limit is %d",
+                  listener->address.host, resolution.count, LISTENER_SOCKETS_MAX);
+        return false;
+    }
+    for (size_t i = 0; i < resolution.count; i++)
+        if (!add_tcp(listener, &resolution.endpoints[i], true, error))
+            return false;
+    return true;
+}
+
+static bool open_unix(struct listener *listener, struct error *error)
+{
+    struct endpoint endpoint;
+    (void)endpoint_of_address(&listener->address, &endpoint); // a Unix socket always has one
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        set_error(&endpoint, errno, error);
+        return false;
+    }
+    listener->sockets[listener->socket_count++] = fd;
+    if (!listener->address.is_abstract) {
+        struct unix_file file;
+        if (!unix_file_listen(fd, listener->address.path, BACKLOG, &file, error))
+            return false;
+        listener->device = file.device;
+        listener->inode = file.inode;
+        return true;
+    }
+    if (bind(fd, &endpoint.address.any, endpoint.length) != 0 || listen(fd, BACKLOG) != 0) {
+        set_error(&endpoint, errno, error);
+        return false;
+    }
+    return true;
+}
+
+static bool open_inherited(struct listener *listener, struct error *error)
+{
+    int fd;
+    if (!inherited_take(&listener->address, &fd, error))
+        return false;
+    listener->is_inherited = true;
+    listener->is_connected = !inherited_is_listening(fd);
+    struct endpoint peer;
+    if (listener->is_connected && !socket_peer(fd, &peer)) {
+        error_set(error, ERROR_INVALID, "cannot listen on fd://%d: it neither listens nor is connected", fd);
+        inherited_return(fd, false);
+        return false;
+    }
+    socket_set_blocking(fd, listener->is_connected);
+    listener->sockets[listener->socket_count++] = fd;
+    return true;
+}
+
+bool listener_open(const struct address *address, struct listener *listener, struct error *error)
+{
+    struct listener opened = {.address = *address};
+    bool good = false;
+    switch (address->kind) {
+    case ADDRESS_TCP:
+        good = open_tcp(&opened, error);
+        break;
+    case ADDRESS_UNIX:
+        good = open_unix(&opened, error);
+        break;
+    case ADDRESS_FD:
+        good = open_inherited(&opened, error);
+        break;
+    }
+    if (good)
+        *listener = opened;
+    else
+        listener_close(&opened);
+    return good;
+}
+
+void listener_close(struct listener *listener)
+{
+    // The file goes first: while the socket lives, its inode's number cannot be another file's.
+    if (listener->inode != 0) {
+        struct unix_file file = {.device = listener->device, .inode = listener->inode};
+        unix_file_remove(listener->address.path, &file);
+        listener->inode = 0;
+    }
+    for (size_t i = 0; i < listener->socket_count; i++) {
+        if (listener->is_inherited)
+            inherited_return(listener->sockets[i], true);
+        else
+            (void)close(listener->sockets[i]);
+    }
+    listener->socket_count = 0;
+}

@@ -1,0 +1,84 @@
+#include "bitflow/net/patience.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "bitflow/base/clock.h"
+
+void patience_init(struct patience *patience, int client)
+{
+    *patience = (struct patience){.client = client, .deadline = DEADLINE_NONE};
+}
+
+static bool has_data(int fd)
+{
+    char byte;
+    ssize_t peeked;
+    do
+        peeked = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    while (peeked < 0 && errno == EINTR);
+    return peeked > 0;
+}
+
+static bool is_unix(int fd)
+{
+    int domain = AF_UNSPEC;
+    socklen_t size = sizeof domain;
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX;
+}
+
+// What poll() said of the client. False: it has gone. Each event is handled once and then not asked for again, since all
+// of them are levels and would make every later poll() return at once.
+static bool note_client(struct patience *patience, short events)
+{
+    if ((events & (POLLERR | POLLNVAL)) != 0)
+        return false;
+    if ((events & POLLHUP) != 0) {
+        // TCP says so after a reset only, as we have not closed our direction; a Unix socket says so of every close.
+        if (!is_unix(patience->client) || !(has_data(patience->client) || patience->has_spoken))
+            return false;
+        patience->unwatched = true;
+        patience->half_closed = true;
+        patience->deadline = DEADLINE_NONE;
+    } else if ((events & POLLRDHUP) != 0 && !patience->half_closed) {
+        patience->half_closed = true;
+        if (!patience->has_spoken && !has_data(patience->client))
+            patience->deadline = deadline_after(PATIENCE_GRACE);
+    }
+    return true;
+}
+
+enum patience_result patience_poll(struct patience *patience, struct pollfd *descriptors, size_t count,
+                                   int64_t deadline)
+{
+    struct pollfd all[PATIENCE_DESCRIPTORS_MAX + 1];
+    if (count > PATIENCE_DESCRIPTORS_MAX) {
+        errno = EINVAL;
+        return PATIENCE_FAILED;
+    }
+    if (count > 0)
+        memcpy(all, descriptors, count * sizeof *all);
+    struct pollfd *client = &all[count];
+    for (;;) {
+        // poll() passes over negative descriptors. POLLHUP and POLLERR need no asking.
+        *client = (struct pollfd){.fd = patience->unwatched ? -1 : patience->client,
+                                  .events = patience->half_closed ? 0 : POLLRDHUP};
+        int64_t until = deadline < patience->deadline ? deadline : patience->deadline;
+        int ready = poll(all, count + 1, deadline_poll_ms(until));
+        if (ready < 0 && errno == EINTR)
+            continue;
+        if (ready < 0)
+            return PATIENCE_FAILED;
+        if (client->revents != 0 && !note_client(patience, client->revents))
+            return PATIENCE_GONE;
+        if (deadline_left(patience->deadline) == 0)
+            return PATIENCE_GONE;
+        if (ready > (client->revents != 0)) {
+            memcpy(descriptors, all, count * sizeof *all);
+            return PATIENCE_READY;
+        }
+        if (deadline_left(deadline) == 0)
+            return PATIENCE_DEADLINE;
+    }
+}

@@ -1,0 +1,117 @@
+#include "bitflow/net/socket.h"
+
+#include <errno.h>
+#include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include "bitflow/base/clock.h"
+
+// Every option here is best effort, see the header.
+static void set_int(int fd, int level, int option, int value)
+{
+    (void)setsockopt(fd, level, option, &value, sizeof value);
+}
+
+static void set_timeout(int fd, int option, int64_t timeout)
+{
+    struct timeval value = clock_timeval(timeout > 0 ? timeout : 0);
+    (void)setsockopt(fd, SOL_SOCKET, option, &value, sizeof value);
+}
+
+void socket_set_receive_timeout(int fd, int64_t timeout)
+{
+    set_timeout(fd, SO_RCVTIMEO, timeout);
+}
+
+void socket_set_send_timeout(int fd, int64_t timeout)
+{
+    set_timeout(fd, SO_SNDTIMEO, timeout);
+}
+
+void socket_set_nodelay(int fd)
+{
+    set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+}
+
+#define KEEPALIVE_MAX 32767 // s; the kernel refuses more (MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL)
+
+void socket_set_keepalive(int fd, int64_t interval)
+{
+    set_int(fd, SOL_SOCKET, SO_KEEPALIVE, interval >= 0);
+    if (interval <= 0)
+        return;
+    int64_t seconds = interval / NS_PER_S + (interval % NS_PER_S != 0);
+    int value = (int)(seconds < KEEPALIVE_MAX ? seconds : KEEPALIVE_MAX);
+    set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, value);
+    set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, value);
+}
+
+void socket_set_blocking(int fd, bool blocking)
+{
+    int value = !blocking;
+    (void)ioctl(fd, FIONBIO, &value); // one call, where fcntl() would take two
+}
+
+// Bytes that TCP has not sent; 0 for other sockets and for a connection that is over.
+static int unsent(int fd)
+{
+    struct tcp_info info;
+    socklen_t size = sizeof info;
+    int bytes;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0 || info.tcpi_state == TCP_CLOSE)
+        return 0;
+    return ioctl(fd, SIOCOUTQNSD, &bytes) == 0 ? bytes : 0;
+}
+
+#define FLUSH_INTERVAL (5 * NS_PER_MS)
+
+void socket_flush(int fd, int64_t deadline)
+{
+    int before;
+    socklen_t size = sizeof before;
+    if (unsent(fd) == 0 || getsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &before, &size) != 0)
+        return;
+    // With this threshold "writable" means that nothing is left to be sent, and so poll() can wait for it.
+    set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, 1);
+    while (unsent(fd) > 0 && deadline_left(deadline) > 0) {
+        struct pollfd poller = {.fd = fd, .events = POLLOUT};
+        int ready = poll(&poller, 1, deadline_poll_ms(deadline));
+        if (ready < 0 && errno != EINTR)
+            break;
+        // A socket that was shut down for writing is always writable, and the kernel has no other event to wait for.
+        if (ready > 0 && unsent(fd) > 0)
+            (void)poll(NULL, 0, deadline_poll_ms(deadline_after(FLUSH_INTERVAL)));
+    }
+    set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, before);
+}
+
+void socket_reset(int fd)
+{
+    struct linger linger = {.l_onoff = 1, .l_linger = 0};
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+    (void)close(fd);
+}
+
+bool socket_local(int fd, struct endpoint *endpoint)
+{
+    struct endpoint found = {.length = sizeof found.address};
+    if (getsockname(fd, &found.address.any, &found.length) != 0)
+        return false;
+    *endpoint = found;
+    return true;
+}
+
+bool socket_peer(int fd, struct endpoint *endpoint)
+{
+    struct endpoint found = {.length = sizeof found.address};
+    if (getpeername(fd, &found.address.any, &found.length) != 0)
+        return false;
+    *endpoint = found;
+    return true;
+}

@@ -1,0 +1,24 @@
+// The file of a listening Unix socket: made, taken over from a server that is no more, removed. The inside of
+// net/listener.h. Any thread; no state.
+
+#ifndef BITFLOW_NET_UNIX_FILE_H
+#define BITFLOW_NET_UNIX_FILE_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "bitflow/base/error.h"
+
+struct unix_file {
+    dev_t device;
+    ino_t inode;
+};
+
+// Binds `fd` to `path` and listens. A socket file where nobody answers is replaced; a live one, and what is no socket,
+// never. On failure nothing of ours is left at `path`.
+bool unix_file_listen(int fd, const char *path, int backlog, struct unix_file *file, struct error *error);
+
+// Removes the file if it is still the one that unix_file_listen() made.
+void unix_file_remove(const char *path, const struct unix_file *file);
+
+#endif
