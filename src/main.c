@@ -32,11 +32,14 @@ static const char help[] = "\n"
                            "Exit status: 0 ended in order, 1 could not start, 2 wrong usage or configuration\n";
 
 // Exits for --help, --version and wrong usage.
-static struct arguments parse_arguments(int argc, char **argv) {
+static struct arguments parse_arguments(int argc, char **argv)
+{
     enum { OPTION_CHECK = 256 };
     static const struct option options[] = {
-        {"config", required_argument, NULL, 'c'}, {"check", no_argument, NULL, OPTION_CHECK},
-        {"version", no_argument, NULL, 'V'},      {"help", no_argument, NULL, 'h'},
+        {"config", required_argument, NULL, 'c'},
+        {"check", no_argument, NULL, OPTION_CHECK},
+        {"version", no_argument, NULL, 'V'},
+        {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
     struct arguments arguments = {.config = NULL};
@@ -69,7 +72,8 @@ static struct arguments parse_arguments(int argc, char **argv) {
     return arguments;
 }
 
-static const struct config *load(const char *path) {
+static const struct config *load(const char *path)
+{
     struct config_problems problems;
     config_problems_init(&problems);
     const struct config *config = config_load(path, &problems);
@@ -81,7 +85,8 @@ static const struct config *load(const char *path) {
     return config;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     struct arguments arguments = parse_arguments(argc, argv);
     const struct config *config = load(arguments.config);
     if (config == NULL)

@@ -6,12 +6,14 @@
 #include <string.h>
 
 PRINTF_LIKE(2, 0)
-static void set_text(struct error *error, const char *format, va_list arguments) {
+static void set_text(struct error *error, const char *format, va_list arguments)
+{
     // A longer text is cut, which is fine for people; vsnprintf always terminates it.
     (void)vsnprintf(error->text, sizeof error->text, format, arguments);
 }
 
-void error_set(struct error *error, enum error_code code, const char *format, ...) {
+void error_set(struct error *error, enum error_code code, const char *format, ...)
+{
     if (error == NULL || error->code != ERROR_NONE)
         return;
     error->code = code;
@@ -22,7 +24,8 @@ void error_set(struct error *error, enum error_code code, const char *format, ..
     va_end(arguments);
 }
 
-void error_set_errno(struct error *error, int os_errno, const char *format, ...) {
+void error_set_errno(struct error *error, int os_errno, const char *format, ...)
+{
     if (error == NULL || error->code != ERROR_NONE)
         return;
     error->code = error_code_of_errno(os_errno);
@@ -39,7 +42,8 @@ void error_set_errno(struct error *error, int os_errno, const char *format, ...)
                    strerror_r(os_errno, reason, sizeof reason));
 }
 
-enum error_code error_code_of_errno(int os_errno) {
+enum error_code error_code_of_errno(int os_errno)
+{
     switch (os_errno) {
     case ENOMEM:
     case ENOBUFS:
@@ -60,7 +64,8 @@ enum error_code error_code_of_errno(int os_errno) {
     }
 }
 
-const char *error_code_name(enum error_code code) {
+const char *error_code_name(enum error_code code)
+{
     switch (code) {
     case ERROR_NONE:
         return "none";

@@ -24,42 +24,50 @@ struct line {
     char text[LOG_LINE_MAX];
 };
 
-void log_set_level(enum log_level level) {
+void log_set_level(enum log_level level)
+{
     atomic_store_explicit(&threshold, level, memory_order_relaxed);
 }
 
-bool log_enabled(enum log_level level) {
+bool log_enabled(enum log_level level)
+{
     return level >= atomic_load_explicit(&threshold, memory_order_relaxed);
 }
 
-void log_set_descriptor(int fd) {
+void log_set_descriptor(int fd)
+{
     mutex_lock(&output_lock);
     output = fd;
     mutex_unlock(&output_lock);
 }
 
-const char *log_level_name(enum log_level level) {
+const char *log_level_name(enum log_level level)
+{
     static const char *const names[] = {"debug", "info", "warn", "error", "off"};
     return names[level];
 }
 
-const char *log_number(char out[LOG_NUMBER_SIZE], int64_t number) {
+const char *log_number(char out[LOG_NUMBER_SIZE], int64_t number)
+{
     (void)snprintf(out, LOG_NUMBER_SIZE, "%" PRId64, number);
     return out;
 }
 
-static void put(struct line *line, const char *bytes, size_t count) {
+static void put(struct line *line, const char *bytes, size_t count)
+{
     if (line->length + count > LINE_ROOM)
         return; // whole or not at all, so that no escape sequence is cut in half
     memcpy(line->text + line->length, bytes, count);
     line->length += count;
 }
 
-static void put_text(struct line *line, const char *text) {
+static void put_text(struct line *line, const char *text)
+{
     put(line, text, strlen(text));
 }
 
-static void put_escaped(struct line *line, unsigned char byte) {
+static void put_escaped(struct line *line, unsigned char byte)
+{
     char escape[5];
     switch (byte) {
     case '"':
@@ -82,7 +90,8 @@ static void put_escaped(struct line *line, unsigned char byte) {
 }
 
 // A bare word stays bare; anything else is quoted (logfmt).
-static bool is_bare(const char *value) {
+static bool is_bare(const char *value)
+{
     if (*value == '\0')
         return false;
     for (const unsigned char *at = (const unsigned char *)value; *at != '\0'; at++)
@@ -92,7 +101,8 @@ static bool is_bare(const char *value) {
 }
 
 // A value too long for the line is cut; a field whose value would not even begin is left out.
-static void put_field(struct line *line, const char *key, const char *value) {
+static void put_field(struct line *line, const char *key, const char *value)
+{
     if (line->length + strlen(key) + sizeof " =\"x\"" > LINE_ROOM)
         return;
     if (line->length > 0)
@@ -109,7 +119,8 @@ static void put_field(struct line *line, const char *key, const char *value) {
     line->text[line->length++] = '"'; // the room for it was kept back
 }
 
-static void write_out(const struct line *line) REQUIRES(output_lock) {
+static void write_out(const struct line *line) REQUIRES(output_lock)
+{
     ssize_t written;
     do
         written = write(output, line->text, line->length);
@@ -118,12 +129,14 @@ static void write_out(const struct line *line) REQUIRES(output_lock) {
         dropped++;
 }
 
-static bool output_takes_a_line(void) REQUIRES(output_lock) {
+static bool output_takes_a_line(void) REQUIRES(output_lock)
+{
     struct pollfd poller = {.fd = output, .events = POLLOUT};
     return poll(&poller, 1, 0) == 1 && (poller.revents & POLLOUT) != 0;
 }
 
-static void report_dropped(int64_t wall) REQUIRES(output_lock) {
+static void report_dropped(int64_t wall) REQUIRES(output_lock)
+{
     struct line line = {.length = 0};
     char time[CLOCK_RFC3339_SIZE];
     char number[LOG_NUMBER_SIZE];
@@ -137,7 +150,8 @@ static void report_dropped(int64_t wall) REQUIRES(output_lock) {
     write_out(&line);
 }
 
-void log_write(enum log_level level, const struct log_context *context, const char *message, ...) {
+void log_write(enum log_level level, const struct log_context *context, const char *message, ...)
+{
     int64_t wall = clock_wall();
     char time[CLOCK_RFC3339_SIZE];
     struct line line = {.length = 0};

@@ -7,30 +7,36 @@
 
 #include "bitflow/base/clock.h"
 
-static void check(int result, const char *call) {
+static void check(int result, const char *call)
+{
     if (result == 0)
         return;
     (void)fprintf(stderr, "bitflow: %s: %s\n", call, strerrorname_np(result));
     abort();
 }
 
-void mutex_init(struct mutex *mutex) {
+void mutex_init(struct mutex *mutex)
+{
     check(pthread_mutex_init(&mutex->native, NULL), "pthread_mutex_init");
 }
 
-void mutex_release(struct mutex *mutex) {
+void mutex_release(struct mutex *mutex)
+{
     check(pthread_mutex_destroy(&mutex->native), "pthread_mutex_destroy");
 }
 
-void mutex_lock(struct mutex *mutex) NO_THREAD_SAFETY_ANALYSIS {
+void mutex_lock(struct mutex *mutex) NO_THREAD_SAFETY_ANALYSIS
+{
     check(pthread_mutex_lock(&mutex->native), "pthread_mutex_lock");
 }
 
-void mutex_unlock(struct mutex *mutex) NO_THREAD_SAFETY_ANALYSIS {
+void mutex_unlock(struct mutex *mutex) NO_THREAD_SAFETY_ANALYSIS
+{
     check(pthread_mutex_unlock(&mutex->native), "pthread_mutex_unlock");
 }
 
-void condition_init(struct condition *condition) {
+void condition_init(struct condition *condition)
+{
     pthread_condattr_t attributes;
     check(pthread_condattr_init(&attributes), "pthread_condattr_init");
     check(pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC), "pthread_condattr_setclock");
@@ -38,19 +44,23 @@ void condition_init(struct condition *condition) {
     check(pthread_condattr_destroy(&attributes), "pthread_condattr_destroy");
 }
 
-void condition_release(struct condition *condition) {
+void condition_release(struct condition *condition)
+{
     check(pthread_cond_destroy(&condition->native), "pthread_cond_destroy");
 }
 
-void condition_signal(struct condition *condition) {
+void condition_signal(struct condition *condition)
+{
     check(pthread_cond_signal(&condition->native), "pthread_cond_signal");
 }
 
-void condition_broadcast(struct condition *condition) {
+void condition_broadcast(struct condition *condition)
+{
     check(pthread_cond_broadcast(&condition->native), "pthread_cond_broadcast");
 }
 
-void condition_wait(struct condition *condition, struct mutex *mutex, int64_t deadline) {
+void condition_wait(struct condition *condition, struct mutex *mutex, int64_t deadline)
+{
     if (deadline == DEADLINE_NONE) {
         check(pthread_cond_wait(&condition->native, &mutex->native), "pthread_cond_wait");
         return;

@@ -51,7 +51,8 @@ struct first_task {
     void *argument;
 };
 
-void thread_set_name(const char *name) {
+void thread_set_name(const char *name)
+{
     char cut[THREAD_NAME_SIZE];
     size_t length = strnlen(name, sizeof cut - 1);
     memcpy(cut, name, length);
@@ -59,7 +60,8 @@ void thread_set_name(const char *name) {
     (void)pthread_setname_np(pthread_self(), cut); // fails for longer names only
 }
 
-static size_t real_stack_size(size_t wanted) {
+static size_t real_stack_size(size_t wanted)
+{
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     // The C library keeps its own and the program's thread-local storage on the stack.
     size_t minimum = (size_t)sysconf(_SC_THREAD_STACK_MIN);
@@ -71,7 +73,8 @@ static size_t real_stack_size(size_t wanted) {
 
 // The new thread inherits the creator's mask, so the mask is changed around the creation.
 static int create_with_signals_blocked(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
-                                       void *argument) {
+                                       void *argument)
+{
     sigset_t all, before;
     sigfillset(&all);
     // A fault must reach its handler whichever thread it happens on.
@@ -87,7 +90,8 @@ static int create_with_signals_blocked(pthread_t *thread, const pthread_attr_t *
 }
 
 static bool start(pthread_t *thread, size_t stack_size, int detach_state, void *(*run)(void *), void *argument,
-                  struct error *error) {
+                  struct error *error)
+{
     pthread_attr_t attributes;
     int result = pthread_attr_init(&attributes);
     if (result != 0) {
@@ -107,11 +111,13 @@ static bool start(pthread_t *thread, size_t stack_size, int detach_state, void *
     return result == 0;
 }
 
-bool thread_start(pthread_t *thread, size_t stack_size, void *(*run)(void *), void *argument, struct error *error) {
+bool thread_start(pthread_t *thread, size_t stack_size, void *(*run)(void *), void *argument, struct error *error)
+{
     return start(thread, stack_size, PTHREAD_CREATE_JOINABLE, run, argument, error);
 }
 
-struct thread_pool *thread_pool_create(const struct thread_pool_options *options, struct error *error) {
+struct thread_pool *thread_pool_create(const struct thread_pool_options *options, struct error *error)
+{
     struct thread_pool *pool = calloc(1, sizeof *pool);
     if (pool == NULL) {
         error_set_errno(error, ENOMEM, "cannot create a thread pool");
@@ -123,7 +129,8 @@ struct thread_pool *thread_pool_create(const struct thread_pool_options *options
     return pool;
 }
 
-static void park(struct thread_pool *pool, struct pooled_thread *self) REQUIRES(pool->lock) {
+static void park(struct thread_pool *pool, struct pooled_thread *self) REQUIRES(pool->lock)
+{
     self->parked = true;
     self->newer = NULL;
     self->older = pool->newest_parked;
@@ -133,7 +140,8 @@ static void park(struct thread_pool *pool, struct pooled_thread *self) REQUIRES(
     pool->parked++;
 }
 
-static void unpark(struct thread_pool *pool, struct pooled_thread *thread) REQUIRES(pool->lock) {
+static void unpark(struct thread_pool *pool, struct pooled_thread *thread) REQUIRES(pool->lock)
+{
     if (thread->newer != NULL)
         thread->newer->older = thread->older;
     else
@@ -144,24 +152,27 @@ static void unpark(struct thread_pool *pool, struct pooled_thread *thread) REQUI
     pool->parked--;
 }
 
-static void wake(struct pooled_thread *thread, void (*task)(void *), void *argument) {
+static void wake(struct pooled_thread *thread, void (*task)(void *), void *argument)
+{
     thread->argument = argument;
     atomic_store_explicit(&thread->task, task, memory_order_release);
     (void)sem_post(&thread->wake); // cannot overflow: one post for each time parked
 }
 
-static bool wait_for_wake(struct pooled_thread *self, int64_t deadline) {
+static bool wait_for_wake(struct pooled_thread *self, int64_t deadline)
+{
     struct timespec until = clock_timespec(deadline);
     int result;
     do
-        result = deadline == DEADLINE_NONE ? sem_wait(&self->wake)
-                                           : sem_clockwait(&self->wake, CLOCK_MONOTONIC, &until);
+        result =
+            deadline == DEADLINE_NONE ? sem_wait(&self->wake) : sem_clockwait(&self->wake, CLOCK_MONOTONIC, &until);
     while (result != 0 && errno == EINTR);
     return result == 0;
 }
 
 // Parks the thread until it has a task. False: it shall end.
-static bool next_task(struct thread_pool *pool, struct pooled_thread *self) EXCLUDES(pool->lock) {
+static bool next_task(struct thread_pool *pool, struct pooled_thread *self) EXCLUDES(pool->lock)
+{
     mutex_lock(&pool->lock);
     if (pool->draining || pool->parked >= pool->options.max_parked) {
         mutex_unlock(&pool->lock);
@@ -184,7 +195,8 @@ static bool next_task(struct thread_pool *pool, struct pooled_thread *self) EXCL
     return atomic_load_explicit(&self->task, memory_order_acquire) != NULL;
 }
 
-static void forget_thread(struct thread_pool *pool) EXCLUDES(pool->lock) {
+static void forget_thread(struct thread_pool *pool) EXCLUDES(pool->lock)
+{
     mutex_lock(&pool->lock);
     pool->threads--;
     // Under the lock: after it the pool may be gone.
@@ -192,7 +204,8 @@ static void forget_thread(struct thread_pool *pool) EXCLUDES(pool->lock) {
     mutex_unlock(&pool->lock);
 }
 
-static void *run_pooled(void *argument) {
+static void *run_pooled(void *argument)
+{
     struct first_task *first = argument;
     struct thread_pool *pool = first->pool;
     struct pooled_thread self = {.argument = first->argument};
@@ -207,7 +220,8 @@ static void *run_pooled(void *argument) {
     return NULL;
 }
 
-static bool start_pooled(struct thread_pool *pool, void (*task)(void *), void *argument, struct error *error) {
+static bool start_pooled(struct thread_pool *pool, void (*task)(void *), void *argument, struct error *error)
+{
     struct first_task *first = malloc(sizeof *first);
     if (first == NULL) {
         error_set_errno(error, ENOMEM, "cannot start a thread");
@@ -222,7 +236,8 @@ static bool start_pooled(struct thread_pool *pool, void (*task)(void *), void *a
     return true;
 }
 
-bool thread_pool_run(struct thread_pool *pool, void (*task)(void *), void *argument, struct error *error) {
+bool thread_pool_run(struct thread_pool *pool, void (*task)(void *), void *argument, struct error *error)
+{
     mutex_lock(&pool->lock);
     struct pooled_thread *thread = pool->newest_parked;
     bool may_start = pool->options.max_threads == 0 || pool->threads < pool->options.max_threads;
@@ -247,14 +262,16 @@ bool thread_pool_run(struct thread_pool *pool, void (*task)(void *), void *argum
     return true;
 }
 
-struct thread_pool_count thread_pool_count(struct thread_pool *pool) {
+struct thread_pool_count thread_pool_count(struct thread_pool *pool)
+{
     mutex_lock(&pool->lock);
     struct thread_pool_count count = {.busy = pool->threads - pool->parked, .parked = pool->parked};
     mutex_unlock(&pool->lock);
     return count;
 }
 
-bool thread_pool_drain(struct thread_pool *pool, int64_t deadline) {
+bool thread_pool_drain(struct thread_pool *pool, int64_t deadline)
+{
     mutex_lock(&pool->lock);
     pool->draining = true;
     while (pool->newest_parked != NULL) {
@@ -269,7 +286,8 @@ bool thread_pool_drain(struct thread_pool *pool, int64_t deadline) {
     return drained;
 }
 
-void thread_pool_destroy(struct thread_pool **pool) {
+void thread_pool_destroy(struct thread_pool **pool)
+{
     if (*pool == NULL)
         return;
     condition_release(&(*pool)->changed);

@@ -1,6 +1,7 @@
 #include "bitflow/proxy/balancer.h"
 
-size_t balancer_candidate(enum balancer_policy policy, size_t target_count, uint64_t turn, size_t n) {
+size_t balancer_candidate(enum balancer_policy policy, size_t target_count, uint64_t turn, size_t n)
+{
     if (n >= target_count)
         return BALANCER_NO_MORE;
     switch (policy) {

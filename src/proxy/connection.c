@@ -30,12 +30,14 @@ struct connection {
     struct error error;
 };
 
-uint64_t connection_next_id(void) {
+uint64_t connection_next_id(void)
+{
     static _Atomic uint64_t last;
     return atomic_fetch_add_explicit(&last, 1, memory_order_relaxed) + 1;
 }
 
-void connection_thread_name(char out[THREAD_NAME_SIZE], const char *proxy, uint64_t id, char role) {
+void connection_thread_name(char out[THREAD_NAME_SIZE], const char *proxy, uint64_t id, char role)
+{
     char tail[sizeof "#18446744073709551615>"];
     size_t tail_length = (size_t)snprintf(tail, sizeof tail, "#%" PRIu64 "%c", id, role);
     // Ids past 13 digits lose their end; at a million connections a second that takes 115 days.
@@ -52,7 +54,8 @@ void connection_thread_name(char out[THREAD_NAME_SIZE], const char *proxy, uint6
 }
 
 struct connection *connection_create(uint64_t id, struct engine *engine, struct generation *generation, int client,
-                                     const struct endpoint *peer, struct error *error) {
+                                     const struct endpoint *peer, struct error *error)
+{
     struct connection *connection = calloc(1, sizeof *connection);
     if (connection == NULL) {
         error_set_errno(error, ENOMEM, "cannot create a connection");
@@ -72,7 +75,8 @@ struct connection *connection_create(uint64_t id, struct engine *engine, struct 
     return connection;
 }
 
-void connection_abandon(struct connection **connection) {
+void connection_abandon(struct connection **connection)
+{
     if (*connection == NULL)
         return;
     registry_remove((*connection)->engine->registry, &(*connection)->entry);
@@ -81,19 +85,23 @@ void connection_abandon(struct connection **connection) {
     *connection = NULL;
 }
 
-static struct log_context log_context_of(const struct connection *connection) {
+static struct log_context log_context_of(const struct connection *connection)
+{
     return (struct log_context){.proxy = connection->generation->proxy->name, .connection = connection->id};
 }
 
-static void connection_enter(struct connection *connection, enum connection_stage stage) {
+static void connection_enter(struct connection *connection, enum connection_stage stage)
+{
     atomic_store_explicit(&connection->stage, stage, memory_order_relaxed);
 }
 
-static void connection_end(struct connection *connection, enum close_reason reason) {
+static void connection_end(struct connection *connection, enum close_reason reason)
+{
     (void)registry_entry_end(&connection->entry, reason);
 }
 
-static enum close_reason reason_of_failed_dial(enum error_code code) {
+static enum close_reason reason_of_failed_dial(enum error_code code)
+{
     switch (code) {
     case ERROR_CANCELLED:
         return CLOSE_CLIENT_LEFT;
@@ -114,7 +122,8 @@ static enum close_reason reason_of_failed_dial(enum error_code code) {
     }
 }
 
-static bool dial_target(struct connection *connection) {
+static bool dial_target(struct connection *connection)
+{
     struct log_context context = log_context_of(connection);
     struct patience patience;
     connection_enter(connection, STAGE_DIALLING);
@@ -128,7 +137,8 @@ static bool dial_target(struct connection *connection) {
     return true;
 }
 
-static void relay_target(struct connection *connection) {
+static void relay_target(struct connection *connection)
+{
     const struct listener_config *listener = &connection->generation->settings->listener;
     const struct target_config *target = connection->egress.target;
     struct relay *relay = &connection->relay;
@@ -151,12 +161,14 @@ static void relay_target(struct connection *connection) {
         connection_end(connection, reason_of_failed_dial(connection->error.code));
 }
 
-static bool nothing_was_relayed(struct connection *connection) {
+static bool nothing_was_relayed(struct connection *connection)
+{
     return atomic_load_explicit(&connection->relay.sockets[RELAY_CLIENT].bytes, memory_order_relaxed) == 0 &&
            atomic_load_explicit(&connection->relay.sockets[RELAY_TARGET].bytes, memory_order_relaxed) == 0;
 }
 
-static void close_sockets(struct connection *connection) {
+static void close_sockets(struct connection *connection)
+{
     const struct dial_result *dialled = &connection->egress.dialled;
     registry_remove(connection->engine->registry, &connection->entry);
     if (dialled->fd >= 0 && dialled->is_borrowed)
@@ -173,7 +185,8 @@ static void close_sockets(struct connection *connection) {
 }
 
 static void write_application_log(const struct connection *connection, const struct connection_record *record,
-                                  enum close_reason reason) {
+                                  enum close_reason reason)
+{
     enum log_level level = close_reason_is_error(reason) ? LOG_ERROR : LOG_INFO;
     if (!log_enabled(level))
         return;
@@ -192,18 +205,21 @@ struct socket_names {
     char local[ENDPOINT_TEXT_SIZE];
 };
 
-static void name_client(struct socket_names *names, int client, const struct endpoint *peer) {
+static void name_client(struct socket_names *names, int client, const struct endpoint *peer)
+{
     struct endpoint local = {.length = 0};
     (void)socket_local(client, &local);
     endpoint_format(peer, names->peer);
     endpoint_format(&local, names->local);
 }
 
-static enum ended_by who_ended(const struct connection *connection, enum close_reason reason) {
+static enum ended_by who_ended(const struct connection *connection, enum close_reason reason)
+{
     return reason == CLOSE_COMPLETED ? connection->relayed.ended_by : close_reason_ended_by(reason);
 }
 
-static void write_records(struct connection *connection, const struct socket_names *names) {
+static void write_records(struct connection *connection, const struct socket_names *names)
+{
     const struct egress *egress = &connection->egress;
     enum close_reason reason = atomic_load(&connection->entry.reason);
     char target_address[ENDPOINT_TEXT_SIZE];
@@ -234,12 +250,14 @@ static void write_records(struct connection *connection, const struct socket_nam
         connection_log_write(connection->generation->log, &record);
 }
 
-static bool anything_is_logged(const struct connection *connection) {
+static bool anything_is_logged(const struct connection *connection)
+{
     return connection->generation->log != NULL || log_enabled(LOG_ERROR);
 }
 
 // The clients see the end before the records are written: a slow disk delays no one but this thread.
-static void finish(struct connection *connection) {
+static void finish(struct connection *connection)
+{
     bool is_logged = anything_is_logged(connection);
     struct socket_names names;
     connection_enter(connection, STAGE_CLOSING);
@@ -253,7 +271,8 @@ static void finish(struct connection *connection) {
     free(connection);
 }
 
-void connection_serve(void *argument) {
+void connection_serve(void *argument)
+{
     struct connection *connection = argument;
     const char *proxy = connection->generation->proxy->name;
     char(*names)[THREAD_NAME_SIZE] = connection->relay.thread_names;
@@ -266,7 +285,8 @@ void connection_serve(void *argument) {
 }
 
 void connection_reject(uint64_t id, struct generation *generation, int client, const struct endpoint *peer,
-                       enum close_reason reason, const char *error_text) {
+                       enum close_reason reason, const char *error_text)
+{
     enum log_level level = LOG_WARN;
     if (generation->log == NULL && !log_enabled(level))
         return;

@@ -7,7 +7,8 @@
 
 #define JITTER_PERCENT 20
 
-int64_t egress_backoff(int64_t backoff, int64_t attempt, uint32_t random) {
+int64_t egress_backoff(int64_t backoff, int64_t attempt, uint32_t random)
+{
     int64_t most = backoff > EGRESS_BACKOFF_MAX ? backoff : EGRESS_BACKOFF_MAX;
     int64_t wait = backoff;
     for (int64_t doubled = 2; doubled < attempt && wait < most; doubled++)
@@ -18,7 +19,8 @@ int64_t egress_backoff(int64_t backoff, int64_t attempt, uint32_t random) {
 }
 
 static bool wait_before(const struct target_config *target, int64_t attempt, struct patience *patience,
-                        struct error *error) {
+                        struct error *error)
+{
     if (attempt == 1 || target->connect_backoff == 0)
         return true;
     int64_t wait = egress_backoff(target->connect_backoff, attempt, arc4random());
@@ -29,14 +31,16 @@ static bool wait_before(const struct target_config *target, int64_t attempt, str
 }
 
 static void log_failure(const struct target_config *target, int64_t attempt, const struct error *error,
-                        const struct log_context *context) {
+                        const struct log_context *context)
+{
     char number[LOG_NUMBER_SIZE];
     log_warn(context, "cannot connect to the target", "target", target->name, "attempt", log_number(number, attempt),
              "error", error->text, NULL);
 }
 
 // Being out of descriptors, threads or memory is our own trouble, which another attempt would only add to.
-static bool is_worth_another(const struct error *error) {
+static bool is_worth_another(const struct error *error)
+{
     switch (error->code) {
     case ERROR_CANCELLED:
     case ERROR_NO_DESCRIPTORS:
@@ -50,15 +54,16 @@ static bool is_worth_another(const struct error *error) {
 
 // All attempts at one target. `error` is the last attempt's.
 static bool connect_target(struct egress *egress, const struct target_config *target, struct patience *patience,
-                           const struct log_context *context, struct error *error) {
+                           const struct log_context *context, struct error *error)
+{
     egress->target = target;
     for (int64_t attempt = 1; attempt <= target->connect_attempts; attempt++) {
         *error = ERROR_INIT;
         if (!wait_before(target, attempt, patience, error))
             return false;
         egress->attempts++;
-        bool connected = dial(&target->address, patience, deadline_after(target->connect_timeout), &egress->dialled,
-                              error);
+        bool connected =
+            dial(&target->address, patience, deadline_after(target->connect_timeout), &egress->dialled, error);
         egress->resolve_time += egress->dialled.resolve_time;
         egress->connect_time += egress->dialled.connect_time;
         if (connected)
@@ -71,8 +76,9 @@ static bool connect_target(struct egress *egress, const struct target_config *ta
     return false;
 }
 
-bool egress_connect(struct egress *egress, const struct proxy_config *settings, uint64_t turn, struct patience *patience,
-                    const struct log_context *context, struct error *error) {
+bool egress_connect(struct egress *egress, const struct proxy_config *settings, uint64_t turn,
+                    struct patience *patience, const struct log_context *context, struct error *error)
+{
     struct error last = ERROR_INIT;
     for (size_t n = 0;; n++) {
         size_t index = balancer_candidate(settings->balancer, settings->target_count, turn, n);

@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct proxy *proxy_create(const char *name, struct error *error) {
+struct proxy *proxy_create(const char *name, struct error *error)
+{
     struct proxy *proxy = calloc(1, sizeof *proxy);
     char *own_name = strdup(name);
     if (proxy == NULL || own_name == NULL) {
@@ -18,12 +19,14 @@ struct proxy *proxy_create(const char *name, struct error *error) {
     return proxy;
 }
 
-struct proxy *proxy_hold(struct proxy *proxy) {
+struct proxy *proxy_hold(struct proxy *proxy)
+{
     atomic_fetch_add_explicit(&proxy->references, 1, memory_order_relaxed);
     return proxy;
 }
 
-void proxy_drop(struct proxy **proxy) {
+void proxy_drop(struct proxy **proxy)
+{
     struct proxy *dropped = *proxy;
     *proxy = NULL;
     if (dropped == NULL || atomic_fetch_sub_explicit(&dropped->references, 1, memory_order_acq_rel) > 1)
@@ -33,7 +36,8 @@ void proxy_drop(struct proxy **proxy) {
 }
 
 struct generation *generation_create(struct proxy *proxy, const struct config *config,
-                                     const struct proxy_config *settings, struct error *error) {
+                                     const struct proxy_config *settings, struct error *error)
+{
     struct generation *generation = calloc(1, sizeof *generation);
     if (generation == NULL) {
         error_set_errno(error, ENOMEM, "cannot configure the proxy %s", settings->name);
@@ -53,12 +57,14 @@ struct generation *generation_create(struct proxy *proxy, const struct config *c
     return generation;
 }
 
-struct generation *generation_hold(struct generation *generation) {
+struct generation *generation_hold(struct generation *generation)
+{
     atomic_fetch_add_explicit(&generation->references, 1, memory_order_relaxed);
     return generation;
 }
 
-void generation_drop(struct generation **generation) {
+void generation_drop(struct generation **generation)
+{
     struct generation *dropped = *generation;
     *generation = NULL;
     if (dropped == NULL || atomic_fetch_sub_explicit(&dropped->references, 1, memory_order_acq_rel) > 1)

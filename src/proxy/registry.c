@@ -25,19 +25,22 @@ struct registry {
     pthread_t watcher; // written once, before any other thread may ask for it
 };
 
-static void list_init(struct registry_entry *head) {
+static void list_init(struct registry_entry *head)
+{
     head->previous = head;
     head->next = head;
 }
 
-static void list_insert_after(struct registry_entry *place, struct registry_entry *entry) {
+static void list_insert_after(struct registry_entry *place, struct registry_entry *entry)
+{
     entry->previous = place;
     entry->next = place->next;
     place->next->previous = entry;
     place->next = entry;
 }
 
-struct registry *registry_create(void (*on_empty)(void), struct error *error) {
+struct registry *registry_create(void (*on_empty)(void), struct error *error)
+{
     struct registry *registry = calloc(1, sizeof *registry);
     if (registry == NULL) {
         error_set_errno(error, ENOMEM, "cannot create the registry of connections");
@@ -53,7 +56,8 @@ struct registry *registry_create(void (*on_empty)(void), struct error *error) {
     return registry;
 }
 
-void registry_destroy(struct registry **registry) {
+void registry_destroy(struct registry **registry)
+{
     struct registry *destroyed = *registry;
     *registry = NULL;
     if (destroyed == NULL)
@@ -70,22 +74,25 @@ void registry_destroy(struct registry **registry) {
     free(destroyed);
 }
 
-bool registry_entry_end(struct registry_entry *entry, enum close_reason reason) {
+bool registry_entry_end(struct registry_entry *entry, enum close_reason reason)
+{
     enum close_reason none = CLOSE_NONE;
     return atomic_compare_exchange_strong(&entry->reason, &none, reason);
 }
 
 // Waking is all that matters: a socket that is no longer connected needs no waking, so errors mean nothing here.
-static void end(struct registry_entry *entry, enum close_reason reason) {
+static void end(struct registry_entry *entry, enum close_reason reason)
+{
     (void)registry_entry_end(entry, reason);
     (void)shutdown(entry->client, SHUT_RDWR);
     if (entry->target >= 0)
         (void)shutdown(entry->target, SHUT_RDWR);
 }
 
-// Ends what is due and returns the next deadline. An entry stays listed until its connection removes it, but moves to the
-// other list: it has been ended, and is not due again.
-static int64_t end_lifetimes(struct registry *registry) REQUIRES(registry->lock) {
+// Ends what is due and returns the next deadline. An entry stays listed until its connection removes it, but moves to
+// the other list: it has been ended, and is not due again.
+static int64_t end_lifetimes(struct registry *registry) REQUIRES(registry->lock)
+{
     struct registry_entry *first;
     while ((first = registry->lifetimes.next) != &registry->lifetimes) {
         if (deadline_left(first->deadline) > 0)
@@ -98,7 +105,8 @@ static int64_t end_lifetimes(struct registry *registry) REQUIRES(registry->lock)
     return DEADLINE_NONE;
 }
 
-static void *watch_lifetimes(void *argument) {
+static void *watch_lifetimes(void *argument)
+{
     struct registry *registry = argument;
     thread_set_name("lifetimes");
     mutex_lock(&registry->lock);
@@ -110,17 +118,18 @@ static void *watch_lifetimes(void *argument) {
     return NULL;
 }
 
-bool registry_watch_lifetimes(struct registry *registry, struct error *error) {
+bool registry_watch_lifetimes(struct registry *registry, struct error *error)
+{
     mutex_lock(&registry->lock);
     if (!registry->has_watcher)
-        registry->has_watcher =
-            thread_start(&registry->watcher, WATCHER_STACK_SIZE, watch_lifetimes, registry, error);
+        registry->has_watcher = thread_start(&registry->watcher, WATCHER_STACK_SIZE, watch_lifetimes, registry, error);
     bool watched = registry->has_watcher;
     mutex_unlock(&registry->lock);
     return watched;
 }
 
-void registry_add(struct registry *registry, struct registry_entry *entry) {
+void registry_add(struct registry *registry, struct registry_entry *entry)
+{
     entry->target = -1;
     atomic_init(&entry->reason, CLOSE_NONE);
     mutex_lock(&registry->lock);
@@ -139,7 +148,8 @@ void registry_add(struct registry *registry, struct registry_entry *entry) {
     mutex_unlock(&registry->lock);
 }
 
-void registry_set_target(struct registry *registry, struct registry_entry *entry, int target) {
+void registry_set_target(struct registry *registry, struct registry_entry *entry, int target)
+{
     mutex_lock(&registry->lock);
     entry->target = target;
     if (atomic_load(&entry->reason) != CLOSE_NONE)
@@ -147,7 +157,8 @@ void registry_set_target(struct registry *registry, struct registry_entry *entry
     mutex_unlock(&registry->lock);
 }
 
-void registry_remove(struct registry *registry, struct registry_entry *entry) {
+void registry_remove(struct registry *registry, struct registry_entry *entry)
+{
     mutex_lock(&registry->lock);
     entry->previous->next = entry->next;
     entry->next->previous = entry->previous;
@@ -157,14 +168,16 @@ void registry_remove(struct registry *registry, struct registry_entry *entry) {
         registry->on_empty();
 }
 
-size_t registry_count(struct registry *registry) {
+size_t registry_count(struct registry *registry)
+{
     mutex_lock(&registry->lock);
     size_t count = registry->count;
     mutex_unlock(&registry->lock);
     return count;
 }
 
-void registry_drain(struct registry *registry) {
+void registry_drain(struct registry *registry)
+{
     mutex_lock(&registry->lock);
     registry->draining = true;
     bool empty = registry->count == 0;
@@ -173,7 +186,8 @@ void registry_drain(struct registry *registry) {
         registry->on_empty();
 }
 
-void registry_end_all(struct registry *registry, enum close_reason reason) {
+void registry_end_all(struct registry *registry, enum close_reason reason)
+{
     mutex_lock(&registry->lock);
     for (struct registry_entry *entry = registry->unlimited.next; entry != &registry->unlimited; entry = entry->next)
         end(entry, reason);

@@ -17,7 +17,7 @@
 #include "bitflow/proxy/connection.h"
 
 #define ACCEPTOR_STACK_SIZE ((size_t)64 * 1024)
-#define ACCEPT_BATCH 64                 // clients taken from one socket before orders are looked at again
+#define ACCEPT_BATCH 64                  // clients taken from one socket before orders are looked at again
 #define SHORTAGE_PAUSE (100 * NS_PER_MS) // when even turning clients away is impossible
 
 struct acceptor {
@@ -39,17 +39,20 @@ struct acceptor {
     struct proxy *proxy GUARDED;     // borrowed from the newest generation
 };
 
-static int open_spare(void) {
+static int open_spare(void)
+{
     return open("/dev/null", O_RDONLY | O_CLOEXEC);
 }
 
 static void turn_away(struct acceptor *acceptor, int client, const struct endpoint *peer, enum close_reason reason,
-                      const char *error_text) {
+                      const char *error_text)
+{
     connection_reject(connection_next_id(), acceptor->current, client, peer, reason, error_text);
     (void)close(client);
 }
 
-static bool is_authorized(const struct listener_config *listener, const struct endpoint *peer) {
+static bool is_authorized(const struct listener_config *listener, const struct endpoint *peer)
+{
     for (size_t i = 0; i < listener->authorized_source_count; i++)
         if (cidr_contains(&listener->authorized_sources[i], &peer->address.any))
             return true;
@@ -57,7 +60,8 @@ static bool is_authorized(const struct listener_config *listener, const struct e
 }
 
 // Takes a place below the connection limit.
-static bool take_place(const struct generation *generation) {
+static bool take_place(const struct generation *generation)
+{
     uint64_t limit = (uint64_t)generation->settings->connection_limit;
     if (atomic_fetch_add(&generation->proxy->active, 1) < limit || limit == 0)
         return true;
@@ -65,12 +69,14 @@ static bool take_place(const struct generation *generation) {
     return false;
 }
 
-static void give_back_place(const struct generation *generation) {
+static void give_back_place(const struct generation *generation)
+{
     atomic_fetch_sub(&generation->proxy->active, 1);
 }
 
 // From a client's descriptor to a worker that owns it; or it is turned away, and closed.
-static void admit(struct acceptor *acceptor, int client, const struct endpoint *peer) {
+static void admit(struct acceptor *acceptor, int client, const struct endpoint *peer)
+{
     struct generation *generation = acceptor->current;
     if (!is_authorized(&generation->settings->listener, peer)) {
         turn_away(acceptor, client, peer, CLOSE_SOURCE_NOT_AUTHORIZED, NULL);
@@ -91,32 +97,36 @@ static void admit(struct acceptor *acceptor, int client, const struct endpoint *
               error.text);
 }
 
-static int accept_client(int listening, struct endpoint *peer) {
+static int accept_client(int listening, struct endpoint *peer)
+{
     peer->length = sizeof peer->address;
-    int client = accept4(listening, &peer->address.any, &peer->length, SOCK_CLOEXEC);
-    return client;
+    return accept4(listening, &peer->address.any, &peer->length, SOCK_CLOEXEC);
 }
 
-static void pause_for_orders(const struct acceptor *acceptor) {
+static void pause_for_orders(const struct acceptor *acceptor)
+{
     struct pollfd poller = {.fd = acceptor->wake, .events = POLLIN};
     (void)poll(&poller, 1, (int)(SHORTAGE_PAUSE / NS_PER_MS));
 }
 
 // Out of descriptors: the client at the head of the queue is turned away with the help of the spare one.
-static void shed_client(struct acceptor *acceptor, int listening) {
+static void shed_client(struct acceptor *acceptor, int listening)
+{
     struct endpoint peer;
     if (acceptor->spare >= 0)
         (void)close(acceptor->spare);
     int client = accept_client(listening, &peer);
     if (client >= 0)
         turn_away(acceptor, client, &peer, CLOSE_OUT_OF_DESCRIPTORS, NULL);
+    bool was_taken = client < 0 && errno != EAGAIN; // another thread was faster to the descriptor
     acceptor->spare = open_spare();
-    if (client < 0 && errno != EAGAIN)
-        pause_for_orders(acceptor); // another thread was faster to the descriptor
+    if (was_taken)
+        pause_for_orders(acceptor);
 }
 
 // What accept4() failed with. False: the socket is of no more use.
-static bool survive(struct acceptor *acceptor, int listening, int os_errno) {
+static bool survive(struct acceptor *acceptor, int listening, int os_errno)
+{
     switch (os_errno) {
     case EMFILE:
     case ENFILE:
@@ -137,7 +147,8 @@ static bool survive(struct acceptor *acceptor, int listening, int os_errno) {
     }
 }
 
-static bool accept_batch(struct acceptor *acceptor, int listening) {
+static bool accept_batch(struct acceptor *acceptor, int listening)
+{
     for (int i = 0; i < ACCEPT_BATCH; i++) {
         struct endpoint peer;
         int client = accept_client(listening, &peer);
@@ -145,12 +156,13 @@ static bool accept_batch(struct acceptor *acceptor, int listening) {
             admit(acceptor, client, &peer);
             continue;
         }
-        if (errno == EAGAIN)
+        int os_errno = errno;
+        if (os_errno == EAGAIN)
             return true;
-        if (!survive(acceptor, listening, errno)) {
+        if (!survive(acceptor, listening, os_errno)) {
             struct error error = ERROR_INIT;
             struct log_context context = {.proxy = acceptor->current->proxy->name};
-            error_set_errno(&error, errno, "accept");
+            error_set_errno(&error, os_errno, "accept");
             log_error(&context, "the listener failed and is closed", "error", error.text, NULL);
             return false;
         }
@@ -158,14 +170,16 @@ static bool accept_batch(struct acceptor *acceptor, int listening) {
     return true;
 }
 
-static void set_thread_name(const struct generation *generation) {
+static void set_thread_name(const struct generation *generation)
+{
     char name[THREAD_NAME_SIZE];
     (void)snprintf(name, sizeof name, "%.8s:accept", generation->proxy->name);
     thread_set_name(name);
 }
 
 // Returns false when the acceptor shall stop.
-static bool take_orders(struct acceptor *acceptor, bool *is_open) {
+static bool take_orders(struct acceptor *acceptor, bool *is_open)
+{
     uint64_t count;
     ssize_t got = read(acceptor->wake, &count, sizeof count); // non-blocking: resets it
     (void)got;
@@ -183,7 +197,8 @@ static bool take_orders(struct acceptor *acceptor, bool *is_open) {
     return !stopping;
 }
 
-static void accept_clients(struct acceptor *acceptor) {
+static void accept_clients(struct acceptor *acceptor)
+{
     struct pollfd pollers[1 + LISTENER_SOCKETS_MAX] = {{.fd = acceptor->wake, .events = POLLIN}};
     nfds_t count = 1 + acceptor->listener.socket_count;
     for (size_t i = 0; i < acceptor->listener.socket_count; i++)
@@ -205,7 +220,8 @@ static void accept_clients(struct acceptor *acceptor) {
 }
 
 // An inherited connected socket is the one client there will be.
-static void hand_on_connection(struct acceptor *acceptor) {
+static void hand_on_connection(struct acceptor *acceptor)
+{
     bool is_open = false;
     while (!is_open) {
         struct pollfd poller = {.fd = acceptor->wake, .events = POLLIN};
@@ -220,7 +236,8 @@ static void hand_on_connection(struct acceptor *acceptor) {
     admit(acceptor, client, &peer);
 }
 
-static void *run_acceptor(void *argument) {
+static void *run_acceptor(void *argument)
+{
     struct acceptor *acceptor = argument;
     set_thread_name(acceptor->current);
     if (acceptor->listener.is_connected)
@@ -233,7 +250,8 @@ static void *run_acceptor(void *argument) {
 }
 
 // Accepted sockets inherit both options from the listening one, which saves two system calls a connection.
-static void prepare_sockets(const struct listener *listener) {
+static void prepare_sockets(const struct listener *listener)
+{
     for (size_t i = 0; i < listener->socket_count; i++) {
         struct endpoint local;
         if (socket_local(listener->sockets[i], &local) && endpoint_is_tcp(&local)) {
@@ -243,7 +261,8 @@ static void prepare_sockets(const struct listener *listener) {
     }
 }
 
-static void free_acceptor(struct acceptor *acceptor) {
+static void free_acceptor(struct acceptor *acceptor)
+{
     if (acceptor->wake >= 0)
         (void)close(acceptor->wake);
     if (acceptor->spare >= 0)
@@ -257,7 +276,8 @@ static void free_acceptor(struct acceptor *acceptor) {
 }
 
 struct acceptor *acceptor_create(struct engine *engine, struct generation *generation, const struct listener *listener,
-                                 void (*on_end)(void), struct error *error) {
+                                 void (*on_end)(void), struct error *error)
+{
     struct acceptor *acceptor = calloc(1, sizeof *acceptor);
     if (acceptor == NULL) {
         error_set_errno(error, ENOMEM, "cannot create an acceptor");
@@ -286,14 +306,16 @@ struct acceptor *acceptor_create(struct engine *engine, struct generation *gener
     return acceptor;
 }
 
-static void ring(const struct acceptor *acceptor) {
+static void ring(const struct acceptor *acceptor)
+{
     uint64_t one = 1;
     ssize_t written = write(acceptor->wake, &one, sizeof one); // fails only if it has rung already
     (void)written;
 }
 
 // The addresses really bound: a port 0 was chosen by the kernel, a name was resolved.
-static void log_addresses(struct acceptor *acceptor, const char *message) {
+static void log_addresses(struct acceptor *acceptor, const char *message)
+{
     struct log_context context = {.proxy = acceptor_proxy(acceptor)->name};
     for (size_t i = 0; i < acceptor->listener.socket_count; i++) {
         struct endpoint local = {.length = 0};
@@ -304,7 +326,8 @@ static void log_addresses(struct acceptor *acceptor, const char *message) {
     }
 }
 
-void acceptor_open(struct acceptor *acceptor) {
+void acceptor_open(struct acceptor *acceptor)
+{
     log_addresses(acceptor, acceptor->listener.is_connected ? "serving an inherited connection" : "listening");
     mutex_lock(&acceptor->lock);
     acceptor->is_open = true;
@@ -312,7 +335,8 @@ void acceptor_open(struct acceptor *acceptor) {
     ring(acceptor);
 }
 
-void acceptor_update(struct acceptor *acceptor, struct generation *generation) {
+void acceptor_update(struct acceptor *acceptor, struct generation *generation)
+{
     mutex_lock(&acceptor->lock);
     generation_drop(&acceptor->next);
     acceptor->next = generation_hold(generation);
@@ -321,26 +345,31 @@ void acceptor_update(struct acceptor *acceptor, struct generation *generation) {
     ring(acceptor);
 }
 
-const struct address *acceptor_address(const struct acceptor *acceptor) {
+const struct address *acceptor_address(const struct acceptor *acceptor)
+{
     return &acceptor->listener.address;
 }
 
-struct proxy *acceptor_proxy(struct acceptor *acceptor) {
+struct proxy *acceptor_proxy(struct acceptor *acceptor)
+{
     mutex_lock(&acceptor->lock);
     struct proxy *proxy = acceptor->proxy;
     mutex_unlock(&acceptor->lock);
     return proxy;
 }
 
-bool acceptor_has_ended(const struct acceptor *acceptor) {
+bool acceptor_has_ended(const struct acceptor *acceptor)
+{
     return atomic_load(&acceptor->has_ended);
 }
 
-bool acceptor_is_connected(const struct acceptor *acceptor) {
+bool acceptor_is_connected(const struct acceptor *acceptor)
+{
     return acceptor->listener.is_connected;
 }
 
-void acceptor_destroy(struct acceptor **acceptor) {
+void acceptor_destroy(struct acceptor **acceptor)
+{
     struct acceptor *destroyed = *acceptor;
     *acceptor = NULL;
     if (destroyed == NULL)

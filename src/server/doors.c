@@ -13,11 +13,13 @@ struct planned_door {
     bool is_new;
 };
 
-void doors_init(struct doors *doors, struct engine *engine, void (*on_end)(void)) {
+void doors_init(struct doors *doors, struct engine *engine, void (*on_end)(void))
+{
     *doors = (struct doors){.engine = engine, .on_end = on_end};
 }
 
-static struct acceptor *find_by_address(const struct doors *doors, const struct address *address) {
+static struct acceptor *find_by_address(const struct doors *doors, const struct address *address)
+{
     for (size_t i = 0; i < doors->count; i++)
         if (address_equal(acceptor_address(doors->acceptors[i]), address))
             return doors->acceptors[i];
@@ -25,7 +27,8 @@ static struct acceptor *find_by_address(const struct doors *doors, const struct 
 }
 
 // The proxy of that name goes on, with its counts, even if its address changes.
-static struct proxy *find_or_create_proxy(const struct doors *doors, const char *name, struct error *error) {
+static struct proxy *find_or_create_proxy(const struct doors *doors, const char *name, struct error *error)
+{
     for (size_t i = 0; i < doors->count; i++) {
         struct proxy *proxy = acceptor_proxy(doors->acceptors[i]);
         if (strcmp(proxy->name, name) == 0)
@@ -34,7 +37,8 @@ static struct proxy *find_or_create_proxy(const struct doors *doors, const char 
     return proxy_create(name, error);
 }
 
-static struct acceptor *open_acceptor(struct doors *doors, struct generation *generation, struct error *error) {
+static struct acceptor *open_acceptor(struct doors *doors, struct generation *generation, struct error *error)
+{
     struct listener listener;
     if (!listener_open(&generation->settings->listener.address, &listener, error))
         return NULL;
@@ -45,7 +49,8 @@ static struct acceptor *open_acceptor(struct doors *doors, struct generation *ge
 }
 
 static bool plan_door(struct doors *doors, const struct config *config, const struct proxy_config *settings,
-                      struct planned_door *door, struct error *error) {
+                      struct planned_door *door, struct error *error)
+{
     if (settings->connection_lifetime > 0 && !registry_watch_lifetimes(doors->engine->registry, error))
         return false;
     struct proxy *proxy = find_or_create_proxy(doors, settings->name, error);
@@ -63,7 +68,8 @@ static bool plan_door(struct doors *doors, const struct config *config, const st
     return door->acceptor != NULL;
 }
 
-static void abandon_plan(struct planned_door *plan, size_t count) {
+static void abandon_plan(struct planned_door *plan, size_t count)
+{
     for (size_t i = 0; i < count; i++) {
         if (plan[i].is_new)
             acceptor_destroy(&plan[i].acceptor);
@@ -71,14 +77,16 @@ static void abandon_plan(struct planned_door *plan, size_t count) {
     }
 }
 
-static bool is_planned(const struct acceptor *acceptor, const struct planned_door *plan, size_t count) {
+static bool is_planned(const struct acceptor *acceptor, const struct planned_door *plan, size_t count)
+{
     for (size_t i = 0; i < count; i++)
         if (plan[i].acceptor == acceptor)
             return true;
     return false;
 }
 
-static void switch_over(struct doors *doors, struct planned_door *plan, size_t count, struct acceptor **acceptors) {
+static void switch_over(struct doors *doors, struct planned_door *plan, size_t count, struct acceptor **acceptors)
+{
     for (size_t i = 0; i < doors->count; i++)
         if (!is_planned(doors->acceptors[i], plan, count))
             acceptor_destroy(&doors->acceptors[i]);
@@ -95,7 +103,8 @@ static void switch_over(struct doors *doors, struct planned_door *plan, size_t c
     doors->count = count;
 }
 
-bool doors_change(struct doors *doors, const struct config *config, struct error *error) {
+bool doors_change(struct doors *doors, const struct config *config, struct error *error)
+{
     size_t count = config->proxy_count;
     struct planned_door *plan = calloc(count, sizeof *plan);
     struct acceptor **acceptors = calloc(count, sizeof(struct acceptor *));
@@ -119,7 +128,8 @@ bool doors_change(struct doors *doors, const struct config *config, struct error
     return planned;
 }
 
-size_t doors_close_failed(struct doors *doors) {
+size_t doors_close_failed(struct doors *doors)
+{
     size_t kept = 0, live = 0;
     for (size_t i = 0; i < doors->count; i++) {
         struct acceptor *acceptor = doors->acceptors[i];
@@ -135,7 +145,8 @@ size_t doors_close_failed(struct doors *doors) {
     return live;
 }
 
-void doors_release(struct doors *doors) {
+void doors_release(struct doors *doors)
+{
     for (size_t i = 0; i < doors->count; i++)
         acceptor_destroy(&doors->acceptors[i]);
     free(doors->acceptors);

@@ -27,15 +27,18 @@ struct server {
 };
 
 // What other threads send the server's thread: an acceptor ended, or the last connection left.
-static int notice_signal(void) {
+static int notice_signal(void)
+{
     return SIGRTMIN;
 }
 
-static void send_notice(void) {
+static void send_notice(void)
+{
     (void)kill(getpid(), notice_signal());
 }
 
-static void awaited_signals(sigset_t *set) {
+static void awaited_signals(sigset_t *set)
+{
     sigemptyset(set);
     sigaddset(set, SIGTERM);
     sigaddset(set, SIGINT);
@@ -43,20 +46,29 @@ static void awaited_signals(sigset_t *set) {
     sigaddset(set, notice_signal());
 }
 
-static void prepare_signals(void) {
+static void set_disposition(int number, void (*handler)(int))
+{
+    struct sigaction action = {.sa_handler = handler};
+    (void)sigaction(number, &action, NULL);
+}
+
+static void prepare_signals(void)
+{
     sigset_t set;
     awaited_signals(&set);
     (void)sigprocmask(SIG_BLOCK, &set, NULL);
     // A shell may have started us with some of them ignored (nohup, &); what is ignored is not delivered to sigwait.
-    (void)signal(SIGTERM, SIG_DFL);
-    (void)signal(SIGINT, SIG_DFL);
-    (void)signal(SIGHUP, SIG_DFL);
-    // A write to a closed socket or pipe is an error where it happens, not a death.
-    (void)signal(SIGPIPE, SIG_IGN);
+    set_disposition(SIGTERM, SIG_DFL);
+    set_disposition(SIGINT, SIG_DFL);
+    set_disposition(SIGHUP, SIG_DFL);
+    // A write to a closed socket or pipe, or to a file at its size limit, is an error where it happens, not a death.
+    set_disposition(SIGPIPE, SIG_IGN);
+    set_disposition(SIGXFSZ, SIG_IGN);
 }
 
 // The next signal, or 0 at the deadline.
-static int wait_for_signal(int64_t deadline) {
+static int wait_for_signal(int64_t deadline)
+{
     sigset_t set;
     awaited_signals(&set);
     for (;;) {
@@ -70,7 +82,8 @@ static int wait_for_signal(int64_t deadline) {
 }
 
 // Each connection takes two descriptors and more when it splices, so the soft limit is raised to the hard one.
-static void raise_descriptor_limit(void) {
+static void raise_descriptor_limit(void)
+{
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
         return;
@@ -78,7 +91,8 @@ static void raise_descriptor_limit(void) {
     (void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-static bool create_engine(struct engine *engine, struct error *error) {
+static bool create_engine(struct engine *engine, struct error *error)
+{
     static const struct thread_pool_options workers = {
         .parked_name = "parked",
         .stack_size = WORKER_STACK_SIZE,
@@ -94,13 +108,15 @@ static bool create_engine(struct engine *engine, struct error *error) {
     return engine->registry != NULL;
 }
 
-static void log_problems(const struct config_problems *problems) {
+static void log_problems(const struct config_problems *problems)
+{
     for (size_t i = 0; i < problems->kept; i++)
         log_error(NULL, "configuration error", "error", problems->lines[i], NULL);
 }
 
 // Puts what the file says now in force; on any error the old configuration stays.
-static void reload(struct server *server) {
+static void reload(struct server *server)
+{
     struct config_problems problems;
     struct error error = ERROR_INIT;
     // First, and whatever the configuration says: a rotation must not depend on it.
@@ -124,7 +140,8 @@ static void reload(struct server *server) {
 }
 
 // Until the process is told to end, or no door is left through which a client could come.
-static void serve(struct server *server) {
+static void serve(struct server *server)
+{
     for (;;) {
         int number = wait_for_signal(DEADLINE_NONE);
         if (number == SIGHUP) {
@@ -142,7 +159,8 @@ static void serve(struct server *server) {
 }
 
 // Lets live connections finish, until the bound or a second signal. Returns once they are gone or have been ended.
-static void drain_connections(struct server *server) {
+static void drain_connections(struct server *server)
+{
     int64_t deadline = deadline_after(server->config->drain_timeout);
     registry_drain(server->engine.registry);
     while (registry_count(server->engine.registry) > 0) {
@@ -161,7 +179,8 @@ static void drain_connections(struct server *server) {
 }
 
 // Doors first, so that what is balanced over several processes goes elsewhere.
-static void shut_down(struct server *server) {
+static void shut_down(struct server *server)
+{
     doors_release(&server->doors);
     drain_connections(server);
     bool done = thread_pool_drain(server->engine.threads, deadline_after(LAST_RECORDS_TIME));
@@ -173,7 +192,8 @@ static void shut_down(struct server *server) {
     config_drop(&server->config);
 }
 
-bool server_run(const char *path, const struct config *config, struct error *error) {
+bool server_run(const char *path, const struct config *config, struct error *error)
+{
     struct server server = {.path = path, .config = config};
     prepare_signals();
     raise_descriptor_limit();

@@ -28,7 +28,8 @@ struct connection_log {
 static struct mutex logs_lock = MUTEX_INIT;
 static struct connection_log *logs GUARDED_BY(logs_lock);
 
-static int open_file(const char *path, struct error *error) {
+static int open_file(const char *path, struct error *error)
+{
     // O_NONBLOCK: a FIFO without a reader is an error instead of a wait, and a full one loses the record.
     int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0640);
     if (fd < 0)
@@ -36,7 +37,8 @@ static int open_file(const char *path, struct error *error) {
     return fd;
 }
 
-static struct connection_log *create(const char *path, struct error *error) {
+static struct connection_log *create(const char *path, struct error *error)
+{
     size_t size = strlen(path) + 1;
     struct connection_log *log = calloc(1, sizeof *log + size);
     if (log == NULL) {
@@ -53,22 +55,27 @@ static struct connection_log *create(const char *path, struct error *error) {
     return log;
 }
 
-struct connection_log *connection_log_open(const char *path, struct error *error) {
+struct connection_log *connection_log_open(const char *path, struct error *error)
+{
     mutex_lock(&logs_lock);
     struct connection_log *log = logs;
     while (log != NULL && strcmp(log->path, path) != 0)
         log = log->next;
     if (log != NULL) {
         log->references++;
-    } else if ((log = create(path, error)) != NULL) {
-        log->next = logs;
-        logs = log;
+    } else {
+        log = create(path, error);
+        if (log != NULL) {
+            log->next = logs;
+            logs = log;
+        }
     }
     mutex_unlock(&logs_lock);
     return log;
 }
 
-struct connection_log *connection_log_hold(struct connection_log *log) {
+struct connection_log *connection_log_hold(struct connection_log *log)
+{
     if (log == NULL)
         return NULL;
     mutex_lock(&logs_lock);
@@ -77,7 +84,8 @@ struct connection_log *connection_log_hold(struct connection_log *log) {
     return log;
 }
 
-void connection_log_close(struct connection_log **log) {
+void connection_log_close(struct connection_log **log)
+{
     struct connection_log *closing = *log;
     *log = NULL;
     if (closing == NULL)
@@ -97,7 +105,8 @@ void connection_log_close(struct connection_log **log) {
     }
 }
 
-bool connection_log_reopen_all(void) {
+bool connection_log_reopen_all(void)
+{
     bool all = true;
     mutex_lock(&logs_lock);
     for (struct connection_log *log = logs; log != NULL; log = log->next) {
@@ -116,27 +125,33 @@ bool connection_log_reopen_all(void) {
     return all;
 }
 
-static void set_text(json_t *object, const char *key, const char *value) {
+static void set_text(json_t *object, const char *key, const char *value)
+{
     // json_string(NULL) is NULL, which json_object_set_new refuses.
     (void)json_object_set_new(object, key, value == NULL ? json_null() : json_string(value));
 }
 
-static void set_count(json_t *object, const char *key, uint64_t value) {
+static void set_count(json_t *object, const char *key, uint64_t value)
+{
     (void)json_object_set_new(object, key, json_integer((json_int_t)value));
 }
 
-static void set_time(json_t *object, const char *key, int64_t wall) {
+static void set_time(json_t *object, const char *key, int64_t wall)
+{
     char text[CLOCK_RFC3339_SIZE];
     clock_format_rfc3339(wall, text);
     set_text(object, key, text);
 }
 
-static void set_milliseconds(json_t *object, const char *key, int64_t ns) {
+static void set_milliseconds(json_t *object, const char *key, int64_t ns)
+{
     // Whole microseconds, so that the number is as short as it is exact.
-    (void)json_object_set_new(object, key, json_real((double)(ns / NS_PER_US) / 1000.0));
+    int64_t us = ns / NS_PER_US;
+    (void)json_object_set_new(object, key, json_real((double)us / 1000.0));
 }
 
-static json_t *target_of_record(const struct connection_record *record) {
+static json_t *target_of_record(const struct connection_record *record)
+{
     if (record->target_name == NULL)
         return json_null();
     json_t *target = json_object();
@@ -146,7 +161,8 @@ static json_t *target_of_record(const struct connection_record *record) {
 }
 
 // NULL: out of memory. A single member that failed shows as a missing key.
-static json_t *json_of_record(const struct connection_record *record) {
+static json_t *json_of_record(const struct connection_record *record)
+{
     json_t *object = json_object();
     if (object == NULL)
         return NULL;
@@ -171,7 +187,8 @@ static json_t *json_of_record(const struct connection_record *record) {
 }
 
 // Returns whether the whole line was written.
-static bool write_line(struct connection_log *log, const char *line, size_t length) {
+static bool write_line(struct connection_log *log, const char *line, size_t length)
+{
     ssize_t written;
     do
         written = write(log->fd, line, length);
@@ -183,14 +200,16 @@ static bool write_line(struct connection_log *log, const char *line, size_t leng
     return written == (ssize_t)length;
 }
 
-static void count_loss(struct connection_log *log, int os_errno) {
+static void count_loss(struct connection_log *log, int os_errno)
+{
     if (atomic_fetch_add_explicit(&log->lost, 1, memory_order_relaxed) > 0)
         return; // said already
-    log_error(NULL, "connection log records are being lost", "path", log->path, "error",
-              strerrordesc_np(os_errno), NULL);
+    log_error(NULL, "connection log records are being lost", "path", log->path, "error", strerrordesc_np(os_errno),
+              NULL);
 }
 
-static void report_recovery(struct connection_log *log) {
+static void report_recovery(struct connection_log *log)
+{
     uint64_t lost = atomic_exchange_explicit(&log->lost, 0, memory_order_relaxed);
     char number[LOG_NUMBER_SIZE];
     if (lost > 0)
@@ -198,7 +217,8 @@ static void report_recovery(struct connection_log *log) {
                  log_number(number, (int64_t)lost), NULL);
 }
 
-void connection_log_write(struct connection_log *log, const struct connection_record *record) {
+void connection_log_write(struct connection_log *log, const struct connection_record *record)
+{
     json_t *object = json_of_record(record);
     // One byte before for the newline that ends a torn line, one after for our own.
     char buffer[1 + RECORD_BUFFER_SIZE + 1];

@@ -13,8 +13,8 @@
 #endif
 
 #define LOCKABLE THREAD_ANNOTATION(capability("mutex"))
-// In C, clang cannot yet name a field's sibling, so a field of a struct says only that some lock must be held (GUARDED);
-// the comment beside it says which. GUARDED_BY is for variables.
+// In C, clang cannot yet name a field's sibling, so a field of a struct says only that some lock must be held
+// (GUARDED); the comment beside it says which. GUARDED_BY is for variables.
 #define GUARDED THREAD_ANNOTATION(guarded_var)
 #define GUARDED_BY(lock) THREAD_ANNOTATION(guarded_by(lock))
 #define REQUIRES(...) THREAD_ANNOTATION(requires_capability(__VA_ARGS__))

@@ -40,10 +40,10 @@ void log_write(enum log_level level, const struct log_context *context, const ch
 // A number as a value: formats into `out` and returns it.
 const char *log_number(char out[LOG_NUMBER_SIZE], int64_t number);
 
-#define log_at(level, context, ...)                                                                                   \
-    do {                                                                                                              \
-        if (log_enabled(level))                                                                                       \
-            log_write(level, context, __VA_ARGS__);                                                                   \
+#define log_at(level, context, ...)                 \
+    do {                                            \
+        if (log_enabled(level))                     \
+            log_write(level, context, __VA_ARGS__); \
     } while (0)
 #define log_debug(context, ...) log_at(LOG_DEBUG, context, __VA_ARGS__)
 #define log_info(context, ...) log_at(LOG_INFO, context, __VA_ARGS__)

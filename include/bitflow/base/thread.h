@@ -1,8 +1,9 @@
 // Threads: named, with small stacks, and kept for reuse.
 //
-// A pool hands each task to the thread parked last (its stack and caches are the warmest) or starts a new one. A thread
-// that finishes its task parks again, up to a bound, and ends after an idle time. The hand-over costs one futex wake and
-// holds no lock across it. thread_pool_run() may be called from any thread, a pool's own threads included.
+// A pool hands each task to the thread parked last (its stack and caches are the warmest) or starts a new one. A
+// thread that finishes its task parks again, up to a bound, and ends after an idle time. The hand-over costs one
+// futex wake and holds no lock across it. thread_pool_run() may be called from any thread, a pool's own threads
+// included.
 
 #ifndef BITFLOW_BASE_THREAD_H
 #define BITFLOW_BASE_THREAD_H
@@ -34,8 +35,8 @@ struct thread_pool_options {
 struct thread_pool;
 struct thread_pool *thread_pool_create(const struct thread_pool_options *options, struct error *error);
 
-// Runs task(argument) on a thread of the pool. False: no thread could be had (ERROR_NO_THREADS, ERROR_NO_MEMORY) and the
-// task will not run.
+// Runs task(argument) on a thread of the pool. False: no thread could be had (ERROR_NO_THREADS, ERROR_NO_MEMORY) and
+// the task will not run.
 bool thread_pool_run(struct thread_pool *pool, void (*task)(void *), void *argument, struct error *error);
 
 struct thread_pool_count {

@@ -31,8 +31,8 @@ struct connection *connection_create(uint64_t id, struct engine *engine, struct 
 // Undoes connection_create() for a connection that got no worker; the client's descriptor is its owner's again.
 void connection_abandon(struct connection **connection);
 
-// The whole story (a thread pool's task); frees the connection.
-void connection_serve(void *connection);
+// The whole story of the struct connection passed (a thread pool's task); frees it.
+void connection_serve(void *argument);
 
 // The record of a client that was turned away before it became a connection.
 void connection_reject(uint64_t id, struct generation *generation, int client, const struct endpoint *peer,

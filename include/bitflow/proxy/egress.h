@@ -26,8 +26,8 @@ struct egress {
 };
 
 // False: no target could be reached; the error is the last attempt's.
-bool egress_connect(struct egress *egress, const struct proxy_config *settings, uint64_t turn, struct patience *patience,
-                    const struct log_context *context, struct error *error);
+bool egress_connect(struct egress *egress, const struct proxy_config *settings, uint64_t turn,
+                    struct patience *patience, const struct log_context *context, struct error *error);
 
 // The wait before attempt `attempt` (from 2), ns: backoff doubled each time up to EGRESS_BACKOFF_MAX, then varied by
 // `random` (any 32 bits) within 20 % either way so that many connections do not retry in step.

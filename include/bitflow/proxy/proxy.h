@@ -1,9 +1,9 @@
 // A proxy as its connections see it.
 //
 // struct proxy is what outlives a reload: the name and the counts. struct generation is one configuration of it: the
-// snapshot and what was opened for it. A connection holds the generation it began with, and through it the proxy and the
-// snapshot; the last holder frees them. Both are shared by reference count and, but for the atomics, never written after
-// they were made. Any thread.
+// snapshot and what was opened for it. A connection holds the generation it began with, and through it the proxy and
+// the snapshot; the last holder frees them. Both are shared by reference count and, but for the atomics, never
+// written after they were made. Any thread.
 
 #ifndef BITFLOW_PROXY_PROXY_H
 #define BITFLOW_PROXY_PROXY_H

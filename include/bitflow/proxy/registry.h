@@ -34,8 +34,8 @@ struct registry *registry_create(void (*on_empty)(void), struct error *error);
 // Stops the registry's thread. There must be no connections any more. Accepts NULL.
 void registry_destroy(struct registry **registry);
 
-// Starts the thread that ends lifetimes, if it isn't running yet. ERROR_NO_THREADS. Called where a lifetime is configured,
-// so that a process without any has no such thread.
+// Starts the thread that ends lifetimes, if it isn't running yet. ERROR_NO_THREADS. Called where a lifetime is
+// configured, so that a process without any has no such thread.
 bool registry_watch_lifetimes(struct registry *registry, struct error *error);
 
 // `entry->client` and `entry->deadline` are set by the caller; the rest is set here.

@@ -1,6 +1,6 @@
 // The open doors of the process: one acceptor for each proxy of the configuration in force. Changing them is all or
-// nothing: doors_change() first prepares everything that can fail, then switches over, which cannot. Doors whose address
-// stays are kept open. Used by the server's thread only.
+// nothing: doors_change() first prepares everything that can fail, then switches over, which cannot. Doors whose
+// address stays are kept open. Used by the server's thread only.
 
 #ifndef BITFLOW_SERVER_DOORS_H
 #define BITFLOW_SERVER_DOORS_H

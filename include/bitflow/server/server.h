@@ -1,5 +1,6 @@
-// The process from its start to its end: opens what the configuration names, waits for signals (on the thread that calls
-// server_run(), by sigwait; every other thread has them blocked), reloads on SIGHUP, drains on SIGTERM and SIGINT.
+// The process from its start to its end: opens what the configuration names, waits for signals (on the thread that
+// calls server_run(), by sigwait; every other thread has them blocked), reloads on SIGHUP, drains on SIGTERM and
+// SIGINT.
 
 #ifndef BITFLOW_SERVER_SERVER_H
 #define BITFLOW_SERVER_SERVER_H
@@ -7,8 +8,8 @@
 #include "bitflow/base/error.h"
 #include "bitflow/config/config.h"
 
-// Runs until the process is told to end; `path` is what `config` was loaded from, and is read again on SIGHUP. Takes over
-// the reference to `config`. False: the start failed, nothing was served.
+// Runs until the process is told to end; `path` is what `config` was loaded from, and is read again on SIGHUP. Takes
+// over the reference to `config`. False: the start failed, nothing was served.
 bool server_run(const char *path, const struct config *config, struct error *error);
 
 #endif
