@@ -47,14 +47,14 @@ struct listener_config {
 struct target_config {
     const char *name;
     struct address address;
-    char *socks_proxy; // as written, validated; NULL: none. It may hold a password: never log it.
+    const char *socks_proxy; // as written, validated; NULL: none. It may hold a password: never log it.
     int64_t connect_backoff;
     int64_t connect_attempts; // >= 1
     int64_t connect_timeout;
     int64_t resolve_timeout;
     int64_t write_timeout;
     int64_t read_timeout;
-    int64_t keepalive_interval; // 0: the system's default; KEEPALIVE_OFF
+    int64_t keepalive_interval;   // 0: the system's default; KEEPALIVE_OFF
     const struct tls_config *tls; // NULL: plain
 };
 
@@ -62,7 +62,7 @@ struct proxy_config {
     const char *name;
     struct listener_config listener;
     const struct target_config *targets;
-    size_t target_count; // >= 1
+    size_t target_count;      // >= 1
     int64_t connection_limit; // 0: none
     int64_t connection_lifetime;
     const char *connection_log; // path; NULL: off

@@ -9,8 +9,9 @@
 
 #include "bitflow/config/config.h"
 
-// What is wrong with a configuration: lines "FILE:LINE:COL: key.path: what is wrong" in the file's order. Line and
-// column count from 1. At most CONFIG_PROBLEMS_MAX are kept; `count` counts all of them.
+// What is wrong with a configuration: lines "FILE:LINE:COL: key.path: what is wrong" in the file's order; without the
+// position where it is about the whole file, without the key path where it is about YAML. Line and column count from 1.
+// Passwords and keys are never in it. At most CONFIG_PROBLEMS_MAX are kept; `count` counts all of them.
 #define CONFIG_PROBLEMS_MAX 100
 
 struct config_problems {
@@ -22,7 +23,11 @@ struct config_problems {
 void config_problems_init(struct config_problems *problems);
 void config_problems_release(struct config_problems *problems);
 
-// A snapshot with one reference, the caller's; or NULL with at least one problem.
+// A snapshot with one reference, the caller's; or NULL with at least one problem. `problems` is initialized and empty.
 const struct config *config_load(const char *path, struct config_problems *problems);
+
+// The same from memory; `name` stands for the file in the problems. The text is only read.
+const struct config *config_load_text(const char *name, const char *bytes, size_t length,
+                                      struct config_problems *problems);
 
 #endif

@@ -1,0 +1,34 @@
+// The syntax of strings in a configuration that are more than text and that no module of a lower floor knows. Each
+// returns false with ERROR_INVALID and a text that says what is wrong with it; those of secrets do not repeat any of it.
+// Plain functions; any thread.
+
+#ifndef BITFLOW_CONFIG_SYNTAX_H
+#define BITFLOW_CONFIG_SYNTAX_H
+
+#include <stdbool.h>
+
+#include "bitflow/base/error.h"
+
+#define SYNTAX_NAME_MAX 64 // bytes
+
+// A proxy's or target's name: not empty, no control characters, at most SYNTAX_NAME_MAX bytes.
+bool syntax_name(const char *text, struct error *error);
+
+// What goes before every statsd metric's name: printable ASCII without what statsd gives a meaning.
+bool syntax_metric_prefix(const char *text, struct error *error);
+
+// HOST:PORT, udp://HOST:PORT or unix:///path.
+bool syntax_metrics_address(const char *text, struct error *error);
+
+// A secret: SCHEME://KEY@HOST[:PORT]/[PATH/]PROJECT.
+bool syntax_sentry_dsn(const char *text, struct error *error);
+
+// A secret: socks5://[USER:PASS@]HOST:PORT or HOST:PORT.
+bool syntax_socks_proxy(const char *text, struct error *error);
+
+// RFC 7301, 3.1: 1 to 255 bytes.
+bool syntax_alpn_protocol(const char *text, struct error *error);
+
+bool syntax_path(const char *text, struct error *error);
+
+#endif

@@ -1,0 +1,107 @@
+#include <string.h>
+
+#include "bitflow/config/checks.h"
+
+static void check_certificates(const struct place *tls, struct problem_list *problems, bool *has_pair)
+{
+    struct place list = place_key(tls, "certificates");
+    *has_pair = false;
+    for (size_t i = 0; list.node != NULL && list.node->kind == YAML_SEQUENCE && i < list.node->count; i++) {
+        struct place item = place_item(&list, i);
+        struct place key = place_key(&item, "key");
+        struct place certificate = place_key(&item, "certificate");
+        struct place authority = place_key(&item, "authority");
+        if (key.node != NULL && certificate.node != NULL)
+            *has_pair = true;
+        else if (key.node != NULL)
+            problem_at_key(problems, &key, "a key needs a certificate beside it");
+        else if (certificate.node != NULL)
+            problem_at_key(problems, &certificate, "a certificate needs a key beside it");
+        else if (authority.node == NULL && item.node->kind == YAML_MAPPING)
+            problem_at_value(problems, &item, "must have key and certificate, authority, or all three");
+    }
+}
+
+static void check_listener(const struct place *proxy, const struct listener_config *config,
+                           struct problem_list *problems)
+{
+    struct place listener = place_key(proxy, "listener");
+    struct place sources = place_key(&listener, "authorized_sources");
+    if (config->address.kind == ADDRESS_UNIX && sources.node != NULL)
+        problem_at_key(problems, &sources, "clients of a unix:// listener have no IP address to tell them by");
+
+    struct place tls = place_key(&listener, "tls_context");
+    bool has_pair;
+    check_certificates(&tls, problems, &has_pair);
+    if (tls.node != NULL && tls.node->kind == YAML_MAPPING && !has_pair)
+        problem_at_key(problems, &tls, "a listener with TLS needs at least one certificate with its key");
+}
+
+static void check_target_names(const struct place *targets, const struct proxy_config *config,
+                               struct problem_list *problems)
+{
+    for (size_t i = 0; i < config->target_count; i++) {
+        for (size_t before = 0; config->targets[i].name != NULL && before < i; before++) {
+            if (config->targets[before].name == NULL ||
+                strcmp(config->targets[before].name, config->targets[i].name) != 0)
+                continue;
+            struct place target = place_item(targets, i);
+            struct place name = place_key(&target, "name");
+            problem_at_value(problems, &name, "the name is taken: targets[%zu] of this proxy has it", before);
+            break;
+        }
+    }
+}
+
+static void check_targets(const struct place *proxy, const struct proxy_config *config, struct problem_list *problems)
+{
+    struct place targets = place_key(proxy, "targets");
+    check_target_names(&targets, config, problems);
+    for (size_t i = 0; i < config->target_count; i++) {
+        struct place target = place_item(&targets, i);
+        struct place tls = place_key(&target, "tls_context");
+        bool has_pair;
+        check_certificates(&tls, problems, &has_pair);
+    }
+}
+
+// Port 0 is a free one for each; it is also what an address that could not be read looks like.
+static bool is_same_place(const struct address *a, const struct address *b)
+{
+    return !(a->kind == ADDRESS_TCP && a->port == 0) && address_equal(a, b);
+}
+
+static void check_unique_proxy(const struct place *proxies, const struct config *config, size_t index,
+                               struct problem_list *problems)
+{
+    const struct proxy_config *proxy = &config->proxies[index];
+    struct place at = place_item(proxies, index);
+    struct place name = place_key(&at, "name");
+    struct place listener = place_key(&at, "listener");
+    struct place address = place_key(&listener, "address");
+    bool is_name_taken = false;
+    bool is_address_taken = false;
+    for (size_t i = 0; i < index; i++) {
+        const struct proxy_config *other = &config->proxies[i];
+        if (!is_name_taken && proxy->name != NULL && other->name != NULL && strcmp(proxy->name, other->name) == 0) {
+            is_name_taken = true;
+            problem_at_value(problems, &name, "the name is taken: server.proxies[%zu] has it", i);
+        }
+        if (!is_address_taken && is_same_place(&proxy->listener.address, &other->listener.address)) {
+            is_address_taken = true;
+            problem_at_value(problems, &address, "server.proxies[%zu] listens there already", i);
+        }
+    }
+}
+
+void check_across_keys(const struct place *root, const struct config *config, struct problem_list *problems)
+{
+    struct place server = place_key(root, "server");
+    struct place proxies = place_key(&server, "proxies");
+    for (size_t i = 0; i < config->proxy_count; i++) {
+        struct place proxy = place_item(&proxies, i);
+        check_unique_proxy(&proxies, config, i, problems);
+        check_listener(&proxy, &config->proxies[i].listener, problems);
+        check_targets(&proxy, &config->proxies[i], problems);
+    }
+}

@@ -1,0 +1,157 @@
+#include "bitflow/config/syntax.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "bitflow/net/address.h"
+
+static bool invalid(struct error *error, const char *text)
+{
+    error_set(error, ERROR_INVALID, "%s", text);
+    return false;
+}
+
+static bool starts_with(const char *text, const char *prefix)
+{
+    return strncmp(text, prefix, strlen(prefix)) == 0;
+}
+
+// C0, DEL, and C1 as UTF-8 has them.
+static bool has_control_characters(const char *text)
+{
+    for (const unsigned char *at = (const unsigned char *)text; *at != '\0'; at++)
+        if (*at < ' ' || *at == 0x7f || (at[0] == 0xc2 && at[1] >= 0x80 && at[1] <= 0x9f))
+            return true;
+    return false;
+}
+
+static bool is_visible_ascii(const char *text)
+{
+    for (; *text != '\0'; text++)
+        if (*text <= ' ' || *text >= 0x7f)
+            return false;
+    return true;
+}
+
+static bool is_host_and_port(const char *text)
+{
+    struct address address;
+    return strstr(text, "://") == NULL && address_parse(text, ADDRESS_TO_CONNECT, &address, NULL) &&
+           address.kind == ADDRESS_TCP;
+}
+
+bool syntax_name(const char *text, struct error *error)
+{
+    size_t length = strlen(text);
+    if (length == 0)
+        return invalid(error, "must not be empty");
+    if (length > SYNTAX_NAME_MAX) {
+        error_set(error, ERROR_INVALID, "is too long: %zu bytes, at most %d", length, SYNTAX_NAME_MAX);
+        return false;
+    }
+    if (has_control_characters(text))
+        return invalid(error, "must not have control characters in it");
+    return true;
+}
+
+bool syntax_metric_prefix(const char *text, struct error *error)
+{
+    if (strlen(text) > 128)
+        return invalid(error, "is too long: at most 128 bytes");
+    if (!is_visible_ascii(text) || strpbrk(text, ":|@#") != NULL)
+        return invalid(error, "must be printable ASCII without spaces and without any of :|@#");
+    return true;
+}
+
+bool syntax_metrics_address(const char *text, struct error *error)
+{
+    if (starts_with(text, "unix:")) {
+        struct address address;
+        return address_parse(text, ADDRESS_TO_CONNECT, &address, error);
+    }
+    if (!is_host_and_port(starts_with(text, "udp://") ? text + strlen("udp://") : text))
+        return invalid(error, "is no statsd address: expected HOST:PORT, udp://HOST:PORT or unix:///path");
+    return true;
+}
+
+// HOST or HOST:PORT, `length` bytes of it.
+static bool is_host_with_optional_port(const char *text, size_t length)
+{
+    char host[ADDRESS_HOST_MAX + sizeof "[]:65535"];
+    if (length == 0 || length >= sizeof host - strlen(":443"))
+        return false;
+    bool has_port = text[length - 1] != ']' && memchr(text, ':', length) != NULL;
+    (void)snprintf(host, sizeof host, "%.*s%s", (int)length, text, has_port ? "" : ":443");
+    return is_host_and_port(host);
+}
+
+bool syntax_sentry_dsn(const char *text, struct error *error)
+{
+    static const char expected[] = "is no Sentry DSN: expected https://KEY@HOST[:PORT]/[PATH/]PROJECT";
+    const char *rest;
+    if (starts_with(text, "https://"))
+        rest = text + strlen("https://");
+    else if (starts_with(text, "http://"))
+        rest = text + strlen("http://");
+    else
+        return invalid(error, expected);
+    const char *at = strchr(rest, '@');
+    if (!is_visible_ascii(rest) || at == NULL || at == rest || strpbrk(rest, "?#") != NULL)
+        return invalid(error, expected);
+    const char *host = at + 1;
+    size_t host_length = strcspn(host, "/");
+    if (memchr(rest, '/', (size_t)(at - rest)) != NULL || strchr(host, '@') != NULL ||
+        !is_host_with_optional_port(host, host_length))
+        return invalid(error, expected);
+    const char *project = strrchr(host + host_length, '/');
+    if (project == NULL || project[1] == '\0')
+        return invalid(error, expected);
+    return true;
+}
+
+// The lengths that RFC 1929 has room for.
+static bool are_socks_credentials(const char *text, size_t length)
+{
+    const char *colon = memchr(text, ':', length);
+    if (colon == NULL)
+        return false;
+    size_t user = (size_t)(colon - text);
+    size_t password = length - user - 1;
+    return user >= 1 && user <= 255 && password >= 1 && password <= 255;
+}
+
+bool syntax_socks_proxy(const char *text, struct error *error)
+{
+    static const char expected[] = "is no SOCKS5 address: expected socks5://[USER:PASS@]HOST:PORT or HOST:PORT, "
+                                   "with USER and PASS of 1 to 255 bytes";
+    const char *host = text;
+    if (starts_with(text, "socks5://")) {
+        const char *credentials = text + strlen("socks5://");
+        // The last one: a password may have an @ in it, a host may not.
+        const char *at = strrchr(credentials, '@');
+        if (at != NULL && !are_socks_credentials(credentials, (size_t)(at - credentials)))
+            return invalid(error, expected);
+        host = at != NULL ? at + 1 : credentials;
+    }
+    if (!is_host_and_port(host))
+        return invalid(error, expected);
+    return true;
+}
+
+bool syntax_alpn_protocol(const char *text, struct error *error)
+{
+    size_t length = strlen(text);
+    if (length < 1 || length > 255)
+        return invalid(error, "must be 1 to 255 bytes long");
+    return true;
+}
+
+bool syntax_path(const char *text, struct error *error)
+{
+    if (*text == '\0')
+        return invalid(error, "must not be empty");
+    if (strlen(text) >= PATH_MAX)
+        return invalid(error, "is too long for a path");
+    return true;
+}
