@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -178,6 +179,18 @@ class Bitflow:
             kind = link.split(":")[0]
             kinds[kind if kind in ("socket", "pipe", "anon_inode") else "file"] += 1
         return kinds
+
+    def lowest_free_descriptor(self):
+        """With this as its limit the process can open nothing more."""
+        taken = {int(name) for name in os.listdir(f"/proc/{self.pid}/fd")}
+        return next(number for number in range(len(taken) + 1) if number not in taken)
+
+    def limit(self, name, value):
+        """Sets a soft resource limit of the running process; returns the one it had."""
+        number = getattr(resource, "RLIMIT_" + name)
+        soft, hard = resource.prlimit(self.pid, number)
+        resource.prlimit(self.pid, number, (value, hard))
+        return soft
 
     def thread_names(self):
         names = []

@@ -1,0 +1,172 @@
+"""Balancers: which target a connection gets, and what happens when it cannot be had."""
+
+import collections
+
+import pytest
+
+import peers
+import sockets
+from environment import proxy
+from waiting import Stopwatch, scale
+
+
+def greeted(env, address):
+    """Connects and returns the name of the target that answered, or None."""
+    client = env.connect(address)
+    data, _ = bytearray(), None
+    while not data.endswith(b"\n"):
+        try:
+            part = client.recv(100)
+        except ConnectionResetError:
+            return None
+        if not part:
+            return None
+        data += part
+    sockets.round_trip(client)
+    client.close()
+    return data.decode().strip()
+
+
+@pytest.fixture
+def three(env):
+    return [env.serve(peers.greeter(name)).address for name in ("one", "two", "three")]
+
+
+def named(*addresses):
+    return [{"name": f"server-{number}", "address": address} for number, address in enumerate(addresses, 1)]
+
+
+@pytest.mark.parametrize("options", [{}, {"connection_load_balancer": "none"}])
+def test_none_takes_the_first_only(env, three, options):
+    address = env.address()
+    bitflow = env.start(proxy(address, *named(*three), **options))
+    assert [greeted(env, address) for _ in range(4)] == ["one"] * 4
+    assert {record["target"]["name"] for record in bitflow.wait_records(4)} == {"server-1"}
+
+
+def test_none_does_not_move_on(env, three):
+    address = env.address()
+    bitflow = env.start(proxy(address, *named(env.refusing(), three[1])))
+    sockets.was_rejected(env.connect(address))
+    assert bitflow.wait_records(1)[0]["reason"] == "connect_refused"
+
+
+def test_failover_prefers_the_first(env, three):
+    address = env.address()
+    env.start(proxy(address, *named(*three), connection_load_balancer="failover"))
+    assert [greeted(env, address) for _ in range(6)] == ["one"] * 6
+
+
+def test_failover_goes_in_order(env, three):
+    address = env.address()
+    bitflow = env.start(proxy(address, *named(env.refusing(), env.unix("none.sock"), three[1], three[0]),
+                              connection_load_balancer="failover"))
+    assert [greeted(env, address) for _ in range(3)] == ["two"] * 3
+    record = bitflow.wait_records(3)[0]
+    assert record["target"] == {"name": "server-3", "address": three[1]}
+    assert record["attempts"] == 3
+
+
+def test_failover_comes_back_to_the_first(env, three):
+    held = env.enter(peers.Refusing())
+    address = env.address()
+    env.start(proxy(address, *named(held.address, three[1]), connection_load_balancer="failover"))
+    assert greeted(env, address) == "two"
+    held.listen()
+    client = env.connect(address)
+    target = env.keep(held.accept())
+    target.sendall(b"back again")
+    assert sockets.receive_exactly(client, 10) == b"back again"
+
+
+def test_failover_past_a_target_that_never_answers(env, three):
+    full = env.listen(backlog=0)
+    full.fill_queue()
+    address = env.address()
+    entries = named(full.address, "no-such-host.invalid:80", three[2])
+    entries[0].update(connect_timeout="200ms", connect_attempts=2)
+    entries[1].update(connect_timeout="1s")
+    env.start(proxy(address, *entries, connection_load_balancer="failover"))
+    watch = Stopwatch()
+    assert greeted(env, address) == "three"
+    watch.between(0.35, 4, "two attempts, a failed name, and a connect")
+
+
+def test_failover_uses_each_targets_own_backoff(env, three):
+    address = env.address()
+    entries = named(env.refusing(), three[0])
+    entries[0].update(connect_backoff="200ms", connect_attempts=3)
+    env.start(proxy(address, *entries, connection_load_balancer="failover"))
+    watch = Stopwatch()
+    assert greeted(env, address) == "one"
+    watch.between(0.25, 2, "a backoff of 200 and 400 ms, with jitter")
+
+
+def test_failover_with_nobody_there(env):
+    address = env.address()
+    bitflow = env.start(proxy(address, *named(env.refusing(), env.refusing()), connection_load_balancer="failover"))
+    sockets.was_rejected(env.connect(address))
+    record = bitflow.wait_records(1)[0]
+    assert (record["reason"], record["attempts"]) == ("connect_refused", 2)
+
+
+def test_no_failover_once_connected(env, three):
+    """A target that accepts and resets was connected; its reset is the client's."""
+    resetting = env.serve(peers.resetter)
+    address = env.address()
+    bitflow = env.start(proxy(address, *named(resetting.address, three[1]), connection_load_balancer="failover"))
+    assert greeted(env, address) is None
+    assert bitflow.wait_records(1)[0]["reason"] == "target_reset"
+
+
+def test_round_robin_in_turn(env, three):
+    address = env.address()
+    bitflow = env.start(proxy(address, *named(*three), connection_load_balancer="round-robin"))
+    got = [greeted(env, address) for _ in range(9)]
+    assert got[:3] * 3 == got and sorted(got[:3]) == ["one", "three", "two"]
+    start = ["one", "two", "three"].index(got[0])
+    assert got[:3] == (["one", "two", "three"] * 2)[start:start + 3]
+    assert len({record["target"]["name"] for record in bitflow.wait_records(9)}) == 3
+
+
+def test_round_robin_moves_on(env, three):
+    """The dead one's turn goes to the one after it, and the turns of the others stay."""
+    address = env.address()
+    env.start(proxy(address, *named(three[0], env.refusing(), three[2]), connection_load_balancer="round-robin"))
+    counts = collections.Counter(greeted(env, address) for _ in range(12))
+    assert counts == {"one": 4, "three": 8}
+
+
+def test_round_robin_wraps_around(env, three):
+    address = env.address()
+    env.start(proxy(address, *named(env.refusing(), three[1], env.refusing()), connection_load_balancer="round-robin"))
+    assert [greeted(env, address) for _ in range(6)] == ["two"] * 6
+
+
+def test_round_robin_with_nobody_there(env, three):
+    address = env.address()
+    bitflow = env.start(proxy(address, *named(env.refusing(), env.refusing()), connection_load_balancer="round-robin"))
+    for _ in range(3):
+        sockets.was_rejected(env.connect(address))
+    assert {record["attempts"] for record in bitflow.wait_records(3)} == {2}
+
+
+def test_round_robin_is_even_under_concurrency(env, three):
+    address = env.address()
+    bitflow = env.start(proxy(address, *named(*three), connection_load_balancer="round-robin"))
+    each = scale(50)
+    clients = [env.connect(address) for _ in range(3 * each)]
+    for client in clients:
+        while client.recv(1) != b"\n":
+            pass
+        client.close()
+    counts = collections.Counter(record["target"]["name"] for record in bitflow.wait_records(3 * each))
+    assert counts == {"server-1": each, "server-2": each, "server-3": each}
+
+
+def test_turns_of_two_proxies_are_their_own(env, three):
+    left, right = env.address(), env.address()
+    env.start(proxy(left, *named(*three), name="left", connection_load_balancer="round-robin"),
+              proxy(right, *named(*three), name="right", connection_load_balancer="round-robin"))
+    got = [(greeted(env, left), greeted(env, right)) for _ in range(3)]
+    assert len({pair[0] for pair in got}) == 3 and len({pair[1] for pair in got}) == 3

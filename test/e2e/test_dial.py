@@ -1,0 +1,298 @@
+"""Targets that cannot be reached, backoff between attempts, and clients that leave meanwhile."""
+
+import socket
+import threading
+import time
+
+import pytest
+
+import peers
+import sockets
+from environment import proxy
+from waiting import Stopwatch, holds_for, scale, wait_for
+
+
+@pytest.fixture
+def full_queue(env):
+    """A TCP target whose accept queue is full: it never answers."""
+    listener = env.listen(backlog=0)
+    listener.fill_queue()
+    return listener
+
+
+def test_refused(env):
+    address, target = env.address(), env.refusing()
+    bitflow = env.start(proxy(address, target))
+    watch = Stopwatch()
+    sockets.was_rejected(env.connect(address))
+    watch.between(0, 1, "a refusal")
+    record = bitflow.wait_records(1)[0]
+    assert (record["event"], record["reason"], record["attempts"]) == ("connection", "connect_refused", 1)
+    assert record["error"] and (record["bytes_from_client"], record["bytes_from_target"]) == (0, 0)
+
+
+def test_refused_unix(env):
+    """No such socket file, and a stale one."""
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(env.directory / "stale.sock"))
+    stale.close()
+    for name in ("missing", "stale"):
+        address = env.address()
+        bitflow = env.start(proxy(address, env.unix(name + ".sock"), name=name), name=name + ".yaml")
+        sockets.was_rejected(env.connect(address))
+        wait_for(lambda: [r for r in bitflow.records() if r["proxy"] == name], "a record")
+    reasons = {record["proxy"]: record["reason"] for record in bitflow.records()}
+    assert reasons["stale"] == "connect_refused"
+    assert reasons["missing"] in ("connect_failed", "connect_refused")
+
+
+def test_target_comes_up_later(env):
+    """After each failure the next connection is served as soon as the target is there."""
+    held = env.enter(peers.Refusing())
+    address = env.address()
+    bitflow = env.start(proxy(address, held.address))
+    for _ in range(5):
+        sockets.was_rejected(env.connect(address))
+    held.listen()
+    client = env.connect(address)
+    client.sendall(b"now")
+    target = env.keep(held.accept())
+    assert sockets.receive_exactly(target, 3) == b"now"
+    assert len(bitflow.wait_records(5)) == 5
+
+
+def test_never_answers(env, full_queue):
+    address = env.address()
+    bitflow = env.start(proxy(address, {"address": full_queue.address, "connect_timeout": "700ms"}))
+    watch = Stopwatch()
+    sockets.was_rejected(env.connect(address))
+    watch.between(0.6, 2, "connect_timeout")
+    record = bitflow.wait_records(1)[0]
+    assert record["reason"] == "connect_timeout"
+    assert 600 <= record["connect_ms"] <= record["total_ms"] + 1
+
+
+def test_never_answers_unix(env):
+    """The kernel answers a full Unix queue with EAGAIN at once; it is no refusal, and room may come within the timeout."""
+    listener = env.listen(env.unix("back.sock"), backlog=0)
+    listener.fill_queue()
+    address = env.address()
+    bitflow = env.start(proxy(address, {"address": listener.address, "connect_timeout": "700ms"}))
+    watch = Stopwatch()
+    sockets.was_rejected(env.connect(address))
+    watch.between(0.6, 2, "connect_timeout")
+    assert bitflow.wait_records(1)[0]["reason"] == "connect_timeout"
+
+
+def test_full_unix_queue_gets_room(env):
+    listener = env.listen(env.unix("back.sock"), backlog=0)
+    listener.fill_queue()
+    address = env.address()
+    bitflow = env.start(proxy(address, {"address": listener.address, "connect_timeout": "8s"}))
+    client = env.connect(address)
+    holds_for(0.3, lambda: bitflow.records() == [], "the dial waits for room")
+    listener.drain_queue()
+    target = listener.accept()
+    client.sendall(b"there is room")
+    assert sockets.receive_exactly(target, 13) == b"there is room"
+
+
+def test_each_attempt_has_the_whole_connect_timeout(env, full_queue):
+    address = env.address()
+    entry = {"address": full_queue.address, "connect_timeout": "300ms", "connect_attempts": 3}
+    bitflow = env.start(proxy(address, entry))
+    watch = Stopwatch()
+    sockets.was_rejected(env.connect(address))
+    watch.between(0.85, 2.5, "three attempts")
+    assert (bitflow.wait_records(1)[0]["attempts"], bitflow.records()[0]["reason"]) == (3, "connect_timeout")
+
+
+def test_many_dials_that_hang_do_not_hold_up_others(env, full_queue):
+    """Two proxies, one hanging: the other is served at once, and so is its own next proxy after the timeouts."""
+    hanging, fine = env.address(), env.address()
+    echo = env.echo()
+    bitflow = env.start(proxy(hanging, {"address": full_queue.address, "connect_timeout": "2s"}, name="hanging"),
+                        proxy(fine, echo.address, name="fine"))
+    stuck = [env.connect(hanging) for _ in range(scale(200))]
+    watch = Stopwatch()
+    for _ in range(20):
+        sockets.round_trip(env.connect(fine))
+    watch.between(0, 1.5, "20 connections of the other proxy")
+    for client in stuck:
+        sockets.was_rejected(client)
+    reasons = [record["reason"] for record in bitflow.wait_records(len(stuck)) if record["proxy"] == "hanging"]
+    assert reasons == ["connect_timeout"] * len(stuck)
+
+
+def test_name_that_does_not_resolve(env):
+    address = env.address()
+    bitflow = env.start(proxy(address, {"address": "no-such-host.invalid:80", "connect_timeout": "5s"}))
+    sockets.was_rejected(env.connect(address), timeout=20)
+    record = bitflow.wait_records(1)[0]
+    assert record["reason"] in ("resolve_failed", "connect_timeout")
+    assert record["error"]
+
+
+def test_no_backoff_means_attempts_at_once(env):
+    address = env.address()
+    bitflow = env.start(proxy(address, {"address": env.refusing(), "connect_attempts": 20}))
+    watch = Stopwatch()
+    sockets.was_rejected(env.connect(address))
+    watch.between(0, 1, "20 refusals")
+    assert bitflow.wait_records(1)[0]["attempts"] == 20
+
+
+def test_backoff_is_exponential_with_jitter(env):
+    """50, 100, 200, 400 and 800 ms: 1.55 s together, give or take half of each for the jitter."""
+    address = env.address()
+    bitflow = env.start(proxy(address, {"address": env.refusing(), "connect_attempts": 6, "connect_backoff": "50ms"}))
+    clients = [env.connect(address) for _ in range(12)]
+    for client in clients:
+        sockets.was_rejected(client)
+    totals = sorted(record["total_ms"] for record in bitflow.wait_records(12))
+    assert 1550 * 0.5 - 20 <= totals[0] and totals[-1] <= 1550 * 1.5 + 700, totals
+    assert totals[-1] - totals[0] >= 20, f"no jitter: {totals}"
+    assert {record["attempts"] for record in bitflow.records()} == {6}
+    assert {record["reason"] for record in bitflow.records()} == {"connect_refused"}
+
+
+def test_backoff_until_the_target_is_there(env):
+    held = env.enter(peers.Refusing())
+    address = env.address()
+    bitflow = env.start(proxy(address, {"address": held.address, "connect_attempts": 50, "connect_backoff": "100ms"}))
+    client = env.connect(address)
+    client.sendall(b"early data")
+    holds_for(0.4, lambda: bitflow.records() == [] and sockets.is_open(client), "the dial goes on")
+    held.listen()
+    target = env.keep(held.accept())
+    assert sockets.receive_exactly(target, 10) == b"early data"
+    client.close()
+    target.close()
+    record = bitflow.wait_records(1)[0]
+    assert record["reason"] == "completed" and record["attempts"] > 1
+
+
+DIALS = {
+    "hanging": lambda env: hanging_target(env),
+    "backoff": lambda env: {"address": env.refusing(), "connect_attempts": 100, "connect_backoff": "30s"},
+    "unix": lambda env: hanging_target(env, env.unix("back.sock")),
+}
+
+
+def hanging_target(env, address="127.0.0.1:0"):
+    listener = env.listen(address, backlog=0)
+    listener.fill_queue()
+    return {"address": listener.address, "connect_timeout": "60s"}
+
+
+@pytest.fixture(params=DIALS)
+def dialling(env, request):
+    """A client whose connection is being dialled and will be for long."""
+    address = env.address()
+    bitflow = env.start(proxy(address, DIALS[request.param](env)))
+    client = env.connect(address)
+    wait_for(bitflow.busy_threads, "a thread dials")
+    holds_for(0.2, lambda: bitflow.records() == [], "the dial lasts")
+    return bitflow, client, address
+
+
+def test_client_reset_stops_the_dial(dialling):
+    bitflow, client, _ = dialling
+    watch = Stopwatch()
+    sockets.reset(client)
+    record = bitflow.wait_records(1)[0]
+    watch.between(0, 0.6, "the stop of the dial")
+    assert (record["reason"], record["ended_by"]) == ("client_left", "client")
+    bitflow.assert_quiet()
+
+
+def test_client_reset_after_data_stops_the_dial(dialling):
+    bitflow, client, _ = dialling
+    client.sendall(b"some early data")
+    sockets.wait_acknowledged(client)
+    watch = Stopwatch()
+    sockets.reset(client)
+    record = bitflow.wait_records(1)[0]
+    watch.between(0, 0.8, "the stop of the dial")
+    assert record["reason"] == "client_left"
+
+
+def test_client_close_stops_the_dial(dialling):
+    bitflow, client, _ = dialling
+    watch = Stopwatch()
+    client.close()
+    record = bitflow.wait_records(1)[0]
+    watch.between(0, 1.2, "the stop of the dial")
+    assert record["reason"] == "client_left"
+    bitflow.assert_quiet()
+
+
+def test_unix_client_close_stops_the_dial(env):
+    bitflow = env.start(proxy(env.unix(), hanging_target(env)))
+    client = env.connect(env.unix())
+    wait_for(bitflow.busy_threads, "a thread dials")
+    watch = Stopwatch()
+    client.close()
+    assert bitflow.wait_records(1)[0]["reason"] == "client_left"
+    watch.between(0, 1.2, "the stop of the dial")
+
+
+def test_client_that_is_already_gone(env):
+    """The client leaves before the proxy has even looked."""
+    address = env.address()
+    bitflow = env.start(proxy(address, {"address": env.refusing(), "connect_attempts": 100, "connect_backoff": "30s"}))
+    for _ in range(50):
+        sockets.reset(sockets.connect(address))
+    records = bitflow.wait_records(50)
+    assert {record["reason"] for record in records} <= {"client_left", "client_reset"}
+    bitflow.assert_quiet()
+
+
+def test_half_close_after_data_lets_the_dial_go_on(env):
+    held = env.enter(peers.Refusing())
+    address = env.address()
+    bitflow = env.start(proxy(address, {"address": held.address, "connect_attempts": 99, "connect_backoff": "100ms"}))
+    client = env.connect(address)
+    client.sendall(b"GET all of it")
+    client.shutdown(socket.SHUT_WR)
+    holds_for(1.2, lambda: bitflow.records() == [], "the dial goes on")
+    held.listen()
+    target = env.keep(held.accept())
+    assert sockets.receive_to_end(target) == b"GET all of it"
+    target.sendall(b"all of it")
+    target.close()
+    assert sockets.receive_to_end(client) == b"all of it"
+    assert bitflow.wait_records(1)[0]["reason"] == "completed"
+
+
+def test_early_data_larger_than_buffers(env):
+    """The client sends megabytes while the target is dialled; none is lost."""
+    held = env.enter(peers.Refusing())
+    address = env.address()
+    env.start(proxy(address, {"address": held.address, "connect_attempts": 99, "connect_backoff": "100ms"}))
+    client = env.connect(address)
+    data = bytes(range(256)) * 40_000
+    sender = threading.Thread(target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR)), daemon=True)
+    sender.start()
+    time.sleep(0.2)  # how much is under way then does not matter
+    held.listen()
+    target = env.keep(held.accept())
+    assert sockets.receive_to_end(target) == data
+    target.close()
+    sender.join()
+
+
+def test_failed_dials_leak_nothing(env, full_queue):
+    address = env.address()
+    bitflow = env.start(proxy(address, env.refusing(), {"address": full_queue.address, "connect_timeout": "50ms"},
+                              {"address": env.unix("none.sock")}, {"address": "no-such-host.invalid:1",
+                                                                   "connect_timeout": "300ms"},
+                              connection_load_balancer="failover"))
+    threads = []
+    for _ in range(3):
+        clients = [env.connect(address) for _ in range(scale(40))]
+        for client in clients:
+            sockets.was_rejected(client, timeout=30)
+        bitflow.assert_quiet()
+        threads.append(len(bitflow.thread_names()))
+    assert threads[2] <= threads[0] + 2, f"threads pile up: {threads}"

@@ -1,0 +1,296 @@
+"""Timeouts, lifetime and keepalive: when they fire, when they must not, how the connection ends, what the record says."""
+
+import contextlib
+import random
+import socket
+import threading
+import time
+
+import pytest
+
+import peers
+import programs
+import sockets
+from environment import proxy
+from waiting import Stopwatch, holds_for, pace, wait_for
+
+
+def ended_in_order(sock):
+    """Reads to the end and asserts that it is an orderly one; returns the data."""
+    data, end = sockets.receive_until_broken(sock)
+    assert end == "eof", "reset where an orderly close was due"
+    return data
+
+
+def front(env, listener_settings=None, target_settings=None, target=None, **options):
+    listener, address = env.listen(), env.address()
+    entry = {"address": (target or listener).address, **(target_settings or {})}
+    bitflow = env.start(proxy(address, entry, listener=listener_settings, **options))
+    return bitflow, address, listener
+
+
+@pytest.mark.parametrize("side, key", [("client", "read_timeout"), ("target", "read_timeout")])
+def test_idle_connection_ends_by_read_timeout(env, side, key):
+    settings = {key: "600ms"}
+    bitflow, address, listener = front(env, *((settings, None) if side == "client" else (None, settings)))
+    client, target = env.pair(address, listener)
+    watch = Stopwatch()
+    client.sendall(b"up")
+    assert sockets.receive_exactly(target, 2) == b"up"
+    target.sendall(b"down")
+    assert ended_in_order(client) == b"down"
+    assert ended_in_order(target) == b""
+    watch.between(0.55, 1.6, "the read timeout")
+    record = bitflow.wait_records(1)[0]
+    assert record["reason"] == f"{side}_read_timeout"
+    assert 550 <= record["total_ms"] <= 1600 * pace()
+    assert (record["bytes_from_client"], record["bytes_from_target"]) == (2, 4)
+
+
+def test_client_that_never_sends_ends_by_read_timeout(env):
+    bitflow, address, listener = front(env, {"read_timeout": "400ms"})
+    client, _ = env.pair(address, listener)
+    assert ended_in_order(client) == b""
+    assert bitflow.wait_records(1)[0]["reason"] == "client_read_timeout"
+
+
+def trickle(sock, seconds, interval=0.1):
+    """Sends a byte at an interval; returns the number of bytes."""
+    count, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        sock.sendall(b"x")
+        count += 1
+        time.sleep(interval)
+    return count
+
+
+@pytest.mark.parametrize("silent", ["client", "target"])
+def test_data_written_refreshes_the_read_timeout(env, silent):
+    """A long one-way transfer survives the silence of the one who reads, though both sides have a read timeout."""
+    timeout = {"read_timeout": f"{500 * pace():.0f}ms"}
+    bitflow, address, listener = front(env, timeout, timeout)
+    client, target = env.pair(address, listener)
+    sender, reader = (target, client) if silent == "client" else (client, target)
+    sent = trickle(sender, 2.5 * pace(), 0.1 * pace())
+    assert len(sockets.receive_exactly(reader, sent)) == sent
+    assert bitflow.records() == []
+    assert len(ended_in_order(reader)) == 0
+    assert bitflow.wait_records(1)[0]["reason"] in ("client_read_timeout", "target_read_timeout")
+
+
+def test_slow_bulk_download_survives_the_read_timeout(env):
+    """The same on the bulk path: the client reads slowly but steadily and never sends."""
+    bitflow, address, listener = front(env, {"read_timeout": f"{400 * pace():.0f}ms"})
+    client, target = env.pair(address, listener, receive_buffer=65536)
+    data = random.Random(9).randbytes(12_000_000)
+
+    def send():
+        with contextlib.suppress(OSError):
+            target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    received, watch = bytearray(), Stopwatch()
+    while len(received) < len(data):
+        part = client.recv(400_000)
+        assert part, f"cut off after {len(received)} bytes and {watch.seconds:.2f} s: {bitflow.records()}"
+        received += part
+        if watch.seconds < 2 * pace():
+            time.sleep(0.05)
+    assert received == data
+    client.close()
+    thread.join()
+    assert bitflow.wait_records(1)[0]["bytes_from_target"] == len(data)
+
+
+def test_half_closed_client_is_not_timed_out(env):
+    """After the client's end of data there's nothing left to read from it: its read timeout is over."""
+    bitflow, address, listener = front(env, {"read_timeout": "300ms"})
+    client, target = env.pair(address, listener)
+    client.sendall(b"question")
+    client.shutdown(socket.SHUT_WR)
+    assert sockets.receive_to_end(target) == b"question"
+    holds_for(1.2, lambda: bitflow.records() == [] and sockets.is_open(client), "the answer is still due")
+    target.sendall(b"answer")
+    target.close()
+    assert sockets.receive_to_end(client) == b"answer"
+    assert bitflow.wait_records(1)[0]["reason"] == "completed"
+
+
+@pytest.mark.parametrize("stuck", ["client", "target"])
+def test_write_timeout_when_a_side_stops_reading(env, stuck):
+    settings = {"write_timeout": "700ms"}
+    bitflow, address, listener = front(env, *((settings, None) if stuck == "client" else (None, settings)))
+    client, target = env.pair(address, listener)
+    sender, _ = (target, client) if stuck == "client" else (client, target)
+    watch = Stopwatch()
+    with pytest.raises(ConnectionResetError):
+        while True:
+            sender.sendall(bytes(65536))
+    watch.between(0.6, 5, "the write timeout")
+    assert bitflow.wait_records(1)[0]["reason"] == f"{stuck}_write_timeout"
+
+
+def test_slow_reader_survives_the_write_timeout(env):
+    """The write timeout is about no progress, not about slow progress."""
+    bitflow, address, listener = front(env, {"write_timeout": f"{800 * pace():.0f}ms"})
+    client, target = env.pair(address, listener, receive_buffer=32768)
+    server = threading.Thread(target=lambda: target.sendall(bytes(8_000_000)), daemon=True)
+    server.start()
+    watch, received = Stopwatch(), 0
+    while watch.seconds < 3 * pace():
+        received += len(client.recv(20_000))
+        time.sleep(0.03)
+    assert bitflow.records() == [], "a slow reader was cut off"
+    received += len(sockets.receive_exactly(client, 8_000_000 - received))
+    server.join(20)
+    assert received == 8_000_000
+
+
+@pytest.mark.parametrize("traffic", ["idle", "chatty", "bulk", "stuck"])
+def test_lifetime_ends_a_connection(env, traffic):
+    bitflow, address, listener = front(env, connection_lifetime="1s")
+    client, target = env.pair(address, listener)
+    watch = Stopwatch()
+
+    def work():
+        with contextlib.suppress(OSError):
+            while True:
+                target.sendall(bytes(65536) if traffic != "chatty" else b"x")
+                if traffic == "chatty":
+                    time.sleep(0.05)
+
+    if traffic != "idle":
+        threading.Thread(target=work, daemon=True).start()
+    if traffic == "stuck":
+        record = bitflow.wait_records(1)[0]
+    else:
+        ended_in_order(client)
+        watch.between(0.9, 2.5, "the lifetime")
+        record = bitflow.wait_records(1)[0]
+    watch.between(0.9, 4, "the lifetime")
+    assert (record["reason"], record["ended_by"]) == ("lifetime", "proxy")
+    if traffic == "idle":
+        assert ended_in_order(target) == b""
+
+
+def test_lifetime_is_shorter_than_the_read_timeout(env):
+    bitflow, address, listener = front(env, {"read_timeout": "30s"}, {"read_timeout": "30s"}, connection_lifetime="600ms")
+    client, target = env.pair(address, listener)
+    watch = Stopwatch()
+    assert ended_in_order(client) == b"" and ended_in_order(target) == b""
+    watch.between(0.5, 2, "the lifetime")
+    assert bitflow.wait_records(1)[0]["reason"] == "lifetime"
+
+
+def test_read_timeout_is_shorter_than_the_lifetime(env):
+    bitflow, address, listener = front(env, {"read_timeout": "300ms"}, connection_lifetime="30s")
+    client, _ = env.pair(address, listener)
+    assert ended_in_order(client) == b""
+    assert bitflow.wait_records(1)[0]["reason"] == "client_read_timeout"
+
+
+def test_lifetime_ends_a_half_closed_connection(env):
+    bitflow, address, listener = front(env, connection_lifetime="700ms")
+    client, target = env.pair(address, listener)
+    client.shutdown(socket.SHUT_WR)
+    assert sockets.receive_to_end(target) == b""
+    assert ended_in_order(client) == b""
+    assert bitflow.wait_records(1)[0]["reason"] == "lifetime"
+
+
+def test_lifetime_ends_a_dial(env):
+    address = env.address()
+    entry = {"address": env.refusing(), "connect_attempts": 100, "connect_backoff": "20s"}
+    bitflow = env.start(proxy(address, entry, connection_lifetime="700ms"))
+    client, watch = env.connect(address), Stopwatch()
+    sockets.was_rejected(client)
+    watch.between(0.6, 2.5, "the lifetime")
+    assert bitflow.wait_records(1)[0]["reason"] == "lifetime"
+
+
+def test_timeouts_of_many_connections_fire_together(env):
+    """Nothing is queued behind another connection's timeout."""
+    bitflow, address, listener = front(env, {"read_timeout": "1s"})
+    clients = [env.pair(address, listener)[0] for _ in range(60)]
+    watch = Stopwatch()
+    for client in clients:
+        assert ended_in_order(client) == b""
+    watch.between(0.5, 3, "60 timeouts")
+    assert {record["reason"] for record in bitflow.wait_records(60)} == {"client_read_timeout"}
+
+
+def keepalive_timer(port):
+    """What ss tells about the timer of the connection towards the port."""
+    done = programs.run(["ss", "-Htno", "state", "established", "dport", "=", f":{port}"])
+    return done.stdout
+
+
+@pytest.mark.parametrize("interval, seen", [("37s", "keepalive,3"), (None, "keepalive,"), (0, "keepalive,"), (-1, None)])
+def test_keepalive_of_the_target(env, interval, seen):
+    settings = {} if interval is None else {"keepalive_interval": interval}
+    _, address, listener = front(env, None, settings)
+    client, target = env.pair(address, listener)
+    client.sendall(b"x")
+    assert target.recv(1) == b"x"
+    sockets.wait_acknowledged(client)
+    port = listener.address.rpartition(":")[2]
+
+    def settled():  # a retransmission timer may stand there for an instant
+        text = keepalive_timer(port)
+        return text if text and "timer:(on" not in text else None
+
+    text = wait_for(settled, "ss shows the connection")
+    if seen:
+        assert f"timer:({seen}" in text, text
+    else:
+        assert "timer:(" not in text, text
+
+
+def test_socket_options(env):
+    """The timeouts are the socket's own, and TCP_NODELAY is on, as the outside can see."""
+    listener_settings = {"read_timeout": "61s", "write_timeout": "62s"}
+    target_settings = {"read_timeout": "63s", "write_timeout": "64s", "keepalive_interval": "65s"}
+    bitflow, address, listener = front(env, listener_settings, target_settings)
+    client, target = env.pair(address, listener)
+    client.sendall(b"x")
+    assert target.recv(1) == b"x"
+    borrowed = [env.keep(sock) for sock in bitflow.borrow_sockets()]
+    legs = {}
+    for sock in borrowed:
+        if sock.family == socket.AF_INET:
+            with contextlib.suppress(OSError):
+                legs[sockets.name_of(sock.family, sock.getpeername())] = sock
+    client_leg, target_leg = legs[sockets.local_name(client)], legs[listener.address]
+    for leg in (client_leg, target_leg):
+        assert leg.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert target_leg.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert target_leg.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 65
+
+
+def test_timeouts_over_unix_sockets(env):
+    listener, address = env.listen(env.unix("back.sock")), env.unix()
+    entry = {"address": listener.address, "write_timeout": "600ms"}
+    bitflow = env.start(proxy(address, entry, listener={"read_timeout": "600ms"}))
+    client, _ = env.pair(address, listener)
+    assert ended_in_order(client) == b""
+    assert bitflow.wait_records(1)[0]["reason"] == "client_read_timeout"
+    client, _ = env.pair(address, listener)
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        while True:
+            client.sendall(bytes(65536))
+    assert bitflow.wait_records(2)[1]["reason"] == "target_write_timeout"
+
+
+def test_proxy_serves_on_after_every_timeout(env):
+    echo, address = env.serve(peers.echo), env.address()
+    bitflow = env.start(proxy(address, echo.address, listener={"read_timeout": "200ms", "write_timeout": "200ms"},
+                              connection_lifetime="2s"))
+    for _ in range(3):
+        idle = [env.connect(address) for _ in range(10)]
+        for client in idle:
+            assert ended_in_order(client) == b""
+        sockets.round_trip(env.connect(address))
+    bitflow.wait_records(33)
+    bitflow.assert_quiet()
