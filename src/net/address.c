@@ -85,7 +85,8 @@ static bool is_host_name(struct piece name)
             label = 0;
             continue;
         }
-        // An underscore is no part of a host name, but names with one are in use (containers, SRV-style records).
+        // An underscore is no part of a host name, but names with one are in use (containers, SRV-style
+        // records).
         if (c >= 0x80 || (!isalnum(c) && c != '_' && (c != '-' || label == 0 || at_end)) || ++label > 63)
             return false;
     }

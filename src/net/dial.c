@@ -15,9 +15,9 @@
 // How often the client is looked at meanwhile.
 #define UNIX_QUEUE_INTERVAL (50 * NS_PER_MS)
 
-// A full accept queue makes a non-blocking connect to a Unix socket fail with EAGAIN, and poll() has no event for room in
-// it. A blocking connect does wait for room, in the kernel and bounded by SO_SNDTIMEO; so it waits in short turns, between
-// which the client is looked at.
+// A full accept queue makes a non-blocking connect to a Unix socket fail with EAGAIN, and poll() has no event
+// for room in it. A blocking connect does wait for room, in the kernel and bounded by SO_SNDTIMEO; so it
+// waits in short turns, between which the client is looked at.
 static bool wait_for_unix_queue(int fd, const struct endpoint *endpoint, struct patience *patience, int64_t deadline,
                                 struct error *error)
 {
@@ -104,7 +104,8 @@ static bool dial_endpoint(const struct endpoint *endpoint, struct patience *pati
     return connected;
 }
 
-// Kept out of dial()'s own frame: the addresses take a page of stack, which every other connection would touch too.
+// Kept out of dial()'s own frame: the addresses take a page of stack, which every other connection would
+// touch too.
 __attribute__((noinline)) static bool dial_name(const struct address *address, struct patience *patience,
                                                 int64_t deadline, struct dial_result *result, struct error *error)
 {

@@ -31,7 +31,8 @@ int dial_finish(int fd, const struct endpoint *endpoint)
         return errno;
     if (reason != 0 || !endpoint_is_tcp(endpoint))
         return reason;
-    // Where nobody listens, the kernel may pick the very port we connect to as ours, and TCP connects to itself.
+    // Where nobody listens, the kernel may pick the very port we connect to as ours, and TCP connects to
+    // itself.
     struct endpoint local;
     if (socket_local(fd, &local) && endpoint_equal(&local, endpoint))
         return ECONNREFUSED;
@@ -130,8 +131,8 @@ static void forget_socket(struct race *race, size_t at)
     race->indices[at] = race->indices[race->running];
 }
 
-// Looks at the sockets that poll() found ready. True: one is connected, and no longer in the race. `any_failed` tells
-// whether another may start now.
+// Looks at the sockets that poll() found ready. True: one is connected, and no longer in the race.
+// `any_failed` tells whether another may start now.
 static bool find_winner(struct race *race, int *fd, size_t *winner, bool *any_failed)
 {
     *any_failed = false;

@@ -12,12 +12,12 @@
 #include "bitflow/net/patience.h"
 #include "bitflow/net/resolve.h"
 
-// Puts the order of connecting into `order`: the families take turns, the first endpoint's family first; within a family
-// the resolver's order stays. RFC 8305, 4, with a First Address Family Count of 1.
+// Puts the order of connecting into `order`: the families take turns, the first endpoint's family first;
+// within a family the resolver's order stays. RFC 8305, 4, with a First Address Family Count of 1.
 void dial_race_order(const struct endpoint *endpoints, size_t count, uint8_t order[RESOLVE_ADDRESSES_MAX]);
 
-// Connects to one of `count` endpoints (at most RESOLVE_ADDRESSES_MAX). On success `fd` is connected, blocking and
-// close-on-exec, and `winner` the endpoint's index.
+// Connects to one of `count` endpoints (at most RESOLVE_ADDRESSES_MAX). On success `fd` is connected,
+// blocking and close-on-exec, and `winner` the endpoint's index.
 bool dial_race(const struct endpoint *endpoints, size_t count, struct patience *patience, int64_t deadline, int *fd,
                size_t *winner, struct error *error);
 

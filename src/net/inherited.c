@@ -26,7 +26,8 @@ static struct inherited *table GUARDED_BY(lock); // owned
 static size_t table_count GUARDED_BY(lock);
 static size_t table_room GUARDED_BY(lock);
 static bool is_complete GUARDED_BY(lock); // inherited_init() has run: what isn't in the table wasn't handed over
-// LISTEN_FDNAMES; the name at index i is that of descriptor FIRST_NAMED + i. Written by inherited_init() only.
+// LISTEN_FDNAMES; the name at index i is that of descriptor FIRST_NAMED + i. Written by inherited_init()
+// only.
 static char *names GUARDED_BY(lock);
 static int named_count GUARDED_BY(lock);
 
@@ -145,8 +146,8 @@ static int number_of_name(const char *name) REQUIRES(lock)
 
 static struct inherited *find(const struct address *address, struct error *error) REQUIRES(lock)
 {
-    int fd = address->fd;
-    if (fd < 0 && (fd = number_of_name(address->fd_name)) < 0) {
+    int fd = address->fd >= 0 ? address->fd : number_of_name(address->fd_name);
+    if (fd < 0) {
         error_set(error, ERROR_INVALID, "no inherited descriptor is named \"%s\" (LISTEN_FDNAMES)", address->fd_name);
         return NULL;
     }
@@ -160,7 +161,9 @@ static struct inherited *find(const struct address *address, struct error *error
         error_set(error, ERROR_INVALID, "descriptor %d was not inherited, or is no stream socket", fd);
         return NULL;
     }
-    if (found == NULL && (found = add(fd)) == NULL)
+    if (found == NULL)
+        found = add(fd);
+    if (found == NULL)
         error_set_errno(error, ENOMEM, "cannot note descriptor %d", fd);
     return found;
 }

@@ -28,14 +28,15 @@ static bool is_unix(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX;
 }
 
-// What poll() said of the client. False: it has gone. Each event is handled once and then not asked for again, since all
-// of them are levels and would make every later poll() return at once.
+// What poll() said of the client. False: it has gone. Each event is handled once and then not asked for
+// again, since all of them are levels and would make every later poll() return at once.
 static bool note_client(struct patience *patience, short events)
 {
     if ((events & (POLLERR | POLLNVAL)) != 0)
         return false;
     if ((events & POLLHUP) != 0) {
-        // TCP says so after a reset only, as we have not closed our direction; a Unix socket says so of every close.
+        // TCP says so after a reset only, as we have not closed our direction; a Unix socket says so of every
+        // close.
         if (!is_unix(patience->client) || !(has_data(patience->client) || patience->has_spoken))
             return false;
         patience->unwatched = true;

@@ -13,8 +13,8 @@
 #include "bitflow/base/mutex.h"
 #include "bitflow/base/thread.h"
 
-// One look-up, shared by who asked and the helper thread, freed by the last of the two. The helper writes the answer
-// before it sets is_done, and whoever asked reads it after it has seen that.
+// One look-up, shared by who asked and the helper thread, freed by the last of the two. The helper writes the
+// answer before it sets is_done, and whoever asked reads it after it has seen that.
 struct lookup {
     atomic_int references;
     atomic_bool is_done;
@@ -71,17 +71,30 @@ static void lookup_drop(struct lookup *lookup, int references)
     free(lookup);
 }
 
+static bool endpoint_of_addrinfo(const struct addrinfo *found, uint16_t port, struct endpoint *endpoint)
+{
+    *endpoint = (struct endpoint){.length = found->ai_addrlen};
+    if (found->ai_family == AF_INET && found->ai_addrlen == sizeof(struct sockaddr_in)) {
+        struct sockaddr_in inet;
+        memcpy(&inet, found->ai_addr, sizeof inet);
+        inet.sin_port = htons(port);
+        memcpy(&endpoint->address, &inet, sizeof inet);
+        return true;
+    }
+    if (found->ai_family == AF_INET6 && found->ai_addrlen == sizeof(struct sockaddr_in6)) {
+        struct sockaddr_in6 inet;
+        memcpy(&inet, found->ai_addr, sizeof inet);
+        inet.sin6_port = htons(port);
+        memcpy(&endpoint->address, &inet, sizeof inet);
+        return true;
+    }
+    return false;
+}
+
 static void add_endpoint(struct resolution *answer, const struct addrinfo *found, uint16_t port)
 {
-    struct endpoint endpoint = {.length = found->ai_addrlen};
-    if (answer->count == RESOLVE_ADDRESSES_MAX || found->ai_addrlen > sizeof endpoint.address)
-        return;
-    memcpy(&endpoint.address, found->ai_addr, found->ai_addrlen);
-    if (found->ai_family == AF_INET)
-        ((struct sockaddr_in *)(void *)&endpoint.address)->sin_port = htons(port);
-    else if (found->ai_family == AF_INET6)
-        ((struct sockaddr_in6 *)(void *)&endpoint.address)->sin6_port = htons(port);
-    else
+    struct endpoint endpoint;
+    if (answer->count == RESOLVE_ADDRESSES_MAX || !endpoint_of_addrinfo(found, port, &endpoint))
         return;
     for (size_t i = 0; i < answer->count; i++)
         if (endpoint_equal(&answer->endpoints[i], &endpoint))

@@ -84,7 +84,8 @@ void socket_flush(int fd, int64_t deadline)
         int ready = poll(&poller, 1, deadline_poll_ms(deadline));
         if (ready < 0 && errno != EINTR)
             break;
-        // A socket that was shut down for writing is always writable, and the kernel has no other event to wait for.
+        // A socket that was shut down for writing is always writable, and the kernel has no other event to
+        // wait for.
         if (ready > 0 && unsent(fd) > 0)
             (void)poll(NULL, 0, deadline_poll_ms(deadline_after(FLUSH_INTERVAL)));
     }

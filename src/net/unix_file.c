@@ -23,8 +23,9 @@ static socklen_t fill(struct sockaddr_un *address, const char *path)
 #define LOCK_TRIES 50
 #define LOCK_INTERVAL 20 // ms
 
-// Two servers that start at once could each find the other's socket bound but not yet listening, take it for stale and
-// remove it. A lock on the directory makes them take turns. It is best effort: -1 where there is none to be had.
+// Two servers that start at once could each find the other's socket bound but not yet listening, take it for
+// stale and remove it. A lock on the directory makes them take turns. It is best effort: -1 where there is
+// none to be had.
 static int lock_directory(const char *path)
 {
     char directory[sizeof((struct sockaddr_un *)NULL)->sun_path];
@@ -40,8 +41,8 @@ static int lock_directory(const char *path)
     return fd;
 }
 
-// Asks the socket at `address`: 0 if nobody listens there (ECONNREFUSED), EADDRINUSE if somebody does, else why it can't be
-// told. A server whose queue is full (EAGAIN) or that talks datagrams (EPROTOTYPE) is alive.
+// Asks the socket at `address`: 0 if nobody listens there (ECONNREFUSED), EADDRINUSE if somebody does, else
+// why it can't be told. A server whose queue is full (EAGAIN) or that talks datagrams (EPROTOTYPE) is alive.
 static int probe(const struct sockaddr_un *address, socklen_t length)
 {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);

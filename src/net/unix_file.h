@@ -14,8 +14,8 @@ struct unix_file {
     ino_t inode;
 };
 
-// Binds `fd` to `path` and listens. A socket file where nobody answers is replaced; a live one, and what is no socket,
-// never. On failure nothing of ours is left at `path`.
+// Binds `fd` to `path` and listens. A socket file where nobody answers is replaced; a live one, and what is
+// no socket, never. On failure nothing of ours is left at `path`.
 bool unix_file_listen(int fd, const char *path, int backlog, struct unix_file *file, struct error *error);
 
 // Removes the file if it is still the one that unix_file_listen() made.

@@ -1,8 +1,8 @@
 // Addresses as the configuration writes them, and endpoints as the kernel knows them.
 //
-// An address is text that has been understood but not looked up: tcp://HOST:PORT (also tcp4://, tcp6://, HOST:PORT,
-// :PORT, [::1]:80), unix:///path, unix://@abstract-name, fd://N, fd://NAME. An endpoint is one socket address.
-// Plain values, no allocation, no locks; any thread.
+// An address is text that has been understood but not looked up: tcp://HOST:PORT (also tcp4://, tcp6://,
+// HOST:PORT, :PORT, [::1]:80), unix:///path, unix://@abstract-name, fd://N, fd://NAME. An endpoint is one
+// socket address. Plain values, no allocation, no locks; any thread.
 
 #ifndef BITFLOW_NET_ADDRESS_H
 #define BITFLOW_NET_ADDRESS_H
@@ -60,8 +60,9 @@ struct endpoint {
     } address;
 };
 
-// Only for addresses that need no look-up: literals and Unix sockets. Without a host it is the wildcard address, of IPv6
-// unless the address is restricted to IPv4. False for any other address, and for a zone (%eth0) that doesn't exist.
+// Only for addresses that need no look-up: literals and Unix sockets. Without a host it is the wildcard
+// address, of IPv6 unless the address is restricted to IPv4. False for any other address, and for a zone
+// (%eth0) that doesn't exist.
 bool endpoint_of_address(const struct address *address, struct endpoint *endpoint);
 
 bool endpoint_is_tcp(const struct endpoint *endpoint);
@@ -69,9 +70,9 @@ bool endpoint_is_tcp(const struct endpoint *endpoint);
 bool endpoint_equal(const struct endpoint *a, const struct endpoint *b);
 
 #define ENDPOINT_TEXT_SIZE 160
-// For people and logs: 192.0.2.1:80, [2001:db8::1]:80 (an IPv4-mapped address as IPv4), unix:///path, unix:@name,
-// "unix:" for an unnamed one, "none" where there is none. Bytes that aren't printable ASCII are escaped as \xNN: the name
-// comes from the peer. What doesn't fit is cut.
+// For people and logs: 192.0.2.1:80, [2001:db8::1]:80 (an IPv4-mapped address as IPv4), unix:///path,
+// unix:@name, "unix:" for an unnamed one, "none" where there is none. Bytes that aren't printable ASCII are
+// escaped as \xNN: the name comes from the peer. What doesn't fit is cut.
 void endpoint_format(const struct endpoint *endpoint, char out[ENDPOINT_TEXT_SIZE]);
 
 #endif

@@ -19,7 +19,8 @@ struct cidr {
 // ERROR_INVALID. Bits set beyond the prefix are an error: 10.1.2.3/8 is more likely a slip than a wish.
 bool cidr_parse(const char *text, struct cidr *cidr, struct error *error);
 
-// An IPv4-mapped IPv6 address matches IPv4 blocks. An address of another family, or no IP address, matches none.
+// An IPv4-mapped IPv6 address matches IPv4 blocks. An address of another family, or no IP address, matches
+// none.
 bool cidr_contains(const struct cidr *cidr, const struct sockaddr *address);
 
 #endif

@@ -1,6 +1,6 @@
-// One attempt to connect to an address: resolve it, then race its endpoints as RFC 8305 says (families interleaved,
-// a new non-blocking connect every 250 ms or when one fails, the first to succeed wins), all before one deadline.
-// An fd:// address is borrowed (net/inherited.h) instead. Any thread; blocks.
+// One attempt to connect to an address: resolve it, then race its endpoints as RFC 8305 says (families
+// interleaved, a new non-blocking connect every 250 ms or when one fails, the first to succeed wins), all
+// before one deadline. An fd:// address is borrowed (net/inherited.h) instead. Any thread; blocks.
 
 #ifndef BITFLOW_NET_DIAL_H
 #define BITFLOW_NET_DIAL_H
@@ -22,8 +22,9 @@ struct dial_result {
     int64_t connect_time;   // ns
 };
 
-// On failure the times spent are still reported in `result` (fd is -1). Where several endpoints failed, the error tells
-// how many and why the last one did. ERROR_TIMEOUT, ERROR_REFUSED, ERROR_RESOLVE, ERROR_CANCELLED, ERROR_NO_*, ERROR_SYSTEM.
+// On failure the times spent are still reported in `result` (fd is -1). Where several endpoints failed, the
+// error tells how many and why the last one did. ERROR_TIMEOUT, ERROR_REFUSED, ERROR_RESOLVE,
+// ERROR_CANCELLED, ERROR_NO_*, ERROR_SYSTEM.
 bool dial(const struct address *address, struct patience *patience, int64_t deadline, struct dial_result *result,
           struct error *error);
 

@@ -1,8 +1,9 @@
-// A listening address: the sockets behind it, bound and listening. A host name listens on each of its addresses;
-// ":PORT" on every address of both families. Owned by one thread (the proxy's acceptor).
+// A listening address: the sockets behind it, bound and listening. A host name listens on each of its
+// addresses; ":PORT" on every address of both families. Owned by one thread (the proxy's acceptor).
 //
-// A Unix socket's stale file (nobody answers there) is replaced, a live one is not; ours is removed at the end, if it is
-// still ours. An inherited socket (fd://) is used as it is: listening, or connected (it then serves that one connection).
+// A Unix socket's stale file (nobody answers there) is replaced, a live one is not; ours is removed at the
+// end, if it is still ours. An inherited socket (fd://) is used as it is: listening, or connected (it then
+// serves that one connection).
 
 #ifndef BITFLOW_NET_LISTENER_H
 #define BITFLOW_NET_LISTENER_H
@@ -29,8 +30,9 @@ struct listener {
 // Resolves, binds and listens. May block in the resolver. False: nothing is left bound.
 bool listener_open(const struct address *address, struct listener *listener, struct error *error);
 
-// Closes the sockets (an inherited listening socket only our descriptor of it) and removes the Unix socket's file. Whoever
-// takes an inherited connection (is_connected) first sets socket_count to 0, and ends it with inherited_return().
+// Closes the sockets (an inherited listening socket only our descriptor of it) and removes the Unix socket's
+// file. Whoever takes an inherited connection (is_connected) first sets socket_count to 0, and ends it with
+// inherited_return().
 void listener_close(struct listener *listener);
 
 #endif

@@ -1,9 +1,9 @@
-// Waiting on behalf of a client that may leave. While its target is resolved and dialled, every wait goes through here,
-// so that a client that has gone stops the dial.
+// Waiting on behalf of a client that may leave. While its target is resolved and dialled, every wait goes
+// through here, so that a client that has gone stops the dial.
 //
-// A reset is leaving, at once. An end of stream (FIN) after data is a half-close: the client waits for its answer. One
-// without data is most likely a client that closed, but may be one that only listens; it has PATIENCE_GRACE left.
-// Used by the connection's own thread only.
+// A reset is leaving, at once. An end of stream (FIN) after data is a half-close: the client waits for its
+// answer. One without data is most likely a client that closed, but may be one that only listens; it has
+// PATIENCE_GRACE left. Used by the connection's own thread only.
 
 #ifndef BITFLOW_NET_PATIENCE_H
 #define BITFLOW_NET_PATIENCE_H
@@ -17,8 +17,8 @@
 
 struct patience {
     int client; // -1: nobody to watch
-    // Set by the owner when it has read from the client what is yet to be delivered: its end of stream is then a half-close
-    // whether more is readable or not.
+    // Set by the owner when it has read from the client what is yet to be delivered: its end of stream is
+    // then a half-close whether more is readable or not.
     bool has_spoken;
     bool half_closed; // the client's end of stream was seen; it isn't asked for again
     bool unwatched;   // a closed Unix socket whose data is yet to be delivered: its POLLHUP would never cease

@@ -1,6 +1,6 @@
-// Name resolution with a deadline. getaddrinfo() has none, so it runs on a helper thread of a bounded pool; whoever asked
-// gives up at the deadline, or when the client leaves, and the helper frees the answer whenever it comes.
-// Any thread.
+// Name resolution with a deadline. getaddrinfo() has none, so it runs on a helper thread of a bounded pool;
+// whoever asked gives up at the deadline, or when the client leaves, and the helper frees the answer whenever
+// it comes. Any thread.
 
 #ifndef BITFLOW_NET_RESOLVE_H
 #define BITFLOW_NET_RESOLVE_H
@@ -21,8 +21,9 @@ struct resolution {
     struct endpoint endpoints[RESOLVE_ADDRESSES_MAX]; // in RFC 6724's order (the system's)
 };
 
-// An ADDRESS_TCP or ADDRESS_UNIX address; literals and Unix paths are answered without a thread. ERROR_RESOLVE (there is
-// no such name, or no address of the wanted family), ERROR_TIMEOUT, ERROR_CANCELLED, ERROR_NO_*.
+// An ADDRESS_TCP or ADDRESS_UNIX address; literals and Unix paths are answered without a thread.
+// ERROR_RESOLVE (there is no such name, or no address of the wanted family), ERROR_TIMEOUT, ERROR_CANCELLED,
+// ERROR_NO_*.
 bool resolve(const struct address *address, struct patience *patience, int64_t deadline, struct resolution *resolution,
              struct error *error);
 

@@ -1,5 +1,6 @@
-// What is done to single sockets: options, timeouts, ways of closing. Stateless; any thread that owns the descriptor.
-// Options are best effort where a failure could only mean "this kind of socket has no such option" (Unix sockets).
+// What is done to single sockets: options, timeouts, ways of closing. Stateless; any thread that owns the
+// descriptor. Options are best effort where a failure could only mean "this kind of socket has no such
+// option" (Unix sockets).
 
 #ifndef BITFLOW_NET_SOCKET_H
 #define BITFLOW_NET_SOCKET_H
@@ -15,8 +16,8 @@ void socket_set_send_timeout(int fd, int64_t timeout);
 
 void socket_set_nodelay(int fd);
 
-// interval in ns: 0 leaves the system's default (on, the kernel's timing), < 0 turns keepalive off, > 0 sets it, rounded
-// up to a second, as TCP_KEEPIDLE and TCP_KEEPINTVL.
+// interval in ns: 0 leaves the system's default (on, the kernel's timing), < 0 turns keepalive off, > 0 sets
+// it, rounded up to a second, as TCP_KEEPIDLE and TCP_KEEPINTVL.
 void socket_set_keepalive(int fd, int64_t interval);
 
 void socket_set_blocking(int fd, bool blocking);
@@ -25,7 +26,8 @@ void socket_set_blocking(int fd, bool blocking);
 // acknowledged). Returns at once for others.
 void socket_flush(int fd, int64_t deadline);
 
-// Closes with a reset (RST) instead of an orderly end, and frees what was not sent. A Unix socket is just closed.
+// Closes with a reset (RST) instead of an orderly end, and frees what was not sent. A Unix socket is just
+// closed.
 void socket_reset(int fd);
 
 // Both return false, with `endpoint` unset, if the socket has no such address.
