@@ -57,7 +57,7 @@ class Bitflow:
         passed = []
         if plan:
             if plan.get("uid"):  # the checkout may lie where another user can't look
-                command[0] = shutil.copy(command[0], directory / "bitflow-copy")
+                command[0] = str(shutil.copy(command[0], directory / "bitflow-copy"))
             passed = [source for source, _ in plan.get("descriptors", [])]
             command = ["/usr/bin/python3", str(HERE / "launch.py"), json.dumps({**plan, "command": command})]
         with open(self.stderr_path, "wb") as stderr:
@@ -139,11 +139,13 @@ class Bitflow:
 
     def records(self, path=None):
         """The connection log's records; each line must be a whole JSON object."""
-        try:
-            text = pathlib.Path(path or self.log_path).read_text()
-        except FileNotFoundError:
-            return []
-        assert text == "" or text.endswith("\n"), f"the log does not end with a whole line: {text[-200:]!r}"
+        file = pathlib.Path(path or self.log_path)
+
+        def whole_lines():  # a reader may see a write half done at a page's boundary
+            text = file.read_text() if file.exists() else ""
+            return [text] if text == "" or text.endswith("\n") else None
+
+        text, = wait_for(whole_lines, lambda: f"{file} ends with a whole line: {file.read_text()[-200:]!r}")
         return [json.loads(line) for line in text.splitlines()]
 
     def wait_records(self, count, path=None, timeout=10.0):

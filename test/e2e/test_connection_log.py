@@ -1,0 +1,268 @@
+"""The connection log: its records, whole lines, rotation, and disks that fail."""
+
+import datetime
+import json
+import os
+import shutil
+import signal
+import threading
+
+import pytest
+
+import sockets
+from environment import proxy
+from waiting import pace, scale, wait_for
+
+KEYS = {"event", "id", "proxy", "start", "end", "client", "local", "target", "attempts", "resolve_ms", "connect_ms",
+        "total_ms", "bytes_from_client", "bytes_from_target", "reason", "ended_by", "error"}
+
+
+def use(env, address, message=b"hello bitflow\n"):
+    """One connection that echoes and ends."""
+    client = sockets.connect(address)
+    name = sockets.local_name(client)
+    sockets.round_trip(client, message)
+    client.close()
+    return name
+
+
+def moment(text):
+    assert len(text) == len("2026-11-23T15:54:05.123Z") and text.endswith("Z"), text
+    return datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=datetime.timezone.utc)
+
+
+def test_record(env):
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, {"name": "the echo", "address": echo.address}, name="my proxy"))
+    before = datetime.datetime.now(datetime.timezone.utc)
+    name = use(env, address, b"x" * 321)
+    record = bitflow.wait_records(1)[0]
+    after = datetime.datetime.now(datetime.timezone.utc)
+    assert KEYS <= set(record), KEYS - set(record)
+    slack = datetime.timedelta(milliseconds=2)
+    assert before - slack <= moment(record["start"]) <= moment(record["end"]) <= after + slack
+    assert record["event"] == "connection" and record["proxy"] == "my proxy"
+    assert (record["client"], record["local"]) == (name, address)
+    assert record["target"] == {"name": "the echo", "address": echo.address}
+    assert (record["attempts"], record["bytes_from_client"], record["bytes_from_target"]) == (1, 321, 321)
+    assert (record["reason"], record["error"]) == ("completed", None)
+    assert record["ended_by"] in ("client", "target")
+    for key in ("resolve_ms", "connect_ms", "total_ms"):
+        assert isinstance(record[key], (int, float)) and 0 <= record[key] <= 10_000
+
+
+def test_durations_and_times_agree(env):
+    listener, address = env.listen(), env.address()
+    bitflow = env.start(proxy(address, listener.address, connection_lifetime="700ms"))
+    env.pair(address, listener)
+    record = bitflow.wait_records(1)[0]
+    span = (moment(record["end"]) - moment(record["start"])).total_seconds() * 1000
+    assert abs(span - record["total_ms"]) <= 5 and 650 <= record["total_ms"] <= 2000 * pace()
+
+
+def test_rejected_record(env):
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address, listener={"authorized_sources": ["10.0.0.0/8"]}))
+    client = env.connect(address)
+    sockets.was_rejected(client)
+    record = bitflow.wait_records(1)[0]
+    assert KEYS <= set(record), KEYS - set(record)
+    assert (record["event"], record["target"], record["ended_by"]) == ("rejected", None, "proxy")
+    assert (record["client"], record["local"]) == (sockets.local_name(client), address)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_addresses_by_family(env, host):
+    echo, address = env.echo(), env.address(host)
+    bitflow = env.start(proxy(address, echo.address))
+    name = use(env, address)
+    record = bitflow.wait_records(1)[0]
+    assert (record["client"], record["local"]) == (name, address)
+
+
+def test_addresses_of_unix_sockets(env):
+    echo = env.echo(env.unix("back.sock"))
+    bitflow = env.start(proxy(env.unix(), echo.address, name="path"), proxy(env.abstract(), echo.address, name="abstract"))
+    use(env, env.unix())
+    use(env, env.abstract())
+    client = env.connect(env.unix(), source=str(env.directory / "bound-client.sock"))
+    sockets.round_trip(client)
+    client.close()
+    records = bitflow.wait_records(3)
+    assert [record["client"] for record in records] == ["unix:", "unix:", env.unix("bound-client.sock")]
+    assert [record["local"] for record in records] == [env.unix(), env.abstract(), env.unix()]
+    assert records[0]["target"]["address"] == echo.address
+
+
+def test_ids_are_unique_and_rise(env):
+    echo, one, two = env.echo(), env.address(), env.address()
+    bitflow = env.start(proxy(one, echo.address, name="one"), proxy(two, echo.address, name="two"))
+    for _ in range(20):
+        use(env, one)
+        use(env, two)
+    ids = [record["id"] for record in sorted(bitflow.wait_records(40), key=lambda record: record["start"])]
+    assert len(set(ids)) == 40
+
+
+def test_names_are_escaped(env):
+    """Names with quotes, newlines and other letters break neither log."""
+    echo, address = env.echo(), env.address()
+    name, target = 'a "quoted" \\ näme', 'two\nlines\tand "more" ☃'
+    bitflow = env.start(proxy(address, {"name": target, "address": echo.address}, name=name), level="debug")
+    use(env, address)
+    record = bitflow.wait_records(1)[0]
+    assert (record["proxy"], record["target"]["name"]) == (name, target)
+    bitflow.log_lines()
+    assert all(line.startswith("ts=") for line in bitflow.stderr().splitlines()), bitflow.stderr()
+
+
+def test_lines_never_mix(env):
+    """Two proxies write one file from many threads; every line is a whole record."""
+    echo, addresses = env.echo(), [env.address(), env.address()]
+    bitflow = env.start(*(proxy(address, {"name": "t" * 900, "address": echo.address}, name=f"proxy{number}")
+                          for number, address in enumerate(addresses)))
+    count = scale(50)
+
+    def work(address):
+        for _ in range(count):
+            use(env, address)
+
+    threads = [threading.Thread(target=work, args=(addresses[number % 2],)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    records = wait_for(lambda: len(lines(bitflow.log_path)) >= 8 * count and lines(bitflow.log_path), "all the records")
+    parsed = [json.loads(line) for line in records]
+    assert len(parsed) == 8 * count and all(record["target"]["name"] == "t" * 900 for record in parsed)
+
+
+def lines(path):
+    return path.read_text().splitlines()
+
+
+def test_appends_to_what_is_there(env):
+    echo, address = env.echo(), env.address()
+    env.records_path.write_text('{"client": "from before"}\n')
+    bitflow = env.start(proxy(address, echo.address))
+    use(env, address)
+    records = bitflow.wait_records(2)
+    assert records[0] == {"client": "from before"}
+
+
+def test_without_a_connection_log(env):
+    echo, address = env.echo(), env.address()
+    env.start(proxy(address, echo.address, connection_log=None))
+    use(env, address)
+    assert not env.records_path.exists()
+
+
+def test_reopened_on_hangup(env):
+    """As logrotate does it: move, then SIGHUP."""
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address))
+    use(env, address)
+    bitflow.wait_records(1)
+    moved = env.directory / "connections.jsonl.1"
+    for round_number in range(3):
+        env.records_path.rename(moved)
+        bitflow.signal(signal.SIGHUP)
+        wait_for(env.records_path.exists, "the new file is there")
+        name = use(env, address)
+        assert [record["client"] for record in bitflow.wait_records(1)] == [name]
+        assert len(lines(moved)) == 1, f"round {round_number}"
+    bitflow.assert_quiet()
+
+
+def test_no_record_is_lost_when_reopened(env):
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address))
+    names, stop = [], threading.Event()
+
+    def work():
+        while not stop.is_set():
+            names.append(use(env, address))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    moved = []
+    for number in range(8):
+        wait_for(lambda: len(names) > 15 * (number + 1), "connections meanwhile")
+        moved.append(env.directory / f"moved.{number}")
+        env.records_path.rename(moved[-1])
+        bitflow.signal(signal.SIGHUP)
+        wait_for(env.records_path.exists, "the new file is there")
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+    def all_records():
+        files = [*moved, env.records_path]
+        return [record["client"] for path in files for record in bitflow.records(path)]
+
+    wait_for(lambda: len(all_records()) >= len(names), lambda: f"{len(names)} records, {len(all_records())} are there")
+    assert sorted(all_records()) == sorted(names)
+
+
+def test_full_disk(env):
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address, connection_log="/dev/full"))
+    count = scale(60, 20)
+    for _ in range(count):
+        use(env, address)
+    wait_for(lambda: [line for line in bitflow.log_lines(True) if line["level"] in ("warn", "error")],
+             "the application log tells")
+    bitflow.assert_quiet()
+    complaints = [line for line in bitflow.log_lines(True) if line["level"] in ("warn", "error")]
+    assert len(complaints) < count, "a complaint for each record fills the other disk too"
+
+
+def test_vanished_directory(env):
+    echo, address = env.echo(), env.address()
+    directory = env.directory / "logs"
+    directory.mkdir()
+    bitflow = env.start(proxy(address, echo.address, connection_log=str(directory / "log.jsonl")))
+    use(env, address)
+    bitflow.wait_records(1, directory / "log.jsonl")
+    shutil.rmtree(directory)
+    use(env, address)
+    bitflow.signal(signal.SIGHUP)
+    wait_for(lambda: [line for line in bitflow.log_lines(True) if line["level"] in ("warn", "error")],
+             "the application log tells that the file cannot be opened")
+    for _ in range(10):
+        use(env, address)
+    directory.mkdir()
+    bitflow.signal(signal.SIGHUP)
+    wait_for((directory / "log.jsonl").exists, "the log is there again")
+    name = use(env, address)
+    wait_for(lambda: name in [r["client"] for r in bitflow.records(directory / "log.jsonl")], "its record")
+
+
+@pytest.mark.parametrize("kind", ["no directory", "a directory"])
+def test_log_that_cannot_be_opened_at_the_start(env, kind):
+    """The start fails, with the reason, and no socket file stays behind."""
+    path = env.directory / "none" / "log.jsonl" if kind == "no directory" else env.directory
+    entry = proxy(env.unix(), env.address(), connection_log=str(path))
+    bitflow = env.launch(env.config(entry))
+    bitflow.expected_status = 1
+    assert bitflow.wait_ended() == 1
+    assert str(path) in bitflow.stderr()
+    assert not os.path.exists(env.directory / "front.sock")
+
+
+def test_fifo_without_a_reader_stops_nothing(env):
+    """A log that would block: whether it is taken or refused, nothing hangs."""
+    echo, address = env.echo(), env.address()
+    path = env.directory / "fifo"
+    os.mkfifo(path)
+    bitflow = env.launch(env.config(proxy(address, echo.address, connection_log=str(path))))
+
+    def settled():
+        return not bitflow.is_running() or [line for line in bitflow.log_lines(True) if line["msg"] == "listening"]
+
+    wait_for(settled, "it starts or says no")
+    if bitflow.is_running():
+        use(env, address)
+    else:
+        bitflow.expected_status = 1

@@ -1,0 +1,108 @@
+"""The application log: logfmt lines, levels, and what they tell."""
+
+import datetime
+import signal
+
+import pytest
+
+import sockets
+from environment import proxy
+from waiting import wait_for
+
+LEVELS = ["debug", "info", "warn", "error"]
+
+
+def traffic(env, address):
+    """A good connection, a rejected one and one whose target refuses, by the proxy's address."""
+    client = sockets.connect(address)
+    sockets.round_trip(client)
+    client.close()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_level(env, level):
+    echo, good, bad = env.echo(), env.address(), env.address()
+    config = env.config(proxy(good, echo.address, name="good"), proxy(bad, env.refusing(), name="bad"), level=level)
+    bitflow = env.launch(config)
+    for address in (good, bad):
+        bitflow.wait_bound(int(address.rpartition(":")[2]))
+    traffic(env, good)
+    sockets.was_rejected(env.connect(bad))
+    bitflow.wait_records(2)
+    bitflow.stop()
+    seen = {line["level"] for line in bitflow.log_lines()}
+    allowed = set(LEVELS[LEVELS.index(level):])
+    assert seen <= allowed, f"{seen} at level {level}"
+    if level in ("debug", "info"):
+        assert "info" in seen
+    if level == "debug":
+        assert "debug" in seen
+
+
+def test_no_log_when_off(env):
+    echo, address = env.echo(), env.address()
+    bitflow = env.launch(env.config(proxy(address, echo.address), level=None))
+    bitflow.wait_bound(int(address.rpartition(":")[2]))
+    traffic(env, address)
+    bitflow.wait_records(1)
+    bitflow.signal(signal.SIGHUP)
+    bitflow.stop()
+    assert bitflow.stderr() == ""
+
+
+def test_start_up_errors_print_without_a_log(env):
+    taken = env.listen()
+    bitflow = env.launch(env.config(proxy(taken.address, env.address()), level=None))
+    bitflow.expected_status = 1
+    assert bitflow.wait_ended() == 1
+    assert taken.address in bitflow.stderr() and "in use" in bitflow.stderr()
+
+
+def test_every_line_is_logfmt(env):
+    echo, address, bad = env.echo(), env.address(), env.address()
+    bitflow = env.start(proxy(address, echo.address, name="has spaces"), proxy(bad, env.refusing(), name="bad"),
+                        level="debug")
+    for _ in range(3):
+        traffic(env, address)
+        sockets.was_rejected(env.connect(bad))
+    bitflow.wait_records(6)
+    bitflow.signal(signal.SIGHUP)
+    bitflow.stop()
+    text = bitflow.stderr().splitlines()
+    lines = bitflow.log_lines()
+    assert len(lines) == len(text), "lines that are not of the log"
+    for raw, line in zip(text, lines):
+        assert list(line)[:2] == ["ts", "level"], raw
+        moment = datetime.datetime.strptime(line["ts"], "%Y-%m-%dT%H:%M:%S.%fZ")
+        assert len(line["ts"]) == 24 and abs((datetime.datetime.utcnow() - moment).total_seconds()) < 600
+        assert line["level"] in LEVELS and line["msg"]
+
+
+def test_lines_of_a_connection_carry_its_proxy_and_id(env):
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address, name="shop"), level="debug")
+    for _ in range(5):
+        traffic(env, address)
+    ids = {str(record["id"]) for record in bitflow.wait_records(5)}
+    lines = [line for line in bitflow.log_lines(partial=True) if "conn" in line]
+    assert {line["conn"] for line in lines} == ids
+    assert {line["proxy"] for line in lines} == {"shop"}
+
+
+def test_failed_dial_is_told(env):
+    address, target = env.address(), env.refusing()
+    bitflow = env.start(proxy(address, target, name="shop"))
+    sockets.was_rejected(env.connect(address))
+    number = str(bitflow.wait_records(1)[0]["id"])
+    wait_for(lambda: [line for line in bitflow.log_lines(True) if line.get("conn") == number
+                      and line["level"] in ("info", "warn", "error") and "refused" in str(line)], "the log tells why")
+
+
+def test_listening_line(env):
+    echo = env.echo()
+    addresses = {"four": env.address(), "six": env.address("::1"), "file": env.unix(), "abstract": env.abstract()}
+    bitflow = env.start(*(proxy(address, echo.address, name=name) for name, address in addresses.items()))
+    lines = {line["proxy"]: line for line in bitflow.log_lines(True) if line["msg"] == "listening"}
+    assert {name: line["level"] for name, line in lines.items()} == dict.fromkeys(addresses, "info")
+    for name, address in addresses.items():
+        assert lines[name]["address"].removeprefix("tcp://") == address

@@ -1,0 +1,257 @@
+"""SIGHUP: the configuration is read again; what did not change is not disturbed, what is wrong changes nothing."""
+
+import signal
+import threading
+
+import peers
+import sockets
+from environment import proxy
+from waiting import holds_for, scale, wait_for
+
+
+def greeting(env, address):
+    client = env.connect(address)
+    data = b""
+    while not data.endswith(b"\n"):
+        part = client.recv(100)
+        if not part:
+            return None
+        data += part
+    client.close()
+    return data.decode().strip()
+
+
+def greeter(env, name):
+    return env.serve(peers.greeter(name)).address
+
+
+def is_refused(address):
+    try:
+        sockets.connect(address).close()
+    except (ConnectionRefusedError, FileNotFoundError):
+        return True
+    return False
+
+
+def port(address):
+    return int(address.rpartition(":")[2])
+
+
+def reload(env, bitflow, *proxies, **settings):
+    env.config(*proxies, **settings)
+    bitflow.signal(signal.SIGHUP)
+
+
+def test_new_proxy_starts(env):
+    one, two = env.address(), env.address()
+    first = proxy(one, greeter(env, "one"), name="one")
+    bitflow = env.start(first)
+    reload(env, bitflow, first, proxy(two, greeter(env, "two"), name="two"))
+    bitflow.wait_listening(["one", "two"])
+    assert (greeting(env, one), greeting(env, two)) == ("one", "two")
+
+
+def test_removed_proxy_stops_listening_and_drains(env):
+    one, two, echo = env.address(), env.address(), env.echo()
+    keep, drop = proxy(one, echo.address, name="keep"), proxy(two, echo.address, name="drop")
+    bitflow = env.start(keep, drop)
+    kept, dropped = env.connect(one), env.connect(two)
+    sockets.round_trip(kept)
+    sockets.round_trip(dropped)
+    reload(env, bitflow, keep)
+    wait_for(lambda: is_refused(two), "the removed proxy no longer listens")
+    for _ in range(5):
+        sockets.round_trip(kept)
+        sockets.round_trip(dropped)
+    sockets.round_trip(env.connect(one))
+
+
+def test_removed_unix_listener_takes_its_file_along(env):
+    echo, address = env.echo(), env.address()
+    keep = proxy(address, echo.address, name="keep")
+    bitflow = env.start(keep, proxy(env.unix(), echo.address, name="drop"))
+    reload(env, bitflow, keep)
+    wait_for(lambda: not (env.directory / "front.sock").exists(), "the socket file is removed")
+    sockets.round_trip(env.connect(address))
+
+
+def test_unchanged_listener_is_never_closed(env):
+    """The same socket, not another one on the same port; and the same Unix socket file."""
+    address = env.address()
+    old, new = greeter(env, "old"), greeter(env, "new")
+    bitflow = env.start(proxy(address, old), proxy(env.unix(), old, name="by-unix"))
+    inodes = bitflow.listening_inodes(port(address))
+    file = (env.directory / "front.sock").stat().st_ino
+    assert len(inodes) == 1
+    reload(env, bitflow, proxy(address, new), proxy(env.unix(), new, name="by-unix"))
+    wait_for(lambda: greeting(env, address) == "new", "the new target")
+    wait_for(lambda: greeting(env, env.unix()) == "new", "the new target by the Unix socket")
+    assert bitflow.listening_inodes(port(address)) == inodes
+    assert (env.directory / "front.sock").stat().st_ino == file
+    reload(env, bitflow, proxy(address, old, name="renamed"), proxy(env.unix(), new, name="by-unix"))
+    wait_for(lambda: greeting(env, address) == "old", "the renamed proxy")
+    assert bitflow.listening_inodes(port(address)) == inodes, "a renamed proxy lost its socket"
+
+
+def test_live_connections_keep_their_generation(env):
+    address = env.address()
+    bitflow = env.start(proxy(address, greeter(env, "old")))
+    live = env.connect(address)
+    assert sockets.receive_exactly(live, 4) == b"old\n"
+    reload(env, bitflow, proxy(address, greeter(env, "new"), listener={"read_timeout": "200ms"}))
+    wait_for(lambda: greeting(env, address) == "new", "the new target")
+    holds_for(0.6, lambda: sockets.is_open(live), "the old connection has no read timeout")
+    sockets.round_trip(live)
+
+
+def test_listener_moves(env):
+    one, two = env.address(), env.address()
+    target = greeter(env, "here")
+    bitflow = env.start(proxy(one, target))
+    reload(env, bitflow, proxy(two, target))
+    wait_for(lambda: not is_refused(two), "the new address")
+    wait_for(lambda: is_refused(one), "the old address is closed")
+    assert greeting(env, two) == "here"
+
+
+def test_settings_take_effect(env):
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address))
+    sockets.round_trip(env.connect(address))
+    reload(env, bitflow, proxy(address, echo.address, listener={"authorized_sources": ["10.0.0.0/8"]}))
+    wait_for(lambda: "source_not_authorized" in [record["reason"] for record in probe(env, bitflow, address)],
+             "strangers are rejected")
+    reload(env, bitflow, proxy(address, echo.address, connection_limit=1))
+    wait_for(lambda: served(env, address), "they are let in again")
+
+
+def probe(env, bitflow, address):
+    sockets.connect(address).close()
+    return bitflow.records()
+
+
+def served(env, address):
+    client = env.connect(address)
+    try:
+        client.sendall(b"?")
+        return client.recv(1) == b"?"
+    except OSError:
+        return False
+    finally:
+        client.close()
+
+
+def test_bad_configuration_changes_nothing(env):
+    echo, address = env.echo(), env.address()
+    good = proxy(address, echo.address)
+    bitflow = env.start(good)
+    live = env.connect(address)
+    inodes = bitflow.listening_inodes(port(address))
+    for count, bad in enumerate(["server: [", "", "server:\n  proxies:\n    - name: x\n      listner: {}\n", None], 1):
+        if bad is None:
+            (env.directory / "config.yaml").unlink()
+        else:
+            env.write(bad)
+        bitflow.signal(signal.SIGHUP)
+        wait_for(lambda: len([line for line in bitflow.log_lines(True) if line["level"] == "error"]) >= count,
+                 lambda: f"error {count} is logged: {bitflow.stderr()}")
+        sockets.round_trip(live)
+        sockets.round_trip(env.connect(address))
+    assert bitflow.listening_inodes(port(address)) == inodes
+    errors = [line for line in bitflow.log_lines(True) if line["level"] == "error"]
+    assert any("listner" in str(line) and "config.yaml:4:" in str(line) for line in errors), errors
+    other = env.address()
+    reload(env, bitflow, good, proxy(other, echo.address, name="other"))
+    bitflow.wait_listening(["front", "other"])
+    sockets.round_trip(env.connect(other))
+
+
+def test_address_that_cannot_be_bound_changes_nothing(env):
+    echo, address, taken = env.echo(), env.address(), env.listen()
+    old = proxy(address, greeter(env, "old"))
+    bitflow = env.start(old)
+    reload(env, bitflow, proxy(address, greeter(env, "new")), proxy(taken.address, echo.address, name="taken"))
+    wait_for(lambda: [line for line in bitflow.log_lines(True) if line["level"] == "error"], "an error is logged")
+    assert greeting(env, address) == "old"
+    bitflow.assert_quiet()
+
+
+def test_log_level_changes(env):
+    echo, address = env.echo(), env.address()
+    entry = proxy(address, echo.address)
+    bitflow = env.start(entry)
+    reload(env, bitflow, entry, level="debug")
+    wait_for(lambda: served(env, address) and "debug" in [line["level"] for line in bitflow.log_lines(True)], "debug lines")
+
+
+def test_inherited_listener_outlives_reloads(env):
+    inherited = env.listen()
+    old, new = greeter(env, "old"), greeter(env, "new")
+    bitflow = env.start(proxy("fd://3", old), plan={"descriptors": [[inherited.socket.fileno(), 3]]})
+    assert greeting(env, inherited.address) == "old"
+    for _ in range(3):
+        reload(env, bitflow, proxy("fd://3", new))
+        wait_for(lambda: greeting(env, inherited.address) == "new", "the new target")
+        reload(env, bitflow, proxy("fd://3", old))
+        wait_for(lambda: greeting(env, inherited.address) == "old", "the old target again")
+
+
+def test_no_connection_is_lost_over_reloads(env):
+    """Clients rush in while the configuration changes to and fro; none is refused or cut off."""
+    address = env.address()
+    targets = [greeter(env, "one"), greeter(env, "two")]
+    bitflow = env.start(proxy(address, targets[0]))
+    failures, counts, stop = [], {"one": 0, "two": 0}, threading.Event()
+
+    def come():
+        while not stop.is_set():
+            try:
+                client = sockets.connect(address)
+                name = sockets.receive_exactly(client, 4).decode().strip()
+                sockets.round_trip(client)
+                client.close()
+                counts[name] += 1
+            except (OSError, AssertionError) as error:
+                failures.append(repr(error))
+
+    crowd = [threading.Thread(target=come, daemon=True) for _ in range(4)]
+    for each in crowd:
+        each.start()
+    for number in range(scale(24, 6)):
+        name = ["one", "two"][(number + 1) % 2]
+        before = counts[name]
+        reload(env, bitflow, proxy(address, targets[(number + 1) % 2]))
+        wait_for(lambda: failures or counts[name] > before + 3, lambda: f"connections to {name}")
+    stop.set()
+    for each in crowd:
+        each.join(20)
+    assert failures == []
+
+
+def test_hangups_in_a_row(env):
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address))
+    threads = len(bitflow.thread_names())
+    memory = bitflow.memory_kib("VmRSS")
+    for number in range(scale(200, 50)):
+        bitflow.signal(signal.SIGHUP)
+        if number % 10 == 0:
+            assert served(env, address)
+    wait_for(lambda: served(env, address), "it serves")
+    bitflow.assert_quiet()
+    wait_for(lambda: len(bitflow.thread_names()) <= threads + 4, lambda: f"threads: {bitflow.thread_names()}")
+    assert bitflow.memory_kib("VmRSS") - memory < 20_000
+
+
+def test_hangup_while_draining(env):
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address))
+    client = env.connect(address)
+    sockets.round_trip(client)
+    bitflow.signal(signal.SIGTERM)
+    wait_for(lambda: is_refused(address), "the drain began")
+    bitflow.signal(signal.SIGHUP)
+    holds_for(0.3, lambda: is_refused(address), "nothing listens again")
+    sockets.round_trip(client)
+    client.close()
+    assert bitflow.wait_ended() == 0

@@ -1,0 +1,133 @@
+"""Unix socket listeners and their files."""
+
+import os
+import socket
+import stat
+
+import sockets
+from environment import proxy
+
+
+def start_fails(env, *proxies):
+    bitflow = env.launch(env.config(*proxies, name="second.yaml"))
+    bitflow.expected_status = 1
+    assert bitflow.wait_ended() == 1
+    return bitflow.stderr()
+
+
+def test_file_comes_and_goes(env):
+    echo, file = env.echo(), env.directory / "front.sock"
+    bitflow = env.start(proxy(env.unix(), echo.address))
+    assert stat.S_ISSOCK(file.stat().st_mode)
+    sockets.round_trip(env.connect(env.unix()))
+    env.stack.close()
+    bitflow.stop()
+    assert not file.exists()
+
+
+def test_stale_file_is_replaced(env):
+    echo, file = env.echo(), env.directory / "front.sock"
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(file))
+    stale.listen()
+    stale.close()
+    assert file.exists()
+    env.start(proxy(env.unix(), echo.address))
+    sockets.round_trip(env.connect(env.unix()))
+
+
+def test_file_of_a_killed_bitflow_is_replaced(env):
+    echo = env.echo()
+    first = env.start(proxy(env.unix(), echo.address))
+    first.kill()
+    first.expected_status = -9
+    assert (env.directory / "front.sock").exists()
+    env.start(proxy(env.unix(), echo.address))
+    sockets.round_trip(env.connect(env.unix()))
+
+
+def test_live_socket_is_not_replaced(env):
+    echo = env.echo()
+    env.start(proxy(env.unix(), echo.address))
+    assert env.unix()[len("unix://"):] in start_fails(env, proxy(env.unix(), echo.address, name="second"))
+    sockets.round_trip(env.connect(env.unix()))
+
+
+def test_live_socket_with_a_full_queue_is_not_replaced(env):
+    """EAGAIN from a connect is an answer: somebody listens."""
+    listener = env.listen(env.unix(), backlog=0)
+    listener.fill_queue()
+    start_fails(env, proxy(env.unix(), env.address()))
+    listener.drain_queue()
+    env.connect(env.unix())
+    listener.accept()
+
+
+def test_other_files_are_not_replaced(env):
+    file = env.directory / "front.sock"
+    for content in (b"", b"precious"):
+        file.write_bytes(content)
+        start_fails(env, proxy(env.unix(), env.address()))
+        assert file.read_bytes() == content
+    file.unlink()
+    file.mkdir()
+    start_fails(env, proxy(env.unix(), env.address()))
+    assert file.is_dir()
+    file.rmdir()
+    file.symlink_to(env.directory / "elsewhere")
+    (env.directory / "elsewhere").write_text("precious")
+    start_fails(env, proxy(env.unix(), env.address()))
+    assert (env.directory / "elsewhere").read_text() == "precious"
+
+
+def test_datagram_socket_is_not_replaced(env):
+    """A live socket of another kind answers a stream connect with EPROTOTYPE, not with a refusal."""
+    other = env.keep(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    other.bind(str(env.directory / "front.sock"))
+    start_fails(env, proxy(env.unix(), env.address()))
+    sender = env.keep(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    sender.sendto(b"still mine", str(env.directory / "front.sock"))
+    assert other.recv(100) == b"still mine"
+
+
+def test_directory_that_is_not_there(env):
+    assert "nowhere" in start_fails(env, proxy(env.unix("nowhere/front.sock"), env.address()))
+
+
+def test_abstract_listener_and_target(env):
+    echo = env.echo(env.abstract("back"))
+    env.start(proxy(env.abstract(), echo.address))
+    sockets.round_trip(env.connect(env.abstract()))
+    assert "front" in start_fails(env, proxy(env.abstract(), echo.address, name="second"))
+    assert not [name for name in os.listdir(env.directory) if name.endswith(".sock")]
+
+
+def test_longest_path(env):
+    """107 bytes fit into a socket address, one more does not."""
+    echo = env.echo()
+    room = 107 - len(str(env.directory)) - 1
+    env.start(proxy(env.unix("x" * room), echo.address))
+    sockets.round_trip(env.connect(env.unix("x" * room)))
+    bitflow = env.launch(env.config(proxy(env.unix("y" * (room + 1)), echo.address), name="long.yaml"))
+    bitflow.expected_status = 2
+    assert bitflow.wait_ended() == 2
+
+
+def test_failed_start_leaves_no_file(env):
+    """The first proxy is bound already when the second one fails."""
+    taken = env.listen()
+    text = start_fails(env, proxy(env.unix(), env.address(), name="one"), proxy(taken.address, env.address(), name="two"))
+    assert taken.address in text
+    assert not (env.directory / "front.sock").exists()
+
+
+def test_many_clients_at_once(env):
+    echo = env.echo(env.unix("back.sock"))
+    bitflow = env.start(proxy(env.unix(), echo.address))
+    clients = [env.connect(env.unix()) for _ in range(200)]
+    for client in clients:
+        sockets.round_trip(client)
+    for client in clients:
+        client.close()
+    bitflow.wait_records(200)
+    bitflow.assert_quiet()
