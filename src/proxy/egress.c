@@ -9,6 +9,8 @@
 
 int64_t egress_backoff(int64_t backoff, int64_t attempt, uint32_t random)
 {
+    if (backoff > INT64_MAX / 2)
+        backoff = INT64_MAX / 2; // room for the variation; 146 years
     int64_t most = backoff > EGRESS_BACKOFF_MAX ? backoff : EGRESS_BACKOFF_MAX;
     int64_t wait = backoff;
     for (int64_t doubled = 2; doubled < attempt && wait < most; doubled++)

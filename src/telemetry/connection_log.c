@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "bitflow/base/clock.h"
@@ -105,6 +106,13 @@ void connection_log_close(struct connection_log **log)
     }
 }
 
+static bool is_same_file(int a, int b)
+{
+    struct stat first, second;
+    return fstat(a, &first) == 0 && fstat(b, &second) == 0 && first.st_dev == second.st_dev &&
+           first.st_ino == second.st_ino;
+}
+
 bool connection_log_reopen_all(void)
 {
     bool all = true;
@@ -117,9 +125,10 @@ bool connection_log_reopen_all(void)
             all = false;
             continue;
         }
+        if (!is_same_file(fd, log->fd))
+            atomic_store_explicit(&log->is_torn, false, memory_order_relaxed);
         (void)dup3(fd, log->fd, O_CLOEXEC); // both are open, so it cannot fail
         (void)close(fd);
-        atomic_store_explicit(&log->is_torn, false, memory_order_relaxed);
     }
     mutex_unlock(&logs_lock);
     return all;
@@ -127,8 +136,8 @@ bool connection_log_reopen_all(void)
 
 static void set_text(json_t *object, const char *key, const char *value)
 {
-    // json_string(NULL) is NULL, which json_object_set_new refuses.
-    (void)json_object_set_new(object, key, value == NULL ? json_null() : json_string(value));
+    json_t *text = value == NULL ? NULL : json_string(value); // NULL, too, for what is no UTF-8
+    (void)json_object_set_new(object, key, text == NULL ? json_null() : text);
 }
 
 static void set_count(json_t *object, const char *key, uint64_t value)
