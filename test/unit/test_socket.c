@@ -1,0 +1,244 @@
+// Options, timeouts, flushing and resetting of single sockets.
+
+#include <fcntl.h>
+#include <linux/sockios.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+
+#include "bitflow/base/compiler.h"
+#include "net_rig.h"
+
+static int option(int fd, int level, int name)
+{
+    int value = -1;
+    socklen_t size = sizeof value;
+    assert_int_equal(getsockopt(fd, level, name, &value, &size), 0);
+    return value;
+}
+
+static int64_t timeout(int fd, int name)
+{
+    struct timeval value;
+    socklen_t size = sizeof value;
+    assert_int_equal(getsockopt(fd, SOL_SOCKET, name, &value, &size), 0);
+    return value.tv_sec * NS_PER_S + value.tv_usec * NS_PER_US;
+}
+
+static void test_timeouts(void **state)
+{
+    (void)state;
+    int pair[2];
+    rig_unix_pair(pair);
+    socket_set_receive_timeout(pair[0], 1500 * NS_PER_MS);
+    socket_set_send_timeout(pair[0], 2 * NS_PER_S);
+    // The kernel keeps it in ticks (4 ms at most) and rounds up.
+    assert_in_range(timeout(pair[0], SO_RCVTIMEO), 1500 * NS_PER_MS, 1510 * NS_PER_MS);
+    assert_in_range(timeout(pair[0], SO_SNDTIMEO), 2 * NS_PER_S, 2010 * NS_PER_MS);
+    socket_set_receive_timeout(pair[0], 1); // as short as can be, but not "none"
+    assert_true(timeout(pair[0], SO_RCVTIMEO) > 0);
+    socket_set_receive_timeout(pair[0], 0);
+    socket_set_send_timeout(pair[0], 0);
+    assert_int_equal(timeout(pair[0], SO_RCVTIMEO), 0);
+    assert_int_equal(timeout(pair[0], SO_SNDTIMEO), 0);
+    (void)close(pair[0]);
+    (void)close(pair[1]);
+}
+
+static void test_keepalive(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t interval;
+        int on, seconds; // 0: the system's
+    } rows[] = {
+        {0, 1, 0},
+        {-1, 0, 0},
+        {1, 1, 1},
+        {NS_PER_S, 1, 1},
+        {NS_PER_S + 1, 1, 2},
+        {90 * NS_PER_S, 1, 90},
+        {100000 * NS_PER_S, 1, 32767},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        int system_idle = option(fd, IPPROTO_TCP, TCP_KEEPIDLE),
+            system_interval = option(fd, IPPROTO_TCP, TCP_KEEPINTVL);
+        socket_set_keepalive(fd, rows[i].interval);
+        assert_int_equal(option(fd, SOL_SOCKET, SO_KEEPALIVE), rows[i].on);
+        assert_int_equal(option(fd, IPPROTO_TCP, TCP_KEEPIDLE), rows[i].seconds != 0 ? rows[i].seconds : system_idle);
+        assert_int_equal(option(fd, IPPROTO_TCP, TCP_KEEPINTVL),
+                         rows[i].seconds != 0 ? rows[i].seconds : system_interval);
+        (void)close(fd);
+    }
+}
+
+static void test_nodelay_and_blocking(void **state)
+{
+    (void)state;
+    int pair[2], local[2];
+    rig_pair(pair);
+    rig_unix_pair(local);
+    socket_set_nodelay(pair[0]);
+    assert_int_equal(option(pair[0], IPPROTO_TCP, TCP_NODELAY), 1);
+    socket_set_nodelay(local[0]); // no such option there, and no harm
+    socket_set_blocking(pair[0], false);
+    assert_true((fcntl(pair[0], F_GETFL) & O_NONBLOCK) != 0);
+    socket_set_blocking(pair[0], true);
+    assert_true((fcntl(pair[0], F_GETFL) & O_NONBLOCK) == 0);
+    for (int i = 0; i < 2; i++) {
+        (void)close(pair[i]);
+        (void)close(local[i]);
+    }
+}
+
+static void test_reset(void **state)
+{
+    (void)state;
+    int pair[2];
+    char byte;
+    rig_pair(pair);
+    socket_reset(pair[0]);
+    rig_await(pair[1], POLLIN);
+    assert_int_equal(read(pair[1], &byte, 1), -1);
+    assert_int_equal(errno, ECONNRESET);
+    (void)close(pair[1]);
+
+    rig_unix_pair(pair);
+    socket_reset(pair[0]);
+    rig_await(pair[1], POLLIN);
+    assert_int_equal(read(pair[1], &byte, 1), 0);
+    (void)close(pair[1]);
+}
+
+static void test_names(void **state)
+{
+    (void)state;
+    int pair[2];
+    struct endpoint local, peer, untouched = {.length = 7};
+    rig_pair(pair);
+    assert_true(socket_local(pair[0], &local));
+    assert_true(socket_peer(pair[1], &peer));
+    assert_true(endpoint_equal(&local, &peer));
+    (void)close(pair[0]);
+    (void)close(pair[1]);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_false(socket_peer(fd, &untouched));
+    assert_int_equal(untouched.length, 7);
+    (void)close(fd);
+    assert_false(socket_local(fd, &untouched));
+    assert_int_equal(untouched.length, 7);
+}
+
+static int unsent(int fd)
+{
+    int bytes = -1;
+    assert_int_equal(ioctl(fd, SIOCOUTQNSD, &bytes), 0);
+    return bytes;
+}
+
+// Writes until the socket takes no more, so that some of it cannot have been sent; returns how much it took.
+static size_t fill(int fd)
+{
+    static const char block[64 * 1024];
+    size_t total = 0;
+    socket_set_blocking(fd, false);
+    for (ssize_t written; (written = write(fd, block, sizeof block)) > 0;)
+        total += (size_t)written;
+    assert_int_equal(errno, EAGAIN);
+    socket_set_blocking(fd, true);
+    assert_true(unsent(fd) > 0);
+    return total;
+}
+
+static void *drain(void *argument)
+{
+    static char block[64 * 1024];
+    size_t total = 0;
+    for (ssize_t got; (got = read(*(const int *)argument, block, sizeof block)) > 0;)
+        total += (size_t)got;
+    return (void *)(uintptr_t)total;
+}
+
+// Shut down for writing or not, a flush with a reading peer ends when all is sent, and a reset after it loses nothing that
+// the peer's kernel had room for.
+static void check_flush(bool shut_down)
+{
+    int pair[2];
+    pthread_t reader;
+    void *received;
+    rig_pair(pair);
+    size_t sent = fill(pair[0]);
+    if (shut_down)
+        assert_int_equal(shutdown(pair[0], SHUT_WR), 0);
+
+    int before = option(pair[0], IPPROTO_TCP, TCP_NOTSENT_LOWAT);
+    int64_t start = clock_now();
+    socket_flush(pair[0], deadline_after(50 * NS_PER_MS)); // nobody reads
+    assert_in_range(clock_now() - start, 50 * NS_PER_MS, RIG_LIMIT);
+    assert_true(unsent(pair[0]) > 0);
+    assert_int_equal(option(pair[0], IPPROTO_TCP, TCP_NOTSENT_LOWAT), before);
+
+    assert_int_equal(pthread_create(&reader, NULL, drain, &pair[1]), 0);
+    socket_flush(pair[0], rig_limit());
+    assert_int_equal(unsent(pair[0]), 0);
+    if (!shut_down)
+        assert_int_equal(shutdown(pair[0], SHUT_WR), 0);
+    assert_int_equal(pthread_join(reader, &received), 0);
+    assert_int_equal((uintptr_t)received, sent);
+    (void)close(pair[0]);
+    (void)close(pair[1]);
+}
+
+static void test_flush(void **state)
+{
+    (void)state;
+    check_flush(false);
+    check_flush(true);
+}
+
+static void test_flush_ends_when_the_peer_resets(void **state)
+{
+    (void)state;
+    int pair[2];
+    rig_pair(pair);
+    (void)fill(pair[0]);
+    socket_reset(pair[1]);
+    int64_t start = clock_now();
+    socket_flush(pair[0], rig_limit());
+    assert_true(clock_now() - start < RIG_LIMIT);
+    (void)close(pair[0]);
+}
+
+static void test_flush_returns_at_once_where_there_is_nothing_to_wait_for(void **state)
+{
+    (void)state;
+    int pair[2];
+    rig_pair(pair);
+    socket_flush(pair[0], DEADLINE_NONE);
+    (void)close(pair[0]);
+    (void)close(pair[1]);
+    rig_unix_pair(pair);
+    socket_set_blocking(pair[0], false);
+    while (write(pair[0], "x", 1) == 1)
+        continue;
+    socket_flush(pair[0], DEADLINE_NONE); // full, but no TCP socket
+    (void)close(pair[0]);
+    (void)close(pair[1]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_timeouts),
+        cmocka_unit_test(test_keepalive),
+        cmocka_unit_test(test_nodelay_and_blocking),
+        cmocka_unit_test(test_reset),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_flush),
+        cmocka_unit_test(test_flush_ends_when_the_peer_resets),
+        cmocka_unit_test(test_flush_returns_at_once_where_there_is_nothing_to_wait_for),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
