@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static void wait_for_stdin(double seconds)
@@ -41,6 +42,15 @@ static bool open_all(const struct options *options, int *fds, struct report *rep
     return true;
 }
 
+/* With a reset: what stayed in TIME_WAIT would take kernel memory during the next measurement. */
+static void close_without_time_wait(int fd)
+{
+    struct linger linger = {.l_onoff = 1};
+
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+    (void)close(fd);
+}
+
 int idle_run(const struct options *options)
 {
     struct report report = {0};
@@ -59,7 +69,7 @@ int idle_run(const struct options *options)
             } else {
                 report_errno(&report, "last exchange");
             }
-            (void)close(fds[i]);
+            close_without_time_wait(fds[i]);
         }
     }
     free(fds);

@@ -1,0 +1,159 @@
+"""The contenders: how each is configured and started. A new one, or a new kind of leg, is added here."""
+
+import dataclasses
+import os
+import random
+import shutil
+import socket
+import time
+
+import processes
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """What a contender is to do: accept at one port of 127.0.0.1 and connect to another."""
+
+    listen_port: int
+    origin_port: int
+    descriptors: int
+
+
+class Direct:
+    """No proxy at all: what the load generator and the kernel can do."""
+
+    name = "direct"
+    note = "no proxy"
+    is_proxy = False
+
+    @staticmethod
+    def missing():
+        return None
+
+
+class Bitflow:
+    name = "bitflow"
+    note = "default options"
+    is_proxy = True
+
+    def __init__(self, program):
+        self.program = program
+
+    def missing(self):
+        if os.access(self.program, os.X_OK):
+            return None
+        return f"no program at {self.program} (build it, or name one in the environment variable BITFLOW)"
+
+    def command(self, directory, link):
+        path = os.path.join(directory, f"{self.name}.yaml")
+        with open(path, "w", encoding="ascii") as file:
+            file.write(
+                "server:\n"
+                "  proxies:\n"
+                "    - name: bench\n"
+                f'      listener: {{address: "tcp://127.0.0.1:{link.listen_port}"}}\n'
+                f'      targets: [{{name: origin, address: "tcp://127.0.0.1:{link.origin_port}"}}]\n')
+        return [self.program, "--config", path]
+
+
+class Haproxy:
+    is_proxy = True
+
+    def __init__(self, splice=False):
+        self.splice = splice
+        self.name = "haproxy-splice" if splice else "haproxy"
+        self.threads = len(os.sched_getaffinity(0))
+        self.note = f"mode tcp, nbthread {self.threads}, " + ("option splice-request, splice-response" if splice else "no splice (default)")
+        self.program = _find("haproxy")
+
+    def missing(self):
+        return None if self.program else "haproxy is not installed"
+
+    def command(self, directory, link):
+        path = os.path.join(directory, f"{self.name}.cfg")
+        # Two descriptors a connection, some for the threads; with splice two pipes more.
+        maxconn = (link.descriptors - 200) // (6 if self.splice else 2)
+        with open(path, "w", encoding="ascii") as file:
+            file.write(
+                "global\n"
+                f"    nbthread {self.threads}\n"
+                f"    maxconn {maxconn}\n"
+                "defaults\n"
+                "    mode tcp\n"
+                f"    maxconn {maxconn}\n"
+                "    timeout connect 10s\n"
+                "    timeout client 1h\n"
+                "    timeout server 1h\n"
+                # Not splice-auto: its heuristic stays with recv and send on these streams.
+                + ("    option splice-request\n    option splice-response\n" if self.splice else "") +
+                "listen bench\n"
+                f"    bind 127.0.0.1:{link.listen_port} backlog 4096\n"
+                f"    server origin 127.0.0.1:{link.origin_port}\n")
+        return [self.program, "-db", "-f", path]
+
+
+class Socat:
+    name = "socat"
+    note = "a process per connection"
+    is_proxy = True
+
+    def __init__(self):
+        self.program = _find("socat")
+
+    def missing(self):
+        return None if self.program else "socat is not installed"
+
+    def command(self, directory, link):
+        del directory
+        return [self.program, "-t", "30", "-b", "65536",
+                f"TCP-LISTEN:{link.listen_port},bind=127.0.0.1,fork,reuseaddr,nodelay,backlog=4096",
+                f"TCP:127.0.0.1:{link.origin_port},nodelay"]
+
+
+def _find(program):
+    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/sbin")
+
+
+def all_contenders(bitflow):
+    """By name, in the order in which they take turns."""
+    everyone = [Bitflow(bitflow), Haproxy(), Haproxy(splice=True), Socat(), Direct()]
+    return {contender.name: contender for contender in everyone}
+
+
+def free_port():
+    """A port below the ephemeral ones, so that no outgoing connection can take it before the listener does."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
+        highest = int(file.read().split()[0]) - 1
+    for _ in range(1000):
+        port = random.randint(min(10000, highest // 2), highest)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
+    raise processes.Failure("found no free port on 127.0.0.1")
+
+
+def _listens(port):
+    """Whether something listens on 127.0.0.1:port (or on all addresses), without connecting to it."""
+    wanted = (f"0100007F:{port:04X}", f"00000000:{port:04X}")
+    with open("/proc/net/tcp", encoding="ascii") as file:
+        return any(words[1] in wanted and words[3] == "0A" for words in map(str.split, file))
+
+
+def start(contender, directory, origin_port, descriptors):
+    """Starts a proxy and returns it with its port once it listens."""
+    link = Link(free_port(), origin_port, descriptors)
+    child = processes.Child(contender.command(directory, link), directory, contender.name)
+    try:
+        deadline = time.monotonic() + 10
+        while not _listens(link.listen_port):
+            child.check_alive()
+            if time.monotonic() > deadline:
+                raise processes.Failure(f"{contender.name} does not listen after 10 s: {child.log_tail()}")
+            time.sleep(0.01)
+    except BaseException:
+        child.stop()
+        raise
+    return child, link.listen_port

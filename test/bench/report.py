@@ -1,0 +1,52 @@
+"""Medians, spread and ratios, as JSON and as a table."""
+
+import statistics
+
+REFERENCE = "haproxy"
+
+
+def summarize(scenario, results):
+    """results: {contender: [run, ...]}. Adds to each metric its median, bounds and ratio to HAProxy's median."""
+    summary = {"text": scenario.text, "contenders": {}}
+    medians = {}
+    for name, runs in results.items():
+        figures = {}
+        for metric in scenario.metrics:
+            values = [run[metric.key] for run in runs if metric.key in run]
+            if values:
+                medians[name, metric.key] = statistics.median(values)
+                figures[metric.key] = {"median": medians[name, metric.key], "min": min(values), "max": max(values)}
+        summary["contenders"][name] = {"figures": figures, "runs": runs}
+    for name, contender in summary["contenders"].items():
+        for key, figure in contender["figures"].items():
+            reference = medians.get((REFERENCE, key))
+            figure["ratio"] = figure["median"] / reference if reference else None
+    foreign = [run["foreign_processors"] for runs in results.values() for run in runs]
+    if foreign:
+        summary["foreign_processors"] = statistics.median(foreign)
+    return summary
+
+
+def print_header(summary):
+    machine, settings = summary["machine"], summary["settings"]
+    print(f"{machine['processors']} x {machine['model']}, Linux {machine['kernel']}; {settings['rounds']} rounds of "
+          f"{settings['seconds']:g} s; {settings['idle_connections']} idle connections")
+    for name, note in summary["contenders"].items():
+        print(f"  {name}: {note}")
+    print("ratio: median / HAProxy's median", flush=True)
+
+
+def print_scenario(scenario, summary):
+    others = summary.get("foreign_processors")
+    note = "" if others is None else f"  [others kept {others:.2f} processors busy]"
+    print(f"\n{scenario.name}: {summary['text']}{note}")
+    print(f"  {'':<14} {'contender':<14} {'median':>12} {'min':>12} {'max':>12} {'ratio':>7}")
+    for metric in scenario.metrics:
+        for name, contender in summary["contenders"].items():
+            figure = contender["figures"].get(metric.key)
+            if figure is None:
+                continue
+            values = " ".join(f"{figure[which] * metric.scale:>12.{metric.digits}f}" for which in ("median", "min", "max"))
+            ratio = "-" if figure["ratio"] is None else f"{figure['ratio']:.2f}"
+            print(f"  {metric.unit:<14} {name:<14} {values} {ratio:>7}")
+    print(end="", flush=True)

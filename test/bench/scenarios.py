@@ -1,0 +1,208 @@
+"""The scenarios: what is run against each contender, and which figures come of it."""
+
+import contextlib
+import dataclasses
+import json
+import statistics
+import subprocess
+import time
+
+import contenders as contending
+import measure
+import processes
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    key: str
+    unit: str
+    scale: float = 1.0  # a value in the JSON times this is what the table shows
+    digits: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    name: str
+    text: str
+    mode: str  # the origin's
+    contenders: tuple
+    metrics: tuple
+    arguments: tuple = ()  # the load generator's
+    is_memory: bool = False
+
+
+@dataclasses.dataclass
+class Bench:
+    """What the scenarios need of the driver."""
+
+    load: str  # the load generator
+    directory: str
+    seconds: float
+    idle_connections: int
+    descriptors: int
+    is_quick: bool
+
+
+def start_origin(bench, mode):
+    child = processes.Child([bench.load, "origin", "--address", "127.0.0.1:0", "--mode", mode], bench.directory,
+                            f"origin-{mode}", pipe_stdout=True)
+    try:
+        return child, child.read_line(5)["port"]
+    except BaseException:
+        child.stop()
+        raise
+
+
+def run_load(bench, port, arguments, seconds):
+    """Runs a client to its end and returns what it reports."""
+    command = [bench.load, *arguments, "--address", f"127.0.0.1:{port}", "--seconds", str(seconds)]
+    with processes.Child(command, bench.directory, "load", pipe_stdout=True) as child:
+        try:
+            output, _ = child.process.communicate(timeout=seconds + 30)
+        except subprocess.TimeoutExpired:
+            raise processes.Failure(f"the load generator did not end: {' '.join(command[1:])}") from None
+        try:
+            result = json.loads(output)
+        except ValueError:
+            raise processes.Failure(f"the load generator failed: {child.log_tail()}") from None
+    if result["errors"]:
+        raise processes.Failure(f"{result['errors']} errors, the first: {result['first_error']}")
+    return result
+
+
+class ForeignLoad:
+    """How many processors were busy with what is not ours, since this began."""
+
+    def __init__(self, own):
+        self.own = own
+        self.began = time.monotonic()
+        self.busy = self._foreign_seconds()
+
+    def _foreign_seconds(self):
+        ours = sum(measure.processor_seconds(child.pid) for child in self.own) + time.process_time()
+        return measure.busy_seconds() - ours
+
+    def read(self, ended_seconds=0.0):
+        """ended_seconds: of processes of ours that have ended meanwhile."""
+        return max(0.0, self._foreign_seconds() - self.busy - ended_seconds) / (time.monotonic() - self.began)
+
+
+def run_traffic(bench, scenario, child, port, origin, seconds):
+    """One timed run, and the processor time it took: the proxy's, and that of everybody else on the machine."""
+    own = [member for member in (child, origin) if member is not None]
+    foreign = ForeignLoad(own)
+    before = measure.processor_seconds(child.pid) if child else 0
+    result = run_load(bench, port, scenario.arguments, seconds)
+    if child is not None:
+        child.check_alive()
+        result["proxy_cpu_seconds"] = measure.processor_seconds(child.pid) - before
+    result["foreign_processors"] = foreign.read(result["cpu_seconds"])
+    if result.get("bytes") and child is not None:
+        result["cpu_per_gigabyte"] = result["proxy_cpu_seconds"] / (result["bytes"] / 1e9)
+    if result.get("completed") and child is not None:
+        result["cpu_per_exchange"] = result["proxy_cpu_seconds"] / result["completed"]
+    return result
+
+
+def settled_memory(seconds=3.0, tolerance=64 * 1024):
+    """Reads until two readings 0.2 s apart agree, or the time is up; returns the last."""
+    deadline = time.monotonic() + seconds
+    last = measure.system_memory()
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        current = measure.system_memory()
+        if all(abs(current[key] - last[key]) <= tolerance for key in current):
+            return current
+        last = current
+    return last
+
+
+def wait_for_time_wait(limit, seconds=65):
+    """Sockets in TIME_WAIT from earlier runs would end during the measurement and give back memory."""
+    deadline = time.monotonic() + seconds
+    while measure.time_wait_sockets() > limit and time.monotonic() < deadline:
+        time.sleep(0.5)
+
+
+def run_idle(bench, scenario, contender):
+    """Memory with all connections idle less that with none of them, everything started afresh."""
+    with contextlib.ExitStack() as stack:
+        origin, origin_port = start_origin(bench, scenario.mode)
+        stack.push(origin)
+        child, port = None, origin_port
+        if contender.is_proxy:
+            child, port = contending.start(contender, bench.directory, origin_port, bench.descriptors)
+            stack.push(child)
+        # What the first connections bring (code pages, pools) is no cost of the others.
+        run_load(bench, port, ("pingpong", "--connections", "4"), 0.05)
+        wait_for_time_wait(bench.idle_connections / 10, 0 if bench.is_quick else 65)
+        command = [bench.load, "idle", "--connections", str(bench.idle_connections), "--seconds", "60", "--address",
+                   f"127.0.0.1:{port}"]
+        user = measure.proportional_set_size(child.pid) if child else 0
+        before = settled_memory()
+        foreign = ForeignLoad([member for member in (child, origin) if member is not None])
+        load = stack.enter_context(processes.Child(command, bench.directory, "load", pipe_stdout=True))
+        load.read_line(60)
+        after = settled_memory()
+        result = {
+            "user": measure.proportional_set_size(child.pid) - user if child else 0,
+            "kernel": after["kernel"] - before["kernel"],
+            "used": after["used"] - before["used"],
+            "threads": measure.thread_count(child.pid) if child else 0,
+            "foreign_processors": foreign.read(measure.processor_seconds(load.pid)),
+        }
+        load.end_input()
+        end = load.read_line(60)
+        if end["errors"] or end["alive"] != bench.idle_connections:
+            raise processes.Failure(f"only {end['alive']} idle connections still worked: {end['first_error']}")
+        return result
+
+
+def per_connection(results, direct, connections, is_direct):
+    """Takes from the system's figures what the same connections cost without a proxy; all per connection.
+
+    The direct runs themselves keep theirs: they show what was taken from the others."""
+    taken = {key: 0 if is_direct else statistics.median(run[key] for run in direct) for key in ("kernel", "used")}
+    return [{
+        "user": run["user"] / connections,
+        "kernel": (run["kernel"] - taken["kernel"]) / connections,
+        "used": (run["used"] - taken["used"]) / connections,
+        "threads": run["threads"],
+        "foreign_processors": run["foreign_processors"],
+    } for run in results]
+
+
+RATE = Metric("rate", "/s")
+EXCHANGE = (RATE, Metric("p50_us", "us p50", digits=1), Metric("p99_us", "us p99", digits=1),
+            Metric("cpu_per_exchange", "us CPU each", 1e6, 1))
+STREAM = (Metric("rate", "MB/s", 1e-6), Metric("cpu_per_gigabyte", "s CPU/GB", digits=3))
+MEMORY = (Metric("user", "KiB user", 1 / 1024, 1), Metric("kernel", "KiB kernel", 1 / 1024, 1),
+          Metric("used", "KiB all", 1 / 1024, 1))
+
+FEW = ("bitflow", "haproxy", "socat", "direct")
+BULK = ("bitflow", "haproxy", "haproxy-splice", "socat", "direct")
+
+
+def _connections(count):
+    return Scenario(f"connect-{count}", f"short connections, {count} at a time", "respond", FEW, EXCHANGE,
+                    ("connections", "--connections", str(count)))
+
+
+def _pingpong(count):
+    return Scenario(f"pingpong-{count}", f"64-byte messages to and fro, {count} connections", "echo", FEW, EXCHANGE,
+                    ("pingpong", "--connections", str(count)))
+
+
+def _stream(direction, count):
+    mode = "sink" if direction == "up" else "source"
+    return Scenario(f"{direction}-{count}", f"bulk, {direction}stream, {count} connections", mode, BULK, STREAM,
+                    ("stream", "--direction", direction, "--connections", str(count)))
+
+
+# Memory comes first, before the others leave sockets in TIME_WAIT and full caches.
+ALL = (
+    Scenario("idle", "memory per idle connection", "echo", ("bitflow", "haproxy", "direct"), MEMORY, is_memory=True),
+    _connections(1), _connections(8), _connections(64),
+    _pingpong(1), _pingpong(64),
+    _stream("up", 1), _stream("down", 1), _stream("up", 4), _stream("down", 4),
+)
