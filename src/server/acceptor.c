@@ -147,12 +147,33 @@ static bool survive(struct acceptor *acceptor, int listening, int os_errno)
     }
 }
 
+static void set_thread_name(const struct generation *generation)
+{
+    char name[THREAD_NAME_SIZE];
+    (void)snprintf(name, sizeof name, "%.8s:accept", generation->proxy->name);
+    thread_set_name(name);
+}
+
+static void take_generation(struct acceptor *acceptor)
+{
+    mutex_lock(&acceptor->lock);
+    struct generation *next = acceptor->next;
+    acceptor->next = NULL;
+    mutex_unlock(&acceptor->lock);
+    if (next == NULL)
+        return;
+    generation_drop(&acceptor->current);
+    acceptor->current = next;
+    set_thread_name(next);
+}
+
 static bool accept_batch(struct acceptor *acceptor, int listening)
 {
     for (int i = 0; i < ACCEPT_BATCH; i++) {
         struct endpoint peer;
         int client = accept_client(listening, &peer);
         if (client >= 0) {
+            take_generation(acceptor); // who comes after a reload is served by it, even in the middle of a batch
             admit(acceptor, client, &peer);
             continue;
         }
@@ -170,13 +191,6 @@ static bool accept_batch(struct acceptor *acceptor, int listening)
     return true;
 }
 
-static void set_thread_name(const struct generation *generation)
-{
-    char name[THREAD_NAME_SIZE];
-    (void)snprintf(name, sizeof name, "%.8s:accept", generation->proxy->name);
-    thread_set_name(name);
-}
-
 // Returns false when the acceptor shall stop.
 static bool take_orders(struct acceptor *acceptor, bool *is_open)
 {
@@ -184,16 +198,10 @@ static bool take_orders(struct acceptor *acceptor, bool *is_open)
     ssize_t got = read(acceptor->wake, &count, sizeof count); // non-blocking: resets it
     (void)got;
     mutex_lock(&acceptor->lock);
-    struct generation *next = acceptor->next;
-    acceptor->next = NULL;
     *is_open = acceptor->is_open;
     bool stopping = acceptor->stopping;
     mutex_unlock(&acceptor->lock);
-    if (next != NULL) {
-        generation_drop(&acceptor->current);
-        acceptor->current = next;
-        set_thread_name(next);
-    }
+    take_generation(acceptor);
     return !stopping;
 }
 

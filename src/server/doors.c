@@ -18,10 +18,21 @@ void doors_init(struct doors *doors, struct engine *engine, void (*on_end)(void)
     *doors = (struct doors){.engine = engine, .on_end = on_end};
 }
 
-static struct acceptor *find_by_address(const struct doors *doors, const struct address *address)
+static bool is_planned(const struct acceptor *acceptor, const struct planned_door *plan, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (plan[i].acceptor == acceptor)
+            return true;
+    return false;
+}
+
+// The plan: what the `count` proxies before this one in the file have been given.
+static struct acceptor *find_by_address(const struct doors *doors, const struct address *address,
+                                        const struct planned_door *plan, size_t count)
 {
     for (size_t i = 0; i < doors->count; i++)
-        if (address_equal(acceptor_address(doors->acceptors[i]), address))
+        if (address_equal(acceptor_address(doors->acceptors[i]), address) &&
+            !is_planned(doors->acceptors[i], plan, count))
             return doors->acceptors[i];
     return NULL;
 }
@@ -48,9 +59,11 @@ static struct acceptor *open_acceptor(struct doors *doors, struct generation *ge
     return acceptor;
 }
 
-static bool plan_door(struct doors *doors, const struct config *config, const struct proxy_config *settings,
-                      struct planned_door *door, struct error *error)
+static bool plan_door(struct doors *doors, const struct config *config, struct planned_door *plan, size_t index,
+                      struct error *error)
 {
+    const struct proxy_config *settings = &config->proxies[index];
+    struct planned_door *door = &plan[index];
     if (settings->connection_lifetime > 0 && !registry_watch_lifetimes(doors->engine->registry, error))
         return false;
     struct proxy *proxy = find_or_create_proxy(doors, settings->name, error);
@@ -60,7 +73,7 @@ static bool plan_door(struct doors *doors, const struct config *config, const st
     proxy_drop(&proxy);
     if (door->generation == NULL)
         return false;
-    door->acceptor = find_by_address(doors, &settings->listener.address);
+    door->acceptor = find_by_address(doors, &settings->listener.address, plan, index);
     if (door->acceptor == NULL) {
         door->acceptor = open_acceptor(doors, door->generation, error);
         door->is_new = door->acceptor != NULL;
@@ -75,14 +88,6 @@ static void abandon_plan(struct planned_door *plan, size_t count)
             acceptor_destroy(&plan[i].acceptor);
         generation_drop(&plan[i].generation);
     }
-}
-
-static bool is_planned(const struct acceptor *acceptor, const struct planned_door *plan, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        if (plan[i].acceptor == acceptor)
-            return true;
-    return false;
 }
 
 static void switch_over(struct doors *doors, struct planned_door *plan, size_t count, struct acceptor **acceptors)
@@ -113,7 +118,7 @@ bool doors_change(struct doors *doors, const struct config *config, struct error
     if (!planned)
         error_set_errno(error, ENOMEM, "cannot prepare %zu proxies", count);
     for (size_t i = 0; planned && i < count; i++) {
-        planned = plan_door(doors, config, &config->proxies[i], &plan[i], &cause);
+        planned = plan_door(doors, config, plan, i, &cause);
         if (!planned)
             error_set(error, cause.code, "proxy %s: %s", config->proxies[i].name, cause.text);
     }
