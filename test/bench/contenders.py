@@ -63,7 +63,8 @@ class Haproxy:
         self.splice = splice
         self.name = "haproxy-splice" if splice else "haproxy"
         self.threads = len(os.sched_getaffinity(0))
-        self.note = f"mode tcp, nbthread {self.threads}, " + ("option splice-request, splice-response" if splice else "no splice (default)")
+        how = "option splice-request, splice-response" if splice else "no splice (default)"
+        self.note = f"mode tcp, nbthread {self.threads}, {how}"
         self.program = _find("haproxy")
 
     def missing(self):

@@ -68,7 +68,7 @@ uint64_t clock_now(void);
 struct histogram {
     uint64_t total;
     uint64_t highest;
-    uint64_t buckets[64 * 32];
+    uint64_t buckets[2048];
 };
 
 void histogram_add(struct histogram *histogram, uint64_t nanoseconds);

@@ -93,7 +93,7 @@ def time_wait_sockets():
 
 
 def system_memory():
-    """Two views: `kernel`, what the kernel accounts for itself and its sockets; `used`, all that is not free or cache."""
+    """`kernel`: what the kernel accounts for itself and its sockets; `used`: all that is neither free nor cache."""
     _fold_counters()
     on_lists = _free_on_lists()
     with open("/proc/meminfo", encoding="ascii") as file:

@@ -8,7 +8,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#define SUB_BUCKETS 32u
+#define SUB_BUCKETS UINT64_C(32)
 
 uint64_t clock_now(void)
 {

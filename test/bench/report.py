@@ -46,7 +46,8 @@ def print_scenario(scenario, summary):
             figure = contender["figures"].get(metric.key)
             if figure is None:
                 continue
-            values = " ".join(f"{figure[which] * metric.scale:>12.{metric.digits}f}" for which in ("median", "min", "max"))
+            shown = [figure[which] * metric.scale for which in ("median", "min", "max")]
+            values = " ".join(f"{value:>12.{metric.digits}f}" for value in shown)
             ratio = "-" if figure["ratio"] is None else f"{figure['ratio']:.2f}"
             print(f"  {metric.unit:<14} {name:<14} {values} {ratio:>7}")
     print(end="", flush=True)

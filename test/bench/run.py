@@ -35,7 +35,8 @@ MAX_FOREIGN_PROCESSORS = 0.15
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
                                      epilog="scenarios: " + ", ".join(one.name for one in scenarios.ALL))
-    parser.add_argument("--scenario", action="append", metavar="PATTERN", help="only these, as in 'connect-*'; repeatable")
+    parser.add_argument("--scenario", action="append", metavar="PATTERN",
+                        help="only these, as in 'connect-*'; repeatable")
     parser.add_argument("--contenders", metavar="NAMES", help="comma separated, in place of each scenario's own")
     parser.add_argument("--rounds", type=int, help="timed runs of each contender (5)")
     parser.add_argument("--seconds", type=float, help="length of a timed run (2)")

@@ -104,7 +104,7 @@ def run_traffic(bench, scenario, child, port, origin, seconds):
     return result
 
 
-def settled_memory(seconds=3.0, tolerance=64 * 1024):
+def settled_memory(seconds, tolerance=64 * 1024):
     """Reads until two readings 0.2 s apart agree, or the time is up; returns the last."""
     deadline = time.monotonic() + seconds
     last = measure.system_memory()
@@ -136,14 +136,15 @@ def run_idle(bench, scenario, contender):
         # What the first connections bring (code pages, pools) is no cost of the others.
         run_load(bench, port, ("pingpong", "--connections", "4"), 0.05)
         wait_for_time_wait(bench.idle_connections / 10, 0 if bench.is_quick else 65)
+        settling = 0.5 if bench.is_quick else 3
         command = [bench.load, "idle", "--connections", str(bench.idle_connections), "--seconds", "60", "--address",
                    f"127.0.0.1:{port}"]
         user = measure.proportional_set_size(child.pid) if child else 0
-        before = settled_memory()
+        before = settled_memory(settling)
         foreign = ForeignLoad([member for member in (child, origin) if member is not None])
         load = stack.enter_context(processes.Child(command, bench.directory, "load", pipe_stdout=True))
         load.read_line(60)
-        after = settled_memory()
+        after = settled_memory(settling)
         result = {
             "user": measure.proportional_set_size(child.pid) - user if child else 0,
             "kernel": after["kernel"] - before["kernel"],
