@@ -139,7 +139,19 @@ static void reload(struct server *server)
     config_problems_release(&problems);
 }
 
-// Until the process is told to end, or no door is left through which a client could come.
+// Whether nobody is served and nobody can come any more. While the last connections go on, a notice follows when they
+// have left: nobody asked for an end, so it is not hurried.
+static bool has_nothing_left(struct server *server)
+{
+    if (doors_close_failed(&server->doors) > 0)
+        return false;
+    if (registry_count(server->engine.registry) == 0)
+        return true;
+    registry_drain(server->engine.registry);
+    return false;
+}
+
+// Until the process is told to end, or has nothing left to do.
 static void serve(struct server *server)
 {
     for (;;) {
@@ -147,8 +159,8 @@ static void serve(struct server *server)
         if (number == SIGHUP) {
             reload(server);
         } else if (number == notice_signal()) {
-            if (doors_close_failed(&server->doors) == 0) {
-                log_info(NULL, "no listener is left", NULL);
+            if (has_nothing_left(server)) {
+                log_info(NULL, "no listener and no connection is left", NULL);
                 return;
             }
         } else {
