@@ -174,12 +174,12 @@ static void bind_integer(struct binder *binder, const struct schema_row *row, co
     if (!is_number)
         problem_at_value(binder->problems, place, "must be an integer, not %s", quoted_value(place, quoted));
     else if (row->max != 0 && (!fits || number < row->min || number > row->max))
-        problem_at_value(binder->problems, place, "must be from %" PRId64 " to %" PRId64 ", not %s", row->min, row->max,
-                         text);
+        problem_at_value(binder->problems, place, "must be from %" PRId64 " to %" PRId64 ", not %.32s", row->min,
+                         row->max, text);
     else if (!fits || number < row->min)
         problem_at_value(binder->problems, place,
-                         fits ? "must be at least %" PRId64 ", not %s"
-                              : "must be from %" PRId64 " to 9223372036854775807, not %s",
+                         fits ? "must be at least %" PRId64 ", not %.32s"
+                              : "must be from %" PRId64 " to 9223372036854775807, not %.32s",
                          row->min, text);
     else
         store(base, row->offset, &number, sizeof number);

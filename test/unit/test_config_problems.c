@@ -1,0 +1,297 @@
+// Bad configurations: a table of them with the exact lines that each must give.
+
+#include <stdlib.h>
+
+#include "config_text.h"
+
+struct bad_case {
+    const char *text;
+    const char *lines;
+};
+
+static void assert_all_bad(const struct bad_case *cases, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        assert_problems(cases[i].text, cases[i].lines);
+}
+
+#define AT_NAME "f:3:11: server.proxies[0].name: "
+
+static void test_structure(void **state)
+{
+    (void)state;
+    static const struct bad_case cases[] = {
+        {"", "f:1:1: the file has no configuration in it\n"},
+        {"---\n", "f:2:1: the file has no configuration in it\n"},
+        {"just text\n", "f:1:1: must be a mapping of keys to values, not a single value\n"},
+        {"- server\n", "f:1:1: must be a mapping of keys to values, not a list\n"},
+        {"application: {}\n", "f:1:1: server: this key is required, but missing\n"},
+        {"server:\n", "f:1:1: server: this key is required, but has no value\n"},
+        {"server: {}\n", "f:1:9: server.proxies: this key is required, but missing\n"},
+        {"server: 5\n", "f:1:9: server: must be a mapping of keys to values, not a single value\n"},
+        {"server:\n  proxies: {a: b}\n", "f:2:12: server.proxies: must be a list, not a mapping\n"},
+        {"server:\n  proxies: web\n", "f:2:12: server.proxies: must be a list, not a single value\n"},
+        {"server:\n  proxies: []\n", "f:2:12: server.proxies: must have at least one item\n"},
+        {"server:\n  proxies:\n  -\n",
+         "f:3:4: server.proxies[0]: must be a mapping of keys to values, not a single value\n"},
+        {"server:\n  proxies:\n  - {}\n", "f:3:5: server.proxies[0].name: this key is required, but missing\n"
+                                          "f:3:5: server.proxies[0].listener: this key is required, but missing\n"
+                                          "f:3:5: server.proxies[0].targets: this key is required, but missing\n"},
+        {"server:\n  proxies:\n  - name: a\n    listener: {}\n    targets: [{}, x]\n",
+         "f:4:15: server.proxies[0].listener.address: this key is required, but missing\n"
+         "f:5:15: server.proxies[0].targets[0].name: this key is required, but missing\n"
+         "f:5:15: server.proxies[0].targets[0].address: this key is required, but missing\n"
+         "f:5:19: server.proxies[0].targets[1]: must be a mapping of keys to values, not a single value\n"},
+        {"server: {proxies: [\n",
+         "f:2:1: not valid YAML: did not find expected node content (while parsing a flow node "
+         "that begins on line 2)\n"},
+    };
+    assert_all_bad(cases, ARRAY_LENGTH(cases));
+}
+
+static void test_keys(void **state)
+{
+    (void)state;
+    static const struct bad_case cases[] = {
+        {"aplication: {}\n" PROXY("p", LISTENER, TARGET, ""),
+         "f:1:1: aplication: unknown key; did you mean application?\n"},
+        {"nonsense: {}\n" PROXY("p", LISTENER, TARGET, ""), "f:1:1: nonsense: unknown key\n"},
+        {"log: {}\n" PROXY("p", LISTENER, TARGET, ""), "f:1:1: log: unknown key; it belongs at application.log\n"},
+        {"'a\x07\nb.c': {}\n" PROXY("p", LISTENER, TARGET, ""),
+         "f:1:3: not valid YAML: control characters are not allowed\n"},
+        {"\"a\\x07b\\0c\": {}\n" PROXY("p", LISTENER, TARGET, ""), "f:1:1: a?b: unknown key\n"},
+        {"\"server\\0\": {}\n" PROXY("p", LISTENER, TARGET, ""), "f:1:1: server: unknown key; did you mean server?\n"},
+        {"application: {}\n" PROXY("p", LISTENER, TARGET, "") "application: {}\n",
+         "f:9:1: application: duplicate key; it is on line 1 already\n"},
+        {PROXY("p", LISTENER, TARGET, "<<: {connection_limit: 1}"),
+         "f:7:15: server.proxies[0].options.<<: merge keys are not supported; write the keys out\n"},
+        {PROXY("p", LISTENER, TARGET ", timeout: 5", ""),
+         "f:6:33: server.proxies[0].targets[0].timeout: unknown key\n"},
+        {PROXY("p", LISTENER, TARGET, "read_timeout: 5"),
+         "f:7:15: server.proxies[0].options.read_timeout: unknown key; it belongs at "
+         "server.proxies[].listener.read_timeout or server.proxies[].targets[].read_timeout\n"},
+        {PROXY("p", LISTENER, TARGET, "connecion_limti: 5"),
+         "f:7:15: server.proxies[0].options.connecion_limti: unknown key; did you mean connection_limit?\n"},
+        {PROXY("p", LISTENER, TARGET, "connection_limit: 5, connection_limit: 6, connection_limit: 7"),
+         "f:7:36: server.proxies[0].options.connection_limit: duplicate key; it is on line 7 already\n"
+         "f:7:57: server.proxies[0].options.connection_limit: duplicate key; it is on line 7 already\n"},
+    };
+    assert_all_bad(cases, ARRAY_LENGTH(cases));
+}
+
+static void test_names(void **state)
+{
+    (void)state;
+    static const struct bad_case cases[] = {
+        {PROXY("", LISTENER, TARGET, ""), "f:3:5: server.proxies[0].name: this key is required, but has no value\n"},
+        {PROXY("''", LISTENER, TARGET, ""), AT_NAME "must not be empty\n"},
+        {PROXY("[a]", LISTENER, TARGET, ""), AT_NAME "must be a string, not a list\n"},
+        {PROXY("{a: b}", LISTENER, TARGET, ""), AT_NAME "must be a string, not a mapping\n"},
+        {PROXY("\"a\\nb\"", LISTENER, TARGET, ""), AT_NAME "\"a\\x0ab\" must not have control characters in it\n"},
+        {PROXY("\"a\\x9bb\"", LISTENER, TARGET, ""), AT_NAME "\"a\xc2\x9b"
+                                                             "b\" must not have control characters in it\n"},
+        {PROXY("\"a\\0b\"", LISTENER, TARGET, ""), AT_NAME "must be a string, without zero bytes: \"a\\x00b\"\n"},
+        {PROXY("x123456789012345678901234567890123456789012345678901234567890wxyz", LISTENER, TARGET, ""),
+         AT_NAME "\"x123456789012345678901234567890123456789012345678901234567890wxyz\" is too long: 65 bytes, at "
+                 "most 64\n"},
+        {"server:\n  proxies:\n"
+         "  - {name: a, listener: {address: ':1'}, targets: [{name: t, address: 'h:1'}, {name: t, address: 'h:2'}]}\n"
+         "  - {name: b, listener: {address: ':2'}, targets: [{name: t, address: 'h:1'}]}\n"
+         "  - {name: a, listener: {address: ':3'}, targets: [{name: t, address: 'h:1'}]}\n"
+         "  - {name: a, listener: {address: 'tcp://:2'}, targets: [{name: t, address: 'h:1'}]}\n",
+         "f:3:86: server.proxies[0].targets[1].name: the name is taken: targets[0] of this proxy has it\n"
+         "f:5:12: server.proxies[2].name: the name is taken: server.proxies[0] has it\n"
+         "f:6:12: server.proxies[3].name: the name is taken: server.proxies[0] has it\n"
+         "f:6:35: server.proxies[3].listener.address: server.proxies[1] listens there already\n"},
+    };
+    assert_all_bad(cases, ARRAY_LENGTH(cases));
+}
+
+#define OPTION(key, value) PROXY("p", LISTENER, TARGET, key ": " value)
+#define AT_LIMIT "f:7:33: server.proxies[0].options.connection_limit: "
+#define AT_HEADER "f:7:36: server.proxies[0].options.enable_proxy_header: "
+#define AT_LIFETIME "f:7:36: server.proxies[0].options.connection_lifetime: "
+#define AT_BALANCER "f:7:41: server.proxies[0].options.connection_load_balancer: "
+
+static void test_scalars(void **state)
+{
+    (void)state;
+    static const struct bad_case cases[] = {
+        {OPTION("connection_limit", "0"), AT_LIMIT "must be at least 1, not 0\n"},
+        {OPTION("connection_limit", "-9223372036854775808"), AT_LIMIT "must be at least 1, not -9223372036854775808\n"},
+        {OPTION("connection_limit", "many"), AT_LIMIT "must be an integer, not \"many\"\n"},
+        {OPTION("connection_limit", "1.5"), AT_LIMIT "must be an integer, not \"1.5\"\n"},
+        {OPTION("connection_limit", "0x10"), AT_LIMIT "must be an integer, not \"0x10\"\n"},
+        {OPTION("connection_limit", "+"), AT_LIMIT "must be an integer, not \"+\"\n"},
+        {OPTION("connection_limit", "'5'"), AT_LIMIT "must be an integer, not a quoted string\n"},
+        {OPTION("connection_limit", "[5]"), AT_LIMIT "must be an integer, not a list\n"},
+        {OPTION("connection_limit", "9223372036854775808"),
+         AT_LIMIT "must be from 1 to 9223372036854775807, not 9223372036854775808\n"},
+        {OPTION("enable_proxy_header", "yes"), AT_HEADER "must be true or false, not yes; did you mean true?\n"},
+        {OPTION("enable_proxy_header", "Off"), AT_HEADER "must be true or false, not Off; did you mean false?\n"},
+        {OPTION("enable_proxy_header", "tRUE"), AT_HEADER "must be true or false, not \"tRUE\"\n"},
+        {OPTION("enable_proxy_header", "1"), AT_HEADER "must be true or false, not \"1\"\n"},
+        {OPTION("enable_proxy_header", "'true'"), AT_HEADER "must be true or false, not a quoted string\n"},
+        {OPTION("connection_lifetime", "-5"), AT_LIFETIME "\"-5\" is negative\n"},
+        {OPTION("connection_lifetime", "5 minutes"),
+         AT_LIFETIME "\"5 minutes\" has a number whose unit is none of ns, us, ms, s, m and h\n"},
+        {OPTION("connection_lifetime", "876001h"), AT_LIFETIME "is too long: at most 876000h\n"},
+        {OPTION("connection_lifetime", "99999999999h"), AT_LIFETIME "\"99999999999h\" is too long a duration\n"},
+        {OPTION("connection_lifetime", "{}"), AT_LIFETIME "must be a duration, not a mapping\n"},
+        {OPTION("connection_load_balancer", "roundrobin"), AT_BALANCER
+         "must be one of none, failover, round-robin, sni, not \"roundrobin\"; did you mean round-robin?\n"},
+        {OPTION("connection_load_balancer", "least"),
+         AT_BALANCER "must be one of none, failover, round-robin, sni, not \"least\"\n"},
+        {OPTION("connection_load_balancer", "[]"),
+         AT_BALANCER "must be one of none, failover, round-robin, sni, not a list\n"},
+        {OPTION("connection_log", "''"), "f:7:31: server.proxies[0].options.connection_log: must not be empty\n"},
+        {PROXY("p", LISTENER, TARGET ", connect_attempts: 1001", ""),
+         "f:6:51: server.proxies[0].targets[0].connect_attempts: must be from 1 to 1000, not 1001\n"},
+        {PROXY("p", LISTENER, TARGET ", connect_attempts: 99999999999999999999", ""),
+         "f:6:51: server.proxies[0].targets[0].connect_attempts: must be from 1 to 1000, not 99999999999999999999\n"},
+        {PROXY("p", LISTENER, TARGET ", keepalive_interval: -2", ""),
+         "f:6:53: server.proxies[0].targets[0].keepalive_interval: \"-2\" is negative; only -1 is allowed, which turns "
+         "it off\n"},
+        {PROXY("p", LISTENER, TARGET ", keepalive_interval: 10h", ""),
+         "f:6:53: server.proxies[0].targets[0].keepalive_interval: is too long: at most 9h6m7s\n"},
+        {"application: {log: {level: verbose}}\n" PROXY("p", LISTENER, TARGET, ""),
+         "f:1:28: application.log.level: must be one of debug, info, warn, error, not \"verbose\"\n"},
+    };
+    assert_all_bad(cases, ARRAY_LENGTH(cases));
+}
+
+#define LISTENING(address) PROXY("p", "address: " address, TARGET, "")
+#define CONNECTING(address) PROXY("p", LISTENER, "name: t, address: " address, "")
+#define AT_LISTENER "f:4:25: server.proxies[0].listener.address: "
+#define AT_TARGET "f:6:26: server.proxies[0].targets[0].address: "
+
+// What exactly is wrong with an address is net/address.h's to say; here, that it is asked, with the right use.
+static void test_addresses(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        const char *begins;
+    } cases[] = {
+        {LISTENING("nowhere"), AT_LISTENER "\"nowhere\": "},
+        {LISTENING("'tcp://:65536'"), AT_LISTENER "\"tcp://:65536\": "},
+        {LISTENING("http://a:1"), AT_LISTENER "\"http://a:1\": "},
+        {LISTENING("[a]"), AT_LISTENER "must be an address, not a list"},
+        {CONNECTING("':80'"), AT_TARGET "\":80\": "},
+        {CONNECTING("'a:0'"), AT_TARGET "\"a:0\": "},
+        {CONNECTING("unix://"), AT_TARGET "\"unix://\": "},
+        {CONNECTING("'fd://-1'"), AT_TARGET "\"fd://-1\": "},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        struct config_problems problems;
+        assert_null(load(cases[i].text, &problems));
+        assert_int_equal(problems.count, 1);
+        size_t length = strlen(cases[i].begins);
+        if (strncmp(problems.lines[0], cases[i].begins, length) != 0)
+            fail_msg("%s, in place of %s...", problems.lines[0], cases[i].begins);
+        config_problems_release(&problems);
+    }
+}
+
+#define SOURCES(value) PROXY("p", LISTENER ", authorized_sources: " value, TARGET, "")
+
+static void test_authorized_sources(void **state)
+{
+    (void)state;
+    static const struct bad_case cases[] = {
+        {SOURCES("10.0.0.0/8"), "f:4:51: server.proxies[0].listener.authorized_sources: must be a list, not a single "
+                                "value\n"},
+        {SOURCES("[]"), "f:4:51: server.proxies[0].listener.authorized_sources: must have at least one item; leave the "
+                        "key out for no restriction\n"},
+        {SOURCES("~"), "f:4:31: server.proxies[0].listener.authorized_sources: has no value; give it one, or leave the "
+                       "key out for no restriction\n"},
+        {SOURCES("[10.0.0.1, [], ~]"),
+         "f:4:62: server.proxies[0].listener.authorized_sources[1]: must be an address block such as 10.0.0.0/8, not a "
+         "list\n"
+         "f:4:66: server.proxies[0].listener.authorized_sources[2]: must be an address block such as 10.0.0.0/8, but "
+         "has "
+         "no value\n"},
+        {PROXY("p", "address: unix:///s, authorized_sources: [10.0.0.0/8]", TARGET, ""),
+         "f:4:36: server.proxies[0].listener.authorized_sources: clients of a unix:// listener have no IP address to "
+         "tell them by\n"},
+    };
+    assert_all_bad(cases, ARRAY_LENGTH(cases));
+
+    struct config_problems problems;
+    assert_null(load(SOURCES("[10.0.0.0/8, 10.0.0.0/33, 10.1.0.0/8]"), &problems));
+    assert_int_equal(problems.count, 2);
+    assert_non_null(
+        strstr(problems.lines[0], "f:4:64: server.proxies[0].listener.authorized_sources[1]: \"10.0.0.0/33\": "));
+    assert_non_null(
+        strstr(problems.lines[1], "f:4:77: server.proxies[0].listener.authorized_sources[2]: \"10.1.0.0/8\": "));
+    config_problems_release(&problems);
+}
+
+#define SERVER_TLS(value) PROXY("p", LISTENER ", tls_context: {" value "}", TARGET, "")
+#define CLIENT_TLS(value) PROXY("p", LISTENER, TARGET ", tls_context: {" value "}", "")
+#define AT_SERVER_TLS "server.proxies[0].listener.tls_context"
+#define NEEDS_CERTIFICATE "f:4:31: " AT_SERVER_TLS ": a listener with TLS needs at least one certificate with its key\n"
+#define AT_CLIENT_TLS "server.proxies[0].targets[0].tls_context"
+
+static void test_tls_contexts(void **state)
+{
+    (void)state;
+    static const struct bad_case cases[] = {
+        {SERVER_TLS(""), NEEDS_CERTIFICATE},
+        {SERVER_TLS("certificates: []"), NEEDS_CERTIFICATE},
+        {SERVER_TLS("certificates: [{authority: a}]"), NEEDS_CERTIFICATE},
+        {SERVER_TLS("certificates: [{key: k}]"),
+         NEEDS_CERTIFICATE "f:4:61: " AT_SERVER_TLS ".certificates[0].key: a key needs a certificate beside it\n"},
+        {SERVER_TLS("certificates: [{key: k, certificate: c}, {certificate: d}]"),
+         "f:4:87: " AT_SERVER_TLS ".certificates[1].certificate: a certificate needs a key beside it\n"},
+        {SERVER_TLS("certificates: [{key: k, certificate: c}, {}]"),
+         "f:4:86: " AT_SERVER_TLS ".certificates[1]: must have key and certificate, authority, or all three\n"},
+        {CLIENT_TLS("certificates: [{key: k}]"),
+         "f:6:63: " AT_CLIENT_TLS ".certificates[0].key: a key needs a certificate beside it\n"},
+        {CLIENT_TLS("certificates: [{key: '', certificate: c}]"),
+         "f:6:68: " AT_CLIENT_TLS ".certificates[0].key: must not be empty\n"},
+        {CLIENT_TLS("verify_mode: full"),
+         "f:6:60: " AT_CLIENT_TLS ".verify_mode: must be one of none, relaxed, strict, not \"full\"\n"},
+        {CLIENT_TLS("application_protocols: [h2, '']"),
+         "f:6:75: " AT_CLIENT_TLS ".application_protocols[1]: must be 1 to 255 bytes long\n"},
+        {CLIENT_TLS("application_protocols: h2"),
+         "f:6:70: " AT_CLIENT_TLS ".application_protocols: must be a list, not a "
+         "single value\n"},
+        {PROXY("p", LISTENER, TARGET ", tls_context: ", ""),
+         "f:6:33: " AT_CLIENT_TLS ": has no value; give it one, or leave the key out for no TLS\n"},
+    };
+    assert_all_bad(cases, ARRAY_LENGTH(cases));
+}
+
+static void test_problems_are_in_the_files_order_and_bounded(void **state)
+{
+    (void)state;
+    // The first key is what is checked last: a required key of the root.
+    char text[16384];
+    size_t used = (size_t)snprintf(text, sizeof text, "application: {log: {\n");
+    for (int i = 0; i < 150; i++)
+        used += (size_t)snprintf(text + used, sizeof text - used, "  key%d: 1,\n", i);
+    (void)snprintf(text + used, sizeof text - used, "}}\n");
+    struct config_problems problems;
+    assert_null(load(text, &problems));
+    assert_int_equal(problems.count, 151);
+    assert_int_equal(problems.kept, CONFIG_PROBLEMS_MAX);
+    assert_string_equal(problems.lines[0], "f:1:1: server: this key is required, but missing");
+    for (size_t i = 1; i < CONFIG_PROBLEMS_MAX; i++) {
+        char line[128];
+        (void)snprintf(line, sizeof line, "f:%zu:3: application.log.key%zu: unknown key", i + 1, i - 1);
+        assert_string_equal(problems.lines[i], line);
+    }
+    config_problems_release(&problems);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_structure),    cmocka_unit_test(test_keys),
+        cmocka_unit_test(test_names),        cmocka_unit_test(test_scalars),
+        cmocka_unit_test(test_addresses),    cmocka_unit_test(test_authorized_sources),
+        cmocka_unit_test(test_tls_contexts), cmocka_unit_test(test_problems_are_in_the_files_order_and_bounded),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,320 @@
+// The documents against the schema: docs/configuration.md has each key's line as the schema gives it, the README and
+// config.example.yaml have every key, and the example works.
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/config/config_load.h"
+#include "bitflow/config/duration.h"
+#include "bitflow/config/schema.h"
+#include "bitflow/config/suggest.h"
+#include "bitflow/config/yaml_tree.h"
+
+static char *read_text(const char *path)
+{
+    FILE *file = fopen(path, "re");
+    if (file == NULL)
+        fail_msg("cannot open %s", path);
+    const size_t size = (size_t)1024 * 1024;
+    char *text = calloc(1, size);
+    assert_non_null(text);
+    size_t length = fread(text, 1, size, file);
+    assert_true(length > 0 && length < size);
+    assert_int_equal(fclose(file), 0);
+    return text;
+}
+
+static void append(char *out, size_t size, const char *format, ...) PRINTF_LIKE(3, 4);
+static void append(char *out, size_t size, const char *format, ...)
+{
+    size_t used = strlen(out);
+    va_list arguments;
+    va_start(arguments, format);
+    int more = vsnprintf(out + used, size - used, format, arguments);
+    va_end(arguments);
+    assert_true(more >= 0 && (size_t)more < size - used);
+}
+
+static void describe_type(const struct schema_row *row, char *out, size_t size)
+{
+    static const char *const names[] = {
+        [SCHEMA_OBJECT] = "mapping",
+        [SCHEMA_OPTIONAL_OBJECT] = "mapping",
+        [SCHEMA_OBJECTS] = "list of mappings",
+        [SCHEMA_STRING] = "string",
+        [SCHEMA_PATH] = "path",
+        [SCHEMA_STRINGS] = "list of strings",
+        [SCHEMA_BOOL] = "`true` or `false`",
+        [SCHEMA_INTEGER] = "integer",
+        [SCHEMA_DURATION] = "duration",
+        [SCHEMA_DURATION_OR_OFF] = "duration or -1",
+        [SCHEMA_LISTEN_ADDRESS] = "address",
+        [SCHEMA_TARGET_ADDRESS] = "address",
+        [SCHEMA_CIDRS] = "list of address blocks",
+        [SCHEMA_ENUM] = "",
+    };
+    append(out, size, "%s", row->syntax != NULL ? row->syntax : names[row->type]);
+    for (const struct schema_word *word = row->words; word != NULL && word->word != NULL; word++)
+        append(out, size, "%s`%s`", word == row->words ? "" : " ", word->word);
+    if (row->type == SCHEMA_INTEGER && row->max != 0)
+        append(out, size, " from %lld to %lld", (long long)row->min, (long long)row->max);
+    else if (row->type == SCHEMA_INTEGER)
+        append(out, size, " from %lld", (long long)row->min);
+    if (row->unit != NULL)
+        append(out, size, " (%s)", row->unit);
+    if (row->type == SCHEMA_DURATION_OR_OFF) {
+        char limit[DURATION_TEXT_SIZE];
+        duration_format(row->max, limit);
+        append(out, size, " up to %s", limit);
+    }
+}
+
+static void describe_default(const struct schema_row *row, char *out, size_t size)
+{
+    char text[DURATION_TEXT_SIZE] = "";
+    if (row->is_required || row->type == SCHEMA_OBJECT)
+        return;
+    if (row->fallback_text != NULL) {
+        append(out, size, ", %s", row->fallback_text);
+    } else if (row->type == SCHEMA_DURATION) {
+        duration_format(row->fallback, text);
+        append(out, size, ", %s", row->fallback == 0 ? "none" : text);
+    } else if (row->type == SCHEMA_INTEGER) {
+        append(out, size, ", %lld", (long long)row->fallback);
+    } else if (row->type == SCHEMA_BOOL) {
+        append(out, size, ", %s", row->fallback != 0 ? "true" : "false");
+    } else {
+        assert_int_equal(row->type, SCHEMA_ENUM);
+        const struct schema_word *word = row->words;
+        while (word->word != NULL && (int64_t)word->value != row->fallback)
+            word++;
+        assert_non_null(word->word);
+        append(out, size, ", %s", word->word);
+    }
+}
+
+struct reading {
+    const char *text;
+    unsigned missing;
+};
+
+static void check_table_line(void *context, const char *path, const struct schema_row *row)
+{
+    struct reading *reading = context;
+    char line[1024] = "";
+    append(line, sizeof line, "| `%s` | %s | ", path, row->is_required ? "yes" : "");
+    describe_type(row, line, sizeof line);
+    describe_default(row, line, sizeof line);
+    append(line, sizeof line, " | %s |\n", row->description);
+    if (strstr(reading->text, line) == NULL) {
+        reading->missing++;
+        (void)fputs(line, stdout);
+    }
+}
+
+static void test_the_reference_has_each_keys_line(void **state)
+{
+    (void)state;
+    char *text = read_text(BITFLOW_SOURCE_DIR "/docs/configuration.md");
+    struct reading reading = {.text = text};
+    schema_walk(check_table_line, &reading);
+    if (reading.missing > 0)
+        fail_msg("docs/configuration.md lacks the %u lines above", reading.missing);
+    free(text);
+}
+
+static void check_path(void *context, const char *path, const struct schema_row *row)
+{
+    struct reading *reading = context;
+    char quoted[SCHEMA_PATH_SIZE + 2];
+    // A mapping has no value of its own to tell about; its keys name it.
+    if (row->object != NULL)
+        return;
+    (void)snprintf(quoted, sizeof quoted, "`%s`", path);
+    if (strstr(reading->text, quoted) == NULL) {
+        reading->missing++;
+        (void)printf("%s\n", quoted);
+    }
+}
+
+static void test_the_readme_has_every_key(void **state)
+{
+    (void)state;
+    if (access(BITFLOW_SOURCE_DIR "/README.md", F_OK) != 0)
+        skip();
+    char *text = read_text(BITFLOW_SOURCE_DIR "/README.md");
+    struct reading reading = {.text = text};
+    schema_walk(check_path, &reading);
+    if (reading.missing > 0)
+        fail_msg("README.md lacks the %u keys above", reading.missing);
+    free(text);
+}
+
+static void test_the_example_works_as_it_stands(void **state)
+{
+    (void)state;
+    struct config_problems problems;
+    config_problems_init(&problems);
+    const struct config *config = config_load(BITFLOW_SOURCE_DIR "/config.example.yaml", &problems);
+    if (config == NULL)
+        fail_msg("%s", problems.lines[0]);
+    assert_int_equal(config->log_level, LOG_INFO);
+    assert_int_equal(config->proxy_count, 1);
+    char text[ADDRESS_TEXT_SIZE];
+    address_format(&config->proxies[0].listener.address, text);
+    assert_string_equal(text, "tcp://127.0.0.1:8080");
+    assert_int_equal(config->proxies[0].target_count, 1);
+    address_format(&config->proxies[0].targets[0].address, text);
+    assert_string_equal(text, "tcp://127.0.0.1:8000");
+    config_drop(&config);
+    config_problems_release(&problems);
+}
+
+// Takes away the # of the example's "#key: value" and "#- item" lines; remarks have a space after theirs.
+static void uncomment(char *text)
+{
+    char *to = text;
+    bool is_indent = true;
+    for (const char *from = text; *from != '\0'; from++) {
+        bool is_marker = is_indent && from[0] == '#' && from[1] != ' ' && from[1] != '\n';
+        if (!is_marker)
+            *to++ = *from;
+        is_indent = *from == '\n' || (is_indent && *from == ' ');
+    }
+    *to = '\0';
+}
+
+// Whether the document has a value at the path, in any item of the lists on the way.
+static bool has_value(const struct yaml_node *node, const char *path)
+{
+    if (strncmp(path, "[]", 2) == 0) {
+        for (size_t i = 0; node->kind == YAML_SEQUENCE && i < node->count; i++)
+            if (has_value(node->entries[i].value, path + 2))
+                return true;
+        return false;
+    }
+    if (*path == '\0')
+        return !yaml_is_null(node);
+    if (*path == '.')
+        path++;
+    char key[SCHEMA_PATH_SIZE] = "";
+    size_t length = strcspn(path, ".[");
+    memcpy(key, path, length);
+    const struct yaml_entry *entry = yaml_find(node, key);
+    return entry != NULL && has_value(entry->value, path + length);
+}
+
+struct document {
+    const struct yaml_node *root;
+    unsigned missing;
+};
+
+static void check_example_has(void *context, const char *path, const struct schema_row *row)
+{
+    (void)row;
+    struct document *document = context;
+    if (!has_value(document->root, path)) {
+        document->missing++;
+        (void)printf("%s\n", path);
+    }
+}
+
+static void test_the_example_shows_every_key(void **state)
+{
+    (void)state;
+    char *text = read_text(BITFLOW_SOURCE_DIR "/config.example.yaml");
+    uncomment(text);
+    struct region region;
+    region_init(&region);
+    struct document document = {.root = NULL};
+    struct yaml_mark mark;
+    struct error error = ERROR_INIT;
+    if (!yaml_tree_parse(text, strlen(text), &region, &document.root, &mark, &error))
+        fail_msg("uncommented, config.example.yaml:%zu:%zu: %s", mark.line, mark.column, error.text);
+    schema_walk(check_example_has, &document);
+    if (document.missing > 0)
+        fail_msg("config.example.yaml lacks the %u keys above", document.missing);
+    region_release(&region);
+
+    // What it shows is right: there is nothing to say against it but that a feature is not built yet.
+    struct config_problems problems;
+    config_problems_init(&problems);
+    const struct config *config = config_load_text("example", text, strlen(text), &problems);
+    assert_true((config == NULL) == (problems.count > 0));
+    for (size_t i = 0; i < problems.kept; i++)
+        if (strstr(problems.lines[i], "not supported yet") == NULL)
+            fail_msg("%s", problems.lines[i]);
+    config_drop(&config);
+    config_problems_release(&problems);
+    free(text);
+}
+
+static void check_row(void *context, const char *path, const struct schema_row *row)
+{
+    (void)context;
+    bool is_object = row->type == SCHEMA_OBJECT || row->type == SCHEMA_OPTIONAL_OBJECT || row->type == SCHEMA_OBJECTS;
+    bool is_list = row->type == SCHEMA_OBJECTS || row->type == SCHEMA_STRINGS || row->type == SCHEMA_CIDRS;
+    if ((row->object != NULL) != is_object || (row->words != NULL) != (row->type == SCHEMA_ENUM) ||
+        (row->max != 0 && row->min > row->max) || (!is_list && row->count_offset != 0) ||
+        (is_list && row->count_offset == row->offset) || row->description == NULL)
+        fail_msg("%s: the row contradicts itself", path);
+    // What is secret must be known by its check, never by its text.
+    if (row->is_secret && row->check == NULL)
+        fail_msg("%s: a secret without a check", path);
+}
+
+static void test_the_rows_make_sense(void **state)
+{
+    (void)state;
+    schema_walk(check_row, NULL);
+}
+
+static void test_distance(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *a;
+        const char *b;
+        size_t distance;
+    } cases[] = {
+        {"", "", 0},
+        {"a", "", 1},
+        {"", "abc", 3},
+        {"name", "name", 0},
+        {"nmae", "name", 1},
+        {"nam", "name", 1},
+        {"names", "name", 1},
+        {"nane", "name", 1},
+        {"adress", "address", 1},
+        {"ca", "abc", 3},
+        {"kitten", "sitting", 3},
+        {"abcdefgh", "ijklmnop", 5},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        assert_int_equal(suggest_distance(cases[i].a, cases[i].b, 5), cases[i].distance);
+        assert_int_equal(suggest_distance(cases[i].b, cases[i].a, 5), cases[i].distance);
+    }
+    assert_int_equal(suggest_distance("0123456789012345678901234567890123456789", "0", 5), 5);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_reference_has_each_keys_line),
+        cmocka_unit_test(test_the_readme_has_every_key),
+        cmocka_unit_test(test_the_example_works_as_it_stands),
+        cmocka_unit_test(test_the_example_shows_every_key),
+        cmocka_unit_test(test_the_rows_make_sense),
+        cmocka_unit_test(test_distance),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
