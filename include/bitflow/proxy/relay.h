@@ -7,7 +7,11 @@
 //   - end of stream on one side: shutdown(SHUT_WR) on the other; the other direction goes on.
 //   - reset on one side: what that side had sent is delivered within a bound, then the other side is to be reset.
 //   - timeouts are the sockets' SO_RCVTIMEO and SO_SNDTIMEO; data written to a socket refreshes its read timeout.
-// The relay never closes the sockets: relay_result tells its caller how each is to be closed.
+// The relay never closes the sockets: relay_result tells its caller how each is to be closed. After a failure on one side
+// relay_run() may take a few seconds more to deliver what that side had sent.
+//
+// The sockets come without O_NONBLOCK and without timeouts. The calling thread must have SIGPIPE blocked or ignored
+// (splice() has no MSG_NOSIGNAL), and room on its stack for a buffer of 16 KiB.
 
 #ifndef BITFLOW_PROXY_RELAY_H
 #define BITFLOW_PROXY_RELAY_H

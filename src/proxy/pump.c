@@ -1,0 +1,236 @@
+#include "pump.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/net/socket.h"
+#include "bitflow/proxy/pipe_pool.h"
+
+#define SMALL_BUFFER (16 * 1024) // on the stack
+#define BULK_BUFFER (128 * 1024) // on the heap, for bulk without a pipe
+#define SPLICE_CHUNK (1024 * 1024)
+
+#define BULK_AFTER 4             // full small buffers in a row make a bulk flow
+#define SMALL_AFTER 8            // reads in a row that fit the small buffer end it
+#define RETRY_AFTER 256          // reads without a pipe before the pool is asked again
+#define BULK_IDLE (1 * NS_PER_S) // a flow silent for so long gives its pipe or big buffer back
+
+// The flow's ways of moving; each stage moves bytes until the flow suits it no more and names the next one.
+enum stage { STAGE_SMALL, STAGE_SPLICE, STAGE_BULK_COPY, STAGE_ENDED };
+
+// What a bulk stage makes of a read that brought nothing.
+enum verdict { READ_AGAIN, READ_WAS_IDLE, READ_ENDS_BULK, READ_ENDED };
+
+// The pump has given `size` bytes of the read side to the other one.
+static void account(struct pump *pump, size_t size)
+{
+    _Atomic uint64_t *bytes = &pump_from(pump)->bytes;
+    // This thread alone writes it, so no locked instruction is needed.
+    uint64_t before = atomic_load_explicit(bytes, memory_order_relaxed);
+    atomic_store_explicit(bytes, before + size, memory_order_relaxed);
+    if (pump_to(pump)->read_timeout > 0)
+        atomic_store_explicit(&pump->last_write, clock_now_coarse(), memory_order_relaxed);
+}
+
+static bool send_all(struct pump *pump, const unsigned char *data, size_t size)
+{
+    atomic_store_explicit(&pump->writing, true, memory_order_relaxed);
+    while (size > 0) {
+        ssize_t sent = send(pump->to, data, size, MSG_NOSIGNAL);
+        if (sent < 0) {
+            if (errno == EINTR)
+                continue;
+            pump_write_failed(pump, errno);
+            return false;
+        }
+        data += sent;
+        size -= (size_t)sent;
+        account(pump, (size_t)sent);
+    }
+    atomic_store_explicit(&pump->writing, false, memory_order_release);
+    return true;
+}
+
+// Returns what came, or 0 when the direction has ended.
+static size_t receive(struct pump *pump, unsigned char *buffer, size_t size)
+{
+    for (;;) {
+        ssize_t received = recv(pump->from, buffer, size, 0);
+        if (received > 0)
+            return (size_t)received;
+        if (received == 0) {
+            pump_end_of_stream(pump);
+            return 0;
+        }
+        if (errno == EINTR)
+            continue;
+        if (errno != EAGAIN) {
+            pump_read_failed(pump, errno);
+            return 0;
+        }
+        if (!pump_outlasts_silence(pump, pump_from(pump)->read_timeout))
+            return 0;
+    }
+}
+
+static enum stage move_small(struct pump *pump)
+{
+    unsigned char buffer[SMALL_BUFFER];
+    for (unsigned full = 0; full < BULK_AFTER;) {
+        size_t size = receive(pump, buffer, sizeof buffer);
+        if (size == 0 || !send_all(pump, buffer, size))
+            return STAGE_ENDED;
+        full = size == sizeof buffer ? full + 1 : 0;
+    }
+    return pump->splice_unsupported ? STAGE_BULK_COPY : STAGE_SPLICE;
+}
+
+// A bulk stage does not wait longer than this for the next bytes while it holds a pipe or a big buffer.
+static int64_t bulk_wait(const struct pump *pump)
+{
+    int64_t timeout = pump_from(pump)->read_timeout;
+    return timeout > 0 && timeout < BULK_IDLE ? timeout : BULK_IDLE;
+}
+
+static void begin_bulk(const struct pump *pump)
+{
+    socket_set_receive_timeout(pump->from, bulk_wait(pump));
+}
+
+// After a bulk stage, when what it held is given back; `next` is for a flow that just suits the stage no more.
+static enum stage end_bulk(struct pump *pump, enum verdict verdict, enum stage next)
+{
+    if (verdict == READ_ENDED)
+        return STAGE_ENDED;
+    int64_t timeout = pump_from(pump)->read_timeout;
+    socket_set_receive_timeout(pump->from, timeout);
+    if (verdict == READ_AGAIN)
+        return next;
+    if (verdict == READ_WAS_IDLE && timeout > 0 && !pump_outlasts_silence(pump, bulk_wait(pump)))
+        return STAGE_ENDED;
+    return STAGE_SMALL;
+}
+
+// The pipe's bytes go out by read and send: for a socket that takes no splice.
+static bool empty_by_copy(struct pump *pump, const struct bulk_pipe *bulk_pipe, size_t size)
+{
+    unsigned char buffer[SMALL_BUFFER];
+    while (size > 0) {
+        ssize_t taken = read(bulk_pipe->read_end, buffer, size < sizeof buffer ? size : sizeof buffer);
+        if (taken < 0 && errno == EINTR)
+            continue;
+        if (taken <= 0) {
+            pump_write_failed(pump, taken < 0 ? errno : EIO);
+            return false;
+        }
+        if (!send_all(pump, buffer, (size_t)taken))
+            return false;
+        size -= (size_t)taken;
+    }
+    return true;
+}
+
+// Empties the pipe, which has `size` bytes, into the write side. False: the direction has ended, some may be left in it.
+static bool splice_out(struct pump *pump, const struct bulk_pipe *bulk_pipe, size_t size)
+{
+    atomic_store_explicit(&pump->writing, true, memory_order_relaxed);
+    while (size > 0) {
+        // Never SPLICE_F_MORE: it would hold back the last segment.
+        ssize_t moved = splice(bulk_pipe->read_end, NULL, pump->to, NULL, size, SPLICE_F_MOVE);
+        if (moved > 0) {
+            size -= (size_t)moved;
+            account(pump, (size_t)moved);
+        } else if (moved < 0 && errno == EINVAL) {
+            pump->splice_unsupported = true;
+            return empty_by_copy(pump, bulk_pipe, size);
+        } else if (moved == 0 || errno != EINTR) {
+            pump_write_failed(pump, moved == 0 ? EPIPE : errno);
+            return false;
+        }
+    }
+    atomic_store_explicit(&pump->writing, false, memory_order_release);
+    return true;
+}
+
+// What it means that a bulk stage's read brought nothing (recv's or splice's result and errno).
+static enum verdict judge_bulk_read(struct pump *pump, ssize_t result)
+{
+    // The end of the stream, or urgent data, at which splice() stops too: the small stage's recv() tells which.
+    if (result == 0)
+        return READ_ENDS_BULK;
+    switch (errno) {
+    case EINTR:
+        return READ_AGAIN;
+    case EAGAIN:
+        return READ_WAS_IDLE;
+    case EINVAL:
+        pump->splice_unsupported = true;
+        return READ_ENDS_BULK;
+    default:
+        pump_read_failed(pump, errno);
+        return READ_ENDED;
+    }
+}
+
+static enum stage move_by_splice(struct pump *pump)
+{
+    struct bulk_pipe bulk_pipe;
+    if (!pipe_pool_take(&bulk_pipe))
+        return STAGE_BULK_COPY;
+    begin_bulk(pump);
+    enum verdict verdict = READ_AGAIN;
+    for (unsigned small = 0; small < SMALL_AFTER && verdict == READ_AGAIN && !pump->splice_unsupported;) {
+        ssize_t moved = splice(pump->from, NULL, bulk_pipe.write_end, NULL, SPLICE_CHUNK, SPLICE_F_MOVE);
+        if (moved <= 0) {
+            verdict = judge_bulk_read(pump, moved);
+            continue;
+        }
+        if (!splice_out(pump, &bulk_pipe, (size_t)moved)) {
+            pipe_pool_discard(&bulk_pipe);
+            return STAGE_ENDED;
+        }
+        small = moved <= SMALL_BUFFER ? small + 1 : 0;
+    }
+    pipe_pool_give(&bulk_pipe);
+    return end_bulk(pump, verdict, STAGE_SMALL);
+}
+
+static enum stage move_by_big_copy(struct pump *pump)
+{
+    unsigned char *buffer = malloc(BULK_BUFFER);
+    if (buffer == NULL)
+        return STAGE_SMALL;
+    begin_bulk(pump);
+    enum verdict verdict = READ_AGAIN;
+    unsigned small = 0;
+    for (unsigned reads = 0; small < SMALL_AFTER && verdict == READ_AGAIN; reads++) {
+        if (reads == RETRY_AFTER && !pump->splice_unsupported)
+            break;
+        ssize_t received = recv(pump->from, buffer, BULK_BUFFER, 0);
+        if (received <= 0)
+            verdict = judge_bulk_read(pump, received);
+        else if (!send_all(pump, buffer, (size_t)received))
+            verdict = READ_ENDED;
+        else
+            small = received <= SMALL_BUFFER ? small + 1 : 0;
+    }
+    free(buffer);
+    return end_bulk(pump, verdict, small < SMALL_AFTER ? STAGE_SPLICE : STAGE_SMALL);
+}
+
+void pump_run(struct pump *pump)
+{
+    enum stage stage = STAGE_SMALL;
+    while (stage != STAGE_ENDED) {
+        if (stage == STAGE_SMALL)
+            stage = move_small(pump);
+        else if (stage == STAGE_SPLICE)
+            stage = move_by_splice(pump);
+        else
+            stage = move_by_big_copy(pump);
+    }
+}

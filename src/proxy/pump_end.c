@@ -1,0 +1,169 @@
+#include "pump.h"
+
+#include <errno.h>
+#include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include "bitflow/base/clock.h"
+
+struct side_reasons {
+    enum close_reason reset, lost, read_timeout, write_timeout;
+};
+
+static const struct side_reasons reasons[2] = {
+    [RELAY_CLIENT] = {CLOSE_CLIENT_RESET, CLOSE_CLIENT_LOST, CLOSE_CLIENT_READ_TIMEOUT, CLOSE_CLIENT_WRITE_TIMEOUT},
+    [RELAY_TARGET] = {CLOSE_TARGET_RESET, CLOSE_TARGET_LOST, CLOSE_TARGET_READ_TIMEOUT, CLOSE_TARGET_WRITE_TIMEOUT},
+};
+
+static bool has_reason(const struct pump *pump)
+{
+    return atomic_load(pump->state->relay->reason) != CLOSE_NONE;
+}
+
+// False: another reason stands already.
+static bool record(struct pump *pump, enum close_reason reason)
+{
+    enum close_reason none = CLOSE_NONE;
+    return atomic_compare_exchange_strong(pump->state->relay->reason, &none, reason);
+}
+
+// One side is gone. The twin, which reads `to`, delivers what `to` has sent so far and then finds the end of the stream:
+// SHUT_RD ends the reading without a byte on the wire, so that neither side takes this for an orderly end.
+static void fail(struct pump *pump, enum close_reason reason, int os_errno)
+{
+    if (!record(pump, reason))
+        return;
+    pump->saw_failure = true;
+    pump->state->os_errno = os_errno;
+    pump->state->grace_end = deadline_after(PUMP_GRACE);
+    (void)shutdown(pump->to, SHUT_RD);
+}
+
+static enum close_reason reason_of_errno(const struct side_reasons *of, int os_errno)
+{
+    switch (os_errno) {
+    case ECONNRESET:
+    case ECONNABORTED:
+    case EPIPE:
+    case ENOTCONN:
+    case ESHUTDOWN:
+        return of->reset;
+    case ENOMEM:
+    case ENOBUFS:
+        return CLOSE_OUT_OF_MEMORY;
+    default:
+        return of->lost;
+    }
+}
+
+void pump_read_failed(struct pump *pump, int os_errno)
+{
+    fail(pump, reason_of_errno(&reasons[pump->side], os_errno), os_errno);
+}
+
+void pump_write_failed(struct pump *pump, int os_errno)
+{
+    const struct side_reasons *to = &reasons[pump_twin(pump)->side];
+    if (os_errno == EAGAIN)
+        fail(pump, to->write_timeout, ETIMEDOUT);
+    else
+        fail(pump, reason_of_errno(to, os_errno), os_errno);
+    // Only now: see is_orderly_end().
+    atomic_store_explicit(&pump->writing, false, memory_order_release);
+}
+
+// A reset makes one call on the socket fail. If that is the twin's write, this pump's read returns 0, as at an orderly
+// end; such a socket has hung up, though neither this process nor (as far as recv() tells) the peer has closed both ways.
+static bool is_orderly_end(struct pump *pump)
+{
+    struct pump *twin = pump_twin(pump);
+    if (has_reason(pump))
+        return false;
+    if (atomic_load(&twin->finished)) // both directions are closed: that it has hung up means nothing,
+        return true;                  // and the twin's writes have all gone well
+    struct pollfd poller = {.fd = pump->from};
+    if (poll(&poller, 1, 0) <= 0 || (poller.revents & POLLHUP) == 0 || atomic_load(&twin->finished))
+        return !has_reason(pump);
+    // A write to a socket that has hung up cannot block: if the twin is in one, it is on its way out with the error.
+    while (atomic_load_explicit(&twin->writing, memory_order_acquire))
+        (void)sched_yield();
+    if (has_reason(pump))
+        return false;
+    // A reset after the end of the stream. (A Unix socket hangs up when its peer is closed, which is orderly.)
+    if ((poller.revents & POLLERR) != 0) {
+        pump_read_failed(pump, ECONNRESET);
+        return false;
+    }
+    return true;
+}
+
+void pump_end_of_stream(struct pump *pump)
+{
+    if (!is_orderly_end(pump))
+        return;
+    int nobody = -1;
+    (void)atomic_compare_exchange_strong(&pump->state->first_finished, &nobody, (int)pump->side);
+    atomic_store(&pump->finished, true);
+    // A TCP connection that is gone before its sending direction was closed has been reset.
+    if (shutdown(pump->to, SHUT_WR) != 0)
+        pump_write_failed(pump, errno);
+}
+
+// How much of what was written to the socket its peer has taken, in a number that changes when that does.
+static uint64_t taken_by_peer(int fd)
+{
+    struct tcp_info info = {0};
+    socklen_t size = sizeof info;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0)
+        return info.tcpi_bytes_acked;
+    int queued = 0;
+    (void)ioctl(fd, SIOCOUTQ, &queued);
+    return (uint64_t)queued;
+}
+
+static bool wait_readable(int fd, int64_t duration)
+{
+    int64_t deadline = deadline_after(duration);
+    struct pollfd poller = {.fd = fd, .events = POLLIN};
+    int ready;
+    do
+        ready = poll(&poller, 1, deadline_poll_ms(deadline));
+    while (ready < 0 && errno == EINTR);
+    return ready != 0; // after an error, let the read tell
+}
+
+bool pump_outlasts_silence(struct pump *pump, int64_t silence)
+{
+    struct pump *twin = pump_twin(pump);
+    int64_t timeout = pump_from(pump)->read_timeout;
+    int64_t left = timeout - silence;
+    uint64_t taken = 0;
+    for (bool sampled = false;; left = 0) {
+        int64_t since_write = clock_now_coarse() - atomic_load_explicit(&twin->last_write, memory_order_relaxed);
+        if (timeout - since_write > left)
+            left = timeout - since_write;
+        // A write that blocks for longer than the timeout has not been stamped: it counts while the peer takes of it.
+        if (left <= 0 && atomic_load_explicit(&twin->writing, memory_order_relaxed)) {
+            uint64_t now_taken = taken_by_peer(pump->from);
+            if (!sampled || now_taken != taken)
+                left = timeout;
+            sampled = true;
+            taken = now_taken;
+        }
+        if (left <= 0)
+            break;
+        if (wait_readable(pump->from, left))
+            return true;
+    }
+    // Orderly for both sides.
+    if (record(pump, reasons[pump->side].read_timeout)) {
+        (void)shutdown(pump->from, SHUT_RDWR);
+        (void)shutdown(pump->to, SHUT_RDWR);
+    }
+    return false;
+}

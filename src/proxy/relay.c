@@ -1,0 +1,170 @@
+#include "bitflow/proxy/relay.h"
+
+#include <errno.h>
+#include <semaphore.h>
+#include <sys/socket.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/net/socket.h"
+#include "pump.h"
+
+// How the two threads part. Each announces itself when its pump has ended, and wakes the other only if that one waits:
+// in the usual case that the pooled thread ends first, nobody is woken.
+enum {
+    CALLER_WAITS = 1, // for the pooled thread to be gone
+    POOLED_WAITS = 2, // for the caller's pump to end, within the grace
+    POOLED_GONE = 4,  // it touches nothing of the relay any more, but for the caller's semaphore if that waits
+};
+
+struct parting {
+    struct relay_state state;
+    _Atomic unsigned flags;
+    sem_t caller_wake;
+    sem_t pooled_wake;
+};
+
+static void init_pump(struct relay_state *state, enum relay_side side)
+{
+    enum relay_side other = side == RELAY_CLIENT ? RELAY_TARGET : RELAY_CLIENT;
+    struct pump *pump = &state->pumps[side];
+    pump->state = state;
+    pump->side = side;
+    pump->from = state->relay->sockets[side].fd;
+    pump->to = state->relay->sockets[other].fd;
+    atomic_init(&pump->last_write, INT64_MIN / 2);
+}
+
+static void init_parting(struct parting *parting, struct relay *relay)
+{
+    *parting = (struct parting){.state = {.relay = relay, .grace_end = DEADLINE_NONE}};
+    atomic_init(&parting->state.first_finished, -1);
+    init_pump(&parting->state, RELAY_CLIENT);
+    init_pump(&parting->state, RELAY_TARGET);
+    (void)sem_init(&parting->caller_wake, 0, 0);
+    (void)sem_init(&parting->pooled_wake, 0, 0);
+}
+
+static void wait_for(sem_t *wake)
+{
+    while (sem_wait(wake) != 0 && errno == EINTR)
+        ;
+}
+
+// Gives the twin of a pump that failed the grace's time to end; then ends it, for it may be stuck in a write.
+static void wait_within_grace(const struct relay_state *state, sem_t *wake)
+{
+    struct timespec until = clock_timespec(state->grace_end);
+    int result;
+    do
+        result = sem_clockwait(wake, CLOCK_MONOTONIC, &until);
+    while (result != 0 && errno == EINTR);
+    if (result == 0)
+        return;
+    (void)shutdown(state->relay->sockets[RELAY_CLIENT].fd, SHUT_RDWR);
+    (void)shutdown(state->relay->sockets[RELAY_TARGET].fd, SHUT_RDWR);
+    wait_for(wake);
+}
+
+static void run_pooled_pump(void *argument)
+{
+    struct parting *parting = argument;
+    struct pump *pump = &parting->state.pumps[RELAY_TARGET];
+    thread_set_name(parting->state.relay->thread_names[RELAY_TARGET]);
+    pump_run(pump);
+    if (pump->saw_failure) {
+        unsigned before = atomic_fetch_or(&parting->flags, POOLED_WAITS);
+        if ((before & CALLER_WAITS) == 0)
+            wait_within_grace(&parting->state, &parting->pooled_wake);
+    }
+    unsigned before = atomic_fetch_or(&parting->flags, POOLED_GONE);
+    if ((before & CALLER_WAITS) != 0)
+        (void)sem_post(&parting->caller_wake);
+}
+
+static void part(struct parting *parting)
+{
+    unsigned before = atomic_fetch_or(&parting->flags, CALLER_WAITS);
+    if ((before & POOLED_GONE) != 0)
+        return;
+    if ((before & POOLED_WAITS) != 0)
+        (void)sem_post(&parting->pooled_wake);
+    if (parting->state.pumps[RELAY_CLIENT].saw_failure)
+        wait_within_grace(&parting->state, &parting->caller_wake);
+    else
+        wait_for(&parting->caller_wake);
+    // Orders what the pooled thread wrote before what follows.
+    (void)atomic_load(&parting->flags);
+}
+
+static void flush(const struct relay_state *state, enum relay_side side)
+{
+    socket_flush(state->relay->sockets[side].fd, state->grace_end);
+}
+
+// Delivers what can be delivered and says how the sockets are to be closed.
+static void conclude(const struct relay_state *state, struct relay_result *result)
+{
+    enum close_reason reason = CLOSE_NONE;
+    if (atomic_compare_exchange_strong(state->relay->reason, &reason, CLOSE_COMPLETED))
+        reason = CLOSE_COMPLETED;
+    struct relay_result concluded = {
+        .reason = reason, .ended_by = close_reason_ended_by(reason), .os_errno = state->os_errno};
+    switch (reason) {
+    case CLOSE_COMPLETED:
+        concluded.ended_by = atomic_load(&state->first_finished) == RELAY_TARGET ? ENDED_BY_TARGET : ENDED_BY_CLIENT;
+        break;
+    case CLOSE_CLIENT_RESET:
+    case CLOSE_CLIENT_LOST:
+        flush(state, RELAY_TARGET);
+        concluded.reset_target = true;
+        break;
+    case CLOSE_TARGET_RESET:
+    case CLOSE_TARGET_LOST:
+        flush(state, RELAY_CLIENT);
+        concluded.reset_client = true;
+        break;
+    case CLOSE_CLIENT_WRITE_TIMEOUT:
+        flush(state, RELAY_TARGET);
+        concluded.reset_client = true;
+        concluded.reset_target = true;
+        break;
+    case CLOSE_TARGET_WRITE_TIMEOUT:
+        flush(state, RELAY_CLIENT);
+        concluded.reset_client = true;
+        concluded.reset_target = true;
+        break;
+    case CLOSE_OUT_OF_MEMORY:
+        concluded.reset_client = true;
+        concluded.reset_target = true;
+        break;
+    default: // a read timeout, or ended from outside
+        break;
+    }
+    *result = concluded;
+}
+
+static void set_timeouts(const struct relay_socket *of)
+{
+    if (of->read_timeout > 0)
+        socket_set_receive_timeout(of->fd, of->read_timeout);
+    if (of->write_timeout > 0)
+        socket_set_send_timeout(of->fd, of->write_timeout);
+}
+
+bool relay_run(struct relay *relay, struct relay_result *result, struct error *error)
+{
+    struct parting parting;
+    init_parting(&parting, relay);
+    set_timeouts(&relay->sockets[RELAY_CLIENT]);
+    set_timeouts(&relay->sockets[RELAY_TARGET]);
+    bool started = thread_pool_run(relay->threads, run_pooled_pump, &parting, error);
+    if (started) {
+        thread_set_name(relay->thread_names[RELAY_CLIENT]);
+        pump_run(&parting.state.pumps[RELAY_CLIENT]);
+        part(&parting);
+        conclude(&parting.state, result);
+    }
+    (void)sem_destroy(&parting.caller_wake);
+    (void)sem_destroy(&parting.pooled_wake);
+    return started;
+}

@@ -1,0 +1,320 @@
+// A relay between two sockets whose far ends the test holds. The relay runs on a thread of its own; what it said is in
+// `result` after rig_join(), which also closes its sockets the way the result asks for.
+
+#ifndef BITFLOW_TEST_RELAY_RIG_H
+#define BITFLOW_TEST_RELAY_RIG_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/net/socket.h"
+#include "bitflow/proxy/pipe_pool.h"
+#include "bitflow/proxy/relay.h"
+
+#define PATIENCE (20 * NS_PER_S) // after this a condition that has not come about never will
+
+enum rig_kind { RIG_TCP, RIG_UNIX };
+
+struct rig {
+    int client; // the test's ends
+    int target;
+    struct relay relay;
+    _Atomic(enum close_reason) reason;
+    pthread_t runner;
+    bool started;
+    struct relay_result result;
+    struct error error;
+    bool ran;
+    int64_t began, ended; // clock_now()
+};
+
+static inline void must(bool condition, const char *what)
+{
+    if (!condition) {
+        (void)fprintf(stderr, "cannot go on: %s: %s\n", what, strerror(errno));
+        abort();
+    }
+}
+#define MUST(condition) must(condition, #condition)
+
+// A connected pair; `near` is for the relay. `buffer` bounds both ends' socket buffers, 0 leaves them alone.
+static inline void rig_connect(enum rig_kind kind, int buffer, int *near, int *far)
+{
+    if (kind == RIG_UNIX) {
+        int pair[2];
+        MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+        *near = pair[0];
+        *far = pair[1];
+        return;
+    }
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t size = sizeof address;
+    MUST(listener >= 0);
+    if (buffer > 0)
+        MUST(setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer) == 0 &&
+             setsockopt(listener, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer) == 0);
+    MUST(bind(listener, (struct sockaddr *)&address, sizeof address) == 0);
+    MUST(listen(listener, 1) == 0);
+    MUST(getsockname(listener, (struct sockaddr *)&address, &size) == 0);
+    *far = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    MUST(*far >= 0);
+    if (buffer > 0)
+        MUST(setsockopt(*far, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer) == 0 &&
+             setsockopt(*far, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof buffer) == 0);
+    MUST(connect(*far, (struct sockaddr *)&address, sizeof address) == 0);
+    *near = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    MUST(*near >= 0);
+    MUST(close(listener) == 0);
+    socket_set_nodelay(*near);
+    socket_set_nodelay(*far);
+}
+
+static inline struct thread_pool *rig_threads(void)
+{
+    static struct thread_pool *threads;
+    if (threads == NULL) {
+        struct thread_pool_options options = {
+            .parked_name = "parked", .stack_size = 64 * 1024, .max_parked = 1000, .idle_time = NS_PER_S};
+        threads = thread_pool_create(&options, NULL);
+        MUST(threads != NULL);
+    }
+    return threads;
+}
+
+static inline void rig_init(struct rig *rig, enum rig_kind client, enum rig_kind target, int buffer)
+{
+    *rig = (struct rig){.relay = {.threads = rig_threads()}};
+    rig->relay.reason = &rig->reason;
+    rig_connect(client, buffer, &rig->relay.sockets[RELAY_CLIENT].fd, &rig->client);
+    rig_connect(target, buffer, &rig->relay.sockets[RELAY_TARGET].fd, &rig->target);
+    static _Atomic unsigned number;
+    unsigned id = atomic_fetch_add(&number, 1) % 1000000;
+    (void)snprintf(rig->relay.thread_names[RELAY_CLIENT], THREAD_NAME_SIZE, "rig#%u>", id);
+    (void)snprintf(rig->relay.thread_names[RELAY_TARGET], THREAD_NAME_SIZE, "rig#%u<", id);
+}
+
+static inline void *rig_run(void *argument)
+{
+    struct rig *rig = argument;
+    rig->ran = relay_run(&rig->relay, &rig->result, &rig->error);
+    rig->ended = clock_now();
+    return NULL;
+}
+
+static inline void rig_start(struct rig *rig)
+{
+    rig->began = clock_now();
+    rig->started = thread_start(&rig->runner, 64 * 1024, rig_run, rig, NULL);
+    MUST(rig->started);
+}
+
+static inline void rig_close_side(struct rig *rig, enum relay_side side, bool reset)
+{
+    if (reset)
+        socket_reset(rig->relay.sockets[side].fd);
+    else
+        MUST(close(rig->relay.sockets[side].fd) == 0);
+}
+
+// A relay that never ends is the alarm's: see rig_prepare().
+static inline void rig_join(struct rig *rig)
+{
+    MUST(pthread_join(rig->runner, NULL) == 0);
+    rig_close_side(rig, RELAY_CLIENT, rig->ran && rig->result.reset_client);
+    rig_close_side(rig, RELAY_TARGET, rig->ran && rig->result.reset_target);
+}
+
+// splice() has no MSG_NOSIGNAL, so SIGPIPE is ignored here as in the program; a test that hangs dies of the alarm.
+static inline void rig_prepare(void)
+{
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    MUST(sigaction(SIGPIPE, &ignore, NULL) == 0);
+    (void)alarm(55);
+}
+
+static inline void rig_close_far(int *fd)
+{
+    if (*fd >= 0)
+        MUST(close(*fd) == 0);
+    *fd = -1;
+}
+
+static inline void rig_release(struct rig *rig)
+{
+    rig_close_far(&rig->client);
+    rig_close_far(&rig->target);
+}
+
+// Ends the relay from outside, as a lifetime or a drain does.
+static inline void rig_end(struct rig *rig, enum close_reason reason)
+{
+    enum close_reason none = CLOSE_NONE;
+    if (!atomic_compare_exchange_strong(&rig->reason, &none, reason))
+        return;
+    (void)shutdown(rig->relay.sockets[RELAY_CLIENT].fd, SHUT_RDWR);
+    (void)shutdown(rig->relay.sockets[RELAY_TARGET].fd, SHUT_RDWR);
+}
+
+static inline void rig_reset_far(int *fd)
+{
+    socket_reset(*fd);
+    *fd = -1;
+}
+
+// --- bytes -----------------------------------------------------------------------------------------------------------
+
+// Byte number `at` of the stream `stream`: tells lost, doubled and reordered bytes.
+static inline unsigned char rig_byte(unsigned stream, uint64_t at)
+{
+    uint64_t x = (at >> 3) + (uint64_t)stream * UINT64_C(0x9E3779B97F4A7C15);
+    x *= UINT64_C(0xBF58476D1CE4E5B9);
+    x ^= x >> 29;
+    return (unsigned char)(x >> (8 * (at & 7)));
+}
+
+static inline void rig_fill(unsigned char *out, size_t size, unsigned stream, uint64_t at)
+{
+    for (size_t i = 0; i < size; i++)
+        out[i] = rig_byte(stream, at + i);
+}
+
+// Sends bytes [from, from + size) of a stream, all of them unless the other side is gone. Returns how many went.
+static inline uint64_t rig_send(int fd, unsigned stream, uint64_t from, uint64_t size)
+{
+    unsigned char buffer[65536];
+    uint64_t sent = 0;
+    while (sent < size) {
+        size_t part = size - sent < sizeof buffer ? (size_t)(size - sent) : sizeof buffer;
+        rig_fill(buffer, part, stream, from + sent);
+        size_t done = 0;
+        while (done < part) {
+            ssize_t n = send(fd, buffer + done, part - done, MSG_NOSIGNAL);
+            if (n < 0)
+                return sent + done;
+            done += (size_t)n;
+        }
+        sent += part;
+    }
+    return sent;
+}
+
+enum rig_end { RIG_MORE, RIG_EOF, RIG_RESET };
+
+// Receives up to `size` bytes of a stream and checks each. Tells in `end` what stopped it; RIG_MORE: nothing did.
+static inline uint64_t rig_receive(int fd, unsigned stream, uint64_t from, uint64_t size, enum rig_end *end)
+{
+    unsigned char buffer[65536], expected[65536];
+    uint64_t received = 0;
+    *end = RIG_MORE;
+    while (received < size) {
+        size_t part = size - received < sizeof buffer ? (size_t)(size - received) : sizeof buffer;
+        struct pollfd poller = {.fd = fd, .events = POLLIN};
+        MUST(poll(&poller, 1, (int)(PATIENCE / NS_PER_MS)) == 1);
+        ssize_t n = recv(fd, buffer, part, 0);
+        if (n == 0) {
+            *end = RIG_EOF;
+            break;
+        }
+        if (n < 0) {
+            MUST(errno == ECONNRESET);
+            *end = RIG_RESET;
+            break;
+        }
+        rig_fill(expected, (size_t)n, stream, from + received);
+        MUST(memcmp(buffer, expected, (size_t)n) == 0); // not an assertion: this may not be the test's thread
+        received += (uint64_t)n;
+    }
+    return received;
+}
+
+#define RIG_ALL UINT64_MAX
+
+// One message through the relay: sent here, expected there.
+static inline void rig_pass(int from, int to, const char *text)
+{
+    char buffer[256];
+    size_t size = strlen(text);
+    MUST(send(from, text, size, MSG_NOSIGNAL) == (ssize_t)size);
+    MUST(recv(to, buffer, size, MSG_WAITALL) == (ssize_t)size);
+    assert_true(memcmp(buffer, text, size) == 0);
+}
+
+static inline enum rig_end rig_next(int fd)
+{
+    enum rig_end end;
+    uint64_t got = rig_receive(fd, 0, 0, 1, &end);
+    assert_int_equal(got, 0);
+    return end;
+}
+
+// --- where a thread is -----------------------------------------------------------------------------------------------
+
+// The first line of /proc/self/task/TASK/FILE. False: that thread is no more.
+static inline bool rig_read_task(const char *task, const char *file, char *out, int size)
+{
+    char path[300];
+    (void)snprintf(path, sizeof path, "/proc/self/task/%s/%s", task, file);
+    FILE *stream = fopen(path, "re");
+    if (stream == NULL)
+        return false;
+    bool read = fgets(out, size, stream) != NULL;
+    MUST(fclose(stream) == 0);
+    if (read)
+        out[strcspn(out, "\n")] = '\0';
+    return read;
+}
+
+// The same file of the thread that has this name now.
+static inline bool rig_read_thread(const char *thread, const char *file, char *out, int size)
+{
+    DIR *tasks = opendir("/proc/self/task");
+    MUST(tasks != NULL);
+    bool found = false;
+    struct dirent *task;
+    while (!found && (task = readdir(tasks)) != NULL)
+        found = rig_read_task(task->d_name, "comm", out, size) && strcmp(out, thread) == 0 &&
+                rig_read_task(task->d_name, file, out, size);
+    MUST(closedir(tasks) == 0);
+    return found;
+}
+
+// Waits until the relay's thread is blocked in that system call with `fd` as its argument number `argument`.
+static inline void rig_wait_blocked(const struct rig *rig, enum relay_side thread, long call, int argument, int fd)
+{
+    int64_t deadline = clock_now() + PATIENCE;
+    for (unsigned in_a_row = 0; in_a_row < 3;) {
+        MUST(clock_now() < deadline);
+        char line[256];
+        long number = -1;
+        unsigned long arguments[3] = {0};
+        bool there = rig_read_thread(rig->relay.thread_names[thread], "syscall", line, (int)sizeof line) &&
+                     sscanf(line, "%ld %lx %lx %lx", &number, &arguments[0], &arguments[1], &arguments[2]) == 4 &&
+                     number == call && arguments[argument] == (unsigned long)fd;
+        in_a_row = there ? in_a_row + 1 : 0;
+        MUST(usleep(2000) == 0);
+    }
+}
+
+#endif
