@@ -73,12 +73,9 @@ static void test_tcp(void **state)
     static const struct {
         const char *address;
         bool ipv4, ipv6;
-    } rows[] = {
-        {"127.0.0.1:0", true, false}, {"[::1]:0", false, true},
-        {":0", true, true},           {"tcp4://:0", true, false},
-        {"tcp6://:0", false, true},   {"[::]:0", false, true},
-        {"0.0.0.0:0", true, false},   {"tcp4://localhost:0", true, false},
-    };
+    } rows[] = {{"127.0.0.1:0", true, false}, {"[::1]:0", false, true},   {":0", true, true},
+                {"tcp4://:0", true, false},   {"tcp6://:0", false, true}, {"[::]:0", false, true},
+                {"0.0.0.0:0", true, false}};
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
         struct listener listener = open_listener(rows[i].address);
         assert_int_equal(listener.socket_count, 1);
@@ -130,7 +127,7 @@ static void test_tcp_after_a_connection(void **state)
 static void test_tcp_failures(void **state)
 {
     (void)state;
-    refuse_listener("192.0.2.1:0", "cannot listen on 192.0.2.1:0: Cannot assign requested address");
+    refuse_listener("203.0.113.1:0", "cannot listen on 203.0.113.1:0: Cannot assign requested address");
     refuse_listener("[fe80::1%nosuchif]:0", "no such network interface");
 }
 
@@ -387,6 +384,15 @@ static void test_inherited_neither(void **state)
     (void)close(fd);
 }
 
+// Comes last: the thread that resolves may still be about to close its descriptor while later tests count theirs.
+static void test_host_name(void **state)
+{
+    (void)state;
+    struct listener listener = open_listener("tcp4://localhost:0");
+    assert_true(serves(&listener, "127.0.0.1", port_of(&listener, 0)));
+    listener_close(&listener);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -407,6 +413,7 @@ int main(void)
         cmocka_unit_test(test_inherited_listening),
         cmocka_unit_test(test_inherited_connected),
         cmocka_unit_test(test_inherited_neither),
+        cmocka_unit_test(test_host_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
