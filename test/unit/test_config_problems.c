@@ -60,6 +60,7 @@ static void test_keys(void **state)
         {"'a\x07\nb.c': {}\n" PROXY("p", LISTENER, TARGET, ""),
          "f:1:3: not valid YAML: control characters are not allowed\n"},
         {"\"a\\x07b\\0c\": {}\n" PROXY("p", LISTENER, TARGET, ""), "f:1:1: a?b: unknown key\n"},
+        {"\"\\x9bc\\xc2\": {}\n" PROXY("p", LISTENER, TARGET, ""), "f:1:1: ??c\xc3\x82: unknown key\n"},
         {"\"server\\0\": {}\n" PROXY("p", LISTENER, TARGET, ""), "f:1:1: server: unknown key; did you mean server?\n"},
         {"application: {}\n" PROXY("p", LISTENER, TARGET, "") "application: {}\n",
          "f:9:1: application: duplicate key; it is on line 1 already\n"},
@@ -88,8 +89,8 @@ static void test_names(void **state)
         {PROXY("[a]", LISTENER, TARGET, ""), AT_NAME "must be a string, not a list\n"},
         {PROXY("{a: b}", LISTENER, TARGET, ""), AT_NAME "must be a string, not a mapping\n"},
         {PROXY("\"a\\nb\"", LISTENER, TARGET, ""), AT_NAME "\"a\\x0ab\" must not have control characters in it\n"},
-        {PROXY("\"a\\x9bb\"", LISTENER, TARGET, ""), AT_NAME "\"a\xc2\x9b"
-                                                             "b\" must not have control characters in it\n"},
+        {PROXY("\"a\\x9bb\"", LISTENER, TARGET, ""),
+         AT_NAME "\"a\\xc2\\x9bb\" must not have control characters in it\n"},
         {PROXY("\"a\\0b\"", LISTENER, TARGET, ""), AT_NAME "must be a string, without zero bytes: \"a\\x00b\"\n"},
         {PROXY("x123456789012345678901234567890123456789012345678901234567890wxyz", LISTENER, TARGET, ""),
          AT_NAME "\"x123456789012345678901234567890123456789012345678901234567890wxyz\" is too long: 65 bytes, at "
