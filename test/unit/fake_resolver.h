@@ -1,0 +1,98 @@
+// A getaddrinfo() that the test commands. The program's own definition comes before the C library's, so that the net
+// floor calls this one. Names it doesn't know go to the C library, which answers "localhost" from /etc/hosts:
+//   list.test   what fake_add() has added
+//   slow.test   waits until fake_release(), then 127.0.0.1
+//   again.test, fail.test, memory.test, no-name.test, system.test   the error of that name
+
+#ifndef BITFLOW_TEST_FAKE_RESOLVER_H
+#define BITFLOW_TEST_FAKE_RESOLVER_H
+
+#include <dlfcn.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <semaphore.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "net_rig.h"
+
+#define FAKE_MAX 40
+static struct endpoint fake_list[FAKE_MAX];
+static size_t fake_count;
+static sem_t fake_slow; // posted once for each slow look-up that is to end
+
+static inline void fake_clear(void)
+{
+    fake_count = 0;
+}
+
+static inline void fake_add(const struct endpoint *endpoint)
+{
+    assert_true(fake_count < FAKE_MAX);
+    fake_list[fake_count++] = *endpoint;
+}
+
+static inline void fake_release(void)
+{
+    assert_int_equal(sem_post(&fake_slow), 0);
+}
+
+static struct addrinfo *fake_entry(const struct endpoint *endpoint, struct addrinfo *next)
+{
+    // One block, as the C library's are: its freeaddrinfo() frees entry by entry.
+    struct addrinfo *entry = calloc(1, sizeof *entry + sizeof(struct sockaddr_storage));
+    if (entry == NULL)
+        abort(); // on a helper thread no test can be failed
+    entry->ai_family = endpoint->address.any.sa_family;
+    entry->ai_socktype = SOCK_STREAM;
+    entry->ai_addrlen = endpoint->length;
+    entry->ai_addr = (struct sockaddr *)(entry + 1);
+    memcpy(entry->ai_addr, &endpoint->address, endpoint->length);
+    entry->ai_next = next;
+    return entry;
+}
+
+static int fake_answer(const struct endpoint *list, size_t count, int family, struct addrinfo **result)
+{
+    *result = NULL;
+    for (size_t i = count; i > 0; i--)
+        if (family == AF_UNSPEC || list[i - 1].address.any.sa_family == family)
+            *result = fake_entry(&list[i - 1], *result);
+    return *result != NULL ? 0 : EAI_NONAME;
+}
+
+static int fake_slow_answer(int family, struct addrinfo **result)
+{
+    struct address address = rig_address("127.0.0.1:1", ADDRESS_TO_CONNECT);
+    struct endpoint endpoint;
+    while (sem_wait(&fake_slow) != 0)
+        continue;
+    assert_true(endpoint_of_address(&address, &endpoint));
+    return fake_answer(&endpoint, 1, family, result);
+}
+
+// Not the library's prototype's attributes, but its meaning.
+int getaddrinfo(const char *name, const char *service, const struct addrinfo *hints, struct addrinfo **result)
+{
+    static const struct {
+        const char *name;
+        int code;
+    } failures[] = {
+        {"again.test", EAI_AGAIN},    {"system.test", EAI_SYSTEM}, {"memory.test", EAI_MEMORY},
+        {"no-name.test", EAI_NONAME}, {"fail.test", EAI_FAIL},
+    };
+    for (size_t i = 0; i < sizeof failures / sizeof failures[0]; i++)
+        if (strcmp(name, failures[i].name) == 0) {
+            errno = EMFILE;
+            return failures[i].code;
+        }
+    if (strcmp(name, "slow.test") == 0)
+        return fake_slow_answer(hints->ai_family, result);
+    if (strcmp(name, "list.test") == 0)
+        return fake_answer(fake_list, fake_count, hints->ai_family, result);
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+    *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+    return real(name, service, hints, result);
+}
+
+#endif

@@ -1,0 +1,285 @@
+// Resolving: what needs no look-up, what the resolver answers, and giving up on one that doesn't.
+
+#include <pthread.h>
+#include <sys/resource.h>
+
+#include "bitflow/base/compiler.h"
+#include "bitflow/net/resolve.h"
+#include "fake_resolver.h"
+
+static struct patience nobody(void)
+{
+    struct patience patience;
+    patience_init(&patience, -1);
+    return patience;
+}
+
+static bool resolve_text(const char *text, int64_t deadline, struct resolution *resolution, struct error *error)
+{
+    struct address address = rig_address(text, ADDRESS_TO_LISTEN);
+    struct patience patience = nobody();
+    return resolve(&address, &patience, deadline, resolution, error);
+}
+
+static void assert_endpoint(const struct endpoint *endpoint, const char *expected)
+{
+    char text[ENDPOINT_TEXT_SIZE];
+    endpoint_format(endpoint, text);
+    assert_string_equal(text, expected);
+}
+
+static struct endpoint endpoint_of(const char *text)
+{
+    struct address address = rig_address(text, ADDRESS_TO_CONNECT);
+    struct endpoint endpoint;
+    assert_true(endpoint_of_address(&address, &endpoint));
+    return endpoint;
+}
+
+static void test_what_needs_no_look_up(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *address, *endpoint;
+    } rows[] = {
+        {"127.0.0.1:80", "127.0.0.1:80"}, {"[::1]:80", "[::1]:80"},   {":80", "[::]:80"},
+        {"tcp4://:80", "0.0.0.0:80"},     {"unix:///x", "unix:///x"}, {"unix://@x", "unix:@x"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
+        struct resolution resolution;
+        // Even when no time is left.
+        assert_true(resolve_text(rows[i].address, clock_now(), &resolution, NULL));
+        assert_int_equal(resolution.count, 1);
+        assert_endpoint(&resolution.endpoints[0], rows[i].endpoint);
+    }
+}
+
+static void test_localhost(void **state)
+{
+    (void)state;
+    struct resolution resolution;
+    struct error error = ERROR_INIT;
+    if (!resolve_text("tcp4://localhost:8080", rig_limit(), &resolution, &error))
+        fail_msg("%s", error.text);
+    assert_int_equal(resolution.count, 1); // named twice or not in /etc/hosts
+    assert_endpoint(&resolution.endpoints[0], "127.0.0.1:8080");
+    assert_true(resolve_text("localhost:1", DEADLINE_NONE, &resolution, NULL));
+    assert_true(resolution.count >= 1);
+}
+
+static void test_order_families_and_repetitions(void **state)
+{
+    (void)state;
+    static const char *const list[] = {"[2001:db8::1]:9", "192.0.2.1:9", "[2001:db8::1]:9", "192.0.2.2:9",
+                                       "192.0.2.1:9"};
+    static const struct {
+        const char *address;
+        const char *endpoints[4];
+    } rows[] = {
+        {"list.test:80", {"[2001:db8::1]:80", "192.0.2.1:80", "192.0.2.2:80", NULL}},
+        {"tcp4://list.test:80", {"192.0.2.1:80", "192.0.2.2:80", NULL, NULL}},
+        {"tcp6://list.test:443", {"[2001:db8::1]:443", NULL, NULL, NULL}},
+    };
+    fake_clear();
+    for (size_t i = 0; i < ARRAY_LENGTH(list); i++) {
+        struct endpoint endpoint = endpoint_of(list[i]);
+        fake_add(&endpoint);
+    }
+    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
+        struct resolution resolution;
+        size_t expected = 0;
+        assert_true(resolve_text(rows[i].address, rig_limit(), &resolution, NULL));
+        while (rows[i].endpoints[expected] != NULL)
+            expected++;
+        assert_int_equal(resolution.count, expected);
+        for (size_t j = 0; j < expected; j++)
+            assert_endpoint(&resolution.endpoints[j], rows[i].endpoints[j]);
+    }
+}
+
+static void test_more_addresses_than_fit(void **state)
+{
+    (void)state;
+    fake_clear();
+    for (int i = 0; i < RESOLVE_ADDRESSES_MAX + 5; i++) {
+        char text[32];
+        (void)snprintf(text, sizeof text, "192.0.2.%d:9", i + 1);
+        struct endpoint endpoint = endpoint_of(text);
+        fake_add(&endpoint);
+    }
+    struct resolution resolution;
+    assert_true(resolve_text("list.test:80", rig_limit(), &resolution, NULL));
+    assert_int_equal(resolution.count, RESOLVE_ADDRESSES_MAX);
+    assert_endpoint(&resolution.endpoints[RESOLVE_ADDRESSES_MAX - 1], "192.0.2.32:80");
+}
+
+static void test_failures(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *address;
+        enum error_code code;
+        const char *text;
+    } rows[] = {
+        {"no-name.test:80", ERROR_RESOLVE, "cannot resolve no-name.test: Name or service not known"},
+        {"again.test:80", ERROR_RESOLVE, "cannot resolve again.test: Temporary failure in name resolution"},
+        {"fail.test:80", ERROR_RESOLVE, "cannot resolve fail.test: Non-recoverable failure in name resolution"},
+        {"memory.test:80", ERROR_NO_MEMORY, "cannot resolve memory.test: Memory allocation failure"},
+        {"system.test:80", ERROR_NO_DESCRIPTORS, "cannot resolve system.test: Too many open files"},
+        {"[fe80::1%nosuchif]:80", ERROR_RESOLVE, "cannot resolve fe80::1%nosuchif: there is no such network interface"},
+        {"fd://3", ERROR_INVALID, "an inherited descriptor has no address"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
+        static struct resolution resolution, untouched;
+        struct error error = ERROR_INIT;
+        memset(&resolution, 0x5a, sizeof resolution);
+        memcpy(&untouched, &resolution, sizeof resolution);
+        assert_false(resolve_text(rows[i].address, rig_limit(), &resolution, &error));
+        assert_int_equal(error.code, rows[i].code);
+        assert_string_equal(error.text, rows[i].text);
+        assert_memory_equal(&resolution, &untouched, sizeof resolution);
+        assert_false(resolve_text(rows[i].address, rig_limit(), &resolution, NULL));
+    }
+}
+
+static void test_deadline(void **state)
+{
+    (void)state;
+    struct resolution resolution;
+    struct error error = ERROR_INIT;
+    assert_false(resolve_text("localhost:80", clock_now(), &resolution, &error));
+    assert_int_equal(error.code, ERROR_TIMEOUT);
+    assert_string_equal(error.text, "cannot resolve localhost: no time is left");
+
+    error = ERROR_INIT;
+    int64_t start = clock_now();
+    assert_false(resolve_text("slow.test:80", start + 20 * NS_PER_MS, &resolution, &error));
+    assert_true(clock_now() - start >= 20 * NS_PER_MS);
+    assert_int_equal(error.code, ERROR_TIMEOUT);
+    assert_string_equal(error.text, "cannot resolve slow.test: no answer in time");
+    fake_release(); // the helper finds nobody waiting, and frees the answer
+}
+
+static void test_the_client_leaves(void **state)
+{
+    (void)state;
+    int pair[2];
+    struct address address = rig_address("slow.test:80", ADDRESS_TO_CONNECT);
+    struct patience patience;
+    struct resolution resolution;
+    struct error error = ERROR_INIT;
+    rig_pair(pair);
+    patience_init(&patience, pair[0]);
+    socket_reset(pair[1]);
+    assert_false(resolve(&address, &patience, rig_limit(), &resolution, &error));
+    assert_int_equal(error.code, ERROR_CANCELLED);
+    fake_release();
+    (void)close(pair[0]);
+}
+
+static void test_no_descriptor_left(void **state)
+{
+    (void)state;
+    struct rlimit before, low;
+    struct resolution resolution;
+    struct error error = ERROR_INIT;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    low = (struct rlimit){.rlim_cur = 3, .rlim_max = before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
+    bool resolved = resolve_text("localhost:80", rig_limit(), &resolution, &error);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_false(resolved);
+    assert_int_equal(error.code, ERROR_NO_DESCRIPTORS);
+    assert_true(resolve_text("localhost:80", rig_limit(), &resolution, NULL)); // and it recovers
+}
+
+// Look-ups that hang take threads up to the bound; then others fail at once, and work again when the first have ended.
+static void test_no_thread_left(void **state)
+{
+    (void)state;
+    struct resolution resolution;
+    struct error error = ERROR_INIT;
+    // Helpers of the tests before may still be about to end.
+    int hanging = 0;
+    while (!resolve_text("slow.test:80", deadline_after(NS_PER_MS), &resolution, &error) &&
+           error.code == ERROR_TIMEOUT) {
+        error = ERROR_INIT;
+        hanging++;
+        assert_in_range(hanging, 1, RESOLVE_THREADS_MAX);
+    }
+    assert_int_equal(error.code, ERROR_NO_THREADS);
+    assert_string_equal(error.text, "cannot resolve slow.test: all 64 threads are busy");
+    for (int i = 0; i < hanging; i++)
+        fake_release();
+    int64_t limit = rig_limit();
+    bool resolved = false;
+    while (!resolved && deadline_left(limit) > 0)
+        resolved = resolve_text("localhost:80", limit, &resolution, NULL);
+    assert_true(resolved);
+}
+
+struct asker {
+    pthread_t thread;
+    int good;
+};
+
+#define ASKS 50
+static void *ask(void *argument)
+{
+    struct asker *asker = argument;
+    for (int i = 0; i < ASKS; i++) {
+        struct resolution resolution;
+        struct address address = {.kind = ADDRESS_TCP, .family = ADDRESS_IPV4, .host = "list.test", .port = 80};
+        struct patience patience = nobody();
+        asker->good += resolve(&address, &patience, i % 5 == 0 ? clock_now() + 1 : DEADLINE_NONE, &resolution, NULL);
+    }
+    return NULL;
+}
+
+static void test_many_at_once(void **state)
+{
+    (void)state;
+    struct asker askers[8] = {{.good = 0}};
+    struct endpoint endpoint = endpoint_of("192.0.2.1:9");
+    fake_clear();
+    fake_add(&endpoint);
+    for (size_t i = 0; i < ARRAY_LENGTH(askers); i++)
+        assert_int_equal(pthread_create(&askers[i].thread, NULL, ask, &askers[i]), 0);
+    for (size_t i = 0; i < ARRAY_LENGTH(askers); i++) {
+        assert_int_equal(pthread_join(askers[i].thread, NULL), 0);
+        assert_in_range(askers[i].good, ASKS * 4 / 5, ASKS);
+    }
+}
+
+// Who gave up leaves the closing of the event to the helper; when all have ended none is left.
+static void test_no_descriptor_leaks(void **state)
+{
+    (void)state;
+    const unsigned before = *(const unsigned *)*state;
+    int64_t limit = rig_limit();
+    while (rig_descriptors() != before && deadline_left(limit) > 0)
+        (void)poll(NULL, 0, 1);
+    assert_int_equal(rig_descriptors(), before);
+}
+
+int main(void)
+{
+    if (sem_init(&fake_slow, 0, 0) != 0)
+        return 1;
+    static unsigned before;
+    before = rig_descriptors();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_what_needs_no_look_up),
+        cmocka_unit_test(test_localhost),
+        cmocka_unit_test(test_order_families_and_repetitions),
+        cmocka_unit_test(test_more_addresses_than_fit),
+        cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_deadline),
+        cmocka_unit_test(test_the_client_leaves),
+        cmocka_unit_test(test_no_descriptor_left),
+        cmocka_unit_test(test_no_thread_left),
+        cmocka_unit_test(test_many_at_once),
+        cmocka_unit_test_prestate(test_no_descriptor_leaks, &before),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
