@@ -1,0 +1,65 @@
+"""What the documents show is what the program does: their examples are valid, their links lead somewhere, and the list of
+close reasons is the program's."""
+
+import pathlib
+import re
+
+import pytest
+
+import bitflow_process
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
+
+
+def whole_examples():
+    """The YAML blocks that are a configuration by themselves; the others show a part of one."""
+    for document in DOCUMENTS:
+        text = document.read_text()
+        for match in FENCE.finditer(text):
+            if match.group(1) == "yaml" and re.match(r"(#.*\n|\n)*(server|application):", match.group(2)):
+                line = text.count("\n", 0, match.start()) + 1
+                yield pytest.param(match.group(2), id=f"{document.name}:{line}")
+
+
+@pytest.mark.parametrize("text", whole_examples())
+def test_example_is_valid(tmp_path, text):
+    config = tmp_path / "bitflow.yaml"
+    config.write_text(text)
+    done = bitflow_process.run("--check", "--config", config)
+    assert done.returncode == 0, f"{done.stderr}\n{text}"
+
+
+def test_there_are_examples_to_check():
+    shown = {parameter.id.split(":")[0] for parameter in whole_examples()}
+    assert {"README.md", "configuration.md", "operations.md"} <= shown
+
+
+def test_links_lead_somewhere():
+    missing = [f"{document.name}: {link}" for document in DOCUMENTS
+               for link in LINK.findall(FENCE.sub("", document.read_text()))
+               if not (document.parent / link).exists()]
+    assert not missing, missing
+
+
+def test_every_close_reason_is_in_the_documents_table():
+    source = (ROOT / "include/bitflow/proxy/close_reason.h").read_text()
+    reasons = re.findall(r'X\(CLOSE_\w+,\s*"(\w+)",\s*ENDED_BY_(\w+),\s*(true|false)', source)
+    assert len(reasons) > 15
+    table = dict(re.findall(r"^\| `(\w+)` \| ([a-z ]+ \| (?:yes|no)) \|", (ROOT / "docs/connection-log.md").read_text(),
+                            re.MULTILINE))
+    for name, by, is_error in reasons:
+        ended_by = "client or target" if name == "completed" else by.lower()
+        assert table.pop(name, None) == f"{ended_by} | {'yes' if is_error == 'true' else 'no'}", name
+    assert not table, f"these are no reasons: {table}"
+
+
+def test_every_field_of_a_record_is_in_the_document():
+    source = (ROOT / "src/telemetry/connection_log.c").read_text()
+    fields = set(re.findall(r'set_\w+\(object, "(\w+)"', source)) | {"target"}
+    assert len(fields) > 10
+    document = (ROOT / "docs/connection-log.md").read_text()
+    documented = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\|([^|]*)\|", document, re.MULTILINE))))
+    assert fields <= documented, fields - documented
