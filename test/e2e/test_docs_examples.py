@@ -1,4 +1,4 @@
-"""What the documents show is what the program does: their examples are valid, their links lead somewhere, and the list of
+"""What the documents show is what the program does: their examples are valid, their links lead somewhere, the list of
 close reasons is the program's."""
 
 import pathlib
