@@ -114,19 +114,22 @@ static void put_field(struct line *line, const char *key, const char *value)
         return;
     }
     put_text(line, "\"");
-    for (const char *at = value; *at != '\0'; at++)
+    for (const char *at = value; *at != '\0'; at++) {
+        size_t before = line->length;
         put_escaped(line, (unsigned char)*at);
+        if (line->length == before)
+            break; // what doesn't fit is the end: nothing is left out in the middle
+    }
     line->text[line->length++] = '"'; // the room for it was kept back
 }
 
-static void write_out(const struct line *line) REQUIRES(output_lock)
+static bool write_out(const struct line *line) REQUIRES(output_lock)
 {
     ssize_t written;
     do
         written = write(output, line->text, line->length);
     while (written < 0 && errno == EINTR);
-    if (written < 0)
-        dropped++;
+    return written >= 0;
 }
 
 static bool output_takes_a_line(void) REQUIRES(output_lock)
@@ -146,8 +149,8 @@ static void report_dropped(int64_t wall) REQUIRES(output_lock)
     put_field(&line, "msg", "log lines dropped");
     put_field(&line, "count", log_number(number, (int64_t)dropped));
     line.text[line.length++] = '\n';
-    dropped = 0;
-    write_out(&line);
+    if (write_out(&line))
+        dropped = 0;
 }
 
 void log_write(enum log_level level, const struct log_context *context, const char *message, ...)
@@ -179,7 +182,8 @@ void log_write(enum log_level level, const struct log_context *context, const ch
     if (output_takes_a_line()) {
         if (dropped > 0)
             report_dropped(wall);
-        write_out(&line);
+        if (!write_out(&line))
+            dropped++;
     } else {
         dropped++;
     }
