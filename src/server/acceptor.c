@@ -15,6 +15,7 @@
 #include "bitflow/base/mutex.h"
 #include "bitflow/net/socket.h"
 #include "bitflow/proxy/connection.h"
+#include "bitflow/proxy/pipe_pool.h"
 
 #define ACCEPTOR_STACK_SIZE ((size_t)64 * 1024)
 #define ACCEPT_BATCH 64                  // clients taken from one socket before orders are looked at again
@@ -109,10 +110,13 @@ static void pause_for_orders(const struct acceptor *acceptor)
     (void)poll(&poller, 1, (int)(SHORTAGE_PAUSE / NS_PER_MS));
 }
 
-// Out of descriptors: the client at the head of the queue is turned away with the help of the spare one.
+// Out of descriptors: idle pipes are given up for the client at the head of the queue. When there are none, it is turned
+// away with the help of the spare one.
 static void shed_client(struct acceptor *acceptor, int listening)
 {
     struct endpoint peer;
+    if (pipe_pool_trim() > 0)
+        return; // accept4() is tried again
     if (acceptor->spare >= 0)
         (void)close(acceptor->spare);
     int client = accept_client(listening, &peer);
