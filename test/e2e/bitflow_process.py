@@ -189,10 +189,14 @@ class Bitflow:
 
     def limit(self, name, value):
         """Sets a soft resource limit of the running process; returns the one it had."""
-        number = getattr(resource, "RLIMIT_" + name)
-        soft, hard = resource.prlimit(self.pid, number)
-        resource.prlimit(self.pid, number, (value, hard))
-        return soft
+        number, owner = getattr(resource, "RLIMIT_" + name), os.stat(f"/proc/{self.pid}")
+        become = {} if owner.st_uid == os.geteuid() else {"user": owner.st_uid, "group": owner.st_gid}
+        code = ("import resource, sys; pid, number, value = map(int, sys.argv[1:]); "
+                "soft, hard = resource.prlimit(pid, number); resource.prlimit(pid, number, (value, hard)); print(soft)")
+        # As the process's user: a root without all capabilities may not do it for another.
+        done = subprocess.run(["/usr/bin/python3", "-c", code, str(self.pid), str(number), str(value)],
+                              **become, extra_groups=[] if become else None, check=True, capture_output=True)
+        return int(done.stdout)
 
     def thread_names(self):
         names = []

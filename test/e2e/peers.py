@@ -41,29 +41,22 @@ class Listener:
         family, sockaddr = sockets.parse(self.address)
         while len(self.fillers) < 64:
             filler = socket.socket(family, socket.SOCK_STREAM)
-            self.fillers.append(filler)
             filler.setblocking(False)
             try:
                 filler.connect(sockaddr)
-            except BlockingIOError as busy:
-                if family == socket.AF_UNIX:
+            except BlockingIOError:
+                if family == socket.AF_UNIX or not select.select([], [filler], [], 0.3)[1]:
+                    filler.close()
                     return
-                if not select.select([], [filler], [], 0.3)[1]:
-                    return
-                assert busy
+            self.fillers.append(filler)
         raise AssertionError("the queue does not fill")
 
     def drain_queue(self):
-        """Makes room: accepts and drops whatever waits, the fillers first."""
+        """Makes room: accepts and drops the fillers, which stand first in the queue."""
         for filler in self.fillers:
+            self.socket.accept()[0].close()
             filler.close()
         self.fillers = []
-        self.socket.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                connection, _ = self.socket.accept()
-                connection.close()
-        self.socket.settimeout(sockets.TIMEOUT * pace())
 
     def close(self):
         for each in [self.socket, *self.fillers, *self.connections]:

@@ -191,6 +191,7 @@ def test_memory_exhausted(env):
     bitflow.limit("AS", former)
     clients, outcomes = crowd(env, address, 40)
     assert set(outcomes) == {"served"}, "it does not recover when there is memory again"
+    print(bitflow.records())
     reasons = {record["reason"] for record in bitflow.records() if record["event"] == "rejected"}
     assert reasons <= {"out_of_memory", "out_of_threads"} and reasons
 

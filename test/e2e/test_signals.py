@@ -1,6 +1,7 @@
 """SIGTERM, SIGINT and SIGPIPE: the drain, its bound, and the end."""
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -21,6 +22,8 @@ def refuses(address):
         sockets.connect(address, timeout=5).close()
     except (ConnectionRefusedError, FileNotFoundError):
         return True
+    except ConnectionResetError:
+        pass  # it was in the queue when the listener closed
     return False
 
 
@@ -58,7 +61,8 @@ def test_drain_lets_connections_finish(env, number):
     watch = Stopwatch()
     assert bitflow.wait_ended() == 0
     watch.between(0, 1.5, "the end once all have gone")
-    assert [record["reason"] for record in bitflow.records()] == ["completed", "completed"]
+    drained = [record["reason"] for record in bitflow.records() if record["bytes_from_client"] > 0]
+    assert drained == ["completed", "completed"]
 
 
 def test_drain_is_bounded(env):
@@ -161,7 +165,9 @@ def test_broken_stderr_pipe_does_not_kill(env):
     with subprocess.Popen([str(bitflow_process.binary()), "--config", str(config)], stdin=subprocess.DEVNULL,
                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         try:
-            assert b"listening" in process.stderr.readline() + process.stderr.readline() + process.stderr.readline()
+            os.set_blocking(process.stderr.fileno(), False)
+            said = bytearray()
+            wait_for(lambda: b"listening" in said or said.extend(process.stderr.read() or b""), "it listens")
             process.stderr.close()
             for _ in range(10):
                 client = sockets.connect(address)

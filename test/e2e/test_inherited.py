@@ -1,0 +1,215 @@
+"""Inherited descriptors: by number and by name, listening and connected, as listener and as target."""
+
+import contextlib
+import os
+import socket
+
+import pytest
+
+import peers
+import sockets
+from environment import proxy
+from waiting import holds_for, wait_for
+
+
+def numbered(*pairs):
+    return {"descriptors": [[sock.fileno(), number] for sock, number in pairs]}
+
+
+def start_fails(env, *proxies, plan=None, environment=None):
+    bitflow = env.launch(env.config(*proxies), plan, environment)
+    bitflow.expected_status = 1
+    assert bitflow.wait_ended() == 1
+    return bitflow.stderr()
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+@pytest.mark.parametrize("number", [3, 7, 0])
+def test_listener_by_number(env, number, blocking):
+    """Whatever the file status flags are that come along with the socket."""
+    echo, inherited = env.echo(), env.listen()
+    inherited.socket.setblocking(blocking)
+    bitflow = env.start(proxy(f"fd://{number}", echo.address), plan=numbered((inherited.socket, number)))
+    clients = [env.connect(inherited.address) for _ in range(20)]
+    for client in clients:
+        sockets.round_trip(client)
+        client.close()
+    assert bitflow.wait_records(20)[0]["local"] == inherited.address
+
+
+def test_listener_that_is_a_unix_socket(env):
+    echo, inherited = env.echo(), env.listen(env.unix("inherited.sock"))
+    bitflow = env.start(proxy("fd://3", echo.address), plan=numbered((inherited.socket, 3)))
+    client = env.connect(inherited.address)
+    sockets.round_trip(client)
+    client.close()
+    assert bitflow.wait_records(1)[0]["local"] == inherited.address
+
+
+def test_file_of_an_inherited_socket_stays(env):
+    """It was not bitflow that made the file."""
+    echo, inherited = env.echo(), env.listen(env.unix("inherited.sock"))
+    bitflow = env.start(proxy("fd://3", echo.address), plan=numbered((inherited.socket, 3)))
+    bitflow.stop()
+    assert (env.directory / "inherited.sock").exists()
+
+
+def test_listeners_by_name(env):
+    one, two = env.listen(), env.listen()
+    plan = {**numbered((one.socket, 3), (two.socket, 4)), "listen_names": ["web", "data-base"]}
+    env.start(proxy("fd://data-base", env.serve(peers.greeter("database")).address, name="b"),
+              proxy("fd://web", env.serve(peers.greeter("website")).address, name="a"), plan=plan)
+    assert sockets.receive_exactly(env.connect(one.address), 8) == b"website\n"
+    assert sockets.receive_exactly(env.connect(two.address), 9) == b"database\n"
+
+
+def test_name_that_is_not_there(env):
+    inherited = env.listen()
+    plan = {**numbered((inherited.socket, 3)), "listen_names": ["web"]}
+    assert "other" in start_fails(env, proxy("fd://other", env.address()), plan=plan)
+
+
+def test_names_that_are_for_another_process(env):
+    """LISTEN_PID names somebody else: the descriptors are not bitflow's."""
+    inherited = env.listen()
+    plan = {**numbered((inherited.socket, 3)), "listen_names": ["web"], "listen_pid_offset": 1}
+    start_fails(env, proxy("fd://web", env.address()), plan=plan)
+
+
+@pytest.mark.parametrize("environment", [
+    {"LISTEN_FDS": "many"}, {"LISTEN_FDS": "-1"}, {"LISTEN_FDS": "999999999999"}, {"LISTEN_FDS": "1000000"},
+    {"LISTEN_FDNAMES": ":::::"}, {"LISTEN_PID": "x"}, {"LISTEN_FDS": "", "LISTEN_FDNAMES": ""}])
+def test_strange_environment(env, environment):
+    start_fails(env, proxy("fd://web", env.address()), environment=environment)
+
+
+def test_descriptor_that_is_not_open(env):
+    assert "99" in start_fails(env, proxy("fd://99", env.address()))
+
+
+def test_descriptor_that_is_no_socket(env):
+    with open(env.directory / "file.txt", "w") as file:
+        start_fails(env, proxy("fd://3", env.address()), plan=numbered((file, 3)))
+
+
+def test_descriptor_that_is_a_datagram_socket(env):
+    sock = env.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    start_fails(env, proxy("fd://3", env.address()), plan=numbered((sock, 3)))
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix", "pair"])
+@pytest.mark.parametrize("number", [0, 3])
+def test_connected_listener_serves_once_and_ends(env, kind, number):
+    """As inetd starts it: one connection, then the process is done."""
+    echo = env.echo()
+    if kind == "pair":
+        client, inherited = map(env.keep, socket.socketpair())
+        client.settimeout(15)
+    else:
+        listener = env.listen() if kind == "tcp" else env.listen(env.unix("inetd.sock"))
+        client = env.connect(listener.address)
+        inherited = listener.accept()
+    bitflow = env.launch(env.config(proxy(f"fd://{number}", echo.address)), numbered((inherited, number)))
+    inherited.close()
+    for _ in range(10):
+        sockets.round_trip(client)
+    client.shutdown(socket.SHUT_WR)
+    assert sockets.receive_to_end(client) == b""
+    assert bitflow.wait_ended() == 0
+    record = bitflow.records()[0]
+    assert (record["reason"], record["bytes_from_client"]) == ("completed", 140)
+    if kind == "tcp":
+        assert record["client"] == sockets.local_name(client)
+
+
+def test_connected_listener_whose_target_refuses(env):
+    client, inherited = map(env.keep, socket.socketpair())
+    bitflow = env.launch(env.config(proxy("fd://3", env.refusing())), numbered((inherited, 3)))
+    inherited.close()
+    sockets.was_rejected(client)
+    assert bitflow.wait_ended() == 0
+    assert bitflow.records()[0]["reason"] == "connect_refused"
+
+
+def test_connected_listener_beside_another_proxy(env):
+    """The end of the one is not the end of the other."""
+    echo, address = env.echo(), env.address()
+    client, inherited = map(env.keep, socket.socketpair())
+    client.settimeout(15)
+    bitflow = env.launch(env.config(proxy("fd://3", echo.address, name="once"), proxy(address, echo.address)),
+                         numbered((inherited, 3)))
+    inherited.close()
+    sockets.round_trip(client)
+    client.close()
+    bitflow.wait_records(1)
+    bitflow.wait_bound(int(address.rpartition(":")[2]))
+    holds_for(0.3, bitflow.is_running, "the other proxy goes on")
+    sockets.round_trip(env.connect(address))
+
+
+def test_listener_that_breaks_at_run_time(env):
+    """Somebody shuts the inherited listening socket down: that proxy is over, the other one is not, and nothing spins."""
+    echo, address, inherited = env.echo(), env.address(), env.listen()
+    bitflow = env.start(proxy("fd://3", echo.address, name="broken"), proxy(address, echo.address, name="sound"),
+                        plan=numbered((inherited.socket, 3)))
+    sockets.round_trip(env.connect(inherited.address))
+    inherited.socket.shutdown(socket.SHUT_RDWR)
+    before = bitflow.cpu_seconds()
+    holds_for(1.0, bitflow.is_running, "the process lives")
+    assert bitflow.cpu_seconds() - before < 0.5, "it spins on a broken listener"
+    sockets.round_trip(env.connect(address))
+    lines = [line for line in bitflow.log_lines(True) if line["level"] in ("warn", "error")]
+    assert any(line.get("proxy") == "broken" for line in lines), "the log does not tell"
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_connected_target(env, blocking):
+    """A connected inherited socket as the target: one connection has it, the others do not."""
+    address = env.address()
+    target, inherited = map(env.keep, socket.socketpair())
+    target.settimeout(15)
+    inherited.setblocking(blocking)
+    bitflow = env.start(proxy(address, "fd://3"), plan=numbered((inherited, 3)))
+    inherited.close()
+    client = env.connect(address)
+    client.sendall(b"question")
+    assert sockets.receive_exactly(target, 8) == b"question"
+    second = env.connect(address)
+    with contextlib.suppress(OSError):
+        second.sendall(b"me too")
+    target.sendall(b"answer")
+    assert sockets.receive_exactly(client, 6) == b"answer"
+    second.close()
+    target.close()
+    assert sockets.receive_to_end(client) == b""
+    client.close()
+    wait_for(lambda: len(bitflow.records()) == 2, "both records")
+    sockets.was_rejected(env.connect(address))
+    assert bitflow.is_running()
+    completed = [record for record in bitflow.records() if record["reason"] == "completed"]
+    assert [(r["bytes_from_client"], r["bytes_from_target"]) for r in completed] == [(8, 6)]
+
+
+def test_listening_socket_is_no_target(env):
+    """Listening inherited sockets are accepted from; as a target one is a mistake that must not crash."""
+    address, inherited = env.address(), env.listen()
+    bitflow = env.launch(env.config(proxy(address, "fd://3")), numbered((inherited.socket, 3)))
+    wait_for(lambda: not bitflow.is_running() or "listening" in bitflow.stderr(), "it starts or says no")
+    if bitflow.is_running():
+        sockets.was_rejected(env.connect(address))
+        assert bitflow.is_running()
+    else:
+        bitflow.expected_status = 1
+
+
+def test_descriptors_do_not_leak_into_anything(env):
+    """The inherited one is used, not copied per connection."""
+    echo, inherited = env.echo(), env.listen()
+    bitflow = env.start(proxy("fd://5", echo.address), plan=numbered((inherited.socket, 5)))
+    for _ in range(30):
+        client = env.connect(inherited.address)
+        sockets.round_trip(client)
+        client.close()
+    bitflow.wait_records(30)
+    bitflow.assert_quiet()
+    assert os.path.exists(f"/proc/{bitflow.pid}/fd/5")

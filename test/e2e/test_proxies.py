@@ -1,0 +1,176 @@
+"""Listeners by address form, many proxies in a process, thread names, start-up failures."""
+
+import os
+import subprocess
+
+import pytest
+
+import bitflow_process
+import sockets
+from environment import proxy
+from waiting import holds_for, pace, scale, wait_for
+
+
+@pytest.mark.parametrize("form, come_by", [
+    ("127.0.0.1:{}", ["127.0.0.1"]), ("tcp://127.0.0.1:{}", ["127.0.0.1"]), ("tcp4://127.0.0.1:{}", ["127.0.0.1"]),
+    ("[::1]:{}", ["::1"]), ("tcp://[::1]:{}", ["::1"]), ("tcp6://[::1]:{}", ["::1"]),
+    (":{}", ["127.0.0.1", "::1"]), ("tcp://:{}", ["127.0.0.1", "::1"]), ("tcp4://:{}", ["127.0.0.1"]),
+    ("tcp6://:{}", ["::1"]), ("0.0.0.0:{}", ["127.0.0.1"]), ("[::]:{}", ["::1"])])
+def test_listener_forms(env, form, come_by):
+    echo, port = env.echo(), sockets.free_port()
+    env.start(proxy(form.format(port), echo.address))
+    for host in come_by:
+        sockets.round_trip(env.connect(f"[{host}]:{port}" if ":" in host else f"{host}:{port}"))
+    if form in ("tcp4://:{}", "tcp6://:{}"):
+        other = f"[::1]:{port}" if form.startswith("tcp4") else f"127.0.0.1:{port}"
+        with pytest.raises(ConnectionRefusedError):
+            sockets.connect(other)
+
+
+@pytest.mark.parametrize("form", ["{}", "tcp://{}", "tcp4://{}"])
+def test_target_forms(env, form):
+    echo, address = env.echo(), env.address()
+    env.start(proxy(address, form.format(echo.address)))
+    sockets.round_trip(env.connect(address))
+
+
+@pytest.mark.parametrize("form", ["{}", "tcp://{}", "tcp6://{}"])
+def test_target_forms_ipv6(env, form):
+    echo, address = env.echo("[::1]:0"), env.address()
+    env.start(proxy(address, form.format(echo.address)))
+    sockets.round_trip(env.connect(address))
+
+
+def test_a_hundred_proxies(env):
+    echo = env.echo()
+    addresses = [env.address() for _ in range(100)]
+    bitflow = env.start(*(proxy(address, echo.address, name=f"number-{index}")
+                          for index, address in enumerate(addresses)))
+    for address in addresses:
+        sockets.round_trip(env.connect(address))
+    assert len(bitflow.thread_names()) >= 100
+    env.stack.close()
+    assert {record["proxy"] for record in bitflow.wait_records(100)} == {f"number-{index}" for index in range(100)}
+
+
+@pytest.mark.parametrize("name", ["shop", "a-very-long-name-of-a-proxy", "ü", "x"])
+def test_thread_names(env, name):
+    """Proxy, connection id and role, cut to the kernel's 15 bytes at the proxy's name and nowhere else."""
+    listener, address = env.listen(), env.address()
+    bitflow = env.start(proxy(address, listener.address, name=name))
+    start = name.encode()[:4].decode(errors="ignore")
+    wait_for(lambda: any(thread.startswith(start) for thread in bitflow.thread_names()),
+             lambda: f"the acceptor has its name: {bitflow.thread_names()}")
+    client, target = env.pair(address, listener)
+    written = [sockets.fill(client), sockets.fill(target)]  # both directions stall, so both have their thread
+    names = bitflow.busy_threads()
+    arrows = sorted(thread[-1] for thread in names)
+    assert arrows == ["<", ">"], names
+    assert all(len(thread.encode()) <= 15 for thread in names)
+    client.setblocking(False)
+    ids = {thread[thread.rindex("#") + 1:-1] for thread in names}
+    assert len(ids) == 1 and all(name.startswith(thread[:thread.rindex("#")]) or len(name.encode()) > 9
+                                 for thread in names)
+    sockets.reset(client)
+    record = bitflow.wait_records(1)[0]
+    assert {str(record["id"])} == ids
+    assert written
+    wait_for(lambda: not bitflow.busy_threads(), lambda: f"no thread keeps the name: {bitflow.thread_names()}")
+
+
+def test_threads_are_reused_and_bounded(env):
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address))
+    counts = []
+    for _ in range(3):
+        for _ in range(scale(100)):
+            client = sockets.connect(address)
+            sockets.round_trip(client)
+            client.close()
+        bitflow.assert_quiet()
+        counts.append(len(bitflow.thread_names()))
+    assert counts[2] <= counts[0] + 2 and counts[2] < 30, f"one connection at a time, and yet: {counts}"
+
+
+def start_fails(env, config):
+    bitflow = env.launch(config)
+    bitflow.expected_status = 1
+    assert bitflow.wait_ended() == 1
+    return bitflow.stderr()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_port_in_use(env, host):
+    taken = env.listen("[::1]:0" if host == "::1" else "127.0.0.1:0")
+    text = start_fails(env, env.config(proxy(taken.address, env.address())))
+    assert taken.address in text and "ddress already in use" in text
+
+
+def test_second_bitflow_on_the_same_port(env):
+    """Two processes do not share a port unnoticed."""
+    echo, address = env.echo(), env.address()
+    env.start(proxy(address, echo.address))
+    start_fails(env, env.config(proxy(address, echo.address), name="second.yaml"))
+    for _ in range(5):
+        sockets.round_trip(env.connect(address))
+
+
+def test_address_of_another_machine(env):
+    text = start_fails(env, env.config(proxy(f"198.51.100.7:{sockets.free_port()}", env.address())))
+    assert "198.51.100.7" in text
+
+
+def test_two_proxies_on_one_address(env):
+    address = env.address()
+    bitflow = env.launch(env.config(proxy(address, env.address(), name="one"), proxy(address, env.address(), name="two")))
+    bitflow.expected_status = bitflow.wait_ended()
+    assert bitflow.expected_status in (1, 2)
+    assert address in bitflow.stderr() or "proxies[1].listener.address" in bitflow.stderr()
+
+
+def test_privileged_port_as_another_user(env):
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user takes root")
+    with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as stream:
+        if int(stream.read()) <= 81:
+            pytest.skip("no port is privileged here")
+    entry = proxy("127.0.0.1:81", env.address(), connection_log=None)
+    bitflow = env.launch(env.config(entry), {"uid": 61000})
+    bitflow.expected_status = 1
+    assert bitflow.wait_ended() == 1
+    assert "ermission denied" in bitflow.stderr()
+
+
+def test_nothing_is_printed_on_standard_output(env):
+    echo, address = env.echo(), env.address()
+    config = env.config(proxy(address, echo.address), level="debug")
+    with subprocess.Popen([str(bitflow_process.binary()), "--config", str(config)], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            def reachable():
+                try:
+                    client = sockets.connect(address)
+                except ConnectionRefusedError:
+                    return False
+                with client:
+                    sockets.round_trip(client)
+                return True
+
+            wait_for(reachable, "it serves")
+            process.terminate()
+            assert process.wait(10 * pace()) == 0
+            assert process.stdout.read() == b""
+        finally:
+            process.kill()
+
+
+def test_idle_process_uses_no_cpu(env):
+    """No polling loops: neither with nor without connections."""
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address), proxy(env.unix(), echo.address, name="by-unix"))
+    clients = [env.connect(address) for _ in range(100)]
+    for client in clients:
+        sockets.round_trip(client)
+    before = bitflow.cpu_seconds()
+    holds_for(2.0, bitflow.is_running, "it lives")
+    assert bitflow.cpu_seconds() - before <= 0.05 * pace()
