@@ -1,0 +1,32 @@
+// What a tls_context of the configuration turns into: certificates, keys, CAs and policy, loaded and checked once,
+// immutable afterwards, shared by all connections of a generation. Everything that touches mbedTLS's X.509 and SSL
+// configuration is in the tls floor.
+
+#ifndef BITFLOW_TLS_TLS_CONTEXT_H
+#define BITFLOW_TLS_TLS_CONTEXT_H
+
+#include <stdbool.h>
+
+#include "bitflow/base/error.h"
+#include "bitflow/config/config.h"
+
+enum tls_role { TLS_SERVER /* a listener's */, TLS_CLIENT /* a target's */ };
+
+struct tls_context;
+
+// psa_crypto_init() and the like; once, in main, before any other thread. ERROR_SYSTEM.
+bool tls_init(struct error *error);
+
+// Loads every file that `config` names. NULL: the error names the file and the reason in words (no such file, not a PEM,
+// the key is encrypted, the key does not belong to the certificate, an unsupported kind of key, ...).
+struct tls_context *tls_context_create(const struct tls_config *config, enum tls_role role, struct error *error);
+
+// Wipes the keys. Accepts NULL. No connection may use it any more.
+void tls_context_destroy(struct tls_context **context);
+
+// Called for each certificate of the context that has expired, is not yet valid, or expires within `days`: a text for
+// the log or for --check. Any thread.
+void tls_context_check_expiry(const struct tls_context *context, int days,
+                              void (*warn)(void *argument, const char *file, const char *text), void *argument);
+
+#endif

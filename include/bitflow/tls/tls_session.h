@@ -1,0 +1,48 @@
+// A TLS session: the handshake, by mbedTLS on the blocking socket, and what is left of it: two record halves and the
+// facts for the log. mbedTLS's own context lives only during the handshake. Blocks; one thread, the connection's own.
+
+#ifndef BITFLOW_TLS_TLS_SESSION_H
+#define BITFLOW_TLS_TLS_SESSION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bitflow/base/error.h"
+#include "bitflow/tls/tls_context.h"
+#include "bitflow/tls/tls_record.h"
+
+struct tls_facts {
+    enum tls_version version;
+    char cipher[64];           // IANA name: TLS_AES_128_GCM_SHA256
+    char server_name[256];     // SNI as received or sent; empty: none
+    char protocol[256];        // ALPN; empty: none
+    char peer_subject[256];    // of a certificate that was verified; empty: none was
+    char peer_names[512];      // its SANs: "DNS:a.example, IP:192.0.2.1"; cut with an ellipsis
+    char peer_fingerprint[65]; // SHA-256, lower-case hexadecimal
+    int64_t handshake_time;    // ns
+};
+
+struct tls_session {
+    struct tls_sender *sender;     // owned by the pump that writes to the socket, while the relay runs
+    struct tls_receiver *receiver; // owned by the pump that reads from it
+    struct tls_facts facts;
+};
+
+// The server's, or the client's, side of a handshake on a connected blocking socket, bounded by `deadline`
+// (base/clock.h). The socket's timeouts are changed; the caller sets them again. On failure an alert has been sent where
+// the protocol says so, nothing is left to be released, and the error says in plain words what went wrong: "the client
+// sent plain HTTP", "the client sent no certificate", "certificate expired on 2026-01-01", "no protocol in common (ALPN)".
+// ERROR_TIMEOUT, ERROR_INVALID (the peer's fault), ERROR_SYSTEM, ERROR_NO_MEMORY. `session->facts` is filled as far as
+// known also on failure.
+bool tls_accept(const struct tls_context *context, int fd, int64_t deadline, struct tls_session *session,
+                struct error *error);
+
+// `host`: the target's name or IP literal, for verification; sent as SNI only if it is a name.
+bool tls_connect(const struct tls_context *context, int fd, const char *host, int64_t deadline,
+                 struct tls_session *session, struct error *error);
+
+// Wipes the keys.
+void tls_session_release(struct tls_session *session);
+
+#endif
