@@ -20,8 +20,10 @@ enum tls_hash { TLS_SHA256, TLS_SHA384 };
 #define TLS_HEADER_SIZE 5
 #define TLS_PLAIN_MAX 16384                                    // 2^14: one record's plaintext
 #define TLS_RECORD_MAX (TLS_HEADER_SIZE + TLS_PLAIN_MAX + 256) // RFC 8446 5.2; 1.2's explicit nonce and tag fit in it
-// What sealing `length` bytes can need at most, records of TLS_PLAIN_MAX each.
-#define TLS_SEALED_SIZE(length) ((length) + ((length) / TLS_PLAIN_MAX + 1) * (TLS_HEADER_SIZE + 8 + AEAD_TAG_SIZE + 1))
+// What sealing `length` bytes can need at most: records of TLS_PLAIN_MAX each, and before them what may be due (a
+// KeyUpdate, or a warning alert).
+#define TLS_SEALED_SIZE(length) \
+    ((length) + ((length) / TLS_PLAIN_MAX + 1) * (TLS_HEADER_SIZE + 8 + AEAD_TAG_SIZE + 1) + 32)
 
 // One direction's keys as the handshake left them. Wiped by whoever is done with them.
 struct tls_keys {
@@ -39,7 +41,9 @@ enum tls_alert {
     TLS_ALERT_UNEXPECTED_MESSAGE = 10,
     TLS_ALERT_BAD_RECORD_MAC = 20,
     TLS_ALERT_RECORD_OVERFLOW = 22,
+    TLS_ALERT_ILLEGAL_PARAMETER = 47,
     TLS_ALERT_DECODE_ERROR = 50,
+    TLS_ALERT_PROTOCOL_VERSION = 70,
     TLS_ALERT_INTERNAL_ERROR = 80,
     TLS_ALERT_USER_CANCELED = 90,
     TLS_ALERT_NO_RENEGOTIATION = 100,
@@ -52,12 +56,14 @@ struct tls_sender;
 struct tls_sender *tls_sender_create(const struct tls_keys *keys, struct error *error);
 void tls_sender_destroy(struct tls_sender **sender);
 
-// Seals application data into as many records as it takes; returns the bytes written to `out`, or 0 on failure (the
-// connection is to be ended). Puts a KeyUpdate first where one is due: requested by tls_sender_request_key_update(), or
-// because the AEAD's limit comes near (1.3; in 1.2, where there is none, sealing fails at the limit).
+// Seals application data into as many records as it takes (one, empty, for no data); returns the bytes written to `out`,
+// or 0 on failure (the connection is to be ended). `room` is TLS_SEALED_SIZE(length) at least; `plain` and `out` do not
+// overlap. Puts a KeyUpdate first where one is due: requested by tls_sender_request_key_update(), or because the AEAD's
+// limit comes near (1.3; in 1.2, where there is none, sealing fails at the limit).
 size_t tls_sender_seal(struct tls_sender *sender, const uint8_t *plain, size_t length, uint8_t *out, size_t room);
 
-// One alert record; the sender seals nothing after close_notify or a fatal alert.
+// One alert record, or 0; the sender seals nothing after close_notify or a fatal alert (all but user_canceled and
+// no_renegotiation). `room` is TLS_ALERT_RECORD_MAX at least.
 #define TLS_ALERT_RECORD_MAX 64
 size_t tls_sender_alert(struct tls_sender *sender, enum tls_alert alert, uint8_t *out, size_t room);
 
@@ -65,9 +71,13 @@ size_t tls_sender_alert(struct tls_sender *sender, enum tls_alert alert, uint8_t
 // thread.
 void tls_sender_request_key_update(struct tls_sender *sender);
 
+// The peer asked for a renegotiation (1.2): a no_renegotiation warning goes before the next data. Any thread.
+void tls_sender_refuse_renegotiation(struct tls_sender *sender);
+
 struct tls_receiver;
-// `is_client`: we are the client, so NewSessionTicket may come and is skipped (1.3); as a 1.2 client a HelloRequest is
-// answered by no_renegotiation, which is for the caller to send.
+// `is_client`: we are the client, so NewSessionTicket may come and is skipped (1.3). A 1.2 peer's wish to renegotiate, a
+// HelloRequest or a ClientHello, is answered by no_renegotiation, which is for the caller to send: TLS_IGNORED comes with
+// that `alert` then, or else with none (0).
 struct tls_receiver *tls_receiver_create(const struct tls_keys *keys, bool is_client, struct error *error);
 void tls_receiver_destroy(struct tls_receiver **receiver);
 
@@ -76,7 +86,7 @@ enum tls_event {
     TLS_NEEDS_MORE,   // no whole record yet
     TLS_KEY_UPDATE,   // the receiver has changed keys; `update_requested`: tell the sender
     TLS_IGNORED,      // a NewSessionTicket, a warning alert, ...
-    TLS_CLOSE_NOTIFY, // the orderly end of the stream
+    TLS_CLOSE_NOTIFY, // the orderly end of the stream; what may come behind it is TLS_IGNORED
     TLS_PEER_ALERT,   // the peer ended it with `alert`
     TLS_FAILED,       // the record breaks the rules: send `alert`, and end; `reason` says why in words
 };
@@ -91,7 +101,8 @@ struct tls_received {
     const char *reason; // a constant
 };
 
-// Takes one record off the front of `buffer` (length bytes), decrypting in place. Call again with the rest.
+// Takes one record off the front of `buffer` (length bytes), decrypting in place. Call again with the rest. After
+// TLS_PEER_ALERT or TLS_FAILED, it says the same again. A buffer of TLS_RECORD_MAX holds any record.
 struct tls_received tls_receiver_open(struct tls_receiver *receiver, uint8_t *buffer, size_t length);
 
 #endif
