@@ -11,6 +11,9 @@ static void check_certificates(const struct place *tls, struct problem_list *pro
         struct place key = place_key(&item, "key");
         struct place certificate = place_key(&item, "certificate");
         struct place authority = place_key(&item, "authority");
+        struct place revocation_list = place_key(&item, "revocation_list");
+        if (revocation_list.node != NULL && authority.node == NULL)
+            problem_at_key(problems, &revocation_list, "a revocation_list needs the authority beside it");
         if (key.node != NULL && certificate.node != NULL)
             *has_pair = true;
         else if (key.node != NULL)
@@ -53,6 +56,18 @@ static void check_target_names(const struct place *targets, const struct proxy_c
     }
 }
 
+static void check_name_to_verify(const struct place *tls, const struct target_config *target,
+                                 struct problem_list *problems)
+{
+    if (target->tls == NULL || target->tls->verify_mode != VERIFY_STRICT || target->address.kind == ADDRESS_TCP)
+        return;
+    struct place name = place_key(tls, "server_name");
+    if (name.node == NULL)
+        problem_at_key(problems, tls,
+                       "strict needs a name to verify, which this kind of address has not: give it a "
+                       "server_name, or another verify_mode");
+}
+
 static void check_targets(const struct place *proxy, const struct proxy_config *config, struct problem_list *problems)
 {
     struct place targets = place_key(proxy, "targets");
@@ -62,6 +77,7 @@ static void check_targets(const struct place *proxy, const struct proxy_config *
         struct place tls = place_key(&target, "tls_context");
         bool has_pair;
         check_certificates(&tls, problems, &has_pair);
+        check_name_to_verify(&tls, &config->targets[i], problems);
     }
 }
 

@@ -21,6 +21,8 @@ static const struct schema_word log_levels[] = {
 static const struct schema_word verify_modes[] = {
     {"none", VERIFY_NONE}, {"relaxed", VERIFY_RELAXED}, {"strict", VERIFY_STRICT}, {NULL, 0}};
 
+static const struct schema_word tls_versions[] = {{"1.2", TLS_MINIMUM_1_2}, {"1.3", TLS_MINIMUM_1_3}, {NULL, 0}};
+
 static const struct schema_word balancers[] = {{"none", BALANCER_NONE},
                                                {"failover", BALANCER_FAILOVER},
                                                {"round-robin", BALANCER_ROUND_ROBIN},
@@ -89,6 +91,12 @@ static const struct schema_row certificate_rows[] = {
      .check = syntax_path,
      .fallback_text = "none",
      .description = "The bundle of CA certificates, a PEM file, that the other side's certificate must chain to."},
+    {.key = "revocation_list",
+     .type = SCHEMA_PATH,
+     .offset = offsetof(struct certificate_config, revocation_list),
+     .check = syntax_path,
+     .fallback_text = "none",
+     .description = "What the authority has revoked: its CRLs, a PEM file. Goes together with `authority`."},
 };
 OBJECT(certificate, struct certificate_config);
 
@@ -100,6 +108,21 @@ OBJECT(certificate, struct certificate_config);
      .object = &certificate_object,                                  \
      .fallback_text = "none",                                        \
      .description = "Keys, certificates and authorities."}
+
+#define MINIMUM_VERSION_ROW                                  \
+    {.key = "minimum_version",                               \
+     .type = SCHEMA_ENUM,                                    \
+     .offset = offsetof(struct tls_config, minimum_version), \
+     .fallback = TLS_MINIMUM_1_2,                            \
+     .words = tls_versions,                                  \
+     .description = "The oldest version of TLS that is spoken."}
+
+#define HANDSHAKE_TIMEOUT_ROW(text)                            \
+    {.key = "handshake_timeout",                               \
+     .type = SCHEMA_DURATION,                                  \
+     .offset = offsetof(struct tls_config, handshake_timeout), \
+     .fallback = 10 * NS_PER_S,                                \
+     .description = text}
 
 static const struct schema_row listener_tls_rows[] = {
     {.key = "verify_mode",
@@ -117,6 +140,8 @@ static const struct schema_row listener_tls_rows[] = {
      .check = syntax_alpn_protocol,
      .fallback_text = "none",
      .description = "ALPN: what is chosen from among a client's offers, the first here that it has."},
+    MINIMUM_VERSION_ROW,
+    HANDSHAKE_TIMEOUT_ROW("How long a client's TLS handshake may take, whatever the read timeout; 0: without a bound."),
 };
 OBJECT(listener_tls, struct tls_config);
 
@@ -136,6 +161,17 @@ static const struct schema_row target_tls_rows[] = {
      .check = syntax_alpn_protocol,
      .fallback_text = "none",
      .description = "ALPN: what the target is offered."},
+    {.key = "server_name",
+     .type = SCHEMA_STRING,
+     .offset = offsetof(struct tls_config, server_name),
+     .check = syntax_server_name,
+     .fallback_text = "the address's host",
+     .description =
+         "The name that is sent as SNI, and that the target's certificate must be for. An IP address is only "
+         "verified, not sent."},
+    MINIMUM_VERSION_ROW,
+    HANDSHAKE_TIMEOUT_ROW(
+        "How long the TLS handshake may take, within `connect_timeout`; 0: without a bound of its own."),
 };
 OBJECT(target_tls, struct tls_config);
 

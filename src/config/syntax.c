@@ -1,5 +1,7 @@
 #include "bitflow/config/syntax.h"
 
+#include <arpa/inet.h>
+#include <ctype.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -144,6 +146,24 @@ bool syntax_alpn_protocol(const char *text, struct error *error)
     size_t length = strlen(text);
     if (length < 1 || length > 255)
         return invalid(error, "must be 1 to 255 bytes long");
+    return true;
+}
+
+bool syntax_server_name(const char *text, struct error *error)
+{
+    struct in6_addr address;
+    if (inet_pton(AF_INET, text, &address) == 1 || inet_pton(AF_INET6, text, &address) == 1)
+        return true;
+    size_t length = strlen(text);
+    size_t label = 0;
+    bool is_name = length <= 253;
+    for (size_t i = 0; is_name && i < length; i++) {
+        is_name = text[i] == '.' ? label > 0 : isalnum((unsigned char)text[i]) || text[i] == '-' || text[i] == '_';
+        label = text[i] == '.' ? 0 : label + 1;
+        is_name = is_name && label <= 63;
+    }
+    if (!is_name || label == 0)
+        return invalid(error, "is no server name: expected a host name in ASCII or an IP address, without a port");
     return true;
 }
 

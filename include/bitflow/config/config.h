@@ -17,12 +17,15 @@
 
 enum verify_mode { VERIFY_NONE, VERIFY_RELAXED, VERIFY_STRICT };
 
+enum tls_minimum { TLS_MINIMUM_1_2, TLS_MINIMUM_1_3 };
+
 enum balancer_policy { BALANCER_NONE, BALANCER_FAILOVER, BALANCER_ROUND_ROBIN, BALANCER_SNI };
 
 struct certificate_config {
-    const char *key;         // path; NULL if not given
-    const char *certificate; // path; NULL if not given
-    const char *authority;   // path; NULL if not given
+    const char *key;             // path; NULL if not given
+    const char *certificate;     // path; NULL if not given
+    const char *authority;       // path; NULL if not given
+    const char *revocation_list; // path; NULL if not given
 };
 
 struct tls_config {
@@ -31,6 +34,9 @@ struct tls_config {
     size_t certificate_count;
     const char *const *application_protocols;
     size_t application_protocol_count;
+    enum tls_minimum minimum_version;
+    int64_t handshake_timeout;
+    const char *server_name; // a target's; NULL: the address's host
 };
 
 struct listener_config {

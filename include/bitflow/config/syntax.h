@@ -29,6 +29,9 @@ bool syntax_socks_proxy(const char *text, struct error *error);
 // RFC 7301, 3.1: 1 to 255 bytes.
 bool syntax_alpn_protocol(const char *text, struct error *error);
 
+// A host name, in ASCII and without a dot at its end, or an IP address: what a certificate can be for.
+bool syntax_server_name(const char *text, struct error *error);
+
 bool syntax_path(const char *text, struct error *error);
 
 #endif
