@@ -256,7 +256,8 @@ static void test_tls_contexts(void **state)
         {CLIENT_TLS("application_protocols: [h2, '']"),
          "f:6:75: " AT_CLIENT_TLS ".application_protocols[1]: must be 1 to 255 bytes long\n"},
         {CLIENT_TLS("certificates: [{key: k, certificate: c, revocation_list: r}]"),
-         "f:6:87: " AT_CLIENT_TLS ".certificates[0].revocation_list: a revocation_list needs the authority beside it\n"},
+         "f:6:87: " AT_CLIENT_TLS
+         ".certificates[0].revocation_list: a revocation_list needs the authority beside it\n"},
         {CLIENT_TLS("minimum_version: 1.1"),
          "f:6:64: " AT_CLIENT_TLS ".minimum_version: must be one of 1.2, 1.3, not \"1.1\"; did you mean 1.2?\n"},
         {CLIENT_TLS("server_name: 'a..b'"),
@@ -266,7 +267,7 @@ static void test_tls_contexts(void **state)
          "f:4:87: " AT_SERVER_TLS ".server_name: unknown key; it belongs at "
          "server.proxies[].targets[].tls_context.server_name\n"},
         {PROXY("p", LISTENER, "name: t, address: 'unix:///s', tls_context: {}", ""),
-         "f:6:37: " AT_CLIENT_TLS ": strict needs a name to verify, which this kind of address has not: give it a "
+         "f:6:39: " AT_CLIENT_TLS ": strict needs a name to verify, which this kind of address has not: give it a "
          "server_name, or another verify_mode\n"},
         {CLIENT_TLS("application_protocols: h2"),
          "f:6:70: " AT_CLIENT_TLS ".application_protocols: must be a list, not a "
