@@ -11,6 +11,7 @@
 
 #include "bitflow/base/compiler.h"
 #include "bitflow/wire/client_hello.h"
+#include "hex.h"
 
 struct bytes {
     uint8_t at[80 * 1024];
@@ -109,17 +110,6 @@ static const char openssl_hello[] =
     "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
     "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
     "0000000000000000000000000000000000";
-
-static size_t from_hex(const char *hex, uint8_t *out, size_t size)
-{
-    size_t length = 0;
-    for (; hex[0] != '\0'; hex += 2) {
-        const char digits[3] = {hex[0], hex[1], '\0'};
-        assert_true(length < size);
-        out[length++] = (uint8_t)strtoul(digits, NULL, 16);
-    }
-    return length;
-}
 
 static void test_reads_a_real_one(void **state)
 {

@@ -1,0 +1,46 @@
+# What the tests of TLS records need besides: both libraries for the AEADs, whichever the program has, and a real peer
+# (libssl) where there is one.
+
+find_package(OpenSSL 3.0 QUIET COMPONENTS Crypto SSL)
+
+function(link_libcrypto name)
+    target_compile_definitions(${name} PRIVATE BITFLOW_TEST_LIBCRYPTO=1)
+    target_link_libraries(${name} PRIVATE OpenSSL::Crypto)
+    if(NOT BITFLOW_AEAD_LIBCRYPTO)
+        target_sources(${name} PRIVATE "${PROJECT_SOURCE_DIR}/src/tls/aead_libcrypto.c")
+    endif()
+endfunction()
+
+if(BITFLOW_AEAD_LIBCRYPTO)
+    target_compile_definitions(test_aead PRIVATE BITFLOW_TEST_PROVIDER="libcrypto")
+else()
+    target_compile_definitions(test_aead PRIVATE BITFLOW_TEST_PROVIDER="mbedtls")
+endif()
+if(TARGET OpenSSL::Crypto)
+    link_libcrypto(test_aead)
+else()
+    target_compile_definitions(test_aead PRIVATE BITFLOW_TEST_LIBCRYPTO=0)
+endif()
+
+# The records once more with the library that the program doesn't have: its own aead.c goes before bitflow_core's.
+function(add_with_other_library name)
+    if(BITFLOW_AEAD_LIBCRYPTO)
+        set(other ${name}_mbedtls)
+    elseif(TARGET OpenSSL::Crypto)
+        set(other ${name}_libcrypto)
+    else()
+        return()
+    endif()
+    add_executable(${other} "unit/${name}.c" "${PROJECT_SOURCE_DIR}/src/tls/aead.c")
+    target_include_directories(${other} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}/unit")
+    target_link_libraries(${other} PRIVATE bitflow_core Cmocka::Cmocka bitflow_compile)
+    if(BITFLOW_AEAD_LIBCRYPTO)
+        target_compile_definitions(${other} PRIVATE BITFLOW_AEAD_LIBCRYPTO=0)
+    else()
+        target_compile_definitions(${other} PRIVATE BITFLOW_AEAD_LIBCRYPTO=1)
+        link_libcrypto(${other})
+    endif()
+    add_test(NAME ${other} COMMAND ${other})
+    set_tests_properties(${other} PROPERTIES TIMEOUT 60 LABELS unit)
+endfunction()
+
