@@ -1,8 +1,6 @@
 # What the tests of TLS records need besides: both libraries for the AEADs, whichever the program has, and a real peer
 # (libssl) where there is one.
 
-find_package(OpenSSL 3.0 QUIET COMPONENTS Crypto SSL)
-
 function(link_libcrypto name)
     target_compile_definitions(${name} PRIVATE BITFLOW_TEST_LIBCRYPTO=1)
     target_link_libraries(${name} PRIVATE OpenSSL::Crypto)
@@ -44,3 +42,10 @@ function(add_with_other_library name)
     set_tests_properties(${other} PROPERTIES TIMEOUT 60 LABELS unit)
 endfunction()
 
+add_with_other_library(test_tls_record)
+add_with_other_library(test_tls_record_rules)
+
+if(TARGET test_tls_record_peer)
+    target_sources(test_tls_record_peer PRIVATE unit/libssl_peer.c)
+    target_link_libraries(test_tls_record_peer PRIVATE OpenSSL::SSL)
+endif()
