@@ -26,6 +26,9 @@ struct tls_facts {
 struct tls_session {
     struct tls_sender *sender;     // owned by the pump that writes to the socket, while the relay runs
     struct tls_receiver *receiver; // owned by the pump that reads from it
+    size_t
+        record_limit; // plaintext bytes that the peer takes in one record: TLS_PLAIN_MAX, unless it has asked for less
+                      // (RFC 6066, 4: max_fragment_length, which 1.2 clients with little memory send)
     struct tls_facts facts;
 };
 

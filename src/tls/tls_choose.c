@@ -1,0 +1,57 @@
+// Which of a listener's certificates a client gets.
+
+#include <string.h>
+
+#include "tls_certificate.h"
+#include "tls_parts.h"
+
+static bool is_same_text(const char *a, const char *b)
+{
+    return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+// How well an entry with a pair is for the name; one without has nothing to offer.
+static enum name_match entry_matches(const struct tls_entry *entry, const char *name)
+{
+    if (entry->certificate_path == NULL || *name == '\0')
+        return NAME_DIFFERS;
+    return certificate_matches_name(&entry->chain, name);
+}
+
+// The first one that is exactly for the name, else the first wildcard, else the first of all.
+static struct tls_entry *choose(const struct tls_context *context, const char *name, enum name_match *how)
+{
+    struct tls_entry *best = NULL;
+    *how = NAME_DIFFERS;
+    for (size_t i = 0; i < context->entry_count; i++) {
+        struct tls_entry *entry = &context->entries[i];
+        enum name_match match = entry_matches(entry, name);
+        if (entry->certificate_path == NULL || (best != NULL && match <= *how))
+            continue;
+        best = entry;
+        *how = match;
+    }
+    return best;
+}
+
+int tls_choose_entry(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl)
+{
+    enum name_match how;
+    struct tls_entry *chosen = choose(context, name, &how);
+    // After a HelloRetryRequest this runs again.
+    int status = mbedtls_ssl_set_hs_own_cert(ssl, NULL, NULL);
+    if (status == 0)
+        status = mbedtls_ssl_set_hs_own_cert(ssl, &chosen->chain, &chosen->key);
+    // Others that are for the same name follow, an RSA one beside an ECDSA one: mbedTLS takes the first that the client
+    // can verify. Clients must be held to the same authority, whichever it is.
+    for (size_t i = 0; status == 0 && how != NAME_DIFFERS && i < context->entry_count; i++) {
+        struct tls_entry *other = &context->entries[i];
+        if (other != chosen && entry_matches(other, name) == how &&
+            is_same_text(other->authority_path, chosen->authority_path) &&
+            is_same_text(other->revocation_list_path, chosen->revocation_list_path))
+            status = mbedtls_ssl_set_hs_own_cert(ssl, &other->chain, &other->key);
+    }
+    if (status == 0 && context->verify_mode != VERIFY_NONE && chosen->authority_path != NULL)
+        mbedtls_ssl_set_hs_ca_chain(ssl, &chosen->authorities, chosen->revoked.raw.p != NULL ? &chosen->revoked : NULL);
+    return status;
+}

@@ -1,0 +1,254 @@
+#include "bitflow/tls/tls_context.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <mbedtls/oid.h>
+#include <mbedtls/psa_util.h>
+#include <psa/crypto.h>
+
+#include "tls_parts.h"
+#include "tls_pem.h"
+
+#define SYSTEM_BUNDLE "/etc/ssl/certs/ca-certificates.crt"
+#define SYSTEM_BUNDLE_VARIABLE "SSL_CERT_FILE" // as OpenSSL has it
+
+bool tls_init(struct error *error)
+{
+    psa_status_t status = psa_crypto_init();
+    if (status == PSA_SUCCESS)
+        return true;
+    error_set(error, status == PSA_ERROR_INSUFFICIENT_MEMORY ? ERROR_NO_MEMORY : ERROR_SYSTEM,
+              "the cryptographic library cannot start: PSA status %d", (int)status);
+    return false;
+}
+
+static bool out_of_memory(struct error *error)
+{
+    error_set(error, ERROR_NO_MEMORY, "out of memory for a TLS context");
+    return false;
+}
+
+static bool copy_text(const char *from, char **to, struct error *error)
+{
+    if (from == NULL)
+        return true;
+    *to = strdup(from);
+    return *to != NULL || out_of_memory(error);
+}
+
+// Whether mbedTLS will use it as a server's: it passes over certificates that are for something else.
+static bool is_for_servers(const char *path, const mbedtls_x509_crt *certificate, struct error *error)
+{
+    char shown[PEM_PATH_SIZE];
+    if (mbedtls_x509_crt_check_extended_key_usage(certificate, MBEDTLS_OID_SERVER_AUTH,
+                                                  MBEDTLS_OID_SIZE(MBEDTLS_OID_SERVER_AUTH)) != 0)
+        error_set(error, ERROR_INVALID, "%s: the certificate is not for servers (extended key usage)",
+                  pem_path(path, shown));
+    else if (mbedtls_x509_crt_check_key_usage(certificate, MBEDTLS_X509_KU_DIGITAL_SIGNATURE) != 0)
+        error_set(error, ERROR_INVALID, "%s: the certificate's key is not for signatures (key usage)",
+                  pem_path(path, shown));
+    else
+        return true;
+    return false;
+}
+
+static bool is_pair(const mbedtls_x509_crt *certificate, const mbedtls_pk_context *key)
+{
+    return mbedtls_pk_check_pair(&certificate->pk, key, mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE) == 0;
+}
+
+static bool check_pair(const struct tls_entry *entry, struct error *error)
+{
+    char key[PEM_PATH_SIZE];
+    char certificate[PEM_PATH_SIZE];
+    if (is_pair(&entry->chain, &entry->key))
+        return true;
+    unsigned position = 2;
+    for (const mbedtls_x509_crt *other = entry->chain.next; other != NULL; other = other->next, position++) {
+        if (!is_pair(other, &entry->key))
+            continue;
+        error_set(error, ERROR_INVALID, "%s: the key's certificate must be the first, not the %u., of %s",
+                  pem_path(entry->key_path, key), position, pem_path(entry->certificate_path, certificate));
+        return false;
+    }
+    // Each path may take up the room of a whole text; the end is cut then.
+    error_set(error, ERROR_INVALID, "the key does not belong to the certificate: %s, %s",
+              pem_path(entry->key_path, key), pem_path(entry->certificate_path, certificate));
+    return false;
+}
+
+static bool load_pair(struct tls_entry *entry, enum tls_role role, struct error *error)
+{
+    struct pem_text text = {.bytes = NULL};
+    bool is_good = pem_text_read(entry->certificate_path, &text, error) &&
+                   pem_parse_certificates(entry->certificate_path, &text, &entry->chain, NULL, error);
+    pem_text_release(&text);
+    is_good = is_good && pem_text_read(entry->key_path, &text, error) &&
+              pem_parse_key(entry->key_path, &text, &entry->key, error);
+    entry->others_may_read_key = text.others_may_read;
+    pem_text_release(&text);
+    return is_good && check_pair(entry, error) &&
+           (role == TLS_CLIENT || is_for_servers(entry->certificate_path, &entry->chain, error));
+}
+
+// Both for the entry itself, whose clients only its own authority vouches for, and for all together.
+static bool load_authority(struct tls_context *context, struct tls_entry *entry, struct error *error)
+{
+    struct pem_text text = {.bytes = NULL};
+    const char *path = entry->authority_path;
+    unsigned again;
+    bool is_good = pem_text_read(path, &text, error) &&
+                   pem_parse_certificates(path, &text, &entry->authorities, &entry->skipped_authorities, error) &&
+                   pem_parse_certificates(path, &text, &context->authorities, &again, error);
+    pem_text_release(&text);
+    path = entry->revocation_list_path;
+    if (!is_good || path == NULL)
+        return is_good;
+    is_good = pem_text_read(path, &text, error) && pem_parse_revocation_lists(path, &text, &entry->revoked, error) &&
+              pem_parse_revocation_lists(path, &text, &context->revoked, error);
+    pem_text_release(&text);
+    return is_good;
+}
+
+static bool load_entry(struct tls_context *context, const struct certificate_config *config, struct tls_entry *entry,
+                       struct error *error)
+{
+    if (!copy_text(config->certificate, &entry->certificate_path, error) ||
+        !copy_text(config->key, &entry->key_path, error) ||
+        !copy_text(config->authority, &entry->authority_path, error) ||
+        !copy_text(config->revocation_list, &entry->revocation_list_path, error))
+        return false;
+    if (entry->certificate_path != NULL && !load_pair(entry, context->role, error))
+        return false;
+    return entry->authority_path == NULL || load_authority(context, entry, error);
+}
+
+static bool load_entries(struct tls_context *context, const struct tls_config *config, struct error *error)
+{
+    context->entries = calloc(config->certificate_count + 1, sizeof *context->entries);
+    if (context->entries == NULL)
+        return out_of_memory(error);
+    for (size_t i = 0; i < config->certificate_count; i++) {
+        struct tls_entry *entry = &context->entries[i];
+        mbedtls_x509_crt_init(&entry->chain);
+        mbedtls_pk_init(&entry->key);
+        mbedtls_x509_crt_init(&entry->authorities);
+        mbedtls_x509_crl_init(&entry->revoked);
+        context->entry_count++;
+        if (!load_entry(context, &config->certificates[i], entry, error))
+            return false;
+    }
+    return true;
+}
+
+// A target whose configuration names no authority is held to the public ones.
+static bool load_system_authorities(struct tls_context *context, struct error *error)
+{
+    const char *path = getenv(SYSTEM_BUNDLE_VARIABLE);
+    if (path == NULL || *path == '\0')
+        path = SYSTEM_BUNDLE;
+    struct pem_text text = {.bytes = NULL};
+    unsigned skipped; // what mbedTLS cannot use of a public bundle is nobody's mistake
+    struct error why = ERROR_INIT;
+    bool is_good =
+        pem_text_read(path, &text, &why) && pem_parse_certificates(path, &text, &context->authorities, &skipped, &why);
+    pem_text_release(&text);
+    if (!is_good)
+        error_set(error, why.code, "no authority is configured, and the system's do not load: %s", why.text);
+    return is_good;
+}
+
+static bool has_pair(const struct tls_context *context)
+{
+    for (size_t i = 0; i < context->entry_count; i++)
+        if (context->entries[i].certificate_path != NULL)
+            return true;
+    return false;
+}
+
+static bool check_authorities(struct tls_context *context, struct error *error)
+{
+    if (context->verify_mode == VERIFY_NONE || context->authorities.raw.p != NULL)
+        return true;
+    if (context->role == TLS_CLIENT)
+        return load_system_authorities(context, error);
+    error_set(error, ERROR_INVALID, "verify_mode %s needs an authority that clients' certificates are held to",
+              context->verify_mode == VERIFY_STRICT ? "strict" : "relaxed");
+    return false;
+}
+
+static bool copy_protocols(struct tls_context *context, const struct tls_config *config, struct error *error)
+{
+    if (config->application_protocol_count == 0)
+        return true;
+    context->protocols = calloc(config->application_protocol_count + 1, sizeof *context->protocols);
+    if (context->protocols == NULL)
+        return out_of_memory(error);
+    for (size_t i = 0; i < config->application_protocol_count; i++)
+        if (!copy_text(config->application_protocols[i], &context->protocols[i], error))
+            return false;
+    return true;
+}
+
+static bool load(struct tls_context *context, const struct tls_config *config, struct error *error)
+{
+    if (!load_entries(context, config, error))
+        return false;
+    if (context->role == TLS_SERVER && !has_pair(context)) {
+        error_set(error, ERROR_INVALID, "a listener with TLS needs a certificate and its key");
+        return false;
+    }
+    return check_authorities(context, error) && copy_protocols(context, config, error) &&
+           copy_text(config->server_name, &context->server_name, error) &&
+           tls_policy_apply(context, config->minimum_version, error);
+}
+
+struct tls_context *tls_context_create(const struct tls_config *config, enum tls_role role, struct error *error)
+{
+    struct tls_context *context = calloc(1, sizeof *context);
+    if (context == NULL) {
+        (void)out_of_memory(error);
+        return NULL;
+    }
+    context->role = role;
+    context->verify_mode = config->verify_mode;
+    mbedtls_ssl_config_init(&context->config);
+    mbedtls_x509_crt_init(&context->authorities);
+    mbedtls_x509_crl_init(&context->revoked);
+    if (!load(context, config, error))
+        tls_context_destroy(&context);
+    return context;
+}
+
+static void release_entry(struct tls_entry *entry)
+{
+    mbedtls_pk_free(&entry->key); // wipes it
+    mbedtls_x509_crt_free(&entry->chain);
+    mbedtls_x509_crt_free(&entry->authorities);
+    mbedtls_x509_crl_free(&entry->revoked);
+    free(entry->certificate_path);
+    free(entry->key_path);
+    free(entry->authority_path);
+    free(entry->revocation_list_path);
+}
+
+void tls_context_destroy(struct tls_context **context)
+{
+    struct tls_context *gone = *context;
+    *context = NULL;
+    if (gone == NULL)
+        return;
+    mbedtls_ssl_config_free(&gone->config);
+    for (size_t i = 0; i < gone->entry_count; i++)
+        release_entry(&gone->entries[i]);
+    free(gone->entries);
+    mbedtls_x509_crt_free(&gone->authorities);
+    mbedtls_x509_crl_free(&gone->revoked);
+    for (char **protocol = gone->protocols; protocol != NULL && *protocol != NULL; protocol++)
+        free(*protocol);
+    free(gone->protocols);
+    free(gone->server_name);
+    free(gone);
+}

@@ -1,0 +1,92 @@
+// What is right today and may be wrong tomorrow, or is odd: told to the log and by --check, never an error.
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "tls_certificate.h"
+#include "tls_parts.h"
+
+struct report {
+    int days;
+    void (*warn)(void *argument, const char *file, const char *text);
+    void *argument;
+};
+
+static void check_certificate(const struct report *report, const char *file, const mbedtls_x509_crt *certificate)
+{
+    mbedtls_x509_time soon;
+    char subject[CERTIFICATE_SUBJECT_SIZE];
+    char text[CERTIFICATE_SUBJECT_SIZE + 64];
+    char date[CERTIFICATE_DATE_SIZE];
+    const char *what;
+    time_t horizon = time(NULL) + (time_t)report->days * 24 * 3600;
+    if (mbedtls_x509_time_is_past(&certificate->valid_to))
+        what = "expired on";
+    else if (mbedtls_x509_time_is_future(&certificate->valid_from))
+        what = "is not valid before";
+    else if (mbedtls_x509_time_gmtime(horizon, &soon) == 0 && mbedtls_x509_time_cmp(&certificate->valid_to, &soon) < 0)
+        what = "expires on";
+    else
+        return;
+    const mbedtls_x509_time *when = *what == 'i' ? &certificate->valid_from : &certificate->valid_to;
+    (void)snprintf(text, sizeof text, "the certificate %s %s %s",
+                   certificate_subject(&certificate->subject, subject, sizeof subject), what,
+                   certificate_date(when, date));
+    report->warn(report->argument, file, text);
+}
+
+static void check_chain(const struct report *report, const char *file, const mbedtls_x509_crt *chain)
+{
+    bool is_in_order = true;
+    for (const mbedtls_x509_crt *at = chain; at != NULL && at->raw.p != NULL; at = at->next) {
+        check_certificate(report, file, at);
+        const mbedtls_x509_crt *next = at->next;
+        if (next != NULL && (at->issuer_raw.len != next->subject_raw.len ||
+                             memcmp(at->issuer_raw.p, next->subject_raw.p, at->issuer_raw.len) != 0))
+            is_in_order = false;
+    }
+    if (!is_in_order)
+        report->warn(report->argument, file,
+                     "the chain is not in order: each certificate is to follow the one it issued");
+}
+
+static void check_lists(const struct report *report, const char *file, const mbedtls_x509_crl *lists)
+{
+    for (const mbedtls_x509_crl *list = lists; list != NULL && list->raw.p != NULL; list = list->next) {
+        char issuer[CERTIFICATE_SUBJECT_SIZE];
+        char text[CERTIFICATE_SUBJECT_SIZE + 96];
+        char date[CERTIFICATE_DATE_SIZE];
+        if (!mbedtls_x509_time_is_past(&list->next_update))
+            continue;
+        (void)snprintf(text, sizeof text, "the revocation list of %s expired on %s: no certificate of it verifies",
+                       certificate_subject(&list->issuer, issuer, sizeof issuer),
+                       certificate_date(&list->next_update, date));
+        report->warn(report->argument, file, text);
+    }
+}
+
+static void check_entry(const struct report *report, const struct tls_entry *entry)
+{
+    if (entry->certificate_path != NULL)
+        check_chain(report, entry->certificate_path, &entry->chain);
+    if (entry->others_may_read_key)
+        report->warn(report->argument, entry->key_path, "every user of this host may read the key");
+    if (entry->skipped_authorities > 0) {
+        char text[96];
+        (void)snprintf(text, sizeof text, "%u of the authority's certificates cannot be used, and are left out",
+                       entry->skipped_authorities);
+        report->warn(report->argument, entry->authority_path, text);
+    }
+    for (const mbedtls_x509_crt *at = &entry->authorities; at != NULL && at->raw.p != NULL; at = at->next)
+        check_certificate(report, entry->authority_path, at);
+    check_lists(report, entry->revocation_list_path, &entry->revoked);
+}
+
+void tls_context_check_expiry(const struct tls_context *context, int days,
+                              void (*warn)(void *argument, const char *file, const char *text), void *argument)
+{
+    const struct report report = {.days = days, .warn = warn, .argument = argument};
+    for (size_t i = 0; i < context->entry_count; i++)
+        check_entry(&report, &context->entries[i]);
+}

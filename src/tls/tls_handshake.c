@@ -1,0 +1,221 @@
+#include "tls_handshake.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include <mbedtls/net_sockets.h>
+#include <mbedtls/platform_util.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/net/socket.h"
+#include "tls_certificate.h"
+#include "tls_parts.h"
+
+#define DRAIN_MAX (64 * 1024) // bytes
+
+// Takes note of how a call on the socket failed. True: it is to be made again.
+static bool goes_on(struct tls_handshake *handshake, int os_errno)
+{
+    if (os_errno == EINTR || os_errno == EAGAIN || os_errno == EWOULDBLOCK)
+        return true;
+    handshake->end = SOCKET_FAILED;
+    handshake->os_errno = os_errno;
+    return false;
+}
+
+// The whole handshake has one deadline: a peer that sends byte by byte gains nothing by it.
+static bool is_in_time(struct tls_handshake *handshake, int64_t *left)
+{
+    *left = deadline_left(handshake->deadline);
+    if (*left > 0)
+        return true;
+    handshake->end = SOCKET_TIMEOUT;
+    return false;
+}
+
+static int receive(void *argument, unsigned char *buffer, size_t room)
+{
+    struct tls_handshake *handshake = argument;
+    int64_t left;
+    // Most of what mbedTLS asks for has come already, so that the timeout needs to be set less often than this runs.
+    for (int flags = MSG_DONTWAIT; is_in_time(handshake, &left); flags = 0) {
+        if (flags == 0)
+            socket_set_receive_timeout(handshake->fd, handshake->deadline == DEADLINE_NONE ? 0 : left);
+        ssize_t got = recv(handshake->fd, buffer, room, flags);
+        if (got > 0) {
+            for (ssize_t i = 0; i < got && handshake->first_length < HANDSHAKE_FIRST; i++)
+                handshake->first[handshake->first_length++] = buffer[i];
+            handshake->received += (uint64_t)got;
+            return (int)got;
+        }
+        if (got == 0) {
+            handshake->end = SOCKET_EOF;
+            return MBEDTLS_ERR_SSL_CONN_EOF;
+        }
+        if (!goes_on(handshake, errno))
+            return MBEDTLS_ERR_NET_RECV_FAILED;
+    }
+    return MBEDTLS_ERR_SSL_TIMEOUT;
+}
+
+static int transmit(void *argument, const unsigned char *bytes, size_t length)
+{
+    struct tls_handshake *handshake = argument;
+    int64_t left;
+    for (int flags = MSG_DONTWAIT; is_in_time(handshake, &left); flags = 0) {
+        if (flags == 0)
+            socket_set_send_timeout(handshake->fd, handshake->deadline == DEADLINE_NONE ? 0 : left);
+        ssize_t sent = send(handshake->fd, bytes, length, flags | MSG_NOSIGNAL);
+        if (sent > 0)
+            return (int)sent; // mbedTLS comes back for the rest
+        if (sent < 0 && !goes_on(handshake, errno))
+            return MBEDTLS_ERR_NET_SEND_FAILED;
+    }
+    return MBEDTLS_ERR_SSL_TIMEOUT;
+}
+
+// Lower case, without a dot at its end; empty if it is no name at all, which then cannot be asked for.
+static void copy_name(const unsigned char *name, size_t length, char *out, size_t size)
+{
+    *out = '\0';
+    if (length > 0 && name[length - 1] == '.')
+        length--;
+    if (length >= size)
+        return;
+    for (size_t i = 0; i < length; i++) {
+        if (name[i] <= ' ' || name[i] >= 0x7f) {
+            *out = '\0';
+            return;
+        }
+        out[i] = (char)(name[i] >= 'A' && name[i] <= 'Z' ? name[i] - 'A' + 'a' : name[i]);
+        out[i + 1] = '\0';
+    }
+}
+
+int tls_certificate_callback(mbedtls_ssl_context *ssl)
+{
+    struct tls_handshake *handshake = mbedtls_ssl_get_user_data_p(ssl);
+    size_t length = 0;
+    const unsigned char *name = mbedtls_ssl_get_hs_sni(ssl, &length);
+    if (name != NULL)
+        copy_name(name, length, handshake->facts->server_name, sizeof handshake->facts->server_name);
+    return tls_choose_entry(handshake->context, handshake->facts->server_name, ssl);
+}
+
+// Whom we connect to: the name to be sent and verified.
+static int set_host(struct tls_handshake *handshake)
+{
+    const char *name = handshake->verification.name;
+    if (name == NULL) // an address: not sent (RFC 6066, 3), and verified by our callback
+        return mbedtls_ssl_set_hostname(&handshake->ssl, NULL);
+    struct tls_facts *facts = handshake->facts;
+    copy_name((const unsigned char *)name, strlen(name), facts->server_name, sizeof facts->server_name);
+    return *facts->server_name == '\0' ? MBEDTLS_ERR_SSL_BAD_INPUT_DATA
+                                       : mbedtls_ssl_set_hostname(&handshake->ssl, facts->server_name);
+}
+
+static bool prepare(struct tls_handshake *handshake, const char *host, struct error *error)
+{
+    const struct tls_context *context = handshake->context;
+    if (!tls_verification_init(&handshake->verification, context->role, context->verify_mode, host)) {
+        error_set(error, ERROR_INVALID, "the target has no name that its certificate could be for");
+        return false;
+    }
+    mbedtls_ssl_context *ssl = &handshake->ssl;
+    int status = mbedtls_ssl_setup(ssl, &context->config);
+    if (status == 0 && context->role == TLS_CLIENT)
+        status = set_host(handshake);
+    if (status != 0) {
+        tls_handshake_describe(handshake, status, error);
+        return false;
+    }
+    mbedtls_ssl_set_bio(ssl, handshake, transmit, receive, NULL);
+    mbedtls_ssl_set_user_data_p(ssl, handshake);
+    mbedtls_ssl_set_verify(ssl, tls_verify_callback, &handshake->verification);
+    mbedtls_ssl_set_export_keys_cb(ssl, tls_export_keys, &handshake->secrets);
+    return true;
+}
+
+static void note_facts(struct tls_handshake *handshake)
+{
+    struct tls_facts *facts = handshake->facts;
+    const mbedtls_ssl_context *ssl = &handshake->ssl;
+    facts->version = mbedtls_ssl_get_version_number(ssl) == MBEDTLS_SSL_VERSION_TLS1_3 ? TLS_1_3 : TLS_1_2;
+    const struct tls_suite *suite = tls_suite_find(mbedtls_ssl_get_ciphersuite_id_from_ssl(ssl));
+    if (suite != NULL)
+        (void)snprintf(facts->cipher, sizeof facts->cipher, "%s", suite->name);
+    const char *protocol = mbedtls_ssl_get_alpn_protocol(ssl);
+    if (protocol != NULL)
+        (void)snprintf(facts->protocol, sizeof facts->protocol, "%s", protocol);
+}
+
+static void note_peer(struct tls_handshake *handshake)
+{
+    struct tls_facts *facts = handshake->facts;
+    const mbedtls_x509_crt *peer = mbedtls_ssl_get_peer_cert(&handshake->ssl);
+    if (handshake->context->verify_mode == VERIFY_NONE || peer == NULL)
+        return;
+    (void)certificate_subject(&peer->subject, facts->peer_subject, sizeof facts->peer_subject);
+    (void)certificate_names(peer, facts->peer_names, sizeof facts->peer_names);
+    certificate_fingerprint(peer, facts->peer_fingerprint);
+}
+
+void tls_handshake_alert(struct tls_handshake *handshake, unsigned char alert)
+{
+    (void)mbedtls_ssl_send_alert_message(&handshake->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert);
+}
+
+// What the peer has sent and nobody will read would make close() a reset, and a reset makes the peer's kernel forget the
+// alert that says why.
+static void part(int fd)
+{
+    unsigned char buffer[4096];
+    (void)shutdown(fd, SHUT_WR);
+    for (size_t drained = 0; drained < DRAIN_MAX;) {
+        ssize_t got = recv(fd, buffer, sizeof buffer, MSG_DONTWAIT);
+        if (got <= 0)
+            return;
+        drained += (size_t)got;
+    }
+}
+
+// Whether what mbedTLS has let pass will do.
+static bool accept_peer(struct tls_handshake *handshake, struct error *error)
+{
+    unsigned char alert;
+    note_facts(handshake);
+    if (tls_verify_result(&handshake->verification, &handshake->ssl, &alert)) {
+        note_peer(handshake);
+        return true;
+    }
+    tls_handshake_alert(handshake, alert);
+    error_set(error, ERROR_INVALID, "%s", handshake->verification.reason);
+    return false;
+}
+
+bool tls_handshake_run(struct tls_handshake *handshake, const char *host, struct error *error)
+{
+    int64_t start = clock_now();
+    mbedtls_ssl_init(&handshake->ssl);
+    if (!prepare(handshake, host, error))
+        return false;
+    int status = mbedtls_ssl_handshake(&handshake->ssl);
+    // The record layer begins with the next record: nothing of this one may be left.
+    if (status == 0 && mbedtls_ssl_check_pending(&handshake->ssl) != 0)
+        status = MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE;
+    if (status != 0)
+        tls_handshake_describe(handshake, status, error);
+    bool is_good = status == 0 && accept_peer(handshake, error);
+    handshake->facts->handshake_time = clock_now() - start;
+    if (!is_good && handshake->end == SOCKET_FINE)
+        part(handshake->fd);
+    return is_good;
+}
+
+void tls_handshake_release(struct tls_handshake *handshake)
+{
+    mbedtls_ssl_free(&handshake->ssl); // wipes its own
+    mbedtls_platform_zeroize(&handshake->secrets, sizeof handshake->secrets);
+}

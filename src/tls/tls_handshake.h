@@ -1,0 +1,81 @@
+// One handshake, from the first byte to the traffic keys. Lives on the stack of the connection's thread; its parts:
+// tls_handshake.c runs it on the socket, tls_handshake_keys.c takes the keys out, tls_handshake_failure.c says what went
+// wrong.
+
+#ifndef BITFLOW_TLS_TLS_HANDSHAKE_H
+#define BITFLOW_TLS_TLS_HANDSHAKE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <mbedtls/ssl.h>
+
+#include "bitflow/base/error.h"
+#include "bitflow/tls/tls_record.h"
+#include "bitflow/tls/tls_session.h"
+#include "tls_verify.h"
+
+// What the callback was given; wiped at the handshake's end.
+struct tls_secrets {
+    uint8_t client[TLS_SECRET_MAX]; // 1.3: application traffic secrets
+    uint8_t server[TLS_SECRET_MAX];
+    size_t length;
+    uint8_t master[48];  // 1.2
+    uint8_t randoms[64]; // the server's, then the client's, as the key expansion wants them
+    mbedtls_tls_prf_types prf;
+    bool has_client;
+    bool has_server;
+    bool has_master;
+};
+
+enum handshake_end { SOCKET_FINE, SOCKET_EOF, SOCKET_TIMEOUT, SOCKET_FAILED };
+
+#define HANDSHAKE_FIRST 5 // bytes: a record's header, if it is TLS
+
+struct tls_handshake {
+    const struct tls_context *context;
+    struct tls_facts *facts;
+    int fd;
+    int64_t deadline;
+    mbedtls_ssl_context ssl;
+    struct tls_verification verification;
+    struct tls_secrets secrets;
+    enum handshake_end end;         // of the socket
+    int os_errno;                   // with SOCKET_FAILED
+    uint8_t first[HANDSHAKE_FIRST]; // that came
+    size_t first_length;
+    uint64_t received; // bytes
+};
+
+struct tls_suite {
+    int id;           // IANA's number, which is mbedTLS's, too
+    const char *name; // IANA's
+    enum aead_algorithm algorithm;
+    enum tls_hash hash;
+};
+
+// NULL: not one of ours.
+const struct tls_suite *tls_suite_find(int id);
+
+// Runs it to its end, verification included. The caller has filled in what is above `ssl`, and calls
+// tls_handshake_release() in any case. `host`: a target's.
+bool tls_handshake_run(struct tls_handshake *handshake, const char *host, struct error *error);
+void tls_handshake_release(struct tls_handshake *handshake);
+
+// Sends a fatal alert, protected if the handshake got that far.
+void tls_handshake_alert(struct tls_handshake *handshake, unsigned char alert);
+
+// mbedTLS's callback for keys; `secrets` is a struct tls_secrets.
+void tls_export_keys(void *secrets, mbedtls_ssl_key_export_type type, const unsigned char *secret, size_t length,
+                     const unsigned char client_random[32], const unsigned char server_random[32],
+                     mbedtls_tls_prf_types prf);
+
+// The keys of both directions.
+bool tls_secrets_derive(const struct tls_secrets *secrets, const struct tls_suite *suite, struct tls_keys *client,
+                        struct tls_keys *server);
+
+// Puts mbedTLS's `status` into words.
+void tls_handshake_describe(struct tls_handshake *handshake, int status, struct error *error);
+
+#endif

@@ -1,0 +1,163 @@
+// Why a handshake failed, in plain words.
+
+#include <string.h>
+
+#include <mbedtls/error.h>
+
+#include "tls_handshake.h"
+#include "tls_parts.h"
+
+static bool is_tls_record(const struct tls_handshake *handshake)
+{
+    return handshake->first_length >= 2 && handshake->first[0] >= 20 && handshake->first[0] <= 23 &&
+           handshake->first[1] == 3;
+}
+
+static bool begins_with(const struct tls_handshake *handshake, const char *text)
+{
+    size_t length = strlen(text);
+    return handshake->first_length >= length && memcmp(handshake->first, text, length) == 0;
+}
+
+// What came in place of TLS.
+static void describe_stranger(const struct tls_handshake *handshake, const char *peer, struct error *error)
+{
+    static const char *const methods[] = {"GET ", "POST", "HEAD", "PUT ", "DELE",
+                                          "OPTI", "PATC", "CONN", "TRAC", "PRI "};
+    const uint8_t *first = handshake->first;
+    bool is_server = handshake->context->role == TLS_SERVER;
+    bool is_http = begins_with(handshake, "HTTP");
+    bool is_text = true;
+    for (size_t i = 0; i < ARRAY_LENGTH(methods); i++)
+        is_http = is_http || begins_with(handshake, methods[i]);
+    for (size_t i = 0; i < handshake->first_length; i++)
+        is_text = is_text && ((first[i] >= ' ' && first[i] < 0x7f) || first[i] == '\r' || first[i] == '\n');
+    if (is_http)
+        error_set(error, ERROR_INVALID, "%s %s plain HTTP", peer, is_server ? "sent" : "answered in");
+    else if (begins_with(handshake, "SSH-"))
+        error_set(error, ERROR_INVALID, "%s speaks SSH, not TLS", peer);
+    else if (begins_with(handshake, "PROXY") || begins_with(handshake, "\r\n\r\n"))
+        error_set(error, ERROR_INVALID, "%s sent a PROXY protocol header, which is not expected here", peer);
+    else if (handshake->first_length == HANDSHAKE_FIRST && (first[0] & 0x80) != 0 && first[2] == 1 &&
+             (first[3] == 3 || (first[3] == 0 && first[4] == 2)))
+        error_set(error, ERROR_INVALID, "%s sent an SSLv2 hello", peer);
+    else
+        error_set(error, ERROR_INVALID, "%s sent %s, not TLS", peer, is_text ? "plain text" : "binary data");
+}
+
+static void describe_socket(const struct tls_handshake *handshake, const char *peer, struct error *error)
+{
+    const char *what = handshake->end == SOCKET_TIMEOUT ? "did not finish the TLS handshake in time"
+                                                        : "closed the connection during the TLS handshake";
+    if (handshake->end == SOCKET_FAILED)
+        error_set_errno(error, handshake->os_errno, "the TLS handshake with %s failed", peer);
+    else if (handshake->received == 0 && handshake->end == SOCKET_EOF)
+        error_set(error, ERROR_INVALID, "%s closed the connection without a word of TLS", peer);
+    else if (handshake->received == 0)
+        error_set(error, ERROR_TIMEOUT, "%s sent nothing: the TLS handshake timed out", peer);
+    else
+        error_set(error, handshake->end == SOCKET_TIMEOUT ? ERROR_TIMEOUT : ERROR_INVALID, "%s %s", peer, what);
+}
+
+static void describe_alert(const struct tls_handshake *handshake, const char *peer, struct error *error)
+{
+    // The one thing that mbedTLS has no function for.
+    unsigned alert = handshake->ssl.MBEDTLS_PRIVATE(in_msg)[1];
+    const char *name = tls_alert_name(alert);
+    const char *words;
+    switch (alert) {
+    case MBEDTLS_SSL_ALERT_MSG_UNKNOWN_CA:
+        words = "does not trust our certificate's CA";
+        break;
+    case MBEDTLS_SSL_ALERT_MSG_BAD_CERT:
+    case MBEDTLS_SSL_ALERT_MSG_UNSUPPORTED_CERT:
+    case MBEDTLS_SSL_ALERT_MSG_CERT_REVOKED:
+    case MBEDTLS_SSL_ALERT_MSG_CERT_EXPIRED:
+    case MBEDTLS_SSL_ALERT_MSG_CERT_UNKNOWN:
+        words = "rejected our certificate";
+        break;
+    case MBEDTLS_SSL_ALERT_MSG_CERT_REQUIRED:
+        words = "wants a certificate of us";
+        break;
+    case MBEDTLS_SSL_ALERT_MSG_PROTOCOL_VERSION:
+        words = "speaks none of our TLS versions";
+        break;
+    case MBEDTLS_SSL_ALERT_MSG_NO_APPLICATION_PROTOCOL:
+        words = "speaks none of our protocols (ALPN)";
+        break;
+    case MBEDTLS_SSL_ALERT_MSG_UNRECOGNIZED_NAME:
+        words = "does not know the server name";
+        break;
+    case MBEDTLS_SSL_ALERT_MSG_HANDSHAKE_FAILURE:
+    case MBEDTLS_SSL_ALERT_MSG_INSUFFICIENT_SECURITY:
+        words = "found nothing acceptable in our offer";
+        break;
+    default:
+        error_set(error, ERROR_INVALID, "%s ended the TLS handshake with the alert %s", peer, name);
+        return;
+    }
+    error_set(error, ERROR_INVALID, "%s %s (alert %s)", peer, words, name);
+}
+
+struct status_words {
+    int status;
+    bool is_about_peer; // the peer's name comes first
+    const char *text;
+};
+
+static const struct status_words *find_words(int status)
+{
+    static const char unruly[] = "broke the rules of TLS";
+    static const struct status_words words[] = {
+        {MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION, false, "no TLS version in common"},
+        {MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE, false, "no cipher suite, group or signature algorithm in common"},
+        {MBEDTLS_ERR_SSL_NO_APPLICATION_PROTOCOL, false, "no protocol in common (ALPN)"},
+        {MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE, true, "sent no certificate"},
+        {MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY, true, "ended the TLS handshake by close_notify"},
+        {MBEDTLS_ERR_SSL_INVALID_MAC, true, "sent a record that does not decrypt"},
+        {MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE, true, "sent a message out of turn"},
+        {MBEDTLS_ERR_SSL_INVALID_RECORD, true, unruly},
+        {MBEDTLS_ERR_SSL_DECODE_ERROR, true, unruly},
+        {MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER, true, unruly},
+        {MBEDTLS_ERR_SSL_UNSUPPORTED_EXTENSION, true, unruly},
+        {MBEDTLS_ERR_SSL_BUFFER_TOO_SMALL, true, "sent a message that is too long"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(words); i++)
+        if (words[i].status == status)
+            return &words[i];
+    return NULL;
+}
+
+static bool is_memory_error(int status)
+{
+    return status == MBEDTLS_ERR_SSL_ALLOC_FAILED || status == MBEDTLS_ERR_X509_ALLOC_FAILED ||
+           status == MBEDTLS_ERR_PK_ALLOC_FAILED || status == MBEDTLS_ERR_MPI_ALLOC_FAILED ||
+           status == MBEDTLS_ERR_ECP_ALLOC_FAILED;
+}
+
+void tls_handshake_describe(struct tls_handshake *handshake, int status, struct error *error)
+{
+    const char *peer = handshake->context->role == TLS_SERVER ? "the client" : "the target";
+    const char *high = mbedtls_high_level_strerr(status);
+    const char *low = mbedtls_low_level_strerr(status);
+    const struct status_words *words = find_words(status);
+    if (handshake->end != SOCKET_FINE) {
+        describe_socket(handshake, peer, error);
+    } else if (status == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE) {
+        describe_alert(handshake, peer, error);
+    } else if (status == MBEDTLS_ERR_X509_CERT_VERIFY_FAILED || status == MBEDTLS_ERR_SSL_BAD_CERTIFICATE) {
+        error_set(error, ERROR_INVALID, "%s",
+                  tls_verify_reason(&handshake->verification, mbedtls_ssl_get_verify_result(&handshake->ssl)));
+    } else if (is_memory_error(status)) {
+        error_set(error, ERROR_NO_MEMORY, "out of memory for a TLS handshake");
+    } else if (handshake->first_length > 0 && !is_tls_record(handshake)) {
+        describe_stranger(handshake, peer, error);
+    } else if (words != NULL) {
+        error_set(error, ERROR_INVALID, "%s%s%s", words->is_about_peer ? peer : "", words->is_about_peer ? " " : "",
+                  words->text);
+    } else {
+        error_set(error, ERROR_INVALID, "the TLS handshake with %s failed: %s%s%s (-0x%04x)", peer,
+                  high != NULL ? high : "", high != NULL && low != NULL ? ": " : "", low != NULL ? low : "",
+                  (unsigned)-status);
+    }
+}

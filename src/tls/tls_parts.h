@@ -1,0 +1,54 @@
+// What a tls_context is made of, for the handshake. Immutable once tls_context_create() has returned it; mbedTLS takes
+// pointers that are not const, and writes through none of them but the key's lock.
+
+#ifndef BITFLOW_TLS_TLS_PARTS_H
+#define BITFLOW_TLS_TLS_PARTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <mbedtls/pk.h>
+#include <mbedtls/ssl.h>
+#include <mbedtls/x509_crl.h>
+#include <mbedtls/x509_crt.h>
+
+#include "bitflow/tls/tls_context.h"
+
+// One of the configuration's certificates: a pair, an authority, or both.
+struct tls_entry {
+    char *certificate_path; // NULL: it has no pair
+    char *key_path;
+    char *authority_path; // NULL: it has no authority
+    char *revocation_list_path;
+    bool others_may_read_key;
+    unsigned skipped_authorities;
+    mbedtls_x509_crt chain;
+    mbedtls_pk_context key; // RSA: mbedTLS locks it for each signature
+    mbedtls_x509_crt authorities;
+    mbedtls_x509_crl revoked;
+};
+
+struct tls_context {
+    enum tls_role role;
+    enum verify_mode verify_mode;
+    mbedtls_ssl_config config;
+    struct tls_entry *entries;
+    size_t entry_count;
+    mbedtls_x509_crt authorities; // of all entries; or, of a target without any, the system's
+    mbedtls_x509_crl revoked;
+    char **protocols;  // ends with NULL; NULL: no ALPN
+    char *server_name; // NULL: the address's host
+};
+
+// Gives the server's handshake the entry that the client's server name asks for: its certificate and its authority.
+// `name` is in lower case; empty: none was sent. 0, or mbedTLS's error.
+int tls_choose_entry(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl);
+
+// The suites, versions and so on, the same for both roles but for what only one of them has. `context` has everything but
+// its `config`.
+bool tls_policy_apply(struct tls_context *context, enum tls_minimum minimum, struct error *error);
+
+// mbedTLS's certificate callback: copies the server name to the handshake that is the connection's user data, and chooses.
+int tls_certificate_callback(mbedtls_ssl_context *ssl);
+
+#endif
