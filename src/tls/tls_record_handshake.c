@@ -1,7 +1,7 @@
 #include "tls_record_handshake.h"
 
 // A ticket of 64 KiB with its fields, and more; nobody sends as much, and it is only counted, not kept.
-#define MESSAGE_MAX (128u * 1024)
+#define MESSAGE_MAX ((size_t)128 * 1024)
 
 static bool refuse(struct handshake_read *read, enum tls_alert alert, const char *reason)
 {

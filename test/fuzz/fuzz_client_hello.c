@@ -1,5 +1,5 @@
-// Any bytes as the beginning of a client's stream. However much of them has come, the answer is the same in the end, and
-// waiting for what is asked for comes to an end.
+// Any bytes as the beginning of a client's stream. However much of them has come, the answer is the same in the end,
+// and waiting for what is asked for comes to an end.
 
 #include <stddef.h>
 #include <stdint.h>

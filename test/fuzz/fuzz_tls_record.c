@@ -1,5 +1,5 @@
-// What a peer may send after the handshake. The input says which records: raw bytes, which never open, or content of any
-// kind that is sealed with the right key, as a peer that has the key and breaks the rules would do it.
+// What a peer may send after the handshake. The input says which records: raw bytes, which never open, or content of
+// any kind that is sealed with the right key, as a peer that has the key and breaks the rules would do it.
 //
 // Input: suite and role, then for each record its kind, a length in two bytes, and that many bytes.
 
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../unit/tls_rig.h"
+#include "../unit/tls_record_rig.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -9,7 +9,7 @@
 
 #include "bitflow/base/compiler.h"
 #include "hex.h"
-#include "tls_rig.h"
+#include "tls_record_rig.h"
 
 static struct tls_sender *new_sender(const struct tls_keys *keys)
 {

@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "bitflow/base/compiler.h"
-#include "tls_rig.h"
+#include "tls_record_rig.h"
 
 static uint8_t record[90000];
 

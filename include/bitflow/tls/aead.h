@@ -35,8 +35,8 @@ void aead_destroy(struct aead **aead);
 bool aead_seal(struct aead *aead, const uint8_t nonce[AEAD_NONCE_SIZE], const uint8_t *additional,
                size_t additional_length, const uint8_t *plain, size_t length, uint8_t *out);
 
-// The same for a plaintext of length + 1 bytes, whose last one is `last`, and which need not stand in one place for that:
-// TLS 1.3 puts the content type there. Writes length + 1 + AEAD_TAG_SIZE bytes.
+// The same for a plaintext of length + 1 bytes, whose last one is `last`, and which need not stand in one place for
+// that: TLS 1.3 puts the content type there. Writes length + 1 + AEAD_TAG_SIZE bytes.
 bool aead_seal_ending(struct aead *aead, const uint8_t nonce[AEAD_NONCE_SIZE], const uint8_t *additional,
                       size_t additional_length, const uint8_t *plain, size_t length, uint8_t last, uint8_t *out);
 

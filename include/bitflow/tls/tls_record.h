@@ -1,7 +1,7 @@
 // TLS records after the handshake: two independent halves, a sender and a receiver, each owned by one thread (the pump
-// that writes to, or reads from, that socket), each with its own key, IV and sequence number. No lock, no system call: a
-// pure codec, bytes in, bytes out. RFC 8446 5 (records), 4.6.3 and 7.2 (KeyUpdate), 6 (alerts), 5.5 (limits);
-// RFC 5246 6.2.3.3 with RFC 5288 (GCM) and RFC 7905 (ChaCha20-Poly1305) for TLS 1.2.
+// that writes to, or reads from, that socket), each with its own key, IV and sequence number. No lock, no system call:
+// a pure codec, bytes in, bytes out. RFC 8446 5 (records), 4.6.3 and 7.2 (KeyUpdate), 6 (alerts), 5.5 (limits); RFC
+// 5246 6.2.3.3 with RFC 5288 (GCM) and RFC 7905 (ChaCha20-Poly1305) for TLS 1.2.
 
 #ifndef BITFLOW_TLS_TLS_RECORD_H
 #define BITFLOW_TLS_TLS_RECORD_H
@@ -56,10 +56,10 @@ struct tls_sender;
 struct tls_sender *tls_sender_create(const struct tls_keys *keys, struct error *error);
 void tls_sender_destroy(struct tls_sender **sender);
 
-// Seals application data into as many records as it takes (one, empty, for no data); returns the bytes written to `out`,
-// or 0 on failure (the connection is to be ended). `room` is TLS_SEALED_SIZE(length) at least; `plain` and `out` do not
-// overlap. Puts a KeyUpdate first where one is due: requested by tls_sender_request_key_update(), or because the AEAD's
-// limit comes near (1.3; in 1.2, where there is none, sealing fails at the limit).
+// Seals application data into as many records as it takes (one, empty, for no data); returns the bytes written to
+// `out`, or 0 on failure (the connection is to be ended). `room` is TLS_SEALED_SIZE(length) at least; `plain` and `out`
+// do not overlap. Puts a KeyUpdate first where one is due: requested by tls_sender_request_key_update(), or because the
+// AEAD's limit comes near (1.3; in 1.2, where there is none, sealing fails at the limit).
 size_t tls_sender_seal(struct tls_sender *sender, const uint8_t *plain, size_t length, uint8_t *out, size_t room);
 
 // One alert record, or 0; the sender seals nothing after close_notify or a fatal alert (all but user_canceled and
@@ -75,9 +75,9 @@ void tls_sender_request_key_update(struct tls_sender *sender);
 void tls_sender_refuse_renegotiation(struct tls_sender *sender);
 
 struct tls_receiver;
-// `is_client`: we are the client, so NewSessionTicket may come and is skipped (1.3). A 1.2 peer's wish to renegotiate, a
-// HelloRequest or a ClientHello, is answered by no_renegotiation, which is for the caller to send: TLS_IGNORED comes with
-// that `alert` then, or else with none (0).
+// `is_client`: we are the client, so NewSessionTicket may come and is skipped (1.3). A 1.2 peer's wish to renegotiate,
+// a HelloRequest or a ClientHello, is answered by no_renegotiation, which is for the caller to send: TLS_IGNORED comes
+// with that `alert` then, or else with none (0).
 struct tls_receiver *tls_receiver_create(const struct tls_keys *keys, bool is_client, struct error *error);
 void tls_receiver_destroy(struct tls_receiver **receiver);
 

@@ -11,7 +11,7 @@
 
 // The largest ClientHello that is waited for, in bytes of the stream, record headers included. Post-quantum key shares
 // take 1-2 KB each; browsers stay below 2 KB, and nothing known comes near this.
-#define CLIENT_HELLO_MAX (64 * 1024)
+#define CLIENT_HELLO_MAX ((size_t)64 * 1024)
 
 #define CLIENT_HELLO_NAME_MAX 255
 #define CLIENT_HELLO_ALPN_MAX 16

@@ -1,0 +1,59 @@
+// Keys for tests of TLS records, and records of any content, by the same key schedule but not by the sender.
+
+#ifndef BITFLOW_TEST_TLS_RECORD_RIG_H
+#define BITFLOW_TEST_TLS_RECORD_RIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../src/tls/tls_record_key.h"
+#include "bitflow/tls/tls_record.h"
+
+// One direction of each kind that there is.
+static const struct {
+    const char *name;
+    struct tls_keys keys;
+} tls_suites[] = {
+    {"1.3 AES-128-GCM", {.version = TLS_1_3, .algorithm = AEAD_AES_128_GCM, .hash = TLS_SHA256, .secret = {1, 2}}},
+    {"1.3 AES-256-GCM", {.version = TLS_1_3, .algorithm = AEAD_AES_256_GCM, .hash = TLS_SHA384, .secret = {3, 4}}},
+    {"1.3 ChaCha20", {.version = TLS_1_3, .algorithm = AEAD_CHACHA20_POLY1305, .hash = TLS_SHA256, .secret = {5}}},
+    {"1.2 AES-128-GCM", {.version = TLS_1_2, .algorithm = AEAD_AES_128_GCM, .sequence = 1, .key = {6}, .iv = {7}}},
+    {"1.2 AES-256-GCM", {.version = TLS_1_2, .algorithm = AEAD_AES_256_GCM, .sequence = 1, .key = {8}, .iv = {9}}},
+    {"1.2 ChaCha20", {.version = TLS_1_2, .algorithm = AEAD_CHACHA20_POLY1305, .sequence = 1, .key = {9}, .iv = {7}}},
+};
+
+#define TLS_SUITES (sizeof tls_suites / sizeof tls_suites[0])
+
+// Returns the record's length; `length` may be more than TLS allows. `padding` is for 1.3.
+static inline size_t forge(struct record_key *key, unsigned content, const void *data, size_t length, size_t padding,
+                           uint8_t *out)
+{
+    static uint8_t plain[80000];
+    uint8_t nonce[AEAD_NONCE_SIZE];
+    uint8_t additional[TLS_ADDITIONAL_MAX];
+    size_t explicit_nonce = record_key_explicit_nonce(key);
+    size_t plain_length = length;
+    if (length > 0)
+        memcpy(plain, data, length);
+    if (key->version == TLS_1_3) {
+        plain[plain_length++] = (uint8_t)content;
+        memset(plain + plain_length, 0, padding);
+        plain_length += padding;
+        content = TLS_APPLICATION_DATA;
+    }
+    record_header_write(out, (enum tls_content)content, explicit_nonce + plain_length + AEAD_TAG_SIZE);
+    // Any number will do here, if it comes once only.
+    for (size_t i = 0; i < explicit_nonce; i++)
+        out[TLS_HEADER_SIZE + i] = (uint8_t)(key->sequence >> (i * 8) ^ 0x5a);
+    record_key_nonce(key, out + TLS_HEADER_SIZE, nonce);
+    size_t additional_length = record_key_additional(key, out, plain_length, additional);
+    if (!aead_seal(key->aead, nonce, additional, additional_length, plain, plain_length,
+                   out + TLS_HEADER_SIZE + explicit_nonce))
+        abort();
+    key->sequence++;
+    return TLS_HEADER_SIZE + explicit_nonce + plain_length + AEAD_TAG_SIZE;
+}
+
+#endif
