@@ -35,10 +35,61 @@ static bool is_in_time(struct tls_handshake *handshake, int64_t *left)
     return false;
 }
 
+static bool send_all(struct tls_handshake *handshake, const uint8_t *bytes, size_t length)
+{
+    int64_t left;
+    int flags = MSG_DONTWAIT;
+    while (length > 0) {
+        if (!is_in_time(handshake, &left))
+            return false;
+        if (flags == 0)
+            socket_set_send_timeout(handshake->fd, handshake->deadline == DEADLINE_NONE ? 0 : left);
+        ssize_t sent = send(handshake->fd, bytes, length, flags | MSG_NOSIGNAL);
+        if (sent < 0 && !goes_on(handshake, errno))
+            return false;
+        flags = 0; // if there was no room, there will be when the peer has read
+        if (sent > 0) {
+            bytes += sent;
+            length -= (size_t)sent;
+        }
+    }
+    return true;
+}
+
+static bool flush(struct tls_handshake *handshake)
+{
+    size_t length = handshake->pending;
+    handshake->pending = 0;
+    return handshake->end == SOCKET_FINE && send_all(handshake, handshake->flight, length);
+}
+
+static int socket_status(const struct tls_handshake *handshake)
+{
+    return handshake->end == SOCKET_TIMEOUT ? MBEDTLS_ERR_SSL_TIMEOUT : MBEDTLS_ERR_NET_SEND_FAILED;
+}
+
+// mbedTLS sends record by record; a flight goes out in one piece, when its answer is waited for.
+static int transmit(void *argument, const unsigned char *bytes, size_t length)
+{
+    struct tls_handshake *handshake = argument;
+    if (length > sizeof handshake->flight - handshake->pending && !flush(handshake))
+        return socket_status(handshake);
+    if (length > sizeof handshake->flight) {
+        if (!send_all(handshake, bytes, length))
+            return socket_status(handshake);
+    } else {
+        memcpy(handshake->flight + handshake->pending, bytes, length);
+        handshake->pending += length;
+    }
+    return (int)length;
+}
+
 static int receive(void *argument, unsigned char *buffer, size_t room)
 {
     struct tls_handshake *handshake = argument;
     int64_t left;
+    if (handshake->pending > 0 && !flush(handshake))
+        return socket_status(handshake);
     // Most of what mbedTLS asks for has come already, so that the timeout needs to be set less often than this runs.
     for (int flags = MSG_DONTWAIT; is_in_time(handshake, &left); flags = 0) {
         if (flags == 0)
@@ -56,22 +107,6 @@ static int receive(void *argument, unsigned char *buffer, size_t room)
         }
         if (!goes_on(handshake, errno))
             return MBEDTLS_ERR_NET_RECV_FAILED;
-    }
-    return MBEDTLS_ERR_SSL_TIMEOUT;
-}
-
-static int transmit(void *argument, const unsigned char *bytes, size_t length)
-{
-    struct tls_handshake *handshake = argument;
-    int64_t left;
-    for (int flags = MSG_DONTWAIT; is_in_time(handshake, &left); flags = 0) {
-        if (flags == 0)
-            socket_set_send_timeout(handshake->fd, handshake->deadline == DEADLINE_NONE ? 0 : left);
-        ssize_t sent = send(handshake->fd, bytes, length, flags | MSG_NOSIGNAL);
-        if (sent > 0)
-            return (int)sent; // mbedTLS comes back for the rest
-        if (sent < 0 && !goes_on(handshake, errno))
-            return MBEDTLS_ERR_NET_SEND_FAILED;
     }
     return MBEDTLS_ERR_SSL_TIMEOUT;
 }
@@ -165,6 +200,7 @@ static void note_peer(struct tls_handshake *handshake)
 void tls_handshake_alert(struct tls_handshake *handshake, unsigned char alert)
 {
     (void)mbedtls_ssl_send_alert_message(&handshake->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert);
+    (void)flush(handshake);
 }
 
 // What the peer has sent and nobody will read would make close() a reset, and a reset makes the peer's kernel forget the
@@ -205,6 +241,9 @@ bool tls_handshake_run(struct tls_handshake *handshake, const char *host, struct
     // The record layer begins with the next record: nothing of this one may be left.
     if (status == 0 && mbedtls_ssl_check_pending(&handshake->ssl) != 0)
         status = MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE;
+    // A failure may have left an alert.
+    if (handshake->pending > 0 && !flush(handshake) && status == 0)
+        status = socket_status(handshake);
     if (status != 0)
         tls_handshake_describe(handshake, status, error);
     bool is_good = status == 0 && accept_peer(handshake, error);

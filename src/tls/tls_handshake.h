@@ -33,6 +33,8 @@ enum handshake_end { SOCKET_FINE, SOCKET_EOF, SOCKET_TIMEOUT, SOCKET_FAILED };
 
 #define HANDSHAKE_FIRST 5 // bytes: a record's header, if it is TLS
 
+#define HANDSHAKE_FLIGHT 4096
+
 struct tls_handshake {
     const struct tls_context *context;
     struct tls_facts *facts;
@@ -41,9 +43,11 @@ struct tls_handshake {
     mbedtls_ssl_context ssl;
     struct tls_verification verification;
     struct tls_secrets secrets;
-    enum handshake_end end;         // of the socket
-    int os_errno;                   // with SOCKET_FAILED
-    uint8_t first[HANDSHAKE_FIRST]; // that came
+    uint8_t flight[HANDSHAKE_FLIGHT]; // records that are not sent yet
+    size_t pending;                   // of them, bytes
+    enum handshake_end end;           // of the socket
+    int os_errno;                     // with SOCKET_FAILED
+    uint8_t first[HANDSHAKE_FIRST];   // that came
     size_t first_length;
     uint64_t received; // bytes
 };

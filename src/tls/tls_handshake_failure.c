@@ -152,6 +152,11 @@ void tls_handshake_describe(struct tls_handshake *handshake, int status, struct 
         error_set(error, ERROR_NO_MEMORY, "out of memory for a TLS handshake");
     } else if (handshake->first_length > 0 && !is_tls_record(handshake)) {
         describe_stranger(handshake, peer, error);
+    } else if (status == MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER && handshake->context->role == TLS_CLIENT &&
+               mbedtls_ssl_get_version_number(&handshake->ssl) == MBEDTLS_SSL_VERSION_TLS1_2) {
+        // RFC 8446, 4.2.3, lets a server do so; it is mbedTLS that does not go along.
+        error_set(error, ERROR_INVALID,
+                  "%s made a choice that we did not offer, such as an RSA-PSS signature in TLS 1.2", peer);
     } else if (words != NULL) {
         error_set(error, ERROR_INVALID, "%s%s%s", words->is_about_peer ? peer : "", words->is_about_peer ? " " : "",
                   words->text);

@@ -97,15 +97,21 @@ bool pem_text_read(const char *path, struct pem_text *text, struct error *error)
     return failure == 0;
 }
 
+// mbedTLS reads up to the first zero byte only.
+static bool has_zeros(const struct pem_text *text)
+{
+    return strlen((const char *)text->bytes) != text->length;
+}
+
 // Says what is there in place of a block "-----BEGIN `wanted`-----".
 static bool describe_contents(const char *path, const struct pem_text *text, const char *wanted, struct error *error)
 {
     static const char begin[] = "-----BEGIN ";
     if (text->length == 0)
         return invalid(error, path, "is empty");
-    if (text->bytes[0] == 0x30 && strlen((const char *)text->bytes) != text->length)
+    if (text->bytes[0] == 0x30 && has_zeros(text))
         return invalid(error, path, "is DER; it must be PEM");
-    if (strlen((const char *)text->bytes) != text->length)
+    if (has_zeros(text))
         return invalid(error, path, "is no PEM file: it has zero bytes in it");
     const char *label = strstr((const char *)text->bytes, begin);
     if (label == NULL)
@@ -176,6 +182,8 @@ bool pem_parse_certificates(const char *path, const struct pem_text *text, mbedt
     unsigned count = 0;
     unsigned bad = 0;
     struct error first = ERROR_INIT;
+    if (has_zeros(text))
+        return describe_contents(path, text, CERTIFICATE, error);
     for (;;) {
         mbedtls_pem_context pem;
         mbedtls_pem_init(&pem);
@@ -251,8 +259,7 @@ static bool is_usable_key(const char *path, const mbedtls_pk_context *key, struc
 
 bool pem_parse_key(const char *path, const struct pem_text *text, mbedtls_pk_context *key, struct error *error)
 {
-    if (text->length == 0 || strlen((const char *)text->bytes) != text->length ||
-        strstr((const char *)text->bytes, "PRIVATE KEY-----") == NULL)
+    if (text->length == 0 || has_zeros(text) || strstr((const char *)text->bytes, "PRIVATE KEY-----") == NULL)
         return describe_contents(path, text, "PRIVATE KEY", error);
     int status = mbedtls_pk_parse_key(key, text->bytes, text->length + 1, NULL, 0, mbedtls_psa_get_random,
                                       MBEDTLS_PSA_RANDOM_STATE);
@@ -271,6 +278,8 @@ bool pem_parse_revocation_lists(const char *path, const struct pem_text *text, m
     const unsigned char *at = text->bytes;
     bool is_good = true;
     unsigned count = 0;
+    if (has_zeros(text))
+        return describe_contents(path, text, CRL, error);
     while (is_good) {
         mbedtls_pem_context pem;
         mbedtls_pem_init(&pem);

@@ -1,59 +1,301 @@
-// Keys for tests of TLS records, and records of any content, by the same key schedule but not by the sender.
+// Certificates made on the spot and OpenSSL as the other side, for the tests of the tls floor. Every function fails the
+// running test where it cannot deliver. Files go to a directory of the test's own, which rig_tls_end() takes away.
 
 #ifndef BITFLOW_TEST_TLS_RIG_H
 #define BITFLOW_TEST_TLS_RIG_H
 
-#include <stdbool.h>
-#include <stdint.h>
+#include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
 
-#include "../../src/tls/tls_record_key.h"
-#include "bitflow/tls/tls_record.h"
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
 
-// One direction of each kind that there is.
-static const struct {
-    const char *name;
-    struct tls_keys keys;
-} tls_suites[] = {
-    {"1.3 AES-128-GCM", {.version = TLS_1_3, .algorithm = AEAD_AES_128_GCM, .hash = TLS_SHA256, .secret = {1, 2}}},
-    {"1.3 AES-256-GCM", {.version = TLS_1_3, .algorithm = AEAD_AES_256_GCM, .hash = TLS_SHA384, .secret = {3, 4}}},
-    {"1.3 ChaCha20", {.version = TLS_1_3, .algorithm = AEAD_CHACHA20_POLY1305, .hash = TLS_SHA256, .secret = {5}}},
-    {"1.2 AES-128-GCM", {.version = TLS_1_2, .algorithm = AEAD_AES_128_GCM, .sequence = 1, .key = {6}, .iv = {7}}},
-    {"1.2 AES-256-GCM", {.version = TLS_1_2, .algorithm = AEAD_AES_256_GCM, .sequence = 1, .key = {8}, .iv = {9}}},
-    {"1.2 ChaCha20", {.version = TLS_1_2, .algorithm = AEAD_CHACHA20_POLY1305, .sequence = 1, .key = {9}, .iv = {7}}},
+#include "net_rig.h"
+
+#include "bitflow/tls/tls_context.h"
+#include "bitflow/tls/tls_session.h"
+
+#define RIG_PATH_SIZE 192
+#define RIG_DAY 86400
+
+static char rig_directory[64];
+
+static inline const char *rig_path(const char *name, char out[RIG_PATH_SIZE])
+{
+    (void)snprintf(out, RIG_PATH_SIZE, "%s/%s", rig_directory, name);
+    return out;
+}
+
+static inline void rig_write_file(const char *name, const void *bytes, size_t length)
+{
+    char path[RIG_PATH_SIZE];
+    FILE *file = fopen(rig_path(name, path), "we");
+    assert_non_null(file);
+    assert_int_equal(fchmod(fileno(file), 0600), 0);
+    assert_int_equal(fwrite(bytes, 1, length, file), length);
+    assert_int_equal(fclose(file), 0);
+}
+
+static inline size_t rig_read_file(const char *name, char *out, size_t size)
+{
+    char path[RIG_PATH_SIZE];
+    FILE *file = fopen(rig_path(name, path), "re");
+    assert_non_null(file);
+    size_t length = fread(out, 1, size - 1, file);
+    out[length] = '\0';
+    assert_int_equal(fclose(file), 0);
+    return length;
+}
+
+static inline void rig_tls_begin(void)
+{
+    struct error error = ERROR_INIT;
+    (void)snprintf(rig_directory, sizeof rig_directory, "/tmp/bitflow-test-XXXXXX");
+    assert_non_null(mkdtemp(rig_directory));
+    if (!tls_init(&error))
+        fail_msg("%s", error.text);
+}
+
+static inline void rig_tls_end(void)
+{
+    DIR *directory = opendir(rig_directory);
+    assert_non_null(directory);
+    char path[RIG_PATH_SIZE + 256];
+    for (const struct dirent *entry; (entry = readdir(directory)) != NULL;) {
+        (void)snprintf(path, sizeof path, "%s/%s", rig_directory, entry->d_name);
+        if (entry->d_name[0] != '.')
+            assert_int_equal(unlink(path), 0);
+    }
+    (void)closedir(directory);
+    assert_int_equal(rmdir(rig_directory), 0);
+}
+
+// "rsa", "rsa-1024", "rsa-pss" (the key's own OID), "P-256", "P-384", "P-521", "ed25519".
+static inline EVP_PKEY *rig_key(const char *kind)
+{
+    EVP_PKEY *key;
+    if (strcmp(kind, "rsa") == 0)
+        key = EVP_PKEY_Q_keygen(NULL, NULL, "RSA", (size_t)2048);
+    else if (strcmp(kind, "rsa-1024") == 0)
+        key = EVP_PKEY_Q_keygen(NULL, NULL, "RSA", (size_t)1024);
+    else if (strcmp(kind, "ed25519") == 0)
+        key = EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
+    else if (strcmp(kind, "rsa-pss") == 0) {
+        EVP_PKEY_CTX *context = EVP_PKEY_CTX_new_from_name(NULL, "RSA-PSS", NULL);
+        key = NULL;
+        assert_true(EVP_PKEY_keygen_init(context) > 0 && EVP_PKEY_generate(context, &key) > 0);
+        EVP_PKEY_CTX_free(context);
+    } else
+        key = EVP_PKEY_Q_keygen(NULL, NULL, "EC", kind);
+    assert_non_null(key);
+    return key;
+}
+
+struct rig_issued {
+    EVP_PKEY *key;
+    X509 *certificate;
 };
 
-#define TLS_SUITES (sizeof tls_suites / sizeof tls_suites[0])
+struct rig_request {
+    const char *subject; // CN; NULL: an empty subject
+    const char *names;   // "DNS:a.example,IP:127.0.0.1"
+    const char *usage;   // "serverAuth"; NULL: no extension
+    const char *key_usage;
+    const char *kind; // of key; NULL: P-256
+    EVP_PKEY *key;    // in place of a new one
+    bool is_ca;
+    bool signs_with_pss;
+    const char *digest;              // NULL: SHA-256
+    long from;                       // seconds from now; 0: a day ago
+    long until;                      // 0: in a hundred days
+    const struct rig_issued *issuer; // NULL: itself
+};
 
-// Returns the record's length; `length` may be more than TLS allows. `padding` is for 1.3.
-static inline size_t forge(struct record_key *key, unsigned content, const void *data, size_t length, size_t padding,
-                           uint8_t *out)
+static inline void rig_extend(X509 *certificate, X509 *issuer, int id, const char *value)
 {
-    static uint8_t plain[80000];
-    uint8_t nonce[AEAD_NONCE_SIZE];
-    uint8_t additional[TLS_ADDITIONAL_MAX];
-    size_t explicit_nonce = record_key_explicit_nonce(key);
-    size_t plain_length = length;
-    if (length > 0)
-        memcpy(plain, data, length);
-    if (key->version == TLS_1_3) {
-        plain[plain_length++] = (uint8_t)content;
-        memset(plain + plain_length, 0, padding);
-        plain_length += padding;
-        content = TLS_APPLICATION_DATA;
+    if (value == NULL)
+        return;
+    X509V3_CTX context;
+    X509V3_set_ctx(&context, issuer, certificate, NULL, NULL, 0);
+    X509_EXTENSION *extension = X509V3_EXT_conf_nid(NULL, &context, id, value);
+    assert_non_null(extension);
+    assert_int_equal(X509_add_ext(certificate, extension, -1), 1);
+    X509_EXTENSION_free(extension);
+}
+
+static inline void rig_sign(X509 *certificate, EVP_PKEY *key, const struct rig_request *request)
+{
+    const EVP_MD *digest = EVP_get_digestbyname(request->digest != NULL ? request->digest : "SHA256");
+    if (EVP_PKEY_is_a(key, "ED25519"))
+        digest = NULL;
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+    EVP_PKEY_CTX *parameters;
+    assert_int_equal(EVP_DigestSignInit(context, &parameters, digest, NULL, key), 1);
+    if (request->signs_with_pss) {
+        assert_true(EVP_PKEY_CTX_set_rsa_padding(parameters, RSA_PKCS1_PSS_PADDING) > 0);
+        assert_true(EVP_PKEY_CTX_set_rsa_pss_saltlen(parameters, RSA_PSS_SALTLEN_DIGEST) > 0);
     }
-    record_header_write(out, (enum tls_content)content, explicit_nonce + plain_length + AEAD_TAG_SIZE);
-    // Any number will do here, if it comes once only.
-    for (size_t i = 0; i < explicit_nonce; i++)
-        out[TLS_HEADER_SIZE + i] = (uint8_t)(key->sequence >> (i * 8) ^ 0x5a);
-    record_key_nonce(key, out + TLS_HEADER_SIZE, nonce);
-    size_t additional_length = record_key_additional(key, out, plain_length, additional);
-    if (!aead_seal(key->aead, nonce, additional, additional_length, plain, plain_length,
-                   out + TLS_HEADER_SIZE + explicit_nonce))
-        abort();
-    key->sequence++;
-    return TLS_HEADER_SIZE + explicit_nonce + plain_length + AEAD_TAG_SIZE;
+    assert_true(X509_sign_ctx(certificate, context) > 0);
+    EVP_MD_CTX_free(context);
+}
+
+static inline struct rig_issued rig_issue(const struct rig_request *request)
+{
+    static long serial = 1;
+    struct rig_issued issued = {.key = request->key, .certificate = X509_new()};
+    if (issued.key == NULL)
+        issued.key = rig_key(request->kind != NULL ? request->kind : "P-256");
+    else
+        assert_int_equal(EVP_PKEY_up_ref(issued.key), 1);
+    X509 *certificate = issued.certificate;
+    assert_int_equal(X509_set_version(certificate, X509_VERSION_3), 1);
+    ASN1_INTEGER_set(X509_get_serialNumber(certificate), ++serial);
+    X509_gmtime_adj(X509_getm_notBefore(certificate), request->from != 0 ? request->from : -RIG_DAY);
+    X509_gmtime_adj(X509_getm_notAfter(certificate), request->until != 0 ? request->until : 100L * RIG_DAY);
+    assert_int_equal(X509_set_pubkey(certificate, issued.key), 1);
+    X509_NAME *name = X509_get_subject_name(certificate);
+    if (request->subject != NULL)
+        assert_int_equal(
+            X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_UTF8, (const unsigned char *)request->subject, -1, -1, 0),
+            1);
+    X509 *issuer = request->issuer != NULL ? request->issuer->certificate : certificate;
+    assert_int_equal(X509_set_issuer_name(certificate, X509_get_subject_name(issuer)), 1);
+    rig_extend(certificate, issuer, NID_basic_constraints, request->is_ca ? "critical,CA:TRUE" : NULL);
+    rig_extend(certificate, issuer, NID_subject_alt_name, request->names);
+    rig_extend(certificate, issuer, NID_ext_key_usage, request->usage);
+    rig_extend(certificate, issuer, NID_key_usage, request->is_ca ? "keyCertSign,cRLSign" : request->key_usage);
+    rig_sign(certificate, request->issuer != NULL ? request->issuer->key : issued.key, request);
+    return issued;
+}
+
+static inline void rig_drop(struct rig_issued *issued)
+{
+    EVP_PKEY_free(issued->key);
+    X509_free(issued->certificate);
+    *issued = (struct rig_issued){.key = NULL};
+}
+
+static inline FILE *rig_create(const char *name)
+{
+    char path[RIG_PATH_SIZE];
+    FILE *file = fopen(rig_path(name, path), "we");
+    assert_non_null(file);
+    assert_int_equal(fchmod(fileno(file), 0600), 0);
+    return file;
+}
+
+static inline void rig_write_key(const char *name, EVP_PKEY *key)
+{
+    FILE *file = rig_create(name);
+    assert_int_equal(PEM_write_PKCS8PrivateKey(file, key, NULL, NULL, 0, NULL, NULL), 1);
+    assert_int_equal(fclose(file), 0);
+}
+
+// With the label of its kind ("EC PRIVATE KEY"), and encrypted if there is a password.
+static inline void rig_write_traditional_key(const char *name, EVP_PKEY *key, const char *password)
+{
+    BIO *bio = BIO_new_fp(rig_create(name), BIO_CLOSE);
+    int length = password != NULL ? (int)strlen(password) : 0;
+    assert_non_null(bio);
+    assert_int_equal(PEM_write_bio_PrivateKey_traditional(bio, key, length > 0 ? EVP_aes_128_cbc() : NULL,
+                                                          (const unsigned char *)password, length, NULL, NULL),
+                     1);
+    assert_int_equal(BIO_free(bio), 1);
+}
+
+// Up to three, in this order.
+static inline void rig_write_chain(const char *name, X509 *first, X509 *second, X509 *third)
+{
+    FILE *file = rig_create(name);
+    X509 *const all[] = {first, second, third};
+    for (size_t i = 0; i < ARRAY_LENGTH(all); i++)
+        assert_true(all[i] == NULL || PEM_write_X509(file, all[i]) == 1);
+    assert_int_equal(fclose(file), 0);
+}
+
+// "<name>.key" and "<name>.crt".
+static inline void rig_write_pair(const char *name, const struct rig_issued *issued)
+{
+    char file[64];
+    (void)snprintf(file, sizeof file, "%s.key", name);
+    rig_write_key(file, issued->key);
+    (void)snprintf(file, sizeof file, "%s.crt", name);
+    rig_write_chain(file, issued->certificate, NULL, NULL);
+}
+
+// A revocation list of the issuer, with one certificate or none.
+static inline void rig_write_crl(const char *name, const struct rig_issued *issuer, X509 *revoked, long until)
+{
+    X509_CRL *list = X509_CRL_new();
+    ASN1_TIME *from = X509_gmtime_adj(NULL, -10L * RIG_DAY);
+    ASN1_TIME *to = X509_gmtime_adj(NULL, until);
+    assert_int_equal(X509_CRL_set_version(list, X509_CRL_VERSION_2), 1);
+    assert_int_equal(X509_CRL_set_issuer_name(list, X509_get_subject_name(issuer->certificate)), 1);
+    assert_int_equal(X509_CRL_set1_lastUpdate(list, from), 1);
+    assert_int_equal(X509_CRL_set1_nextUpdate(list, to), 1);
+    if (revoked != NULL) {
+        X509_REVOKED *entry = X509_REVOKED_new();
+        assert_int_equal(X509_REVOKED_set_serialNumber(entry, X509_get_serialNumber(revoked)), 1);
+        assert_int_equal(X509_REVOKED_set_revocationDate(entry, from), 1);
+        assert_int_equal(X509_CRL_add0_revoked(list, entry), 1);
+    }
+    assert_true(X509_CRL_sign(list, issuer->key, EVP_sha256()) > 0);
+    FILE *file = rig_create(name);
+    assert_int_equal(PEM_write_X509_CRL(file, list), 1);
+    assert_int_equal(fclose(file), 0);
+    ASN1_TIME_free(from);
+    ASN1_TIME_free(to);
+    X509_CRL_free(list);
+}
+
+// The configuration of a context: paths relative to the rig's directory, kept in static room.
+#define RIG_ENTRIES 8
+struct rig_config {
+    struct tls_config config;
+    struct certificate_config certificates[RIG_ENTRIES];
+    char paths[RIG_ENTRIES][4][RIG_PATH_SIZE];
+    const char *protocols[4];
+};
+
+static inline const char *rig_config_path(struct rig_config *config, size_t kind, const char *name)
+{
+    if (name == NULL)
+        return NULL;
+    return rig_path(name, config->paths[config->config.certificate_count][kind]);
+}
+
+static inline void rig_config_init(struct rig_config *config, enum verify_mode mode)
+{
+    memset(config, 0, sizeof *config);
+    config->config.verify_mode = mode;
+    config->config.certificates = config->certificates;
+    config->config.application_protocols = config->protocols;
+    config->config.handshake_timeout = 10 * NS_PER_S;
+}
+
+static inline void rig_config_add(struct rig_config *config, const char *key, const char *certificate,
+                                  const char *authority, const char *revocation_list)
+{
+    assert_true(config->config.certificate_count < RIG_ENTRIES);
+    config->certificates[config->config.certificate_count] =
+        (struct certificate_config){.key = rig_config_path(config, 0, key),
+                                    .certificate = rig_config_path(config, 1, certificate),
+                                    .authority = rig_config_path(config, 2, authority),
+                                    .revocation_list = rig_config_path(config, 3, revocation_list)};
+    config->config.certificate_count++;
+}
+
+static inline struct tls_context *rig_context(const struct rig_config *config, enum tls_role role)
+{
+    struct error error = ERROR_INIT;
+    struct tls_context *context = tls_context_create(&config->config, role, &error);
+    if (context == NULL)
+        fail_msg("%s", error.text);
+    return context;
 }
 
 #endif

@@ -1,0 +1,260 @@
+// OpenSSL on the other side of a handshake, on a thread of its own, and what tests then ask of both sides.
+
+#ifndef BITFLOW_TEST_TLS_PEER_H
+#define BITFLOW_TEST_TLS_PEER_H
+
+#include "tls_rig.h"
+
+#define PEER_TEXT "what goes in must come out"
+#define PEER_REPLY_COPIES 900 // more than one record
+
+struct peer {
+    SSL_CTX *context; // the peer's for good; NULL: it is made from what follows
+    int fd;
+    bool is_server;
+    int minimum; // TLS1_2_VERSION; 0: any
+    int maximum;
+    const char *suites_1_2;
+    const char *suites_1_3;
+    const char *groups;
+    const char *signatures;
+    const char *pair;        // "<pair>.crt", "<pair>.key" in the rig's directory; NULL: none
+    const char *authorities; // to verify with; NULL: anything goes
+    const char *server_name; // a client's; NULL: none
+    const char *protocols;   // ALPN as on the wire: "\x02h2"
+    bool asks_for_certificate;
+    bool is_for_rsa; // the test's: which key the server has
+    int fragment;    // max_fragment_length
+
+    // What came of it. `certificate` is the subject's CN of the other side.
+    bool is_done;
+    bool has_exchanged;
+    char error[256];
+    char cipher[64];
+    char protocol[64];
+    char asked_name[256];
+    char certificate[128];
+    pthread_t thread;
+};
+
+static inline void peer_note_error(struct peer *peer)
+{
+    unsigned long code = ERR_peek_last_error();
+    (void)snprintf(peer->error, sizeof peer->error, "%s", code != 0 ? ERR_reason_error_string(code) : "end of file");
+    ERR_clear_error();
+}
+
+static inline int peer_choose_protocol(SSL *ssl, const unsigned char **out, unsigned char *length,
+                                       const unsigned char *offered, unsigned offered_length, void *argument)
+{
+    (void)ssl;
+    const struct peer *peer = argument;
+    unsigned char *chosen;
+    int status = SSL_select_next_proto(&chosen, length, (const unsigned char *)peer->protocols,
+                                       (unsigned)strlen(peer->protocols), offered, offered_length);
+    *out = chosen;
+    return status == OPENSSL_NPN_NEGOTIATED ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_ALERT_FATAL;
+}
+
+static inline void peer_load_files(const struct peer *peer, SSL_CTX *context)
+{
+    char name[64];
+    char path[RIG_PATH_SIZE];
+    if (peer->pair != NULL) {
+        (void)snprintf(name, sizeof name, "%s.crt", peer->pair);
+        assert_int_equal(SSL_CTX_use_certificate_chain_file(context, rig_path(name, path)), 1);
+        (void)snprintf(name, sizeof name, "%s.key", peer->pair);
+        assert_int_equal(SSL_CTX_use_PrivateKey_file(context, rig_path(name, path), SSL_FILETYPE_PEM), 1);
+    }
+    if (peer->authorities != NULL) {
+        assert_int_equal(SSL_CTX_load_verify_locations(context, rig_path(peer->authorities, path), NULL), 1);
+        SSL_CTX_set_verify(context, SSL_VERIFY_PEER, NULL);
+    }
+}
+
+static inline int peer_accept_anything(int ok, X509_STORE_CTX *store)
+{
+    (void)ok;
+    (void)store;
+    return 1;
+}
+
+static inline void peer_configure(struct peer *peer)
+{
+    SSL_CTX *context = SSL_CTX_new(peer->is_server ? TLS_server_method() : TLS_client_method());
+    assert_non_null(context);
+    SSL_CTX_set_security_level(context, 0); // what is too weak is for bitflow to say
+    assert_int_equal(SSL_CTX_set_min_proto_version(context, peer->minimum), 1);
+    assert_int_equal(SSL_CTX_set_max_proto_version(context, peer->maximum), 1);
+    assert_true(peer->suites_1_2 == NULL || SSL_CTX_set_cipher_list(context, peer->suites_1_2) == 1);
+    assert_true(peer->suites_1_3 == NULL || SSL_CTX_set_ciphersuites(context, peer->suites_1_3) == 1);
+    assert_true(peer->groups == NULL || SSL_CTX_set1_groups_list(context, peer->groups) == 1);
+    assert_true(peer->signatures == NULL || SSL_CTX_set1_sigalgs_list(context, peer->signatures) == 1);
+    peer_load_files(peer, context);
+    if (peer->asks_for_certificate)
+        SSL_CTX_set_verify(context, SSL_VERIFY_PEER, peer_accept_anything);
+    if (peer->protocols != NULL && peer->is_server)
+        SSL_CTX_set_alpn_select_cb(context, peer_choose_protocol, peer);
+    else if (peer->protocols != NULL)
+        assert_int_equal(
+            SSL_CTX_set_alpn_protos(context, (const unsigned char *)peer->protocols, (unsigned)strlen(peer->protocols)),
+            0);
+    if (peer->fragment != 0)
+        assert_int_equal(SSL_CTX_set_tlsext_max_fragment_length(context, (uint8_t)peer->fragment), 1);
+    peer->context = context;
+}
+
+static inline void peer_note_facts(struct peer *peer, SSL *ssl)
+{
+    (void)snprintf(peer->cipher, sizeof peer->cipher, "%s", SSL_CIPHER_standard_name(SSL_get_current_cipher(ssl)));
+    const unsigned char *protocol;
+    unsigned length;
+    SSL_get0_alpn_selected(ssl, &protocol, &length);
+    (void)snprintf(peer->protocol, sizeof peer->protocol, "%.*s", (int)length,
+                   protocol != NULL ? (const char *)protocol : "");
+    X509 *certificate = SSL_get0_peer_certificate(ssl);
+    if (certificate != NULL)
+        (void)X509_NAME_get_text_by_NID(X509_get_subject_name(certificate), NID_commonName, peer->certificate,
+                                        sizeof peer->certificate);
+}
+
+// Takes the text and answers with many copies of it; then both ends say goodbye.
+static inline bool peer_exchange(SSL *ssl)
+{
+    char text[sizeof PEER_TEXT];
+    size_t length = 0;
+    while (length < sizeof text) {
+        int got = SSL_read(ssl, text + length, (int)(sizeof text - length));
+        if (got <= 0)
+            return false;
+        length += (size_t)got;
+    }
+    if (memcmp(text, PEER_TEXT, sizeof text) != 0)
+        return false;
+    char reply[PEER_REPLY_COPIES * sizeof text];
+    for (size_t i = 0; i < PEER_REPLY_COPIES; i++)
+        memcpy(reply + i * sizeof text, text, sizeof text);
+    if (SSL_write(ssl, reply, sizeof reply) != sizeof reply || SSL_shutdown(ssl) < 0)
+        return false;
+    return SSL_read(ssl, text, 1) == 0 && SSL_get_error(ssl, 0) == SSL_ERROR_ZERO_RETURN;
+}
+
+static inline void *peer_run(void *argument)
+{
+    struct peer *peer = argument;
+    SSL *ssl = SSL_new(peer->context);
+    (void)SSL_set_fd(ssl, peer->fd);
+    if (peer->server_name != NULL)
+        (void)SSL_set_tlsext_host_name(ssl, peer->server_name);
+    peer->is_done = (peer->is_server ? SSL_accept(ssl) : SSL_connect(ssl)) == 1;
+    const char *name = peer->is_server ? SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name) : NULL;
+    (void)snprintf(peer->asked_name, sizeof peer->asked_name, "%s", name != NULL ? name : "");
+    if (peer->is_done) {
+        peer_note_facts(peer, ssl);
+        peer->has_exchanged = peer_exchange(ssl);
+    }
+    if (!peer->has_exchanged)
+        peer_note_error(peer);
+    SSL_free(ssl);
+    (void)shutdown(peer->fd, SHUT_RDWR);
+    return NULL;
+}
+
+static inline void peer_start(struct peer *peer, int fd)
+{
+    peer->fd = fd;
+    if (peer->context == NULL)
+        peer_configure(peer);
+    // A peer that waits for ever would hang the test.
+    socket_set_receive_timeout(fd, RIG_LIMIT);
+    assert_int_equal(pthread_create(&peer->thread, NULL, peer_run, peer), 0);
+}
+
+static inline void peer_join(struct peer *peer)
+{
+    assert_int_equal(pthread_join(peer->thread, NULL), 0);
+    (void)close(peer->fd);
+    SSL_CTX_free(peer->context);
+    peer->context = NULL;
+}
+
+static inline void write_all(int fd, const uint8_t *bytes, size_t length)
+{
+    while (length > 0) {
+        ssize_t sent = send(fd, bytes, length, MSG_NOSIGNAL);
+        assert_true(sent > 0);
+        bytes += sent;
+        length -= (size_t)sent;
+    }
+}
+
+static inline void send_text(struct tls_session *session, int fd)
+{
+    uint8_t out[TLS_SEALED_SIZE(sizeof PEER_TEXT) + 256];
+    size_t length = tls_sender_seal(session->sender, (const uint8_t *)PEER_TEXT, sizeof PEER_TEXT, out, sizeof out);
+    assert_true(length > sizeof PEER_TEXT);
+    write_all(fd, out, length);
+}
+
+// Reads until close_notify; fails unless it is the reply.
+static inline void receive_reply(struct tls_session *session, int fd)
+{
+    static uint8_t buffer[4 * TLS_RECORD_MAX];
+    size_t have = 0;
+    size_t copies = 0;
+    for (;;) {
+        struct tls_received got = tls_receiver_open(session->receiver, buffer, have);
+        if (got.event == TLS_NEEDS_MORE) {
+            ssize_t more = recv(fd, buffer + have, sizeof buffer - have, 0);
+            assert_true(more > 0);
+            have += (size_t)more;
+            continue;
+        }
+        if (got.event == TLS_CLOSE_NOTIFY)
+            break;
+        if (got.event != TLS_DATA && got.event != TLS_IGNORED)
+            fail_msg("event %d: %s", got.event, got.reason != NULL ? got.reason : "");
+        for (size_t i = 0; got.event == TLS_DATA && i < got.length; i++, copies++)
+            assert_int_equal(got.data[i], PEER_TEXT[copies % sizeof PEER_TEXT]);
+        memmove(buffer, buffer + got.consumed, have - got.consumed);
+        have -= got.consumed;
+    }
+    assert_int_equal(copies, PEER_REPLY_COPIES * sizeof PEER_TEXT);
+}
+
+// The record halves go on where the handshake ended: a text there, many copies back, close_notify both ways.
+static inline void exchange(struct tls_session *session, int fd)
+{
+    uint8_t out[TLS_ALERT_RECORD_MAX];
+    socket_set_receive_timeout(fd, RIG_LIMIT);
+    send_text(session, fd);
+    receive_reply(session, fd);
+    write_all(fd, out, tls_sender_alert(session->sender, TLS_ALERT_CLOSE_NOTIFY, out, sizeof out));
+}
+
+// A whole connection between a context of ours and the peer; `host`: a target's. `why` gets what failed on our side.
+static inline bool run_session(const struct tls_context *context, enum tls_role role, const char *host,
+                               struct peer *peer, struct tls_session *session, struct error *why)
+{
+    int pair[2];
+    rig_pair(pair);
+    socket_set_nodelay(pair[0]);
+    socket_set_nodelay(pair[1]);
+    *why = ERROR_INIT;
+    peer->is_server = role == TLS_CLIENT;
+    peer_start(peer, pair[1]);
+    bool is_good = role == TLS_SERVER ? tls_accept(context, pair[0], rig_limit(), session, why)
+                                      : tls_connect(context, pair[0], host, rig_limit(), session, why);
+    assert_true(is_good == (why->code == ERROR_NONE));
+    assert_true(is_good == (session->sender != NULL && session->receiver != NULL));
+    if (is_good)
+        exchange(session, pair[0]);
+    tls_session_release(session);
+    (void)close(pair[0]);
+    peer_join(peer);
+    if (is_good && !peer->has_exchanged)
+        fail_msg("the peer: %s", peer->error);
+    return is_good;
+}
+
+#endif
