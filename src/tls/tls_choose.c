@@ -53,5 +53,10 @@ int tls_choose_entry(const struct tls_context *context, const char *name, mbedtl
     }
     if (status == 0 && context->verify_mode != VERIFY_NONE && chosen->authority_path != NULL)
         mbedtls_ssl_set_hs_ca_chain(ssl, &chosen->authorities, chosen->revoked.raw.p != NULL ? &chosen->revoked : NULL);
+    // A TLS 1.3 server is done with the handshake's keys by the time that it sees the client's certificate, but mbedTLS
+    // would still use them for the alert, which no client could then read. So the handshake is let through to its end,
+    // where tls_verify_result() has the last word in any case.
+    if (context->verify_mode == VERIFY_STRICT && mbedtls_ssl_get_version_number(ssl) == MBEDTLS_SSL_VERSION_TLS1_3)
+        mbedtls_ssl_set_hs_authmode(ssl, MBEDTLS_SSL_VERIFY_OPTIONAL);
     return status;
 }

@@ -72,6 +72,7 @@ static int socket_status(const struct tls_handshake *handshake)
 static int transmit(void *argument, const unsigned char *bytes, size_t length)
 {
     struct tls_handshake *handshake = argument;
+    handshake->has_alerted = handshake->has_alerted || (length > 0 && bytes[0] == MBEDTLS_SSL_MSG_ALERT);
     if (length > sizeof handshake->flight - handshake->pending && !flush(handshake))
         return socket_status(handshake);
     if (length > sizeof handshake->flight) {
@@ -82,6 +83,35 @@ static int transmit(void *argument, const unsigned char *bytes, size_t length)
         handshake->pending += length;
     }
     return (int)length;
+}
+
+// Follows the records that come in. A TLS 1.3 client that rejects our certificate may not have its keys in place yet: its
+// alert comes in the clear, and mbedTLS only says that it does not decrypt.
+static void follow(struct tls_handshake *handshake, const uint8_t *bytes, size_t length)
+{
+    while (length > 0) {
+        size_t taken = 1;
+        if (handshake->header_length < HANDSHAKE_HEADER) {
+            if (handshake->first_length < HANDSHAKE_HEADER)
+                handshake->first[handshake->first_length++] = *bytes;
+            handshake->header[handshake->header_length++] = *bytes;
+            handshake->body_left = (size_t)handshake->header[3] << 8 | handshake->header[4];
+        } else {
+            taken = length < handshake->body_left ? length : handshake->body_left;
+            handshake->body_left -= taken;
+            // An encrypted one is longer.
+            bool is_alert =
+                handshake->header[0] == MBEDTLS_SSL_MSG_ALERT && handshake->header[3] == 0 && handshake->header[4] == 2;
+            if (is_alert && handshake->body_left == 0) {
+                handshake->has_plain_alert = true;
+                handshake->plain_alert = bytes[taken - 1];
+            }
+        }
+        if (handshake->header_length == HANDSHAKE_HEADER && handshake->body_left == 0)
+            handshake->header_length = 0;
+        bytes += taken;
+        length -= taken;
+    }
 }
 
 static int receive(void *argument, unsigned char *buffer, size_t room)
@@ -96,8 +126,7 @@ static int receive(void *argument, unsigned char *buffer, size_t room)
             socket_set_receive_timeout(handshake->fd, handshake->deadline == DEADLINE_NONE ? 0 : left);
         ssize_t got = recv(handshake->fd, buffer, room, flags);
         if (got > 0) {
-            for (ssize_t i = 0; i < got && handshake->first_length < HANDSHAKE_FIRST; i++)
-                handshake->first[handshake->first_length++] = buffer[i];
+            follow(handshake, buffer, (size_t)got);
             handshake->received += (uint64_t)got;
             return (int)got;
         }
@@ -162,10 +191,12 @@ static bool prepare(struct tls_handshake *handshake, const char *host, struct er
     int status = mbedtls_ssl_setup(ssl, &context->config);
     if (status == 0 && context->role == TLS_CLIENT)
         status = set_host(handshake);
-    if (status != 0) {
+    if (status == MBEDTLS_ERR_SSL_BAD_INPUT_DATA)
+        error_set(error, ERROR_INVALID, "the target's name is none that TLS could send");
+    else if (status != 0)
         tls_handshake_describe(handshake, status, error);
+    if (status != 0)
         return false;
-    }
     mbedtls_ssl_set_bio(ssl, handshake, transmit, receive, NULL);
     mbedtls_ssl_set_user_data_p(ssl, handshake);
     mbedtls_ssl_set_verify(ssl, tls_verify_callback, &handshake->verification);
@@ -241,7 +272,10 @@ bool tls_handshake_run(struct tls_handshake *handshake, const char *host, struct
     // The record layer begins with the next record: nothing of this one may be left.
     if (status == 0 && mbedtls_ssl_check_pending(&handshake->ssl) != 0)
         status = MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE;
-    // A failure may have left an alert.
+    unsigned char alert;
+    if (status != 0 && tls_handshake_owes_alert(handshake, status, &alert))
+        tls_handshake_alert(handshake, alert);
+    // What is left is a last flight, or an alert.
     if (handshake->pending > 0 && !flush(handshake) && status == 0)
         status = socket_status(handshake);
     if (status != 0)

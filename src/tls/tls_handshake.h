@@ -31,7 +31,7 @@ struct tls_secrets {
 
 enum handshake_end { SOCKET_FINE, SOCKET_EOF, SOCKET_TIMEOUT, SOCKET_FAILED };
 
-#define HANDSHAKE_FIRST 5 // bytes: a record's header, if it is TLS
+#define HANDSHAKE_HEADER 5 // bytes
 
 #define HANDSHAKE_FLIGHT 4096
 
@@ -45,11 +45,17 @@ struct tls_handshake {
     struct tls_secrets secrets;
     uint8_t flight[HANDSHAKE_FLIGHT]; // records that are not sent yet
     size_t pending;                   // of them, bytes
+    bool has_alerted;                 // as far as can be seen from outside: not in TLS 1.3, once it is encrypted
     enum handshake_end end;           // of the socket
     int os_errno;                     // with SOCKET_FAILED
-    uint8_t first[HANDSHAKE_FIRST];   // that came
+    uint8_t first[HANDSHAKE_HEADER];  // that came
     size_t first_length;
-    uint64_t received; // bytes
+    uint64_t received;                // bytes
+    uint8_t header[HANDSHAKE_HEADER]; // of the record that is coming in
+    size_t header_length;
+    size_t body_left;     // of that record
+    bool has_plain_alert; // an alert came that was not encrypted
+    uint8_t plain_alert;
 };
 
 struct tls_suite {
@@ -78,6 +84,9 @@ void tls_export_keys(void *secrets, mbedtls_ssl_key_export_type type, const unsi
 // The keys of both directions.
 bool tls_secrets_derive(const struct tls_secrets *secrets, const struct tls_suite *suite, struct tls_keys *client,
                         struct tls_keys *server);
+
+// Whether the peer is still to be told by an alert why it ends here: mbedTLS does not do so in every case.
+bool tls_handshake_owes_alert(const struct tls_handshake *handshake, int status, unsigned char *alert);
 
 // Puts mbedTLS's `status` into words.
 void tls_handshake_describe(struct tls_handshake *handshake, int status, struct error *error);

@@ -38,7 +38,7 @@ static void describe_stranger(const struct tls_handshake *handshake, const char 
         error_set(error, ERROR_INVALID, "%s speaks SSH, not TLS", peer);
     else if (begins_with(handshake, "PROXY") || begins_with(handshake, "\r\n\r\n"))
         error_set(error, ERROR_INVALID, "%s sent a PROXY protocol header, which is not expected here", peer);
-    else if (handshake->first_length == HANDSHAKE_FIRST && (first[0] & 0x80) != 0 && first[2] == 1 &&
+    else if (handshake->first_length == HANDSHAKE_HEADER && (first[0] & 0x80) != 0 && first[2] == 1 &&
              (first[3] == 3 || (first[3] == 0 && first[4] == 2)))
         error_set(error, ERROR_INVALID, "%s sent an SSLv2 hello", peer);
     else
@@ -61,8 +61,8 @@ static void describe_socket(const struct tls_handshake *handshake, const char *p
 
 static void describe_alert(const struct tls_handshake *handshake, const char *peer, struct error *error)
 {
-    // The one thing that mbedTLS has no function for.
-    unsigned alert = handshake->ssl.MBEDTLS_PRIVATE(in_msg)[1];
+    // mbedTLS has no function for the one that it has read itself.
+    unsigned alert = handshake->has_plain_alert ? handshake->plain_alert : handshake->ssl.MBEDTLS_PRIVATE(in_msg)[1];
     const char *name = tls_alert_name(alert);
     const char *words;
     switch (alert) {
@@ -101,6 +101,7 @@ static void describe_alert(const struct tls_handshake *handshake, const char *pe
 
 struct status_words {
     int status;
+    unsigned char alert;
     bool is_about_peer; // the peer's name comes first
     const char *text;
 };
@@ -109,23 +110,42 @@ static const struct status_words *find_words(int status)
 {
     static const char unruly[] = "broke the rules of TLS";
     static const struct status_words words[] = {
-        {MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION, false, "no TLS version in common"},
-        {MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE, false, "no cipher suite, group or signature algorithm in common"},
-        {MBEDTLS_ERR_SSL_NO_APPLICATION_PROTOCOL, false, "no protocol in common (ALPN)"},
-        {MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE, true, "sent no certificate"},
-        {MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY, true, "ended the TLS handshake by close_notify"},
-        {MBEDTLS_ERR_SSL_INVALID_MAC, true, "sent a record that does not decrypt"},
-        {MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE, true, "sent a message out of turn"},
-        {MBEDTLS_ERR_SSL_INVALID_RECORD, true, unruly},
-        {MBEDTLS_ERR_SSL_DECODE_ERROR, true, unruly},
-        {MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER, true, unruly},
-        {MBEDTLS_ERR_SSL_UNSUPPORTED_EXTENSION, true, unruly},
-        {MBEDTLS_ERR_SSL_BUFFER_TOO_SMALL, true, "sent a message that is too long"},
+        {MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION, MBEDTLS_SSL_ALERT_MSG_PROTOCOL_VERSION, false,
+         "no TLS version in common"},
+        {MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE, MBEDTLS_SSL_ALERT_MSG_HANDSHAKE_FAILURE, false,
+         "no cipher suite, group or signature algorithm in common"},
+        {MBEDTLS_ERR_SSL_NO_APPLICATION_PROTOCOL, MBEDTLS_SSL_ALERT_MSG_NO_APPLICATION_PROTOCOL, false,
+         "no protocol in common (ALPN)"},
+        {MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE, MBEDTLS_SSL_ALERT_MSG_HANDSHAKE_FAILURE, true, "sent no certificate"},
+        {MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY, MBEDTLS_SSL_ALERT_MSG_USER_CANCELED, true,
+         "ended the TLS handshake by close_notify"},
+        {MBEDTLS_ERR_SSL_INVALID_MAC, MBEDTLS_SSL_ALERT_MSG_BAD_RECORD_MAC, true,
+         "sent a record that does not decrypt"},
+        {MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE, MBEDTLS_SSL_ALERT_MSG_UNEXPECTED_MESSAGE, true,
+         "sent a message out of turn"},
+        {MBEDTLS_ERR_SSL_INVALID_RECORD, MBEDTLS_SSL_ALERT_MSG_DECODE_ERROR, true, unruly},
+        {MBEDTLS_ERR_SSL_DECODE_ERROR, MBEDTLS_SSL_ALERT_MSG_DECODE_ERROR, true, unruly},
+        {MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER, MBEDTLS_SSL_ALERT_MSG_ILLEGAL_PARAMETER, true, unruly},
+        {MBEDTLS_ERR_SSL_UNSUPPORTED_EXTENSION, MBEDTLS_SSL_ALERT_MSG_UNSUPPORTED_EXT, true, unruly},
+        {MBEDTLS_ERR_SSL_BAD_INPUT_DATA, MBEDTLS_SSL_ALERT_MSG_RECORD_OVERFLOW, true, "sent a record that is too long"},
+        {MBEDTLS_ERR_SSL_BUFFER_TOO_SMALL, MBEDTLS_SSL_ALERT_MSG_RECORD_OVERFLOW, true,
+         "sent a message that is too long"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(words); i++)
         if (words[i].status == status)
             return &words[i];
     return NULL;
+}
+
+bool tls_handshake_owes_alert(const struct tls_handshake *handshake, int status, unsigned char *alert)
+{
+    // Only to those who speak TLS, and not in answer to an alert.
+    if (handshake->has_alerted || handshake->end != SOCKET_FINE || status == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE ||
+        (status == MBEDTLS_ERR_SSL_INVALID_MAC && handshake->has_plain_alert) || !is_tls_record(handshake))
+        return false;
+    const struct status_words *words = find_words(status);
+    *alert = words != NULL ? words->alert : MBEDTLS_SSL_ALERT_MSG_INTERNAL_ERROR;
+    return true;
 }
 
 static bool is_memory_error(int status)
@@ -143,7 +163,8 @@ void tls_handshake_describe(struct tls_handshake *handshake, int status, struct 
     const struct status_words *words = find_words(status);
     if (handshake->end != SOCKET_FINE) {
         describe_socket(handshake, peer, error);
-    } else if (status == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE) {
+    } else if (status == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE ||
+               (status == MBEDTLS_ERR_SSL_INVALID_MAC && handshake->has_plain_alert)) {
         describe_alert(handshake, peer, error);
     } else if (status == MBEDTLS_ERR_X509_CERT_VERIFY_FAILED || status == MBEDTLS_ERR_SSL_BAD_CERTIFICATE) {
         error_set(error, ERROR_INVALID, "%s",

@@ -177,6 +177,8 @@ bool tls_verify_result(struct tls_verification *verification, const mbedtls_ssl_
     if (!has_certificate)
         flags |= MBEDTLS_X509_BADCERT_MISSING;
     *alert = flaws[worst_flaw(flags)].alert;
+    if (!has_certificate && mbedtls_ssl_get_version_number(ssl) == MBEDTLS_SSL_VERSION_TLS1_3)
+        *alert = MBEDTLS_SSL_ALERT_MSG_CERT_REQUIRED;
     (void)tls_verify_reason(verification, flags);
     return false;
 }

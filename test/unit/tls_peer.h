@@ -23,12 +23,16 @@ struct peer {
     const char *server_name; // a client's; NULL: none
     const char *protocols;   // ALPN as on the wire: "\x02h2"
     bool asks_for_certificate;
-    bool is_for_rsa; // the test's: which key the server has
-    int fragment;    // max_fragment_length
+    bool keeps_session;
+    bool is_for_rsa;          // the test's: which key the server has
+    int fragment;             // max_fragment_length
+    SSL_SESSION *old_session; // that a client would resume
 
     // What came of it. `certificate` is the subject's CN of the other side.
     bool is_done;
     bool has_exchanged;
+    bool is_resumed;
+    SSL_SESSION *session; // a client's, of its own reference
     char error[256];
     char cipher[64];
     char protocol[64];
@@ -146,12 +150,16 @@ static inline void *peer_run(void *argument)
     (void)SSL_set_fd(ssl, peer->fd);
     if (peer->server_name != NULL)
         (void)SSL_set_tlsext_host_name(ssl, peer->server_name);
+    if (peer->old_session != NULL)
+        (void)SSL_set_session(ssl, peer->old_session);
     peer->is_done = (peer->is_server ? SSL_accept(ssl) : SSL_connect(ssl)) == 1;
     const char *name = peer->is_server ? SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name) : NULL;
     (void)snprintf(peer->asked_name, sizeof peer->asked_name, "%s", name != NULL ? name : "");
     if (peer->is_done) {
         peer_note_facts(peer, ssl);
         peer->has_exchanged = peer_exchange(ssl);
+        peer->is_resumed = SSL_session_reused(ssl) == 1;
+        peer->session = SSL_get1_session(ssl);
     }
     if (!peer->has_exchanged)
         peer_note_error(peer);
@@ -175,7 +183,13 @@ static inline void peer_join(struct peer *peer)
     assert_int_equal(pthread_join(peer->thread, NULL), 0);
     (void)close(peer->fd);
     SSL_CTX_free(peer->context);
+    SSL_SESSION_free(peer->old_session);
     peer->context = NULL;
+    peer->old_session = NULL;
+    if (!peer->keeps_session) {
+        SSL_SESSION_free(peer->session);
+        peer->session = NULL;
+    }
 }
 
 static inline void write_all(int fd, const uint8_t *bytes, size_t length)
@@ -199,13 +213,15 @@ static inline void send_text(struct tls_session *session, int fd)
 // Reads until close_notify; fails unless it is the reply.
 static inline void receive_reply(struct tls_session *session, int fd)
 {
-    static uint8_t buffer[4 * TLS_RECORD_MAX];
+    const size_t room = (size_t)4 * TLS_RECORD_MAX;
+    uint8_t *buffer = malloc(room);
+    assert_non_null(buffer);
     size_t have = 0;
     size_t copies = 0;
     for (;;) {
         struct tls_received got = tls_receiver_open(session->receiver, buffer, have);
         if (got.event == TLS_NEEDS_MORE) {
-            ssize_t more = recv(fd, buffer + have, sizeof buffer - have, 0);
+            ssize_t more = recv(fd, buffer + have, room - have, 0);
             assert_true(more > 0);
             have += (size_t)more;
             continue;
@@ -220,6 +236,7 @@ static inline void receive_reply(struct tls_session *session, int fd)
         have -= got.consumed;
     }
     assert_int_equal(copies, PEER_REPLY_COPIES * sizeof PEER_TEXT);
+    free(buffer);
 }
 
 // The record halves go on where the handshake ended: a text there, many copies back, close_notify both ways.
