@@ -109,6 +109,12 @@ static enum name_match match(const mbedtls_x509_buf *pattern, const char *name)
                                                                                                   : NAME_DIFFERS;
 }
 
+static void keep_better(enum name_match *best, enum name_match found)
+{
+    if (found > *best)
+        *best = found;
+}
+
 enum name_match certificate_matches_name(const mbedtls_x509_crt *certificate, const char *name)
 {
     enum name_match best = NAME_DIFFERS;
@@ -116,8 +122,7 @@ enum name_match certificate_matches_name(const mbedtls_x509_crt *certificate, co
         for (const mbedtls_x509_sequence *san = &certificate->subject_alt_names; san != NULL; san = san->next) {
             if (san_kind(san) != MBEDTLS_X509_SAN_DNS_NAME || san->buf.p == NULL)
                 continue;
-            enum name_match found = match(&san->buf, name);
-            best = found > best ? found : best;
+            keep_better(&best, match(&san->buf, name));
         }
         return best;
     }
@@ -125,8 +130,7 @@ enum name_match certificate_matches_name(const mbedtls_x509_crt *certificate, co
         if (part->oid.len != MBEDTLS_OID_SIZE(MBEDTLS_OID_AT_CN) ||
             memcmp(part->oid.p, MBEDTLS_OID_AT_CN, part->oid.len) != 0)
             continue;
-        enum name_match found = match(&part->val, name);
-        best = found > best ? found : best;
+        keep_better(&best, match(&part->val, name));
     }
     return best;
 }

@@ -13,7 +13,7 @@
 #include "tls_certificate.h"
 #include "tls_parts.h"
 
-#define DRAIN_MAX (64 * 1024) // bytes
+#define DRAIN_MAX ((size_t)64 * 1024)
 
 // Takes note of how a call on the socket failed. True: it is to be made again.
 static bool goes_on(struct tls_handshake *handshake, int os_errno)
@@ -85,8 +85,8 @@ static int transmit(void *argument, const unsigned char *bytes, size_t length)
     return (int)length;
 }
 
-// Follows the records that come in. A TLS 1.3 client that rejects our certificate may not have its keys in place yet: its
-// alert comes in the clear, and mbedTLS only says that it does not decrypt.
+// Follows the records that come in. A TLS 1.3 client that rejects our certificate may not have its keys in place yet:
+// its alert comes in the clear, and mbedTLS only says that it does not decrypt.
 static void follow(struct tls_handshake *handshake, const uint8_t *bytes, size_t length)
 {
     while (length > 0) {
@@ -234,8 +234,8 @@ void tls_handshake_alert(struct tls_handshake *handshake, unsigned char alert)
     (void)flush(handshake);
 }
 
-// What the peer has sent and nobody will read would make close() a reset, and a reset makes the peer's kernel forget the
-// alert that says why.
+// What the peer has sent and nobody will read would make close() a reset, and a reset makes the peer's kernel forget
+// the alert that says why.
 static void part(int fd)
 {
     unsigned char buffer[4096];

@@ -1,6 +1,5 @@
-// One handshake, from the first byte to the traffic keys. Lives on the stack of the connection's thread; its parts:
-// tls_handshake.c runs it on the socket, tls_handshake_keys.c takes the keys out, tls_handshake_failure.c says what went
-// wrong.
+// One handshake, from the first byte to the traffic keys. The connection's thread only; its parts: tls_handshake.c
+// runs it on the socket, tls_handshake_keys.c takes the keys out, tls_handshake_failure.c says what went wrong.
 
 #ifndef BITFLOW_TLS_TLS_HANDSHAKE_H
 #define BITFLOW_TLS_TLS_HANDSHAKE_H
@@ -76,8 +75,8 @@ void tls_handshake_release(struct tls_handshake *handshake);
 // Sends a fatal alert, protected if the handshake got that far.
 void tls_handshake_alert(struct tls_handshake *handshake, unsigned char alert);
 
-// mbedTLS's callback for keys; `secrets` is a struct tls_secrets.
-void tls_export_keys(void *secrets, mbedtls_ssl_key_export_type type, const unsigned char *secret, size_t length,
+// mbedTLS's callback for keys; the argument is a struct tls_secrets.
+void tls_export_keys(void *argument, mbedtls_ssl_key_export_type type, const unsigned char *secret, size_t length,
                      const unsigned char client_random[32], const unsigned char server_random[32],
                      mbedtls_tls_prf_types prf);
 

@@ -44,11 +44,12 @@ struct tls_context {
 // `name` is in lower case; empty: none was sent. 0, or mbedTLS's error.
 int tls_choose_entry(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl);
 
-// The suites, versions and so on, the same for both roles but for what only one of them has. `context` has everything but
-// its `config`.
+// The suites, versions and so on, the same for both roles but for what only one of them has. `context` has everything
+// but its `config`.
 bool tls_policy_apply(struct tls_context *context, enum tls_minimum minimum, struct error *error);
 
-// mbedTLS's certificate callback: copies the server name to the handshake that is the connection's user data, and chooses.
+// mbedTLS's certificate callback: copies the server name to the handshake that is the connection's user data, and
+// chooses.
 int tls_certificate_callback(mbedtls_ssl_context *ssl);
 
 #endif

@@ -1,5 +1,6 @@
-// Reading PEM files: certificates, private keys, revocation lists. What is wrong with one is told in words that name the
-// file, since that is what a person has to mend. Buffers are wiped before they are freed. Any thread; blocks on the disk.
+// Reading PEM files: certificates, private keys, revocation lists. What is wrong with one is told in words that name
+// the file, since that is what a person has to mend. Buffers are wiped before they are freed. Any thread; blocks on
+// the disk.
 
 #ifndef BITFLOW_TLS_TLS_PEM_H
 #define BITFLOW_TLS_TLS_PEM_H
@@ -26,11 +27,11 @@ struct pem_text {
 bool pem_text_read(const char *path, struct pem_text *text, struct error *error);
 void pem_text_release(struct pem_text *text);
 
-// These take what a file `path` holds; the path is only for the error's text. Objects are initialized by the caller, who
-// also frees them, whatever comes out.
+// These take what a file `path` holds; the path is only for the error's text. Objects are initialized by the caller,
+// who also frees them, whatever comes out.
 
-// `skipped`: where certificates that cannot be used are counted and left out, so long as there is one that can be; NULL:
-// each of them is an error.
+// `skipped`: where certificates that cannot be used are counted and left out, so long as there is one that can be;
+// NULL: each of them is an error.
 bool pem_parse_certificates(const char *path, const struct pem_text *text, mbedtls_x509_crt *chain, unsigned *skipped,
                             struct error *error);
 bool pem_parse_key(const char *path, const struct pem_text *text, mbedtls_pk_context *key, struct error *error);

@@ -1,5 +1,6 @@
 #include "bitflow/tls/tls_session.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include <mbedtls/platform_util.h>
@@ -26,22 +27,41 @@ static bool create_halves(struct tls_handshake *handshake, struct tls_session *s
     return session->sender != NULL && session->receiver != NULL;
 }
 
+// Not on the stack, which would keep the memory for as long as the connection lives.
+static struct tls_handshake *create_handshake(const struct tls_context *context, int fd, int64_t deadline,
+                                              struct tls_facts *facts, struct error *error)
+{
+    struct tls_handshake *handshake = calloc(1, sizeof *handshake);
+    if (handshake == NULL) {
+        error_set(error, ERROR_NO_MEMORY, "out of memory for a TLS handshake");
+        return NULL;
+    }
+    handshake->context = context;
+    handshake->facts = facts;
+    handshake->fd = fd;
+    handshake->deadline = deadline;
+    return handshake;
+}
+
 static bool begin(const struct tls_context *context, int fd, const char *host, int64_t deadline,
                   struct tls_session *session, struct error *error)
 {
-    struct tls_handshake handshake = {.context = context, .facts = &session->facts, .fd = fd, .deadline = deadline};
     memset(session, 0, sizeof *session);
-    bool is_good = tls_handshake_run(&handshake, host, error);
-    if (is_good && !create_halves(&handshake, session, error)) {
-        tls_handshake_alert(&handshake, TLS_ALERT_INTERNAL_ERROR);
+    struct tls_handshake *handshake = create_handshake(context, fd, deadline, &session->facts, error);
+    if (handshake == NULL)
+        return false;
+    bool is_good = tls_handshake_run(handshake, host, error);
+    if (is_good && !create_halves(handshake, session, error)) {
+        tls_handshake_alert(handshake, TLS_ALERT_INTERNAL_ERROR);
         tls_session_release(session);
         is_good = false;
     }
     if (is_good)
         session->record_limit = session->facts.version == TLS_1_3
                                     ? TLS_PLAIN_MAX // 1.3's are one less by mbedTLS's own padding
-                                    : (size_t)mbedtls_ssl_get_max_out_record_payload(&handshake.ssl);
-    tls_handshake_release(&handshake);
+                                    : (size_t)mbedtls_ssl_get_max_out_record_payload(&handshake->ssl);
+    tls_handshake_release(handshake);
+    free(handshake);
     return is_good;
 }
 

@@ -29,8 +29,8 @@ struct tls_verification {
 bool tls_verification_init(struct tls_verification *verification, enum tls_role role, enum verify_mode mode,
                            const char *host);
 
-// mbedTLS's f_vrfy: from the root down to the leaf.
-int tls_verify_callback(void *verification, mbedtls_x509_crt *certificate, int depth, uint32_t *flags);
+// mbedTLS's f_vrfy, with a struct tls_verification: from the root down to the leaf.
+int tls_verify_callback(void *argument, mbedtls_x509_crt *certificate, int depth, uint32_t *flags);
 
 // The last word, after the handshake. `alert`: what to send if it is no.
 bool tls_verify_result(struct tls_verification *verification, const mbedtls_ssl_context *ssl, unsigned char *alert);

@@ -1,0 +1,54 @@
+// PEM files: whatever is in one, it is read or refused with an error that has a text. The first byte chooses the kind.
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../src/tls/tls_pem.h"
+#include "bitflow/tls/tls_context.h"
+
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length);
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    (void)argc;
+    (void)argv;
+    if (!tls_init(NULL))
+        abort();
+    return 0;
+}
+
+static bool parse(unsigned kind, const struct pem_text *text, struct error *error)
+{
+    mbedtls_x509_crt chain;
+    mbedtls_pk_context key;
+    mbedtls_x509_crl lists;
+    unsigned skipped = 0;
+    mbedtls_x509_crt_init(&chain);
+    mbedtls_pk_init(&key);
+    mbedtls_x509_crl_init(&lists);
+    bool is_good = kind == 0   ? pem_parse_certificates("file", text, &chain, NULL, error)
+                   : kind == 1 ? pem_parse_certificates("file", text, &chain, &skipped, error)
+                   : kind == 2 ? pem_parse_key("file", text, &key, error)
+                               : pem_parse_revocation_lists("file", text, &lists, error);
+    mbedtls_x509_crt_free(&chain);
+    mbedtls_pk_free(&key);
+    mbedtls_x509_crl_free(&lists);
+    return is_good;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
+{
+    if (length == 0)
+        return 0;
+    struct pem_text text = {.length = length - 1, .bytes = calloc(1, length)};
+    struct error error = ERROR_INIT;
+    if (text.bytes == NULL)
+        return 0;
+    memcpy(text.bytes, bytes + 1, length - 1);
+    if (parse(bytes[0] % 4, &text, &error) != (error.code == ERROR_NONE) ||
+        (error.code != ERROR_NONE && error.text[0] == '\0'))
+        abort();
+    pem_text_release(&text);
+    return 0;
+}
