@@ -272,14 +272,16 @@ bool tls_handshake_run(struct tls_handshake *handshake, const char *host, struct
     // The record layer begins with the next record: nothing of this one may be left.
     if (status == 0 && mbedtls_ssl_check_pending(&handshake->ssl) != 0)
         status = MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE;
-    unsigned char alert;
-    if (status != 0 && tls_handshake_owes_alert(handshake, status, &alert))
-        tls_handshake_alert(handshake, alert);
-    // What is left is a last flight, or an alert.
-    if (handshake->pending > 0 && !flush(handshake) && status == 0)
+    if (status == 0 && handshake->pending > 0 && !flush(handshake)) // the last flight
         status = socket_status(handshake);
-    if (status != 0)
+    unsigned char alert;
+    if (status != 0) {
+        // First, since sending an alert to one who has left is no news.
         tls_handshake_describe(handshake, status, error);
+        if (tls_handshake_owes_alert(handshake, status, &alert))
+            tls_handshake_alert(handshake, alert);
+        (void)flush(handshake);
+    }
     bool is_good = status == 0 && accept_peer(handshake, error);
     handshake->facts->handshake_time = clock_now() - start;
     if (!is_good && handshake->end == SOCKET_FINE)
