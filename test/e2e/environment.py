@@ -75,10 +75,11 @@ class Environment:
         self.bitflows.append(bitflow)
         return bitflow
 
-    def start(self, *proxies, plan=None, environment=None, **settings):
+    def start(self, *proxies, plan=None, environment=None, wait=True, **settings):
         """Starts bitflow with these proxies and waits until all of them listen."""
         bitflow = self.launch(self.config(*proxies, **settings), plan, environment)
-        bitflow.wait_listening([entry["name"] for entry in proxies])
+        if wait:
+            bitflow.wait_listening([entry["name"] for entry in proxies])
         return bitflow
 
     def serve(self, handler, address="127.0.0.1:0"):

@@ -179,11 +179,19 @@ def test_address_that_cannot_be_bound_changes_nothing(env):
 
 
 def test_log_level_changes(env):
-    echo, address = env.echo(), env.address()
-    entry = proxy(address, echo.address)
-    bitflow = env.start(entry)
-    reload(env, bitflow, entry, level="debug")
-    wait_for(lambda: served(env, address) and "debug" in [line["level"] for line in bitflow.log_lines(True)], "debug lines")
+    """Failing dials are told at the level warn or error; after a reload to "error" no line is of a lower one."""
+    one, two = env.address(), env.address()
+    bitflow = env.start(proxy(one, env.refusing()), level="error", wait=False)
+    bitflow.wait_bound(port(one))
+    reload(env, bitflow, proxy(one, env.refusing()), proxy(two, env.refusing(), name="two"), level="info")
+    bitflow.wait_listening(["two"])
+    assert {line["level"] for line in bitflow.log_lines(True)} >= {"info"}
+    reload(env, bitflow, proxy(one, env.refusing()), level="error")
+    wait_for(lambda: is_refused(two), "the removed proxy no longer listens")
+    before = len(bitflow.log_lines(True))
+    sockets.was_rejected(env.connect(one))
+    wait_for(bitflow.records, "the record")
+    assert {line["level"] for line in bitflow.log_lines(True)[before:]} <= {"error"}
 
 
 def test_inherited_listener_outlives_reloads(env):

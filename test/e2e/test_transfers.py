@@ -122,7 +122,7 @@ def test_redis_benchmark(env):
             for extra in ([], ["-P", "16", "-d", "2000"]):
                 done = subprocess.run(
                     [programs.find("redis-benchmark"), "-h", host, "-p", port, "-n", str(scale(20_000)), "-c", "50",
-                     "-t", "ping,set,get,lpush,lrange_100", "--csv", *extra],
+                     "-t", "ping,set,get,lpush", "--csv", *extra],
                     capture_output=True, text=True, timeout=100 * pace())
                 assert done.returncode == 0, done.stderr
                 assert "rror" not in done.stdout + done.stderr, done.stdout + done.stderr
