@@ -27,6 +27,8 @@ static struct dialled dial_for(const struct address *address, struct patience *p
     if (!dialled.good) {
         assert_int_equal(dialled.result.fd, -1);
         assert_int_not_equal(dialled.error.code, ERROR_NONE);
+        if (dialled.error.code == ERROR_TIMEOUT && deadline != DEADLINE_NONE)
+            assert_true(clock_now() >= deadline); // never before its time
     }
     return dialled;
 }
@@ -115,7 +117,6 @@ static void test_full_accept_queue_times_out(void **state)
     int filler, listener = rig_black_hole("127.0.0.1:0", &endpoint, &filler);
     struct dialled dialled = dial_endpoint(&endpoint, deadline_after(60 * NS_PER_MS));
     assert_failure(&dialled, ERROR_TIMEOUT, "no answer in time");
-    assert_true(dialled.took >= 60 * NS_PER_MS);
     dialled = dial_endpoint(&endpoint, clock_now()); // no time at all
     assert_failure(&dialled, ERROR_TIMEOUT, "no answer in time");
     (void)close(filler);
@@ -192,7 +193,7 @@ static void test_unix_full_queue(void **state)
     int listener = unix_listener(unix_name(), 0, &endpoint), filler = rig_connect(&endpoint);
     struct dialled dialled = dial_text(unix_name(), deadline_after(120 * NS_PER_MS));
     assert_failure(&dialled, ERROR_TIMEOUT, "no answer in time");
-    assert_in_range(dialled.took, 120 * NS_PER_MS, RIG_LIMIT / 2);
+    assert_true(dialled.took < RIG_LIMIT / 2);
 
     dialled = dial_text(unix_name(), DEADLINE_NONE); // bounded all the same
     assert_failure(&dialled, ERROR_TIMEOUT, "no answer in time");
@@ -268,7 +269,7 @@ static void test_the_client_leaves(void **state)
     (void)state;
     check_client(leave_by_reset, ERROR_CANCELLED, 0);
     check_client(leave_silently, ERROR_CANCELLED, PATIENCE_GRACE);
-    check_client(leave_a_request, ERROR_TIMEOUT, PATIENCE_GRACE + 200 * NS_PER_MS);
+    check_client(leave_a_request, ERROR_TIMEOUT, 0);
 }
 
 static void test_order(void **state)
@@ -339,7 +340,7 @@ static void test_names(void **state)
     assert_failure(&dialled, ERROR_RESOLVE, "cannot resolve no-name.test");
     assert_true(dialled.result.resolve_time > 0);
     assert_int_equal(dialled.result.connect_time, 0);
-    dialled = dial_text("slow.test:80", deadline_after(20 * NS_PER_MS));
+    dialled = dial_text("slow.test:80", deadline_after(300 * NS_PER_MS));
     assert_failure(&dialled, ERROR_TIMEOUT, "cannot resolve slow.test: no answer in time");
     fake_release();
 }
@@ -417,7 +418,6 @@ static void test_race_times_out(void **state)
     int filler, black_hole = rig_black_hole("127.0.0.1:0", &endpoint, &filler);
     struct dialled dialled = dial_list(hosts, 2, rig_port(&endpoint), deadline_after(60 * NS_PER_MS));
     assert_failure(&dialled, ERROR_TIMEOUT, "2 of 2 addresses tried, 1 failed");
-    assert_true(dialled.took >= 60 * NS_PER_MS);
     (void)close(filler);
     (void)close(black_hole);
 }

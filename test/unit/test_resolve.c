@@ -153,8 +153,8 @@ static void test_deadline(void **state)
 
     error = ERROR_INIT;
     int64_t start = clock_now();
-    assert_false(resolve_text("slow.test:80", start + 20 * NS_PER_MS, &resolution, &error));
-    assert_true(clock_now() - start >= 20 * NS_PER_MS);
+    assert_false(resolve_text("slow.test:80", start + 300 * NS_PER_MS, &resolution, &error));
+    assert_true(clock_now() - start >= 300 * NS_PER_MS);
     assert_int_equal(error.code, ERROR_TIMEOUT);
     assert_string_equal(error.text, "cannot resolve slow.test: no answer in time");
     fake_release(); // the helper finds nobody waiting, and frees the answer
@@ -199,14 +199,21 @@ static void test_no_thread_left(void **state)
     (void)state;
     struct resolution resolution;
     struct error error = ERROR_INIT;
-    // Helpers of the tests before may still be about to end.
-    int hanging = 0;
-    while (!resolve_text("slow.test:80", deadline_after(NS_PER_MS), &resolution, &error) &&
-           error.code == ERROR_TIMEOUT) {
+    struct address address = rig_address("slow.test:80", ADDRESS_TO_CONNECT);
+    struct patience patience;
+    int client[2], hanging = 0;
+    // Who asks has gone by the time the look-up has a thread.
+    rig_pair(client);
+    socket_reset(client[1]);
+    patience_init(&patience, client[0]);
+    while (!resolve(&address, &patience, rig_limit(), &resolution, &error) && error.code == ERROR_CANCELLED) {
         error = ERROR_INIT;
         hanging++;
         assert_in_range(hanging, 1, RESOLVE_THREADS_MAX);
     }
+    (void)close(client[0]);
+    // Some less than the bound, if helpers of the tests before are still about to end.
+    assert_in_range(hanging, RESOLVE_THREADS_MAX - 8, RESOLVE_THREADS_MAX);
     assert_int_equal(error.code, ERROR_NO_THREADS);
     assert_string_equal(error.text, "cannot resolve slow.test: all 64 threads are busy");
     for (int i = 0; i < hanging; i++)
