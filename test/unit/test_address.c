@@ -1,4 +1,5 @@
-// Addresses and endpoints: golden tables of what is understood, what is refused with which reason, and how it is written.
+// Addresses and endpoints: golden tables of what is understood, what is refused with which reason, and how it
+// is written.
 
 #include <arpa/inet.h>
 #include <net/if.h>

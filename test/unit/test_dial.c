@@ -1,4 +1,5 @@
-// Dialling: one endpoint, several of them racing, full accept queues, clients that leave, and what it leaves behind.
+// Dialling: one endpoint, several of them racing, full accept queues, clients that leave, and what it leaves
+// behind.
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -133,8 +134,8 @@ static void test_unreachable(void **state)
     assert_failure(&dialled, ERROR_RESOLVE, "no such network interface");
 }
 
-// Where nobody listens, TCP can connect to itself once the kernel picks the same port for our side. A socket bound to the
-// port it connects to does so for sure; dial_finish() must see through it.
+// Where nobody listens, TCP can connect to itself once the kernel picks the same port for our side. A socket
+// bound to the port it connects to does so for sure; dial_finish() must see through it.
 static void test_self_connection_is_refused(void **state)
 {
     (void)state;

@@ -1,4 +1,5 @@
-// Waiting for the sake of a client: what its leaving looks like on TCP and on Unix sockets, and what only looks like it.
+// Waiting for the sake of a client: what its leaving looks like on TCP and on Unix sockets, and what only
+// looks like it.
 
 #include <sys/resource.h>
 
