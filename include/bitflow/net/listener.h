@@ -31,8 +31,8 @@ struct listener {
 bool listener_open(const struct address *address, struct listener *listener, struct error *error);
 
 // Closes the sockets (an inherited listening socket only our descriptor of it) and removes the Unix socket's
-// file. Whoever takes an inherited connection (is_connected) first sets socket_count to 0, and ends it with
-// inherited_return().
+// file. Whoever takes an inherited connection (is_connected) sets socket_count to 0 first and closes it in
+// the end; its number stays in use for good, so that no later listener takes a stranger's socket for it.
 void listener_close(struct listener *listener);
 
 #endif
