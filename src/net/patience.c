@@ -50,6 +50,18 @@ static bool note_client(struct patience *patience, short events)
     return true;
 }
 
+// A client that is not watched any more cannot wake us when the connection is ended: that is looked at now and then.
+#define UNWATCHED_INTERVAL (250 * NS_PER_MS)
+
+static int64_t wait_until(const struct patience *patience, int64_t deadline)
+{
+    int64_t until = deadline < patience->deadline ? deadline : patience->deadline;
+    if (!patience->unwatched || patience->is_over == NULL)
+        return until;
+    int64_t next_look = deadline_after(UNWATCHED_INTERVAL);
+    return next_look < until ? next_look : until;
+}
+
 enum patience_result patience_poll(struct patience *patience, struct pollfd *descriptors, size_t count,
                                    int64_t deadline)
 {
@@ -62,10 +74,12 @@ enum patience_result patience_poll(struct patience *patience, struct pollfd *des
         memcpy(all, descriptors, count * sizeof *all);
     struct pollfd *client = &all[count];
     for (;;) {
+        if (patience->is_over != NULL && patience->is_over(patience->subject))
+            return PATIENCE_GONE;
         // poll() passes over negative descriptors. POLLHUP and POLLERR need no asking.
         *client = (struct pollfd){.fd = patience->unwatched ? -1 : patience->client,
                                   .events = patience->half_closed ? 0 : POLLRDHUP};
-        int64_t until = deadline < patience->deadline ? deadline : patience->deadline;
+        int64_t until = wait_until(patience, deadline);
         int ready = poll(all, count + 1, deadline_poll_ms(until));
         if (ready < 0 && errno == EINTR)
             continue;

@@ -38,19 +38,10 @@ uint64_t connection_next_id(void)
 
 void connection_thread_name(char out[THREAD_NAME_SIZE], const char *proxy, uint64_t id, char role)
 {
-    char tail[sizeof "#18446744073709551615>"];
-    size_t tail_length = (size_t)snprintf(tail, sizeof tail, "#%" PRIu64 "%c", id, role);
     // Ids past 13 digits lose their end; at a million connections a second that takes 115 days.
-    if (tail_length > THREAD_NAME_SIZE - 1)
-        tail_length = THREAD_NAME_SIZE - 1;
-    size_t kept = strlen(proxy);
-    if (kept > THREAD_NAME_SIZE - 1 - tail_length)
-        kept = THREAD_NAME_SIZE - 1 - tail_length;
-    while (kept > 0 && ((unsigned char)proxy[kept] & 0xc0) == 0x80)
-        kept--; // not in the middle of a UTF-8 sequence
-    memcpy(out, proxy, kept);
-    memcpy(out + kept, tail, tail_length);
-    out[kept + tail_length] = '\0';
+    char tail[sizeof "#18446744073709551615>"];
+    (void)snprintf(tail, sizeof tail, "#%" PRIu64 "%c", id, role);
+    thread_name(out, proxy, tail);
 }
 
 struct connection *connection_create(uint64_t id, struct engine *engine, struct generation *generation, int client,
@@ -95,9 +86,10 @@ static void connection_enter(struct connection *connection, enum connection_stag
     atomic_store_explicit(&connection->stage, stage, memory_order_relaxed);
 }
 
-static void connection_end(struct connection *connection, enum close_reason reason)
+// Returns whether this was the first reason, which is the one that counts.
+static bool connection_end(struct connection *connection, enum close_reason reason)
 {
-    (void)registry_entry_end(&connection->entry, reason);
+    return registry_entry_end(&connection->entry, reason);
 }
 
 static enum close_reason reason_of_failed_dial(enum error_code code)
@@ -122,18 +114,40 @@ static enum close_reason reason_of_failed_dial(enum error_code code)
     }
 }
 
+static void log_connected(const struct connection *connection, const struct log_context *context)
+{
+    if (!log_enabled(LOG_DEBUG))
+        return;
+    char address[ENDPOINT_TEXT_SIZE], attempts[LOG_NUMBER_SIZE], took[LOG_NUMBER_SIZE];
+    const struct egress *egress = &connection->egress;
+    endpoint_format(&egress->dialled.remote, address);
+    log_debug(context, "connected", "target", egress->target->name, "address", address, "attempts",
+              log_number(attempts, egress->attempts), "connect_us", log_number(took, egress->connect_time / NS_PER_US),
+              NULL);
+}
+
+static bool has_reason(const void *subject)
+{
+    const struct connection *connection = subject;
+    return atomic_load_explicit(&connection->entry.reason, memory_order_relaxed) != CLOSE_NONE;
+}
+
 static bool dial_target(struct connection *connection)
 {
     struct log_context context = log_context_of(connection);
     struct patience patience;
     connection_enter(connection, STAGE_DIALLING);
     patience_init(&patience, connection->entry.client);
+    patience.is_over = has_reason;
+    patience.subject = connection;
     if (!egress_connect(&connection->egress, connection->generation->settings, connection->turn, &patience, &context,
                         &connection->error)) {
-        connection_end(connection, reason_of_failed_dial(connection->error.code));
+        if (!connection_end(connection, reason_of_failed_dial(connection->error.code)))
+            connection->error = ERROR_INIT; // ended from outside, which looked like a client that left
         return false;
     }
     registry_set_target(connection->engine->registry, &connection->entry, connection->egress.dialled.fd);
+    log_connected(connection, &context);
     return true;
 }
 
@@ -156,9 +170,9 @@ static void relay_target(struct connection *connection)
     relay->threads = connection->engine->threads;
     relay->reason = &connection->entry.reason;
     if (relay_run(relay, &connection->relayed, &connection->error))
-        connection_end(connection, connection->relayed.reason);
+        (void)connection_end(connection, connection->relayed.reason);
     else
-        connection_end(connection, reason_of_failed_dial(connection->error.code));
+        (void)connection_end(connection, reason_of_failed_dial(connection->error.code));
 }
 
 static bool nothing_was_relayed(struct connection *connection)
@@ -271,6 +285,16 @@ static void finish(struct connection *connection)
     free(connection);
 }
 
+static void log_accepted(const struct connection *connection)
+{
+    if (!log_enabled(LOG_DEBUG))
+        return;
+    struct log_context context = log_context_of(connection);
+    char client[ENDPOINT_TEXT_SIZE];
+    endpoint_format(&connection->peer, client);
+    log_debug(&context, "accepted", "client", client, NULL);
+}
+
 void connection_serve(void *argument)
 {
     struct connection *connection = argument;
@@ -279,6 +303,7 @@ void connection_serve(void *argument)
     connection_thread_name(names[RELAY_CLIENT], proxy, connection->id, '>');
     connection_thread_name(names[RELAY_TARGET], proxy, connection->id, '<');
     thread_set_name(names[RELAY_CLIENT]);
+    log_accepted(connection);
     if (dial_target(connection))
         relay_target(connection);
     finish(connection);

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -154,7 +153,7 @@ static bool survive(struct acceptor *acceptor, int listening, int os_errno)
 static void set_thread_name(const struct generation *generation)
 {
     char name[THREAD_NAME_SIZE];
-    (void)snprintf(name, sizeof name, "%.8s:accept", generation->proxy->name);
+    thread_name(name, generation->proxy->name, ":accept");
     thread_set_name(name);
 }
 

@@ -43,7 +43,7 @@ static void test_what_needs_no_look_up(void **state)
         const char *address, *endpoint;
     } rows[] = {
         {"127.0.0.1:80", "127.0.0.1:80"}, {"[::1]:80", "[::1]:80"},   {":80", "[::]:80"},
-        {"tcp4://:80", "0.0.0.0:80"},     {"unix:///x", "unix:///x"}, {"unix://@x", "unix:@x"},
+        {"tcp4://:80", "0.0.0.0:80"},     {"unix:///x", "unix:///x"}, {"unix://@x", "unix://@x"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
         struct resolution resolution;
