@@ -149,11 +149,11 @@ bool listener_open(const struct address *address, struct listener *listener, str
     if (good)
         *listener = opened;
     else
-        listener_close(&opened);
+        listener_give_up(&opened);
     return good;
 }
 
-void listener_close(struct listener *listener)
+static void close_sockets(struct listener *listener, bool spend_inherited)
 {
     // The file goes first: while the socket lives, its inode's number cannot be another file's.
     if (listener->inode != 0) {
@@ -163,9 +163,19 @@ void listener_close(struct listener *listener)
     }
     for (size_t i = 0; i < listener->socket_count; i++) {
         if (listener->is_inherited)
-            inherited_return(listener->sockets[i], true);
+            inherited_return(listener->sockets[i], spend_inherited);
         else
             (void)close(listener->sockets[i]);
     }
     listener->socket_count = 0;
+}
+
+void listener_close(struct listener *listener)
+{
+    close_sockets(listener, true);
+}
+
+void listener_give_up(struct listener *listener)
+{
+    close_sockets(listener, false);
 }

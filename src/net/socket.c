@@ -92,10 +92,15 @@ void socket_flush(int fd, int64_t deadline)
     set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, before);
 }
 
-void socket_reset(int fd)
+void socket_set_reset_on_close(int fd)
 {
     struct linger linger = {.l_onoff = 1, .l_linger = 0};
     (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+}
+
+void socket_reset(int fd)
+{
+    socket_set_reset_on_close(fd);
     (void)close(fd);
 }
 

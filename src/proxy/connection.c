@@ -181,21 +181,27 @@ static bool nothing_was_relayed(struct connection *connection)
            atomic_load_explicit(&connection->relay.sockets[RELAY_TARGET].bytes, memory_order_relaxed) == 0;
 }
 
-static void close_sockets(struct connection *connection)
+static void close_target(struct connection *connection)
 {
     const struct dial_result *dialled = &connection->egress.dialled;
-    registry_remove(connection->engine->registry, &connection->entry);
-    if (dialled->fd >= 0 && dialled->is_borrowed)
+    if (dialled->fd < 0)
+        return;
+    if (connection->relayed.reset_target)
+        socket_set_reset_on_close(dialled->fd);
+    if (!dialled->is_borrowed)
+        (void)close(dialled->fd);
+    else
         // An end of stream or a shutdown has touched it, unless the relay never began.
         inherited_return(dialled->fd, connection->relayed.reason != CLOSE_NONE || !nothing_was_relayed(connection));
-    else if (dialled->fd >= 0 && connection->relayed.reset_target)
-        socket_reset(dialled->fd);
-    else if (dialled->fd >= 0)
-        (void)close(dialled->fd);
+}
+
+static void close_sockets(struct connection *connection)
+{
+    registry_remove(connection->engine->registry, &connection->entry);
+    close_target(connection);
     if (connection->relayed.reset_client)
-        socket_reset(connection->entry.client);
-    else
-        (void)close(connection->entry.client);
+        socket_set_reset_on_close(connection->entry.client);
+    (void)close(connection->entry.client);
 }
 
 static void write_application_log(const struct connection *connection, const struct connection_record *record,

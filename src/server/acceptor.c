@@ -387,9 +387,13 @@ void acceptor_destroy(struct acceptor **acceptor)
         return;
     mutex_lock(&destroyed->lock);
     destroyed->stopping = true;
+    bool was_open = destroyed->is_open;
     mutex_unlock(&destroyed->lock);
     ring(destroyed);
     (void)pthread_join(destroyed->thread, NULL);
-    listener_close(&destroyed->listener);
+    if (was_open)
+        listener_close(&destroyed->listener);
+    else
+        listener_give_up(&destroyed->listener);
     free_acceptor(destroyed);
 }

@@ -55,7 +55,7 @@ static struct acceptor *open_acceptor(struct doors *doors, struct generation *ge
         return NULL;
     struct acceptor *acceptor = acceptor_create(doors->engine, generation, &listener, doors->on_end, error);
     if (acceptor == NULL)
-        listener_close(&listener);
+        listener_give_up(&listener);
     return acceptor;
 }
 

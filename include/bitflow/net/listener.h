@@ -35,4 +35,7 @@ bool listener_open(const struct address *address, struct listener *listener, str
 // the end; its number stays in use for good, so that no later listener takes a stranger's socket for it.
 void listener_close(struct listener *listener);
 
+// The same for one that never let anyone in: an inherited socket stays open, and may be listened on again.
+void listener_give_up(struct listener *listener);
+
 #endif

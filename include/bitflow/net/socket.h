@@ -26,8 +26,11 @@ void socket_set_blocking(int fd, bool blocking);
 // acknowledged). Returns at once for others.
 void socket_flush(int fd, int64_t deadline);
 
-// Closes with a reset (RST) instead of an orderly end, and frees what was not sent. A Unix socket is just
-// closed.
+// Makes the coming close() a reset (RST) instead of an orderly end, which also frees what was not sent. A Unix
+// socket is just closed.
+void socket_set_reset_on_close(int fd);
+
+// The same and the close() at once.
 void socket_reset(int fd);
 
 // Both return false, with `endpoint` unset, if the socket has no such address.
