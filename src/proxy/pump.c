@@ -15,7 +15,7 @@
 #define SPLICE_CHUNK (1024 * 1024)
 
 #define BULK_AFTER 4             // full small buffers in a row make a bulk flow
-#define SMALL_AFTER 8            // reads in a row that fit the small buffer end it
+#define SMALL_AFTER 8            // reads in a row below the small buffer's size end it
 #define RETRY_AFTER 256          // reads without a pipe before the pool is asked again
 #define BULK_IDLE (1 * NS_PER_S) // a flow silent for so long gives its pipe or big buffer back
 
@@ -193,7 +193,7 @@ static enum stage move_by_splice(struct pump *pump)
             pipe_pool_discard(&bulk_pipe);
             return STAGE_ENDED;
         }
-        small = moved <= SMALL_BUFFER ? small + 1 : 0;
+        small = moved < SMALL_BUFFER ? small + 1 : 0;
     }
     pipe_pool_give(&bulk_pipe);
     return end_bulk(pump, verdict, STAGE_SMALL);
@@ -216,7 +216,7 @@ static enum stage move_by_big_copy(struct pump *pump)
         else if (!send_all(pump, buffer, (size_t)received))
             verdict = READ_ENDED;
         else
-            small = received <= SMALL_BUFFER ? small + 1 : 0;
+            small = received < SMALL_BUFFER ? small + 1 : 0;
     }
     free(buffer);
     return end_bulk(pump, verdict, small < SMALL_AFTER ? STAGE_SPLICE : STAGE_SMALL);

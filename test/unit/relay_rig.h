@@ -269,6 +269,52 @@ static inline enum rig_end rig_next(int fd)
     return end;
 }
 
+// --- the relay's view ----------
+
+static inline uint64_t rig_bytes(struct rig *rig, enum relay_side side)
+{
+    return atomic_load(&rig->relay.sockets[side].bytes);
+}
+
+static inline void rig_assert_ended(const struct rig *rig, enum close_reason reason, enum ended_by by)
+{
+    assert_true(rig->ran);
+    assert_string_equal(close_reason_name(rig->result.reason), close_reason_name(reason));
+    assert_string_equal(ended_by_name(rig->result.ended_by), ended_by_name(by));
+    assert_int_equal(atomic_load(&rig->reason), reason);
+}
+
+static inline void rig_assert_resets(const struct rig *rig, bool client, bool target)
+{
+    assert_int_equal(rig->result.reset_client, client);
+    assert_int_equal(rig->result.reset_target, target);
+}
+
+static inline bool rig_wait_bytes(struct rig *rig, enum relay_side side, uint64_t at_least)
+{
+    int64_t deadline = clock_now() + PATIENCE;
+    while (rig_bytes(rig, side) < at_least && clock_now() < deadline)
+        MUST(usleep(200) == 0);
+    return rig_bytes(rig, side) >= at_least;
+}
+
+// Sends until nothing goes any more: the relay is then stuck in a write to the other side.
+static inline uint64_t rig_stuff(struct rig *rig, enum relay_side side)
+{
+    int fd = side == RELAY_CLIENT ? rig->client : rig->target;
+    unsigned char buffer[16384];
+    uint64_t sent = 0;
+    struct pollfd poller = {.fd = fd, .events = POLLOUT};
+    while (poll(&poller, 1, 100) == 1) {
+        rig_fill(buffer, sizeof buffer, 5, sent);
+        ssize_t n = send(fd, buffer, sizeof buffer, MSG_NOSIGNAL | MSG_DONTWAIT);
+        MUST(n > 0 || errno == EAGAIN);
+        if (n > 0)
+            sent += (uint64_t)n;
+    }
+    return sent;
+}
+
 // --- where a thread is -----------------------------------------------------------------------------------------------
 
 // The first line of /proc/self/task/TASK/FILE. False: that thread is no more.
@@ -300,12 +346,15 @@ static inline bool rig_read_thread(const char *thread, const char *file, char *o
     return found;
 }
 
-// Waits until the relay's thread is blocked in that system call with `fd` as its argument number `argument`.
-static inline void rig_wait_blocked(const struct rig *rig, enum relay_side thread, long call, int argument, int fd)
+// Waits, at most for `patience`, until the relay's thread is blocked in that system call with `fd` as its argument number
+// `argument`.
+static inline bool rig_blocks(const struct rig *rig, enum relay_side thread, long call, int argument, int fd,
+                              int64_t patience)
 {
-    int64_t deadline = clock_now() + PATIENCE;
+    int64_t deadline = clock_now() + patience;
     for (unsigned in_a_row = 0; in_a_row < 3;) {
-        MUST(clock_now() < deadline);
+        if (clock_now() > deadline)
+            return false;
         char line[256];
         long number = -1;
         unsigned long arguments[3] = {0};
@@ -315,6 +364,12 @@ static inline void rig_wait_blocked(const struct rig *rig, enum relay_side threa
         in_a_row = there ? in_a_row + 1 : 0;
         MUST(usleep(2000) == 0);
     }
+    return true;
+}
+
+static inline void rig_wait_blocked(const struct rig *rig, enum relay_side thread, long call, int argument, int fd)
+{
+    MUST(rig_blocks(rig, thread, call, argument, fd, PATIENCE));
 }
 
 #endif
