@@ -153,6 +153,12 @@ bool listener_open(const struct address *address, struct listener *listener, str
     return good;
 }
 
+bool listener_is_intact(const struct listener *listener)
+{
+    struct unix_file file = {.device = listener->device, .inode = listener->inode};
+    return listener->inode == 0 || unix_file_is_there(listener->address.path, &file);
+}
+
 static void close_sockets(struct listener *listener, bool spend_inherited)
 {
     // The file goes first: while the socket lives, its inode's number cannot be another file's.

@@ -104,6 +104,14 @@ void socket_reset(int fd)
     (void)close(fd);
 }
 
+void socket_disconnect(int fd, bool reset)
+{
+    // Connecting a TCP socket to nothing resets the connection it has (tcp(7), connect(2)).
+    struct sockaddr nothing = {.sa_family = AF_UNSPEC};
+    if (!reset || connect(fd, &nothing, sizeof nothing) != 0)
+        (void)shutdown(fd, SHUT_RDWR);
+}
+
 bool socket_local(int fd, struct endpoint *endpoint)
 {
     struct endpoint found = {.length = sizeof found.address};

@@ -2,10 +2,12 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "bitflow/base/clock.h"
@@ -19,8 +21,8 @@ struct connection {
     struct engine *engine;
     struct generation *generation;
     _Atomic(enum connection_stage) stage;
+    struct client client;
     struct registry_entry entry; // client socket, target socket, reason, lifetime
-    struct endpoint peer;        // the client
     int64_t start_wall;
     int64_t start; // CLOCK_MONOTONIC
     uint64_t turn; // among the proxy's connections
@@ -29,6 +31,15 @@ struct connection {
     struct relay_result relayed;
     struct error error;
 };
+
+void client_close(const struct client *client, bool reset)
+{
+    if (client->is_inherited)
+        socket_disconnect(client->fd, reset);
+    else if (reset)
+        socket_set_reset_on_close(client->fd);
+    (void)close(client->fd);
+}
 
 uint64_t connection_next_id(void)
 {
@@ -44,8 +55,8 @@ void connection_thread_name(char out[THREAD_NAME_SIZE], const char *proxy, uint6
     thread_name(out, proxy, tail);
 }
 
-struct connection *connection_create(uint64_t id, struct engine *engine, struct generation *generation, int client,
-                                     const struct endpoint *peer, struct error *error)
+struct connection *connection_create(uint64_t id, struct engine *engine, struct generation *generation,
+                                     const struct client *client, struct error *error)
 {
     struct connection *connection = calloc(1, sizeof *connection);
     if (connection == NULL) {
@@ -55,12 +66,12 @@ struct connection *connection_create(uint64_t id, struct engine *engine, struct 
     connection->id = id;
     connection->engine = engine;
     connection->generation = generation_hold(generation);
-    connection->peer = *peer;
+    connection->client = *client;
     connection->start_wall = clock_wall();
     connection->start = clock_now();
     connection->turn = atomic_fetch_add_explicit(&generation->proxy->accepted, 1, memory_order_relaxed);
     connection->egress.dialled.fd = -1;
-    connection->entry.client = client;
+    connection->entry.client = client->fd;
     connection->entry.deadline = deadline_after(generation->settings->connection_lifetime);
     registry_add(engine->registry, &connection->entry);
     return connection;
@@ -132,6 +143,29 @@ static bool has_reason(const void *subject)
     return atomic_load_explicit(&connection->entry.reason, memory_order_relaxed) != CLOSE_NONE;
 }
 
+static bool has_data(int fd)
+{
+    char byte;
+    return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
+// A borrowed target is of use to one connection only. A client that comes and goes without a word, a health check or a
+// port scan, must not use it up: it is not touched before either side has something to say.
+static bool await_first_byte(struct connection *connection)
+{
+    struct pollfd sockets[2] = {{.fd = connection->entry.client, .events = POLLIN},
+                                {.fd = connection->egress.dialled.fd, .events = POLLIN}};
+    int64_t deadline = deadline_after(connection->generation->settings->listener.read_timeout);
+    int ready;
+    do
+        ready = poll(sockets, ARRAY_LENGTH(sockets), deadline_poll_ms(deadline));
+    while (ready < 0 && errno == EINTR);
+    if (!has_reason(connection) && (sockets[1].revents != 0 || has_data(connection->entry.client)))
+        return true;
+    (void)connection_end(connection, ready == 0 ? CLOSE_CLIENT_READ_TIMEOUT : CLOSE_CLIENT_LEFT);
+    return false;
+}
+
 static bool dial_target(struct connection *connection)
 {
     struct log_context context = log_context_of(connection);
@@ -146,6 +180,8 @@ static bool dial_target(struct connection *connection)
             connection->error = ERROR_INIT; // ended from outside, which looked like a client that left
         return false;
     }
+    if (connection->egress.dialled.is_borrowed && !await_first_byte(connection))
+        return false;
     registry_set_target(connection->engine->registry, &connection->entry, connection->egress.dialled.fd);
     log_connected(connection, &context);
     return true;
@@ -157,7 +193,7 @@ static void relay_target(struct connection *connection)
     const struct target_config *target = connection->egress.target;
     struct relay *relay = &connection->relay;
     connection_enter(connection, STAGE_RELAYING);
-    if (!connection->egress.dialled.is_borrowed && endpoint_is_tcp(&connection->egress.dialled.remote)) {
+    if (endpoint_is_tcp(&connection->egress.dialled.remote)) {
         socket_set_nodelay(connection->entry.target);
         socket_set_keepalive(connection->entry.target, target->keepalive_interval);
     }
@@ -199,9 +235,7 @@ static void close_sockets(struct connection *connection)
 {
     registry_remove(connection->engine->registry, &connection->entry);
     close_target(connection);
-    if (connection->relayed.reset_client)
-        socket_set_reset_on_close(connection->entry.client);
-    (void)close(connection->entry.client);
+    client_close(&connection->client, connection->relayed.reset_client);
 }
 
 static void write_application_log(const struct connection *connection, const struct connection_record *record,
@@ -225,11 +259,11 @@ struct socket_names {
     char local[ENDPOINT_TEXT_SIZE];
 };
 
-static void name_client(struct socket_names *names, int client, const struct endpoint *peer)
+static void name_client(struct socket_names *names, const struct client *client)
 {
     struct endpoint local = {.length = 0};
-    (void)socket_local(client, &local);
-    endpoint_format(peer, names->peer);
+    (void)socket_local(client->fd, &local);
+    endpoint_format(&client->peer, names->peer);
     endpoint_format(&local, names->local);
 }
 
@@ -282,7 +316,7 @@ static void finish(struct connection *connection)
     struct socket_names names;
     connection_enter(connection, STAGE_CLOSING);
     if (is_logged)
-        name_client(&names, connection->entry.client, &connection->peer);
+        name_client(&names, &connection->client);
     close_sockets(connection);
     atomic_fetch_sub(&connection->generation->proxy->active, 1);
     if (is_logged)
@@ -297,7 +331,7 @@ static void log_accepted(const struct connection *connection)
         return;
     struct log_context context = log_context_of(connection);
     char client[ENDPOINT_TEXT_SIZE];
-    endpoint_format(&connection->peer, client);
+    endpoint_format(&connection->client.peer, client);
     log_debug(&context, "accepted", "client", client, NULL);
 }
 
@@ -315,14 +349,14 @@ void connection_serve(void *argument)
     finish(connection);
 }
 
-void connection_reject(uint64_t id, struct generation *generation, int client, const struct endpoint *peer,
+void connection_reject(uint64_t id, struct generation *generation, const struct client *client,
                        enum close_reason reason, const char *error_text)
 {
     enum log_level level = LOG_WARN;
     if (generation->log == NULL && !log_enabled(level))
         return;
     struct socket_names names;
-    name_client(&names, client, peer);
+    name_client(&names, client);
     int64_t now = clock_wall();
     struct connection_record record = {
         .is_rejected = true,

@@ -44,11 +44,11 @@ static int open_spare(void)
     return open("/dev/null", O_RDONLY | O_CLOEXEC);
 }
 
-static void turn_away(struct acceptor *acceptor, int client, const struct endpoint *peer, enum close_reason reason,
+static void turn_away(struct acceptor *acceptor, const struct client *client, enum close_reason reason,
                       const char *error_text)
 {
-    connection_reject(connection_next_id(), acceptor->current, client, peer, reason, error_text);
-    (void)close(client);
+    connection_reject(connection_next_id(), acceptor->current, client, reason, error_text);
+    client_close(client, false);
 }
 
 static bool is_authorized(const struct listener_config *listener, const struct endpoint *peer)
@@ -75,32 +75,38 @@ static void give_back_place(const struct generation *generation)
 }
 
 // From a client's descriptor to a worker that owns it; or it is turned away, and closed.
-static void admit(struct acceptor *acceptor, int client, const struct endpoint *peer)
+static void admit(struct acceptor *acceptor, const struct client *client)
 {
     struct generation *generation = acceptor->current;
-    if (!is_authorized(&generation->settings->listener, peer)) {
-        turn_away(acceptor, client, peer, CLOSE_SOURCE_NOT_AUTHORIZED, NULL);
+    if (!is_authorized(&generation->settings->listener, &client->peer)) {
+        turn_away(acceptor, client, CLOSE_SOURCE_NOT_AUTHORIZED, NULL);
         return;
     }
     if (!take_place(generation)) {
-        turn_away(acceptor, client, peer, CLOSE_CONNECTION_LIMIT, NULL);
+        turn_away(acceptor, client, CLOSE_CONNECTION_LIMIT, NULL);
         return;
     }
     struct error error = ERROR_INIT;
     struct connection *connection =
-        connection_create(connection_next_id(), acceptor->engine, generation, client, peer, &error);
+        connection_create(connection_next_id(), acceptor->engine, generation, client, &error);
     if (connection != NULL && thread_pool_run(acceptor->engine->threads, connection_serve, connection, &error))
         return;
     connection_abandon(&connection);
     give_back_place(generation);
-    turn_away(acceptor, client, peer, error.code == ERROR_NO_THREADS ? CLOSE_OUT_OF_THREADS : CLOSE_OUT_OF_MEMORY,
+    turn_away(acceptor, client, error.code == ERROR_NO_THREADS ? CLOSE_OUT_OF_THREADS : CLOSE_OUT_OF_MEMORY,
               error.text);
 }
 
-static int accept_client(int listening, struct endpoint *peer)
+// False: none was accepted, errno says why.
+static bool accept_client(const struct acceptor *acceptor, int listening, struct client *client)
 {
-    peer->length = sizeof peer->address;
-    return accept4(listening, &peer->address.any, &peer->length, SOCK_CLOEXEC);
+    // Whoever else holds an inherited socket may make it blocking for all of us, and this thread must not hang.
+    if (acceptor->listener.is_inherited)
+        socket_set_blocking(listening, false);
+    client->is_inherited = false;
+    client->peer.length = sizeof client->peer.address;
+    client->fd = accept4(listening, &client->peer.address.any, &client->peer.length, SOCK_CLOEXEC);
+    return client->fd >= 0;
 }
 
 static void pause_for_orders(const struct acceptor *acceptor)
@@ -113,15 +119,15 @@ static void pause_for_orders(const struct acceptor *acceptor)
 // away with the help of the spare one.
 static void shed_client(struct acceptor *acceptor, int listening)
 {
-    struct endpoint peer;
+    struct client client;
     if (pipe_pool_trim() > 0)
         return; // accept4() is tried again
     if (acceptor->spare >= 0)
         (void)close(acceptor->spare);
-    int client = accept_client(listening, &peer);
-    if (client >= 0)
-        turn_away(acceptor, client, &peer, CLOSE_OUT_OF_DESCRIPTORS, NULL);
-    bool was_taken = client < 0 && errno != EAGAIN; // another thread was faster to the descriptor
+    bool accepted = accept_client(acceptor, listening, &client);
+    bool was_taken = !accepted && errno != EAGAIN; // another thread was faster to the descriptor
+    if (accepted)
+        turn_away(acceptor, &client, CLOSE_OUT_OF_DESCRIPTORS, NULL);
     acceptor->spare = open_spare();
     if (was_taken)
         pause_for_orders(acceptor);
@@ -173,11 +179,10 @@ static void take_generation(struct acceptor *acceptor)
 static bool accept_batch(struct acceptor *acceptor, int listening)
 {
     for (int i = 0; i < ACCEPT_BATCH; i++) {
-        struct endpoint peer;
-        int client = accept_client(listening, &peer);
-        if (client >= 0) {
+        struct client client;
+        if (accept_client(acceptor, listening, &client)) {
             take_generation(acceptor); // who comes after a reload is served by it, even in the middle of a batch
-            admit(acceptor, client, &peer);
+            admit(acceptor, &client);
             continue;
         }
         int os_errno = errno;
@@ -239,12 +244,11 @@ static void hand_on_connection(struct acceptor *acceptor)
         if (poll(&poller, 1, -1) > 0 && !take_orders(acceptor, &is_open))
             return;
     }
-    int client = acceptor->listener.sockets[0];
-    struct endpoint peer = {.length = 0};
-    (void)socket_peer(client, &peer);
-    socket_set_blocking(client, true);
+    struct client client = {.fd = acceptor->listener.sockets[0], .is_inherited = true};
+    (void)socket_peer(client.fd, &client.peer);
+    socket_set_blocking(client.fd, true);
     acceptor->listener.socket_count = 0; // it is the connection's now
-    admit(acceptor, client, &peer);
+    admit(acceptor, &client);
 }
 
 static void *run_acceptor(void *argument)
@@ -372,6 +376,11 @@ struct proxy *acceptor_proxy(struct acceptor *acceptor)
 bool acceptor_has_ended(const struct acceptor *acceptor)
 {
     return atomic_load(&acceptor->has_ended);
+}
+
+bool acceptor_is_intact(const struct acceptor *acceptor)
+{
+    return listener_is_intact(&acceptor->listener);
 }
 
 bool acceptor_is_connected(const struct acceptor *acceptor)

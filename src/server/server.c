@@ -24,6 +24,7 @@ struct server {
     const struct config *config;
     struct engine engine;
     struct doors doors;
+    bool has_failed; // the sockets of some listener failed
 };
 
 // What other threads send the server's thread: an acceptor ended, or the last connection left.
@@ -143,7 +144,7 @@ static void reload(struct server *server)
 // have left: nobody asked for an end, so it is not hurried.
 static bool has_nothing_left(struct server *server)
 {
-    if (doors_close_failed(&server->doors) > 0)
+    if (doors_close_failed(&server->doors, &server->has_failed) > 0)
         return false;
     if (registry_count(server->engine.registry) == 0)
         return true;
@@ -151,8 +152,8 @@ static bool has_nothing_left(struct server *server)
     return false;
 }
 
-// Until the process is told to end, or has nothing left to do.
-static void serve(struct server *server)
+// Until the process is told to end (true), or has nothing left to do (false).
+static bool serve(struct server *server)
 {
     for (;;) {
         int number = wait_for_signal(DEADLINE_NONE);
@@ -161,11 +162,11 @@ static void serve(struct server *server)
         } else if (number == notice_signal()) {
             if (has_nothing_left(server)) {
                 log_info(NULL, "no listener and no connection is left", NULL);
-                return;
+                return false;
             }
         } else {
             log_info(NULL, "shutting down", "signal", sigabbrev_np(number), NULL);
-            return;
+            return true;
         }
     }
 }
@@ -221,7 +222,10 @@ bool server_run(const char *path, const struct config *config, struct error *err
         config_drop(&server.config);
         return false;
     }
-    serve(&server);
+    bool was_told_to_end = serve(&server);
     shut_down(&server);
-    return true;
+    if (was_told_to_end || !server.has_failed)
+        return true;
+    error_set(error, ERROR_SYSTEM, "all listeners failed");
+    return false;
 }

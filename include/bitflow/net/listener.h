@@ -30,6 +30,9 @@ struct listener {
 // Resolves, binds and listens. May block in the resolver. False: nothing is left bound.
 bool listener_open(const struct address *address, struct listener *listener, struct error *error);
 
+// Whether the file of a Unix socket is still the one that listener_open() made; true for all others.
+bool listener_is_intact(const struct listener *listener);
+
 // Closes the sockets (an inherited listening socket only our descriptor of it) and removes the Unix socket's
 // file. Whoever takes an inherited connection (is_connected) sets socket_count to 0 first and closes it in
 // the end; its number stays in use for good, so that no later listener takes a stranger's socket for it.

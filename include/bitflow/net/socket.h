@@ -33,6 +33,10 @@ void socket_set_reset_on_close(int fd);
 // The same and the close() at once.
 void socket_reset(int fd);
 
+// Ends the connection for every process that holds the socket, in order or with a reset; close() ends it only for
+// the last one. The descriptor stays open.
+void socket_disconnect(int fd, bool reset);
+
 // Both return false, with `endpoint` unset, if the socket has no such address.
 bool socket_local(int fd, struct endpoint *endpoint);
 bool socket_peer(int fd, struct endpoint *endpoint);
