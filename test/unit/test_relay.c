@@ -1,6 +1,6 @@
 // How a relay ends by what its two sides do: every close order, resets either way.
 
-#include "relay_rig.h"
+#include "relay_peers.h"
 
 #include <semaphore.h>
 
@@ -194,6 +194,32 @@ static void what_was_sent_before_a_reset_arrives(void **state)
     }
 }
 
+// The client has little room, so that most of what the target had sent still waits in the relay's socket when the
+// relay ends: closing that with a reset at once would lose it.
+static void what_waits_to_be_sent_at_a_reset_arrives(void **state)
+{
+    (void)state;
+    struct rig rig;
+    rig_init(&rig, RIG_TCP, RIG_TCP, 0);
+    int room = 4096;
+    MUST(setsockopt(rig.client, SOL_SOCKET, SO_RCVBUF, &room, sizeof room) == 0);
+    rig_start(&rig);
+    assert_int_equal(rig_send(rig.target, 8, 0, 200000), 200000);
+    assert_true(rig_wait_bytes(&rig, RELAY_TARGET, 200000));
+    rig_reset_far(&rig.target);
+    int64_t deadline = clock_now() + PATIENCE;
+    while (atomic_load(&rig.reason) == CLOSE_NONE)
+        MUST(clock_now() < deadline && usleep(1000) == 0);
+    struct peer reader = {.fd = &rig.client, .manner = PEER_ANSWERS, .receives_stream = 8, .random = 1};
+    peer_start(&reader);
+    rig_join(&rig);
+    peer_join(&reader);
+    rig_assert_ended(&rig, CLOSE_TARGET_RESET, ENDED_BY_TARGET);
+    assert_int_equal(reader.received, 200000);
+    assert_int_equal(reader.end, RIG_RESET);
+    rig_release(&rig);
+}
+
 // The target resets while the other pump is stuck in a write to a client that does not read: that pump is given the
 // grace, then the relay ends all the same.
 static void a_stuck_side_ends_after_the_grace(void **state)
@@ -277,6 +303,7 @@ int main(void)
         cmocka_unit_test(a_reset_resets_the_other_side),
         cmocka_unit_test(a_reset_during_a_write_is_no_orderly_end),
         cmocka_unit_test(what_was_sent_before_a_reset_arrives),
+        cmocka_unit_test(what_waits_to_be_sent_at_a_reset_arrives),
         cmocka_unit_test(a_stuck_side_ends_after_the_grace),
         cmocka_unit_test(a_write_to_a_closed_client_is_its_reset),
         cmocka_unit_test(without_a_thread_nothing_is_relayed),
