@@ -28,6 +28,11 @@ def plan(env, names, nameserver=None):
     return {"binds": binds}
 
 
+def no_names(env):
+    """A launch plan under which no name resolves, and that is told at once; without root, what the machine has."""
+    return plan(env, []) if os.geteuid() == 0 else None
+
+
 class SilentNameServer:
     """Takes questions on port 53 of a loopback address and never answers."""
 

@@ -4,6 +4,7 @@ import collections
 
 import pytest
 
+import hosts
 import peers
 import sockets
 from environment import proxy
@@ -86,7 +87,7 @@ def test_failover_past_a_target_that_never_answers(env, three):
     entries = named(full.address, "no-such-host.invalid:80", three[2])
     entries[0].update(connect_timeout="200ms", connect_attempts=2)
     entries[1].update(connect_timeout="1s")
-    env.start(proxy(address, *entries, connection_load_balancer="failover"))
+    env.start(proxy(address, *entries, connection_load_balancer="failover"), plan=hosts.no_names(env))
     watch = Stopwatch()
     assert greeted(env, address) == "three"
     watch.between(0.35, 4, "two attempts, a failed name, and a connect")
@@ -111,11 +112,14 @@ def test_failover_with_nobody_there(env):
 
 
 def test_no_failover_once_connected(env, three):
-    """A target that accepts and resets was connected; its reset is the client's."""
-    resetting = env.serve(peers.resetter)
-    address = env.address()
-    bitflow = env.start(proxy(address, *named(resetting.address, three[1]), connection_load_balancer="failover"))
-    assert greeted(env, address) is None
+    """A target that accepts and then resets was connected; its reset is the client's."""
+    listener, address = env.listen(), env.address()
+    bitflow = env.start(proxy(address, *named(listener.address, three[1]), connection_load_balancer="failover"))
+    client, target = env.pair(address, listener)
+    client.sendall(b"x")
+    assert target.recv(1) == b"x"
+    sockets.reset(target)
+    assert sockets.receive_until_broken(client) == (b"", "reset")
     assert bitflow.wait_records(1)[0]["reason"] == "target_reset"
 
 

@@ -184,10 +184,18 @@ def test_reset_by_the_one_who_half_closed(env, tcp_front):
     assert bitflow.wait_records(1)[0]["reason"] == "client_reset"
 
 
+def relayed_pair(env, address, listener):
+    """A pair over which something has gone already: a reset before that ends a dial, not a relay."""
+    client, target = env.pair(address, listener)
+    client.sendall(b"?")
+    assert sockets.receive_exactly(target, 1) == b"?"
+    return client, target
+
+
 @pytest.mark.parametrize("size", [10, 10_000, 60_000])
 def test_data_before_a_target_reset_is_delivered(env, tcp_front, size):
     _, address, listener = tcp_front
-    client, target = env.pair(address, listener)
+    client, target = relayed_pair(env, address, listener)
     target.sendall(BLOB[:size])
     sockets.wait_acknowledged(target)
     sockets.reset(target)
@@ -197,7 +205,7 @@ def test_data_before_a_target_reset_is_delivered(env, tcp_front, size):
 @pytest.mark.parametrize("size", [10, 10_000, 60_000])
 def test_data_before_a_client_reset_is_delivered(env, tcp_front, size):
     _, address, listener = tcp_front
-    client, target = env.pair(address, listener)
+    client, target = relayed_pair(env, address, listener)
     client.sendall(BLOB[:size])
     sockets.wait_acknowledged(client)
     sockets.reset(client)
@@ -234,14 +242,16 @@ def test_early_answer_survives_the_reset_of_an_upload(env, tcp_front):
 
 
 def test_target_resets_at_once(env):
+    """So early that bitflow may not have noticed yet that it was connected."""
     target = env.serve(peers.resetter)
     address = env.address()
     bitflow = env.start(proxy(address, target.address))
-    for _ in range(20):
+    for _ in range(50):
         client = env.connect(address)
         assert sockets.receive_until_broken(client)[0] == b""
         client.close()
-    assert {record["reason"] for record in bitflow.wait_records(20)} == {"target_reset"}
+    reasons = [record["reason"] for record in bitflow.wait_records(50)]
+    assert set(reasons) <= {"target_reset", "connect_failed"} and "target_reset" in reasons, reasons
     bitflow.assert_quiet()
 
 

@@ -215,7 +215,7 @@ def test_megabytes_of_targets(env, count):
     assert_taken_or_too_large(text, status, stderr)
 
 
-@pytest.mark.parametrize("count", [8_000, 100_000])
+@pytest.mark.parametrize("count", [6_000, 100_000])
 def test_megabytes_of_proxies(env, count):
     text = "server:\n  proxies:\n" + "".join(
         f"    - {{name: proxy-{n}, listener: {{address: '127.{n >> 16}.{n >> 8 & 255}.{n & 255}:8080'}}, "

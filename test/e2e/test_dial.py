@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+import hosts
 import peers
 import sockets
 from environment import proxy
@@ -126,7 +127,8 @@ def test_many_dials_that_hang_do_not_hold_up_others(env, full_queue):
 
 def test_name_that_does_not_resolve(env):
     address = env.address()
-    bitflow = env.start(proxy(address, {"address": "no-such-host.invalid:80", "connect_timeout": "5s"}))
+    bitflow = env.start(proxy(address, {"address": "no-such-host.invalid:80", "connect_timeout": "5s"}),
+                        plan=hosts.no_names(env))
     sockets.was_rejected(env.connect(address), timeout=20)
     record = bitflow.wait_records(1)[0]
     assert record["reason"] in ("resolve_failed", "connect_timeout")
@@ -287,7 +289,7 @@ def test_failed_dials_leak_nothing(env, full_queue):
     bitflow = env.start(proxy(address, env.refusing(), {"address": full_queue.address, "connect_timeout": "50ms"},
                               {"address": env.unix("none.sock")}, {"address": "no-such-host.invalid:1",
                                                                    "connect_timeout": "300ms"},
-                              connection_load_balancer="failover"))
+                              connection_load_balancer="failover"), plan=hosts.no_names(env))
     threads = []
     for _ in range(3):
         clients = [env.connect(address) for _ in range(scale(40))]

@@ -223,7 +223,7 @@ def test_listener_by_name(env):
 
 
 def test_listener_name_that_does_not_resolve(env):
-    bitflow = env.launch(env.config(proxy("no-such-host.invalid:8080", env.address())))
+    bitflow = env.launch(env.config(proxy("no-such-host.invalid:8080", env.address())), hosts.no_names(env))
     bitflow.expected_status = 1
     assert bitflow.wait_ended(20) == 1
     assert "no-such-host.invalid" in bitflow.stderr()
