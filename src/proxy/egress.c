@@ -23,10 +23,11 @@ int64_t egress_backoff(int64_t backoff, int64_t attempt, uint32_t random)
 static bool wait_before(const struct target_config *target, int64_t attempt, struct patience *patience,
                         struct error *error)
 {
-    if (attempt == 1 || target->connect_backoff == 0)
+    if (attempt == 1)
         return true;
-    int64_t wait = egress_backoff(target->connect_backoff, attempt, arc4random());
-    if (patience_poll(patience, NULL, 0, deadline_after(wait)) != PATIENCE_GONE)
+    // Without a backoff, the client is still looked at.
+    int64_t wait = target->connect_backoff == 0 ? 0 : egress_backoff(target->connect_backoff, attempt, arc4random());
+    if (patience_poll(patience, NULL, 0, clock_now() + wait) != PATIENCE_GONE)
         return true;
     error_set(error, ERROR_CANCELLED, "the client left");
     return false;

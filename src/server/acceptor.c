@@ -225,9 +225,12 @@ static void accept_clients(struct acceptor *acceptor)
         if (poll(pollers, is_open ? count : 1, -1) < 0)
             continue; // EINTR, or ENOMEM, which passes
         if (pollers[0].revents != 0) {
-            if (!take_orders(acceptor, &is_open))
-                return;
-            continue;
+            if (take_orders(acceptor, &is_open))
+                continue;
+            // Who is connected, as far as TCP is concerned, is served: closing the socket would reset them.
+            for (nfds_t i = 1; is_open && i < count; i++)
+                (void)accept_batch(acceptor, pollers[i].fd);
+            return;
         }
         for (nfds_t i = 1; i < count; i++)
             if (pollers[i].revents != 0 && !accept_batch(acceptor, pollers[i].fd))

@@ -16,8 +16,8 @@
 #define WORKER_STACK_SIZE ((size_t)64 * 1024)
 #define WORKERS_PARKED_MAX 512
 #define WORKER_IDLE_TIME (10 * NS_PER_S)
-// How long the connections that were ended by force may take to write their records.
-#define LAST_RECORDS_TIME (5 * NS_PER_S)
+// How long the connections that were ended by force may take to write their records; more than a relay's grace.
+#define LAST_RECORDS_TIME (7 * NS_PER_S)
 
 struct server {
     const char *path;
@@ -122,6 +122,8 @@ static void reload(struct server *server)
     struct error error = ERROR_INIT;
     // First, and whatever the configuration says: a rotation must not depend on it.
     (void)connection_log_reopen_all();
+    // A door whose notice is still to come must not be kept.
+    (void)doors_close_failed(&server->doors, &server->has_failed);
     config_problems_init(&problems);
     const struct config *config = config_load(server->path, &problems);
     if (config == NULL) {
@@ -207,9 +209,12 @@ static void shut_down(struct server *server)
 
 bool server_run(const char *path, const struct config *config, struct error *error)
 {
-    struct server server = {.path = path, .config = config};
+    // Not on the stack: where connections outlast the shut-down, their threads use it until the process is gone.
+    static struct server server;
+    server = (struct server){.path = path, .config = config};
     prepare_signals();
     raise_descriptor_limit();
+    log_set_descriptor(STDERR_FILENO);
     log_set_level(config->log_level);
     if (!create_engine(&server.engine, error)) {
         config_drop(&server.config);
