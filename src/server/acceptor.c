@@ -227,8 +227,9 @@ static void accept_clients(struct acceptor *acceptor)
         if (pollers[0].revents != 0) {
             if (take_orders(acceptor, &is_open))
                 continue;
-            // Who is connected, as far as TCP is concerned, is served: closing the socket would reset them.
-            for (nfds_t i = 1; is_open && i < count; i++)
+            // Who is connected, as far as TCP is concerned, is served: closing the socket would reset them. An inherited
+            // one stays open, and they may be meant for whoever comes after us.
+            for (nfds_t i = 1; is_open && !acceptor->listener.is_inherited && i < count; i++)
                 (void)accept_batch(acceptor, pollers[i].fd);
             return;
         }
