@@ -88,7 +88,8 @@ static const struct config *load(const char *path)
     return config;
 }
 
-// Where the parent closed one of the standard descriptors, a client's socket could become number 2, and be sent the log.
+// Where the parent closed one of the standard descriptors, a client's socket could become number 2, and be sent the
+// log.
 static bool fill_standard_descriptors(void)
 {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)

@@ -115,8 +115,8 @@ static void pause_for_orders(const struct acceptor *acceptor)
     (void)poll(&poller, 1, (int)(SHORTAGE_PAUSE / NS_PER_MS));
 }
 
-// Out of descriptors: idle pipes are given up for the client at the head of the queue. When there are none, it is turned
-// away with the help of the spare one.
+// Out of descriptors: idle pipes are given up for the client at the head of the queue. When there are none, it is
+// turned away with the help of the spare one.
 static void shed_client(struct acceptor *acceptor, int listening)
 {
     struct client client;
@@ -227,8 +227,8 @@ static void accept_clients(struct acceptor *acceptor)
         if (pollers[0].revents != 0) {
             if (take_orders(acceptor, &is_open))
                 continue;
-            // Who is connected, as far as TCP is concerned, is served: closing the socket would reset them. An inherited
-            // one stays open, and they may be meant for whoever comes after us.
+            // Who is connected, as far as TCP is concerned, is served: closing the socket would reset them. An
+            // inherited one stays open, and they may be meant for whoever comes after us.
             for (nfds_t i = 1; is_open && !acceptor->listener.is_inherited && i < count; i++)
                 (void)accept_batch(acceptor, pollers[i].fd);
             return;

@@ -232,8 +232,8 @@ static void test_a_reader_that_has_gone(void **state)
     assert_int_equal(count_lines(text, "\n"), 2);
 }
 
-// A terminal whose reader does not read: poll() calls it writable as long as there is room for anything, and a line that
-// does not fit whole must not be waited for.
+// A terminal whose reader does not read: poll() calls it writable as long as there is room for anything, and a line
+// that does not fit whole must not be waited for.
 static void test_a_terminal_that_nobody_reads(void **state)
 {
     (void)state;

@@ -1,5 +1,5 @@
-// The rules that no single key's row can state. `config` is what bind_config() read from the document at `root`, perhaps
-// with problems already. One thread at a time.
+// The rules that no single key's row can state. `config` is what bind_config() read from the document at `root`,
+// perhaps with problems already. One thread at a time.
 
 #ifndef BITFLOW_CONFIG_CHECKS_H
 #define BITFLOW_CONFIG_CHECKS_H
