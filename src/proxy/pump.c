@@ -10,11 +10,14 @@
 #include "bitflow/net/socket.h"
 #include "bitflow/proxy/pipe_pool.h"
 
-#define SMALL_BUFFER (16 * 1024) // on the stack
+// Measured on loopback, one stream. CPU time a byte, copying through 16 KiB being 1: copying through 64 KiB 0.61,
+// 128 KiB 0.53, 256 KiB 0.47; splice() through the pool's pipes 0.24 (and 2.3 times the bytes a second). With messages of
+// 16 KiB splice() and copying cost the same, with 64 KiB splice() costs 0.7, with 200 KB 0.4.
+#define SMALL_BUFFER (16 * 1024) // on the stack; a message touches only the pages that it fills
 #define BULK_BUFFER (128 * 1024) // on the heap, for bulk without a pipe
 #define SPLICE_CHUNK (1024 * 1024)
 
-#define BULK_AFTER 4             // full small buffers in a row make a bulk flow
+#define BULK_AFTER 2             // full small buffers in a row make a bulk flow
 #define SMALL_AFTER 8            // reads in a row below the small buffer's size end it
 #define RETRY_AFTER 256          // reads without a pipe before the pool is asked again
 #define BULK_IDLE (1 * NS_PER_S) // a flow silent for so long gives its pipe or big buffer back
