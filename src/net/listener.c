@@ -12,6 +12,7 @@
 #include "unix_file.h"
 
 #define BACKLOG 4096 // the kernel caps it at net.core.somaxconn
+#define RESOLVE_TIMEOUT_S 10
 
 static void set_error(const struct endpoint *endpoint, int os_errno, struct error *error)
 {
@@ -68,12 +69,26 @@ static bool open_wildcard(struct listener *listener, const struct endpoint *endp
     return endpoint_of_address(&ipv4, &any) && add_tcp(listener, &any, false, error);
 }
 
-static bool open_tcp(struct listener *listener, struct error *error)
+// Bounded: whoever opens listeners does nothing else meanwhile, not even answer signals.
+static bool resolve_listener(const struct address *address, struct resolution *resolution, struct error *error)
 {
     struct patience nobody;
-    struct resolution resolution;
+    struct error failure = ERROR_INIT;
     patience_init(&nobody, -1);
-    if (!resolve(&listener->address, &nobody, DEADLINE_NONE, &resolution, error))
+    if (resolve(address, &nobody, deadline_after(RESOLVE_TIMEOUT_S * NS_PER_S), resolution, &failure))
+        return true;
+    if (failure.code == ERROR_TIMEOUT)
+        error_set(error, ERROR_TIMEOUT, "cannot listen on %s: the name was not resolved within %d s", address->host,
+                  RESOLVE_TIMEOUT_S);
+    else if (error != NULL && error->code == ERROR_NONE)
+        *error = failure;
+    return false;
+}
+
+static bool open_tcp(struct listener *listener, struct error *error)
+{
+    struct resolution resolution;
+    if (!resolve_listener(&listener->address, &resolution, error))
         return false;
     if (listener->address.host[0] == '\0' && listener->address.family == ADDRESS_ANY)
         return open_wildcard(listener, &resolution.endpoints[0], error);
