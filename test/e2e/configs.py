@@ -4,7 +4,9 @@ import re
 
 import bitflow_process
 
-LINE = re.compile(r"^(?P<file>.+?):(?P<line>\d+):(?P<column>\d+): (?:(?P<path>[A-Za-z_][\w.\[\]\-]*): )?(?P<text>.+)$")
+LINE = re.compile(
+    r"^(?P<file>.+?):(?P<line>\d+):(?P<column>\d+): (?:(?P<path>[A-Za-z_][\w.\[\]\-]*): )?(?P<text>.+)$"
+)
 
 # The smallest whole configuration; tests put their keys in place of the marks.
 BASE = """\
@@ -23,8 +25,12 @@ server:
         {options}
 {top}
 """
-PLACES = {"listener": ("server.proxies[0].listener", 6, 9), "target": ("server.proxies[0].targets[0]", 10, 11),
-          "options": ("server.proxies[0].options", 13, 9), "top": ("", 14, 1)}
+PLACES = {
+    "listener": ("server.proxies[0].listener", 6, 9),
+    "target": ("server.proxies[0].targets[0]", 10, 11),
+    "options": ("server.proxies[0].options", 13, 9),
+    "top": ("", 14, 1),
+}
 
 
 def with_line(place, line):
@@ -49,7 +55,8 @@ def accepts(env, text, **settings):
 
 
 def rejects(env, text, line=None, columns=None, path=None, mentions=(), count=None, **settings):
-    """Asserts exit status 2 and a problem at the line (and within the columns), under the path, with these words."""
+    """Asserts exit status 2 and a problem at the line (and within the columns), under the path, with these
+    words."""
     status, problems, stderr = check(env, text, **settings)
     assert status == 2, f"status {status}: {stderr}"
     assert problems, f"no problem with a position: {stderr!r}"
@@ -58,10 +65,12 @@ def rejects(env, text, line=None, columns=None, path=None, mentions=(), count=No
         assert len(problems) == count, stderr
 
     def fits(problem):
-        return ((line is None or int(problem["line"]) == line)
-                and (columns is None or columns[0] <= int(problem["column"]) <= columns[1])
-                and (path is None or problem["path"] == path)
-                and all(word.lower() in problem["text"].lower() for word in mentions))
+        return (
+            (line is None or int(problem["line"]) == line)
+            and (columns is None or columns[0] <= int(problem["column"]) <= columns[1])
+            and (path is None or problem["path"] == path)
+            and all(word.lower() in problem["text"].lower() for word in mentions)
+        )
 
     assert any(map(fits, problems)), f"no problem at {line}:{columns} {path} with {mentions}, but: {stderr}"
     return problems

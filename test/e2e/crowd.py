@@ -1,4 +1,5 @@
-"""Many connections at once from one epoll loop: both ends of each, with a plan of its own, and every byte compared."""
+"""Many connections at once from one epoll loop: both ends of each, with a plan of its own, and every byte
+compared."""
 
 import contextlib
 import random
@@ -12,8 +13,15 @@ from waiting import pace
 
 POOL_SIZE = 1 << 20
 CHUNK = 32768
-ORDERS = ["client first", "target first", "both at once", "client answers", "target answers", "client resets last",
-          "target resets last"]
+ORDERS = [
+    "client first",
+    "target first",
+    "both at once",
+    "client answers",
+    "target answers",
+    "client resets last",
+    "target resets last",
+]
 
 
 class End:
@@ -21,12 +29,18 @@ class End:
 
     def __init__(self, sock, side, plan):
         self.sock = sock
-        order, mine, theirs = plan["order"], ("up", "down")[side == "target"], ("down", "up")[side == "target"]
+        order, mine, theirs = (
+            plan["order"],
+            ("up", "down")[side == "target"],
+            ("down", "up")[side == "target"],
+        )
         self.sends, self.expects = plan[mine], plan[theirs]  # (offset in the pool, length)
         self.sent = self.received = 0
         self.resets = order == f"{side} resets last"  # in place of an orderly end
         self.may_be_reset = order.endswith("resets last") and not self.resets
-        self.answers = self.resets or order == f"{side} answers"  # sends nothing before it has received everything
+        self.answers = (
+            self.resets or order == f"{side} answers"
+        )  # sends nothing before it has received everything
         self.ends_last = order in ("client first", "target first") and not order.startswith(side)
         self.has_seen_end = self.is_shut = self.is_over = False
 
@@ -54,13 +68,18 @@ class Crowd:
         self.plans = []
         for number in range(count):
             order = ORDERS[number % len(ORDERS)]
-            sizes = [self.generator.choice([0, 1, 1000, self.generator.randrange(most), 2 * most]) for _ in range(2)]
+            sizes = [
+                self.generator.choice([0, 1, 1000, self.generator.randrange(most), 2 * most])
+                for _ in range(2)
+            ]
             offsets = [self.generator.randrange(POOL_SIZE) for _ in range(2)]
-            self.plans.append({"order": order, "up": (offsets[0], sizes[0]), "down": (offsets[1], sizes[1]),
-                               "client": None})
+            self.plans.append(
+                {"order": order, "up": (offsets[0], sizes[0]), "down": (offsets[1], sizes[1]), "client": None}
+            )
 
     def open(self):
-        """Connects all of them, so that all are open at once; each says its number first, to be known at the target."""
+        """Connects all of them, so that all are open at once; each says its number first, to be known at the
+        target."""
         clients = []
         for number, plan in enumerate(self.plans):
             client = sockets.connect(self.address)
@@ -78,7 +97,7 @@ class Crowd:
     def take_targets(self, wait=False):
         while len(self.ends) < self.count and (wait or self.listener.has_pending()):
             target = self.listener.accept()
-            number, = struct.unpack("!I", sockets.receive_exactly(target, 4))
+            (number,) = struct.unpack("!I", sockets.receive_exactly(target, 4))
             self.add(target, End(target, "target", self.plans[number]))
             wait = False
 
@@ -121,7 +140,9 @@ class Crowd:
         if data:
             position = (end.expects[0] + end.received) % POOL_SIZE
             assert end.received + len(data) <= end.expects[1], "more bytes than were sent"
-            assert self.pool[position:position + len(data)] == data, f"other bytes than were sent, after {end.received}"
+            assert (
+                self.pool[position : position + len(data)] == data
+            ), f"other bytes than were sent, after {end.received}"
             end.received += len(data)
             return
         assert end.has_all, f"the end after {end.received} of {end.expects[1]} bytes"
@@ -134,9 +155,10 @@ class Crowd:
         if left:
             position = (end.sends[0] + end.sent) % POOL_SIZE
             with contextlib.suppress(BlockingIOError):
-                end.sent += end.sock.send(self.pool[position:position + min(left, CHUNK)])
+                end.sent += end.sock.send(self.pool[position : position + min(left, CHUNK)])
         elif end.resets:
-            # What a reset finds in this end's own buffer is lost by design; what the proxy has taken must arrive.
+            # What a reset finds in this end's own buffer is lost by design; what the proxy has taken must
+            # arrive.
             if sockets.unacknowledged(end.sock) == 0:
                 sockets.reset(end.sock)
                 end.is_over = True

@@ -26,9 +26,24 @@ def test_help():
     assert max(map(len, done.stdout.splitlines())) <= 110
 
 
-@pytest.mark.parametrize("arguments", [
-    [], ["--unknown"], ["-z"], ["--config"], ["--check"], ["extra"], ["--config", "a", "extra"], ["--check", "--config"],
-    ["--config="], ["--config", ""], ["--version=1"], ["--check=yes", "--config", "a"], ["--", "--config"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--unknown"],
+        ["-z"],
+        ["--config"],
+        ["--check"],
+        ["extra"],
+        ["--config", "a", "extra"],
+        ["--check", "--config"],
+        ["--config="],
+        ["--config", ""],
+        ["--version=1"],
+        ["--check=yes", "--config", "a"],
+        ["--", "--config"],
+    ],
+)
 def test_usage_errors(arguments):
     done = bitflow_process.run(*arguments)
     assert done.returncode == 2, done
@@ -38,17 +53,25 @@ def test_usage_errors(arguments):
 
 def test_forms_of_config(env):
     path = env.write(GOOD)
-    for arguments in (["--check", "--config", path], ["--config", path, "--check"], ["--check", f"--config={path}"]):
+    for arguments in (
+        ["--check", "--config", path],
+        ["--config", path, "--check"],
+        ["--check", f"--config={path}"],
+    ):
         done = bitflow_process.run(*arguments)
         assert (done.returncode, done.stderr) == (0, ""), arguments
 
 
 def test_check_binds_nothing_and_makes_nothing(env):
-    """A busy address, a live socket file, a log that cannot be opened: none of them is the configuration's fault."""
+    """A busy address, a live socket file, a log that cannot be opened: none of them is the configuration's
+    fault."""
     taken, live = env.listen(), env.listen(env.unix("live.sock"))
-    path = env.config(proxy(taken.address, env.address(), name="a", connection_log=str(env.directory / "new.log")),
-                      proxy(live.address, env.address(), name="b"), proxy(env.unix("new.sock"), env.address(), name="c"),
-                      proxy("fd://99", env.address(), name="d"))
+    path = env.config(
+        proxy(taken.address, env.address(), name="a", connection_log=str(env.directory / "new.log")),
+        proxy(live.address, env.address(), name="b"),
+        proxy(env.unix("new.sock"), env.address(), name="c"),
+        proxy("fd://99", env.address(), name="d"),
+    )
     done = bitflow_process.run("--check", "--config", path)
     assert done.returncode == 0, done.stderr
     assert not (env.directory / "new.log").exists() and not (env.directory / "new.sock").exists()
@@ -73,5 +96,7 @@ def test_full_standard_output(env):
     """--help and --version into a full disk."""
     for option in ("--help", "--version"):
         with open("/dev/full", "w") as full:
-            done = subprocess.run([str(bitflow_process.binary()), option], stdout=full, stderr=subprocess.PIPE, timeout=60)
+            done = subprocess.run(
+                [str(bitflow_process.binary()), option], stdout=full, stderr=subprocess.PIPE, timeout=60
+            )
         assert done.returncode == 1, f"{option} into a full disk: {done}"

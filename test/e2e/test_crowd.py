@@ -1,4 +1,5 @@
-"""Thousands of connections at once, random data both ways, random orders of ends: every byte is accounted for."""
+"""Thousands of connections at once, random data both ways, random orders of ends: every byte is accounted
+for."""
 
 import collections
 
@@ -29,15 +30,26 @@ def test_two_thousand_connections(env):
     threads = len(bitflow.thread_names())
     crowd = env.keep(Crowd(address, listener, count))
     crowd.open()
-    wait_for(lambda: bitflow.descriptors()["socket"] == bitflow.resting["socket"] + 2 * count,
-             lambda: f"all are open at once: {bitflow.descriptors()}")
+    wait_for(
+        lambda: bitflow.descriptors()["socket"] == bitflow.resting["socket"] + 2 * count,
+        lambda: f"all are open at once: {bitflow.descriptors()}",
+    )
     crowd.run(timeout=90)
     records = account(bitflow, crowd)
     assert len({record["id"] for record in records.values()}) == count
     bitflow.assert_quiet()
     kinds = bitflow.descriptors()
-    assert kinds["pipe"] <= 600 and sum(kinds.values()) - kinds["pipe"] <= sum(bitflow.resting.values()) + 4, kinds
-    print("threads at rest", threads, "after", collections.Counter(bitflow.thread_names()), "descriptors", dict(kinds))
+    assert (
+        kinds["pipe"] <= 600 and sum(kinds.values()) - kinds["pipe"] <= sum(bitflow.resting.values()) + 4
+    ), kinds
+    print(
+        "threads at rest",
+        threads,
+        "after",
+        collections.Counter(bitflow.thread_names()),
+        "descriptors",
+        dict(kinds),
+    )
     assert len(bitflow.thread_names()) < threads + 600, "the cache of parked threads is not bounded"
     client = env.connect(address)
     target = listener.accept()
@@ -56,7 +68,10 @@ def test_crowd_over_unix_sockets(env):
     crowd.run(timeout=60)
     records = bitflow.wait_records(crowd.count)
     sent = sum(plan["up"][1] + 4 for plan in crowd.plans), sum(plan["down"][1] for plan in crowd.plans)
-    assert (sum(r["bytes_from_client"] for r in records), sum(r["bytes_from_target"] for r in records)) == sent
+    assert (
+        sum(r["bytes_from_client"] for r in records),
+        sum(r["bytes_from_target"] for r in records),
+    ) == sent
     assert {record["reason"] for record in records} == {"completed"}
     bitflow.assert_quiet()
 
@@ -73,7 +88,9 @@ def test_crowds_again_and_again(env):
         bitflow.wait_records((seed + 1) * crowd.count)
         crowd.close()
         bitflow.assert_quiet()
-        held.append((sum(bitflow.descriptors().values()), len(bitflow.thread_names()), bitflow.memory_kib("VmRSS")))
+        held.append(
+            (sum(bitflow.descriptors().values()), len(bitflow.thread_names()), bitflow.memory_kib("VmRSS"))
+        )
     assert held[3][0] <= held[1][0] + 8, f"descriptors: {held}"
     assert held[3][1] <= held[1][1] + 8, f"threads: {held}"
     assert held[3][2] <= held[1][2] + scale(4096, 20_000), f"KiB of memory: {held}"
