@@ -23,12 +23,12 @@ static struct snapshot *build_snapshot(const struct yaml_node *document, struct 
     }
     struct place root = place_root(document);
     bind_config(&root, &snapshot->config, &snapshot->region, problems);
-    if (snapshot->region.is_exhausted)
+    if (snapshot->region.is_exhausted) {
         problem_at_mark(problems, whole_file, "out of memory");
-    else
+    } else {
         check_across_keys(&root, &snapshot->config, problems);
-    if (problems->out->count == 0)
         check_unsupported(&root, &snapshot->config, problems);
+    }
     if (problems->out->count == 0)
         return snapshot;
     const struct config *config = &snapshot->config;

@@ -96,7 +96,7 @@ char *strdup(const char *text)
 
 // A value of every type, and aliases.
 static const char good[] =
-    "application: {log: {level: debug}, metrics: {prefix: x.}}\n"
+    "application: {log: {level: debug}}\n"
     "server:\n"
     "  proxies:\n"
     "  - name: one\n"
