@@ -19,6 +19,20 @@ struct dialled {
     int64_t took;
 };
 
+// The endpoint that the error names is told apart, too; none where it never came to one.
+static void assert_last_tried(const struct dialled *dialled)
+{
+    char text[ENDPOINT_TEXT_SIZE];
+    endpoint_format(&dialled->result.remote, text);
+    bool was_tried =
+        dialled->error.code != ERROR_RESOLVE && (strstr(dialled->error.text, "cannot connect to ") != NULL ||
+                                                 strstr(dialled->error.text, "connecting to ") != NULL);
+    if (was_tried && strstr(dialled->error.text, text) == NULL)
+        fail_msg("\"%s\" does not name %s", dialled->error.text, text);
+    if (!was_tried)
+        assert_int_equal(dialled->result.remote.length, 0);
+}
+
 static struct dialled dial_for(const struct address *address, struct patience *patience, int64_t deadline)
 {
     struct dialled dialled = {.result.fd = -7};
@@ -30,6 +44,7 @@ static struct dialled dial_for(const struct address *address, struct patience *p
         assert_int_not_equal(dialled.error.code, ERROR_NONE);
         if (dialled.error.code == ERROR_TIMEOUT && deadline != DEADLINE_NONE)
             assert_true(clock_now() >= deadline); // never before its time
+        assert_last_tried(&dialled);
     }
     return dialled;
 }
@@ -107,6 +122,7 @@ static void test_refused(void **state)
     (void)snprintf(reason, sizeof reason, "cannot connect to %s: Connection refused", text);
     assert_failure(&dialled, ERROR_REFUSED, reason);
     assert_int_equal(dialled.error.os_errno, ECONNREFUSED);
+    assert_true(endpoint_equal(&dialled.result.remote, &endpoint));
     assert_in_range(dialled.result.connect_time, 1, dialled.took);
     (void)close(fd);
 }
@@ -419,6 +435,7 @@ static void test_race_times_out(void **state)
     int filler, black_hole = rig_black_hole("127.0.0.1:0", &endpoint, &filler);
     struct dialled dialled = dial_list(hosts, 2, rig_port(&endpoint), deadline_after(60 * NS_PER_MS));
     assert_failure(&dialled, ERROR_TIMEOUT, "2 of 2 addresses tried, 1 failed");
+    assert_true(endpoint_equal(&dialled.result.remote, &endpoint));
     (void)close(filler);
     (void)close(black_hole);
 }
