@@ -1,5 +1,6 @@
-// Reads the configuration's bytes: from a regular file, or from a pipe that another program writes (`--config <(generate)`,
-// /dev/stdin, a named pipe). Bounded, since it also happens on the thread that answers signals. Any thread.
+// Reads the configuration's bytes: from a regular file, or from a pipe that another program writes
+// (`--config <(generate)`, /dev/stdin, a named pipe). Bounded, since it also happens on the thread that answers
+// signals. Any thread.
 
 #ifndef BITFLOW_CONFIG_CONFIG_FILE_H
 #define BITFLOW_CONFIG_CONFIG_FILE_H

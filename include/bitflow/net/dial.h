@@ -23,8 +23,8 @@ struct dial_result {
 };
 
 // On failure `result` still tells the times spent, and as `remote` the endpoint that was tried last, the one the
-// error names (fd is -1). Where several endpoints failed, the error tells how many and why the last one did. ERROR_TIMEOUT, ERROR_REFUSED, ERROR_RESOLVE,
-// ERROR_CANCELLED, ERROR_NO_*, ERROR_SYSTEM.
+// error names (fd is -1). Where several endpoints failed, the error tells how many and why the last one did.
+// ERROR_TIMEOUT, ERROR_REFUSED, ERROR_RESOLVE, ERROR_CANCELLED, ERROR_NO_*, ERROR_SYSTEM.
 bool dial(const struct address *address, struct patience *patience, int64_t deadline, struct dial_result *result,
           struct error *error);
 
