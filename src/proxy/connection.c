@@ -205,10 +205,8 @@ static void relay_target(struct connection *connection)
     relay->sockets[RELAY_TARGET].write_timeout = target->write_timeout;
     relay->threads = connection->engine->threads;
     relay->reason = &connection->entry.reason;
-    if (relay_run(relay, &connection->relayed, &connection->error))
-        (void)connection_end(connection, connection->relayed.reason);
-    else
-        (void)connection_end(connection, reason_of_failed_dial(connection->error.code));
+    connection_thread_name(relay->second_thread_name, connection->generation->proxy->name, connection->id, '<');
+    relay_run(relay, &connection->relayed);
 }
 
 static bool nothing_was_relayed(struct connection *connection)
@@ -338,11 +336,9 @@ static void log_accepted(const struct connection *connection)
 void connection_serve(void *argument)
 {
     struct connection *connection = argument;
-    const char *proxy = connection->generation->proxy->name;
-    char(*names)[THREAD_NAME_SIZE] = connection->relay.thread_names;
-    connection_thread_name(names[RELAY_CLIENT], proxy, connection->id, '>');
-    connection_thread_name(names[RELAY_TARGET], proxy, connection->id, '<');
-    thread_set_name(names[RELAY_CLIENT]);
+    char name[THREAD_NAME_SIZE];
+    connection_thread_name(name, connection->generation->proxy->name, connection->id, '>');
+    thread_set_name(name);
     log_accepted(connection);
     if (dial_target(connection))
         relay_target(connection);

@@ -42,9 +42,9 @@ struct rig {
     struct relay relay;
     _Atomic(enum close_reason) reason;
     pthread_t runner;
+    char runner_name[THREAD_NAME_SIZE];
     bool started;
     struct relay_result result;
-    struct error error;
     bool ran;
     int64_t began, ended; // clock_now()
 };
@@ -111,14 +111,16 @@ static inline void rig_init(struct rig *rig, enum rig_kind client, enum rig_kind
     rig_connect(target, buffer, &rig->relay.sockets[RELAY_TARGET].fd, &rig->target);
     static _Atomic unsigned number;
     unsigned id = atomic_fetch_add(&number, 1) % 1000000;
-    (void)snprintf(rig->relay.thread_names[RELAY_CLIENT], THREAD_NAME_SIZE, "rig#%u>", id);
-    (void)snprintf(rig->relay.thread_names[RELAY_TARGET], THREAD_NAME_SIZE, "rig#%u<", id);
+    (void)snprintf(rig->runner_name, THREAD_NAME_SIZE, "rig#%u>", id);
+    (void)snprintf(rig->relay.second_thread_name, THREAD_NAME_SIZE, "rig#%u<", id);
 }
 
 static inline void *rig_run(void *argument)
 {
     struct rig *rig = argument;
-    rig->ran = relay_run(&rig->relay, &rig->result, &rig->error);
+    thread_set_name(rig->runner_name);
+    relay_run(&rig->relay, &rig->result);
+    rig->ran = true;
     rig->ended = clock_now();
     return NULL;
 }
@@ -185,19 +187,22 @@ static inline void rig_reset_far(int *fd)
 
 // --- bytes -----------------------------------------------------------------------------------------------------------
 
-// Byte number `at` of the stream `stream`: tells lost, doubled and reordered bytes.
-static inline unsigned char rig_byte(unsigned stream, uint64_t at)
+// Eight bytes of the stream `stream`, from number 8 * `index`: tells lost, doubled and reordered bytes.
+static inline uint64_t rig_word(unsigned stream, uint64_t index)
 {
-    uint64_t x = (at >> 3) + (uint64_t)stream * UINT64_C(0x9E3779B97F4A7C15);
-    x *= UINT64_C(0xBF58476D1CE4E5B9);
-    x ^= x >> 29;
-    return (unsigned char)(x >> (8 * (at & 7)));
+    uint64_t x = (index + (uint64_t)stream * UINT64_C(0x9E3779B97F4A7C15)) * UINT64_C(0xBF58476D1CE4E5B9);
+    return x ^ (x >> 29);
 }
 
 static inline void rig_fill(unsigned char *out, size_t size, unsigned stream, uint64_t at)
 {
-    for (size_t i = 0; i < size; i++)
-        out[i] = rig_byte(stream, at + i);
+    for (size_t done = 0; done < size;) {
+        uint64_t word = rig_word(stream, (at + done) / 8);
+        size_t skip = (size_t)((at + done) % 8);
+        size_t part = size - done < 8 - skip ? size - done : 8 - skip;
+        memcpy(out + done, (const unsigned char *)&word + skip, part);
+        done += part;
+    }
 }
 
 // Sends bytes [from, from + size) of a stream, all of them unless the other side is gone. Returns how many went.
@@ -351,6 +356,7 @@ static inline bool rig_read_thread(const char *thread, const char *file, char *o
 static inline bool rig_blocks(const struct rig *rig, enum relay_side thread, long call, int argument, int fd,
                               int64_t patience)
 {
+    const char *name = thread == RELAY_CLIENT ? rig->runner_name : rig->relay.second_thread_name;
     int64_t deadline = clock_now() + patience;
     for (unsigned in_a_row = 0; in_a_row < 3;) {
         if (clock_now() > deadline)
@@ -358,7 +364,7 @@ static inline bool rig_blocks(const struct rig *rig, enum relay_side thread, lon
         char line[256];
         long number = -1;
         unsigned long arguments[3] = {0};
-        bool there = rig_read_thread(rig->relay.thread_names[thread], "syscall", line, (int)sizeof line) &&
+        bool there = rig_read_thread(name, "syscall", line, (int)sizeof line) &&
                      sscanf(line, "%ld %lx %lx %lx", &number, &arguments[0], &arguments[1], &arguments[2]) == 4 &&
                      number == call && arguments[argument] == (unsigned long)fd;
         in_a_row = there ? in_a_row + 1 : 0;
