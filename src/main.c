@@ -34,6 +34,12 @@ static const char help[] = "\n"
                            "Exit status: 0 ended in order, 1 could not start, or all listeners failed,\n"
                            "             2 wrong usage or configuration\n";
 
+// Whoever asked for the output must know if it didn't arrive, as on a full disk.
+static int status_of_output(void)
+{
+    return fflush(stdout) == 0 && !ferror(stdout) ? EXIT_SUCCESS : EXIT_START_FAILED;
+}
+
 // Exits for --help, --version and wrong usage.
 static struct arguments parse_arguments(int argc, char **argv)
 {
@@ -57,10 +63,10 @@ static struct arguments parse_arguments(int argc, char **argv)
             break;
         case 'V':
             (void)printf("bitflow %s\n", BITFLOW_VERSION);
-            exit(EXIT_SUCCESS);
+            exit(status_of_output());
         case 'h':
             (void)printf("%s%s", usage, help);
-            exit(EXIT_SUCCESS);
+            exit(status_of_output());
         default: // getopt has said what is wrong
             (void)fputs(usage, stderr);
             exit(EXIT_USAGE);
@@ -110,7 +116,7 @@ int main(int argc, char **argv)
     if (arguments.check) {
         (void)printf("%s: the configuration is valid\n", arguments.config);
         config_drop(&config);
-        return EXIT_SUCCESS;
+        return status_of_output();
     }
     inherited_init();
     struct error error = ERROR_INIT;

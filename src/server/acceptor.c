@@ -20,14 +20,18 @@
 #define ACCEPT_BATCH 64                  // clients taken from one socket before orders are looked at again
 #define SHORTAGE_PAUSE (100 * NS_PER_MS) // when even turning clients away is impossible
 
+#define SPARES_MAX 4
+
 struct acceptor {
     struct engine *engine;
     struct listener listener;
     void (*on_end)(void);
     pthread_t thread;
     int wake; // eventfd: there are orders
-    // A descriptor kept back, so that a client can be accepted, and told no, when there are no others.
-    int spare;
+    // Descriptors kept back, so that a client can be accepted, and told no, when there are no others. Several, because
+    // another thread may be faster to one that was given up for it.
+    int spares[SPARES_MAX];
+    int spare_count;
     struct generation *current; // the acceptor's thread's own once it runs
     _Atomic bool has_ended;
 
@@ -39,9 +43,14 @@ struct acceptor {
     struct proxy *proxy GUARDED;     // borrowed from the newest generation
 };
 
-static int open_spare(void)
+static void refill_spares(struct acceptor *acceptor)
 {
-    return open("/dev/null", O_RDONLY | O_CLOEXEC);
+    while (acceptor->spare_count < SPARES_MAX) {
+        int spare = fcntl(acceptor->wake, F_DUPFD_CLOEXEC, 0);
+        if (spare < 0)
+            return;
+        acceptor->spares[acceptor->spare_count++] = spare;
+    }
 }
 
 static void turn_away(struct acceptor *acceptor, const struct client *client, enum close_reason reason,
@@ -115,21 +124,34 @@ static void pause_for_orders(const struct acceptor *acceptor)
     (void)poll(&poller, 1, (int)(SHORTAGE_PAUSE / NS_PER_MS));
 }
 
-// Out of descriptors: idle pipes are given up for the client at the head of the queue. When there are none, it is
-// turned away with the help of the spare one.
+// Turns a client away whose descriptor was a spare one. Its number becomes that again in one step: between a close() and
+// a dup() another thread would take it.
+static void turn_away_with_spare(struct acceptor *acceptor, const struct client *client)
+{
+    connection_reject(connection_next_id(), acceptor->current, client, CLOSE_OUT_OF_DESCRIPTORS, NULL);
+    int spare = dup3(acceptor->wake, client->fd, O_CLOEXEC);
+    if (spare >= 0)
+        acceptor->spares[acceptor->spare_count++] = spare;
+}
+
+// Out of descriptors: idle pipes are given up for the client at the head of the queue. When there are none, it is turned
+// away with the help of a spare one.
 static void shed_client(struct acceptor *acceptor, int listening)
 {
-    struct client client;
     if (pipe_pool_trim() > 0)
         return; // accept4() is tried again
-    if (acceptor->spare >= 0)
-        (void)close(acceptor->spare);
-    bool accepted = accept_client(acceptor, listening, &client);
-    bool was_taken = !accepted && errno != EAGAIN; // another thread was faster to the descriptor
-    if (accepted)
-        turn_away(acceptor, &client, CLOSE_OUT_OF_DESCRIPTORS, NULL);
-    acceptor->spare = open_spare();
-    if (was_taken)
+    while (acceptor->spare_count > 0) {
+        struct client client;
+        (void)close(acceptor->spares[--acceptor->spare_count]);
+        if (accept_client(acceptor, listening, &client)) {
+            turn_away_with_spare(acceptor, &client);
+            return;
+        }
+        if (errno == EAGAIN)
+            break;
+    }
+    refill_spares(acceptor);
+    if (acceptor->spare_count == 0)
         pause_for_orders(acceptor);
 }
 
@@ -181,6 +203,7 @@ static bool accept_batch(struct acceptor *acceptor, int listening)
     for (int i = 0; i < ACCEPT_BATCH; i++) {
         struct client client;
         if (accept_client(acceptor, listening, &client)) {
+            refill_spares(acceptor);
             take_generation(acceptor); // who comes after a reload is served by it, even in the middle of a batch
             admit(acceptor, &client);
             continue;
@@ -284,8 +307,8 @@ static void free_acceptor(struct acceptor *acceptor)
 {
     if (acceptor->wake >= 0)
         (void)close(acceptor->wake);
-    if (acceptor->spare >= 0)
-        (void)close(acceptor->spare);
+    while (acceptor->spare_count > 0)
+        (void)close(acceptor->spares[--acceptor->spare_count]);
     mutex_lock(&acceptor->lock);
     generation_drop(&acceptor->next);
     mutex_unlock(&acceptor->lock);
@@ -311,8 +334,9 @@ struct acceptor *acceptor_create(struct engine *engine, struct generation *gener
     acceptor->proxy = generation->proxy;
     mutex_unlock(&acceptor->lock);
     acceptor->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    acceptor->spare = open_spare();
-    if (acceptor->wake < 0 || acceptor->spare < 0) {
+    if (acceptor->wake >= 0)
+        refill_spares(acceptor);
+    if (acceptor->wake < 0 || acceptor->spare_count < SPARES_MAX) {
         error_set_errno(error, errno, "cannot create an acceptor");
         free_acceptor(acceptor);
         return NULL;
