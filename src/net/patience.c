@@ -5,20 +5,11 @@
 #include <sys/socket.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/net/socket.h"
 
 void patience_init(struct patience *patience, int client)
 {
     *patience = (struct patience){.client = client, .deadline = DEADLINE_NONE};
-}
-
-static bool has_data(int fd)
-{
-    char byte;
-    ssize_t peeked;
-    do
-        peeked = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    while (peeked < 0 && errno == EINTR);
-    return peeked > 0;
 }
 
 static bool is_unix(int fd)
@@ -37,14 +28,14 @@ static bool note_client(struct patience *patience, short events)
     if ((events & POLLHUP) != 0) {
         // TCP says so after a reset only, as we have not closed our direction; a Unix socket says so of every
         // close.
-        if (!is_unix(patience->client) || !(has_data(patience->client) || patience->has_spoken))
+        if (!is_unix(patience->client) || !(socket_has_data(patience->client) || patience->has_spoken))
             return false;
         patience->unwatched = true;
         patience->half_closed = true;
         patience->deadline = DEADLINE_NONE;
     } else if ((events & POLLRDHUP) != 0 && !patience->half_closed) {
         patience->half_closed = true;
-        if (!patience->has_spoken && !has_data(patience->client))
+        if (!patience->has_spoken && !socket_has_data(patience->client))
             patience->deadline = deadline_after(PATIENCE_GRACE);
     }
     return true;

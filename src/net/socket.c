@@ -58,6 +58,16 @@ void socket_set_blocking(int fd, bool blocking)
     (void)ioctl(fd, FIONBIO, &value); // one call, where fcntl() would take two
 }
 
+bool socket_has_data(int fd)
+{
+    char byte;
+    ssize_t peeked;
+    do
+        peeked = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    while (peeked < 0 && errno == EINTR);
+    return peeked > 0;
+}
+
 // Bytes that TCP has not sent; 0 for other sockets and for a connection that is over.
 static int unsent(int fd)
 {

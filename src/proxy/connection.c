@@ -143,12 +143,6 @@ static bool has_reason(const void *subject)
     return atomic_load_explicit(&connection->entry.reason, memory_order_relaxed) != CLOSE_NONE;
 }
 
-static bool has_data(int fd)
-{
-    char byte;
-    return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
-}
-
 // A borrowed target is of use to one connection only. A client that comes and goes without a word, a health check or a
 // port scan, must not use it up: it is not touched before either side has something to say.
 static bool await_first_byte(struct connection *connection)
@@ -160,7 +154,7 @@ static bool await_first_byte(struct connection *connection)
     do
         ready = poll(sockets, ARRAY_LENGTH(sockets), deadline_poll_ms(deadline));
     while (ready < 0 && errno == EINTR);
-    if (!has_reason(connection) && (sockets[1].revents != 0 || has_data(connection->entry.client)))
+    if (!has_reason(connection) && (sockets[1].revents != 0 || socket_has_data(connection->entry.client)))
         return true;
     (void)connection_end(connection, ready == 0 ? CLOSE_CLIENT_READ_TIMEOUT : CLOSE_CLIENT_LEFT);
     return false;
@@ -286,7 +280,7 @@ static void write_records(struct connection *connection, const struct socket_nam
         .client = names->peer,
         .local = names->local,
         .target_name = egress->target == NULL ? NULL : egress->target->name,
-        .target_address = egress->dialled.fd < 0 ? NULL : target_address,
+        .target_address = egress->dialled.remote.length == 0 ? NULL : target_address,
         .attempts = egress->attempts,
         .resolve_time = egress->resolve_time,
         .connect_time = egress->connect_time,

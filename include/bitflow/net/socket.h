@@ -22,6 +22,9 @@ void socket_set_keepalive(int fd, int64_t interval);
 
 void socket_set_blocking(int fd, bool blocking);
 
+// Whether something can be read right now; an end of stream is nothing.
+bool socket_has_data(int fd);
+
 // Waits, at most until `deadline`, until the kernel has sent what was written to this TCP socket (sent, not
 // acknowledged). Returns at once for others.
 void socket_flush(int fd, int64_t deadline);
