@@ -130,7 +130,8 @@ void pump_look_back(struct pump *pump)
     int os_errno = 0;
     socklen_t size = sizeof os_errno;
     (void)getsockopt(pump->from, SOL_SOCKET, SO_ERROR, &os_errno, &size);
-    pump_read_failed(pump, os_errno != 0 ? os_errno : ECONNRESET);
+    // EPIPE is a reset after the end of the stream.
+    pump_read_failed(pump, os_errno != 0 && os_errno != EPIPE ? os_errno : ECONNRESET);
 }
 
 bool pump_within_grace(const struct pump *pump)

@@ -19,6 +19,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,9 +104,40 @@ static inline struct thread_pool *rig_threads(void)
     return threads;
 }
 
+static inline void rig_be_busy(void *argument)
+{
+    sem_t *until = (sem_t *)argument;
+    while (sem_wait(until) != 0)
+        MUST(errno == EINTR);
+}
+
+// A pool whose only thread is busy until `until` is posted.
+static inline struct thread_pool *rig_exhausted_threads(sem_t *until)
+{
+    struct thread_pool_options options = {
+        .parked_name = "parked", .stack_size = 64 * 1024, .max_threads = 1, .max_parked = 1, .idle_time = NS_PER_S};
+    struct thread_pool *threads = thread_pool_create(&options, NULL);
+    MUST(threads != NULL && sem_init(until, 0, 0) == 0);
+    MUST(thread_pool_run(threads, rig_be_busy, until, NULL));
+    return threads;
+}
+
+// From here on no relay of this program gets a second thread.
+static inline struct thread_pool **rig_only_threads(void)
+{
+    static struct thread_pool *threads;
+    return &threads;
+}
+
+static inline void rig_go_without_threads(void)
+{
+    static sem_t never;
+    *rig_only_threads() = rig_exhausted_threads(&never);
+}
+
 static inline void rig_init(struct rig *rig, enum rig_kind client, enum rig_kind target, int buffer)
 {
-    *rig = (struct rig){.relay = {.threads = rig_threads()}};
+    *rig = (struct rig){.relay = {.threads = *rig_only_threads() != NULL ? *rig_only_threads() : rig_threads()}};
     rig->relay.reason = &rig->reason;
     rig_connect(client, buffer, &rig->relay.sockets[RELAY_CLIENT].fd, &rig->client);
     rig_connect(target, buffer, &rig->relay.sockets[RELAY_TARGET].fd, &rig->target);

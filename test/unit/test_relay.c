@@ -258,7 +258,6 @@ static void a_write_to_a_closed_client_is_its_reset(void **state)
 
 int main(void)
 {
-    rig_prepare();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(messages_pass_both_ways),
         cmocka_unit_test(the_client_half_closes_first),
@@ -271,5 +270,9 @@ int main(void)
         cmocka_unit_test(a_stuck_side_ends_after_the_grace),
         cmocka_unit_test(a_write_to_a_closed_client_is_its_reset),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    rig_prepare();
+    int failed = cmocka_run_group_tests_name("with threads to be had", tests, NULL, NULL);
+    rig_go_without_threads();
+    rig_prepare();
+    return failed + cmocka_run_group_tests_name("on one thread", tests, NULL, NULL);
 }

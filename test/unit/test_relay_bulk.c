@@ -76,6 +76,13 @@ static void bulk_by_splice(void **state)
     assert_true(pipe_pool_count().idle > 0); // some were used
 }
 
+static void bulk_on_one_thread(void **state)
+{
+    (void)state;
+    carry_bulk_over_each_pairing();
+    (void)pipe_pool_trim(); // the direction that ended last may have had one
+}
+
 static void bulk_without_pipes(void **state)
 {
     (void)state;
@@ -259,6 +266,7 @@ static void hundreds_of_relays_account_for_every_byte(void **state)
             end_talk(&talks[i]);
     }
     assert_int_equal(pipe_pool_count().taken, 0);
+    (void)pipe_pool_trim();
 }
 
 int main(void)
@@ -274,5 +282,13 @@ int main(void)
         cmocka_unit_test(urgent_data_does_not_end_a_stream),
         cmocka_unit_test(hundreds_of_relays_account_for_every_byte),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest without_threads[] = {
+        cmocka_unit_test(bulk_on_one_thread),
+        cmocka_unit_test(urgent_data_does_not_end_a_stream),
+        cmocka_unit_test(hundreds_of_relays_account_for_every_byte),
+    };
+    int failed = cmocka_run_group_tests_name("with threads to be had", tests, NULL, NULL);
+    rig_go_without_threads();
+    rig_prepare();
+    return failed + cmocka_run_group_tests_name("on one thread", without_threads, NULL, NULL);
 }
