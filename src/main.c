@@ -1,8 +1,10 @@
-// Arguments and exit codes: 0 a clean end, 1 a failed start, 2 a wrong use or a wrong configuration.
+// Arguments and exit codes: 0 a clean end, 1 a failed start or no listener left, 2 wrong use or wrong configuration.
 
+#include <fcntl.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "bitflow/config/config_load.h"
 #include "bitflow/net/inherited.h"
@@ -29,7 +31,14 @@ static const char help[] = "\n"
                            "\n"
                            "Signals: SIGTERM, SIGINT  stop accepting, let connections finish, end; twice: end at once\n"
                            "         SIGHUP           read the configuration again, re-open the connection logs\n"
-                           "Exit status: 0 ended in order, 1 could not start, 2 wrong usage or configuration\n";
+                           "Exit status: 0 ended in order, 1 could not start, or all listeners failed,\n"
+                           "             2 wrong usage or configuration\n";
+
+// Whoever asked for the output must know if it didn't arrive, as on a full disk.
+static int status_of_output(void)
+{
+    return fflush(stdout) == 0 && !ferror(stdout) ? EXIT_SUCCESS : EXIT_START_FAILED;
+}
 
 // Exits for --help, --version and wrong usage.
 static struct arguments parse_arguments(int argc, char **argv)
@@ -54,10 +63,10 @@ static struct arguments parse_arguments(int argc, char **argv)
             break;
         case 'V':
             (void)printf("bitflow %s\n", BITFLOW_VERSION);
-            exit(EXIT_SUCCESS);
+            exit(status_of_output());
         case 'h':
             (void)printf("%s%s", usage, help);
-            exit(EXIT_SUCCESS);
+            exit(status_of_output());
         default: // getopt has said what is wrong
             (void)fputs(usage, stderr);
             exit(EXIT_USAGE);
@@ -85,8 +94,21 @@ static const struct config *load(const char *path)
     return config;
 }
 
+// Where the parent closed one of the standard descriptors, a client's socket could become number 2, and be sent the
+// log.
+static bool fill_standard_descriptors(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        // The lowest free number is the one that is missing.
+        if (fcntl(fd, F_GETFD) == -1 && open("/dev/null", O_RDWR | O_CLOEXEC) != fd)
+            return false;
+    return true;
+}
+
 int main(int argc, char **argv)
 {
+    if (!fill_standard_descriptors())
+        return EXIT_START_FAILED;
     struct arguments arguments = parse_arguments(argc, argv);
     const struct config *config = load(arguments.config);
     if (config == NULL)
@@ -94,7 +116,7 @@ int main(int argc, char **argv)
     if (arguments.check) {
         (void)printf("%s: the configuration is valid\n", arguments.config);
         config_drop(&config);
-        return EXIT_SUCCESS;
+        return status_of_output();
     }
     inherited_init();
     struct error error = ERROR_INIT;

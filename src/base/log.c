@@ -1,12 +1,15 @@
 #include "bitflow/base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "bitflow/base/clock.h"
@@ -15,6 +18,9 @@
 static _Atomic(enum log_level) threshold = LOG_OFF;
 static struct mutex output_lock = MUTEX_INIT;
 static int output GUARDED_BY(output_lock) = STDERR_FILENO;
+static bool output_is_ours GUARDED_BY(output_lock); // opened here, see open_private()
+static bool output_is_socket GUARDED_BY(output_lock);
+static bool is_torn GUARDED_BY(output_lock); // the last line was cut short: the next one begins on a line of its own
 static uint64_t dropped GUARDED_BY(output_lock);
 
 // One line under construction. Two bytes are kept back, for the last value's closing quote and the newline.
@@ -34,10 +40,30 @@ bool log_enabled(enum log_level level)
     return level >= atomic_load_explicit(&threshold, memory_order_relaxed);
 }
 
+// poll() says that a terminal or a pipe takes something, not that it takes a whole line, and a write that waits for the
+// rest would hold up everyone who logs. O_NONBLOCK on `fd` itself would change it for our parent as well, so the same
+// file is opened once more. -1: that cannot be done, or is not needed (a regular file has its own place in there).
+static int open_private(int fd, mode_t mode)
+{
+    if (!S_ISFIFO(mode) && !S_ISCHR(mode))
+        return -1;
+    char path[sizeof "/proc/self/fd/-2147483648"];
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+}
+
 void log_set_descriptor(int fd)
 {
+    struct stat status = {.st_mode = 0};
+    (void)fstat(fd, &status);
+    int private = open_private(fd, status.st_mode);
     mutex_lock(&output_lock);
-    output = fd;
+    if (output_is_ours)
+        (void)close(output);
+    output = private >= 0 ? private : fd;
+    output_is_ours = private >= 0;
+    output_is_socket = S_ISSOCK(status.st_mode);
+    is_torn = false;
     mutex_unlock(&output_lock);
 }
 
@@ -123,13 +149,24 @@ static void put_field(struct line *line, const char *key, const char *value)
     line->text[line->length++] = '"'; // the room for it was kept back
 }
 
-static bool write_out(const struct line *line) REQUIRES(output_lock)
+static ssize_t write_some(const char *bytes, size_t count) REQUIRES(output_lock)
 {
     ssize_t written;
     do
-        written = write(output, line->text, line->length);
+        written =
+            output_is_socket ? send(output, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL) : write(output, bytes, count);
     while (written < 0 && errno == EINTR);
-    return written >= 0;
+    return written;
+}
+
+static bool write_out(const struct line *line) REQUIRES(output_lock)
+{
+    if (is_torn && write_some("\n", 1) != 1)
+        return false;
+    is_torn = false;
+    ssize_t written = write_some(line->text, line->length);
+    is_torn = written > 0 && (size_t)written < line->length;
+    return written >= 0 && !is_torn;
 }
 
 static bool output_takes_a_line(void) REQUIRES(output_lock)

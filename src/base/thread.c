@@ -60,6 +60,19 @@ void thread_set_name(const char *name)
     (void)pthread_setname_np(pthread_self(), cut); // fails for longer names only
 }
 
+void thread_name(char out[THREAD_NAME_SIZE], const char *head, const char *tail)
+{
+    size_t tail_length = strnlen(tail, THREAD_NAME_SIZE - 1);
+    size_t kept = strlen(head);
+    if (kept > THREAD_NAME_SIZE - 1 - tail_length)
+        kept = THREAD_NAME_SIZE - 1 - tail_length;
+    while (kept > 0 && ((unsigned char)head[kept] & 0xc0) == 0x80)
+        kept--;
+    memcpy(out, head, kept);
+    memcpy(out + kept, tail, tail_length);
+    out[kept + tail_length] = '\0';
+}
+
 static size_t real_stack_size(size_t wanted)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);

@@ -19,7 +19,7 @@ struct snapshot *snapshot_create(void)
 
 const struct config *config_hold(const struct config *config)
 {
-    struct snapshot *snapshot = (struct snapshot *)(uintptr_t)config;
+    struct snapshot *snapshot = (struct snapshot *)config;
     // Whoever holds it already keeps it alive, so nothing has to be ordered here.
     (void)atomic_fetch_add_explicit(&snapshot->references, 1, memory_order_relaxed);
     return config;
@@ -27,7 +27,7 @@ const struct config *config_hold(const struct config *config)
 
 void config_drop(const struct config **config)
 {
-    struct snapshot *snapshot = (struct snapshot *)(uintptr_t)*config;
+    struct snapshot *snapshot = (struct snapshot *)*config;
     *config = NULL;
     // Others' reads come before the last one's free.
     if (snapshot == NULL || atomic_fetch_sub_explicit(&snapshot->references, 1, memory_order_acq_rel) != 1)

@@ -1,13 +1,11 @@
 #include "bitflow/config/config_load.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "bitflow/config/bind.h"
 #include "bitflow/config/checks.h"
+#include "bitflow/config/config_file.h"
 #include "bitflow/config/problem.h"
 #include "bitflow/config/region.h"
 #include "bitflow/config/snapshot.h"
@@ -25,12 +23,12 @@ static struct snapshot *build_snapshot(const struct yaml_node *document, struct 
     }
     struct place root = place_root(document);
     bind_config(&root, &snapshot->config, &snapshot->region, problems);
-    if (snapshot->region.is_exhausted)
+    if (snapshot->region.is_exhausted) {
         problem_at_mark(problems, whole_file, "out of memory");
-    else
+    } else {
         check_across_keys(&root, &snapshot->config, problems);
-    if (problems->out->count == 0)
         check_unsupported(&root, &snapshot->config, problems);
+    }
     if (problems->out->count == 0)
         return snapshot;
     const struct config *config = &snapshot->config;
@@ -64,52 +62,26 @@ const struct config *config_load_text(const char *name, const char *bytes, size_
     return load_bytes(bytes, length, &list);
 }
 
-// Reads until the end, or until there is one byte more than `size`. -1: errno says why.
-static ssize_t read_all(int fd, char *buffer, size_t size)
-{
-    size_t used = 0;
-    while (used < size) {
-        ssize_t got = read(fd, buffer + used, size - used);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return -1;
-        if (got == 0)
-            break;
-        used += (size_t)got;
-    }
-    return (ssize_t)used;
-}
-
-static void report_unreadable(struct problem_list *problems, int os_errno)
-{
-    struct error error = ERROR_INIT;
-    error_set_errno(&error, os_errno, "cannot read");
-    problem_at_mark(problems, whole_file, "%s", error.text);
-}
-
 const struct config *config_load(const char *path, struct config_problems *problems)
 {
     struct problem_list list;
     problem_list_init(&list, path, problems);
     // One byte more than is allowed, to tell a file that is too large. A pipe's size is not known beforehand.
     const size_t size = YAML_TREE_BYTES_MAX + 1;
+    size_t length = 0;
+    struct error error = ERROR_INIT;
     const struct config *config = NULL;
     char *buffer = malloc(size);
-    int fd = buffer != NULL ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-    ssize_t length = fd >= 0 ? read_all(fd, buffer, size) : -1;
-    if (buffer == NULL)
+    if (buffer == NULL) {
         problem_at_mark(&list, whole_file, "out of memory");
-    else if (length < 0)
-        report_unreadable(&list, errno);
-    else
-        config = load_bytes(buffer, (size_t)length, &list);
-    if (fd >= 0)
-        (void)close(fd);
-    if (buffer != NULL) {
-        if (length > 0)
-            explicit_bzero(buffer, (size_t)length);
-        free(buffer);
+        return NULL;
     }
+    if (config_file_read(path, buffer, size, &length, &error))
+        config = load_bytes(buffer, length, &list);
+    else
+        problem_at_mark(&list, whole_file, "%s", error.text);
+    // It may hold passwords, even if not all of it came.
+    explicit_bzero(buffer, size);
+    free(buffer);
     return config;
 }

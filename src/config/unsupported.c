@@ -48,6 +48,8 @@ void check_unsupported(const struct place *root, const struct config *config, st
     struct place metrics = place_key(&application, "metrics");
     if (config->metrics_address != NULL)
         report(problems, &metrics, "address");
+    if (config->metrics_prefix != NULL)
+        report(problems, &metrics, "prefix");
     if (config->sentry_dsn != NULL)
         report(problems, &application, "sentry_dsn");
 

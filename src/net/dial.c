@@ -99,8 +99,7 @@ static bool dial_endpoint(const struct endpoint *endpoint, struct patience *pati
                          ? dial_unix(endpoint, patience, deadline, &result->fd, error)
                          : dial_tcp(endpoint, patience, deadline, &result->fd, error);
     result->connect_time = clock_now() - start;
-    if (connected)
-        result->remote = *endpoint;
+    result->remote = *endpoint;
     return connected;
 }
 
@@ -118,11 +117,10 @@ __attribute__((noinline)) static bool dial_name(const struct address *address, s
     if (resolution.count == 1)
         return dial_endpoint(&resolution.endpoints[0], patience, deadline, result, error);
     start = clock_now();
-    size_t winner;
-    bool connected = dial_race(resolution.endpoints, resolution.count, patience, deadline, &result->fd, &winner, error);
+    size_t last;
+    bool connected = dial_race(resolution.endpoints, resolution.count, patience, deadline, &result->fd, &last, error);
     result->connect_time = clock_now() - start;
-    if (connected)
-        result->remote = resolution.endpoints[winner];
+    result->remote = resolution.endpoints[last];
     return connected;
 }
 

@@ -29,6 +29,9 @@ int dial_finish(int fd, const struct endpoint *endpoint)
     socklen_t size = sizeof reason;
     if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &reason, &size) != 0)
         return errno;
+    // Established, answered and reset before we looked: what it said is to be delivered, and the reset found thereafter.
+    if ((reason == ECONNRESET || reason == EPIPE) && socket_has_data(fd))
+        return 0;
     if (reason != 0 || !endpoint_is_tcp(endpoint))
         return reason;
     // Where nobody listens, the kernel may pick the very port we connect to as ours, and TCP connects to
@@ -169,10 +172,11 @@ static void set_all_failed(const struct race *race, struct error *error)
     }
 }
 
-static void set_race_wait_error(const struct race *race, enum patience_result result, int os_errno, struct error *error)
+// `latest`: the index of the endpoint that is named.
+static void set_race_wait_error(const struct race *race, size_t latest, enum patience_result result, int os_errno,
+                                struct error *error)
 {
     struct error why = ERROR_INIT;
-    size_t latest = race->indices[race->running - 1];
     dial_set_wait_error(&race->endpoints[latest], result, os_errno, &why);
     if (race->count > 1 && result == PATIENCE_DEADLINE)
         error_set(error, why.code,
@@ -182,7 +186,7 @@ static void set_race_wait_error(const struct race *race, enum patience_result re
         *error = why;
 }
 
-static bool run_race(struct race *race, struct patience *patience, int64_t deadline, int *fd, size_t *winner,
+static bool run_race(struct race *race, struct patience *patience, int64_t deadline, int *fd, size_t *last,
                      struct error *error)
 {
     int64_t next_start = 0;
@@ -191,29 +195,31 @@ static bool run_race(struct race *race, struct patience *patience, int64_t deadl
             next_start = clock_now() + DIAL_ATTEMPT_DELAY;
         if (race->running == 0) {
             set_all_failed(race, error);
+            *last = race->last_failed;
             return false;
         }
         int64_t until = race->started < race->count && next_start < deadline ? next_start : deadline;
         enum patience_result result = patience_poll(patience, race->sockets, race->running, until);
         bool any_failed = false;
-        if (result == PATIENCE_READY && find_winner(race, fd, winner, &any_failed))
+        if (result == PATIENCE_READY && find_winner(race, fd, last, &any_failed))
             return true;
         if (any_failed)
             next_start = 0;
         if (result == PATIENCE_GONE || result == PATIENCE_FAILED ||
             (result == PATIENCE_DEADLINE && deadline_left(deadline) == 0)) {
-            set_race_wait_error(race, result, errno, error);
+            *last = race->indices[race->running - 1];
+            set_race_wait_error(race, *last, result, errno, error);
             return false;
         }
     }
 }
 
 bool dial_race(const struct endpoint *endpoints, size_t count, struct patience *patience, int64_t deadline, int *fd,
-               size_t *winner, struct error *error)
+               size_t *last, struct error *error)
 {
     struct race race = {.endpoints = endpoints, .count = count};
     dial_race_order(endpoints, count, race.order);
-    bool won = run_race(&race, patience, deadline, fd, winner, error);
+    bool won = run_race(&race, patience, deadline, fd, last, error);
     for (size_t i = 0; i < race.running; i++)
         (void)close(race.sockets[i].fd);
     if (won)

@@ -16,10 +16,10 @@
 // within a family the resolver's order stays. RFC 8305, 4, with a First Address Family Count of 1.
 void dial_race_order(const struct endpoint *endpoints, size_t count, uint8_t order[RESOLVE_ADDRESSES_MAX]);
 
-// Connects to one of `count` endpoints (at most RESOLVE_ADDRESSES_MAX). On success `fd` is connected,
-// blocking and close-on-exec, and `winner` the endpoint's index.
+// Connects to one of `count` endpoints (1 to RESOLVE_ADDRESSES_MAX). On success `fd` is connected, blocking and
+// close-on-exec. `last` is set in any case: to the index of the endpoint that won, or of the one the error names.
 bool dial_race(const struct endpoint *endpoints, size_t count, struct patience *patience, int64_t deadline, int *fd,
-               size_t *winner, struct error *error);
+               size_t *last, struct error *error);
 
 // A non-blocking connect to `endpoint`. Returns the socket, connected or connecting, or -1 with errno.
 int dial_start(const struct endpoint *endpoint);

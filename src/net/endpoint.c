@@ -136,7 +136,7 @@ static void format_unix(const struct endpoint *endpoint, char out[ENDPOINT_TEXT_
     if (length == 0) {
         prefix = "unix:";
     } else if (name[0] == '\0') {
-        prefix = "unix:@";
+        prefix = "unix://@";
         name++;
         length--;
     } else {

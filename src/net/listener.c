@@ -12,6 +12,7 @@
 #include "unix_file.h"
 
 #define BACKLOG 4096 // the kernel caps it at net.core.somaxconn
+#define RESOLVE_TIMEOUT_S 10
 
 static void set_error(const struct endpoint *endpoint, int os_errno, struct error *error)
 {
@@ -68,12 +69,26 @@ static bool open_wildcard(struct listener *listener, const struct endpoint *endp
     return endpoint_of_address(&ipv4, &any) && add_tcp(listener, &any, false, error);
 }
 
-static bool open_tcp(struct listener *listener, struct error *error)
+// Bounded: whoever opens listeners does nothing else meanwhile, not even answer signals.
+static bool resolve_listener(const struct address *address, struct resolution *resolution, struct error *error)
 {
     struct patience nobody;
-    struct resolution resolution;
+    struct error failure = ERROR_INIT;
     patience_init(&nobody, -1);
-    if (!resolve(&listener->address, &nobody, DEADLINE_NONE, &resolution, error))
+    if (resolve(address, &nobody, deadline_after(RESOLVE_TIMEOUT_S * NS_PER_S), resolution, &failure))
+        return true;
+    if (failure.code == ERROR_TIMEOUT)
+        error_set(error, ERROR_TIMEOUT, "cannot listen on %s: the name was not resolved within %d s", address->host,
+                  RESOLVE_TIMEOUT_S);
+    else if (error != NULL && error->code == ERROR_NONE)
+        *error = failure;
+    return false;
+}
+
+static bool open_tcp(struct listener *listener, struct error *error)
+{
+    struct resolution resolution;
+    if (!resolve_listener(&listener->address, &resolution, error))
         return false;
     if (listener->address.host[0] == '\0' && listener->address.family == ADDRESS_ANY)
         return open_wildcard(listener, &resolution.endpoints[0], error);
@@ -149,11 +164,17 @@ bool listener_open(const struct address *address, struct listener *listener, str
     if (good)
         *listener = opened;
     else
-        listener_close(&opened);
+        listener_give_up(&opened);
     return good;
 }
 
-void listener_close(struct listener *listener)
+bool listener_is_intact(const struct listener *listener)
+{
+    struct unix_file file = {.device = listener->device, .inode = listener->inode};
+    return listener->inode == 0 || unix_file_is_there(listener->address.path, &file);
+}
+
+static void close_sockets(struct listener *listener, bool spend_inherited)
 {
     // The file goes first: while the socket lives, its inode's number cannot be another file's.
     if (listener->inode != 0) {
@@ -163,9 +184,19 @@ void listener_close(struct listener *listener)
     }
     for (size_t i = 0; i < listener->socket_count; i++) {
         if (listener->is_inherited)
-            inherited_return(listener->sockets[i], true);
+            inherited_return(listener->sockets[i], spend_inherited);
         else
             (void)close(listener->sockets[i]);
     }
     listener->socket_count = 0;
+}
+
+void listener_close(struct listener *listener)
+{
+    close_sockets(listener, true);
+}
+
+void listener_give_up(struct listener *listener)
+{
+    close_sockets(listener, false);
 }

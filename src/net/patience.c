@@ -5,20 +5,11 @@
 #include <sys/socket.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/net/socket.h"
 
 void patience_init(struct patience *patience, int client)
 {
     *patience = (struct patience){.client = client, .deadline = DEADLINE_NONE};
-}
-
-static bool has_data(int fd)
-{
-    char byte;
-    ssize_t peeked;
-    do
-        peeked = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    while (peeked < 0 && errno == EINTR);
-    return peeked > 0;
 }
 
 static bool is_unix(int fd)
@@ -37,17 +28,29 @@ static bool note_client(struct patience *patience, short events)
     if ((events & POLLHUP) != 0) {
         // TCP says so after a reset only, as we have not closed our direction; a Unix socket says so of every
         // close.
-        if (!is_unix(patience->client) || !(has_data(patience->client) || patience->has_spoken))
+        if (!is_unix(patience->client) || !(socket_has_data(patience->client) || patience->has_spoken))
             return false;
         patience->unwatched = true;
         patience->half_closed = true;
         patience->deadline = DEADLINE_NONE;
     } else if ((events & POLLRDHUP) != 0 && !patience->half_closed) {
         patience->half_closed = true;
-        if (!patience->has_spoken && !has_data(patience->client))
+        if (!patience->has_spoken && !socket_has_data(patience->client))
             patience->deadline = deadline_after(PATIENCE_GRACE);
     }
     return true;
+}
+
+// A client that is not watched any more cannot wake us when the connection is ended: that is looked at now and then.
+#define UNWATCHED_INTERVAL (250 * NS_PER_MS)
+
+static int64_t wait_until(const struct patience *patience, int64_t deadline)
+{
+    int64_t until = deadline < patience->deadline ? deadline : patience->deadline;
+    if (!patience->unwatched || patience->is_over == NULL)
+        return until;
+    int64_t next_look = deadline_after(UNWATCHED_INTERVAL);
+    return next_look < until ? next_look : until;
 }
 
 enum patience_result patience_poll(struct patience *patience, struct pollfd *descriptors, size_t count,
@@ -62,10 +65,12 @@ enum patience_result patience_poll(struct patience *patience, struct pollfd *des
         memcpy(all, descriptors, count * sizeof *all);
     struct pollfd *client = &all[count];
     for (;;) {
+        if (patience->is_over != NULL && patience->is_over(patience->subject))
+            return PATIENCE_GONE;
         // poll() passes over negative descriptors. POLLHUP and POLLERR need no asking.
         *client = (struct pollfd){.fd = patience->unwatched ? -1 : patience->client,
                                   .events = patience->half_closed ? 0 : POLLRDHUP};
-        int64_t until = deadline < patience->deadline ? deadline : patience->deadline;
+        int64_t until = wait_until(patience, deadline);
         int ready = poll(all, count + 1, deadline_poll_ms(until));
         if (ready < 0 && errno == EINTR)
             continue;

@@ -3,98 +3,76 @@
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/queue.h>
 #include <unistd.h>
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/mutex.h"
 #include "bitflow/base/thread.h"
 
-// One look-up, shared by who asked and the helper thread, freed by the last of the two. The helper writes the
-// answer before it sets is_done, and whoever asked reads it after it has seen that.
+// One look-up of one name, shared by everyone who asks for it meanwhile. It is in `lookups` from the first asker's
+// coming until it is answered, in the order of asking: with a thread at it, or queued until one is free. Whoever
+// has the last reference frees it: each asker has one, and the queue or the thread has one.
 struct lookup {
-    atomic_int references;
-    atomic_bool is_done;
-    int done_event; // an eventfd: wakes the asker's poll()
-    struct address address;
-    struct resolution answer;
-    struct error error; // ERROR_NONE: it worked
+    TAILQ_ENTRY(lookup) link GUARDED;
+    unsigned references GUARDED; // by `lock`, as all that is GUARDED
+    bool is_queued GUARDED;
+    bool is_done GUARDED;     // from then on the answer is only read
+    int done_event;           // an eventfd that nobody reads: once written, it wakes every asker's poll()
+    struct address wanted;    // its port means nothing
+    struct resolution answer; // without ports
+    struct error error;       // ERROR_NONE: it worked
 };
 
-static struct mutex pool_lock = MUTEX_INIT;
-static struct thread_pool *pool GUARDED_BY(pool_lock); // made at the first look-up; lives as long as the process
+static struct mutex lock = MUTEX_INIT;
+static struct thread_pool *pool GUARDED_BY(lock); // made at the first look-up; lives as long as the process
+static TAILQ_HEAD(lookup_list, lookup) lookups GUARDED_BY(lock) = TAILQ_HEAD_INITIALIZER(lookups);
+static unsigned busy_threads GUARDED_BY(lock);
 
-static struct thread_pool *get_pool(struct error *error) EXCLUDES(pool_lock)
+static struct thread_pool *get_pool(struct error *error) EXCLUDES(lock)
 {
     static const struct thread_pool_options options = {
         .parked_name = "resolver",
         .stack_size = (size_t)256 * 1024, // name service modules are other people's code
-        .max_threads = RESOLVE_THREADS_MAX,
+        .max_threads = 0,                 // `busy_threads` bounds them
         .max_parked = 8,
         .idle_time = 30 * NS_PER_S,
     };
-    mutex_lock(&pool_lock);
+    mutex_lock(&lock);
     if (pool == NULL)
         pool = thread_pool_create(&options, error);
     struct thread_pool *got = pool;
-    mutex_unlock(&pool_lock);
+    mutex_unlock(&lock);
     return got;
 }
 
-static struct lookup *lookup_create(const struct address *address, struct error *error)
-{
-    struct lookup *lookup = calloc(1, sizeof *lookup);
-    if (lookup == NULL) {
-        error_set_errno(error, ENOMEM, "cannot resolve %s", address->host);
-        return NULL;
-    }
-    lookup->done_event = eventfd(0, EFD_CLOEXEC);
-    if (lookup->done_event < 0) {
-        error_set_errno(error, errno, "cannot resolve %s", address->host);
-        free(lookup);
-        return NULL;
-    }
-    lookup->address = *address;
-    atomic_init(&lookup->references, 2);
-    atomic_init(&lookup->is_done, false);
-    return lookup;
-}
-
-static void lookup_drop(struct lookup *lookup, int references)
-{
-    if (atomic_fetch_sub_explicit(&lookup->references, references, memory_order_acq_rel) != references)
-        return;
-    (void)close(lookup->done_event);
-    free(lookup);
-}
-
-static bool endpoint_of_addrinfo(const struct addrinfo *found, uint16_t port, struct endpoint *endpoint)
+static bool endpoint_of_addrinfo(const struct addrinfo *found, struct endpoint *endpoint)
 {
     *endpoint = (struct endpoint){.length = found->ai_addrlen};
     if (found->ai_family == AF_INET && found->ai_addrlen == sizeof(struct sockaddr_in)) {
         struct sockaddr_in inet;
         memcpy(&inet, found->ai_addr, sizeof inet);
-        inet.sin_port = htons(port);
+        inet.sin_port = 0;
         memcpy(&endpoint->address, &inet, sizeof inet);
         return true;
     }
     if (found->ai_family == AF_INET6 && found->ai_addrlen == sizeof(struct sockaddr_in6)) {
         struct sockaddr_in6 inet;
         memcpy(&inet, found->ai_addr, sizeof inet);
-        inet.sin6_port = htons(port);
+        inet.sin6_port = 0;
         memcpy(&endpoint->address, &inet, sizeof inet);
         return true;
     }
     return false;
 }
 
-static void add_endpoint(struct resolution *answer, const struct addrinfo *found, uint16_t port)
+static void add_endpoint(struct resolution *answer, const struct addrinfo *found)
 {
     struct endpoint endpoint;
-    if (answer->count == RESOLVE_ADDRESSES_MAX || !endpoint_of_addrinfo(found, port, &endpoint))
+    if (answer->count == RESOLVE_ADDRESSES_MAX || !endpoint_of_addrinfo(found, &endpoint))
         return;
     for (size_t i = 0; i < answer->count; i++)
         if (endpoint_equal(&answer->endpoints[i], &endpoint))
@@ -123,41 +101,180 @@ static void look_up(const struct address *address, struct resolution *answer, st
         return;
     }
     for (const struct addrinfo *at = found; at != NULL; at = at->ai_next)
-        add_endpoint(answer, at, address->port);
+        add_endpoint(answer, at);
     freeaddrinfo(found);
     if (answer->count == 0)
         error_set(error, ERROR_RESOLVE, "cannot resolve %s: it has no IP address", address->host);
 }
 
-static void run_lookup(void *argument)
+// Gives a reference back. A queued look-up that nobody waits for any more is not done at all.
+static void drop(struct lookup *lookup) EXCLUDES(lock)
 {
-    struct lookup *lookup = argument;
-    thread_set_name("resolve");
-    look_up(&lookup->address, &lookup->answer, &lookup->error);
-    atomic_store_explicit(&lookup->is_done, true, memory_order_release);
+    mutex_lock(&lock);
+    lookup->references--;
+    if (lookup->is_queued && lookup->references == 1) {
+        TAILQ_REMOVE(&lookups, lookup, link);
+        lookup->references = 0;
+    }
+    bool is_last = lookup->references == 0;
+    mutex_unlock(&lock);
+    if (!is_last)
+        return;
+    (void)close(lookup->done_event);
+    free(lookup);
+}
+
+// Hands the answer to everyone who waits for it; who asks from now on asks anew.
+static void finish(struct lookup *lookup) EXCLUDES(lock)
+{
+    mutex_lock(&lock);
+    TAILQ_REMOVE(&lookups, lookup, link);
+    lookup->is_done = true;
+    mutex_unlock(&lock);
     uint64_t one = 1;
     ssize_t written = write(lookup->done_event, &one, sizeof one);
     (void)written; // cannot fail: the counter is far from full
-    lookup_drop(lookup, 1);
+    drop(lookup);
+}
+
+// What a thread that has finished a look-up does next: the one queued longest. NULL: none, the thread is free.
+static struct lookup *next_queued(void) EXCLUDES(lock)
+{
+    mutex_lock(&lock);
+    struct lookup *next;
+    TAILQ_FOREACH(next, &lookups, link)
+    if (next->is_queued)
+        break;
+    if (next != NULL)
+        next->is_queued = false;
+    else
+        busy_threads--;
+    mutex_unlock(&lock);
+    return next;
+}
+
+static void run_lookups(void *argument)
+{
+    thread_set_name("resolve");
+    for (struct lookup *lookup = argument; lookup != NULL; lookup = next_queued()) {
+        look_up(&lookup->wanted, &lookup->answer, &lookup->error);
+        finish(lookup);
+    }
+}
+
+// Starts a thread, which is counted as busy already. Where there is none to be had, that is the answer; those queued
+// are tried too, as it may be that no other thread is left to take them.
+static void start_thread(struct lookup *lookup) EXCLUDES(lock)
+{
+    for (; lookup != NULL; lookup = next_queued()) {
+        struct error error = ERROR_INIT;
+        struct thread_pool *threads = get_pool(&error);
+        if (threads != NULL && thread_pool_run(threads, run_lookups, lookup, &error))
+            return;
+        error_set(&lookup->error, error.code, "cannot resolve %s: %s", lookup->wanted.host, error.text);
+        lookup->error.os_errno = error.os_errno;
+        finish(lookup);
+    }
+}
+
+static struct lookup *find(const struct address *wanted) REQUIRES(lock)
+{
+    struct lookup *lookup;
+    TAILQ_FOREACH(lookup, &lookups, link)
+    if (lookup->wanted.family == wanted->family && strcmp(lookup->wanted.host, wanted->host) == 0)
+        break;
+    return lookup;
+}
+
+// A new look-up, in the list, with the reference of the queue or the thread. It is queued if every thread is busy;
+// otherwise the caller shall start one. Made under the lock, so that two askers never make the same.
+static struct lookup *add(const struct address *wanted, struct error *error) REQUIRES(lock)
+{
+    struct lookup *lookup = calloc(1, sizeof *lookup);
+    if (lookup == NULL) {
+        error_set_errno(error, ENOMEM, "cannot resolve %s", wanted->host);
+        return NULL;
+    }
+    lookup->done_event = eventfd(0, EFD_CLOEXEC);
+    if (lookup->done_event < 0) {
+        error_set_errno(error, errno, "cannot resolve %s", wanted->host);
+        free(lookup);
+        return NULL;
+    }
+    lookup->wanted = *wanted;
+    lookup->references = 1;
+    lookup->is_queued = busy_threads == RESOLVE_THREADS_MAX;
+    if (!lookup->is_queued)
+        busy_threads++;
+    TAILQ_INSERT_TAIL(&lookups, lookup, link);
+    return lookup;
+}
+
+// The look-up of this name that is under way, else a new one; with a reference for the caller.
+static struct lookup *join(const struct address *wanted, struct error *error) EXCLUDES(lock)
+{
+    mutex_lock(&lock);
+    struct lookup *lookup = find(wanted);
+    bool is_new = lookup == NULL;
+    if (is_new)
+        lookup = add(wanted, error);
+    if (lookup != NULL)
+        lookup->references++;
+    bool needs_thread = lookup != NULL && is_new && !lookup->is_queued;
+    mutex_unlock(&lock);
+    if (needs_thread)
+        start_thread(lookup);
+    return lookup;
+}
+
+static bool is_queued(struct lookup *lookup) EXCLUDES(lock)
+{
+    mutex_lock(&lock);
+    bool queued = lookup->is_queued;
+    mutex_unlock(&lock);
+    return queued;
+}
+
+static bool is_done(struct lookup *lookup) EXCLUDES(lock)
+{
+    mutex_lock(&lock);
+    bool done = lookup->is_done;
+    mutex_unlock(&lock);
+    return done;
 }
 
 static bool await(struct lookup *lookup, struct patience *patience, int64_t deadline, struct error *error)
 {
+    const char *host = lookup->wanted.host;
     struct pollfd done = {.fd = lookup->done_event, .events = POLLIN};
     switch (patience_poll(patience, &done, 1, deadline)) {
     case PATIENCE_READY:
-        return atomic_load_explicit(&lookup->is_done, memory_order_acquire);
+        return is_done(lookup);
     case PATIENCE_DEADLINE:
-        error_set(error, ERROR_TIMEOUT, "cannot resolve %s: no answer in time", lookup->address.host);
+        if (is_queued(lookup))
+            error_set(error, ERROR_TIMEOUT,
+                      "cannot resolve %s: waited for the resolver, all %d of its threads are busy with other names",
+                      host, RESOLVE_THREADS_MAX);
+        else
+            error_set(error, ERROR_TIMEOUT, "cannot resolve %s: no answer in time", host);
         return false;
     case PATIENCE_GONE:
-        error_set(error, ERROR_CANCELLED, "cannot resolve %s: the client has gone", lookup->address.host);
+        error_set(error, ERROR_CANCELLED, "cannot resolve %s: the client has gone", host);
         return false;
     case PATIENCE_FAILED:
-        error_set_errno(error, errno, "cannot resolve %s: poll", lookup->address.host);
+        error_set_errno(error, errno, "cannot resolve %s: poll", host);
         return false;
     }
     return false;
+}
+
+_Static_assert(offsetof(struct sockaddr_in, sin_port) == offsetof(struct sockaddr_in6, sin6_port), "one set_port()");
+
+static void set_port(struct endpoint *endpoint, uint16_t port)
+{
+    const in_port_t in_network_order = htons(port);
+    memcpy((char *)&endpoint->address + offsetof(struct sockaddr_in, sin_port), &in_network_order,
+           sizeof in_network_order);
 }
 
 static bool resolve_name(const struct address *address, struct patience *patience, int64_t deadline,
@@ -167,23 +284,18 @@ static bool resolve_name(const struct address *address, struct patience *patienc
         error_set(error, ERROR_TIMEOUT, "cannot resolve %s: no time is left", address->host);
         return false;
     }
-    struct thread_pool *threads = get_pool(error);
-    struct lookup *lookup = threads != NULL ? lookup_create(address, error) : NULL;
+    struct lookup *lookup = join(address, error);
     if (lookup == NULL)
         return false;
-    struct error start_error = ERROR_INIT;
-    if (!thread_pool_run(threads, run_lookup, lookup, &start_error)) {
-        error_set(error, start_error.code, "cannot resolve %s: %s", address->host, start_error.text);
-        lookup_drop(lookup, 2); // the helper's reference too
-        return false;
-    }
     bool answered = await(lookup, patience, deadline, error);
     bool good = answered && lookup->error.code == ERROR_NONE;
     if (good)
         *resolution = lookup->answer;
     else if (answered && error != NULL && error->code == ERROR_NONE)
         *error = lookup->error;
-    lookup_drop(lookup, 1);
+    drop(lookup);
+    for (size_t i = 0; good && i < resolution->count; i++)
+        set_port(&resolution->endpoints[i], address->port);
     return good;
 }
 

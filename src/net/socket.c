@@ -58,6 +58,16 @@ void socket_set_blocking(int fd, bool blocking)
     (void)ioctl(fd, FIONBIO, &value); // one call, where fcntl() would take two
 }
 
+bool socket_has_data(int fd)
+{
+    char byte;
+    ssize_t peeked;
+    do
+        peeked = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    while (peeked < 0 && errno == EINTR);
+    return peeked > 0;
+}
+
 // Bytes that TCP has not sent; 0 for other sockets and for a connection that is over.
 static int unsent(int fd)
 {
@@ -92,11 +102,24 @@ void socket_flush(int fd, int64_t deadline)
     set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, before);
 }
 
-void socket_reset(int fd)
+void socket_set_reset_on_close(int fd)
 {
     struct linger linger = {.l_onoff = 1, .l_linger = 0};
     (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+}
+
+void socket_reset(int fd)
+{
+    socket_set_reset_on_close(fd);
     (void)close(fd);
+}
+
+void socket_disconnect(int fd, bool reset)
+{
+    // Connecting a TCP socket to nothing resets the connection it has (tcp(7), connect(2)).
+    struct sockaddr nothing = {.sa_family = AF_UNSPEC};
+    if (!reset || connect(fd, &nothing, sizeof nothing) != 0)
+        (void)shutdown(fd, SHUT_RDWR);
 }
 
 bool socket_local(int fd, struct endpoint *endpoint)

@@ -127,10 +127,15 @@ bool unix_file_listen(int fd, const char *path, int backlog, struct unix_file *f
     return good;
 }
 
-void unix_file_remove(const char *path, const struct unix_file *file)
+bool unix_file_is_there(const char *path, const struct unix_file *file)
 {
     struct stat status;
-    if (lstat(path, &status) == 0 && S_ISSOCK(status.st_mode) && status.st_dev == file->device &&
-        status.st_ino == file->inode)
+    return lstat(path, &status) == 0 && S_ISSOCK(status.st_mode) && status.st_dev == file->device &&
+           status.st_ino == file->inode;
+}
+
+void unix_file_remove(const char *path, const struct unix_file *file)
+{
+    if (unix_file_is_there(path, file))
         (void)unlink(path);
 }

@@ -18,6 +18,9 @@ struct unix_file {
 // no socket, never. On failure nothing of ours is left at `path`.
 bool unix_file_listen(int fd, const char *path, int backlog, struct unix_file *file, struct error *error);
 
+// Whether what is at `path` is still what unix_file_listen() made.
+bool unix_file_is_there(const char *path, const struct unix_file *file);
+
 // Removes the file if it is still the one that unix_file_listen() made.
 void unix_file_remove(const char *path, const struct unix_file *file);
 

@@ -2,10 +2,12 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "bitflow/base/clock.h"
@@ -19,8 +21,8 @@ struct connection {
     struct engine *engine;
     struct generation *generation;
     _Atomic(enum connection_stage) stage;
+    struct client client;
     struct registry_entry entry; // client socket, target socket, reason, lifetime
-    struct endpoint peer;        // the client
     int64_t start_wall;
     int64_t start; // CLOCK_MONOTONIC
     uint64_t turn; // among the proxy's connections
@@ -30,6 +32,15 @@ struct connection {
     struct error error;
 };
 
+void client_close(const struct client *client, bool reset)
+{
+    if (client->is_inherited)
+        socket_disconnect(client->fd, reset);
+    else if (reset)
+        socket_set_reset_on_close(client->fd);
+    (void)close(client->fd);
+}
+
 uint64_t connection_next_id(void)
 {
     static _Atomic uint64_t last;
@@ -38,23 +49,14 @@ uint64_t connection_next_id(void)
 
 void connection_thread_name(char out[THREAD_NAME_SIZE], const char *proxy, uint64_t id, char role)
 {
-    char tail[sizeof "#18446744073709551615>"];
-    size_t tail_length = (size_t)snprintf(tail, sizeof tail, "#%" PRIu64 "%c", id, role);
     // Ids past 13 digits lose their end; at a million connections a second that takes 115 days.
-    if (tail_length > THREAD_NAME_SIZE - 1)
-        tail_length = THREAD_NAME_SIZE - 1;
-    size_t kept = strlen(proxy);
-    if (kept > THREAD_NAME_SIZE - 1 - tail_length)
-        kept = THREAD_NAME_SIZE - 1 - tail_length;
-    while (kept > 0 && ((unsigned char)proxy[kept] & 0xc0) == 0x80)
-        kept--; // not in the middle of a UTF-8 sequence
-    memcpy(out, proxy, kept);
-    memcpy(out + kept, tail, tail_length);
-    out[kept + tail_length] = '\0';
+    char tail[sizeof "#18446744073709551615>"];
+    (void)snprintf(tail, sizeof tail, "#%" PRIu64 "%c", id, role);
+    thread_name(out, proxy, tail);
 }
 
-struct connection *connection_create(uint64_t id, struct engine *engine, struct generation *generation, int client,
-                                     const struct endpoint *peer, struct error *error)
+struct connection *connection_create(uint64_t id, struct engine *engine, struct generation *generation,
+                                     const struct client *client, struct error *error)
 {
     struct connection *connection = calloc(1, sizeof *connection);
     if (connection == NULL) {
@@ -64,12 +66,12 @@ struct connection *connection_create(uint64_t id, struct engine *engine, struct 
     connection->id = id;
     connection->engine = engine;
     connection->generation = generation_hold(generation);
-    connection->peer = *peer;
+    connection->client = *client;
     connection->start_wall = clock_wall();
     connection->start = clock_now();
     connection->turn = atomic_fetch_add_explicit(&generation->proxy->accepted, 1, memory_order_relaxed);
     connection->egress.dialled.fd = -1;
-    connection->entry.client = client;
+    connection->entry.client = client->fd;
     connection->entry.deadline = deadline_after(generation->settings->connection_lifetime);
     registry_add(engine->registry, &connection->entry);
     return connection;
@@ -95,9 +97,10 @@ static void connection_enter(struct connection *connection, enum connection_stag
     atomic_store_explicit(&connection->stage, stage, memory_order_relaxed);
 }
 
-static void connection_end(struct connection *connection, enum close_reason reason)
+// Returns whether this was the first reason, which is the one that counts.
+static bool connection_end(struct connection *connection, enum close_reason reason)
 {
-    (void)registry_entry_end(&connection->entry, reason);
+    return registry_entry_end(&connection->entry, reason);
 }
 
 static enum close_reason reason_of_failed_dial(enum error_code code)
@@ -122,18 +125,59 @@ static enum close_reason reason_of_failed_dial(enum error_code code)
     }
 }
 
+static void log_connected(const struct connection *connection, const struct log_context *context)
+{
+    if (!log_enabled(LOG_DEBUG))
+        return;
+    char address[ENDPOINT_TEXT_SIZE], attempts[LOG_NUMBER_SIZE], took[LOG_NUMBER_SIZE];
+    const struct egress *egress = &connection->egress;
+    endpoint_format(&egress->dialled.remote, address);
+    log_debug(context, "connected", "target", egress->target->name, "address", address, "attempts",
+              log_number(attempts, egress->attempts), "connect_us", log_number(took, egress->connect_time / NS_PER_US),
+              NULL);
+}
+
+static bool has_reason(const void *subject)
+{
+    const struct connection *connection = subject;
+    return atomic_load_explicit(&connection->entry.reason, memory_order_relaxed) != CLOSE_NONE;
+}
+
+// A borrowed target is of use to one connection only. A client that comes and goes without a word, a health check or a
+// port scan, must not use it up: it is not touched before either side has something to say.
+static bool await_first_byte(struct connection *connection)
+{
+    struct pollfd sockets[2] = {{.fd = connection->entry.client, .events = POLLIN},
+                                {.fd = connection->egress.dialled.fd, .events = POLLIN}};
+    int64_t deadline = deadline_after(connection->generation->settings->listener.read_timeout);
+    int ready;
+    do
+        ready = poll(sockets, ARRAY_LENGTH(sockets), deadline_poll_ms(deadline));
+    while (ready < 0 && errno == EINTR);
+    if (!has_reason(connection) && (sockets[1].revents != 0 || socket_has_data(connection->entry.client)))
+        return true;
+    (void)connection_end(connection, ready == 0 ? CLOSE_CLIENT_READ_TIMEOUT : CLOSE_CLIENT_LEFT);
+    return false;
+}
+
 static bool dial_target(struct connection *connection)
 {
     struct log_context context = log_context_of(connection);
     struct patience patience;
     connection_enter(connection, STAGE_DIALLING);
     patience_init(&patience, connection->entry.client);
+    patience.is_over = has_reason;
+    patience.subject = connection;
     if (!egress_connect(&connection->egress, connection->generation->settings, connection->turn, &patience, &context,
                         &connection->error)) {
-        connection_end(connection, reason_of_failed_dial(connection->error.code));
+        if (!connection_end(connection, reason_of_failed_dial(connection->error.code)))
+            connection->error = ERROR_INIT; // ended from outside, which looked like a client that left
         return false;
     }
+    if (connection->egress.dialled.is_borrowed && !await_first_byte(connection))
+        return false;
     registry_set_target(connection->engine->registry, &connection->entry, connection->egress.dialled.fd);
+    log_connected(connection, &context);
     return true;
 }
 
@@ -143,7 +187,7 @@ static void relay_target(struct connection *connection)
     const struct target_config *target = connection->egress.target;
     struct relay *relay = &connection->relay;
     connection_enter(connection, STAGE_RELAYING);
-    if (!connection->egress.dialled.is_borrowed && endpoint_is_tcp(&connection->egress.dialled.remote)) {
+    if (endpoint_is_tcp(&connection->egress.dialled.remote)) {
         socket_set_nodelay(connection->entry.target);
         socket_set_keepalive(connection->entry.target, target->keepalive_interval);
     }
@@ -155,10 +199,8 @@ static void relay_target(struct connection *connection)
     relay->sockets[RELAY_TARGET].write_timeout = target->write_timeout;
     relay->threads = connection->engine->threads;
     relay->reason = &connection->entry.reason;
-    if (relay_run(relay, &connection->relayed, &connection->error))
-        connection_end(connection, connection->relayed.reason);
-    else
-        connection_end(connection, reason_of_failed_dial(connection->error.code));
+    connection_thread_name(relay->second_thread_name, connection->generation->proxy->name, connection->id, '<');
+    relay_run(relay, &connection->relayed);
 }
 
 static bool nothing_was_relayed(struct connection *connection)
@@ -167,21 +209,25 @@ static bool nothing_was_relayed(struct connection *connection)
            atomic_load_explicit(&connection->relay.sockets[RELAY_TARGET].bytes, memory_order_relaxed) == 0;
 }
 
-static void close_sockets(struct connection *connection)
+static void close_target(struct connection *connection)
 {
     const struct dial_result *dialled = &connection->egress.dialled;
-    registry_remove(connection->engine->registry, &connection->entry);
-    if (dialled->fd >= 0 && dialled->is_borrowed)
+    if (dialled->fd < 0)
+        return;
+    if (connection->relayed.reset_target)
+        socket_set_reset_on_close(dialled->fd);
+    if (!dialled->is_borrowed)
+        (void)close(dialled->fd);
+    else
         // An end of stream or a shutdown has touched it, unless the relay never began.
         inherited_return(dialled->fd, connection->relayed.reason != CLOSE_NONE || !nothing_was_relayed(connection));
-    else if (dialled->fd >= 0 && connection->relayed.reset_target)
-        socket_reset(dialled->fd);
-    else if (dialled->fd >= 0)
-        (void)close(dialled->fd);
-    if (connection->relayed.reset_client)
-        socket_reset(connection->entry.client);
-    else
-        (void)close(connection->entry.client);
+}
+
+static void close_sockets(struct connection *connection)
+{
+    registry_remove(connection->engine->registry, &connection->entry);
+    close_target(connection);
+    client_close(&connection->client, connection->relayed.reset_client);
 }
 
 static void write_application_log(const struct connection *connection, const struct connection_record *record,
@@ -205,11 +251,11 @@ struct socket_names {
     char local[ENDPOINT_TEXT_SIZE];
 };
 
-static void name_client(struct socket_names *names, int client, const struct endpoint *peer)
+static void name_client(struct socket_names *names, const struct client *client)
 {
     struct endpoint local = {.length = 0};
-    (void)socket_local(client, &local);
-    endpoint_format(peer, names->peer);
+    (void)socket_local(client->fd, &local);
+    endpoint_format(&client->peer, names->peer);
     endpoint_format(&local, names->local);
 }
 
@@ -234,7 +280,7 @@ static void write_records(struct connection *connection, const struct socket_nam
         .client = names->peer,
         .local = names->local,
         .target_name = egress->target == NULL ? NULL : egress->target->name,
-        .target_address = egress->dialled.fd < 0 ? NULL : target_address,
+        .target_address = egress->dialled.remote.length == 0 ? NULL : target_address,
         .attempts = egress->attempts,
         .resolve_time = egress->resolve_time,
         .connect_time = egress->connect_time,
@@ -262,7 +308,7 @@ static void finish(struct connection *connection)
     struct socket_names names;
     connection_enter(connection, STAGE_CLOSING);
     if (is_logged)
-        name_client(&names, connection->entry.client, &connection->peer);
+        name_client(&names, &connection->client);
     close_sockets(connection);
     atomic_fetch_sub(&connection->generation->proxy->active, 1);
     if (is_logged)
@@ -271,27 +317,36 @@ static void finish(struct connection *connection)
     free(connection);
 }
 
+static void log_accepted(const struct connection *connection)
+{
+    if (!log_enabled(LOG_DEBUG))
+        return;
+    struct log_context context = log_context_of(connection);
+    char client[ENDPOINT_TEXT_SIZE];
+    endpoint_format(&connection->client.peer, client);
+    log_debug(&context, "accepted", "client", client, NULL);
+}
+
 void connection_serve(void *argument)
 {
     struct connection *connection = argument;
-    const char *proxy = connection->generation->proxy->name;
-    char(*names)[THREAD_NAME_SIZE] = connection->relay.thread_names;
-    connection_thread_name(names[RELAY_CLIENT], proxy, connection->id, '>');
-    connection_thread_name(names[RELAY_TARGET], proxy, connection->id, '<');
-    thread_set_name(names[RELAY_CLIENT]);
+    char name[THREAD_NAME_SIZE];
+    connection_thread_name(name, connection->generation->proxy->name, connection->id, '>');
+    thread_set_name(name);
+    log_accepted(connection);
     if (dial_target(connection))
         relay_target(connection);
     finish(connection);
 }
 
-void connection_reject(uint64_t id, struct generation *generation, int client, const struct endpoint *peer,
+void connection_reject(uint64_t id, struct generation *generation, const struct client *client,
                        enum close_reason reason, const char *error_text)
 {
     enum log_level level = LOG_WARN;
     if (generation->log == NULL && !log_enabled(level))
         return;
     struct socket_names names;
-    name_client(&names, client, peer);
+    name_client(&names, client);
     int64_t now = clock_wall();
     struct connection_record record = {
         .is_rejected = true,

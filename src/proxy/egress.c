@@ -23,10 +23,11 @@ int64_t egress_backoff(int64_t backoff, int64_t attempt, uint32_t random)
 static bool wait_before(const struct target_config *target, int64_t attempt, struct patience *patience,
                         struct error *error)
 {
-    if (attempt == 1 || target->connect_backoff == 0)
+    if (attempt == 1)
         return true;
-    int64_t wait = egress_backoff(target->connect_backoff, attempt, arc4random());
-    if (patience_poll(patience, NULL, 0, deadline_after(wait)) != PATIENCE_GONE)
+    // Without a backoff, the client is still looked at.
+    int64_t wait = target->connect_backoff == 0 ? 0 : egress_backoff(target->connect_backoff, attempt, arc4random());
+    if (patience_poll(patience, NULL, 0, clock_now() + wait) != PATIENCE_GONE)
         return true;
     error_set(error, ERROR_CANCELLED, "the client left");
     return false;
@@ -54,6 +55,36 @@ static bool is_worth_another(const struct error *error)
     }
 }
 
+// In a rush of clients, each has a descriptor and none is left for their targets. As some give up, others go on, so each
+// waits a little and not equally long.
+#define SHORTAGE_TRIES 5
+#define SHORTAGE_WAIT_MIN (10 * NS_PER_MS)
+#define SHORTAGE_WAIT_SPREAD 50 // ms
+
+static bool wait_out_shortage(unsigned tried, struct patience *patience)
+{
+    int64_t wait = SHORTAGE_WAIT_MIN + (int64_t)arc4random_uniform(SHORTAGE_WAIT_SPREAD) * NS_PER_MS;
+    return tried < SHORTAGE_TRIES && patience_poll(patience, NULL, 0, deadline_after(wait)) == PATIENCE_DEADLINE;
+}
+
+// One attempt, which a shortage of descriptors delays at first.
+static bool attempt_dial(struct egress *egress, const struct target_config *target, struct patience *patience,
+                         struct error *error)
+{
+    int64_t deadline = deadline_after(target->connect_timeout);
+    egress->attempts++;
+    for (unsigned tried = 1;; tried++) {
+        *error = ERROR_INIT;
+        bool connected = dial(&target->address, patience, deadline, &egress->dialled, error);
+        egress->resolve_time += egress->dialled.resolve_time;
+        egress->connect_time += egress->dialled.connect_time;
+        if (connected)
+            return true;
+        if (error->code != ERROR_NO_DESCRIPTORS || !wait_out_shortage(tried, patience))
+            return false;
+    }
+}
+
 // All attempts at one target. `error` is the last attempt's.
 static bool connect_target(struct egress *egress, const struct target_config *target, struct patience *patience,
                            const struct log_context *context, struct error *error)
@@ -63,12 +94,7 @@ static bool connect_target(struct egress *egress, const struct target_config *ta
         *error = ERROR_INIT;
         if (!wait_before(target, attempt, patience, error))
             return false;
-        egress->attempts++;
-        bool connected =
-            dial(&target->address, patience, deadline_after(target->connect_timeout), &egress->dialled, error);
-        egress->resolve_time += egress->dialled.resolve_time;
-        egress->connect_time += egress->dialled.connect_time;
-        if (connected)
+        if (attempt_dial(egress, target, patience, error))
             return true;
         if (error->code != ERROR_CANCELLED)
             log_failure(target, attempt, error, context);

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -10,12 +11,13 @@
 #include "bitflow/net/socket.h"
 #include "bitflow/proxy/pipe_pool.h"
 
-#define SMALL_BUFFER (16 * 1024) // on the stack
+// Measured on loopback, one stream. CPU time a byte, copying through 16 KiB being 1: copying through 64 KiB 0.61,
+// 128 KiB 0.53, 256 KiB 0.47; splice() through the pool's pipes 0.24 (and 2.3 times the bytes a second). With messages of
+// 16 KiB splice() and copying cost the same, with 64 KiB splice() costs 0.7, with 200 KB 0.4.
 #define BULK_BUFFER (128 * 1024) // on the heap, for bulk without a pipe
 #define SPLICE_CHUNK (1024 * 1024)
 
-#define BULK_AFTER 4             // full small buffers in a row make a bulk flow
-#define SMALL_AFTER 8            // reads in a row that fit the small buffer end it
+#define SMALL_AFTER 8            // reads in a row below the small buffer's size end bulk
 #define RETRY_AFTER 256          // reads without a pipe before the pool is asked again
 #define BULK_IDLE (1 * NS_PER_S) // a flow silent for so long gives its pipe or big buffer back
 
@@ -25,8 +27,7 @@ enum stage { STAGE_SMALL, STAGE_SPLICE, STAGE_BULK_COPY, STAGE_ENDED };
 // What a bulk stage makes of a read that brought nothing.
 enum verdict { READ_AGAIN, READ_WAS_IDLE, READ_ENDS_BULK, READ_ENDED };
 
-// The pump has given `size` bytes of the read side to the other one.
-static void account(struct pump *pump, size_t size)
+void pump_account(struct pump *pump, size_t size)
 {
     _Atomic uint64_t *bytes = &pump_from(pump)->bytes;
     // This thread alone writes it, so no locked instruction is needed.
@@ -36,23 +37,52 @@ static void account(struct pump *pump, size_t size)
         atomic_store_explicit(&pump->last_write, clock_now_coarse(), memory_order_relaxed);
 }
 
-static bool send_all(struct pump *pump, const unsigned char *data, size_t size)
+static void begin_write(struct pump *pump)
 {
     atomic_store_explicit(&pump->writing, true, memory_order_relaxed);
-    while (size > 0) {
+    pump->stalled = false;
+}
+
+static bool end_write(struct pump *pump)
+{
+    atomic_store_explicit(&pump->writing, false, memory_order_release);
+    return pump_within_grace(pump);
+}
+
+// A write took less than all: it has waited for a slice, if the socket blocks.
+static bool goes_on_writing(struct pump *pump)
+{
+    if (!pump_outlasts_stall(pump))
+        return false;
+    struct pollfd poller = {.fd = pump->to, .events = POLLOUT};
+    if (pump_is_nonblocking(pump->to))
+        (void)poll(&poller, 1, (int)(pump_slice(pump) / NS_PER_MS));
+    return true;
+}
+
+static bool send_all(struct pump *pump, const unsigned char *data, size_t size)
+{
+    begin_write(pump);
+    for (;;) {
         ssize_t sent = send(pump->to, data, size, MSG_NOSIGNAL);
-        if (sent < 0) {
-            if (errno == EINTR)
-                continue;
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent < 0 && errno != EAGAIN) {
             pump_write_failed(pump, errno);
             return false;
         }
-        data += sent;
-        size -= (size_t)sent;
-        account(pump, (size_t)sent);
+        if (sent > 0) {
+            data += sent;
+            size -= (size_t)sent;
+            pump_account(pump, (size_t)sent);
+        }
+        if (size == 0)
+            return end_write(pump);
+        if (!goes_on_writing(pump)) {
+            (void)end_write(pump);
+            return false;
+        }
     }
-    atomic_store_explicit(&pump->writing, false, memory_order_release);
-    return true;
 }
 
 // Returns what came, or 0 when the direction has ended.
@@ -79,13 +109,13 @@ static size_t receive(struct pump *pump, unsigned char *buffer, size_t size)
 
 static enum stage move_small(struct pump *pump)
 {
-    unsigned char buffer[SMALL_BUFFER];
-    for (unsigned full = 0; full < BULK_AFTER;) {
-        size_t size = receive(pump, buffer, sizeof buffer);
-        if (size == 0 || !send_all(pump, buffer, size))
+    while (pump->full < PUMP_BULK_AFTER) {
+        size_t size = receive(pump, pump->buffer, PUMP_BUFFER);
+        if (size == 0 || !send_all(pump, pump->buffer, size))
             return STAGE_ENDED;
-        full = size == sizeof buffer ? full + 1 : 0;
+        pump->full = size == PUMP_BUFFER ? pump->full + 1 : 0;
     }
+    pump->full = 0;
     return pump->splice_unsupported ? STAGE_BULK_COPY : STAGE_SPLICE;
 }
 
@@ -118,16 +148,15 @@ static enum stage end_bulk(struct pump *pump, enum verdict verdict, enum stage n
 // The pipe's bytes go out by read and send: for a socket that takes no splice.
 static bool empty_by_copy(struct pump *pump, const struct bulk_pipe *bulk_pipe, size_t size)
 {
-    unsigned char buffer[SMALL_BUFFER];
     while (size > 0) {
-        ssize_t taken = read(bulk_pipe->read_end, buffer, size < sizeof buffer ? size : sizeof buffer);
+        ssize_t taken = read(bulk_pipe->read_end, pump->buffer, size < PUMP_BUFFER ? size : PUMP_BUFFER);
         if (taken < 0 && errno == EINTR)
             continue;
         if (taken <= 0) {
             pump_write_failed(pump, taken < 0 ? errno : EIO);
             return false;
         }
-        if (!send_all(pump, buffer, (size_t)taken))
+        if (!send_all(pump, pump->buffer, (size_t)taken))
             return false;
         size -= (size_t)taken;
     }
@@ -137,23 +166,31 @@ static bool empty_by_copy(struct pump *pump, const struct bulk_pipe *bulk_pipe, 
 // Empties the pipe, which has `size` bytes, into the write side. False: the direction has ended, some may be left in it.
 static bool splice_out(struct pump *pump, const struct bulk_pipe *bulk_pipe, size_t size)
 {
-    atomic_store_explicit(&pump->writing, true, memory_order_relaxed);
-    while (size > 0) {
+    begin_write(pump);
+    for (;;) {
         // Never SPLICE_F_MORE: it would hold back the last segment.
         ssize_t moved = splice(bulk_pipe->read_end, NULL, pump->to, NULL, size, SPLICE_F_MOVE);
-        if (moved > 0) {
-            size -= (size_t)moved;
-            account(pump, (size_t)moved);
-        } else if (moved < 0 && errno == EINVAL) {
+        if (moved < 0 && errno == EINTR)
+            continue;
+        if (moved < 0 && errno == EINVAL) {
             pump->splice_unsupported = true;
             return empty_by_copy(pump, bulk_pipe, size);
-        } else if (moved == 0 || errno != EINTR) {
+        }
+        if (moved == 0 || (moved < 0 && errno != EAGAIN)) {
             pump_write_failed(pump, moved == 0 ? EPIPE : errno);
             return false;
         }
+        if (moved > 0) {
+            size -= (size_t)moved;
+            pump_account(pump, (size_t)moved);
+        }
+        if (size == 0)
+            return end_write(pump);
+        if (!goes_on_writing(pump)) {
+            (void)end_write(pump);
+            return false;
+        }
     }
-    atomic_store_explicit(&pump->writing, false, memory_order_release);
-    return true;
 }
 
 // What it means that a bulk stage's read brought nothing (recv's or splice's result and errno).
@@ -193,7 +230,7 @@ static enum stage move_by_splice(struct pump *pump)
             pipe_pool_discard(&bulk_pipe);
             return STAGE_ENDED;
         }
-        small = moved <= SMALL_BUFFER ? small + 1 : 0;
+        small = moved < PUMP_BUFFER ? small + 1 : 0;
     }
     pipe_pool_give(&bulk_pipe);
     return end_bulk(pump, verdict, STAGE_SMALL);
@@ -216,7 +253,7 @@ static enum stage move_by_big_copy(struct pump *pump)
         else if (!send_all(pump, buffer, (size_t)received))
             verdict = READ_ENDED;
         else
-            small = received <= SMALL_BUFFER ? small + 1 : 0;
+            small = received < PUMP_BUFFER ? small + 1 : 0;
     }
     free(buffer);
     return end_bulk(pump, verdict, small < SMALL_AFTER ? STAGE_SPLICE : STAGE_SMALL);
@@ -225,6 +262,8 @@ static enum stage move_by_big_copy(struct pump *pump)
 void pump_run(struct pump *pump)
 {
     enum stage stage = STAGE_SMALL;
+    if (pump->pending > 0 && !send_all(pump, pump->buffer + pump->pending_at, pump->pending))
+        return;
     while (stage != STAGE_ENDED) {
         if (stage == STAGE_SMALL)
             stage = move_small(pump);

@@ -1,6 +1,7 @@
 #include "pump.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -10,6 +11,10 @@
 #include <sys/socket.h>
 
 #include "bitflow/base/clock.h"
+
+// A write that waits is looked at so often within the shorter one of its socket's timeouts, and at least so often.
+#define SLICES 8
+#define SLICE_MAX (NS_PER_S / 2)
 
 struct side_reasons {
     enum close_reason reset, lost, read_timeout, write_timeout;
@@ -77,6 +82,23 @@ void pump_write_failed(struct pump *pump, int os_errno)
     atomic_store_explicit(&pump->writing, false, memory_order_release);
 }
 
+static bool is_unix(int fd)
+{
+    int domain = AF_UNSPEC;
+    socklen_t size = sizeof domain;
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX;
+}
+
+// What poll() says of the read side means a reset: an error, or a socket that has hung up although neither this process
+// has closed its sending direction nor the peer is a Unix socket's, whose orderly close looks like that. (The error itself
+// may have been taken by another call.) To be asked after that poll(): `finished` is set before the shutdown.
+static bool is_reset(const struct pump *pump, short revents)
+{
+    if ((revents & POLLERR) != 0)
+        return true;
+    return (revents & POLLHUP) != 0 && !atomic_load(&pump_twin(pump)->finished) && !is_unix(pump->from);
+}
+
 // A reset makes one call on the socket fail. If that is the twin's write, this pump's read returns 0, as at an orderly
 // end; such a socket has hung up, though neither this process nor (as far as recv() tells) the peer has closed both ways.
 static bool is_orderly_end(struct pump *pump)
@@ -89,17 +111,32 @@ static bool is_orderly_end(struct pump *pump)
     struct pollfd poller = {.fd = pump->from};
     if (poll(&poller, 1, 0) <= 0 || (poller.revents & POLLHUP) == 0 || atomic_load(&twin->finished))
         return !has_reason(pump);
+    bool reset = (poller.revents & POLLERR) != 0 || !is_unix(pump->from);
     // A write to a socket that has hung up cannot block: if the twin is in one, it is on its way out with the error.
     while (atomic_load_explicit(&twin->writing, memory_order_acquire))
         (void)sched_yield();
     if (has_reason(pump))
         return false;
-    // A reset after the end of the stream. (A Unix socket hangs up when its peer is closed, which is orderly.)
-    if ((poller.revents & POLLERR) != 0) {
+    if (reset) // after the end of the stream
         pump_read_failed(pump, ECONNRESET);
-        return false;
-    }
-    return true;
+    return !reset;
+}
+
+void pump_look_back(struct pump *pump)
+{
+    struct pollfd poller = {.fd = pump->from};
+    if (has_reason(pump) || poll(&poller, 1, 0) <= 0 || !is_reset(pump, poller.revents))
+        return;
+    int os_errno = 0;
+    socklen_t size = sizeof os_errno;
+    (void)getsockopt(pump->from, SOL_SOCKET, SO_ERROR, &os_errno, &size);
+    // EPIPE is a reset after the end of the stream.
+    pump_read_failed(pump, os_errno != 0 && os_errno != EPIPE ? os_errno : ECONNRESET);
+}
+
+bool pump_within_grace(const struct pump *pump)
+{
+    return !pump->saw_failure || deadline_left(pump->state->grace_end) > 0;
 }
 
 void pump_end_of_stream(struct pump *pump)
@@ -137,11 +174,28 @@ static bool wait_readable(int fd, int64_t duration)
     return ready != 0; // after an error, let the read tell
 }
 
+bool pump_is_nonblocking(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+    return flags >= 0 && (flags & O_NONBLOCK) != 0;
+}
+
+void pump_read_timed_out(struct pump *pump)
+{
+    // Orderly for both sides.
+    if (record(pump, reasons[pump->side].read_timeout)) {
+        (void)shutdown(pump->from, SHUT_RDWR);
+        (void)shutdown(pump->to, SHUT_RDWR);
+    }
+}
+
 bool pump_outlasts_silence(struct pump *pump, int64_t silence)
 {
     struct pump *twin = pump_twin(pump);
     int64_t timeout = pump_from(pump)->read_timeout;
-    int64_t left = timeout - silence;
+    if (timeout == 0)
+        return wait_readable(pump->from, 0);
+    int64_t left = pump_is_nonblocking(pump->from) ? timeout : timeout - silence;
     uint64_t taken = 0;
     for (bool sampled = false;; left = 0) {
         int64_t since_write = clock_now_coarse() - atomic_load_explicit(&twin->last_write, memory_order_relaxed);
@@ -160,10 +214,41 @@ bool pump_outlasts_silence(struct pump *pump, int64_t silence)
         if (wait_readable(pump->from, left))
             return true;
     }
-    // Orderly for both sides.
-    if (record(pump, reasons[pump->side].read_timeout)) {
-        (void)shutdown(pump->from, SHUT_RDWR);
-        (void)shutdown(pump->to, SHUT_RDWR);
+    pump_read_timed_out(pump);
+    return false;
+}
+
+static int64_t shorter(int64_t slice, int64_t timeout)
+{
+    return timeout > 0 && timeout / SLICES < slice ? timeout / SLICES : slice;
+}
+
+int64_t pump_slice(const struct pump *pump)
+{
+    const struct relay_socket *to = pump_to(pump);
+    int64_t slice = shorter(shorter(SLICE_MAX, to->write_timeout), to->read_timeout);
+    return slice > NS_PER_MS ? slice : NS_PER_MS;
+}
+
+bool pump_outlasts_stall(struct pump *pump)
+{
+    const struct relay_socket *to = pump_to(pump);
+    pump_look_back(pump);
+    if (pump->saw_failure)
+        return pump_within_grace(pump);
+    int64_t now = clock_now_coarse();
+    uint64_t taken = taken_by_peer(pump->to);
+    if (!pump->stalled || taken != pump->taken) {
+        // How long it has waited before the first look is not known: in favour of the peer.
+        pump->stalled = true;
+        pump->taken = taken;
+        pump->progress = now;
+        if (to->read_timeout > 0)
+            atomic_store_explicit(&pump->last_write, now, memory_order_relaxed);
+        return true;
     }
+    if (to->write_timeout == 0 || now - pump->progress < to->write_timeout)
+        return true;
+    pump_write_failed(pump, EAGAIN);
     return false;
 }

@@ -18,28 +18,31 @@ enum {
 
 struct parting {
     struct relay_state state;
+    struct solo solo;
     _Atomic unsigned flags;
     sem_t caller_wake;
     sem_t pooled_wake;
 };
 
-static void init_pump(struct relay_state *state, enum relay_side side)
+static void init_pump(struct relay_state *state, enum relay_side side, unsigned char *buffer)
 {
     enum relay_side other = side == RELAY_CLIENT ? RELAY_TARGET : RELAY_CLIENT;
     struct pump *pump = &state->pumps[side];
     pump->state = state;
     pump->side = side;
+    pump->buffer = buffer;
     pump->from = state->relay->sockets[side].fd;
     pump->to = state->relay->sockets[other].fd;
     atomic_init(&pump->last_write, INT64_MIN / 2);
 }
 
-static void init_parting(struct parting *parting, struct relay *relay)
+static void init_parting(struct parting *parting, struct relay *relay, unsigned char buffers[2][PUMP_BUFFER])
 {
     *parting = (struct parting){.state = {.relay = relay, .grace_end = DEADLINE_NONE}};
     atomic_init(&parting->state.first_finished, -1);
-    init_pump(&parting->state, RELAY_CLIENT);
-    init_pump(&parting->state, RELAY_TARGET);
+    init_pump(&parting->state, RELAY_CLIENT, buffers[RELAY_CLIENT]);
+    init_pump(&parting->state, RELAY_TARGET, buffers[RELAY_TARGET]);
+    solo_init(&parting->solo, &parting->state);
     (void)sem_init(&parting->caller_wake, 0, 0);
     (void)sem_init(&parting->pooled_wake, 0, 0);
 }
@@ -69,7 +72,7 @@ static void run_pooled_pump(void *argument)
 {
     struct parting *parting = argument;
     struct pump *pump = &parting->state.pumps[RELAY_TARGET];
-    thread_set_name(parting->state.relay->thread_names[RELAY_TARGET]);
+    thread_set_name(parting->state.relay->second_thread_name);
     pump_run(pump);
     if (pump->saw_failure) {
         unsigned before = atomic_fetch_or(&parting->flags, POOLED_WAITS);
@@ -143,28 +146,39 @@ static void conclude(const struct relay_state *state, struct relay_result *resul
     *result = concluded;
 }
 
-static void set_timeouts(const struct relay_socket *of)
+// Both are set, be it to none: an inherited socket may come with others.
+static void set_timeouts(const struct pump *pump)
 {
-    if (of->read_timeout > 0)
-        socket_set_receive_timeout(of->fd, of->read_timeout);
-    if (of->write_timeout > 0)
-        socket_set_send_timeout(of->fd, of->write_timeout);
+    socket_set_receive_timeout(pump->from, pump_from(pump)->read_timeout);
+    socket_set_send_timeout(pump->to, pump_slice(pump));
 }
 
-bool relay_run(struct relay *relay, struct relay_result *result, struct error *error)
+// Goes on with a thread for each direction that is not over. False: there is no second thread to be had.
+static bool run_pumps(struct parting *parting)
 {
+    struct pump *client = &parting->state.pumps[RELAY_CLIENT], *target = &parting->state.pumps[RELAY_TARGET];
+    bool takes_two = !client->over && !target->over;
+    set_timeouts(client);
+    set_timeouts(target);
+    if (takes_two && !thread_pool_run(parting->state.relay->threads, run_pooled_pump, parting, NULL))
+        return false;
+    pump_run(client->over ? target : client);
+    if (takes_two)
+        part(parting);
+    return true;
+}
+
+void relay_run(struct relay *relay, struct relay_result *result)
+{
+    unsigned char buffers[2][PUMP_BUFFER];
     struct parting parting;
-    init_parting(&parting, relay);
-    set_timeouts(&relay->sockets[RELAY_CLIENT]);
-    set_timeouts(&relay->sockets[RELAY_TARGET]);
-    bool started = thread_pool_run(relay->threads, run_pooled_pump, &parting, error);
-    if (started) {
-        thread_set_name(relay->thread_names[RELAY_CLIENT]);
-        pump_run(&parting.state.pumps[RELAY_CLIENT]);
-        part(&parting);
-        conclude(&parting.state, result);
+    init_parting(&parting, relay, buffers);
+    while (!solo_run(&parting.solo)) {
+        if (run_pumps(&parting))
+            break;
+        solo_refused(&parting.solo);
     }
+    conclude(&parting.state, result);
     (void)sem_destroy(&parting.caller_wake);
     (void)sem_destroy(&parting.pooled_wake);
-    return started;
 }

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -21,14 +20,18 @@
 #define ACCEPT_BATCH 64                  // clients taken from one socket before orders are looked at again
 #define SHORTAGE_PAUSE (100 * NS_PER_MS) // when even turning clients away is impossible
 
+#define SPARES_MAX 4
+
 struct acceptor {
     struct engine *engine;
     struct listener listener;
     void (*on_end)(void);
     pthread_t thread;
     int wake; // eventfd: there are orders
-    // A descriptor kept back, so that a client can be accepted, and told no, when there are no others.
-    int spare;
+    // Descriptors kept back, so that a client can be accepted, and told no, when there are no others. Several, because
+    // another thread may be faster to one that was given up for it.
+    int spares[SPARES_MAX];
+    int spare_count;
     struct generation *current; // the acceptor's thread's own once it runs
     _Atomic bool has_ended;
 
@@ -40,16 +43,21 @@ struct acceptor {
     struct proxy *proxy GUARDED;     // borrowed from the newest generation
 };
 
-static int open_spare(void)
+static void refill_spares(struct acceptor *acceptor)
 {
-    return open("/dev/null", O_RDONLY | O_CLOEXEC);
+    while (acceptor->spare_count < SPARES_MAX) {
+        int spare = fcntl(acceptor->wake, F_DUPFD_CLOEXEC, 0);
+        if (spare < 0)
+            return;
+        acceptor->spares[acceptor->spare_count++] = spare;
+    }
 }
 
-static void turn_away(struct acceptor *acceptor, int client, const struct endpoint *peer, enum close_reason reason,
+static void turn_away(struct acceptor *acceptor, const struct client *client, enum close_reason reason,
                       const char *error_text)
 {
-    connection_reject(connection_next_id(), acceptor->current, client, peer, reason, error_text);
-    (void)close(client);
+    connection_reject(connection_next_id(), acceptor->current, client, reason, error_text);
+    client_close(client, false);
 }
 
 static bool is_authorized(const struct listener_config *listener, const struct endpoint *peer)
@@ -76,32 +84,38 @@ static void give_back_place(const struct generation *generation)
 }
 
 // From a client's descriptor to a worker that owns it; or it is turned away, and closed.
-static void admit(struct acceptor *acceptor, int client, const struct endpoint *peer)
+static void admit(struct acceptor *acceptor, const struct client *client)
 {
     struct generation *generation = acceptor->current;
-    if (!is_authorized(&generation->settings->listener, peer)) {
-        turn_away(acceptor, client, peer, CLOSE_SOURCE_NOT_AUTHORIZED, NULL);
+    if (!is_authorized(&generation->settings->listener, &client->peer)) {
+        turn_away(acceptor, client, CLOSE_SOURCE_NOT_AUTHORIZED, NULL);
         return;
     }
     if (!take_place(generation)) {
-        turn_away(acceptor, client, peer, CLOSE_CONNECTION_LIMIT, NULL);
+        turn_away(acceptor, client, CLOSE_CONNECTION_LIMIT, NULL);
         return;
     }
     struct error error = ERROR_INIT;
     struct connection *connection =
-        connection_create(connection_next_id(), acceptor->engine, generation, client, peer, &error);
+        connection_create(connection_next_id(), acceptor->engine, generation, client, &error);
     if (connection != NULL && thread_pool_run(acceptor->engine->threads, connection_serve, connection, &error))
         return;
     connection_abandon(&connection);
     give_back_place(generation);
-    turn_away(acceptor, client, peer, error.code == ERROR_NO_THREADS ? CLOSE_OUT_OF_THREADS : CLOSE_OUT_OF_MEMORY,
+    turn_away(acceptor, client, error.code == ERROR_NO_THREADS ? CLOSE_OUT_OF_THREADS : CLOSE_OUT_OF_MEMORY,
               error.text);
 }
 
-static int accept_client(int listening, struct endpoint *peer)
+// False: none was accepted, errno says why.
+static bool accept_client(const struct acceptor *acceptor, int listening, struct client *client)
 {
-    peer->length = sizeof peer->address;
-    return accept4(listening, &peer->address.any, &peer->length, SOCK_CLOEXEC);
+    // Whoever else holds an inherited socket may make it blocking for all of us, and this thread must not hang.
+    if (acceptor->listener.is_inherited)
+        socket_set_blocking(listening, false);
+    client->is_inherited = false;
+    client->peer.length = sizeof client->peer.address;
+    client->fd = accept4(listening, &client->peer.address.any, &client->peer.length, SOCK_CLOEXEC);
+    return client->fd >= 0;
 }
 
 static void pause_for_orders(const struct acceptor *acceptor)
@@ -110,21 +124,34 @@ static void pause_for_orders(const struct acceptor *acceptor)
     (void)poll(&poller, 1, (int)(SHORTAGE_PAUSE / NS_PER_MS));
 }
 
+// Turns a client away whose descriptor was a spare one. Its number becomes that again in one step: between a close() and
+// a dup() another thread would take it.
+static void turn_away_with_spare(struct acceptor *acceptor, const struct client *client)
+{
+    connection_reject(connection_next_id(), acceptor->current, client, CLOSE_OUT_OF_DESCRIPTORS, NULL);
+    int spare = dup3(acceptor->wake, client->fd, O_CLOEXEC);
+    if (spare >= 0)
+        acceptor->spares[acceptor->spare_count++] = spare;
+}
+
 // Out of descriptors: idle pipes are given up for the client at the head of the queue. When there are none, it is turned
-// away with the help of the spare one.
+// away with the help of a spare one.
 static void shed_client(struct acceptor *acceptor, int listening)
 {
-    struct endpoint peer;
     if (pipe_pool_trim() > 0)
         return; // accept4() is tried again
-    if (acceptor->spare >= 0)
-        (void)close(acceptor->spare);
-    int client = accept_client(listening, &peer);
-    if (client >= 0)
-        turn_away(acceptor, client, &peer, CLOSE_OUT_OF_DESCRIPTORS, NULL);
-    bool was_taken = client < 0 && errno != EAGAIN; // another thread was faster to the descriptor
-    acceptor->spare = open_spare();
-    if (was_taken)
+    while (acceptor->spare_count > 0) {
+        struct client client;
+        (void)close(acceptor->spares[--acceptor->spare_count]);
+        if (accept_client(acceptor, listening, &client)) {
+            turn_away_with_spare(acceptor, &client);
+            return;
+        }
+        if (errno == EAGAIN)
+            break;
+    }
+    refill_spares(acceptor);
+    if (acceptor->spare_count == 0)
         pause_for_orders(acceptor);
 }
 
@@ -154,7 +181,7 @@ static bool survive(struct acceptor *acceptor, int listening, int os_errno)
 static void set_thread_name(const struct generation *generation)
 {
     char name[THREAD_NAME_SIZE];
-    (void)snprintf(name, sizeof name, "%.8s:accept", generation->proxy->name);
+    thread_name(name, generation->proxy->name, ":accept");
     thread_set_name(name);
 }
 
@@ -174,11 +201,11 @@ static void take_generation(struct acceptor *acceptor)
 static bool accept_batch(struct acceptor *acceptor, int listening)
 {
     for (int i = 0; i < ACCEPT_BATCH; i++) {
-        struct endpoint peer;
-        int client = accept_client(listening, &peer);
-        if (client >= 0) {
+        struct client client;
+        if (accept_client(acceptor, listening, &client)) {
+            refill_spares(acceptor);
             take_generation(acceptor); // who comes after a reload is served by it, even in the middle of a batch
-            admit(acceptor, client, &peer);
+            admit(acceptor, &client);
             continue;
         }
         int os_errno = errno;
@@ -221,9 +248,13 @@ static void accept_clients(struct acceptor *acceptor)
         if (poll(pollers, is_open ? count : 1, -1) < 0)
             continue; // EINTR, or ENOMEM, which passes
         if (pollers[0].revents != 0) {
-            if (!take_orders(acceptor, &is_open))
-                return;
-            continue;
+            if (take_orders(acceptor, &is_open))
+                continue;
+            // Who is connected, as far as TCP is concerned, is served: closing the socket would reset them. An
+            // inherited one stays open, and they may be meant for whoever comes after us.
+            for (nfds_t i = 1; is_open && !acceptor->listener.is_inherited && i < count; i++)
+                (void)accept_batch(acceptor, pollers[i].fd);
+            return;
         }
         for (nfds_t i = 1; i < count; i++)
             if (pollers[i].revents != 0 && !accept_batch(acceptor, pollers[i].fd))
@@ -240,12 +271,11 @@ static void hand_on_connection(struct acceptor *acceptor)
         if (poll(&poller, 1, -1) > 0 && !take_orders(acceptor, &is_open))
             return;
     }
-    int client = acceptor->listener.sockets[0];
-    struct endpoint peer = {.length = 0};
-    (void)socket_peer(client, &peer);
-    socket_set_blocking(client, true);
+    struct client client = {.fd = acceptor->listener.sockets[0], .is_inherited = true};
+    (void)socket_peer(client.fd, &client.peer);
+    socket_set_blocking(client.fd, true);
     acceptor->listener.socket_count = 0; // it is the connection's now
-    admit(acceptor, client, &peer);
+    admit(acceptor, &client);
 }
 
 static void *run_acceptor(void *argument)
@@ -277,8 +307,8 @@ static void free_acceptor(struct acceptor *acceptor)
 {
     if (acceptor->wake >= 0)
         (void)close(acceptor->wake);
-    if (acceptor->spare >= 0)
-        (void)close(acceptor->spare);
+    while (acceptor->spare_count > 0)
+        (void)close(acceptor->spares[--acceptor->spare_count]);
     mutex_lock(&acceptor->lock);
     generation_drop(&acceptor->next);
     mutex_unlock(&acceptor->lock);
@@ -304,8 +334,9 @@ struct acceptor *acceptor_create(struct engine *engine, struct generation *gener
     acceptor->proxy = generation->proxy;
     mutex_unlock(&acceptor->lock);
     acceptor->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    acceptor->spare = open_spare();
-    if (acceptor->wake < 0 || acceptor->spare < 0) {
+    if (acceptor->wake >= 0)
+        refill_spares(acceptor);
+    if (acceptor->wake < 0 || acceptor->spare_count < SPARES_MAX) {
         error_set_errno(error, errno, "cannot create an acceptor");
         free_acceptor(acceptor);
         return NULL;
@@ -375,6 +406,11 @@ bool acceptor_has_ended(const struct acceptor *acceptor)
     return atomic_load(&acceptor->has_ended);
 }
 
+bool acceptor_is_intact(const struct acceptor *acceptor)
+{
+    return listener_is_intact(&acceptor->listener);
+}
+
 bool acceptor_is_connected(const struct acceptor *acceptor)
 {
     return acceptor->listener.is_connected;
@@ -388,9 +424,13 @@ void acceptor_destroy(struct acceptor **acceptor)
         return;
     mutex_lock(&destroyed->lock);
     destroyed->stopping = true;
+    bool was_open = destroyed->is_open;
     mutex_unlock(&destroyed->lock);
     ring(destroyed);
     (void)pthread_join(destroyed->thread, NULL);
-    listener_close(&destroyed->listener);
+    if (was_open)
+        listener_close(&destroyed->listener);
+    else
+        listener_give_up(&destroyed->listener);
     free_acceptor(destroyed);
 }

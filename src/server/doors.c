@@ -31,7 +31,7 @@ static struct acceptor *find_by_address(const struct doors *doors, const struct 
                                         const struct planned_door *plan, size_t count)
 {
     for (size_t i = 0; i < doors->count; i++)
-        if (address_equal(acceptor_address(doors->acceptors[i]), address) &&
+        if (address_equal(acceptor_address(doors->acceptors[i]), address) && acceptor_is_intact(doors->acceptors[i]) &&
             !is_planned(doors->acceptors[i], plan, count))
             return doors->acceptors[i];
     return NULL;
@@ -55,7 +55,7 @@ static struct acceptor *open_acceptor(struct doors *doors, struct generation *ge
         return NULL;
     struct acceptor *acceptor = acceptor_create(doors->engine, generation, &listener, doors->on_end, error);
     if (acceptor == NULL)
-        listener_close(&listener);
+        listener_give_up(&listener);
     return acceptor;
 }
 
@@ -133,7 +133,7 @@ bool doors_change(struct doors *doors, const struct config *config, struct error
     return planned;
 }
 
-size_t doors_close_failed(struct doors *doors)
+size_t doors_close_failed(struct doors *doors, bool *any_failed)
 {
     size_t kept = 0, live = 0;
     for (size_t i = 0; i < doors->count; i++) {
@@ -141,6 +141,7 @@ size_t doors_close_failed(struct doors *doors)
         // The acceptor of an inherited connection stays: its address is taken, a reload must not open it again.
         if (acceptor_has_ended(acceptor) && !acceptor_is_connected(acceptor)) {
             acceptor_destroy(&acceptor);
+            *any_failed = true;
             continue;
         }
         live += acceptor_has_ended(acceptor) ? 0 : 1;

@@ -16,14 +16,15 @@
 #define WORKER_STACK_SIZE ((size_t)64 * 1024)
 #define WORKERS_PARKED_MAX 512
 #define WORKER_IDLE_TIME (10 * NS_PER_S)
-// How long the connections that were ended by force may take to write their records.
-#define LAST_RECORDS_TIME (5 * NS_PER_S)
+// How long the connections that were ended by force may take to write their records; more than a relay's grace.
+#define LAST_RECORDS_TIME (7 * NS_PER_S)
 
 struct server {
     const char *path;
     const struct config *config;
     struct engine engine;
     struct doors doors;
+    bool has_failed; // the sockets of some listener failed
 };
 
 // What other threads send the server's thread: an acceptor ended, or the last connection left.
@@ -121,6 +122,8 @@ static void reload(struct server *server)
     struct error error = ERROR_INIT;
     // First, and whatever the configuration says: a rotation must not depend on it.
     (void)connection_log_reopen_all();
+    // A door whose notice is still to come must not be kept.
+    (void)doors_close_failed(&server->doors, &server->has_failed);
     config_problems_init(&problems);
     const struct config *config = config_load(server->path, &problems);
     if (config == NULL) {
@@ -143,7 +146,7 @@ static void reload(struct server *server)
 // have left: nobody asked for an end, so it is not hurried.
 static bool has_nothing_left(struct server *server)
 {
-    if (doors_close_failed(&server->doors) > 0)
+    if (doors_close_failed(&server->doors, &server->has_failed) > 0)
         return false;
     if (registry_count(server->engine.registry) == 0)
         return true;
@@ -151,8 +154,8 @@ static bool has_nothing_left(struct server *server)
     return false;
 }
 
-// Until the process is told to end, or has nothing left to do.
-static void serve(struct server *server)
+// Until the process is told to end (true), or has nothing left to do (false).
+static bool serve(struct server *server)
 {
     for (;;) {
         int number = wait_for_signal(DEADLINE_NONE);
@@ -161,11 +164,11 @@ static void serve(struct server *server)
         } else if (number == notice_signal()) {
             if (has_nothing_left(server)) {
                 log_info(NULL, "no listener and no connection is left", NULL);
-                return;
+                return false;
             }
         } else {
             log_info(NULL, "shutting down", "signal", sigabbrev_np(number), NULL);
-            return;
+            return true;
         }
     }
 }
@@ -206,9 +209,12 @@ static void shut_down(struct server *server)
 
 bool server_run(const char *path, const struct config *config, struct error *error)
 {
-    struct server server = {.path = path, .config = config};
+    // Not on the stack: where connections outlast the shut-down, their threads use it until the process is gone.
+    static struct server server;
+    server = (struct server){.path = path, .config = config};
     prepare_signals();
     raise_descriptor_limit();
+    log_set_descriptor(STDERR_FILENO);
     log_set_level(config->log_level);
     if (!create_engine(&server.engine, error)) {
         config_drop(&server.config);
@@ -221,7 +227,10 @@ bool server_run(const char *path, const struct config *config, struct error *err
         config_drop(&server.config);
         return false;
     }
-    serve(&server);
+    bool was_told_to_end = serve(&server);
     shut_down(&server);
-    return true;
+    if (was_told_to_end || !server.has_failed)
+        return true;
+    error_set(error, ERROR_SYSTEM, "all listeners failed");
+    return false;
 }

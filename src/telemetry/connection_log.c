@@ -134,65 +134,84 @@ bool connection_log_reopen_all(void)
     return all;
 }
 
-static void set_text(json_t *object, const char *key, const char *value)
+// The object under construction, and whether all of it could be built: half a record is none.
+struct builder {
+    json_t *object;
+    bool is_complete;
+};
+
+static void set(struct builder *builder, const char *key, json_t *value)
 {
-    json_t *text = value == NULL ? NULL : json_string(value); // NULL, too, for what is no UTF-8
-    (void)json_object_set_new(object, key, text == NULL ? json_null() : text);
+    if (json_object_set_new(builder->object, key, value) != 0) // also if either is NULL
+        builder->is_complete = false;
 }
 
-static void set_count(json_t *object, const char *key, uint64_t value)
+static void set_text(struct builder *builder, const char *key, const char *value)
 {
-    (void)json_object_set_new(object, key, json_integer((json_int_t)value));
+    json_t *text = value == NULL ? json_null() : json_string(value);
+    set(builder, key, text != NULL ? text : json_string("(not UTF-8)"));
 }
 
-static void set_time(json_t *object, const char *key, int64_t wall)
+static void set_count(struct builder *builder, const char *key, uint64_t value)
+{
+    set(builder, key, json_integer((json_int_t)value));
+}
+
+static void set_time(struct builder *builder, const char *key, int64_t wall)
 {
     char text[CLOCK_RFC3339_SIZE];
     clock_format_rfc3339(wall, text);
-    set_text(object, key, text);
+    set_text(builder, key, text);
 }
 
-static void set_milliseconds(json_t *object, const char *key, int64_t ns)
+static void set_milliseconds(struct builder *builder, const char *key, int64_t ns)
 {
     // Whole microseconds, so that the number is as short as it is exact.
     int64_t us = ns / NS_PER_US;
-    (void)json_object_set_new(object, key, json_real((double)us / 1000.0));
+    set(builder, key, json_real((double)us / 1000.0));
+}
+
+// NULL: out of memory.
+static json_t *finish(struct builder *builder)
+{
+    if (builder->is_complete)
+        return builder->object;
+    json_decref(builder->object);
+    return NULL;
 }
 
 static json_t *target_of_record(const struct connection_record *record)
 {
     if (record->target_name == NULL)
         return json_null();
-    json_t *target = json_object();
-    set_text(target, "name", record->target_name);
-    set_text(target, "address", record->target_address);
-    return target;
+    struct builder target = {.object = json_object(), .is_complete = true};
+    set_text(&target, "name", record->target_name);
+    set_text(&target, "address", record->target_address);
+    return finish(&target);
 }
 
-// NULL: out of memory. A single member that failed shows as a missing key.
+// NULL: out of memory.
 static json_t *json_of_record(const struct connection_record *record)
 {
-    json_t *object = json_object();
-    if (object == NULL)
-        return NULL;
-    set_text(object, "event", record->is_rejected ? "rejected" : "connection");
-    set_count(object, "id", record->id);
-    set_text(object, "proxy", record->proxy);
-    set_time(object, "start", record->start);
-    set_time(object, "end", record->end);
-    set_text(object, "client", record->client);
-    set_text(object, "local", record->local);
-    (void)json_object_set_new(object, "target", target_of_record(record));
-    set_count(object, "attempts", record->attempts);
-    set_milliseconds(object, "resolve_ms", record->resolve_time);
-    set_milliseconds(object, "connect_ms", record->connect_time);
-    set_milliseconds(object, "total_ms", record->total_time);
-    set_count(object, "bytes_from_client", record->bytes_from_client);
-    set_count(object, "bytes_from_target", record->bytes_from_target);
-    set_text(object, "reason", record->reason);
-    set_text(object, "ended_by", record->ended_by);
-    set_text(object, "error", record->error);
-    return object;
+    struct builder builder = {.object = json_object(), .is_complete = true};
+    set_text(&builder, "event", record->is_rejected ? "rejected" : "connection");
+    set_count(&builder, "id", record->id);
+    set_text(&builder, "proxy", record->proxy);
+    set_time(&builder, "start", record->start);
+    set_time(&builder, "end", record->end);
+    set_text(&builder, "client", record->client);
+    set_text(&builder, "local", record->local);
+    set(&builder, "target", target_of_record(record));
+    set_count(&builder, "attempts", record->attempts);
+    set_milliseconds(&builder, "resolve_ms", record->resolve_time);
+    set_milliseconds(&builder, "connect_ms", record->connect_time);
+    set_milliseconds(&builder, "total_ms", record->total_time);
+    set_count(&builder, "bytes_from_client", record->bytes_from_client);
+    set_count(&builder, "bytes_from_target", record->bytes_from_target);
+    set_text(&builder, "reason", record->reason);
+    set_text(&builder, "ended_by", record->ended_by);
+    set_text(&builder, "error", record->error);
+    return finish(&builder);
 }
 
 // Returns whether the whole line was written.

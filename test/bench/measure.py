@@ -33,16 +33,26 @@ def process_tree(pid):
     return tree
 
 
-def processor_seconds(pid):
-    """User and system time of a process, its ended threads and its descendants, dead (and waited for) or alive."""
+def _tree_ticks(tree):
     total = 0
-    for member in process_tree(pid):
+    for member in tree:
         try:
             fields = _stat_fields(member)
         except (FileNotFoundError, ProcessLookupError):
             continue
         total += sum(int(value) for value in fields[11:15])
-    return total / TICKS
+    return total
+
+
+def processor_seconds(pid):
+    """User and system time of a process, its ended threads and its descendants, dead (and waited for) or alive."""
+    for _ in range(20):
+        # A child that is waited for meanwhile would be counted in neither place, or in both.
+        tree = process_tree(pid)
+        ticks = _tree_ticks(tree)
+        if process_tree(pid) == tree:
+            break
+    return ticks / TICKS
 
 
 def busy_seconds():

@@ -1,4 +1,5 @@
-"""One running bitflow: its start from a generated configuration, its logs, its descriptors and threads, its end."""
+"""One running bitflow: its start from a generated configuration, its logs, its descriptors and threads, its
+end."""
 
 import collections
 import ctypes
@@ -16,8 +17,13 @@ import sys
 import waiting
 from waiting import pace, wait_for
 
-SANITIZER_REPORTS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "WARNING: ThreadSanitizer", "runtime error:",
-                     "FATAL: ThreadSanitizer")
+SANITIZER_REPORTS = (
+    "ERROR: AddressSanitizer",
+    "ERROR: LeakSanitizer",
+    "WARNING: ThreadSanitizer",
+    "runtime error:",
+    "FATAL: ThreadSanitizer",
+)
 LOGFMT_PAIR = re.compile(r'([A-Za-z_][\w.]*)=("(?:[^"\\]|\\.)*"|[^\s"]*)(?:\s+|$)')
 SYS_PIDFD_GETFD = 438
 HERE = pathlib.Path(__file__).resolve().parent
@@ -61,8 +67,14 @@ class Bitflow:
             passed = [source for source, _ in plan.get("descriptors", [])]
             command = ["/usr/bin/python3", str(HERE / "launch.py"), json.dumps({**plan, "command": command})]
         with open(self.stderr_path, "wb") as stderr:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,
-                                            pass_fds=passed, env={**os.environ, **(environment or {})})
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                pass_fds=passed,
+                env={**os.environ, **(environment or {})},
+            )
         self.pid = self.process.pid
         self.resting = None
 
@@ -73,9 +85,12 @@ class Bitflow:
 
     def wait_listening(self, names):
         """Waits until each named proxy has logged that it listens."""
+
         def ready():
             assert self.is_running(), f"bitflow ended with status {self.process.returncode}: {self.stderr()}"
-            listening = {line.get("proxy") for line in self.log_lines(partial=True) if line.get("msg") == "listening"}
+            listening = {
+                line.get("proxy") for line in self.log_lines(partial=True) if line.get("msg") == "listening"
+            }
             return set(names) <= listening
 
         wait_for(ready, lambda: f"{names} listen; the log: {self.stderr()}", timeout=15)
@@ -83,8 +98,11 @@ class Bitflow:
 
     def wait_bound(self, port):
         """Waits until the process holds a listening TCP socket on that port, without a look at its log."""
-        wait_for(lambda: self.is_running() and self.listening_inodes(port),
-                 lambda: f"it listens on {port}; the log: {self.stderr()}", timeout=15)
+        wait_for(
+            lambda: self.is_running() and self.listening_inodes(port),
+            lambda: f"it listens on {port}; the log: {self.stderr()}",
+            timeout=15,
+        )
         self.resting = self.descriptors()
 
     def listening_inodes(self, port):
@@ -96,7 +114,7 @@ class Bitflow:
                     fields = line.split()
                     if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
                         inodes.add(fields[9])
-        held = {link[len("socket:["):-1] for link in self.links() if link.startswith("socket:[")}
+        held = {link[len("socket:[") : -1] for link in self.links() if link.startswith("socket:[")}
         return inodes & held
 
     def signal(self, number):
@@ -123,7 +141,7 @@ class Bitflow:
     def check_reports(self):
         text = self.stderr()
         for report in SANITIZER_REPORTS:
-            assert report not in text, text[max(0, text.index(report) - 200):][:8000]
+            assert report not in text, text[max(0, text.index(report) - 200) :][:8000]
 
     # What it says
 
@@ -134,7 +152,7 @@ class Bitflow:
         """The application log as a list of dicts. partial: an unfinished last line is left out."""
         text = self.stderr()
         if partial:
-            text = text[:text.rfind("\n") + 1]
+            text = text[: text.rfind("\n") + 1]
         return [parse_logfmt(line) for line in text.splitlines() if line.startswith("ts=")]
 
     def records(self, path=None):
@@ -145,21 +163,28 @@ class Bitflow:
             text = file.read_text() if file.exists() else ""
             return [text] if text == "" or text.endswith("\n") else None
 
-        text, = wait_for(whole_lines, lambda: f"{file} ends with a whole line: {file.read_text()[-200:]!r}")
+        (text,) = wait_for(whole_lines, lambda: f"{file} ends with a whole line: {file.read_text()[-200:]!r}")
         return [json.loads(line) for line in text.splitlines()]
 
     def wait_records(self, count, path=None, timeout=10.0):
-        wait_for(lambda: len(self.records(path)) >= count,
-                 lambda: f"{count} records, there are: {self.records(path)}\n{self.stderr()[-3000:]}", timeout)
+        wait_for(
+            lambda: len(self.records(path)) >= count,
+            lambda: f"{count} records, there are: {self.records(path)}\n{self.stderr()[-3000:]}",
+            timeout,
+        )
         return self.records(path)
 
     def record_of(self, client, timeout=10.0):
         """The record of the connection whose client address is given as the log shows it."""
+
         def find():
             return [record for record in self.records() if record["client"] == client]
 
-        found = wait_for(find, lambda: f"a record of {client}, there are: {self.records()}\n{self.stderr()[-3000:]}",
-                         timeout)
+        found = wait_for(
+            find,
+            lambda: f"a record of {client}, there are: {self.records()}\n{self.stderr()[-3000:]}",
+            timeout,
+        )
         assert len(found) == 1, f"more than one record of {client}: {found}"
         return found[0]
 
@@ -191,11 +216,19 @@ class Bitflow:
         """Sets a soft resource limit of the running process; returns the one it had."""
         number, owner = getattr(resource, "RLIMIT_" + name), os.stat(f"/proc/{self.pid}")
         become = {} if owner.st_uid == os.geteuid() else {"user": owner.st_uid, "group": owner.st_gid}
-        code = ("import resource, sys; pid, number, value = map(int, sys.argv[1:]); "
-                "soft, hard = resource.prlimit(pid, number); resource.prlimit(pid, number, (value, hard)); print(soft)")
+        code = (
+            "import resource, sys; pid, number, value = map(int, sys.argv[1:]); "
+            "soft, hard = resource.prlimit(pid, number); "
+            "resource.prlimit(pid, number, (value, hard)); print(soft)"
+        )
         # As the process's user: a root without all capabilities may not do it for another.
-        done = subprocess.run(["/usr/bin/python3", "-c", code, str(self.pid), str(number), str(value)],
-                              **become, extra_groups=[] if become else None, check=True, capture_output=True)
+        done = subprocess.run(
+            ["/usr/bin/python3", "-c", code, str(self.pid), str(number), str(value)],
+            **become,
+            extra_groups=[] if become else None,
+            check=True,
+            capture_output=True,
+        )
         return int(done.stdout)
 
     def thread_names(self):
@@ -237,14 +270,20 @@ class Bitflow:
         return borrowed
 
     def assert_quiet(self, timeout=10.0):
-        """Asserts that no connection is left: sockets and files as at the start, no thread that serves one."""
+        """Asserts that no connection is left: sockets and files as at the start, no thread that serves
+        one."""
+
         def quiet():
             now = self.descriptors()
             same = all(now[kind] <= self.resting[kind] for kind in ("socket", "file"))
             return same and not self.busy_threads()
 
-        wait_for(quiet, lambda: f"nothing is left of the connections: at rest {dict(self.resting)}, now "
-                 f"{dict(self.descriptors())}, threads {self.thread_names()[:40]}, {self.stderr()[-3000:]}", timeout)
+        wait_for(
+            quiet,
+            lambda: f"nothing is left of the connections: at rest {dict(self.resting)}, now "
+            f"{dict(self.descriptors())}, threads {self.thread_names()[:40]}, {self.stderr()[-3000:]}",
+            timeout,
+        )
 
 
 def run(*arguments, timeout=30.0, plan=None, environment=None):
@@ -254,8 +293,16 @@ def run(*arguments, timeout=30.0, plan=None, environment=None):
     if plan:
         passed = [source for source, _ in plan.get("descriptors", [])]
         command = [sys.executable, str(HERE / "launch.py"), json.dumps({**plan, "command": command})]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-                          timeout=timeout * pace(), pass_fds=passed, env={**os.environ, **(environment or {})})
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout * pace(),
+        pass_fds=passed,
+        env={**os.environ, **(environment or {})},
+    )
     for report in SANITIZER_REPORTS:
         assert report not in done.stderr, done.stderr[:8000]
     return done

@@ -1,7 +1,7 @@
 """Fixtures of the end-to-end suite. Run by Debian's pytest: /usr/bin/python3 -m pytest test/e2e
 
-The binary is the one named in BITFLOW, else build/release/bitflow of the checkout. BITFLOW_TEST_SCALE scales volumes
-and counts, BITFLOW_TEST_PACE stretches deadlines; both follow the kind of the binary when they are not set.
+The binary is the one named in BITFLOW, else build/release/bitflow of the checkout. BITFLOW_TEST_SCALE scales
+volumes and counts, BITFLOW_TEST_PACE stretches deadlines; both follow the kind of the binary when not set.
 """
 
 import pathlib

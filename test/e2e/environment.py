@@ -1,4 +1,5 @@
-"""What one test stands on: a directory, bitflows, peers and clients, all ended and checked when the test is over."""
+"""What one test stands on: a directory, bitflows, peers and clients, all ended and checked when the test is
+over."""
 
 import contextlib
 import os
@@ -27,7 +28,8 @@ def proxy(listen, *targets, name="front", listener=None, **options):
 
 class Environment:
     def __init__(self):
-        # Short, since the path of a Unix socket has room for 107 bytes only; open, since other users run bitflow too.
+        # Short, since the path of a Unix socket has room for 107 bytes only; open, since other users run
+        # bitflow too.
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="bitflow-e2e-"))
         self.directory.chmod(0o755)
         self.records_path = self.directory / "connections.jsonl"
@@ -75,10 +77,11 @@ class Environment:
         self.bitflows.append(bitflow)
         return bitflow
 
-    def start(self, *proxies, plan=None, environment=None, **settings):
+    def start(self, *proxies, plan=None, environment=None, wait=True, **settings):
         """Starts bitflow with these proxies and waits until all of them listen."""
         bitflow = self.launch(self.config(*proxies, **settings), plan, environment)
-        bitflow.wait_listening([entry["name"] for entry in proxies])
+        if wait:
+            bitflow.wait_listening([entry["name"] for entry in proxies])
         return bitflow
 
     def serve(self, handler, address="127.0.0.1:0"):
@@ -114,7 +117,8 @@ class Environment:
     # The end
 
     def finish(self):
-        """Closes clients and peers, then asserts of each bitflow that nothing leaked and that it ends well."""
+        """Closes clients and peers, then asserts of each bitflow that nothing leaked and that it ends
+        well."""
         try:
             self.stack.close()
             for bitflow in self.bitflows:

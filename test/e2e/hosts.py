@@ -1,4 +1,5 @@
-"""Names for tests: a hosts file, and a name server that hangs, seen by one process only (mount namespace, root)."""
+"""Names for tests: a hosts file, and a name server that hangs, seen by one process only (mount namespace,
+root)."""
 
 import contextlib
 import os
@@ -14,18 +15,27 @@ def need_root():
 
 
 def plan(env, names, nameserver=None):
-    """A launch plan under which these (name, address) pairs resolve; other names go to the name server, or nowhere."""
+    """A launch plan under which these (name, address) pairs resolve; other names go to the name server, or
+    nowhere."""
     need_root()
     text = "".join(f"{address} {name}\n" for name, address in names)
     binds = {}
-    for place, content in [("/etc/hosts", text),
-                           ("/etc/resolv.conf", f"nameserver {nameserver or '127.0.0.99'}\noptions timeout:3 attempts:1\n"),
-                           ("/etc/nsswitch.conf", "hosts: files dns\n")]:
+    for place, content in [
+        ("/etc/hosts", text),
+        ("/etc/resolv.conf", f"nameserver {nameserver or '127.0.0.99'}\noptions timeout:3 attempts:1\n"),
+        ("/etc/nsswitch.conf", "hosts: files dns\n"),
+    ]:
         if os.path.exists(place):
             path = env.write(content, "etc-" + os.path.basename(place))
             path.chmod(0o644)
             binds[str(path)] = os.path.realpath(place)
     return {"binds": binds}
+
+
+def no_names(env):
+    """A launch plan under which no name resolves, and that is told at once; without root, what the machine
+    has."""
+    return plan(env, []) if os.geteuid() == 0 else None
 
 
 class SilentNameServer:

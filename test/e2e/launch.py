@@ -1,7 +1,7 @@
-"""Prepares a process as its JSON argument says (limits, user, descriptors, hosts file), then becomes the command.
+"""Prepares a process as its JSON argument says (limits, user, descriptors, networks), then becomes it.
 
-A program of its own, because descriptors must get given numbers, LISTEN_PID must be the pid of the very process, and a
-hook between fork and exec is no place for any of it in a process that has threads.
+A program of its own, because descriptors must get given numbers, LISTEN_PID must be the pid of the very
+process, and a hook between fork and exec is no place for any of it in a process that has threads.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ import os
 import resource
 import sys
 
-CLONE_NEWNS = 0x00020000
+CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 
 
@@ -29,6 +29,15 @@ def own_files(binds):
         check(libc.mount(source.encode(), place.encode(), None, MS_BIND, None), f"bind {place}")
 
 
+def enter_network(name):
+    """The network namespace that ip-netns(8) made under this name."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = os.open(f"/run/netns/{name}", os.O_RDONLY)
+    if libc.setns(descriptor, CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
+    os.close(descriptor)
+
+
 def place_descriptors(pairs):
     """Gives each inherited descriptor its number, whatever the order, and lets it pass exec."""
     moved = [(fcntl.fcntl(source, fcntl.F_DUPFD, 200), target) for source, target in pairs]
@@ -43,6 +52,8 @@ def main():
     plan = json.loads(sys.argv[1])
     if plan.get("binds"):
         own_files(plan["binds"])
+    if plan.get("namespace"):
+        enter_network(plan["namespace"])
     place_descriptors(plan.get("descriptors", []))
     for name, value in plan.get("limits", {}).items():
         resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value))
@@ -51,6 +62,8 @@ def main():
         os.environ["LISTEN_FDS"] = str(len(names))
         os.environ["LISTEN_FDNAMES"] = ":".join(names)
         os.environ["LISTEN_PID"] = str(os.getpid() + plan.get("listen_pid_offset", 0))
+    for number in plan.get("closed", []):
+        os.close(number)
     if plan.get("uid"):
         os.setgroups([])
         os.setgid(plan["uid"])

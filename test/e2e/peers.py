@@ -11,7 +11,8 @@ from waiting import pace
 
 
 class Listener:
-    """A listening socket; the test accepts. Full: its queue is filled, so that further connects get no answer."""
+    """A listening socket; the test accepts. Full: its queue is filled, so that further connects get no
+    answer."""
 
     def __init__(self, address="127.0.0.1:0", backlog=4096, receive_buffer=None):
         family, sockaddr = sockets.parse(address)
@@ -188,16 +189,20 @@ def sink(connection):
 
 def source(data):
     """Sends the data and closes, without a read."""
+
     def handler(connection):
         connection.sendall(data)
+
     return handler
 
 
 def greeter(name):
     """Says its name, then echoes: tells which target a client got."""
+
     def handler(connection):
         connection.sendall(name.encode() + b"\n")
         echo(connection)
+
     return handler
 
 

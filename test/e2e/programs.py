@@ -1,4 +1,5 @@
-"""Real programs as peers: nginx, redis, haproxy, and any other; each in its own directory, ended by its pid."""
+"""Real programs as peers: nginx, redis, haproxy, and any other; each in its own directory, ended by its
+pid."""
 
 import os
 import pathlib
@@ -9,6 +10,7 @@ import tempfile
 import sockets
 from waiting import pace, wait_for
 
+# Root's paths are not in everybody's.
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
 
@@ -20,8 +22,9 @@ def find(name):
 
 def run(command, **settings):
     """Runs a program to its end and asserts that it succeeded."""
-    done = subprocess.run([find(command[0]), *command[1:]], capture_output=True, text=True, timeout=60 * pace(),
-                          **settings)
+    done = subprocess.run(
+        [find(command[0]), *command[1:]], capture_output=True, text=True, timeout=60 * pace(), **settings
+    )
     assert done.returncode == 0, f"{command[0]}: status {done.returncode}: {done.stderr}"
     return done
 
@@ -40,8 +43,13 @@ class Program:
 
     def launch(self, command):
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen([find(command[0]), *command[1:]], stdin=subprocess.DEVNULL, stdout=log,
-                                            stderr=log, cwd=self.directory)
+            self.process = subprocess.Popen(
+                [find(command[0]), *command[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+            )
 
     def wait_answering(self, *addresses):
         def answers():
@@ -61,7 +69,9 @@ class Program:
 
     def listens(self, port):
         with open("/proc/net/tcp") as stream:
-            return any(line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in stream)
+            return any(
+                line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in stream
+            )
 
     def close(self):
         self.process.terminate()
@@ -105,9 +115,12 @@ class Nginx(Program):
             (self.directory / name).mkdir()
         self.small = "a small page\n"
         (self.directory / "files" / "small.txt").write_text(self.small)
-        (self.directory / "nginx.conf").write_text(NGINX.format(
-            tcp=self.tcp, tcp6=self.tcp6, unix=self.unix[len("unix://"):], root=self.directory))
-        self.launch(["nginx", "-p", str(self.directory), "-e", "stderr", "-c", str(self.directory / "nginx.conf")])
+        (self.directory / "nginx.conf").write_text(
+            NGINX.format(tcp=self.tcp, tcp6=self.tcp6, unix=self.unix[len("unix://") :], root=self.directory)
+        )
+        self.launch(
+            ["nginx", "-p", str(self.directory), "-e", "stderr", "-c", str(self.directory / "nginx.conf")]
+        )
         self.wait_answering(self.tcp, self.tcp6, self.unix)
 
     def publish(self, path):
@@ -122,8 +135,23 @@ class Redis(Program):
         super().__init__()
         port = sockets.free_port()
         self.address, self.unix = f"127.0.0.1:{port}", f"unix://{self.directory}/redis.sock"
-        self.launch(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--unixsocket",
-                     self.unix[len("unix://"):], "--save", "", "--appendonly", "no", "--dir", str(self.directory)])
+        self.launch(
+            [
+                "redis-server",
+                "--port",
+                str(port),
+                "--bind",
+                "127.0.0.1",
+                "--unixsocket",
+                self.unix[len("unix://") :],
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--dir",
+                str(self.directory),
+            ]
+        )
         self.wait_answering(self.address, self.unix)
 
 
@@ -134,6 +162,7 @@ class Haproxy(Program):
         super().__init__()
         (self.directory / "haproxy.cfg").write_text(
             "defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n"
-            f"listen front\n bind {front}\n server back {back}\n")
+            f"listen front\n bind {front}\n server back {back}\n"
+        )
         self.launch(["haproxy", "-db", "-f", str(self.directory / "haproxy.cfg")])
         self.wait_answering(front)

@@ -1,4 +1,5 @@
-"""Sockets by address string ("127.0.0.1:80", "[::1]:80", "unix:///path", "unix://@name"), and what tests do with them."""
+"""Sockets by address string ("127.0.0.1:80", "[::1]:80", "unix:///path", "unix://@name"), and what tests do
+with them."""
 
 import array
 import fcntl
@@ -16,7 +17,7 @@ TIMEOUT = 15.0
 def parse(address):
     """(family, sockaddr) of an address string."""
     if address.startswith("unix://"):
-        path = address[len("unix://"):]
+        path = address[len("unix://") :]
         return socket.AF_UNIX, ("\0" + path[1:] if path.startswith("@") else path)
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
@@ -54,16 +55,23 @@ def connect(address, source=None, timeout=TIMEOUT, receive_buffer=None):
     return sock
 
 
+given_ports = set()
+
+
 def free_port():
-    """A port nobody listens on, outside of the range from which the kernel serves connecting sockets."""
+    """A port nobody listens on, a new one each time, outside of the range that the kernel gives connecting
+    sockets."""
     with open("/proc/sys/net/ipv4/ip_local_port_range") as stream:
         low = int(stream.read().split()[0])
-    for _ in range(200):
+    for _ in range(1000):
         port = random.randrange(10240, max(low, 10241 + 1000))
+        if port in given_ports:
+            continue
         try:
             with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
                 probe.bind(("::", port))
+            given_ports.add(port)
             return port
         except OSError:
             continue

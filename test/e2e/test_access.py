@@ -56,12 +56,24 @@ def test_authorized_sources(env, sources, host, source, let_in):
     if let_in:
         assert record["event"] == "connection"
     else:
-        assert (record["event"], record["reason"], record["target"]) == ("rejected", "source_not_authorized", None)
+        assert (record["event"], record["reason"], record["target"]) == (
+            "rejected",
+            "source_not_authorized",
+            None,
+        )
         assert echo.accepted == 0, "a rejected client reached the target"
 
 
-@pytest.mark.parametrize("sources, let_in", [
-    (["127.0.0.0/8"], True), (["::/0"], None), (["10.0.0.0/8"], False), (["127.0.0.2"], False), (["::1"], False)])
+@pytest.mark.parametrize(
+    "sources, let_in",
+    [
+        (["127.0.0.0/8"], True),
+        (["::/0"], None),
+        (["10.0.0.0/8"], False),
+        (["127.0.0.2"], False),
+        (["::1"], False),
+    ],
+)
 def test_mapped_clients_match_ipv4_blocks(env, sources, let_in):
     """An IPv4 client of a listener for both families may come as ::ffff:127.0.0.1."""
     echo, port = env.echo(), sockets.free_port()
@@ -112,7 +124,10 @@ def test_connection_limit(env):
         sockets.round_trip(client)
     for round_number in range(3):  # freed, and taken again
         clients[round_number].close()
-        wait_for(lambda: len([r for r in bitflow.records() if r["event"] == "connection"]) == round_number + 1, "the end")
+        wait_for(
+            lambda: len([r for r in bitflow.records() if r["event"] == "connection"]) == round_number + 1,
+            "the end",
+        )
         clients[round_number] = env.connect(address)
         sockets.round_trip(clients[round_number])
         sockets.was_rejected(env.connect(address))
@@ -148,19 +163,26 @@ def test_a_dial_counts_towards_the_limit(env):
     for client in waiting:
         sockets.reset(client)
     bitflow.wait_records(3)
-    assert sorted(record["reason"] for record in bitflow.records()) == ["client_left", "client_left", "connection_limit"]
+    assert sorted(record["reason"] for record in bitflow.records()) == [
+        "client_left",
+        "client_left",
+        "connection_limit",
+    ]
 
 
 def test_strangers_do_not_count_towards_the_limit(env):
     echo, address = env.echo(), env.address()
-    env.start(proxy(address, echo.address, listener={"authorized_sources": ["127.0.0.1"]}, connection_limit=1))
+    env.start(
+        proxy(address, echo.address, listener={"authorized_sources": ["127.0.0.1"]}, connection_limit=1)
+    )
     for _ in range(5):
         sockets.was_rejected(env.connect(address, source="127.0.0.7"))
     sockets.round_trip(env.connect(address))
 
 
 def test_limit_under_a_rush(env):
-    """Hundreds at once: never more than the limit at the target, everyone served or rejected, everyone on record."""
+    """Hundreds at once: never more than the limit at the target, everyone served or rejected, everyone on
+    record."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address, connection_limit=10))
     count, served = scale(400, 60), []
@@ -177,6 +199,7 @@ def test_limit_under_a_rush(env):
     records = bitflow.wait_records(len(served))
     assert len(records) == len(served) == count // 20 * 20
     assert sum(record["event"] == "connection" for record in records) == sum(served)
-    # The target may see an end later than bitflow, but never more connections than bitflow holds at once plus those.
+    # The target may see an end later than bitflow, but never more connections than bitflow holds at once plus
+    # those.
     assert echo.most_live <= 20
     wait_for(lambda: is_served(env, address), "a place is free again")

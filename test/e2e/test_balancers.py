@@ -4,6 +4,7 @@ import collections
 
 import pytest
 
+import hosts
 import peers
 import sockets
 from environment import proxy
@@ -59,8 +60,13 @@ def test_failover_prefers_the_first(env, three):
 
 def test_failover_goes_in_order(env, three):
     address = env.address()
-    bitflow = env.start(proxy(address, *named(env.refusing(), env.unix("none.sock"), three[1], three[0]),
-                              connection_load_balancer="failover"))
+    bitflow = env.start(
+        proxy(
+            address,
+            *named(env.refusing(), env.unix("none.sock"), three[1], three[0]),
+            connection_load_balancer="failover",
+        )
+    )
     assert [greeted(env, address) for _ in range(3)] == ["two"] * 3
     record = bitflow.wait_records(3)[0]
     assert record["target"] == {"name": "server-3", "address": three[1]}
@@ -86,7 +92,7 @@ def test_failover_past_a_target_that_never_answers(env, three):
     entries = named(full.address, "no-such-host.invalid:80", three[2])
     entries[0].update(connect_timeout="200ms", connect_attempts=2)
     entries[1].update(connect_timeout="1s")
-    env.start(proxy(address, *entries, connection_load_balancer="failover"))
+    env.start(proxy(address, *entries, connection_load_balancer="failover"), plan=hosts.no_names(env))
     watch = Stopwatch()
     assert greeted(env, address) == "three"
     watch.between(0.35, 4, "two attempts, a failed name, and a connect")
@@ -104,18 +110,25 @@ def test_failover_uses_each_targets_own_backoff(env, three):
 
 def test_failover_with_nobody_there(env):
     address = env.address()
-    bitflow = env.start(proxy(address, *named(env.refusing(), env.refusing()), connection_load_balancer="failover"))
+    bitflow = env.start(
+        proxy(address, *named(env.refusing(), env.refusing()), connection_load_balancer="failover")
+    )
     sockets.was_rejected(env.connect(address))
     record = bitflow.wait_records(1)[0]
     assert (record["reason"], record["attempts"]) == ("connect_refused", 2)
 
 
 def test_no_failover_once_connected(env, three):
-    """A target that accepts and resets was connected; its reset is the client's."""
-    resetting = env.serve(peers.resetter)
-    address = env.address()
-    bitflow = env.start(proxy(address, *named(resetting.address, three[1]), connection_load_balancer="failover"))
-    assert greeted(env, address) is None
+    """A target that accepts and then resets was connected; its reset is the client's."""
+    listener, address = env.listen(), env.address()
+    bitflow = env.start(
+        proxy(address, *named(listener.address, three[1]), connection_load_balancer="failover")
+    )
+    client, target = env.pair(address, listener)
+    client.sendall(b"x")
+    assert target.recv(1) == b"x"
+    sockets.reset(target)
+    assert sockets.receive_until_broken(client) == (b"", "reset")
     assert bitflow.wait_records(1)[0]["reason"] == "target_reset"
 
 
@@ -125,27 +138,35 @@ def test_round_robin_in_turn(env, three):
     got = [greeted(env, address) for _ in range(9)]
     assert got[:3] * 3 == got and sorted(got[:3]) == ["one", "three", "two"]
     start = ["one", "two", "three"].index(got[0])
-    assert got[:3] == (["one", "two", "three"] * 2)[start:start + 3]
+    assert got[:3] == (["one", "two", "three"] * 2)[start : start + 3]
     assert len({record["target"]["name"] for record in bitflow.wait_records(9)}) == 3
 
 
 def test_round_robin_moves_on(env, three):
     """The dead one's turn goes to the one after it, and the turns of the others stay."""
     address = env.address()
-    env.start(proxy(address, *named(three[0], env.refusing(), three[2]), connection_load_balancer="round-robin"))
+    env.start(
+        proxy(address, *named(three[0], env.refusing(), three[2]), connection_load_balancer="round-robin")
+    )
     counts = collections.Counter(greeted(env, address) for _ in range(12))
     assert counts == {"one": 4, "three": 8}
 
 
 def test_round_robin_wraps_around(env, three):
     address = env.address()
-    env.start(proxy(address, *named(env.refusing(), three[1], env.refusing()), connection_load_balancer="round-robin"))
+    env.start(
+        proxy(
+            address, *named(env.refusing(), three[1], env.refusing()), connection_load_balancer="round-robin"
+        )
+    )
     assert [greeted(env, address) for _ in range(6)] == ["two"] * 6
 
 
 def test_round_robin_with_nobody_there(env, three):
     address = env.address()
-    bitflow = env.start(proxy(address, *named(env.refusing(), env.refusing()), connection_load_balancer="round-robin"))
+    bitflow = env.start(
+        proxy(address, *named(env.refusing(), env.refusing()), connection_load_balancer="round-robin")
+    )
     for _ in range(3):
         sockets.was_rejected(env.connect(address))
     assert {record["attempts"] for record in bitflow.wait_records(3)} == {2}
@@ -166,7 +187,9 @@ def test_round_robin_is_even_under_concurrency(env, three):
 
 def test_turns_of_two_proxies_are_their_own(env, three):
     left, right = env.address(), env.address()
-    env.start(proxy(left, *named(*three), name="left", connection_load_balancer="round-robin"),
-              proxy(right, *named(*three), name="right", connection_load_balancer="round-robin"))
+    env.start(
+        proxy(left, *named(*three), name="left", connection_load_balancer="round-robin"),
+        proxy(right, *named(*three), name="right", connection_load_balancer="round-robin"),
+    )
     got = [(greeted(env, left), greeted(env, right)) for _ in range(3)]
     assert len({pair[0] for pair in got}) == 3 and len({pair[1] for pair in got}) == 3

@@ -26,6 +26,7 @@ def front(env, request):
 
 def send_in_background(env, sock, data, then=None):
     """Sends while the test reads the other end."""
+
     def work():
         try:
             sock.sendall(data)
@@ -70,8 +71,10 @@ def test_both_half_close_while_data_is_under_way(env, front):
     client, target = env.pair(address, listener)
     up, down = BLOB[:2_000_000], BLOB[1_000_000:]
     received = {}
-    readers = [threading.Thread(target=lambda s=s, k=k: received.update({k: sockets.receive_to_end(s)}))
-               for s, k in ((client, "down"), (target, "up"))]
+    readers = [
+        threading.Thread(target=lambda s=s, k=k: received.update({k: sockets.receive_to_end(s)}))
+        for s, k in ((client, "down"), (target, "up"))
+    ]
     for reader in readers:
         reader.start()
     send_in_background(env, client, up, socket.SHUT_WR)
@@ -144,7 +147,11 @@ def test_client_reset_resets_the_target(env, tcp_front):
     sockets.reset(client)
     assert sockets.receive_until_broken(target) == (b"", "reset")
     record = bitflow.wait_records(1)[0]
-    assert (record["reason"], record["ended_by"], record["bytes_from_client"]) == ("client_reset", "client", 4)
+    assert (record["reason"], record["ended_by"], record["bytes_from_client"]) == (
+        "client_reset",
+        "client",
+        4,
+    )
 
 
 def test_target_reset_resets_the_client(env, tcp_front):
@@ -155,7 +162,11 @@ def test_target_reset_resets_the_client(env, tcp_front):
     sockets.reset(target)
     assert sockets.receive_until_broken(client) == (b"", "reset")
     record = bitflow.wait_records(1)[0]
-    assert (record["reason"], record["ended_by"], record["bytes_from_target"]) == ("target_reset", "target", 4)
+    assert (record["reason"], record["ended_by"], record["bytes_from_target"]) == (
+        "target_reset",
+        "target",
+        4,
+    )
 
 
 def test_reset_after_a_half_close(env, tcp_front):
@@ -175,8 +186,8 @@ def test_reset_by_the_one_who_half_closed(env, tcp_front):
     client.shutdown(socket.SHUT_WR)
     assert sockets.receive_to_end(target) == b""
     sockets.reset(client)
-    # Only a write tells bitflow that nobody reads any more, unless it watches for it. And only a write tells the
-    # target of the reset, since its side of the reading has ended already.
+    # Only a write tells bitflow that nobody reads any more, unless it watches for it. And only a write
+    # tells the target of the reset, since its side of the reading has ended already.
     watch = Stopwatch()
     with pytest.raises((ConnectionResetError, BrokenPipeError)):
         while watch.seconds < 10:
@@ -184,10 +195,18 @@ def test_reset_by_the_one_who_half_closed(env, tcp_front):
     assert bitflow.wait_records(1)[0]["reason"] == "client_reset"
 
 
+def relayed_pair(env, address, listener):
+    """A pair over which something has gone already: a reset before that ends a dial, not a relay."""
+    client, target = env.pair(address, listener)
+    client.sendall(b"?")
+    assert sockets.receive_exactly(target, 1) == b"?"
+    return client, target
+
+
 @pytest.mark.parametrize("size", [10, 10_000, 60_000])
 def test_data_before_a_target_reset_is_delivered(env, tcp_front, size):
     _, address, listener = tcp_front
-    client, target = env.pair(address, listener)
+    client, target = relayed_pair(env, address, listener)
     target.sendall(BLOB[:size])
     sockets.wait_acknowledged(target)
     sockets.reset(target)
@@ -197,7 +216,7 @@ def test_data_before_a_target_reset_is_delivered(env, tcp_front, size):
 @pytest.mark.parametrize("size", [10, 10_000, 60_000])
 def test_data_before_a_client_reset_is_delivered(env, tcp_front, size):
     _, address, listener = tcp_front
-    client, target = env.pair(address, listener)
+    client, target = relayed_pair(env, address, listener)
     client.sendall(BLOB[:size])
     sockets.wait_acknowledged(client)
     sockets.reset(client)
@@ -205,7 +224,8 @@ def test_data_before_a_client_reset_is_delivered(env, tcp_front, size):
 
 
 def test_backlog_before_a_target_reset_is_delivered(env, tcp_front):
-    """The client reads slowly; what bitflow's kernel had acknowledged when the reset came belongs to the client."""
+    """The client reads slowly; what bitflow's kernel had acknowledged when the reset came belongs to the
+    client."""
     _, address, listener = tcp_front
     client, target = env.pair(address, listener)
     written = sockets.fill(target, BLOB[:65536])
@@ -217,7 +237,8 @@ def test_backlog_before_a_target_reset_is_delivered(env, tcp_front):
 
 
 def test_early_answer_survives_the_reset_of_an_upload(env, tcp_front):
-    """A server that answers and closes while an upload still comes in resets; the answer must reach the client."""
+    """A server that answers and closes while an upload still comes in resets; the answer must reach the
+    client."""
     bitflow, address, listener = tcp_front
     client, target = env.pair(address, listener)
     answer = b"413 too large\r\n" + BLOB[:20_000]
@@ -234,14 +255,16 @@ def test_early_answer_survives_the_reset_of_an_upload(env, tcp_front):
 
 
 def test_target_resets_at_once(env):
+    """So early that bitflow may not have noticed yet that it was connected."""
     target = env.serve(peers.resetter)
     address = env.address()
     bitflow = env.start(proxy(address, target.address))
-    for _ in range(20):
+    for _ in range(50):
         client = env.connect(address)
         assert sockets.receive_until_broken(client)[0] == b""
         client.close()
-    assert {record["reason"] for record in bitflow.wait_records(20)} == {"target_reset"}
+    reasons = [record["reason"] for record in bitflow.wait_records(50)]
+    assert set(reasons) <= {"target_reset", "connect_failed"} and "target_reset" in reasons, reasons
     bitflow.assert_quiet()
 
 

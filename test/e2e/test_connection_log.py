@@ -13,8 +13,25 @@ import sockets
 from environment import proxy
 from waiting import pace, scale, wait_for
 
-KEYS = {"event", "id", "proxy", "start", "end", "client", "local", "target", "attempts", "resolve_ms", "connect_ms",
-        "total_ms", "bytes_from_client", "bytes_from_target", "reason", "ended_by", "error"}
+KEYS = {
+    "event",
+    "id",
+    "proxy",
+    "start",
+    "end",
+    "client",
+    "local",
+    "target",
+    "attempts",
+    "resolve_ms",
+    "connect_ms",
+    "total_ms",
+    "bytes_from_client",
+    "bytes_from_target",
+    "reason",
+    "ended_by",
+    "error",
+}
 
 
 def use(env, address, message=b"hello bitflow\n"):
@@ -82,7 +99,9 @@ def test_addresses_by_family(env, host):
 
 def test_addresses_of_unix_sockets(env):
     echo = env.echo(env.unix("back.sock"))
-    bitflow = env.start(proxy(env.unix(), echo.address, name="path"), proxy(env.abstract(), echo.address, name="abstract"))
+    bitflow = env.start(
+        proxy(env.unix(), echo.address, name="path"), proxy(env.abstract(), echo.address, name="abstract")
+    )
     use(env, env.unix())
     use(env, env.abstract())
     client = env.connect(env.unix(), source=str(env.directory / "bound-client.sock"))
@@ -119,8 +138,12 @@ def test_names_are_escaped(env):
 def test_lines_never_mix(env):
     """Two proxies write one file from many threads; every line is a whole record."""
     echo, addresses = env.echo(), [env.address(), env.address()]
-    bitflow = env.start(*(proxy(address, {"name": "t" * 64, "address": echo.address}, name=f"proxy{number}")
-                          for number, address in enumerate(addresses)))
+    bitflow = env.start(
+        *(
+            proxy(address, {"name": "t" * 64, "address": echo.address}, name=f"proxy{number}")
+            for number, address in enumerate(addresses)
+        )
+    )
     count = scale(50)
 
     def work(address):
@@ -132,7 +155,9 @@ def test_lines_never_mix(env):
         thread.start()
     for thread in threads:
         thread.join()
-    records = wait_for(lambda: len(lines(bitflow.log_path)) >= 8 * count and lines(bitflow.log_path), "all the records")
+    records = wait_for(
+        lambda: len(lines(bitflow.log_path)) >= 8 * count and lines(bitflow.log_path), "all the records"
+    )
     parsed = [json.loads(line) for line in records]
     assert len(parsed) == 8 * count and all(record["target"]["name"] == "t" * 64 for record in parsed)
 
@@ -201,7 +226,10 @@ def test_no_record_is_lost_when_reopened(env):
         files = [*moved, env.records_path]
         return [record["client"] for path in files for record in bitflow.records(path)]
 
-    wait_for(lambda: len(all_records()) >= len(names), lambda: f"{len(names)} records, {len(all_records())} are there")
+    wait_for(
+        lambda: len(all_records()) >= len(names),
+        lambda: f"{len(names)} records, {len(all_records())} are there",
+    )
     assert sorted(all_records()) == sorted(names)
 
 
@@ -211,8 +239,10 @@ def test_full_disk(env):
     count = scale(60, 20)
     for _ in range(count):
         use(env, address)
-    wait_for(lambda: [line for line in bitflow.log_lines(True) if line["level"] in ("warn", "error")],
-             "the application log tells")
+    wait_for(
+        lambda: [line for line in bitflow.log_lines(True) if line["level"] in ("warn", "error")],
+        "the application log tells",
+    )
     bitflow.assert_quiet()
     complaints = [line for line in bitflow.log_lines(True) if line["level"] in ("warn", "error")]
     assert len(complaints) < count, "a complaint for each record fills the other disk too"
@@ -228,8 +258,10 @@ def test_vanished_directory(env):
     shutil.rmtree(directory)
     use(env, address)
     bitflow.signal(signal.SIGHUP)
-    wait_for(lambda: [line for line in bitflow.log_lines(True) if line["level"] in ("warn", "error")],
-             "the application log tells that the file cannot be opened")
+    wait_for(
+        lambda: [line for line in bitflow.log_lines(True) if line["level"] in ("warn", "error")],
+        "the application log tells that the file cannot be opened",
+    )
     for _ in range(10):
         use(env, address)
     directory.mkdir()
@@ -259,7 +291,9 @@ def test_fifo_without_a_reader_stops_nothing(env):
     bitflow = env.launch(env.config(proxy(address, echo.address, connection_log=str(path))))
 
     def settled():
-        return not bitflow.is_running() or [line for line in bitflow.log_lines(True) if line["msg"] == "listening"]
+        return not bitflow.is_running() or [
+            line for line in bitflow.log_lines(True) if line["msg"] == "listening"
+        ]
 
     wait_for(settled, "it starts or says no")
     if bitflow.is_running():

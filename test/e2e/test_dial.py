@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+import hosts
 import peers
 import sockets
 from environment import proxy
@@ -73,7 +74,8 @@ def test_never_answers(env, full_queue):
 
 
 def test_never_answers_unix(env):
-    """The kernel answers a full Unix queue with EAGAIN at once; it is no refusal, and room may come within the timeout."""
+    """The kernel answers a full Unix queue with EAGAIN at once; it is no refusal, and room may come within
+    the timeout."""
     listener = env.listen(env.unix("back.sock"), backlog=0)
     listener.fill_queue()
     address = env.address()
@@ -108,11 +110,14 @@ def test_each_attempt_has_the_whole_connect_timeout(env, full_queue):
 
 
 def test_many_dials_that_hang_do_not_hold_up_others(env, full_queue):
-    """Two proxies, one hanging: the other is served at once, and so is its own next proxy after the timeouts."""
+    """Two proxies, one hanging: the other is served at once, and so is its own next proxy after the
+    timeouts."""
     hanging, fine = env.address(), env.address()
     echo = env.echo()
-    bitflow = env.start(proxy(hanging, {"address": full_queue.address, "connect_timeout": "2s"}, name="hanging"),
-                        proxy(fine, echo.address, name="fine"))
+    bitflow = env.start(
+        proxy(hanging, {"address": full_queue.address, "connect_timeout": "2s"}, name="hanging"),
+        proxy(fine, echo.address, name="fine"),
+    )
     stuck = [env.connect(hanging) for _ in range(scale(200))]
     watch = Stopwatch()
     for _ in range(20):
@@ -120,13 +125,18 @@ def test_many_dials_that_hang_do_not_hold_up_others(env, full_queue):
     watch.between(0, 1.5, "20 connections of the other proxy")
     for client in stuck:
         sockets.was_rejected(client)
-    reasons = [record["reason"] for record in bitflow.wait_records(len(stuck)) if record["proxy"] == "hanging"]
+    reasons = [
+        record["reason"] for record in bitflow.wait_records(len(stuck)) if record["proxy"] == "hanging"
+    ]
     assert reasons == ["connect_timeout"] * len(stuck)
 
 
 def test_name_that_does_not_resolve(env):
     address = env.address()
-    bitflow = env.start(proxy(address, {"address": "no-such-host.invalid:80", "connect_timeout": "5s"}))
+    bitflow = env.start(
+        proxy(address, {"address": "no-such-host.invalid:80", "connect_timeout": "5s"}),
+        plan=hosts.no_names(env),
+    )
     sockets.was_rejected(env.connect(address), timeout=20)
     record = bitflow.wait_records(1)[0]
     assert record["reason"] in ("resolve_failed", "connect_timeout")
@@ -145,7 +155,9 @@ def test_no_backoff_means_attempts_at_once(env):
 def test_backoff_is_exponential_with_jitter(env):
     """50, 100, 200, 400 and 800 ms: 1.55 s together, give or take half of each for the jitter."""
     address = env.address()
-    bitflow = env.start(proxy(address, {"address": env.refusing(), "connect_attempts": 6, "connect_backoff": "50ms"}))
+    bitflow = env.start(
+        proxy(address, {"address": env.refusing(), "connect_attempts": 6, "connect_backoff": "50ms"})
+    )
     clients = [env.connect(address) for _ in range(12)]
     for client in clients:
         sockets.was_rejected(client)
@@ -159,7 +171,9 @@ def test_backoff_is_exponential_with_jitter(env):
 def test_backoff_until_the_target_is_there(env):
     held = env.enter(peers.Refusing())
     address = env.address()
-    bitflow = env.start(proxy(address, {"address": held.address, "connect_attempts": 50, "connect_backoff": "100ms"}))
+    bitflow = env.start(
+        proxy(address, {"address": held.address, "connect_attempts": 50, "connect_backoff": "100ms"})
+    )
     client = env.connect(address)
     client.sendall(b"early data")
     holds_for(0.4, lambda: bitflow.records() == [] and sockets.is_open(client), "the dial goes on")
@@ -240,7 +254,9 @@ def test_unix_client_close_stops_the_dial(env):
 def test_client_that_is_already_gone(env):
     """The client leaves before the proxy has even looked."""
     address = env.address()
-    bitflow = env.start(proxy(address, {"address": env.refusing(), "connect_attempts": 100, "connect_backoff": "30s"}))
+    bitflow = env.start(
+        proxy(address, {"address": env.refusing(), "connect_attempts": 100, "connect_backoff": "30s"})
+    )
     for _ in range(50):
         sockets.reset(sockets.connect(address))
     records = bitflow.wait_records(50)
@@ -251,7 +267,9 @@ def test_client_that_is_already_gone(env):
 def test_half_close_after_data_lets_the_dial_go_on(env):
     held = env.enter(peers.Refusing())
     address = env.address()
-    bitflow = env.start(proxy(address, {"address": held.address, "connect_attempts": 99, "connect_backoff": "100ms"}))
+    bitflow = env.start(
+        proxy(address, {"address": held.address, "connect_attempts": 99, "connect_backoff": "100ms"})
+    )
     client = env.connect(address)
     client.sendall(b"GET all of it")
     client.shutdown(socket.SHUT_WR)
@@ -272,7 +290,9 @@ def test_early_data_larger_than_buffers(env):
     env.start(proxy(address, {"address": held.address, "connect_attempts": 99, "connect_backoff": "100ms"}))
     client = env.connect(address)
     data = bytes(range(256)) * 40_000
-    sender = threading.Thread(target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR)), daemon=True)
+    sender = threading.Thread(
+        target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR)), daemon=True
+    )
     sender.start()
     time.sleep(0.2)  # how much is under way then does not matter
     held.listen()
@@ -284,10 +304,17 @@ def test_early_data_larger_than_buffers(env):
 
 def test_failed_dials_leak_nothing(env, full_queue):
     address = env.address()
-    bitflow = env.start(proxy(address, env.refusing(), {"address": full_queue.address, "connect_timeout": "50ms"},
-                              {"address": env.unix("none.sock")}, {"address": "no-such-host.invalid:1",
-                                                                   "connect_timeout": "300ms"},
-                              connection_load_balancer="failover"))
+    bitflow = env.start(
+        proxy(
+            address,
+            env.refusing(),
+            {"address": full_queue.address, "connect_timeout": "50ms"},
+            {"address": env.unix("none.sock")},
+            {"address": "no-such-host.invalid:1", "connect_timeout": "300ms"},
+            connection_load_balancer="failover",
+        ),
+        plan=hosts.no_names(env),
+    )
     threads = []
     for _ in range(3):
         clients = [env.connect(address) for _ in range(scale(40))]

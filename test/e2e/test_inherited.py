@@ -57,8 +57,11 @@ def test_file_of_an_inherited_socket_stays(env):
 def test_listeners_by_name(env):
     one, two = env.listen(), env.listen()
     plan = {**numbered((one.socket, 3), (two.socket, 4)), "listen_names": ["web", "data-base"]}
-    env.start(proxy("fd://data-base", env.serve(peers.greeter("database")).address, name="b"),
-              proxy("fd://web", env.serve(peers.greeter("website")).address, name="a"), plan=plan)
+    env.start(
+        proxy("fd://data-base", env.serve(peers.greeter("database")).address, name="b"),
+        proxy("fd://web", env.serve(peers.greeter("website")).address, name="a"),
+        plan=plan,
+    )
     assert sockets.receive_exactly(env.connect(one.address), 8) == b"website\n"
     assert sockets.receive_exactly(env.connect(two.address), 9) == b"database\n"
 
@@ -76,9 +79,18 @@ def test_names_that_are_for_another_process(env):
     start_fails(env, proxy("fd://web", env.address()), plan=plan)
 
 
-@pytest.mark.parametrize("environment", [
-    {"LISTEN_FDS": "many"}, {"LISTEN_FDS": "-1"}, {"LISTEN_FDS": "999999999999"}, {"LISTEN_FDS": "1000000"},
-    {"LISTEN_FDNAMES": ":::::"}, {"LISTEN_PID": "x"}, {"LISTEN_FDS": "", "LISTEN_FDNAMES": ""}])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"LISTEN_FDS": "many"},
+        {"LISTEN_FDS": "-1"},
+        {"LISTEN_FDS": "999999999999"},
+        {"LISTEN_FDS": "1000000"},
+        {"LISTEN_FDNAMES": ":::::"},
+        {"LISTEN_PID": "x"},
+        {"LISTEN_FDS": "", "LISTEN_FDNAMES": ""},
+    ],
+)
 def test_strange_environment(env, environment):
     start_fails(env, proxy("fd://web", env.address()), environment=environment)
 
@@ -136,8 +148,10 @@ def test_connected_listener_beside_another_proxy(env):
     echo, address = env.echo(), env.address()
     client, inherited = map(env.keep, socket.socketpair())
     client.settimeout(15)
-    bitflow = env.launch(env.config(proxy("fd://3", echo.address, name="once"), proxy(address, echo.address)),
-                         numbered((inherited, 3)))
+    bitflow = env.launch(
+        env.config(proxy("fd://3", echo.address, name="once"), proxy(address, echo.address)),
+        numbered((inherited, 3)),
+    )
     inherited.close()
     sockets.round_trip(client)
     client.close()
@@ -148,10 +162,14 @@ def test_connected_listener_beside_another_proxy(env):
 
 
 def test_listener_that_breaks_at_run_time(env):
-    """Somebody shuts the inherited listening socket down: that proxy is over, the other one is not, and nothing spins."""
+    """Somebody shuts the inherited listening socket down: that proxy is over, the other one is not, and
+    nothing spins."""
     echo, address, inherited = env.echo(), env.address(), env.listen()
-    bitflow = env.start(proxy("fd://3", echo.address, name="broken"), proxy(address, echo.address, name="sound"),
-                        plan=numbered((inherited.socket, 3)))
+    bitflow = env.start(
+        proxy("fd://3", echo.address, name="broken"),
+        proxy(address, echo.address, name="sound"),
+        plan=numbered((inherited.socket, 3)),
+    )
     sockets.round_trip(env.connect(inherited.address))
     inherited.socket.shutdown(socket.SHUT_RDWR)
     before = bitflow.cpu_seconds()

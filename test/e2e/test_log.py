@@ -22,7 +22,9 @@ def traffic(env, address):
 @pytest.mark.parametrize("level", LEVELS)
 def test_level(env, level):
     echo, good, bad = env.echo(), env.address(), env.address()
-    config = env.config(proxy(good, echo.address, name="good"), proxy(bad, env.refusing(), name="bad"), level=level)
+    config = env.config(
+        proxy(good, echo.address, name="good"), proxy(bad, env.refusing(), name="bad"), level=level
+    )
     bitflow = env.launch(config)
     for address in (good, bad):
         bitflow.wait_bound(int(address.rpartition(":")[2]))
@@ -31,7 +33,7 @@ def test_level(env, level):
     bitflow.wait_records(2)
     bitflow.stop()
     seen = {line["level"] for line in bitflow.log_lines()}
-    allowed = set(LEVELS[LEVELS.index(level):])
+    allowed = set(LEVELS[LEVELS.index(level) :])
     assert seen <= allowed, f"{seen} at level {level}"
     if level in ("debug", "info"):
         assert "info" in seen
@@ -58,8 +60,9 @@ def test_start_up_errors_print_without_a_log(env):
 
 def test_every_line_is_logfmt(env):
     echo, address, bad = env.echo(), env.address(), env.address()
-    bitflow = env.start(proxy(address, echo.address, name="has spaces"), proxy(bad, env.refusing(), name="bad"),
-                        level="debug")
+    bitflow = env.start(
+        proxy(address, echo.address, name="has spaces"), proxy(bad, env.refusing(), name="bad"), level="debug"
+    )
     for _ in range(3):
         traffic(env, address)
         sockets.was_rejected(env.connect(bad))
@@ -92,13 +95,26 @@ def test_failed_dial_is_told(env):
     bitflow = env.start(proxy(address, target, name="shop"))
     sockets.was_rejected(env.connect(address))
     number = str(bitflow.wait_records(1)[0]["id"])
-    wait_for(lambda: [line for line in bitflow.log_lines(True) if line.get("conn") == number
-                      and line["level"] in ("info", "warn", "error") and "refused" in str(line)], "the log tells why")
+    wait_for(
+        lambda: [
+            line
+            for line in bitflow.log_lines(True)
+            if line.get("conn") == number
+            and line["level"] in ("info", "warn", "error")
+            and "refused" in str(line)
+        ],
+        "the log tells why",
+    )
 
 
 def test_listening_line(env):
     echo = env.echo()
-    addresses = {"four": env.address(), "six": env.address("::1"), "file": env.unix(), "abstract": env.abstract()}
+    addresses = {
+        "four": env.address(),
+        "six": env.address("::1"),
+        "file": env.unix(),
+        "abstract": env.abstract(),
+    }
     bitflow = env.start(*(proxy(address, echo.address, name=name) for name, address in addresses.items()))
     lines = {line["proxy"]: line for line in bitflow.log_lines(True) if line["msg"] == "listening"}
     assert {name: line["level"] for name, line in lines.items()} == dict.fromkeys(addresses, "info")

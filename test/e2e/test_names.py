@@ -13,7 +13,8 @@ from waiting import Stopwatch, scale, wait_for
 
 
 def same_port(env, good, others=()):
-    """A listener on `good` and, on the same port of each of `others`, one whose queue is full; returns all and the port."""
+    """A listener on `good` and, on the same port of each of `others`, one whose queue is full; returns all
+    and the port."""
     for _ in range(50):
         port = sockets.free_port()
         made = []
@@ -63,7 +64,9 @@ def test_localhost_with_one_family_listening(env, host):
 def test_localhost_with_nobody_listening(env):
     address = env.address()
     refusing = env.enter(peers.Refusing())
-    bitflow = env.start(proxy(address, "localhost:" + refusing.address.rpartition(":")[2]), plan=localhost(env))
+    bitflow = env.start(
+        proxy(address, "localhost:" + refusing.address.rpartition(":")[2]), plan=localhost(env)
+    )
     sockets.was_rejected(env.connect(address))
     record = bitflow.wait_records(1)[0]
     assert record["reason"] == "connect_refused"
@@ -75,8 +78,11 @@ def test_family_of_a_name_can_be_fixed(env, prefix, family):
     fine, fine_port = same_port(env, family)
     wrong, wrong_port = same_port(env, other)
     right, left = env.address(), env.address()
-    bitflow = env.start(proxy(right, f"{prefix}://localhost:{fine_port}", name="right"),
-                        proxy(left, f"{prefix}://localhost:{wrong_port}", name="left"), plan=localhost(env))
+    bitflow = env.start(
+        proxy(right, f"{prefix}://localhost:{fine_port}", name="right"),
+        proxy(left, f"{prefix}://localhost:{wrong_port}", name="left"),
+        plan=localhost(env),
+    )
     env.pair(right, fine)
     sockets.was_rejected(env.connect(left))
     assert bitflow.wait_records(1)[0]["proxy"] == "left"
@@ -90,8 +96,10 @@ def test_address_that_never_answers_does_not_hold_up(env, order):
     target, port = same_port(env, good, [bad])
     addresses = [bad, good] if order == "good last" else [good, bad]
     address = env.address()
-    bitflow = env.start(proxy(address, {"address": f"many.test:{port}", "connect_timeout": "10s"}),
-                        plan=hosts.plan(env, [("many.test", each) for each in addresses]))
+    bitflow = env.start(
+        proxy(address, {"address": f"many.test:{port}", "connect_timeout": "10s"}),
+        plan=hosts.plan(env, [("many.test", each) for each in addresses]),
+    )
     for _ in range(3):
         watch = Stopwatch()
         client, connection = env.pair(address, target)
@@ -109,8 +117,10 @@ def test_family_that_never_answers_does_not_hold_up(env, family):
     good, bad = ("127.0.0.1", "::1") if family == "IPv6 dead" else ("::1", "127.0.0.1")
     target, port = same_port(env, good, [bad])
     address = env.address()
-    env.start(proxy(address, {"address": f"both.test:{port}", "connect_timeout": "10s"}),
-              plan=hosts.plan(env, [("both.test", "::1"), ("both.test", "127.0.0.1")]))
+    env.start(
+        proxy(address, {"address": f"both.test:{port}", "connect_timeout": "10s"}),
+        plan=hosts.plan(env, [("both.test", "::1"), ("both.test", "127.0.0.1")]),
+    )
     watch = Stopwatch()
     client, connection = env.pair(address, target)
     watch.between(0, 1.2, "a connect past a dead family")
@@ -137,8 +147,10 @@ def test_all_addresses_within_connect_timeout(env):
     names = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
     _, port = same_port(env, "127.0.0.9", names)
     address = env.address()
-    bitflow = env.start(proxy(address, {"address": f"many.test:{port}", "connect_timeout": "900ms"}),
-                        plan=hosts.plan(env, [("many.test", each) for each in names]))
+    bitflow = env.start(
+        proxy(address, {"address": f"many.test:{port}", "connect_timeout": "900ms"}),
+        plan=hosts.plan(env, [("many.test", each) for each in names]),
+    )
     watch = Stopwatch()
     sockets.was_rejected(env.connect(address))
     watch.between(0.8, 2, "connect_timeout")
@@ -149,8 +161,10 @@ def test_losers_of_the_race_are_closed(env):
     """Both answer in the end: the one that lost is not left open at either side."""
     target, port = same_port(env, "127.0.0.3", ["127.0.0.2"])
     address = env.address()
-    bitflow = env.start(proxy(address, f"many.test:{port}"),
-                        plan=hosts.plan(env, [("many.test", "127.0.0.2"), ("many.test", "127.0.0.3")]))
+    bitflow = env.start(
+        proxy(address, f"many.test:{port}"),
+        plan=hosts.plan(env, [("many.test", "127.0.0.2"), ("many.test", "127.0.0.3")]),
+    )
     client, _ = env.pair(address, target)
     client.sendall(b"x")
     most = bitflow.resting["socket"] + 2
@@ -179,8 +193,10 @@ def test_resolver_that_hangs(env):
 def test_client_leaves_while_the_resolver_hangs(env):
     address = env.address()
     with hosts.SilentNameServer("127.0.0.78") as server:
-        bitflow = env.start(proxy(address, {"address": "slow.test:80", "connect_timeout": "60s"}),
-                            plan=hosts.plan(env, [], server.address))
+        bitflow = env.start(
+            proxy(address, {"address": "slow.test:80", "connect_timeout": "60s"}),
+            plan=hosts.plan(env, [], server.address),
+        )
         client = env.connect(address)
         wait_for(lambda: server.questions, "the resolver asks")
         watch = Stopwatch()
@@ -192,8 +208,11 @@ def test_client_leaves_while_the_resolver_hangs(env):
 def test_end_while_the_resolver_hangs(env):
     address = env.address()
     with hosts.SilentNameServer("127.0.0.79") as server:
-        bitflow = env.start(proxy(address, {"address": "slow.test:80"}), plan=hosts.plan(env, [], server.address),
-                            server={"drain_timeout": "200ms"})
+        bitflow = env.start(
+            proxy(address, {"address": "slow.test:80"}),
+            plan=hosts.plan(env, [], server.address),
+            server={"drain_timeout": "200ms"},
+        )
         env.connect(address)
         wait_for(lambda: server.questions, "the resolver asks")
         watch = Stopwatch()
@@ -223,7 +242,7 @@ def test_listener_by_name(env):
 
 
 def test_listener_name_that_does_not_resolve(env):
-    bitflow = env.launch(env.config(proxy("no-such-host.invalid:8080", env.address())))
+    bitflow = env.launch(env.config(proxy("no-such-host.invalid:8080", env.address())), hosts.no_names(env))
     bitflow.expected_status = 1
     assert bitflow.wait_ended(20) == 1
     assert "no-such-host.invalid" in bitflow.stderr()

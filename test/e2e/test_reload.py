@@ -1,4 +1,5 @@
-"""SIGHUP: the configuration is read again; what did not change is not disturbed, what is wrong changes nothing."""
+"""SIGHUP: the configuration is read again; what did not change is not disturbed, what is wrong changes
+nothing."""
 
 import signal
 import threading
@@ -121,8 +122,10 @@ def test_settings_take_effect(env):
     bitflow = env.start(proxy(address, echo.address))
     assert served(env, address)
     reload(env, bitflow, proxy(address, echo.address, listener={"authorized_sources": ["10.0.0.0/8"]}))
-    wait_for(lambda: "source_not_authorized" in [record["reason"] for record in probe(env, bitflow, address)],
-             "strangers are rejected")
+    wait_for(
+        lambda: "source_not_authorized" in [record["reason"] for record in probe(env, bitflow, address)],
+        "strangers are rejected",
+    )
     reload(env, bitflow, proxy(address, echo.address, connection_limit=1))
     wait_for(lambda: served(env, address), "they are let in again")
 
@@ -149,14 +152,18 @@ def test_bad_configuration_changes_nothing(env):
     bitflow = env.start(good)
     live = env.connect(address)
     inodes = bitflow.listening_inodes(port(address))
-    for count, bad in enumerate(["server: [", "", "server:\n  proxies:\n    - name: x\n      listner: {}\n", None], 1):
+    for count, bad in enumerate(
+        ["server: [", "", "server:\n  proxies:\n    - name: x\n      listner: {}\n", None], 1
+    ):
         if bad is None:
             (env.directory / "config.yaml").unlink()
         else:
             env.write(bad)
         bitflow.signal(signal.SIGHUP)
-        wait_for(lambda: len([line for line in bitflow.log_lines(True) if line["level"] == "error"]) >= count,
-                 lambda: f"error {count} is logged: {bitflow.stderr()}")
+        wait_for(
+            lambda: len([line for line in bitflow.log_lines(True) if line["level"] == "error"]) >= count,
+            lambda: f"error {count} is logged: {bitflow.stderr()}",
+        )
         sockets.round_trip(live)
         sockets.round_trip(env.connect(address))
     assert bitflow.listening_inodes(port(address)) == inodes
@@ -172,18 +179,30 @@ def test_address_that_cannot_be_bound_changes_nothing(env):
     echo, address, taken = env.echo(), env.address(), env.listen()
     old = proxy(address, greeter(env, "old"))
     bitflow = env.start(old)
-    reload(env, bitflow, proxy(address, greeter(env, "new")), proxy(taken.address, echo.address, name="taken"))
-    wait_for(lambda: [line for line in bitflow.log_lines(True) if line["level"] == "error"], "an error is logged")
+    reload(
+        env, bitflow, proxy(address, greeter(env, "new")), proxy(taken.address, echo.address, name="taken")
+    )
+    wait_for(
+        lambda: [line for line in bitflow.log_lines(True) if line["level"] == "error"], "an error is logged"
+    )
     assert greeting(env, address) == "old"
     bitflow.assert_quiet()
 
 
 def test_log_level_changes(env):
-    echo, address = env.echo(), env.address()
-    entry = proxy(address, echo.address)
-    bitflow = env.start(entry)
-    reload(env, bitflow, entry, level="debug")
-    wait_for(lambda: served(env, address) and "debug" in [line["level"] for line in bitflow.log_lines(True)], "debug lines")
+    """From error to info and back: what is logged follows."""
+    one, two = env.address(), env.address()
+    bitflow = env.start(proxy(one, env.refusing()), level="error", wait=False)
+    bitflow.wait_bound(port(one))
+    reload(env, bitflow, proxy(one, env.refusing()), proxy(two, env.refusing(), name="two"), level="info")
+    bitflow.wait_bound(port(two))
+    wait_for(lambda: "info" in {line["level"] for line in bitflow.log_lines(True)}, "lines of the new level")
+    reload(env, bitflow, proxy(one, env.refusing()), level="error")
+    wait_for(lambda: is_refused(two), "the removed proxy no longer listens")
+    before = len(bitflow.log_lines(True))
+    sockets.was_rejected(env.connect(one))
+    wait_for(bitflow.records, "the record")
+    assert {line["level"] for line in bitflow.log_lines(True)[before:]} <= {"error"}
 
 
 def test_inherited_listener_outlives_reloads(env):

@@ -84,8 +84,11 @@ def test_drain_ends_connections_that_are_stuck(env):
     """Blocked in a write, in bulk, half-closed, or being dialled: the bound holds for all."""
     listener, address, dialled = env.listen(), env.address(), env.address()
     entry = {"address": env.refusing(), "connect_attempts": 100, "connect_backoff": "30s"}
-    bitflow = env.start(proxy(address, listener.address), proxy(dialled, entry, name="dialled"),
-                        server={"drain_timeout": "600ms"})
+    bitflow = env.start(
+        proxy(address, listener.address),
+        proxy(dialled, entry, name="dialled"),
+        server={"drain_timeout": "600ms"},
+    )
     stuck, stuck_target = env.pair(address, listener)
     sockets.fill(stuck_target)
     busy, busy_target = env.pair(address, listener)
@@ -116,8 +119,10 @@ def test_drain_ends_connections_that_are_stuck(env):
     waiting.close()
 
 
-@pytest.mark.parametrize("first, second", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT),
-                                           (signal.SIGINT, signal.SIGINT)])
+@pytest.mark.parametrize(
+    "first, second",
+    [(signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGINT)],
+)
 def test_second_signal_ends_at_once(env, first, second):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), proxy(env.unix(), echo.address, name="by-unix"))
@@ -144,7 +149,9 @@ def test_records_of_drained_connections_are_complete(env):
     assert bitflow.wait_ended() == 0
     records = bitflow.records()
     assert len(records) == 50
-    assert {(r["reason"], r["bytes_from_client"], r["bytes_from_target"]) for r in records} == {("drain", 10, 10)}
+    assert {(r["reason"], r["bytes_from_client"], r["bytes_from_target"]) for r in records} == {
+        ("drain", 10, 10)
+    }
 
 
 @pytest.mark.parametrize("number", [signal.SIGPIPE, signal.SIGWINCH, signal.SIGCHLD])
@@ -162,8 +169,12 @@ def test_broken_stderr_pipe_does_not_kill(env):
     """The log's reader goes away: SIGPIPE and EPIPE are no reason to end."""
     echo, address = env.echo(), env.address()
     config = env.config(proxy(address, echo.address), level="debug")
-    with subprocess.Popen([str(bitflow_process.binary()), "--config", str(config)], stdin=subprocess.DEVNULL,
-                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [str(bitflow_process.binary()), "--config", str(config)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:
         try:
             os.set_blocking(process.stderr.fileno(), False)
             said = bytearray()

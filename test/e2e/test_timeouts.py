@@ -1,4 +1,5 @@
-"""Timeouts, lifetime and keepalive: when they fire, when they must not, how the connection ends, what the record says."""
+"""Timeouts, lifetime and keepalive: when they fire, when they must not, how the connection ends, what the
+record says."""
 
 import contextlib
 import random
@@ -66,7 +67,8 @@ def trickle(sock, seconds, interval=0.1):
 
 @pytest.mark.parametrize("silent", ["client", "target"])
 def test_data_written_refreshes_the_read_timeout(env, silent):
-    """A long one-way transfer survives the silence of the one who reads, though both sides have a read timeout."""
+    """A long one-way transfer survives the silence of the one who reads, though both sides have a read
+    timeout."""
     timeout = {"read_timeout": f"{500 * pace():.0f}ms"}
     bitflow, address, listener = front(env, timeout, timeout)
     client, target = env.pair(address, listener)
@@ -176,7 +178,9 @@ def test_lifetime_ends_a_connection(env, traffic):
 
 
 def test_lifetime_is_shorter_than_the_read_timeout(env):
-    bitflow, address, listener = front(env, {"read_timeout": "30s"}, {"read_timeout": "30s"}, connection_lifetime="600ms")
+    bitflow, address, listener = front(
+        env, {"read_timeout": "30s"}, {"read_timeout": "30s"}, connection_lifetime="600ms"
+    )
     client, target = env.pair(address, listener)
     watch = Stopwatch()
     assert ended_in_order(client) == b"" and ended_in_order(target) == b""
@@ -227,7 +231,9 @@ def keepalive_timer(port):
     return done.stdout
 
 
-@pytest.mark.parametrize("interval, seen", [("37s", "keepalive,3"), (None, "keepalive,"), (0, "keepalive,"), (-1, None)])
+@pytest.mark.parametrize(
+    "interval, seen", [("37s", "keepalive,3"), (None, "keepalive,"), (0, "keepalive,"), (-1, None)]
+)
 def test_keepalive_of_the_target(env, interval, seen):
     settings = {} if interval is None else {"keepalive_interval": interval}
     _, address, listener = front(env, None, settings)
@@ -285,8 +291,14 @@ def test_timeouts_over_unix_sockets(env):
 
 def test_proxy_serves_on_after_every_timeout(env):
     echo, address = env.serve(peers.echo), env.address()
-    bitflow = env.start(proxy(address, echo.address, listener={"read_timeout": "200ms", "write_timeout": "200ms"},
-                              connection_lifetime="2s"))
+    bitflow = env.start(
+        proxy(
+            address,
+            echo.address,
+            listener={"read_timeout": "200ms", "write_timeout": "200ms"},
+            connection_lifetime="2s",
+        )
+    )
     for _ in range(3):
         idle = [env.connect(address) for _ in range(10)]
         for client in idle:

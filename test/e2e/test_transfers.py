@@ -1,4 +1,5 @@
-"""Bulk data through real programs: curl and nginx over each pair of address kinds, redis-benchmark and redis, socat, nc."""
+"""Bulk data through real programs: curl and nginx over each pair of address kinds, redis-benchmark and redis,
+socat, nc."""
 
 import contextlib
 import hashlib
@@ -48,14 +49,24 @@ def curl(front, *arguments):
     """Runs curl through the proxy's address; returns what it printed."""
     where = ["http://bitflow.test/"]
     if front.startswith("unix://@"):
-        where = ["--abstract-unix-socket", front[len("unix://@"):], *where]
+        where = ["--abstract-unix-socket", front[len("unix://@") :], *where]
     elif front.startswith("unix://"):
-        where = ["--unix-socket", front[len("unix://"):], *where]
+        where = ["--unix-socket", front[len("unix://") :], *where]
     else:
         where = [f"http://{front}/"]
     where[-1] += arguments[-1]
-    command = [programs.find("curl"), "--silent", "--show-error", "--fail", "--noproxy", "*", "--max-time", "120",
-               *arguments[:-1], *where]
+    command = [
+        programs.find("curl"),
+        "--silent",
+        "--show-error",
+        "--fail",
+        "--noproxy",
+        "*",
+        "--max-time",
+        "120",
+        *arguments[:-1],
+        *where,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150 * pace())
     assert done.returncode == 0, f"curl: {done.returncode} {done.stderr}"
     return done.stdout
@@ -68,8 +79,14 @@ def test_curl_nginx_both_ways(env, nginx, payload, pair):
     kind, target_kind = pair.split("-")
     target = {"tcp": nginx.tcp, "ipv4": nginx.tcp, "ipv6": nginx.tcp6, "unix": nginx.unix}[target_kind]
     plan = None
-    front = listen = {"tcp": env.address, "ipv4": env.address, "ipv6": lambda: env.address("::1"), "unix": env.unix,
-                      "abstract": env.abstract, "fd": lambda: "fd://3"}[kind]()
+    front = listen = {
+        "tcp": env.address,
+        "ipv4": env.address,
+        "ipv6": lambda: env.address("::1"),
+        "unix": env.unix,
+        "abstract": env.abstract,
+        "fd": lambda: "fd://3",
+    }[kind]()
     if kind == "fd":
         inherited = env.listen()
         front, plan = inherited.address, {"descriptors": [[inherited.socket.fileno(), 3]]}
@@ -101,8 +118,10 @@ def test_curl_both_ways_at_once_on_eight_connections(env, nginx, payload):
     for number in range(4):
         commands.append(["--output", str(env.directory / f"down{number}"), f"http://{address}/payload.bin"])
         commands.append(["--upload-file", str(source), f"http://{address}/upload/parallel{number}"])
-    running = [subprocess.Popen([programs.find("curl"), "-sSf", "--noproxy", "*", "--max-time", "120", *arguments])
-               for arguments in commands]
+    running = [
+        subprocess.Popen([programs.find("curl"), "-sSf", "--noproxy", "*", "--max-time", "120", *arguments])
+        for arguments in commands
+    ]
     for each in running:
         assert each.wait(150 * pace()) == 0
     for number in range(4):
@@ -121,9 +140,25 @@ def test_redis_benchmark(env):
             host, _, port = address.rpartition(":")
             for extra in ([], ["-P", "16", "-d", "2000"]):
                 done = subprocess.run(
-                    [programs.find("redis-benchmark"), "-h", host, "-p", port, "-n", str(scale(20_000)), "-c", "50",
-                     "-t", "ping,set,get,lpush,lrange_100", "--csv", *extra],
-                    capture_output=True, text=True, timeout=100 * pace())
+                    [
+                        programs.find("redis-benchmark"),
+                        "-h",
+                        host,
+                        "-p",
+                        port,
+                        "-n",
+                        str(scale(20_000)),
+                        "-c",
+                        "50",
+                        "-t",
+                        "ping,set,get,lpush",
+                        "--csv",
+                        *extra,
+                    ],
+                    capture_output=True,
+                    text=True,
+                    timeout=100 * pace(),
+                )
                 assert done.returncode == 0, done.stderr
                 assert "rror" not in done.stdout + done.stderr, done.stdout + done.stderr
                 rates = re.findall(r'^"(?!test)[^"]+","([\d.]+)"', done.stdout, re.MULTILINE)
@@ -147,32 +182,43 @@ def test_socat_half_close(env):
     """socat answers only after it has seen the end of its input, and the other way round."""
     address, target = env.address(), env.address()
     port = target.rpartition(":")[2]
-    with programs.Program(["socat", f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork", "EXEC:sha256sum"]) as peer:
+    with programs.Program(
+        ["socat", f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork", "EXEC:sha256sum"]
+    ) as peer:
         wait_for(lambda: peer.listens(int(port)), "socat listens")
         env.start(proxy(address, target))
         data = random.Random(3).randbytes(scale(20_000_000))
-        done = subprocess.run([programs.find("socat"), "-t30", "-", f"TCP:{address}"], input=data,
-                              capture_output=True, timeout=60 * pace())
+        done = subprocess.run(
+            [programs.find("socat"), "-t30", "-", f"TCP:{address}"],
+            input=data,
+            capture_output=True,
+            timeout=60 * pace(),
+        )
         assert done.stdout.split()[0].decode() == hashlib.sha256(data).hexdigest()
 
 
 def test_nc_through_a_unix_listener(env):
     echo = env.echo()
     env.start(proxy(env.unix(), echo.address))
-    done = subprocess.run([programs.find("nc"), "-N", "-U", str(env.directory / "front.sock")], input=b"over nc\n" * 999,
-                          capture_output=True, timeout=30 * pace())
+    done = subprocess.run(
+        [programs.find("nc"), "-N", "-U", str(env.directory / "front.sock")],
+        input=b"over nc\n" * 999,
+        capture_output=True,
+        timeout=30 * pace(),
+    )
     assert done.stdout == b"over nc\n" * 999
 
 
 def pump_check(client, target, generator, rounds):
-    """Moves data both ways in bursts of all sizes, so that the proxy changes its way of copying back and forth."""
+    """Moves data both ways in bursts of all sizes, so that the proxy changes its way of copying back and
+    forth."""
     for _ in range(rounds):
         size = generator.choice([1, 100, 4096, 16384, 16385, 65536, 1_000_000])
         data = generator.randbytes(size)
         sender, receiver = (client, target) if generator.random() < 0.5 else (target, client)
         sent = 0
         while sent < size:
-            part = data[sent:sent + 60_000]
+            part = data[sent : sent + 60_000]
             sender.sendall(part)
             assert sockets.receive_exactly(receiver, len(part)) == part
             sent += len(part)
@@ -226,7 +272,9 @@ def test_bulk_without_descriptors_for_pipes(env):
     sockets.round_trip(client)
     bitflow.limit("NOFILE", bitflow.lowest_free_descriptor())
     data = random.Random(4).randbytes(scale(20_000_000))
-    thread = threading.Thread(target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR)), daemon=True)
+    thread = threading.Thread(
+        target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR)), daemon=True
+    )
     thread.start()
     assert hashlib.sha256(sockets.receive_to_end(client)).digest() == hashlib.sha256(data).digest()
     thread.join()
@@ -234,7 +282,8 @@ def test_bulk_without_descriptors_for_pipes(env):
 
 
 def test_small_writes_are_not_delayed(env):
-    """TCP_NODELAY on both legs: write-write-read exchanges do not wait for delayed acknowledgements (40 ms each)."""
+    """TCP_NODELAY on both legs: write-write-read exchanges do not wait for delayed acknowledgements (40 ms
+    each)."""
     echo, address = env.echo(), env.address()
     env.start(proxy(address, echo.address))
     client = env.connect(address)

@@ -49,7 +49,7 @@ def test_file_of_a_killed_bitflow_is_replaced(env):
 def test_live_socket_is_not_replaced(env):
     echo = env.echo()
     env.start(proxy(env.unix(), echo.address))
-    assert env.unix()[len("unix://"):] in start_fails(env, proxy(env.unix(), echo.address, name="second"))
+    assert env.unix()[len("unix://") :] in start_fails(env, proxy(env.unix(), echo.address, name="second"))
     sockets.round_trip(env.connect(env.unix()))
 
 
@@ -116,7 +116,9 @@ def test_longest_path(env):
 def test_failed_start_leaves_no_file(env):
     """The first proxy is bound already when the second one fails."""
     taken = env.listen()
-    text = start_fails(env, proxy(env.unix(), env.address(), name="one"), proxy(taken.address, env.address(), name="two"))
+    text = start_fails(
+        env, proxy(env.unix(), env.address(), name="one"), proxy(taken.address, env.address(), name="two")
+    )
     assert taken.address in text
     assert not (env.directory / "front.sock").exists()
 

@@ -3,7 +3,8 @@
 import os
 import time
 
-# Sanitized builds run several times slower: deadlines and upper bounds of durations stretch, lower ones do not.
+# Sanitized builds run several times slower: deadlines and upper bounds of durations stretch, lower ones do
+# not.
 SANITIZED = False
 
 
@@ -12,7 +13,8 @@ def pace():
 
 
 def scale(count, least=1):
-    """A volume or a count, in full in a release build and smaller where BITFLOW_TEST_SCALE (or a sanitizer) says so."""
+    """A volume or a count, in full in a release build and smaller where BITFLOW_TEST_SCALE (or a sanitizer)
+    says so."""
     factor = float(os.environ.get("BITFLOW_TEST_SCALE", "0.1" if SANITIZED else "1"))
     return max(least, int(count * factor))
 
@@ -25,7 +27,9 @@ def wait_for(condition, what, timeout=10.0):
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {timeout * pace():.1f} s in vain: {what() if callable(what) else what}")
+            raise AssertionError(
+                f"waited {timeout * pace():.1f} s in vain: {what() if callable(what) else what}"
+            )
         time.sleep(0.01)
 
 
@@ -46,6 +50,9 @@ class Stopwatch:
         return time.monotonic() - self.start
 
     def between(self, least, most, what):
-        """Asserts that the time since the start lies in [least, most], the upper bound stretched by the pace."""
+        """Asserts that the time since the start lies in [least, most], the upper bound stretched by the
+        pace."""
         passed = self.seconds
-        assert least <= passed <= most * pace(), f"{what}: took {passed:.3f} s, wanted {least} to {most * pace()} s"
+        assert (
+            least <= passed <= most * pace()
+        ), f"{what}: took {passed:.3f} s, wanted {least} to {most * pace()} s"

@@ -1,7 +1,7 @@
 // A getaddrinfo() that the test commands. The program's own definition comes before the C library's, so that the net
 // floor calls this one. Names it doesn't know go to the C library, which answers "localhost" from /etc/hosts:
 //   list.test   what fake_add() has added
-//   slow.test   waits until fake_release(), then 127.0.0.1
+//   slow.test, slow1.test, slow2.test ...   waits until fake_release(), then 127.0.0.1
 //   again.test, fail.test, memory.test, no-name.test, system.test   the error of that name
 
 #ifndef BITFLOW_TEST_FAKE_RESOLVER_H
@@ -11,6 +11,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <semaphore.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +21,8 @@
 static struct endpoint fake_list[FAKE_MAX];
 static size_t fake_count;
 static sem_t fake_slow; // posted once for each slow look-up that is to end
+static atomic_int fake_slow_calls;
+static atomic_int fake_slow_number; // of the slow name looked up last
 
 static inline void fake_clear(void)
 {
@@ -86,8 +89,11 @@ int getaddrinfo(const char *name, const char *service, const struct addrinfo *hi
             errno = EMFILE;
             return failures[i].code;
         }
-    if (strcmp(name, "slow.test") == 0)
+    if (strncmp(name, "slow", 4) == 0) {
+        atomic_store(&fake_slow_number, (int)strtol(name + 4, NULL, 10));
+        atomic_fetch_add(&fake_slow_calls, 1);
         return fake_slow_answer(hints->ai_family, result);
+    }
     if (strcmp(name, "list.test") == 0)
         return fake_answer(fake_list, fake_count, hints->ai_family, result);
     int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);

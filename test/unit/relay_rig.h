@@ -19,6 +19,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,9 +43,9 @@ struct rig {
     struct relay relay;
     _Atomic(enum close_reason) reason;
     pthread_t runner;
+    char runner_name[THREAD_NAME_SIZE];
     bool started;
     struct relay_result result;
-    struct error error;
     bool ran;
     int64_t began, ended; // clock_now()
 };
@@ -103,22 +104,55 @@ static inline struct thread_pool *rig_threads(void)
     return threads;
 }
 
+static inline void rig_be_busy(void *argument)
+{
+    sem_t *until = (sem_t *)argument;
+    while (sem_wait(until) != 0)
+        MUST(errno == EINTR);
+}
+
+// A pool whose only thread is busy until `until` is posted.
+static inline struct thread_pool *rig_exhausted_threads(sem_t *until)
+{
+    struct thread_pool_options options = {
+        .parked_name = "parked", .stack_size = 64 * 1024, .max_threads = 1, .max_parked = 1, .idle_time = NS_PER_S};
+    struct thread_pool *threads = thread_pool_create(&options, NULL);
+    MUST(threads != NULL && sem_init(until, 0, 0) == 0);
+    MUST(thread_pool_run(threads, rig_be_busy, until, NULL));
+    return threads;
+}
+
+// From here on no relay of this program gets a second thread.
+static inline struct thread_pool **rig_only_threads(void)
+{
+    static struct thread_pool *threads;
+    return &threads;
+}
+
+static inline void rig_go_without_threads(void)
+{
+    static sem_t never;
+    *rig_only_threads() = rig_exhausted_threads(&never);
+}
+
 static inline void rig_init(struct rig *rig, enum rig_kind client, enum rig_kind target, int buffer)
 {
-    *rig = (struct rig){.relay = {.threads = rig_threads()}};
+    *rig = (struct rig){.relay = {.threads = *rig_only_threads() != NULL ? *rig_only_threads() : rig_threads()}};
     rig->relay.reason = &rig->reason;
     rig_connect(client, buffer, &rig->relay.sockets[RELAY_CLIENT].fd, &rig->client);
     rig_connect(target, buffer, &rig->relay.sockets[RELAY_TARGET].fd, &rig->target);
     static _Atomic unsigned number;
     unsigned id = atomic_fetch_add(&number, 1) % 1000000;
-    (void)snprintf(rig->relay.thread_names[RELAY_CLIENT], THREAD_NAME_SIZE, "rig#%u>", id);
-    (void)snprintf(rig->relay.thread_names[RELAY_TARGET], THREAD_NAME_SIZE, "rig#%u<", id);
+    (void)snprintf(rig->runner_name, THREAD_NAME_SIZE, "rig#%u>", id);
+    (void)snprintf(rig->relay.second_thread_name, THREAD_NAME_SIZE, "rig#%u<", id);
 }
 
 static inline void *rig_run(void *argument)
 {
     struct rig *rig = argument;
-    rig->ran = relay_run(&rig->relay, &rig->result, &rig->error);
+    thread_set_name(rig->runner_name);
+    relay_run(&rig->relay, &rig->result);
+    rig->ran = true;
     rig->ended = clock_now();
     return NULL;
 }
@@ -185,19 +219,22 @@ static inline void rig_reset_far(int *fd)
 
 // --- bytes -----------------------------------------------------------------------------------------------------------
 
-// Byte number `at` of the stream `stream`: tells lost, doubled and reordered bytes.
-static inline unsigned char rig_byte(unsigned stream, uint64_t at)
+// Eight bytes of the stream `stream`, from number 8 * `index`: tells lost, doubled and reordered bytes.
+static inline uint64_t rig_word(unsigned stream, uint64_t index)
 {
-    uint64_t x = (at >> 3) + (uint64_t)stream * UINT64_C(0x9E3779B97F4A7C15);
-    x *= UINT64_C(0xBF58476D1CE4E5B9);
-    x ^= x >> 29;
-    return (unsigned char)(x >> (8 * (at & 7)));
+    uint64_t x = (index + (uint64_t)stream * UINT64_C(0x9E3779B97F4A7C15)) * UINT64_C(0xBF58476D1CE4E5B9);
+    return x ^ (x >> 29);
 }
 
 static inline void rig_fill(unsigned char *out, size_t size, unsigned stream, uint64_t at)
 {
-    for (size_t i = 0; i < size; i++)
-        out[i] = rig_byte(stream, at + i);
+    for (size_t done = 0; done < size;) {
+        uint64_t word = rig_word(stream, (at + done) / 8);
+        size_t skip = (size_t)((at + done) % 8);
+        size_t part = size - done < 8 - skip ? size - done : 8 - skip;
+        memcpy(out + done, (const unsigned char *)&word + skip, part);
+        done += part;
+    }
 }
 
 // Sends bytes [from, from + size) of a stream, all of them unless the other side is gone. Returns how many went.
@@ -269,6 +306,52 @@ static inline enum rig_end rig_next(int fd)
     return end;
 }
 
+// --- the relay's view ----------
+
+static inline uint64_t rig_bytes(struct rig *rig, enum relay_side side)
+{
+    return atomic_load(&rig->relay.sockets[side].bytes);
+}
+
+static inline void rig_assert_ended(const struct rig *rig, enum close_reason reason, enum ended_by by)
+{
+    assert_true(rig->ran);
+    assert_string_equal(close_reason_name(rig->result.reason), close_reason_name(reason));
+    assert_string_equal(ended_by_name(rig->result.ended_by), ended_by_name(by));
+    assert_int_equal(atomic_load(&rig->reason), reason);
+}
+
+static inline void rig_assert_resets(const struct rig *rig, bool client, bool target)
+{
+    assert_int_equal(rig->result.reset_client, client);
+    assert_int_equal(rig->result.reset_target, target);
+}
+
+static inline bool rig_wait_bytes(struct rig *rig, enum relay_side side, uint64_t at_least)
+{
+    int64_t deadline = clock_now() + PATIENCE;
+    while (rig_bytes(rig, side) < at_least && clock_now() < deadline)
+        MUST(usleep(200) == 0);
+    return rig_bytes(rig, side) >= at_least;
+}
+
+// Sends until nothing goes any more: the relay is then stuck in a write to the other side.
+static inline uint64_t rig_stuff(struct rig *rig, enum relay_side side)
+{
+    int fd = side == RELAY_CLIENT ? rig->client : rig->target;
+    unsigned char buffer[16384];
+    uint64_t sent = 0;
+    struct pollfd poller = {.fd = fd, .events = POLLOUT};
+    while (poll(&poller, 1, 100) == 1) {
+        rig_fill(buffer, sizeof buffer, 5, sent);
+        ssize_t n = send(fd, buffer, sizeof buffer, MSG_NOSIGNAL | MSG_DONTWAIT);
+        MUST(n > 0 || errno == EAGAIN);
+        if (n > 0)
+            sent += (uint64_t)n;
+    }
+    return sent;
+}
+
 // --- where a thread is -----------------------------------------------------------------------------------------------
 
 // The first line of /proc/self/task/TASK/FILE. False: that thread is no more.
@@ -300,21 +383,31 @@ static inline bool rig_read_thread(const char *thread, const char *file, char *o
     return found;
 }
 
-// Waits until the relay's thread is blocked in that system call with `fd` as its argument number `argument`.
-static inline void rig_wait_blocked(const struct rig *rig, enum relay_side thread, long call, int argument, int fd)
+// Waits, at most for `patience`, until the relay's thread is blocked in that system call with `fd` as its argument number
+// `argument`.
+static inline bool rig_blocks(const struct rig *rig, enum relay_side thread, long call, int argument, int fd,
+                              int64_t patience)
 {
-    int64_t deadline = clock_now() + PATIENCE;
+    const char *name = thread == RELAY_CLIENT ? rig->runner_name : rig->relay.second_thread_name;
+    int64_t deadline = clock_now() + patience;
     for (unsigned in_a_row = 0; in_a_row < 3;) {
-        MUST(clock_now() < deadline);
+        if (clock_now() > deadline)
+            return false;
         char line[256];
         long number = -1;
         unsigned long arguments[3] = {0};
-        bool there = rig_read_thread(rig->relay.thread_names[thread], "syscall", line, (int)sizeof line) &&
+        bool there = rig_read_thread(name, "syscall", line, (int)sizeof line) &&
                      sscanf(line, "%ld %lx %lx %lx", &number, &arguments[0], &arguments[1], &arguments[2]) == 4 &&
                      number == call && arguments[argument] == (unsigned long)fd;
         in_a_row = there ? in_a_row + 1 : 0;
         MUST(usleep(2000) == 0);
     }
+    return true;
+}
+
+static inline void rig_wait_blocked(const struct rig *rig, enum relay_side thread, long call, int argument, int fd)
+{
+    MUST(rig_blocks(rig, thread, call, argument, fd, PATIENCE));
 }
 
 #endif

@@ -1,4 +1,5 @@
-// Addresses and endpoints: golden tables of what is understood, what is refused with which reason, and how it is written.
+// Addresses and endpoints: golden tables of what is understood, what is refused with which reason, and how it
+// is written.
 
 #include <arpa/inet.h>
 #include <net/if.h>
@@ -306,7 +307,7 @@ static void test_endpoint_of_address(void **state)
         {"[fe80::1%0]:80", NULL},
         {"localhost:80", NULL},
         {"unix:///run/x", "unix:///run/x"},
-        {"unix://@x", "unix:@x"},
+        {"unix://@x", "unix://@x"},
         {"fd://3", NULL},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
@@ -355,7 +356,7 @@ static void test_endpoint_format_of_what_peers_send(void **state)
     endpoint_format(&unnamed, text);
     assert_string_equal(text, "unix:");
     endpoint_format(&forged, text);
-    assert_string_equal(text, "unix:@a\\x0a\"\\x20\\x5cb\\xff");
+    assert_string_equal(text, "unix://@a\\x0a\"\\x20\\x5cb\\xff");
     endpoint_format(&unterminated, text);
     assert_string_equal(text, "unix:///abc");
     endpoint_format(&none, text);

@@ -344,6 +344,9 @@ static void test_inherited_listening(void **state)
     (void)close(client);
     (void)close(served);
     refuse_listener(text, "in use");
+    listener_give_up(&listener);
+    listener = open_listener(text); // as after a reload that failed
+    assert_int_equal(listener.sockets[0], fd);
     listener_close(&listener);
     assert_int_equal(fcntl(fd, F_GETFD), -1);
     refuse_listener(text, "used up");

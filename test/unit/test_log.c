@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -231,6 +232,43 @@ static void test_a_reader_that_has_gone(void **state)
     assert_int_equal(count_lines(text, "\n"), 2);
 }
 
+// A terminal whose reader does not read: poll() calls it writable as long as there is room for anything, and a line
+// that does not fit whole must not be waited for.
+static void test_a_terminal_that_nobody_reads(void **state)
+{
+    (void)state;
+    int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    assert_true(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
+    char name[64];
+    assert_int_equal(ptsname_r(master, name, sizeof name), 0);
+    int terminal = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    assert_true(terminal >= 0);
+    struct termios raw;
+    assert_int_equal(tcgetattr(terminal, &raw), 0);
+    cfmakeraw(&raw);
+    assert_int_equal(tcsetattr(terminal, TCSANOW, &raw), 0);
+    log_set_descriptor(terminal);
+    for (int i = 0; i < 2000; i++) // 100 KB; a pseudo-terminal holds 4-64 KB
+        log_info(NULL, "line", "number", "1234567890", NULL);
+
+    char text[128 * 1024];
+    size_t length = 0;
+    assert_int_equal(fcntl(master, F_SETFL, O_NONBLOCK), 0);
+    for (ssize_t got; (got = read(master, text + length, sizeof text - 1 - length)) > 0;)
+        length += (size_t)got;
+    log_info(NULL, "again", NULL);
+    for (ssize_t got; (got = read(master, text + length, sizeof text - 1 - length)) > 0;)
+        length += (size_t)got;
+    text[length] = '\0';
+    assert_true(count_lines(text, "msg=line number=1234567890\n") > 10);
+    assert_true(count_lines(text, "\n") < 2000);
+    assert_non_null(strstr(text, "log lines dropped"));
+    assert_non_null(strstr(text, "level=info msg=again\n"));
+    log_set_descriptor(writer);
+    (void)close(terminal);
+    (void)close(master);
+}
+
 #define WRITERS 4
 #define LINES 200
 static void *write_lines(void *argument)
@@ -263,6 +301,7 @@ static void test_lines_stay_whole(void **state)
         assert_int_equal(pthread_create(&writers[i], NULL, write_lines, (void *)(i + 1)), 0);
     for (size_t i = 0; i < WRITERS; i++)
         assert_int_equal(pthread_join(writers[i], NULL), 0);
+    log_set_descriptor(STDERR_FILENO); // the log has the pipe open, too
     (void)close(writer);
     assert_int_equal(pthread_join(gatherer, NULL), 0);
     writer = open("/dev/null", O_WRONLY | O_CLOEXEC);
@@ -293,6 +332,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_long_values_are_cut, open_log, close_log),
         cmocka_unit_test_setup_teardown(test_a_reader_that_does_not_read, open_log, close_log),
         cmocka_unit_test_setup_teardown(test_a_reader_that_has_gone, open_log, close_log),
+        cmocka_unit_test_setup_teardown(test_a_terminal_that_nobody_reads, open_log, close_log),
         cmocka_unit_test_setup_teardown(test_lines_stay_whole, open_log, close_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,5 @@
-// Waiting for the sake of a client: what its leaving looks like on TCP and on Unix sockets, and what only looks like it.
+// Waiting for the sake of a client: what its leaving looks like on TCP and on Unix sockets, and what only
+// looks like it.
 
 #include <sys/resource.h>
 
@@ -200,6 +201,33 @@ static void test_full_close_of_a_tcp_client(void **state)
     (void)close(pair[0]);
 }
 
+static bool flag_is_set(const void *subject)
+{
+    return *(const bool *)subject;
+}
+
+// Whoever ends a connection from outside sets its reason and shuts its socket down. A closed Unix client that had sent
+// something is not watched any more, so the shutdown cannot wake the wait; it must end all the same.
+static void test_ended_from_outside(void **state)
+{
+    (void)state;
+    int pair[2];
+    bool over = false;
+    struct patience patience;
+    rig_unix_pair(pair);
+    patience_init(&patience, pair[0]);
+    patience.is_over = flag_is_set;
+    patience.subject = &over;
+    rig_write(pair[1], "request");
+    (void)close(pair[1]);
+    assert_int_equal(wait_for(&patience, SHORT), PATIENCE_DEADLINE);
+    assert_true(patience.unwatched);
+    assert_waits_asleep(&patience);
+    over = true;
+    assert_int_equal(patience_poll(&patience, NULL, 0, rig_limit()), PATIENCE_GONE);
+    (void)close(pair[0]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -213,6 +241,7 @@ int main(void)
         cmocka_unit_test(test_end_after_data_that_was_taken_already),
         cmocka_unit_test(test_full_close_of_a_unix_client),
         cmocka_unit_test(test_full_close_of_a_tcp_client),
+        cmocka_unit_test(test_ended_from_outside),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -36,6 +36,25 @@ static struct endpoint endpoint_of(const char *text)
     return endpoint;
 }
 
+static unsigned descriptors_at_start;
+
+// A helper closes its look-up's event after those who asked have their answer.
+static void await_descriptors(unsigned count)
+{
+    int64_t limit = rig_limit();
+    while (rig_descriptors() != count && deadline_left(limit) > 0)
+        (void)poll(NULL, 0, 1);
+    assert_int_equal(rig_descriptors(), count);
+}
+
+static void await_count(const atomic_int *counter, int count)
+{
+    int64_t limit = rig_limit();
+    while (atomic_load(counter) < count && deadline_left(limit) > 0)
+        (void)poll(NULL, 0, 1);
+    assert_int_equal(atomic_load(counter), count);
+}
+
 static void test_what_needs_no_look_up(void **state)
 {
     (void)state;
@@ -43,7 +62,7 @@ static void test_what_needs_no_look_up(void **state)
         const char *address, *endpoint;
     } rows[] = {
         {"127.0.0.1:80", "127.0.0.1:80"}, {"[::1]:80", "[::1]:80"},   {":80", "[::]:80"},
-        {"tcp4://:80", "0.0.0.0:80"},     {"unix:///x", "unix:///x"}, {"unix://@x", "unix:@x"},
+        {"tcp4://:80", "0.0.0.0:80"},     {"unix:///x", "unix:///x"}, {"unix://@x", "unix://@x"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
         struct resolution resolution;
@@ -153,18 +172,19 @@ static void test_deadline(void **state)
 
     error = ERROR_INIT;
     int64_t start = clock_now();
-    assert_false(resolve_text("slow.test:80", start + 20 * NS_PER_MS, &resolution, &error));
-    assert_true(clock_now() - start >= 20 * NS_PER_MS);
+    assert_false(resolve_text("slow2001.test:80", start + 300 * NS_PER_MS, &resolution, &error));
+    assert_true(clock_now() - start >= 300 * NS_PER_MS);
     assert_int_equal(error.code, ERROR_TIMEOUT);
-    assert_string_equal(error.text, "cannot resolve slow.test: no answer in time");
+    assert_string_equal(error.text, "cannot resolve slow2001.test: no answer in time");
     fake_release(); // the helper finds nobody waiting, and frees the answer
+    await_count(&fake_slow_calls, 1);
 }
 
 static void test_the_client_leaves(void **state)
 {
     (void)state;
     int pair[2];
-    struct address address = rig_address("slow.test:80", ADDRESS_TO_CONNECT);
+    struct address address = rig_address("slow2002.test:80", ADDRESS_TO_CONNECT);
     struct patience patience;
     struct resolution resolution;
     struct error error = ERROR_INIT;
@@ -174,6 +194,7 @@ static void test_the_client_leaves(void **state)
     assert_false(resolve(&address, &patience, rig_limit(), &resolution, &error));
     assert_int_equal(error.code, ERROR_CANCELLED);
     fake_release();
+    await_count(&fake_slow_calls, 2);
     (void)close(pair[0]);
 }
 
@@ -193,29 +214,175 @@ static void test_no_descriptor_left(void **state)
     assert_true(resolve_text("localhost:80", rig_limit(), &resolution, NULL)); // and it recovers
 }
 
-// Look-ups that hang take threads up to the bound; then others fail at once, and work again when the first have ended.
-static void test_no_thread_left(void **state)
+// An asker on a thread of its own.
+struct waiter {
+    pthread_t thread;
+    char address[32];
+    bool good;
+    struct resolution resolution;
+    struct error error;
+};
+
+static atomic_int waiting; // waiters that have come to their wait
+
+static bool note_waiting(const void *subject)
+{
+    (void)subject;
+    atomic_fetch_add(&waiting, 1);
+    return false;
+}
+
+static void *wait_for_name(void *argument)
+{
+    struct waiter *waiter = argument;
+    struct address address = rig_address(waiter->address, ADDRESS_TO_CONNECT);
+    struct patience patience = nobody();
+    patience.is_over = note_waiting; // asked once before each wait
+    waiter->good = resolve(&address, &patience, rig_limit(), &waiter->resolution, &waiter->error);
+    return NULL;
+}
+
+static void start_waiter(struct waiter *waiter, const char *scheme, int number, int port)
+{
+    *waiter = (struct waiter){.error = ERROR_INIT};
+    (void)snprintf(waiter->address, sizeof waiter->address, "%sslow%d.test:%d", scheme, number, port);
+    assert_int_equal(pthread_create(&waiter->thread, NULL, wait_for_name, waiter), 0);
+}
+
+static void end_waiter(struct waiter *waiter)
+{
+    assert_int_equal(pthread_join(waiter->thread, NULL), 0);
+}
+
+#define CROWD 100 // more than there are threads
+static void test_one_look_up_for_all_who_ask(void **state)
+{
+    (void)state;
+    static struct waiter crowd[CROWD];
+    struct resolution resolution;
+    struct error error = ERROR_INIT;
+    int calls = atomic_load(&fake_slow_calls);
+    atomic_store(&waiting, 0);
+    for (int i = 0; i < CROWD; i++)
+        start_waiter(&crowd[i], i % 2 == 0 ? "" : "tcp4://", 0, 1000 + i);
+    await_count(&waiting, CROWD);
+    await_count(&fake_slow_calls, calls + 2); // one for each family asked for
+    // Who gives up takes nothing from the others; and other names are answered meanwhile.
+    assert_false(resolve_text("slow0.test:1", clock_now() + 20 * NS_PER_MS, &resolution, &error));
+    assert_int_equal(error.code, ERROR_TIMEOUT);
+    assert_true(resolve_text("localhost:80", rig_limit(), &resolution, NULL));
+    fake_release();
+    fake_release();
+    for (int i = 0; i < CROWD; i++) {
+        char expected[32];
+        end_waiter(&crowd[i]);
+        if (!crowd[i].good)
+            fail_msg("%s", crowd[i].error.text);
+        (void)snprintf(expected, sizeof expected, "127.0.0.1:%d", 1000 + i);
+        assert_int_equal(crowd[i].resolution.count, 1);
+        assert_endpoint(&crowd[i].resolution.endpoints[0], expected);
+    }
+    assert_int_equal(atomic_load(&fake_slow_calls), calls + 2);
+}
+
+static void test_a_shared_failure(void **state)
+{
+    (void)state;
+    struct waiter pair[2];
+    int calls = atomic_load(&fake_slow_calls);
+    atomic_store(&waiting, 0);
+    // 127.0.0.1 is no answer for who wants IPv6.
+    start_waiter(&pair[0], "tcp6://", 0, 1);
+    start_waiter(&pair[1], "tcp6://", 0, 2);
+    await_count(&waiting, 2);
+    fake_release();
+    for (int i = 0; i < 2; i++) {
+        end_waiter(&pair[i]);
+        assert_false(pair[i].good);
+        assert_int_equal(pair[i].error.code, ERROR_RESOLVE);
+        assert_string_equal(pair[i].error.text, "cannot resolve slow0.test: Name or service not known");
+    }
+    assert_int_equal(atomic_load(&fake_slow_calls), calls + 1);
+}
+
+// Names that hang take every thread. Others wait their turn, as long as they may.
+static void test_every_thread_is_busy(void **state)
+{
+    (void)state;
+    static struct waiter hanging[RESOLVE_THREADS_MAX];
+    struct waiter turn[2];
+    struct resolution resolution;
+    struct error error = ERROR_INIT;
+    int calls = atomic_load(&fake_slow_calls);
+    for (int i = 0; i < RESOLVE_THREADS_MAX; i++)
+        start_waiter(&hanging[i], "", 1 + i, 1);
+    await_count(&fake_slow_calls, calls + RESOLVE_THREADS_MAX);
+    const unsigned held = descriptors_at_start + RESOLVE_THREADS_MAX; // each look-up has one
+    await_descriptors(held);
+
+    assert_false(resolve_text("localhost:80", clock_now() + 20 * NS_PER_MS, &resolution, &error));
+    assert_int_equal(error.code, ERROR_TIMEOUT);
+    assert_string_equal(error.text, "cannot resolve localhost: waited for the resolver, all 64 of its threads are busy "
+                                    "with other names");
+
+    struct address address = rig_address("localhost:80", ADDRESS_TO_CONNECT);
+    struct patience patience;
+    int client[2];
+    rig_pair(client);
+    socket_reset(client[1]);
+    patience_init(&patience, client[0]);
+    error = ERROR_INIT;
+    assert_false(resolve(&address, &patience, DEADLINE_NONE, &resolution, &error));
+    assert_int_equal(error.code, ERROR_CANCELLED);
+    (void)close(client[0]);
+    assert_int_equal(rig_descriptors(), held); // both are out of the queue again
+
+    // First come, first served.
+    atomic_store(&waiting, 0);
+    start_waiter(&turn[0], "", 1001, 1);
+    await_count(&waiting, 1);
+    start_waiter(&turn[1], "", 1002, 2);
+    await_count(&waiting, 2);
+    fake_release();
+    await_count(&fake_slow_calls, calls + RESOLVE_THREADS_MAX + 1);
+    assert_int_equal(atomic_load(&fake_slow_number), 1001);
+    fake_release();
+    await_count(&fake_slow_calls, calls + RESOLVE_THREADS_MAX + 2);
+    assert_int_equal(atomic_load(&fake_slow_number), 1002);
+    for (int i = 0; i < RESOLVE_THREADS_MAX; i++)
+        fake_release();
+    for (int i = 0; i < RESOLVE_THREADS_MAX; i++)
+        end_waiter(&hanging[i]);
+    for (int i = 0; i < 2; i++) {
+        end_waiter(&turn[i]);
+        assert_true(turn[i].good);
+    }
+    assert_true(resolve_text("localhost:80", rig_limit(), &resolution, NULL));
+}
+
+static atomic_bool no_threads;
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument)
+{
+    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    *(void **)&real = dlsym(RTLD_NEXT, "pthread_create");
+    return atomic_load(&no_threads) ? EAGAIN : real(thread, attributes, run, argument);
+}
+
+// Threads that cannot be had fail the look-up, and don't count as busy for ever. No look-up was made before: a parked
+// thread would do the work.
+static void test_the_system_has_no_thread(void **state)
 {
     (void)state;
     struct resolution resolution;
-    struct error error = ERROR_INIT;
-    // Helpers of the tests before may still be about to end.
-    int hanging = 0;
-    while (!resolve_text("slow.test:80", deadline_after(NS_PER_MS), &resolution, &error) &&
-           error.code == ERROR_TIMEOUT) {
-        error = ERROR_INIT;
-        hanging++;
-        assert_in_range(hanging, 1, RESOLVE_THREADS_MAX);
+    atomic_store(&no_threads, true);
+    for (int i = 0; i < RESOLVE_THREADS_MAX + 1; i++) {
+        struct error error = ERROR_INIT;
+        assert_false(resolve_text("localhost:80", DEADLINE_NONE, &resolution, &error));
+        assert_int_equal(error.code, ERROR_NO_THREADS);
     }
-    assert_int_equal(error.code, ERROR_NO_THREADS);
-    assert_string_equal(error.text, "cannot resolve slow.test: all 64 threads are busy");
-    for (int i = 0; i < hanging; i++)
-        fake_release();
-    int64_t limit = rig_limit();
-    bool resolved = false;
-    while (!resolved && deadline_left(limit) > 0)
-        resolved = resolve_text("localhost:80", limit, &resolution, NULL);
-    assert_true(resolved);
+    atomic_store(&no_threads, false);
+    assert_true(resolve_text("localhost:80", rig_limit(), &resolution, NULL));
 }
 
 struct asker {
@@ -251,25 +418,21 @@ static void test_many_at_once(void **state)
     }
 }
 
-// Who gave up leaves the closing of the event to the helper; when all have ended none is left.
+// When all look-ups have ended, none of their events is left open.
 static void test_no_descriptor_leaks(void **state)
 {
     (void)state;
-    const unsigned before = *(const unsigned *)*state;
-    int64_t limit = rig_limit();
-    while (rig_descriptors() != before && deadline_left(limit) > 0)
-        (void)poll(NULL, 0, 1);
-    assert_int_equal(rig_descriptors(), before);
+    await_descriptors(descriptors_at_start);
 }
 
 int main(void)
 {
     if (sem_init(&fake_slow, 0, 0) != 0)
         return 1;
-    static unsigned before;
-    before = rig_descriptors();
+    descriptors_at_start = rig_descriptors();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_needs_no_look_up),
+        cmocka_unit_test(test_the_system_has_no_thread),
         cmocka_unit_test(test_localhost),
         cmocka_unit_test(test_order_families_and_repetitions),
         cmocka_unit_test(test_more_addresses_than_fit),
@@ -277,9 +440,11 @@ int main(void)
         cmocka_unit_test(test_deadline),
         cmocka_unit_test(test_the_client_leaves),
         cmocka_unit_test(test_no_descriptor_left),
-        cmocka_unit_test(test_no_thread_left),
+        cmocka_unit_test(test_one_look_up_for_all_who_ask),
+        cmocka_unit_test(test_a_shared_failure),
+        cmocka_unit_test(test_every_thread_is_busy),
         cmocka_unit_test(test_many_at_once),
-        cmocka_unit_test_prestate(test_no_descriptor_leaks, &before),
+        cmocka_unit_test(test_no_descriptor_leaks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -161,8 +161,8 @@ static void *drain(void *argument)
     return (void *)(uintptr_t)total;
 }
 
-// Shut down for writing or not, a flush with a reading peer ends when all is sent, and a reset after it loses nothing that
-// the peer's kernel had room for.
+// Shut down for writing or not, a flush with a reading peer ends when all is sent, and a reset after it loses
+// nothing that the peer's kernel had room for.
 static void check_flush(bool shut_down)
 {
     int pair[2];

@@ -27,7 +27,8 @@ void log_set_level(enum log_level level);
 bool log_enabled(enum log_level level);
 const char *log_level_name(enum log_level level);
 
-// Where lines go; stderr unless a test says otherwise. Not while other threads log.
+// Where lines go from now on. Called with stderr before the first line: it sees to it that no write blocks. The
+// descriptor stays the caller's, and as it is.
 void log_set_descriptor(int fd);
 
 // `message` is a constant; what varies follows as pairs of strings, key and value, ended by NULL:

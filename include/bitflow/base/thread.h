@@ -20,6 +20,9 @@
 // Names the calling thread, as gdb, top -H and /proc/PID/task/TID/comm show it. A longer name is cut.
 void thread_set_name(const char *name);
 
+// `head` and `tail` put together as a name: the head is cut, never within a UTF-8 sequence, so that the tail fits.
+void thread_name(char out[THREAD_NAME_SIZE], const char *head, const char *tail);
+
 // Starts a joinable thread with all signals blocked (one thread alone waits for them). `stack_size` in bytes, without
 // the guard page; it is raised to what the C library and a sanitizer need. ERROR_NO_THREADS, ERROR_NO_MEMORY.
 bool thread_start(pthread_t *thread, size_t stack_size, void *(*run)(void *), void *argument, struct error *error);

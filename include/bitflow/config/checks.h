@@ -1,5 +1,5 @@
-// The rules that no single key's row can state. `config` is what bind_config() read from the document at `root`, perhaps
-// with problems already. One thread at a time.
+// The rules that no single key's row can state. `config` is what bind_config() read from the document at `root`,
+// perhaps with problems already. One thread at a time.
 
 #ifndef BITFLOW_CONFIG_CHECKS_H
 #define BITFLOW_CONFIG_CHECKS_H
@@ -10,7 +10,7 @@
 // What must hold between keys: unique names and addresses, certificates with their keys, and the like.
 void check_across_keys(const struct place *root, const struct config *config, struct problem_list *problems);
 
-// What is configured rightly, but is not built yet. Only for a configuration without problems.
+// What is configured, but is not built yet. A value that could not be read is as one that isn't there.
 void check_unsupported(const struct place *root, const struct config *config, struct problem_list *problems);
 
 #endif

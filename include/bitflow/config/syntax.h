@@ -1,6 +1,6 @@
 // The syntax of strings in a configuration that are more than text and that no module of a lower floor knows. Each
-// returns false with ERROR_INVALID and a text that says what is wrong with it; those of secrets do not repeat any of it.
-// Plain functions; any thread.
+// returns false with ERROR_INVALID and a text that says what is wrong with it; those of secrets do not repeat any of
+// it. Plain functions; any thread.
 
 #ifndef BITFLOW_CONFIG_SYNTAX_H
 #define BITFLOW_CONFIG_SYNTAX_H

@@ -1,9 +1,9 @@
 // A YAML document (libyaml) as a tree that knows where in the file everything stands, for the schema to read.
 //
 // The subset that a configuration needs: one document, scalar keys, no tags. An alias is read as what its anchor holds,
-// at the alias's position; duplicate keys are kept, for the reader to report with their path. Size, depth and the number
-// of nodes are bounded, so that no file takes long or much memory. The tree lives in the caller's region. No locks; a
-// tree is not written once it is built, so any thread may read it.
+// at the alias's position; duplicate keys are kept, for the reader to report with their path. Size, depth and the
+// number of nodes are bounded, so that no file takes long or much memory. The tree lives in the caller's region. No
+// locks; a tree is not written once it is built, so any thread may read it.
 
 #ifndef BITFLOW_CONFIG_YAML_TREE_H
 #define BITFLOW_CONFIG_YAML_TREE_H

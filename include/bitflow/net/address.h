@@ -71,7 +71,7 @@ bool endpoint_equal(const struct endpoint *a, const struct endpoint *b);
 
 #define ENDPOINT_TEXT_SIZE 160
 // For people and logs: 192.0.2.1:80, [2001:db8::1]:80 (an IPv4-mapped address as IPv4), unix:///path,
-// unix:@name, "unix:" for an unnamed one, "none" where there is none. Bytes that aren't printable ASCII are
+// unix://@name, "unix:" for an unnamed one, "none" where there is none. Bytes that aren't printable ASCII are
 // escaped as \xNN: the name comes from the peer. What doesn't fit is cut.
 void endpoint_format(const struct endpoint *endpoint, char out[ENDPOINT_TEXT_SIZE]);
 

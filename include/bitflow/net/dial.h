@@ -17,14 +17,14 @@
 struct dial_result {
     int fd; // connected, blocking, close-on-exec; the caller's (inherited_return() it if is_borrowed)
     bool is_borrowed;
-    struct endpoint remote; // length 0 where there is none
+    struct endpoint remote; // length 0: none (an unnamed peer), or on failure none was tried
     int64_t resolve_time;   // ns; 0 where nothing was looked up
     int64_t connect_time;   // ns
 };
 
-// On failure the times spent are still reported in `result` (fd is -1). Where several endpoints failed, the
-// error tells how many and why the last one did. ERROR_TIMEOUT, ERROR_REFUSED, ERROR_RESOLVE,
-// ERROR_CANCELLED, ERROR_NO_*, ERROR_SYSTEM.
+// On failure `result` still tells the times spent, and as `remote` the endpoint that was tried last, the one the
+// error names (fd is -1). Where several endpoints failed, the error tells how many and why the last one did.
+// ERROR_TIMEOUT, ERROR_REFUSED, ERROR_RESOLVE, ERROR_CANCELLED, ERROR_NO_*, ERROR_SYSTEM.
 bool dial(const struct address *address, struct patience *patience, int64_t deadline, struct dial_result *result,
           struct error *error);
 

@@ -27,12 +27,18 @@ struct listener {
     ino_t inode;
 };
 
-// Resolves, binds and listens. May block in the resolver. False: nothing is left bound.
+// Resolves, binds and listens. May wait for the resolver, at most 10 s. False: nothing is left bound.
 bool listener_open(const struct address *address, struct listener *listener, struct error *error);
 
+// Whether the file of a Unix socket is still the one that listener_open() made; true for all others.
+bool listener_is_intact(const struct listener *listener);
+
 // Closes the sockets (an inherited listening socket only our descriptor of it) and removes the Unix socket's
-// file. Whoever takes an inherited connection (is_connected) first sets socket_count to 0, and ends it with
-// inherited_return().
+// file. Whoever takes an inherited connection (is_connected) sets socket_count to 0 first and closes it in
+// the end; its number stays in use for good, so that no later listener takes a stranger's socket for it.
 void listener_close(struct listener *listener);
+
+// The same for one that never let anyone in: an inherited socket stays open, and may be listened on again.
+void listener_give_up(struct listener *listener);
 
 #endif

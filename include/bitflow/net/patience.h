@@ -23,6 +23,9 @@ struct patience {
     bool half_closed; // the client's end of stream was seen; it isn't asked for again
     bool unwatched;   // a closed Unix socket whose data is yet to be delivered: its POLLHUP would never cease
     int64_t deadline; // DEADLINE_NONE until the client closed without a word
+    // Whether the connection has been ended from outside, which shuts the client's socket down; NULL: it can't be.
+    bool (*is_over)(const void *subject);
+    const void *subject;
 };
 
 enum patience_result { PATIENCE_READY, PATIENCE_DEADLINE, PATIENCE_GONE, PATIENCE_FAILED /* errno says why */ };

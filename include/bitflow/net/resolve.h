@@ -1,6 +1,11 @@
 // Name resolution with a deadline. getaddrinfo() has none, so it runs on a helper thread of a bounded pool;
-// whoever asked gives up at the deadline, or when the client leaves, and the helper frees the answer whenever
-// it comes. Any thread.
+// whoever asked gives up at the deadline, or when the client leaves, and the answer is freed whenever it comes.
+// Any thread.
+//
+// A name is looked up once at a time: who asks for one that is being looked up gets that answer too, so that a
+// name whose servers are dead takes one thread, however many wait for it. Nothing is remembered once it is
+// answered. Where every thread is busy with other names, a look-up waits its turn, first come first served.
+// One lock, held for moments.
 
 #ifndef BITFLOW_NET_RESOLVE_H
 #define BITFLOW_NET_RESOLVE_H
@@ -14,7 +19,7 @@
 #include "bitflow/net/patience.h"
 
 #define RESOLVE_ADDRESSES_MAX 32
-#define RESOLVE_THREADS_MAX 64 // look-ups under way at once; above it a look-up fails
+#define RESOLVE_THREADS_MAX 64 // names looked up at once; any others wait for one of these to end
 
 struct resolution {
     size_t count;
@@ -22,8 +27,8 @@ struct resolution {
 };
 
 // An ADDRESS_TCP or ADDRESS_UNIX address; literals and Unix paths are answered without a thread.
-// ERROR_RESOLVE (there is no such name, or no address of the wanted family), ERROR_TIMEOUT, ERROR_CANCELLED,
-// ERROR_NO_*.
+// ERROR_RESOLVE (there is no such name, or no address of the wanted family), ERROR_TIMEOUT (no answer, or no
+// thread of the resolver, in time), ERROR_CANCELLED, ERROR_NO_*.
 bool resolve(const struct address *address, struct patience *patience, int64_t deadline, struct resolution *resolution,
              struct error *error);
 

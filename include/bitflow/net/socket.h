@@ -22,13 +22,23 @@ void socket_set_keepalive(int fd, int64_t interval);
 
 void socket_set_blocking(int fd, bool blocking);
 
+// Whether something can be read right now; an end of stream is nothing.
+bool socket_has_data(int fd);
+
 // Waits, at most until `deadline`, until the kernel has sent what was written to this TCP socket (sent, not
 // acknowledged). Returns at once for others.
 void socket_flush(int fd, int64_t deadline);
 
-// Closes with a reset (RST) instead of an orderly end, and frees what was not sent. A Unix socket is just
-// closed.
+// Makes the coming close() a reset (RST) instead of an orderly end, which also frees what was not sent. A Unix
+// socket is just closed.
+void socket_set_reset_on_close(int fd);
+
+// The same and the close() at once.
 void socket_reset(int fd);
+
+// Ends the connection for every process that holds the socket, in order or with a reset; close() ends it only for
+// the last one. The descriptor stays open.
+void socket_disconnect(int fd, bool reset);
 
 // Both return false, with `endpoint` unset, if the socket has no such address.
 bool socket_local(int fd, struct endpoint *endpoint);

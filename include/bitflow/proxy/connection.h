@@ -9,6 +9,7 @@
 #ifndef BITFLOW_PROXY_CONNECTION_H
 #define BITFLOW_PROXY_CONNECTION_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "bitflow/base/error.h"
@@ -20,22 +21,31 @@ enum connection_stage { STAGE_ACCEPTED, STAGE_DIALLING, STAGE_RELAYING, STAGE_CL
 
 struct connection;
 
+struct client {
+    int fd;
+    struct endpoint peer;
+    bool is_inherited; // other processes may hold the socket, too
+};
+
+// Closes the client's socket; one that others hold as well is first disconnected, in order or by a reset.
+void client_close(const struct client *client, bool reset);
+
 // An id that no other connection of this process has, from 1.
 uint64_t connection_next_id(void);
 
-// Takes the client's descriptor and a reference to the generation, and enters the registry. NULL: out of memory, and
+// Takes the client's socket and a reference to the generation, and enters the registry. NULL: out of memory, and
 // nothing was taken.
-struct connection *connection_create(uint64_t id, struct engine *engine, struct generation *generation, int client,
-                                     const struct endpoint *peer, struct error *error);
+struct connection *connection_create(uint64_t id, struct engine *engine, struct generation *generation,
+                                     const struct client *client, struct error *error);
 
-// Undoes connection_create() for a connection that got no worker; the client's descriptor is its owner's again.
+// Undoes connection_create() for a connection that got no worker; the client's socket is its owner's again.
 void connection_abandon(struct connection **connection);
 
 // The whole story of the struct connection passed (a thread pool's task); frees it.
 void connection_serve(void *argument);
 
 // The record of a client that was turned away before it became a connection.
-void connection_reject(uint64_t id, struct generation *generation, int client, const struct endpoint *peer,
+void connection_reject(uint64_t id, struct generation *generation, const struct client *client,
                        enum close_reason reason, const char *error_text);
 
 // The two threads' names: `<proxy>#<id>>` (reads from the client) and `<proxy>#<id><`, the proxy's name cut so that the

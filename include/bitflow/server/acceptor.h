@@ -34,6 +34,9 @@ struct proxy *acceptor_proxy(struct acceptor *acceptor);
 // Its thread has ended by itself.
 bool acceptor_has_ended(const struct acceptor *acceptor);
 
+// Clients can still find it: nobody removed or replaced a Unix socket's file.
+bool acceptor_is_intact(const struct acceptor *acceptor);
+
 // It was made for one inherited connection, not for a listening socket.
 bool acceptor_is_connected(const struct acceptor *acceptor);
 

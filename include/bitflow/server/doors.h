@@ -25,8 +25,9 @@ void doors_init(struct doors *doors, struct engine *engine, void (*on_end)(void)
 // Puts `config` in force. False: nothing has changed, and the error says which proxy could not be prepared and why.
 bool doors_change(struct doors *doors, const struct config *config, struct error *error);
 
-// Closes doors whose sockets failed. Returns how many doors can still let a client in.
-size_t doors_close_failed(struct doors *doors);
+// Closes doors whose sockets failed, and sets `any_failed` if there is one. Returns how many doors can still let a
+// client in.
+size_t doors_close_failed(struct doors *doors, bool *any_failed);
 
 // Closes all of them.
 void doors_release(struct doors *doors);

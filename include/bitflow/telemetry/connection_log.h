@@ -23,7 +23,7 @@ struct connection_record {
     const char *client;         // endpoint_format()
     const char *local;          // likewise; the address the client connected to
     const char *target_name;    // NULL: none was chosen
-    const char *target_address; // NULL: none was reached
+    const char *target_address; // NULL: none was tried, or it has none
     unsigned attempts;
     int64_t resolve_time;
     int64_t connect_time;

@@ -1,0 +1,102 @@
+"""The command line: options, exit statuses, --check, --version, --help."""
+
+import re
+import subprocess
+
+import pytest
+
+import bitflow_process
+import configs
+from environment import proxy
+
+GOOD = configs.with_line("top", "")
+
+
+def test_version():
+    done = bitflow_process.run("--version")
+    assert done.returncode == 0 and done.stderr == ""
+    assert re.fullmatch(r"bitflow v?\d+\.\d+(\.\d+)?[^\n]*\n(.*\n)*", done.stdout), done.stdout
+
+
+def test_help():
+    done = bitflow_process.run("--help")
+    assert done.returncode == 0 and done.stderr == ""
+    for word in ("--config", "--check", "--version", "--help"):
+        assert word in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 110
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--unknown"],
+        ["-z"],
+        ["--config"],
+        ["--check"],
+        ["extra"],
+        ["--config", "a", "extra"],
+        ["--check", "--config"],
+        ["--config="],
+        ["--config", ""],
+        ["--version=1"],
+        ["--check=yes", "--config", "a"],
+        ["--", "--config"],
+    ],
+)
+def test_usage_errors(arguments):
+    done = bitflow_process.run(*arguments)
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    assert done.stderr != "" and len(done.stderr.splitlines()) < 10
+
+
+def test_forms_of_config(env):
+    path = env.write(GOOD)
+    for arguments in (
+        ["--check", "--config", path],
+        ["--config", path, "--check"],
+        ["--check", f"--config={path}"],
+    ):
+        done = bitflow_process.run(*arguments)
+        assert (done.returncode, done.stderr) == (0, ""), arguments
+
+
+def test_check_binds_nothing_and_makes_nothing(env):
+    """A busy address, a live socket file, a log that cannot be opened: none of them is the configuration's
+    fault."""
+    taken, live = env.listen(), env.listen(env.unix("live.sock"))
+    path = env.config(
+        proxy(taken.address, env.address(), name="a", connection_log=str(env.directory / "new.log")),
+        proxy(live.address, env.address(), name="b"),
+        proxy(env.unix("new.sock"), env.address(), name="c"),
+        proxy("fd://99", env.address(), name="d"),
+    )
+    done = bitflow_process.run("--check", "--config", path)
+    assert done.returncode == 0, done.stderr
+    assert not (env.directory / "new.log").exists() and not (env.directory / "new.sock").exists()
+    assert not taken.has_pending() and not live.has_pending(), "the check connected to something"
+
+
+def test_check_finds_what_the_start_finds(env):
+    path = env.write(configs.with_line("listener", "adress: x"))
+    check, start = (bitflow_process.run(*extra, "--config", path) for extra in (["--check"], []))
+    assert check.returncode == start.returncode == 2
+    assert check.stderr == start.stderr
+
+
+def test_relative_path_is_named_as_given(env, monkeypatch):
+    env.write(configs.with_line("listener", "adress: x"), "relative.yaml")
+    monkeypatch.chdir(env.directory)
+    done = bitflow_process.run("--check", "--config", "relative.yaml")
+    assert done.stderr.startswith("relative.yaml:6:9: "), done.stderr
+
+
+def test_full_standard_output(env):
+    """--help and --version into a full disk."""
+    for option in ("--help", "--version"):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [str(bitflow_process.binary()), option], stdout=full, stderr=subprocess.PIPE, timeout=60
+            )
+        assert done.returncode == 1, f"{option} into a full disk: {done}"

@@ -1,0 +1,205 @@
+"""What surrounds the process: a log that nobody reads, standard descriptors that are closed, a network that
+goes away."""
+
+import contextlib
+import os
+import pathlib
+import subprocess
+
+import pytest
+import yaml
+
+import bitflow_process
+import programs
+import sockets
+from environment import proxy
+from waiting import Stopwatch, pace, scale, wait_for
+
+
+def test_log_pipe_that_nobody_reads(env):
+    """A full pipe on stderr holds nobody up."""
+    echo, address = env.echo(), env.address()
+    config = env.config(proxy(address, echo.address, name="x" * 60), level="debug")
+    with subprocess.Popen(
+        [str(bitflow_process.binary()), "--config", str(config)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+
+            def is_up():
+                with contextlib.suppress(ConnectionRefusedError):
+                    sockets.connect(address).close()
+                    return True
+
+            wait_for(is_up, "it listens")
+            for _ in range(scale(1000, 300)):
+                client = sockets.connect(address)
+                sockets.round_trip(client)
+                client.close()
+            for _ in range(scale(500, 300)):  # failures are logged in any case
+                sockets.reset(sockets.connect(address))
+            sockets.round_trip(env.connect(address))
+            env.stack.close()
+            process.terminate()
+            assert process.wait(10 * pace()) == 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("closed", [[0], [1, 2], [0, 1, 2]])
+def test_closed_standard_descriptors(env, closed):
+    """The first sockets must not become the standard streams, into which the log is written."""
+    echo, addresses = env.echo(), [env.address() for _ in range(3)]
+    proxies = [
+        proxy(address, echo.address, name=f"proxy{number}") for number, address in enumerate(addresses)
+    ]
+    proxies.append(proxy(env.address(), env.refusing(), name="refusing"))
+    bitflow = env.start(*proxies, level="debug", plan={"closed": closed}, wait=False)
+    for entry in proxies:
+        bitflow.wait_bound(int(entry["listener"]["address"].rpartition(":")[2]))
+    for _ in range(5):
+        sockets.was_rejected(env.connect(proxies[-1]["listener"]["address"]))
+        for address in addresses:
+            client = env.connect(address)
+            sockets.round_trip(client, b"nothing but this")
+            client.shutdown(1)
+            assert sockets.receive_to_end(client) == b""
+
+
+def test_working_directory_that_vanishes(env):
+    """Nothing is opened relative to it later on, unless the configuration says so."""
+    echo, address = env.echo(), env.address()
+    place = env.directory / "vanishing"
+    place.mkdir()
+    config = env.config(proxy(address, echo.address))
+    with subprocess.Popen(
+        [str(bitflow_process.binary()), "--config", str(config)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=place,
+    ) as process:
+        try:
+
+            def served():
+                with contextlib.suppress(ConnectionRefusedError):
+                    client = sockets.connect(address)
+                    sockets.round_trip(client)
+                    client.close()
+                    return True
+
+            wait_for(served, "it serves")
+            place.rmdir()
+            assert served()
+            process.terminate()
+            assert process.wait(10 * pace()) == 0
+        finally:
+            process.kill()
+
+
+class Networks:
+    """Two network namespaces with a cable between them: bitflow's and the target's."""
+
+    def __init__(self):
+        if os.geteuid() != 0:
+            pytest.skip("network namespaces take root")
+        self.near, self.far = (f"bitflow-{os.getpid()}-{side}" for side in ("near", "far"))
+        self.address = "198.18.7.2"
+
+    def __enter__(self):
+        ip = self.ip
+        ip("netns", "add", self.near)
+        ip("netns", "add", self.far)
+        ip(
+            "-n",
+            self.near,
+            "link",
+            "add",
+            "cable",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "cable",
+            "netns",
+            self.far,
+        )
+        for name, address in ((self.near, "198.18.7.1/30"), (self.far, self.address + "/30")):
+            ip("-n", name, "address", "add", address, "dev", "cable")
+            for device in ("lo", "cable"):
+                ip("-n", name, "link", "set", device, "up")
+        return self
+
+    def ip(self, *arguments):
+        programs.run(["ip", *arguments])
+
+    def cut(self):
+        self.ip("-n", self.far, "link", "set", "cable", "down")
+
+    def __exit__(self, *_):
+        for name in (self.near, self.far):
+            subprocess.run([programs.find("ip"), "netns", "delete", name], check=False, capture_output=True)
+
+
+def test_target_that_vanishes(env):
+    """The cable is pulled: keepalive notices it on an idle connection, connect_timeout on a new one."""
+    with Networks() as networks:
+        port = sockets.free_port()
+        server = programs.Program(
+            ["ip", "netns", "exec", networks.far, "socat", f"TCP-LISTEN:{port},reuseaddr,fork", "PIPE"]
+        )
+        env.keep(server)
+        entry = {
+            "address": f"{networks.address}:{port}",
+            "keepalive_interval": "1s",
+            "connect_timeout": "1s",
+            "connect_attempts": 20,
+            "connect_backoff": "50ms",
+        }
+        bitflow = env.launch(env.config(proxy(env.unix(), entry)), {"namespace": networks.near})
+        bitflow.wait_listening(["front"])
+        client = env.connect(env.unix(), timeout=30)
+        sockets.round_trip(client)
+        networks.cut()
+        watch = Stopwatch()
+        data, _ = sockets.receive_until_broken(client)
+        assert data == b""
+        watch.between(0.5, 20, "keepalive notices")
+        record = bitflow.wait_records(1)[0]
+        assert (record["reason"], record["ended_by"]) == ("target_lost", "target")
+        late = env.connect(env.unix())
+        wait_for(bitflow.busy_threads, "the next one is dialled")
+        late.close()
+        assert bitflow.wait_records(2)[1]["reason"] == "client_left"
+
+
+def test_example_configuration(env):
+    """config.example.yaml as it stands; in a network of its own, since its ports are fixed."""
+    example = pathlib.Path(__file__).resolve().parents[2] / "config.example.yaml"
+    entry = yaml.safe_load(example.read_text())["server"]["proxies"][0]
+    front, back = (
+        address.removeprefix("tcp://")
+        for address in (entry["listener"]["address"], entry["targets"][0]["address"])
+    )
+    with Networks() as networks:
+        inside = ["ip", "netns", "exec", networks.near]
+        port = back.rpartition(":")[2]
+        env.keep(
+            programs.Program([*inside, "socat", f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork", "PIPE"])
+        )
+        bitflow = env.launch(example, {"namespace": networks.near})
+        bitflow.wait_listening([entry["name"]])
+
+        def answered():
+            done = subprocess.run(
+                [programs.find("ip"), *inside[1:], programs.find("socat"), "-t5", "-", f"TCP:{front}"],
+                input=b"as it stands",
+                capture_output=True,
+                timeout=30 * pace(),
+                check=False,
+            )
+            return done.stdout == b"as it stands"
+
+        wait_for(answered, "an answer through the example's proxy")

@@ -1,0 +1,96 @@
+// What the tests of dialling share.
+
+#ifndef BITFLOW_TEST_DIAL_RIG_H
+#define BITFLOW_TEST_DIAL_RIG_H
+
+#include <fcntl.h>
+
+#include "../../src/net/dial_race.h"
+#include "bitflow/base/compiler.h"
+#include "bitflow/net/dial.h"
+#include "fake_resolver.h"
+
+struct dialled {
+    bool good;
+    struct dial_result result;
+    struct error error;
+    int64_t took;
+};
+
+// The endpoint that the error names is told apart, too; none where it never came to one.
+static inline void assert_last_tried(const struct dialled *dialled)
+{
+    char text[ENDPOINT_TEXT_SIZE];
+    endpoint_format(&dialled->result.remote, text);
+    bool was_tried =
+        dialled->error.code != ERROR_RESOLVE && (strstr(dialled->error.text, "cannot connect to ") != NULL ||
+                                                 strstr(dialled->error.text, "connecting to ") != NULL);
+    if (was_tried && strstr(dialled->error.text, text) == NULL)
+        fail_msg("\"%s\" does not name %s", dialled->error.text, text);
+    if (!was_tried)
+        assert_int_equal(dialled->result.remote.length, 0);
+}
+
+static inline struct dialled dial_for(const struct address *address, struct patience *patience, int64_t deadline)
+{
+    struct dialled dialled = {.result.fd = -7};
+    int64_t start = clock_now();
+    dialled.good = dial(address, patience, deadline, &dialled.result, &dialled.error);
+    dialled.took = clock_now() - start;
+    if (!dialled.good) {
+        assert_int_equal(dialled.result.fd, -1);
+        assert_int_not_equal(dialled.error.code, ERROR_NONE);
+        if (dialled.error.code == ERROR_TIMEOUT && deadline != DEADLINE_NONE)
+            assert_true(clock_now() >= deadline); // never before its time
+        assert_last_tried(&dialled);
+    }
+    return dialled;
+}
+
+static inline struct dialled dial_text(const char *text, int64_t deadline)
+{
+    struct address address = rig_address(text, ADDRESS_TO_CONNECT);
+    struct patience patience;
+    patience_init(&patience, -1);
+    return dial_for(&address, &patience, deadline);
+}
+
+static inline struct dialled dial_endpoint(const struct endpoint *endpoint, int64_t deadline)
+{
+    char text[ENDPOINT_TEXT_SIZE];
+    endpoint_format(endpoint, text);
+    return dial_text(text, deadline);
+}
+
+static inline void assert_failure(const struct dialled *dialled, enum error_code code, const char *fragment)
+{
+    assert_false(dialled->good);
+    if (dialled->error.code != code || strstr(dialled->error.text, fragment) == NULL)
+        fail_msg("%s: \"%s\" does not say \"%s\"", error_code_name(dialled->error.code), dialled->error.text, fragment);
+}
+
+// That the dialled socket is connected to `listener`, is blocking and closes on exec; closes it.
+static inline void assert_connected(const struct dialled *dialled, int listener, const struct endpoint *endpoint)
+{
+    if (!dialled->good)
+        fail_msg("%s", dialled->error.text);
+    int fd = dialled->result.fd, served = rig_accept(listener);
+    assert_int_equal(fcntl(fd, F_GETFL) & O_NONBLOCK, 0);
+    assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
+    assert_false(dialled->result.is_borrowed);
+    assert_true(endpoint_equal(&dialled->result.remote, endpoint));
+    char byte = 0;
+    rig_write(fd, "x");
+    assert_int_equal(read(served, &byte, 1), 1);
+    assert_int_equal(byte, 'x');
+    (void)close(served);
+    (void)close(fd);
+}
+
+// A port where nobody listens and that stays ours: bound, not listening.
+static inline int dead_end(const char *text, struct endpoint *endpoint)
+{
+    return rig_bind(text, endpoint);
+}
+
+#endif

@@ -1,0 +1,228 @@
+// Dialling names: their endpoints, in order and racing.
+
+#include "dial_rig.h"
+
+static void test_order(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *families; // in the resolver's order
+        const char *order;
+    } rows[] = {
+        {"", ""},           {"4", "0"},           {"6", "0"},           {"44", "01"},       {"64", "01"},
+        {"46", "01"},       {"664", "021"},       {"6644", "0213"},     {"4466", "0213"},   {"66664", "04123"},
+        {"44446", "04123"}, {"646464", "012345"}, {"644466", "014253"}, {"46666", "01234"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
+        struct endpoint endpoints[8] = {{.length = 0}};
+        uint8_t order[RESOLVE_ADDRESSES_MAX];
+        size_t count = strlen(rows[i].families);
+        for (size_t j = 0; j < count; j++)
+            endpoints[j].address.any.sa_family = rows[i].families[j] == '4' ? AF_INET : AF_INET6;
+        dial_race_order(endpoints, count, order);
+        for (size_t j = 0; j < count; j++)
+            if (order[j] != rows[i].order[j] - '0')
+                fail_msg("%s: %u at %zu", rows[i].families, (unsigned)order[j], j);
+    }
+}
+
+// The resolver gives the port as the address has it; addresses of 127/8 tell the endpoints of one port apart.
+static struct endpoint on_port(const char *host, uint16_t port)
+{
+    char text[64];
+    struct endpoint endpoint;
+    (void)snprintf(text, sizeof text, "%s:%u", host, (unsigned)port);
+    struct address address = rig_address(text, ADDRESS_TO_CONNECT);
+    assert_true(endpoint_of_address(&address, &endpoint));
+    return endpoint;
+}
+
+static struct dialled dial_list(const char *const *hosts, size_t count, uint16_t port, int64_t deadline)
+{
+    char text[64];
+    fake_clear();
+    for (size_t i = 0; i < count; i++) {
+        struct endpoint endpoint = on_port(hosts[i], port);
+        fake_add(&endpoint);
+    }
+    (void)snprintf(text, sizeof text, "list.test:%u", (unsigned)port);
+    return dial_text(text, deadline);
+}
+
+static int listen_on(const char *host, uint16_t port, struct endpoint *endpoint)
+{
+    char text[64];
+    (void)snprintf(text, sizeof text, "%s:%u", host, (unsigned)port);
+    return rig_listen(text, endpoint);
+}
+
+static void test_names(void **state)
+{
+    (void)state;
+    static const char *const hosts[] = {"127.0.0.1"};
+    struct endpoint endpoint;
+    int listener = rig_listen("127.0.0.1:0", &endpoint);
+    struct dialled dialled = dial_list(hosts, 1, rig_port(&endpoint), rig_limit());
+    assert_connected(&dialled, listener, &endpoint);
+    assert_true(dialled.result.resolve_time > 0);
+    (void)close(listener);
+    dialled = dial_text("no-name.test:80", rig_limit());
+    assert_failure(&dialled, ERROR_RESOLVE, "cannot resolve no-name.test");
+    assert_true(dialled.result.resolve_time > 0);
+    assert_int_equal(dialled.result.connect_time, 0);
+    dialled = dial_text("slow.test:80", deadline_after(300 * NS_PER_MS));
+    assert_failure(&dialled, ERROR_TIMEOUT, "cannot resolve slow.test: no answer in time");
+    fake_release();
+}
+
+// A refusal starts the next one at once, without the delay.
+static void test_race_first_refuses(void **state)
+{
+    (void)state;
+    static const char *const hosts[] = {"127.0.0.2", "127.0.0.3", "127.0.0.1"};
+    struct endpoint endpoint;
+    int listener = rig_listen("127.0.0.1:0", &endpoint);
+    struct dialled dialled = dial_list(hosts, 3, rig_port(&endpoint), rig_limit());
+    assert_true(dialled.result.connect_time < DIAL_ATTEMPT_DELAY);
+    assert_connected(&dialled, listener, &endpoint);
+    (void)close(listener);
+}
+
+// One that doesn't answer holds the next one up for the delay only.
+static void test_race_first_is_silent(void **state)
+{
+    (void)state;
+    static const char *const hosts[] = {"127.0.0.2", "127.0.0.1"};
+    struct endpoint endpoint, silent;
+    int filler, listener = rig_listen("127.0.0.1:0", &endpoint);
+    char text[64];
+    (void)snprintf(text, sizeof text, "127.0.0.2:%u", (unsigned)rig_port(&endpoint));
+    int black_hole = rig_black_hole(text, &silent, &filler);
+    struct dialled dialled = dial_list(hosts, 2, rig_port(&endpoint), rig_limit());
+    assert_in_range(dialled.result.connect_time, DIAL_ATTEMPT_DELAY, RIG_LIMIT / 2);
+    assert_connected(&dialled, listener, &endpoint);
+    (void)close(listener);
+    (void)close(filler);
+    (void)close(black_hole);
+}
+
+static void test_race_families_take_turns(void **state)
+{
+    (void)state;
+    static const char *const hosts[] = {"127.0.0.2", "127.0.0.3", "[::1]"};
+    struct endpoint ipv6, first, second;
+    int fillers[2], listener = rig_listen("[::1]:0", &ipv6), black_holes[2];
+    char text[64];
+    (void)snprintf(text, sizeof text, "127.0.0.2:%u", (unsigned)rig_port(&ipv6));
+    black_holes[0] = rig_black_hole(text, &first, &fillers[0]);
+    (void)snprintf(text, sizeof text, "127.0.0.3:%u", (unsigned)rig_port(&ipv6));
+    black_holes[1] = rig_black_hole(text, &second, &fillers[1]);
+    struct dialled dialled = dial_list(hosts, 3, rig_port(&ipv6), rig_limit());
+    // Second, not third: one delay, not two.
+    assert_in_range(dialled.result.connect_time, DIAL_ATTEMPT_DELAY, 2 * DIAL_ATTEMPT_DELAY - 1);
+    assert_connected(&dialled, listener, &ipv6);
+    for (int i = 0; i < 2; i++) {
+        (void)close(fillers[i]);
+        (void)close(black_holes[i]);
+    }
+    (void)close(listener);
+}
+
+static void test_race_all_fail(void **state)
+{
+    (void)state;
+    static const char *const hosts[] = {"127.0.0.1", "127.0.0.2", "[::1]"};
+    struct endpoint endpoint;
+    int fd = dead_end("127.0.0.1:0", &endpoint);
+    struct dialled dialled = dial_list(hosts, 3, rig_port(&endpoint), rig_limit());
+    assert_failure(&dialled, ERROR_REFUSED, "all 3 addresses failed, the last: cannot connect to 127.0.0.2:");
+    assert_int_equal(dialled.error.os_errno, ECONNREFUSED);
+    (void)close(fd);
+}
+
+static void test_race_times_out(void **state)
+{
+    (void)state;
+    static const char *const hosts[] = {"127.0.0.2", "127.0.0.1"};
+    struct endpoint endpoint;
+    int filler, black_hole = rig_black_hole("127.0.0.1:0", &endpoint, &filler);
+    struct dialled dialled = dial_list(hosts, 2, rig_port(&endpoint), deadline_after(60 * NS_PER_MS));
+    assert_failure(&dialled, ERROR_TIMEOUT, "2 of 2 addresses tried, 1 failed");
+    assert_true(endpoint_equal(&dialled.result.remote, &endpoint));
+    (void)close(filler);
+    (void)close(black_hole);
+}
+
+static void test_race_is_cancelled(void **state)
+{
+    (void)state;
+    struct endpoint endpoint, other;
+    int client[2], filler, black_hole = rig_black_hole("127.0.0.1:0", &endpoint, &filler);
+    struct patience patience;
+    char text[64];
+    other = on_port("127.0.0.2", rig_port(&endpoint));
+    fake_clear();
+    fake_add(&endpoint);
+    fake_add(&other);
+    (void)snprintf(text, sizeof text, "list.test:%u", (unsigned)rig_port(&endpoint));
+    struct address address = rig_address(text, ADDRESS_TO_CONNECT);
+    rig_pair(client);
+    patience_init(&patience, client[0]);
+    assert_int_equal(shutdown(client[1], SHUT_WR), 0); // gone after the grace, while both are tried
+    struct dialled dialled = dial_for(&address, &patience, rig_limit());
+    assert_failure(&dialled, ERROR_CANCELLED, "the client has gone");
+    (void)close(client[0]);
+    (void)close(client[1]);
+    (void)close(filler);
+    (void)close(black_hole);
+}
+
+// As many as a name can have, all of them refusing but the last.
+static void test_race_of_many(void **state)
+{
+    (void)state;
+    char texts[RESOLVE_ADDRESSES_MAX][16];
+    const char *hosts[RESOLVE_ADDRESSES_MAX];
+    struct endpoint endpoint;
+    for (size_t i = 0; i < RESOLVE_ADDRESSES_MAX; i++) {
+        (void)snprintf(texts[i], sizeof texts[i], "127.0.1.%zu", i + 1);
+        hosts[i] = texts[i];
+    }
+    int dead = rig_bind("127.0.0.1:0", &endpoint);
+    int listener = listen_on(hosts[RESOLVE_ADDRESSES_MAX - 1], rig_port(&endpoint), &endpoint);
+    struct dialled dialled = dial_list(hosts, RESOLVE_ADDRESSES_MAX, rig_port(&endpoint), rig_limit());
+    assert_connected(&dialled, listener, &endpoint);
+    (void)close(listener);
+    (void)close(dead);
+}
+
+static void test_no_descriptor_leaks(void **state)
+{
+    (void)state;
+    const unsigned before = *(const unsigned *)*state;
+    int64_t limit = rig_limit();
+    while (rig_descriptors() != before && deadline_left(limit) > 0) // a resolver's thread may be about to close its own
+        (void)poll(NULL, 0, 1);
+    assert_int_equal(rig_descriptors(), before);
+}
+
+int main(void)
+{
+    if (sem_init(&fake_slow, 0, 0) != 0)
+        return 1;
+    static unsigned before;
+    before = rig_descriptors();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_race_first_refuses),
+        cmocka_unit_test(test_race_first_is_silent),
+        cmocka_unit_test(test_race_families_take_turns),
+        cmocka_unit_test(test_race_all_fail),
+        cmocka_unit_test(test_race_times_out),
+        cmocka_unit_test(test_race_is_cancelled),
+        cmocka_unit_test(test_race_of_many),
+        cmocka_unit_test_prestate(test_no_descriptor_leaks, &before),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,273 @@
+// How a relay is ended by time and from outside: read and write timeouts, what refreshes them, a drain that must wake a
+// pump wherever it is blocked.
+
+#include "relay_rig.h"
+
+#define MS(n) ((n) * NS_PER_MS)
+// A timeout may come late on a busy machine, never early. (The coarse clock and the kernel's timer have ticks.)
+#define TICK MS(10)
+#define LATE MS(4000)
+
+static void assert_took(const struct rig *rig, int64_t since, int64_t expected)
+{
+    assert_true(rig->ended - since >= expected - TICK);
+    assert_true(rig->ended - since < expected + LATE);
+}
+
+static void idle_timeout(int64_t client, int64_t target, enum close_reason reason, int64_t expected)
+{
+    struct rig rig;
+    rig_init(&rig, RIG_TCP, RIG_TCP, 0);
+    rig.relay.sockets[RELAY_CLIENT].read_timeout = client;
+    rig.relay.sockets[RELAY_TARGET].read_timeout = target;
+    rig_start(&rig);
+    rig_join(&rig);
+    rig_assert_ended(&rig, reason, ENDED_BY_PROXY);
+    rig_assert_resets(&rig, false, false);
+    assert_took(&rig, rig.began, expected);
+    assert_int_equal(rig_next(rig.client), RIG_EOF);
+    assert_int_equal(rig_next(rig.target), RIG_EOF);
+    rig_release(&rig);
+}
+
+static void an_idle_connection_ends_with_the_first_read_timeout(void **state)
+{
+    (void)state;
+    idle_timeout(MS(150), 0, CLOSE_CLIENT_READ_TIMEOUT, MS(150));
+    idle_timeout(0, MS(150), CLOSE_TARGET_READ_TIMEOUT, MS(150));
+    idle_timeout(MS(150), MS(6000), CLOSE_CLIENT_READ_TIMEOUT, MS(150));
+    idle_timeout(MS(6000), MS(150), CLOSE_TARGET_READ_TIMEOUT, MS(150));
+}
+
+// `talker` sends now and then, the other side is silent for much longer than its read timeout.
+static void one_way(enum rig_kind kind, enum relay_side talker)
+{
+    const int64_t timeout = MS(300);
+    struct rig rig;
+    rig_init(&rig, kind, kind, 0);
+    rig.relay.sockets[talker == RELAY_CLIENT ? RELAY_TARGET : RELAY_CLIENT].read_timeout = timeout;
+    rig_start(&rig);
+    int from = talker == RELAY_CLIENT ? rig.client : rig.target;
+    int to = talker == RELAY_CLIENT ? rig.target : rig.client;
+    int64_t last = 0;
+    while (clock_now() - rig.began < MS(1200)) {
+        last = clock_now();
+        rig_pass(from, to, "tick");
+        MUST(usleep(20000) == 0);
+    }
+    rig_join(&rig);
+    rig_assert_ended(&rig, talker == RELAY_CLIENT ? CLOSE_TARGET_READ_TIMEOUT : CLOSE_CLIENT_READ_TIMEOUT,
+                     ENDED_BY_PROXY);
+    assert_took(&rig, last, timeout);
+    rig_release(&rig);
+}
+
+static void writes_refresh_the_read_timeout(void **state)
+{
+    (void)state;
+    one_way(RIG_TCP, RELAY_TARGET);
+    one_way(RIG_TCP, RELAY_CLIENT);
+    one_way(RIG_UNIX, RELAY_TARGET);
+}
+
+static void an_ended_side_has_no_read_timeout(void **state)
+{
+    (void)state;
+    struct rig rig;
+    rig_init(&rig, RIG_TCP, RIG_TCP, 0);
+    rig.relay.sockets[RELAY_CLIENT].read_timeout = MS(100);
+    rig_start(&rig);
+    MUST(shutdown(rig.client, SHUT_WR) == 0);
+    assert_int_equal(rig_next(rig.target), RIG_EOF);
+    MUST(usleep(400000) == 0); // four times the timeout
+    rig_pass(rig.target, rig.client, "late answer");
+    rig_close_far(&rig.target);
+    rig_join(&rig);
+    rig_assert_ended(&rig, CLOSE_COMPLETED, ENDED_BY_CLIENT);
+    rig_release(&rig);
+}
+
+static void write_timeout(enum rig_kind kind, enum relay_side stuck, int buffer)
+{
+    struct rig rig;
+    rig_init(&rig, kind, kind, buffer);
+    rig.relay.sockets[stuck].write_timeout = MS(200);
+    rig_start(&rig);
+    (void)rig_stuff(&rig, stuck == RELAY_CLIENT ? RELAY_TARGET : RELAY_CLIENT);
+    rig_join(&rig);
+    rig_assert_ended(&rig, stuck == RELAY_CLIENT ? CLOSE_CLIENT_WRITE_TIMEOUT : CLOSE_TARGET_WRITE_TIMEOUT,
+                     ENDED_BY_PROXY);
+    rig_assert_resets(&rig, true, true);
+    assert_took(&rig, rig.began, MS(200));
+    if (kind == RIG_TCP) {
+        enum rig_end end;
+        (void)rig_receive(stuck == RELAY_CLIENT ? rig.client : rig.target, 5, 0, RIG_ALL, &end);
+        assert_int_equal(end, RIG_RESET);
+        assert_int_equal(rig_next(stuck == RELAY_CLIENT ? rig.target : rig.client), RIG_RESET);
+    }
+    rig_release(&rig);
+    assert_int_equal(pipe_pool_count().taken, 0);
+}
+
+static void a_side_that_does_not_read_runs_into_the_write_timeout(void **state)
+{
+    (void)state;
+    write_timeout(RIG_TCP, RELAY_TARGET, 4096); // in send
+    write_timeout(RIG_TCP, RELAY_CLIENT, 4096);
+    write_timeout(RIG_TCP, RELAY_TARGET, 0); // in splice
+    write_timeout(RIG_TCP, RELAY_CLIENT, 0);
+    write_timeout(RIG_UNIX, RELAY_TARGET, 0);
+}
+
+// One write blocks for longer than the client's read timeout, but the client takes of it all the time.
+static void a_slow_reader_is_not_silent(void **state)
+{
+    (void)state;
+    const int64_t timeout = MS(900);
+    struct rig rig;
+    rig_init(&rig, RIG_TCP, RIG_TCP, 0);
+    rig.relay.sockets[RELAY_CLIENT].read_timeout = timeout;
+    // Little room for the client's bytes, so that what it takes is seen at once; much for the target's, so that one
+    // splice() carries many.
+    int room = 32768;
+    MUST(setsockopt(rig.client, SOL_SOCKET, SO_RCVBUF, &room, sizeof room) == 0);
+    MUST(setsockopt(rig.relay.sockets[RELAY_CLIENT].fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room) == 0);
+    rig_start(&rig);
+    uint64_t sent = rig_stuff(&rig, RELAY_TARGET), taken = 0;
+    int64_t began = clock_now();
+    while (clock_now() - began < 3 * timeout) {
+        enum rig_end end;
+        taken += rig_receive(rig.client, 5, taken, 4000, &end);
+        assert_int_equal(end, RIG_MORE);
+        MUST(usleep(5000) == 0);
+    }
+    assert_true(taken < sent);
+    assert_int_equal(atomic_load(&rig.reason), CLOSE_NONE);
+    int64_t stopped = clock_now();
+    rig_join(&rig);
+    rig_assert_ended(&rig, CLOSE_CLIENT_READ_TIMEOUT, ENDED_BY_PROXY);
+    assert_true(rig.ended - stopped < 3 * timeout + LATE);
+    rig_release(&rig);
+}
+
+// --- ended from outside ------------------------------------------------------
+
+enum spot { IN_POLL, IN_RECV, IN_SEND, IN_SPLICE_IN, IN_SPLICE_OUT };
+
+// Brings the pump that reads from the client to the spot.
+static void go_to_spot(struct rig *rig, enum spot spot)
+{
+    int client = rig->relay.sockets[RELAY_CLIENT].fd, target = rig->relay.sockets[RELAY_TARGET].fd;
+    enum rig_end end;
+    uint64_t sent;
+    switch (spot) {
+    case IN_POLL:
+        rig_wait_blocked(rig, RELAY_CLIENT, SYS_poll, 1, 2); // of two sockets
+        break;
+    case IN_RECV: // where it is again when the bulk is over
+        sent = rig_stuff(rig, RELAY_CLIENT);
+        assert_int_equal(rig_receive(rig->target, 5, 0, sent, &end), sent);
+        rig_wait_blocked(rig, RELAY_CLIENT, SYS_recvfrom, 0, client);
+        break;
+    case IN_SEND:
+        (void)rig_stuff(rig, RELAY_CLIENT);
+        rig_wait_blocked(rig, RELAY_CLIENT, SYS_sendto, 0, target);
+        break;
+    case IN_SPLICE_IN:
+        do { // it stays there for a second, unless the bulk's last reads were small
+            sent = rig_stuff(rig, RELAY_CLIENT);
+            assert_int_equal(rig_receive(rig->target, 5, 0, sent, &end), sent);
+        } while (!rig_blocks(rig, RELAY_CLIENT, SYS_splice, 0, client, MS(500)));
+        break;
+    case IN_SPLICE_OUT:
+        (void)rig_stuff(rig, RELAY_CLIENT);
+        rig_wait_blocked(rig, RELAY_CLIENT, SYS_splice, 2, target);
+        break;
+    }
+}
+
+static void end_from_outside(enum rig_kind kind, enum spot spot, enum close_reason reason)
+{
+    struct rig rig;
+    rig_init(&rig, kind, kind, spot == IN_SEND ? 4096 : 0);
+    rig_start(&rig);
+    go_to_spot(&rig, spot);
+    int64_t asked = clock_now();
+    rig_end(&rig, reason);
+    rig_join(&rig);
+    rig_assert_ended(&rig, reason, ENDED_BY_PROXY);
+    rig_assert_resets(&rig, false, false);
+    assert_int_equal(rig.result.os_errno, 0);
+    assert_true(rig.ended - asked < MS(900)); // not by the time that a bulk stage waits at most
+    rig_release(&rig);
+    assert_int_equal(pipe_pool_count().taken, 0);
+}
+
+static void ending_wakes_a_pump_wherever_it_is(void **state)
+{
+    (void)state;
+    end_from_outside(RIG_TCP, IN_POLL, CLOSE_DRAIN);
+    end_from_outside(RIG_UNIX, IN_POLL, CLOSE_LIFETIME);
+    end_from_outside(RIG_TCP, IN_RECV, CLOSE_DRAIN);
+    end_from_outside(RIG_TCP, IN_SEND, CLOSE_LIFETIME);
+    end_from_outside(RIG_TCP, IN_SPLICE_IN, CLOSE_DRAIN);
+    end_from_outside(RIG_TCP, IN_SPLICE_OUT, CLOSE_LIFETIME);
+    end_from_outside(RIG_UNIX, IN_RECV, CLOSE_LIFETIME);
+    end_from_outside(RIG_UNIX, IN_SPLICE_OUT, CLOSE_DRAIN);
+}
+
+static void a_silent_flow_gives_its_pipe_back(void **state)
+{
+    (void)state;
+    struct rig rig;
+    rig_init(&rig, RIG_TCP, RIG_TCP, 0);
+    rig_start(&rig);
+    go_to_spot(&rig, IN_SPLICE_IN);
+    rig_wait_blocked(&rig, RELAY_CLIENT, SYS_recvfrom, 0, rig.relay.sockets[RELAY_CLIENT].fd);
+    assert_int_equal(pipe_pool_count().taken, 0);
+    rig_pass(rig.client, rig.target, "still there");
+    rig_end(&rig, CLOSE_DRAIN);
+    rig_join(&rig);
+    rig_release(&rig);
+}
+
+// Giving the pipe back after a silent second neither shortens nor prolongs a longer read timeout.
+static void a_bulk_flow_that_falls_silent_times_out(void **state)
+{
+    (void)state;
+    const int64_t timeouts[] = {MS(800), MS(2000)};
+    for (size_t i = 0; i < ARRAY_LENGTH(timeouts); i++) {
+        struct rig rig;
+        rig_init(&rig, RIG_TCP, RIG_TCP, 0);
+        rig.relay.sockets[RELAY_CLIENT].read_timeout = timeouts[i];
+        rig_start(&rig);
+        uint64_t sent = rig_stuff(&rig, RELAY_CLIENT);
+        enum rig_end end;
+        assert_int_equal(rig_receive(rig.target, 5, 0, sent, &end), sent);
+        int64_t before = clock_now();
+        assert_int_equal(rig_send(rig.client, 6, 0, 40000), 40000);
+        assert_int_equal(rig_receive(rig.target, 6, 0, 40000, &end), 40000);
+        int64_t after = clock_now();
+        rig_join(&rig);
+        rig_assert_ended(&rig, CLOSE_CLIENT_READ_TIMEOUT, ENDED_BY_PROXY);
+        assert_true(rig.ended - before >= timeouts[i] - TICK);
+        assert_true(rig.ended - after < timeouts[i] + MS(900));
+        rig_release(&rig);
+    }
+}
+
+int main(void)
+{
+    rig_prepare();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_idle_connection_ends_with_the_first_read_timeout),
+        cmocka_unit_test(writes_refresh_the_read_timeout),
+        cmocka_unit_test(an_ended_side_has_no_read_timeout),
+        cmocka_unit_test(a_side_that_does_not_read_runs_into_the_write_timeout),
+        cmocka_unit_test(a_slow_reader_is_not_silent),
+        cmocka_unit_test(ending_wakes_a_pump_wherever_it_is),
+        cmocka_unit_test(a_silent_flow_gives_its_pipe_back),
+        cmocka_unit_test(a_bulk_flow_that_falls_silent_times_out),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
