@@ -352,6 +352,16 @@ static inline uint64_t rig_stuff(struct rig *rig, enum relay_side side)
     return sent;
 }
 
+// Goes on sending until the relay has a reason to end.
+static inline void rig_stuff_until_ended(struct rig *rig, enum relay_side side)
+{
+    int64_t deadline = clock_now() + PATIENCE;
+    do { // on a busy machine the relay may only seem to be stuck
+        (void)rig_stuff(rig, side);
+        MUST(clock_now() < deadline);
+    } while (atomic_load(&rig->reason) == CLOSE_NONE);
+}
+
 // --- where a thread is -----------------------------------------------------------------------------------------------
 
 // The first line of /proc/self/task/TASK/FILE. False: that thread is no more.
