@@ -393,8 +393,8 @@ static inline bool rig_read_thread(const char *thread, const char *file, char *o
     return found;
 }
 
-// Waits, at most for `patience`, until the relay's thread is blocked in that system call with `fd` as its argument number
-// `argument`.
+// Waits, at most for `patience`, until the relay's thread is blocked in that system call with `fd` as its argument
+// number `argument`.
 static inline bool rig_blocks(const struct rig *rig, enum relay_side thread, long call, int argument, int fd,
                               int64_t patience)
 {

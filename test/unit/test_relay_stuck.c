@@ -136,7 +136,8 @@ static void the_grace_ends_a_stuck_write(void **state)
     rig_release(&rig);
 }
 
-// An orderly end behind a stuck write is none of this, also when the other direction has ended and the socket has hung up.
+// An orderly end behind a stuck write is none of this, also when the other direction has ended and the socket has hung
+// up.
 static void an_end_behind_a_stuck_write_is_orderly(void **state)
 {
     (void)state;
