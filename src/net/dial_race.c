@@ -29,7 +29,8 @@ int dial_finish(int fd, const struct endpoint *endpoint)
     socklen_t size = sizeof reason;
     if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &reason, &size) != 0)
         return errno;
-    // Established, answered and reset before we looked: what it said is to be delivered, and the reset found thereafter.
+    // Established, answered and reset before we looked: what it said is to be delivered, and the reset found
+    // thereafter.
     if ((reason == ECONNRESET || reason == EPIPE) && socket_has_data(fd))
         return 0;
     if (reason != 0 || !endpoint_is_tcp(endpoint))

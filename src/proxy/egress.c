@@ -55,8 +55,8 @@ static bool is_worth_another(const struct error *error)
     }
 }
 
-// In a rush of clients, each has a descriptor and none is left for their targets. As some give up, others go on, so each
-// waits a little and not equally long.
+// In a rush of clients, each has a descriptor and none is left for their targets. As some give up, others go on, so
+// each waits a little and not equally long.
 #define SHORTAGE_TRIES 5
 #define SHORTAGE_WAIT_MIN (10 * NS_PER_MS)
 #define SHORTAGE_WAIT_SPREAD 50 // ms

@@ -8,7 +8,8 @@
 #include "bitflow/base/mutex.h"
 
 // Measured, the CPU time a byte with a pipe of 64 KiB being 1: 256 KiB 0.69, 512 KiB 0.50, 1 MiB 0.48. The kernel lets
-// an unprivileged user's pipes have 64 MiB (pipe-user-pages-soft), so only as many pipes are large as half of that allows.
+// an unprivileged user's pipes have 64 MiB (pipe-user-pages-soft), so only as many pipes are large as half of that
+// allows.
 #define SIZE_LARGE (512 * 1024)
 #define LARGE_PIPES 64
 #define SIZE_OTHERS (128 * 1024)

@@ -11,8 +11,8 @@
 #include "bitflow/net/socket.h"
 #include "bitflow/proxy/pipe_pool.h"
 
-// Measured on loopback, one stream. CPU time a byte, copying through 16 KiB being 1: copying through 64 KiB 0.61,
-// 128 KiB 0.53, 256 KiB 0.47; splice() through the pool's pipes 0.24 (and 2.3 times the bytes a second). With messages of
+// Measured on loopback, one stream. CPU time a byte, copying through 16 KiB being 1: copying through 64 KiB 0.61, 128
+// KiB 0.53, 256 KiB 0.47; splice() through the pool's pipes 0.24 (and 2.3 times the bytes a second). With messages of
 // 16 KiB splice() and copying cost the same, with 64 KiB splice() costs 0.7, with 200 KB 0.4.
 #define BULK_BUFFER (128 * 1024) // on the heap, for bulk without a pipe
 #define SPLICE_CHUNK (1024 * 1024)
@@ -163,7 +163,8 @@ static bool empty_by_copy(struct pump *pump, const struct bulk_pipe *bulk_pipe, 
     return true;
 }
 
-// Empties the pipe, which has `size` bytes, into the write side. False: the direction has ended, some may be left in it.
+// Empties the pipe, which has `size` bytes, into the write side. False: the direction has ended, some may be left in
+// it.
 static bool splice_out(struct pump *pump, const struct bulk_pipe *bulk_pipe, size_t size)
 {
     begin_write(pump);

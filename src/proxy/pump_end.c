@@ -37,8 +37,8 @@ static bool record(struct pump *pump, enum close_reason reason)
     return atomic_compare_exchange_strong(pump->state->relay->reason, &none, reason);
 }
 
-// One side is gone. The twin, which reads `to`, delivers what `to` has sent so far and then finds the end of the stream:
-// SHUT_RD ends the reading without a byte on the wire, so that neither side takes this for an orderly end.
+// One side is gone. The twin, which reads `to`, delivers what `to` has sent so far and then finds the end of the
+// stream: SHUT_RD ends the reading without a byte on the wire, so that neither side takes this for an orderly end.
 static void fail(struct pump *pump, enum close_reason reason, int os_errno)
 {
     if (!record(pump, reason))
@@ -90,8 +90,8 @@ static bool is_unix(int fd)
 }
 
 // What poll() says of the read side means a reset: an error, or a socket that has hung up although neither this process
-// has closed its sending direction nor the peer is a Unix socket's, whose orderly close looks like that. (The error itself
-// may have been taken by another call.) To be asked after that poll(): `finished` is set before the shutdown.
+// has closed its sending direction nor the peer is a Unix socket's, whose orderly close looks like that. (The error
+// itself may have been taken by another call.) To be asked after that poll(): `finished` is set before the shutdown.
 static bool is_reset(const struct pump *pump, short revents)
 {
     if ((revents & POLLERR) != 0)
@@ -100,7 +100,8 @@ static bool is_reset(const struct pump *pump, short revents)
 }
 
 // A reset makes one call on the socket fail. If that is the twin's write, this pump's read returns 0, as at an orderly
-// end; such a socket has hung up, though neither this process nor (as far as recv() tells) the peer has closed both ways.
+// end; such a socket has hung up, though neither this process nor (as far as recv() tells) the peer has closed both
+// ways.
 static bool is_orderly_end(struct pump *pump)
 {
     struct pump *twin = pump_twin(pump);

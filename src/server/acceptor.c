@@ -124,8 +124,8 @@ static void pause_for_orders(const struct acceptor *acceptor)
     (void)poll(&poller, 1, (int)(SHORTAGE_PAUSE / NS_PER_MS));
 }
 
-// Turns a client away whose descriptor was a spare one. Its number becomes that again in one step: between a close() and
-// a dup() another thread would take it.
+// Turns a client away whose descriptor was a spare one. Its number becomes that again in one step: between a close()
+// and a dup() another thread would take it.
 static void turn_away_with_spare(struct acceptor *acceptor, const struct client *client)
 {
     connection_reject(connection_next_id(), acceptor->current, client, CLOSE_OUT_OF_DESCRIPTORS, NULL);
@@ -134,8 +134,8 @@ static void turn_away_with_spare(struct acceptor *acceptor, const struct client 
         acceptor->spares[acceptor->spare_count++] = spare;
 }
 
-// Out of descriptors: idle pipes are given up for the client at the head of the queue. When there are none, it is turned
-// away with the help of a spare one.
+// Out of descriptors: idle pipes are given up for the client at the head of the queue. When there are none, it is
+// turned away with the help of a spare one.
 static void shed_client(struct acceptor *acceptor, int listening)
 {
     if (pipe_pool_trim() > 0)

@@ -268,6 +268,24 @@ def test_target_resets_at_once(env):
     bitflow.assert_quiet()
 
 
+def test_banner_before_a_reset_at_once_is_delivered(env):
+    """A target that answers and resets before bitflow has noticed that it was connected."""
+    banner = b"421 too many connections, come back later\r\n"
+
+    def turn_away(connection):
+        connection.sendall(banner)
+        sockets.reset(connection)
+
+    address, count = env.address(), 300
+    bitflow = env.start(proxy(address, env.serve(turn_away).address))
+    for _ in range(count):
+        client = env.connect(address)
+        assert sockets.receive_until_broken(client) == (banner, "reset")
+        client.close()
+    records = bitflow.wait_records(count)
+    assert {(r["reason"], r["bytes_from_target"]) for r in records} == {("target_reset", len(banner))}
+
+
 def test_storm_of_resetting_clients(env):
     """Clients that are gone before they are accepted, or right after."""
     echo, address = env.echo(), env.address()

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+import hosts
 import sockets
 from environment import proxy
 from waiting import pace, scale, wait_for
@@ -66,6 +67,27 @@ def test_record(env):
     assert record["ended_by"] in ("client", "target")
     for key in ("resolve_ms", "connect_ms", "total_ms"):
         assert isinstance(record[key], (int, float)) and 0 <= record[key] <= 10_000
+
+
+@pytest.mark.parametrize("kind", ["refused", "unanswered", "named", "unix"])
+def test_failed_dial_names_the_address(env, kind):
+    """The one that was tried last; of a name, what it stood for."""
+    address, plan = env.address(), None
+    if kind == "unanswered":
+        listener = env.listen(backlog=0)
+        listener.fill_queue()
+        target = seen = listener.address
+    elif kind == "unix":
+        target = seen = env.unix("missing.sock")
+    else:
+        target = seen = env.refusing()
+    if kind == "named":
+        plan = hosts.plan(env, [("back.test", "127.0.0.1")])
+        target = seen.replace("127.0.0.1", "back.test")
+    entry = {"name": "back", "address": target, "connect_timeout": "200ms"}
+    bitflow = env.start(proxy(address, entry), plan=plan)
+    sockets.was_rejected(env.connect(address))
+    assert bitflow.wait_records(1)[0]["target"] == {"name": "back", "address": seen}
 
 
 def test_durations_and_times_agree(env):

@@ -1,5 +1,6 @@
 """Targets that cannot be reached, backoff between attempts, and clients that leave meanwhile."""
 
+import signal
 import socket
 import threading
 import time
@@ -323,3 +324,28 @@ def test_failed_dials_leak_nothing(env, full_queue):
         bitflow.assert_quiet()
         threads.append(len(bitflow.thread_names()))
     assert threads[2] <= threads[0] + 2, f"threads pile up: {threads}"
+
+
+@pytest.mark.parametrize("bound", ["lifetime", "drain"])
+def test_bounds_hold_for_dials_of_unix_clients_that_sent_data(env, bound):
+    """Data that waits, or the end behind it, must hide neither bound from the dial."""
+    bitflow = env.start(
+        proxy(
+            env.unix(),
+            {**hanging_target(env), "connect_timeout": "30s"},
+            connection_lifetime="1s" if bound == "lifetime" else "60s",
+        ),
+        server={"drain_timeout": "1s"},
+    )
+    watch = Stopwatch()
+    for leave in (lambda client: None, lambda client: client.shutdown(socket.SHUT_WR), socket.socket.close):
+        client = env.connect(env.unix())
+        client.sendall(b"early data")
+        leave(client)
+    wait_for(lambda: len(bitflow.busy_threads()) == 3, "all three are dialled")
+    if bound == "drain":
+        watch = Stopwatch()
+        bitflow.signal(signal.SIGTERM)
+    records = bitflow.wait_records(3)
+    watch.between(0.9, 3, f"the bound of {bound}")
+    assert [(record["reason"], record["ended_by"]) for record in records] == [(bound, "proxy")] * 3

@@ -2,14 +2,16 @@
 
 import contextlib
 import os
+import signal
 import socket
+import threading
 
 import pytest
 
 import peers
 import sockets
 from environment import proxy
-from waiting import holds_for, wait_for
+from waiting import Stopwatch, holds_for, wait_for
 
 
 def numbered(*pairs):
@@ -143,6 +145,21 @@ def test_connected_listener_whose_target_refuses(env):
     assert bitflow.records()[0]["reason"] == "connect_refused"
 
 
+@pytest.mark.parametrize("kind", ["tcp", "pair"])
+def test_connected_listener_is_ended_for_all_its_holders(env, kind):
+    """inetd, or whoever else holds the client's socket, does not keep the client waiting when the dial fails."""
+    if kind == "tcp":
+        listener = env.listen()
+        client = env.connect(listener.address)
+        inherited = listener.accept()
+    else:
+        client, inherited = map(env.keep, socket.socketpair())
+    bitflow = env.launch(env.config(proxy("fd://3", env.refusing())), numbered((inherited, 3)))
+    sockets.was_rejected(client)
+    assert bitflow.wait_ended() == 0
+    assert bitflow.records()[0]["reason"] == "connect_refused"
+
+
 def test_connected_listener_beside_another_proxy(env):
     """The end of the one is not the end of the other."""
     echo, address = env.echo(), env.address()
@@ -178,6 +195,57 @@ def test_listener_that_breaks_at_run_time(env):
     sockets.round_trip(env.connect(address))
     lines = [line for line in bitflow.log_lines(True) if line["level"] in ("warn", "error")]
     assert any(line.get("proxy") == "broken" for line in lines), "the log does not tell"
+
+
+def test_end_when_all_listeners_broke(env):
+    """Live connections go on to their end; then there is nothing left to do, and that's a failure."""
+    echo, one, two = env.echo(), env.listen(), env.listen()
+    bitflow = env.start(
+        proxy("fd://3", echo.address, name="one"),
+        proxy("fd://4", echo.address, name="two"),
+        plan=numbered((one.socket, 3), (two.socket, 4)),
+    )
+    bitflow.expected_status = 1
+    client = env.connect(one.address)
+    sockets.round_trip(client)
+    for listener in (one, two):
+        listener.socket.shutdown(socket.SHUT_RDWR)
+    holds_for(0.3, bitflow.is_running, "it serves on")
+    sockets.round_trip(client)
+    client.close()
+    assert bitflow.wait_ended() == 1
+    assert [record["reason"] for record in bitflow.records()] == ["completed"]
+
+
+def test_listener_made_blocking_by_its_other_holder(env):
+    """The holder takes clients away between bitflow's look and its accept, which then must not wait."""
+    echo, inherited = env.echo(), env.listen()
+    bitflow = env.start(proxy("fd://3", echo.address), plan=numbered((inherited.socket, 3)))
+    taken, over = [], threading.Event()
+
+    def take():
+        while not over.is_set():
+            inherited.socket.setblocking(True)
+            with contextlib.suppress(BlockingIOError):
+                inherited.socket.accept()[0].close()
+                taken.append(1)
+
+    taker = threading.Thread(target=take, daemon=True)
+    taker.start()
+    for _ in range(100):
+        client = sockets.connect(inherited.address)
+        with contextlib.suppress(ConnectionResetError):
+            client.sendall(b"whose am I?")
+            client.recv(100)  # an answer from the target, or the end from the other holder
+        client.close()
+    watch = Stopwatch()
+    bitflow.signal(signal.SIGTERM)
+    assert bitflow.wait_ended() == 0
+    watch.between(0, 2, "the end")
+    over.set()
+    sockets.connect(inherited.address).close()
+    taker.join(20)
+    assert taken
 
 
 @pytest.mark.parametrize("blocking", [True, False])

@@ -190,6 +190,27 @@ def test_resolver_that_hangs(env):
         bitflow.assert_quiet(timeout=15)
 
 
+def test_dead_name_does_not_hold_up_other_names(env):
+    """However many wait for the one name, the look-up of another proxy's is not queued behind them."""
+    dead, address, echo = env.address(), env.address(), env.echo()
+    with hosts.SilentNameServer("127.0.0.76") as server:
+        bitflow = env.start(
+            proxy(dead, {"address": "slow.test:80", "connect_timeout": "60s"}, name="dead"),
+            proxy(address, "localhost:" + echo.address.rpartition(":")[2]),
+            plan=hosts.plan(env, [("localhost", "127.0.0.1")], server.address),
+        )
+        waiting = [env.connect(dead) for _ in range(100)]
+        wait_for(lambda: server.questions and len(bitflow.busy_threads()) == 100, "all of them wait")
+        for _ in range(5):
+            watch = Stopwatch()
+            client = env.connect(address)
+            sockets.round_trip(client)
+            watch.between(0, 1, "the other name")
+        for client in waiting:
+            sockets.reset(client)
+        assert {record["reason"] for record in bitflow.wait_records(100)} == {"client_left"}
+
+
 def test_client_leaves_while_the_resolver_hangs(env):
     address = env.address()
     with hosts.SilentNameServer("127.0.0.78") as server:

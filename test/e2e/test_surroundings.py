@@ -4,6 +4,8 @@ goes away."""
 import contextlib
 import os
 import pathlib
+import signal
+import socket
 import subprocess
 
 import pytest
@@ -48,6 +50,37 @@ def test_log_pipe_that_nobody_reads(env):
             process.kill()
 
 
+def test_log_terminal_that_nobody_reads(env):
+    """The same with a terminal, as of a session that is stopped or whose window hangs."""
+    echo, address = env.echo(), env.address()
+    config = env.config(proxy(address, echo.address), level="info")
+    near, far = os.openpty()
+    env.stack.callback(os.close, near)
+    with subprocess.Popen(
+        [str(bitflow_process.binary()), "--config", str(config)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=far,
+    ) as process:
+        try:
+            os.close(far)
+
+            def served():
+                with contextlib.suppress(ConnectionRefusedError):
+                    client = sockets.connect(address)
+                    sockets.round_trip(client)
+                    client.close()
+                    return True
+
+            wait_for(served, "it serves")
+            for _ in range(scale(2000, 500)):
+                assert served()
+            process.terminate()
+            assert process.wait(10 * pace()) == 0
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize("closed", [[0], [1, 2], [0, 1, 2]])
 def test_closed_standard_descriptors(env, closed):
     """The first sockets must not become the standard streams, into which the log is written."""
@@ -66,6 +99,31 @@ def test_closed_standard_descriptors(env, closed):
             sockets.round_trip(client, b"nothing but this")
             client.shutdown(1)
             assert sockets.receive_to_end(client) == b""
+
+
+@pytest.mark.parametrize("closed", [[2], [1, 2], [0, 1, 2]])
+def test_reload_with_closed_standard_descriptors(env, closed):
+    """What the removed proxy's sockets and logs leave free must not take the log's place, nor be taken for it."""
+    echo, gone, address = env.echo(), env.address(), env.address()
+    own_log = str(env.directory / "gone.jsonl")
+    drop = proxy(gone, echo.address, name="gone", connection_log=own_log)
+    keep = proxy(address, echo.address, name="keep")
+    bitflow = env.launch(env.config(drop, keep), {"closed": closed})
+    for each in (gone, address):
+        bitflow.wait_bound(int(each.rpartition(":")[2]))
+    env.config(keep)
+    bitflow.signal(signal.SIGHUP)
+    wait_for(lambda: not bitflow.listening_inodes(int(gone.rpartition(":")[2])), "the removed proxy is gone")
+    clients = [env.connect(address) for _ in range(10)]
+    for client in clients:
+        sockets.round_trip(client, b"nothing but this")
+    bitflow.signal(signal.SIGHUP)
+    for client in clients:
+        client.shutdown(socket.SHUT_WR)
+        assert sockets.receive_to_end(client) == b""
+    assert {record["proxy"] for record in bitflow.wait_records(10)} == {"keep"}
+    assert bitflow.records(own_log) == []
+    assert bitflow.stderr() == ""
 
 
 def test_working_directory_that_vanishes(env):

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+import peers
 import programs
 import sockets
 from environment import proxy
@@ -262,6 +263,25 @@ def test_bulk_uses_pipes_and_gives_them_back(env):
         client.recv(1 << 20)
     target.shutdown(socket.SHUT_WR)
     sockets.receive_to_end(client)
+
+
+def test_idle_pipes_are_few(env):
+    """What a crowd of bulk flows needed is not kept after it, except for a few pipes for the next ones."""
+    kept, count, size = 2 * 32, scale(200, 60), 1_000_000
+    source = env.serve(peers.source(bytes(size)), env.unix("back.sock"))
+    bitflow = env.start(proxy(env.unix(), source.address))
+    clients = [env.connect(env.unix()) for _ in range(count)]
+
+    def pipes():
+        return bitflow.descriptors()["pipe"] - bitflow.resting["pipe"]
+
+    wait_for(lambda: pipes() > kept, lambda: f"flows that wait for their clients hold pipes: {pipes()}")
+    for client in clients:
+        assert len(sockets.receive_to_end(client)) == size
+        client.close()
+    bitflow.wait_records(count)
+    bitflow.assert_quiet()
+    assert pipes() <= kept, "pipes without a flow pile up"
 
 
 def test_bulk_without_descriptors_for_pipes(env):

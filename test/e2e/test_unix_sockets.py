@@ -1,11 +1,13 @@
 """Unix socket listeners and their files."""
 
 import os
+import signal
 import socket
 import stat
 
 import sockets
 from environment import proxy
+from waiting import wait_for
 
 
 def start_fails(env, *proxies):
@@ -133,3 +135,23 @@ def test_many_clients_at_once(env):
         client.close()
     bitflow.wait_records(200)
     bitflow.assert_quiet()
+
+
+def test_removed_file_is_made_anew_by_a_reload(env):
+    """Somebody tidied up too much: SIGHUP brings the file back, live connections and other proxies notice nothing."""
+    echo, address, file = env.echo(), env.address(), env.directory / "front.sock"
+    bitflow = env.start(
+        proxy(env.unix(), echo.address, name="by-unix"), proxy(address, echo.address, name="by-tcp")
+    )
+    live = [env.connect(env.unix()), env.connect(address)]
+    for client in live:
+        sockets.round_trip(client)
+    file.unlink()
+    bitflow.signal(signal.SIGHUP)
+    wait_for(file.exists, "the file is there again")
+    for client in [*live, env.connect(env.unix()), env.connect(address)]:
+        sockets.round_trip(client)
+    assert bitflow.records() == []
+    env.stack.close()
+    bitflow.stop()
+    assert not file.exists()

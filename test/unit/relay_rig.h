@@ -352,6 +352,16 @@ static inline uint64_t rig_stuff(struct rig *rig, enum relay_side side)
     return sent;
 }
 
+// Goes on sending until the relay has a reason to end.
+static inline void rig_stuff_until_ended(struct rig *rig, enum relay_side side)
+{
+    int64_t deadline = clock_now() + PATIENCE;
+    do { // on a busy machine the relay may only seem to be stuck
+        (void)rig_stuff(rig, side);
+        MUST(clock_now() < deadline);
+    } while (atomic_load(&rig->reason) == CLOSE_NONE);
+}
+
 // --- where a thread is -----------------------------------------------------------------------------------------------
 
 // The first line of /proc/self/task/TASK/FILE. False: that thread is no more.
@@ -383,8 +393,8 @@ static inline bool rig_read_thread(const char *thread, const char *file, char *o
     return found;
 }
 
-// Waits, at most for `patience`, until the relay's thread is blocked in that system call with `fd` as its argument number
-// `argument`.
+// Waits, at most for `patience`, until the relay's thread is blocked in that system call with `fd` as its argument
+// number `argument`.
 static inline bool rig_blocks(const struct rig *rig, enum relay_side thread, long call, int argument, int fd,
                               int64_t patience)
 {

@@ -202,8 +202,8 @@ static void what_waits_to_be_sent_at_a_reset_arrives(void **state)
     int room = 4096;
     MUST(setsockopt(rig.client, SOL_SOCKET, SO_RCVBUF, &room, sizeof room) == 0);
     rig_start(&rig);
-    assert_int_equal(rig_send(rig.target, 8, 0, 200000), 200000);
-    assert_true(rig_wait_bytes(&rig, RELAY_TARGET, 200000));
+    assert_int_equal(rig_send(rig.target, 8, 0, 100000), 100000);
+    assert_true(rig_wait_bytes(&rig, RELAY_TARGET, 100000));
     rig_reset_far(&rig.target);
     int64_t deadline = clock_now() + PATIENCE;
     while (atomic_load(&rig.reason) == CLOSE_NONE)
@@ -213,7 +213,7 @@ static void what_waits_to_be_sent_at_a_reset_arrives(void **state)
     rig_join(&rig);
     peer_join(&reader);
     rig_assert_ended(&rig, CLOSE_TARGET_RESET, ENDED_BY_TARGET);
-    assert_int_equal(reader.received, 200000);
+    assert_int_equal(reader.received, 100000);
     assert_int_equal(reader.end, RIG_RESET);
     rig_release(&rig);
 }

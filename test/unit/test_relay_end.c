@@ -93,7 +93,7 @@ static void write_timeout(enum rig_kind kind, enum relay_side stuck, int buffer)
     rig_init(&rig, kind, kind, buffer);
     rig.relay.sockets[stuck].write_timeout = MS(200);
     rig_start(&rig);
-    (void)rig_stuff(&rig, stuck == RELAY_CLIENT ? RELAY_TARGET : RELAY_CLIENT);
+    rig_stuff_until_ended(&rig, stuck == RELAY_CLIENT ? RELAY_TARGET : RELAY_CLIENT);
     rig_join(&rig);
     rig_assert_ended(&rig, stuck == RELAY_CLIENT ? CLOSE_CLIENT_WRITE_TIMEOUT : CLOSE_TARGET_WRITE_TIMEOUT,
                      ENDED_BY_PROXY);

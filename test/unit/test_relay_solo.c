@@ -1,5 +1,5 @@
-// How a relay goes from one thread to two, or does without the second: nothing is lost on the way, and no thread is taken
-// that is not needed.
+// How a relay goes from one thread to two, or does without the second: nothing is lost on the way, and no thread is
+// taken that is not needed.
 
 #include "relay_peers.h"
 
@@ -129,7 +129,8 @@ static uint64_t fill_up(int near, unsigned stream)
     return sent;
 }
 
-// Both directions have bytes that were read and cannot be written when the relay goes from one thread to two, or fails to.
+// Both directions have bytes that were read and cannot be written when the relay goes from one thread to two, or fails
+// to.
 static void pending_both_ways(size_t pairing, bool goes_on)
 {
     struct rig rig;

@@ -22,7 +22,7 @@ enum ended_by { ENDED_BY_CLIENT, ENDED_BY_TARGET, ENDED_BY_PROXY };
     X(CLOSE_TARGET_WRITE_TIMEOUT, "target_write_timeout", ENDED_BY_PROXY, true, "the target takes no more data") \
     X(CLOSE_LIFETIME, "lifetime", ENDED_BY_PROXY, false, "the connection's lifetime is over")                    \
     X(CLOSE_DRAIN, "drain", ENDED_BY_PROXY, false, "the proxy is shutting down")                                 \
-    X(CLOSE_CLIENT_LEFT, "client_left", ENDED_BY_CLIENT, false, "the client left before the relay began")  \
+    X(CLOSE_CLIENT_LEFT, "client_left", ENDED_BY_CLIENT, false, "the client left before the relay began")        \
     X(CLOSE_RESOLVE_FAILED, "resolve_failed", ENDED_BY_PROXY, true, "the target's name has no address")          \
     X(CLOSE_CONNECT_REFUSED, "connect_refused", ENDED_BY_TARGET, true, "the target refused the connection")      \
     X(CLOSE_CONNECT_TIMEOUT, "connect_timeout", ENDED_BY_PROXY, true, "the target did not answer in time")       \

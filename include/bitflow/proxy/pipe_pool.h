@@ -1,17 +1,17 @@
-// Pipes for moving bytes between sockets with splice(): made when first wanted, kept for reuse. One pool for the process,
-// because what it is bounded by (descriptors, the kernel's allowance of pipe pages) belongs to the process. Any thread;
-// one mutex, held for a few instructions and never across a system call.
+// Pipes for moving bytes between sockets with splice(): made when first wanted, kept for reuse. One pool for the
+// process, because what it is bounded by (descriptors, the kernel's allowance of pipe pages) belongs to the process.
+// Any thread; one mutex, held for a few instructions and never across a system call.
 //
-// The pool never holds more than an eighth of the descriptors that RLIMIT_NOFILE allows, and keeps few idle pipes.
-// A pipe belongs to the thread that took it until that thread gives it back or discards it.
+// The pool never holds more than an eighth of the descriptors that RLIMIT_NOFILE allows, and keeps few idle pipes. A
+// pipe belongs to the thread that took it until that thread gives it back or discards it.
 
 #ifndef BITFLOW_PROXY_PIPE_POOL_H
 #define BITFLOW_PROXY_PIPE_POOL_H
 
 #include <stdbool.h>
 
-#define PIPE_POOL_MAX 1024    // pipes in existence, where RLIMIT_NOFILE allows as many
-#define PIPE_POOL_MAX_IDLE 32 // pipes kept for the next taker
+#define PIPE_POOL_MAX 1024   // pipes in existence, where RLIMIT_NOFILE allows as many
+#define PIPE_POOL_MAX_IDLE 8 // pipes kept for the next taker, for good; making one takes a hundredth of a millisecond
 
 struct bulk_pipe {
     int read_end;

@@ -1,21 +1,22 @@
-// The relay moves bytes between two connected blocking sockets until both directions have ended. It begins on the calling
-// thread alone, which serves both directions. When a write first has to wait for its peer, or a direction turns to bulk,
-// each direction gets a thread: the calling one and one of the pool, which has returned the work before relay_run()
-// returns. Where no thread is to be had, the calling one goes on alone. How many threads a relay takes is its own business.
+// The relay moves bytes between two connected blocking sockets until both directions have ended. It begins on the
+// calling thread alone, which serves both directions. When a write first has to wait for its peer, or a direction turns
+// to bulk, each direction gets a thread: the calling one and one of the pool, which has returned the work before
+// relay_run() returns. Where no thread is to be had, the calling one goes on alone. How many threads a relay takes is
+// its own business.
 //
-// Small reads use recv/send and a buffer on the stack; a flow that turned to bulk moves through a pipe with splice(), as
-// long as the pipe pool (proxy/pipe_pool.h) has one.
+// Small reads use recv/send and a buffer on the stack; a flow that turned to bulk moves through a pipe with splice(),
+// as long as the pipe pool (proxy/pipe_pool.h) has one.
 //   - end of stream on one side: shutdown(SHUT_WR) on the other; the other direction goes on.
 //   - reset on one side: what that side had sent is delivered within a bound, then the other side is to be reset. It is
 //     noticed within half a second, even while what came before it waits for the other side to read.
 //   - read timeout: nothing was read from the socket and nothing written to it for so long.
 //   - write timeout: bytes wait to be written, and the peer has taken nothing for so long. A peer that reads slowly but
 //     steadily is not cut. It expires up to three eighths late, at most a second and a half.
-// The relay never closes the sockets: relay_result tells its caller how each is to be closed. After a failure on one side
-// relay_run() may take a few seconds more to deliver what that side had sent.
+// The relay never closes the sockets: relay_result tells its caller how each is to be closed. After a failure on one
+// side relay_run() may take a few seconds more to deliver what that side had sent.
 //
-// The relay sets the sockets' SO_RCVTIMEO and SO_SNDTIMEO. Others who share an inherited socket may set O_NONBLOCK.
-// The calling thread must have SIGPIPE blocked or ignored (splice() has no MSG_NOSIGNAL), and room on its stack for two
+// The relay sets the sockets' SO_RCVTIMEO and SO_SNDTIMEO. Others who share an inherited socket may set O_NONBLOCK. The
+// calling thread must have SIGPIPE blocked or ignored (splice() has no MSG_NOSIGNAL), and room on its stack for two
 // buffers of 16 KiB; its name is left alone.
 
 #ifndef BITFLOW_PROXY_RELAY_H
@@ -43,8 +44,9 @@ struct relay {
     struct thread_pool *threads;
     // Of the thread that reads from the target, once there is one.
     char second_thread_name[THREAD_NAME_SIZE];
-    // The connection's reason to end, CLOSE_NONE while it runs. Whoever ends it from outside (lifetime, drain) sets it by
-    // compare and swap and then shuts both sockets down; a pump that fails sets it the same way. The first one stands.
+    // The connection's reason to end, CLOSE_NONE while it runs. Whoever ends it from outside (lifetime, drain) sets it
+    // by compare and swap and then shuts both sockets down; a pump that fails sets it the same way. The first one
+    // stands.
     _Atomic(enum close_reason) *reason;
 };
 
