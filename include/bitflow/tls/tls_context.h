@@ -17,8 +17,8 @@ struct tls_context;
 // psa_crypto_init() and the like; once, in main, before any other thread. ERROR_SYSTEM.
 bool tls_init(struct error *error);
 
-// Loads every file that `config` names. NULL: the error names the file and the reason in words (no such file, not a PEM,
-// the key is encrypted, the key does not belong to the certificate, an unsupported kind of key, ...).
+// Loads every file that `config` names. NULL: the error names the file and the reason in words (no such file, not a
+// PEM, the key is encrypted, the key does not belong to the certificate, an unsupported kind of key, ...).
 struct tls_context *tls_context_create(const struct tls_config *config, enum tls_role role, struct error *error);
 
 // Wipes the keys. Accepts NULL. No connection may use it any more.
