@@ -93,7 +93,7 @@ static size_t receive(struct pump *pump, unsigned char *buffer, size_t size)
         if (received > 0)
             return (size_t)received;
         if (received == 0) {
-            pump_end_of_stream(pump);
+            pump_end_of_stream(pump, true);
             return 0;
         }
         if (errno == EINTR)

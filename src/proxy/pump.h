@@ -103,8 +103,9 @@ static inline struct relay_socket *pump_to(const struct pump *pump)
     return &pump->state->relay->sockets[pump->side == RELAY_CLIENT ? RELAY_TARGET : RELAY_CLIENT];
 }
 
-// The read side has ended: passes it on, unless it was no orderly end.
-void pump_end_of_stream(struct pump *pump);
+// The read side has ended: passes it on, unless it was no orderly end. `may_be_reset`: false only if poll() has just
+// said that it has not hung up, and no other thread may have taken an error from it.
+void pump_end_of_stream(struct pump *pump, bool may_be_reset);
 
 // A read, or a write, has failed with this errno (never EINTR; for a write EAGAIN is the write timeout).
 void pump_read_failed(struct pump *pump, int os_errno);

@@ -102,13 +102,15 @@ static bool is_reset(const struct pump *pump, short revents)
 // A reset makes one call on the socket fail. If that is the twin's write, this pump's read returns 0, as at an orderly
 // end; such a socket has hung up, though neither this process nor (as far as recv() tells) the peer has closed both
 // ways.
-static bool is_orderly_end(struct pump *pump)
+static bool is_orderly_end(struct pump *pump, bool may_be_reset)
 {
     struct pump *twin = pump_twin(pump);
     if (has_reason(pump))
         return false;
     if (atomic_load(&twin->finished)) // both directions are closed: that it has hung up means nothing,
         return true;                  // and the twin's writes have all gone well
+    if (!may_be_reset)
+        return true;
     struct pollfd poller = {.fd = pump->from};
     if (poll(&poller, 1, 0) <= 0 || (poller.revents & POLLHUP) == 0 || atomic_load(&twin->finished))
         return !has_reason(pump);
@@ -140,9 +142,9 @@ bool pump_within_grace(const struct pump *pump)
     return !pump->saw_failure || deadline_left(pump->state->grace_end) > 0;
 }
 
-void pump_end_of_stream(struct pump *pump)
+void pump_end_of_stream(struct pump *pump, bool may_be_reset)
 {
-    if (!is_orderly_end(pump))
+    if (!is_orderly_end(pump, may_be_reset))
         return;
     int nobody = -1;
     (void)atomic_compare_exchange_strong(&pump->state->first_finished, &nobody, (int)pump->side);

@@ -57,7 +57,7 @@ static void write_pending(struct pump *pump)
         note_read(pump);
 }
 
-static void move(struct pump *pump)
+static void move(struct pump *pump, short revents)
 {
     ssize_t received = recv(pump->from, pump->buffer, PUMP_BUFFER, MSG_DONTWAIT);
     if (received < 0) {
@@ -68,7 +68,7 @@ static void move(struct pump *pump)
         return;
     }
     if (received == 0) {
-        pump_end_of_stream(pump);
+        pump_end_of_stream(pump, (revents & (POLLHUP | POLLERR)) != 0);
         end(pump);
         return;
     }
@@ -93,7 +93,7 @@ static void serve(struct solo *solo, enum relay_side side, short revents)
         was_asked = true;
     }
     if (may_read(reader) && (revents & ~POLLOUT) != 0) {
-        move(reader);
+        move(reader, revents);
         was_asked = true;
     }
     if (was_asked || (revents & (POLLHUP | POLLERR)) == 0)

@@ -1,5 +1,6 @@
 // A reset makes one system call on the socket fail, and no other. Here the write that has taken it is held up before
-// the pump learns of it, while the other pump reads the socket to its end: that end must not be taken for an orderly one.
+// the pump learns of it, while the other pump reads the socket to its end: that end must not be taken for an orderly
+// one.
 
 #include "relay_peers.h"
 
