@@ -200,7 +200,7 @@ def test_dead_name_does_not_hold_up_other_names(env):
             plan=hosts.plan(env, [("localhost", "127.0.0.1")], server.address),
         )
         waiting = [env.connect(dead) for _ in range(100)]
-        wait_for(lambda: server.questions and len(bitflow.busy_threads()) == 100, "all of them wait")
+        wait_for(lambda: server.questions and len(bitflow.busy_threads()) >= 100, "all of them wait")
         for _ in range(5):
             watch = Stopwatch()
             client = env.connect(address)
