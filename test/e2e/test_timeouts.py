@@ -165,13 +165,12 @@ def test_lifetime_ends_a_connection(env, traffic):
 
     if traffic != "idle":
         threading.Thread(target=work, daemon=True).start()
-    if traffic == "stuck":
-        record = bitflow.wait_records(1)[0]
-    else:
+    if traffic != "stuck":
         ended_in_order(client)
-        watch.between(0.9, 2.5, "the lifetime")
-        record = bitflow.wait_records(1)[0]
-    watch.between(0.9, 4, "the lifetime")
+    record = bitflow.wait_records(1)[0]
+    assert watch.seconds > 0.9
+    # By the record: in bulk the client itself, which keeps what it receives, is what takes long.
+    assert 900 <= record["total_ms"] <= 2500 * pace(), record
     assert (record["reason"], record["ended_by"]) == ("lifetime", "proxy")
     if traffic == "idle":
         assert ended_in_order(target) == b""
