@@ -203,12 +203,6 @@ static void relay_target(struct connection *connection)
     relay_run(relay, &connection->relayed);
 }
 
-static bool nothing_was_relayed(struct connection *connection)
-{
-    return atomic_load_explicit(&connection->relay.sockets[RELAY_CLIENT].bytes, memory_order_relaxed) == 0 &&
-           atomic_load_explicit(&connection->relay.sockets[RELAY_TARGET].bytes, memory_order_relaxed) == 0;
-}
-
 static void close_target(struct connection *connection)
 {
     const struct dial_result *dialled = &connection->egress.dialled;
@@ -219,8 +213,8 @@ static void close_target(struct connection *connection)
     if (!dialled->is_borrowed)
         (void)close(dialled->fd);
     else
-        // An end of stream or a shutdown has touched it, unless the relay never began.
-        inherited_return(dialled->fd, connection->relayed.reason != CLOSE_NONE || !nothing_was_relayed(connection));
+        // A relay has touched it, if only by an end of stream.
+        inherited_return(dialled->fd, connection->relayed.reason != CLOSE_NONE);
 }
 
 static void close_sockets(struct connection *connection)
