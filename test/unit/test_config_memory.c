@@ -197,7 +197,7 @@ static void test_a_file(void **state)
 int main(void)
 {
 #ifdef HAS_THREAD_SANITIZER
-    return 0;
+    return 77; // ctest: skipped
 #endif
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_good_configuration),
