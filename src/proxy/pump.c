@@ -14,8 +14,8 @@
 // Measured on loopback, one stream. CPU time a byte, copying through 16 KiB being 1: copying through 64 KiB 0.61, 128
 // KiB 0.53, 256 KiB 0.47; splice() through the pool's pipes 0.24 (and 2.3 times the bytes a second). With messages of
 // 16 KiB splice() and copying cost the same, with 64 KiB splice() costs 0.7, with 200 KB 0.4.
-#define BULK_BUFFER (128 * 1024) // on the heap, for bulk without a pipe
-#define SPLICE_CHUNK (1024 * 1024)
+#define BULK_BUFFER ((size_t)128 * 1024) // on the heap, for bulk without a pipe
+#define SPLICE_CHUNK ((size_t)1024 * 1024)
 
 #define SMALL_AFTER 8            // reads in a row below the small buffer's size end bulk
 #define RETRY_AFTER 256          // reads without a pipe before the pool is asked again
@@ -231,7 +231,7 @@ static enum stage move_by_splice(struct pump *pump)
             pipe_pool_discard(&bulk_pipe);
             return STAGE_ENDED;
         }
-        small = moved < PUMP_BUFFER ? small + 1 : 0;
+        small = (size_t)moved < PUMP_BUFFER ? small + 1 : 0;
     }
     pipe_pool_give(&bulk_pipe);
     return end_bulk(pump, verdict, STAGE_SMALL);
@@ -254,7 +254,7 @@ static enum stage move_by_big_copy(struct pump *pump)
         else if (!send_all(pump, buffer, (size_t)received))
             verdict = READ_ENDED;
         else
-            small = received < PUMP_BUFFER ? small + 1 : 0;
+            small = (size_t)received < PUMP_BUFFER ? small + 1 : 0;
     }
     free(buffer);
     return end_bulk(pump, verdict, small < SMALL_AFTER ? STAGE_SPLICE : STAGE_SMALL);

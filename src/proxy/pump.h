@@ -20,8 +20,9 @@
 // How long a connection may take to deliver what a side had sent before it was reset.
 #define PUMP_GRACE (5 * NS_PER_S)
 
-#define PUMP_BUFFER (16 * 1024) // on relay_run()'s stack, one a direction; a message touches only the pages it fills
-#define PUMP_BULK_AFTER 2       // full buffers in a row make a bulk flow
+#define PUMP_BUFFER \
+    ((size_t)16 * 1024)   // on relay_run()'s stack, one a direction; a message touches only the pages it fills
+#define PUMP_BULK_AFTER 2 // full buffers in a row make a bulk flow
 
 #define CACHE_LINE 64
 

@@ -72,7 +72,7 @@ static void move(struct pump *pump, short revents)
         end(pump);
         return;
     }
-    pump->full = received == PUMP_BUFFER ? pump->full + 1 : 0;
+    pump->full = (size_t)received == PUMP_BUFFER ? pump->full + 1 : 0;
     pump->pending_at = 0;
     pump->pending = (size_t)received;
     write_pending(pump);
