@@ -42,6 +42,12 @@ void error_set_errno(struct error *error, int os_errno, const char *format, ...)
                    strerror_r(os_errno, reason, sizeof reason));
 }
 
+void error_pass(struct error *error, const struct error *cause)
+{
+    if (error != NULL && error->code == ERROR_NONE)
+        *error = *cause;
+}
+
 enum error_code error_code_of_errno(int os_errno)
 {
     switch (os_errno) {

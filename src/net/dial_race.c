@@ -55,8 +55,7 @@ void dial_set_error(const struct endpoint *endpoint, int os_errno, struct error 
     // A bad address is not the caller's fault here: it came out of a resolver.
     if (os_errno == EINVAL)
         failure.code = ERROR_SYSTEM;
-    if (error != NULL && error->code == ERROR_NONE)
-        *error = failure;
+    error_pass(error, &failure);
 }
 
 void dial_set_wait_error(const struct endpoint *endpoint, enum patience_result result, int os_errno,
@@ -168,8 +167,8 @@ static void set_all_failed(const struct race *race, struct error *error)
     if (race->count > 1 && error != NULL && error->code == ERROR_NONE) {
         error_set(error, last.code, "all %zu addresses failed, the last: %s", race->count, last.text);
         error->os_errno = last.os_errno;
-    } else if (error != NULL && error->code == ERROR_NONE) {
-        *error = last;
+    } else {
+        error_pass(error, &last);
     }
 }
 
@@ -183,8 +182,8 @@ static void set_race_wait_error(const struct race *race, size_t latest, enum pat
         error_set(error, why.code,
                   "%zu of %zu addresses tried, %zu failed, none connected in time, nor did the last: %s", race->started,
                   race->count, race->failed, why.text);
-    else if (error != NULL && error->code == ERROR_NONE)
-        *error = why;
+    else
+        error_pass(error, &why);
 }
 
 static bool run_race(struct race *race, struct patience *patience, int64_t deadline, int *fd, size_t *last,

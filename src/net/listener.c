@@ -59,8 +59,7 @@ static bool open_wildcard(struct listener *listener, const struct endpoint *endp
         return true;
     bool no_ipv6 = ipv6_error.os_errno == EAFNOSUPPORT || ipv6_error.os_errno == EADDRNOTAVAIL;
     if (!no_ipv6) {
-        if (error != NULL && error->code == ERROR_NONE)
-            *error = ipv6_error;
+        error_pass(error, &ipv6_error);
         return false;
     }
     struct address ipv4 = listener->address;
@@ -80,8 +79,8 @@ static bool resolve_listener(const struct address *address, struct resolution *r
     if (failure.code == ERROR_TIMEOUT)
         error_set(error, ERROR_TIMEOUT, "cannot listen on %s: the name was not resolved within %d s", address->host,
                   RESOLVE_TIMEOUT_S);
-    else if (error != NULL && error->code == ERROR_NONE)
-        *error = failure;
+    else
+        error_pass(error, &failure);
     return false;
 }
 

@@ -291,8 +291,8 @@ static bool resolve_name(const struct address *address, struct patience *patienc
     bool good = answered && lookup->error.code == ERROR_NONE;
     if (good)
         *resolution = lookup->answer;
-    else if (answered && error != NULL && error->code == ERROR_NONE)
-        *error = lookup->error;
+    else if (answered)
+        error_pass(error, &lookup->error);
     drop(lookup);
     for (size_t i = 0; good && i < resolution->count; i++)
         set_port(&resolution->endpoints[i], address->port);

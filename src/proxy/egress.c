@@ -117,8 +117,6 @@ bool egress_connect(struct egress *egress, const struct proxy_config *settings, 
         if (!is_worth_another(&last))
             break;
     }
-    error_set(error, last.code, "%s", last.text);
-    if (error != NULL)
-        error->os_errno = last.os_errno;
+    error_pass(error, &last);
     return false;
 }

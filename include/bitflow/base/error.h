@@ -33,6 +33,9 @@ void error_set(struct error *error, enum error_code code, const char *format, ..
 // The code follows from `os_errno`, and ": strerror" is appended to the text.
 void error_set_errno(struct error *error, int os_errno, const char *format, ...) PRINTF_LIKE(3, 4);
 
+// Passes on an error that is at hand as a whole, by the same rule: the first one set wins, NULL takes none.
+void error_pass(struct error *error, const struct error *cause);
+
 enum error_code error_code_of_errno(int os_errno);
 
 // A lower-case name for logs: "refused", "timeout", ...
