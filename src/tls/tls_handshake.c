@@ -13,8 +13,6 @@
 #include "tls_certificate.h"
 #include "tls_parts.h"
 
-#define DRAIN_MAX ((size_t)64 * 1024)
-
 // Takes note of how a call on the socket failed. True: it is to be made again.
 static bool goes_on(struct tls_handshake *handshake, int os_errno)
 {
@@ -234,20 +232,6 @@ void tls_handshake_alert(struct tls_handshake *handshake, unsigned char alert)
     (void)flush(handshake);
 }
 
-// What the peer has sent and nobody will read would make close() a reset, and a reset makes the peer's kernel forget
-// the alert that says why.
-static void part(int fd)
-{
-    unsigned char buffer[4096];
-    (void)shutdown(fd, SHUT_WR);
-    for (size_t drained = 0; drained < DRAIN_MAX;) {
-        ssize_t got = recv(fd, buffer, sizeof buffer, MSG_DONTWAIT);
-        if (got <= 0)
-            return;
-        drained += (size_t)got;
-    }
-}
-
 // Whether what mbedTLS has let pass will do.
 static bool accept_peer(struct tls_handshake *handshake, struct error *error)
 {
@@ -285,7 +269,7 @@ bool tls_handshake_run(struct tls_handshake *handshake, const char *host, struct
     bool is_good = status == 0 && accept_peer(handshake, error);
     handshake->facts->handshake_time = clock_now() - start;
     if (!is_good && handshake->end == SOCKET_FINE)
-        part(handshake->fd);
+        socket_end_and_drain(handshake->fd); // or the alert might be lost
     return is_good;
 }
 
