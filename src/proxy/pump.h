@@ -62,14 +62,14 @@ struct pump {
     size_t plain_length;
     struct iovec pieces[PUMP_PIECES]; // what is ready to be written, from piece_at on
     unsigned piece_at, piece_count;
-    size_t pending;     // bytes in them
-    size_t carried;     // plaintext bytes that sealed pieces stand for
-    unsigned full;      // reads in a row that filled the input
-    bool has_closed;    // the peer's close_notify came behind what is pending
-    bool is_closing;    // what is pending is a close_notify: the end of the stream follows it
-    bool owes_reply;    // the read side has asked for something that its own TLS sender has to say
-    bool over;          // nothing is moved any more
-    bool is_torn;       // it was over with pieces unwritten
+    size_t pending;  // bytes in them
+    size_t carried;  // plaintext bytes that sealed pieces stand for
+    unsigned full;   // reads in a row that filled the input
+    bool has_closed; // the peer's close_notify came behind what is pending
+    bool is_closing; // what is pending is a close_notify: the end of the stream follows it
+    bool owes_reply; // the read side has asked for something that its own TLS sender has to say
+    bool over;       // nothing is moved any more
+    bool is_torn;    // it was over with pieces unwritten
     bool splice_unsupported;
     bool saw_failure;  // this pump's failure ended the connection: what goes on is given until state->grace_end
     bool stalled;      // the write under way has been found waiting: `taken` and `progress` are set
@@ -80,7 +80,9 @@ struct pump {
     // What the twin looks at, on cache lines of its own, since this pump writes it for every message. Room in place of
     // an alignment: gcc's AddressSanitizer does not give a stack frame one of 64.
     char apart_from_above[CACHE_LINE];
-    _Atomic bool writing;       // inside a write to `to`; a failed one is left once it is recorded
+    _Atomic bool writing; // inside a write to `to`; a failed one is left once it is recorded
+    // All the data was written, but the peer of a TLS side was gone when the end of the stream was to be told to it.
+    _Atomic bool end_unheard;
     _Atomic bool finished;      // the end of the stream is passed on, nothing is written any more
     _Atomic int64_t last_write; // coarse clock; only kept if `to` has a read timeout
     char apart_from_below[CACHE_LINE];
@@ -93,10 +95,10 @@ struct relay_state {
     _Atomic int first_finished; // enum relay_side; -1: neither side has sent an end of stream
     // Written by the pump that recorded the reason, read when both have ended.
     int os_errno;
-    int64_t grace_end;            // DEADLINE_NONE: no side failed
-    const char *tls_failure;      // a constant; NULL: TLS is not to blame
-    bool is_peer_alert;           // it is the name of the alert that came
-    unsigned owed_alert;          // enum tls_alert, to be sent to `owed_to`; 0 (which is no failure): none
+    int64_t grace_end;       // DEADLINE_NONE: no side failed
+    const char *tls_failure; // a constant; NULL: TLS is not to blame
+    bool is_peer_alert;      // it is the name of the alert that came
+    unsigned owed_alert;     // enum tls_alert, to be sent to `owed_to`; 0 (which is no failure): none
     enum relay_side owed_to;
 };
 

@@ -95,13 +95,24 @@ void pump_seal_failed(struct pump *pump)
         pump->state->tls_failure = "the TLS sender could not go on";
 }
 
+// TLS peers that have said their own close_notify may close at once, without waiting for ours, and their kernels answer it
+// by a reset. Nothing is lost by that; whether the peer's stream was whole is the twin's to tell.
+static bool is_end_unheard(const struct pump *pump, enum close_reason reason)
+{
+    return pump->sender != NULL && reason == reasons[pump_twin(pump)->side].reset &&
+           (pump->is_closing || atomic_load(&pump->finished));
+}
+
 void pump_write_failed(struct pump *pump, int os_errno)
 {
     const struct side_reasons *to = &reasons[pump_twin(pump)->side];
-    if (os_errno == EAGAIN)
-        (void)fail(pump, to->write_timeout, ETIMEDOUT);
-    else
-        (void)fail(pump, reason_of_errno(to, os_errno), os_errno);
+    enum close_reason reason = os_errno == EAGAIN ? to->write_timeout : reason_of_errno(to, os_errno);
+    if (is_end_unheard(pump, reason)) {
+        atomic_store(&pump->end_unheard, true);
+        atomic_store(&pump->finished, true);
+    } else {
+        (void)fail(pump, reason, os_errno == EAGAIN ? ETIMEDOUT : os_errno);
+    }
     // Only now: see is_orderly_end().
     atomic_store_explicit(&pump->writing, false, memory_order_release);
 }
@@ -171,7 +182,9 @@ bool pump_within_grace(const struct pump *pump)
 static void truncated(struct pump *pump)
 {
     pump->over = true;
-    if (fail(pump, reasons[pump->side].truncated, 0))
+    if (atomic_load(&pump_twin(pump)->end_unheard)) // the twin's write has taken the error
+        pump_read_failed(pump, ECONNRESET);
+    else if (fail(pump, reasons[pump->side].truncated, 0))
         pump->state->tls_failure = "the stream was cut: it ended without a close_notify";
 }
 
@@ -206,7 +219,6 @@ void pump_close_notified(struct pump *pump)
 void pump_finish(struct pump *pump)
 {
     pump->over = true;
-    pump->is_closing = false;
     atomic_store(&pump->finished, true);
     // A TCP connection that is gone before its sending direction was closed has been reset.
     if (shutdown(pump->to, SHUT_WR) != 0)
