@@ -2,13 +2,13 @@
 // files include this.
 //
 // solo.c moves both directions on one thread, which is how every relay begins. pump.c moves one direction on a thread
-// of its own: stages that hand over to one another as the flow changes. pump_io.c is what both read and write by: single
-// reads and writes, and between them TLS records, where a side has them. pump_end.c judges for all: everything that can
-// stop a direction (end of stream, error, silence, a peer that takes nothing) goes through it, and it alone touches the
-// connection's reason.
+// of its own: stages that hand over to one another as the flow changes. pump_io.c is what both read and write by:
+// single reads and writes, and between them TLS records, where a side has them. pump_end.c judges for all: everything
+// that can stop a direction (end of stream, error, silence, a peer that takes nothing) goes through it, and it alone
+// touches the connection's reason.
 //
-// A direction's bytes go through it like this: recv() fills the input; pump_take() makes pieces of it, which are ready to
-// be written (plain to plain: the input itself; from TLS: decrypted in place; to TLS: sealed into the output);
+// A direction's bytes go through it like this: recv() fills the input; pump_take() makes pieces of it, which are ready
+// to be written (plain to plain: the input itself; from TLS: decrypted in place; to TLS: sealed into the output);
 // pump_send() writes them. The next recv() comes when pump_take() finds nothing more in the input.
 
 #ifndef BITFLOW_SRC_PROXY_PUMP_H
@@ -131,8 +131,8 @@ void pump_account(struct pump *pump, size_t size);
 // and pump_take() must have said that there is nothing more.
 ssize_t pump_receive(struct pump *pump, int flags);
 
-// Makes pieces of what was read. True: they are pending; write them, and call again. False: there is nothing more in the
-// input, or the direction is over. May end it: the peer's close_notify, an alert, a broken record.
+// Makes pieces of what was read. True: they are pending; write them, and call again. False: there is nothing more in
+// the input, or the direction is over. May end it: the peer's close_notify, an alert, a broken record.
 bool pump_take(struct pump *pump);
 
 // One write of what is pending (send()'s result); `flags`: send()'s besides MSG_NOSIGNAL.

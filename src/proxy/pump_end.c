@@ -95,8 +95,8 @@ void pump_seal_failed(struct pump *pump)
         pump->state->tls_failure = "the TLS sender could not go on";
 }
 
-// TLS peers that have said their own close_notify may close at once, without waiting for ours, and their kernels answer it
-// by a reset. Nothing is lost by that; whether the peer's stream was whole is the twin's to tell.
+// TLS peers that have said their own close_notify may close at once, without waiting for ours, and their kernels answer
+// it by a reset. Nothing is lost by that; whether the peer's stream was whole is the twin's to tell.
 static bool is_end_unheard(const struct pump *pump, enum close_reason reason)
 {
     return pump->sender != NULL && reason == reasons[pump_twin(pump)->side].reset &&

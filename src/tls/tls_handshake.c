@@ -24,8 +24,8 @@ static bool goes_on(struct tls_handshake *handshake, int os_errno)
     return false;
 }
 
-// Waits until the socket is ready. The whole handshake has one deadline: a peer that sends byte by byte gains nothing by
-// it.
+// Waits until the socket is ready. The whole handshake has one deadline: a peer that sends byte by byte gains nothing
+// by it.
 static bool wait_for(struct tls_handshake *handshake, short events)
 {
     struct pollfd poller = {.fd = handshake->fd, .events = events};

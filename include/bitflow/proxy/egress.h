@@ -1,5 +1,5 @@
-// The way out: connects to the first of the balancer's candidates that can be connected to, TLS handshake included, with
-// each target's own attempts, backoff and timeout. Blocks; the connection's own thread.
+// The way out: connects to the first of the balancer's candidates that can be connected to, TLS handshake included,
+// with each target's own attempts, backoff and timeout. Blocks; the connection's own thread.
 
 #ifndef BITFLOW_PROXY_EGRESS_H
 #define BITFLOW_PROXY_EGRESS_H

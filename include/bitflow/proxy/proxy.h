@@ -46,8 +46,8 @@ struct proxy *proxy_create(const char *name, struct error *error);
 struct proxy *proxy_hold(struct proxy *proxy);
 void proxy_drop(struct proxy **proxy);
 
-// Takes references of its own to `proxy` and `config`, takes over the credentials (on success; they are empty then), and
-// opens the connection log.
+// Takes references of its own to `proxy` and `config`, takes over the credentials (on success; they are empty then),
+// and opens the connection log.
 struct generation *generation_create(struct proxy *proxy, const struct config *config,
                                      const struct proxy_config *settings, struct credentials *credentials,
                                      struct error *error);

@@ -39,8 +39,8 @@ enum relay_side { RELAY_CLIENT, RELAY_TARGET };
 struct relay_socket {
     int fd;
     struct tls_session *tls; // NULL: plain; borrowed
-    int64_t read_timeout;  // ns, 0: none
-    int64_t write_timeout; // ns, 0: none
+    int64_t read_timeout;    // ns, 0: none
+    int64_t write_timeout;   // ns, 0: none
     // Bytes read from this socket and given to the other one, without what TLS adds. Written by one pump in bulk steps,
     // read by anyone.
     _Atomic uint64_t bytes;

@@ -22,8 +22,8 @@ struct doors {
 
 void doors_init(struct doors *doors, struct engine *engine, void (*on_end)(void));
 
-// Puts `config` in force, with its `credentials` (by the proxy's index), of which each proxy that could be prepared takes
-// its own. False: nothing has changed, and the error says which proxy could not be prepared and why.
+// Puts `config` in force, with its `credentials` (by the proxy's index), of which each proxy that could be prepared
+// takes its own. False: nothing has changed, and the error says which proxy could not be prepared and why.
 bool doors_change(struct doors *doors, const struct config *config, struct credentials *credentials,
                   struct error *error);
 

@@ -42,8 +42,8 @@ struct tls_session {
 bool tls_accept(const struct tls_context *context, int fd, int64_t deadline, struct tls_session *session,
                 struct error *error);
 
-// `host`: the target's name or IP literal, for verification; sent as SNI only if it is a name. `patience`: of the client
-// on whose behalf it is; when that client leaves, it ends with ERROR_CANCELLED.
+// `host`: the target's name or IP literal, for verification; sent as SNI only if it is a name. `patience`: of the
+// client on whose behalf it is; when that client leaves, it ends with ERROR_CANCELLED.
 bool tls_connect(const struct tls_context *context, int fd, const char *host, struct patience *patience,
                  int64_t deadline, struct tls_session *session, struct error *error);
 
