@@ -109,7 +109,7 @@ static bool next_plain(struct pump *pump, bool is_held)
     return pump->plain_length > 0;
 }
 
-static void add_piece(struct pump *pump, uint8_t *bytes, size_t length)
+static void add_piece(struct pump *pump, void *bytes, size_t length)
 {
     pump->pieces[pump->piece_count++] = (struct iovec){.iov_base = bytes, .iov_len = length};
     pump->pending += length;

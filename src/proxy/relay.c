@@ -41,7 +41,7 @@ static void init_tls(struct pump *pump)
     pump->splice_unsupported = from != NULL || to != NULL;
 }
 
-static void init_pump(struct relay_state *state, enum relay_side side, unsigned char *buffer)
+static void init_pump(struct relay_state *state, enum relay_side side, void *buffer)
 {
     enum relay_side other = side == RELAY_CLIENT ? RELAY_TARGET : RELAY_CLIENT;
     struct pump *pump = &state->pumps[side];
