@@ -151,10 +151,10 @@ static void test_scalars(void **state)
         {PROXY("p", LISTENER, TARGET ", connect_attempts: 99999999999999999999", ""),
          "f:6:51: server.proxies[0].targets[0].connect_attempts: must be from 1 to 1000, not 99999999999999999999\n"},
         {PROXY("p", LISTENER, TARGET ", keepalive_interval: -2", ""),
-         "f:6:53: server.proxies[0].targets[0].keepalive_interval: \"-2\" is negative; only -1 is allowed, which turns "
+         "f:7:14: server.proxies[0].targets[0].keepalive_interval: \"-2\" is negative; only -1 is allowed, which turns "
          "it off\n"},
         {PROXY("p", LISTENER, TARGET ", keepalive_interval: 10h", ""),
-         "f:6:53: server.proxies[0].targets[0].keepalive_interval: is too long: at most 9h6m7s\n"},
+         "f:7:14: server.proxies[0].targets[0].keepalive_interval: is too long: at most 9h6m7s\n"},
         {"application: {log: {level: verbose}}\n" PROXY("p", LISTENER, TARGET, ""),
          "f:1:28: application.log.level: must be one of debug, info, warn, error, not \"verbose\"\n"},
     };
@@ -278,6 +278,23 @@ static void test_tls_contexts(void **state)
     assert_all_bad(cases, ARRAY_LENGTH(cases));
 }
 
+static void test_server_names_under_sni(void **state)
+{
+    (void)state;
+    static const struct bad_case cases[] = {
+        {PROXY("p", LISTENER, "name: a b, address: 'h:1'", "connection_load_balancer: sni"),
+         "f:6:14: server.proxies[0].targets[0].name: is no server name, which it has to be under sni: example.com, "
+         "*.example.com or *\n"},
+        {PROXY("p", LISTENER, "name: a.*.b, address: 'h:1'", "connection_load_balancer: sni"),
+         "f:6:14: server.proxies[0].targets[0].name: is no server name, which it has to be under sni: example.com, "
+         "*.example.com or *\n"},
+        {PROXY("p", LISTENER, "name: '*.A.b', address: 'h:1'}\n    - {name: '*.a.B', address: 'h:1'",
+               "connection_load_balancer: sni"),
+         "f:7:14: server.proxies[0].targets[1].name: is the same server name as that of targets[0]\n"},
+    };
+    assert_all_bad(cases, ARRAY_LENGTH(cases));
+}
+
 // What is right but not built yet is told along with what is wrong, so that one look at the list is enough.
 static void test_what_is_not_supported_yet_is_told_with_the_rest(void **state)
 {
@@ -341,6 +358,7 @@ int main(void)
         cmocka_unit_test(test_addresses),
         cmocka_unit_test(test_authorized_sources),
         cmocka_unit_test(test_tls_contexts),
+        cmocka_unit_test(test_server_names_under_sni),
         cmocka_unit_test(test_what_is_not_supported_yet_is_told_with_the_rest),
         cmocka_unit_test(test_problems_are_in_the_files_order_and_bounded),
     };
