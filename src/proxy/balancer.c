@@ -13,10 +13,11 @@ size_t balancer_candidate(enum balancer_policy policy, size_t target_count, uint
     case BALANCER_ROUND_ROBIN:
         return (size_t)((turn + n) % target_count);
     case BALANCER_NONE:
-    case BALANCER_SNI: // chooses by name, before it comes to this
+        return n == 0 ? 0 : BALANCER_NO_MORE;
+    case BALANCER_SNI: // chooses by name, and if that chose none, there is none
         break;
     }
-    return n == 0 ? 0 : BALANCER_NO_MORE;
+    return BALANCER_NO_MORE;
 }
 
 enum fit { FITS_NOT, FITS_ALL, FITS_WILDCARD, FITS_EXACTLY };

@@ -78,11 +78,11 @@ static void drop_session(struct egress *egress)
     egress->tls = NULL;
 }
 
-// A borrowed target has been spoken to: it is of no use to anybody any more.
-static void drop_socket(struct dial_result *dialled)
+// A borrowed target that has been spoken to is spent: it is of no use to anybody any more.
+static void drop_socket(struct dial_result *dialled, bool is_spent)
 {
     if (dialled->is_borrowed)
-        inherited_return(dialled->fd, true);
+        inherited_return(dialled->fd, is_spent);
     else
         (void)close(dialled->fd);
     dialled->fd = -1;
@@ -105,7 +105,7 @@ static bool connect_tls(struct egress *egress, const struct target_config *targe
                          egress->tls, error))
         return true;
     egress->is_tls_failure = true;
-    drop_socket(&egress->dialled);
+    drop_socket(&egress->dialled, egress->tls != NULL);
     return false;
 }
 

@@ -34,7 +34,7 @@ static const struct {
     {BALANCER_ROUND_ROBIN, 3, 2, {2, 0, 1, END}},
     {BALANCER_ROUND_ROBIN, 3, 3, {0, 1, 2, END}},
     {BALANCER_ROUND_ROBIN, 4, UINT64_C(1) << 62, {0, 1, 2, 3, END}},
-    {BALANCER_SNI, 3, 1, {0, END}}, // the name decides before it comes to this
+    {BALANCER_SNI, 3, 1, {END}}, // only the name decides
 };
 
 static void test_orders(void **state)

@@ -151,10 +151,10 @@ static void test_scalars(void **state)
         {PROXY("p", LISTENER, TARGET ", connect_attempts: 99999999999999999999", ""),
          "f:6:51: server.proxies[0].targets[0].connect_attempts: must be from 1 to 1000, not 99999999999999999999\n"},
         {PROXY("p", LISTENER, TARGET ", keepalive_interval: -2", ""),
-         "f:7:14: server.proxies[0].targets[0].keepalive_interval: \"-2\" is negative; only -1 is allowed, which turns "
+         "f:6:53: server.proxies[0].targets[0].keepalive_interval: \"-2\" is negative; only -1 is allowed, which turns "
          "it off\n"},
         {PROXY("p", LISTENER, TARGET ", keepalive_interval: 10h", ""),
-         "f:7:14: server.proxies[0].targets[0].keepalive_interval: is too long: at most 9h6m7s\n"},
+         "f:6:53: server.proxies[0].targets[0].keepalive_interval: is too long: at most 9h6m7s\n"},
         {"application: {log: {level: verbose}}\n" PROXY("p", LISTENER, TARGET, ""),
          "f:1:28: application.log.level: must be one of debug, info, warn, error, not \"verbose\"\n"},
     };
