@@ -8,7 +8,7 @@
 # asan tsan         the same, with sanitizers
 # clang             build by clang (its warnings, its check of the locks) and unit tests
 # tidy              clang-tidy
-# fuzz              build the fuzz targets and run each for a few seconds
+# fuzz              build the fuzz targets and run each for a minute
 # quickstart        cmake/quickstart.sh
 #
 # All stages are run, also after one has failed; the exit status tells whether each went well.
@@ -110,7 +110,7 @@ run_stage() {
         timed "clang build" build clang -DBITFLOW_TESTS=ON && timed "clang unit" unit clang
         ;;
     tidy) timed tidy tidy ;;
-    fuzz) timed "fuzz build" build fuzz && timed fuzz ctest --preset fuzz ;;
+    fuzz) timed "fuzz build" build fuzz && timed fuzz ctest --preset fuzz --parallel "$JOBS" ;;
     quickstart) timed quickstart cmake/quickstart.sh ;;
     esac
 }

@@ -8,7 +8,9 @@
 
 #include "bitflow/config/config_load.h"
 #include "bitflow/net/inherited.h"
+#include "bitflow/proxy/credentials.h"
 #include "bitflow/server/server.h"
+#include "bitflow/tls/tls_context.h"
 #include "bitflow/version.h"
 
 enum { EXIT_START_FAILED = 1, EXIT_USAGE = 2 };
@@ -81,17 +83,29 @@ static struct arguments parse_arguments(int argc, char **argv)
     return arguments;
 }
 
-static const struct config *load(const char *path)
+// All of it, the certificates included. NULL: what is wrong was printed.
+static const struct config *load(const char *path, struct credentials **credentials)
 {
     struct config_problems problems;
     config_problems_init(&problems);
     const struct config *config = config_load(path, &problems);
+    if (config != NULL) {
+        *credentials = credentials_load(path, config, &problems);
+        if (*credentials == NULL)
+            config_drop(&config);
+    }
     for (size_t i = 0; i < problems.kept; i++)
         (void)fprintf(stderr, "%s\n", problems.lines[i]);
     if (problems.count > problems.kept)
         (void)fprintf(stderr, "%s: and %zu more problems\n", path, problems.count - problems.kept);
     config_problems_release(&problems);
     return config;
+}
+
+static void print_warning(void *argument, const char *name, const char *file, const char *text)
+{
+    const char *path = argument;
+    (void)fprintf(stderr, "%s: warning: proxy %s: %s: %s\n", path, name, file, text);
 }
 
 // Where the parent closed one of the standard descriptors, a client's socket could become number 2, and be sent the
@@ -110,17 +124,24 @@ int main(int argc, char **argv)
     if (!fill_standard_descriptors())
         return EXIT_START_FAILED;
     struct arguments arguments = parse_arguments(argc, argv);
-    const struct config *config = load(arguments.config);
+    struct error error = ERROR_INIT;
+    struct credentials *credentials = NULL;
+    if (!tls_init(&error)) {
+        (void)fprintf(stderr, "bitflow: %s\n", error.text);
+        return EXIT_START_FAILED;
+    }
+    const struct config *config = load(arguments.config, &credentials);
     if (config == NULL)
         return EXIT_USAGE;
     if (arguments.check) {
+        credentials_warn(credentials, config, print_warning, (void *)arguments.config);
+        credentials_free(&credentials, config->proxy_count);
         (void)printf("%s: the configuration is valid\n", arguments.config);
         config_drop(&config);
         return status_of_output();
     }
     inherited_init();
-    struct error error = ERROR_INIT;
-    if (!server_run(arguments.config, config, &error)) {
+    if (!server_run(arguments.config, config, credentials, &error)) {
         (void)fprintf(stderr, "bitflow: %s\n", error.text);
         return EXIT_START_FAILED;
     }

@@ -118,6 +118,8 @@ static void bind_string(struct binder *binder, const struct schema_row *row, con
     const char *copy = checked_string(binder, row, place);
     if (copy != NULL)
         store(base, row->offset, &copy, sizeof copy);
+    if (copy != NULL && row->has_mark)
+        store(base, row->mark_offset, &place->node->mark, sizeof place->node->mark);
 }
 
 static void bind_bool(struct binder *binder, const struct schema_row *row, const struct place *place, void *base)
@@ -320,6 +322,8 @@ static void bind_optional_object(struct binder *binder, const struct schema_row 
     if (object == NULL)
         return;
     store(base, row->offset, &object, sizeof object);
+    if (row->has_mark)
+        store(object, row->mark_offset, &place->key_mark, sizeof place->key_mark);
     bind_object(binder, row->object, place, object);
 }
 

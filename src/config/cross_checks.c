@@ -1,6 +1,8 @@
 #include <string.h>
+#include <strings.h>
 
 #include "bitflow/config/checks.h"
+#include "bitflow/config/syntax.h"
 
 static void check_certificates(const struct place *tls, struct problem_list *problems, bool *has_pair)
 {
@@ -56,6 +58,37 @@ static void check_target_names(const struct place *targets, const struct proxy_c
     }
 }
 
+// *.example.com and * are patterns of one.
+static bool is_server_name(const char *name)
+{
+    if (strcmp(name, "*") == 0)
+        return true;
+    return syntax_server_name(name[0] == '*' && name[1] == '.' ? name + 2 : name, NULL);
+}
+
+// Where names choose, one that can never be asked for, or that another target answers to, is a mistake.
+static void check_server_names(const struct place *targets, const struct proxy_config *config,
+                               struct problem_list *problems)
+{
+    for (size_t i = 0; config->balancer == BALANCER_SNI && i < config->target_count; i++) {
+        const char *own = config->targets[i].name;
+        if (own == NULL)
+            continue;
+        struct place target = place_item(targets, i);
+        struct place name = place_key(&target, "name");
+        if (!is_server_name(own))
+            problem_at_value(problems, &name,
+                             "is no server name, which it has to be under sni: example.com, *.example.com or *");
+        for (size_t before = 0; before < i; before++) {
+            const char *other = config->targets[before].name;
+            if (other == NULL || strcasecmp(other, own) != 0 || strcmp(other, own) == 0)
+                continue;
+            problem_at_value(problems, &name, "is the same server name as that of targets[%zu]", before);
+            break;
+        }
+    }
+}
+
 static void check_name_to_verify(const struct place *tls, const struct target_config *target,
                                  struct problem_list *problems)
 {
@@ -72,6 +105,7 @@ static void check_targets(const struct place *proxy, const struct proxy_config *
 {
     struct place targets = place_key(proxy, "targets");
     check_target_names(&targets, config, problems);
+    check_server_names(&targets, config, problems);
     for (size_t i = 0; i < config->target_count; i++) {
         struct place target = place_item(&targets, i);
         struct place tls = place_key(&target, "tls_context");

@@ -43,18 +43,28 @@ static bool is_host_and_port(const char *text)
            address.kind == ADDRESS_TCP;
 }
 
-bool syntax_name(const char *text, struct error *error)
+static bool is_name(const char *text, size_t most, struct error *error)
 {
     size_t length = strlen(text);
     if (length == 0)
         return invalid(error, "must not be empty");
-    if (length > SYNTAX_NAME_MAX) {
-        error_set(error, ERROR_INVALID, "is too long: %zu bytes, at most %d", length, SYNTAX_NAME_MAX);
+    if (length > most) {
+        error_set(error, ERROR_INVALID, "is too long: %zu bytes, at most %zu", length, most);
         return false;
     }
     if (has_control_characters(text))
         return invalid(error, "must not have control characters in it");
     return true;
+}
+
+bool syntax_name(const char *text, struct error *error)
+{
+    return is_name(text, SYNTAX_NAME_MAX, error);
+}
+
+bool syntax_target_name(const char *text, struct error *error)
+{
+    return is_name(text, SYNTAX_TARGET_NAME_MAX, error);
 }
 
 bool syntax_metric_prefix(const char *text, struct error *error)

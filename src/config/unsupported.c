@@ -11,8 +11,6 @@ static void report(struct problem_list *problems, const struct place *parent, co
 
 static void check_target(const struct place *at, const struct target_config *target, struct problem_list *problems)
 {
-    if (target->tls != NULL)
-        report(problems, at, "tls_context");
     if (target->socks_proxy != NULL)
         report(problems, at, "proxy");
     if (target->resolve_timeout != 0)
@@ -21,19 +19,11 @@ static void check_target(const struct place *at, const struct target_config *tar
 
 static void check_proxy(const struct place *at, const struct proxy_config *proxy, struct problem_list *problems)
 {
-    struct place listener = place_key(at, "listener");
-    if (proxy->listener.tls != NULL)
-        report(problems, &listener, "tls_context");
-
     struct place options = place_key(at, "options");
     if (proxy->enable_proxy_header)
         report(problems, &options, "enable_proxy_header");
     if (proxy->enable_dual_stack)
         report(problems, &options, "enable_dual_stack");
-    if (proxy->balancer == BALANCER_SNI) {
-        struct place balancer = place_key(&options, "connection_load_balancer");
-        problem_at_key(problems, &balancer, "sni is not supported yet");
-    }
 
     struct place targets = place_key(at, "targets");
     for (size_t i = 0; i < proxy->target_count; i++) {

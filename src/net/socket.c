@@ -102,6 +102,20 @@ void socket_flush(int fd, int64_t deadline)
     set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, before);
 }
 
+#define DRAIN_MAX ((size_t)256 * 1024)
+
+void socket_end_and_drain(int fd)
+{
+    unsigned char buffer[4096];
+    (void)shutdown(fd, SHUT_WR);
+    for (size_t drained = 0; drained < DRAIN_MAX;) {
+        ssize_t got = recv(fd, buffer, sizeof buffer, MSG_DONTWAIT);
+        if (got <= 0)
+            return;
+        drained += (size_t)got;
+    }
+}
+
 void socket_set_reset_on_close(int fd)
 {
     struct linger linger = {.l_onoff = 1, .l_linger = 0};

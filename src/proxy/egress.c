@@ -1,8 +1,11 @@
 #include "bitflow/proxy/egress.h"
 
+#include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/net/inherited.h"
 #include "bitflow/proxy/balancer.h"
 
 #define JITTER_PERCENT 20
@@ -67,12 +70,49 @@ static bool wait_out_shortage(unsigned tried, struct patience *patience)
     return tried < SHORTAGE_TRIES && patience_poll(patience, NULL, 0, deadline_after(wait)) == PATIENCE_DEADLINE;
 }
 
-// One attempt, which a shortage of descriptors delays at first.
-static bool attempt_dial(struct egress *egress, const struct target_config *target, struct patience *patience,
-                         struct error *error)
+static void drop_session(struct egress *egress)
 {
-    int64_t deadline = deadline_after(target->connect_timeout);
-    egress->attempts++;
+    if (egress->tls != NULL)
+        tls_session_release(egress->tls);
+    free(egress->tls);
+    egress->tls = NULL;
+}
+
+// A borrowed target has been spoken to: it is of no use to anybody any more.
+static void drop_socket(struct dial_result *dialled)
+{
+    if (dialled->is_borrowed)
+        inherited_return(dialled->fd, true);
+    else
+        (void)close(dialled->fd);
+    dialled->fd = -1;
+}
+
+// The name that a target's certificate is to be for. NULL: its address has none.
+static const char *host_of(const struct target_config *target)
+{
+    return target->address.kind == ADDRESS_TCP ? target->address.host : NULL;
+}
+
+static bool connect_tls(struct egress *egress, const struct target_config *target, const struct tls_context *context,
+                        struct patience *patience, int64_t deadline, struct error *error)
+{
+    int64_t own = deadline_after(target->tls->handshake_timeout);
+    egress->tls = calloc(1, sizeof *egress->tls);
+    if (egress->tls == NULL)
+        error_set_errno(error, ENOMEM, "cannot begin a TLS handshake");
+    else if (tls_connect(context, egress->dialled.fd, host_of(target), patience, own < deadline ? own : deadline,
+                         egress->tls, error))
+        return true;
+    egress->is_tls_failure = true;
+    drop_socket(&egress->dialled);
+    return false;
+}
+
+// TCP's part of an attempt, which a shortage of descriptors delays at first.
+static bool connect_socket(struct egress *egress, const struct target_config *target, struct patience *patience,
+                           int64_t deadline, struct error *error)
+{
     for (unsigned tried = 1;; tried++) {
         *error = ERROR_INIT;
         bool connected = dial(&target->address, patience, deadline, &egress->dialled, error);
@@ -85,38 +125,62 @@ static bool attempt_dial(struct egress *egress, const struct target_config *targ
     }
 }
 
-// All attempts at one target. `error` is the last attempt's.
-static bool connect_target(struct egress *egress, const struct target_config *target, struct patience *patience,
-                           const struct log_context *context, struct error *error)
+static bool attempt(struct egress *egress, const struct target_config *target, const struct tls_context *context,
+                    struct patience *patience, struct error *error)
 {
+    int64_t deadline = deadline_after(target->connect_timeout);
+    egress->attempts++;
+    egress->is_tls_failure = false;
+    drop_session(egress);
+    return connect_socket(egress, target, patience, deadline, error) &&
+           (context == NULL || connect_tls(egress, target, context, patience, deadline, error));
+}
+
+// All attempts at one target. `error` is the last attempt's.
+static bool connect_target(struct egress *egress, const struct egress_plan *plan, size_t index,
+                           struct patience *patience, const struct log_context *context, struct error *error)
+{
+    const struct target_config *target = &plan->settings->targets[index];
     egress->target = target;
-    for (int64_t attempt = 1; attempt <= target->connect_attempts; attempt++) {
+    for (int64_t number = 1; number <= target->connect_attempts; number++) {
         *error = ERROR_INIT;
-        if (!wait_before(target, attempt, patience, error))
+        if (!wait_before(target, number, patience, error))
             return false;
-        if (attempt_dial(egress, target, patience, error))
+        if (attempt(egress, target, plan->tls[index], patience, error))
             return true;
         if (error->code != ERROR_CANCELLED)
-            log_failure(target, attempt, error, context);
+            log_failure(target, number, error, context);
         if (!is_worth_another(error))
             return false;
     }
     return false;
 }
 
-bool egress_connect(struct egress *egress, const struct proxy_config *settings, uint64_t turn,
-                    struct patience *patience, const struct log_context *context, struct error *error)
+static size_t candidate(const struct egress_plan *plan, size_t n)
+{
+    if (plan->chosen != BALANCER_NO_MORE)
+        return n == 0 ? plan->chosen : BALANCER_NO_MORE;
+    return balancer_candidate(plan->settings->balancer, plan->settings->target_count, plan->turn, n);
+}
+
+bool egress_connect(struct egress *egress, const struct egress_plan *plan, struct patience *patience,
+                    const struct log_context *context, struct error *error)
 {
     struct error last = ERROR_INIT;
     for (size_t n = 0;; n++) {
-        size_t index = balancer_candidate(settings->balancer, settings->target_count, turn, n);
+        size_t index = candidate(plan, n);
         if (index == BALANCER_NO_MORE)
             break;
-        if (connect_target(egress, &settings->targets[index], patience, context, &last))
+        if (connect_target(egress, plan, index, patience, context, &last))
             return true;
         if (!is_worth_another(&last))
             break;
     }
     error_pass(error, &last);
     return false;
+}
+
+void egress_release(struct egress *egress)
+{
+    drop_session(egress);
 }

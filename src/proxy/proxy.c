@@ -36,7 +36,8 @@ void proxy_drop(struct proxy **proxy)
 }
 
 struct generation *generation_create(struct proxy *proxy, const struct config *config,
-                                     const struct proxy_config *settings, struct error *error)
+                                     const struct proxy_config *settings, struct credentials *credentials,
+                                     struct error *error)
 {
     struct generation *generation = calloc(1, sizeof *generation);
     if (generation == NULL) {
@@ -54,6 +55,8 @@ struct generation *generation_create(struct proxy *proxy, const struct config *c
     generation->proxy = proxy_hold(proxy);
     generation->config = config_hold(config);
     generation->settings = settings;
+    generation->credentials = *credentials;
+    *credentials = (struct credentials){.listener = NULL};
     return generation;
 }
 
@@ -70,6 +73,7 @@ void generation_drop(struct generation **generation)
     if (dropped == NULL || atomic_fetch_sub_explicit(&dropped->references, 1, memory_order_acq_rel) > 1)
         return;
     connection_log_close(&dropped->log);
+    credentials_release(&dropped->credentials);
     config_drop(&dropped->config);
     proxy_drop(&dropped->proxy);
     free(dropped);

@@ -27,16 +27,6 @@ enum stage { STAGE_SMALL, STAGE_SPLICE, STAGE_BULK_COPY, STAGE_ENDED };
 // What a bulk stage makes of a read that brought nothing.
 enum verdict { READ_AGAIN, READ_WAS_IDLE, READ_ENDS_BULK, READ_ENDED };
 
-void pump_account(struct pump *pump, size_t size)
-{
-    _Atomic uint64_t *bytes = &pump_from(pump)->bytes;
-    // This thread alone writes it, so no locked instruction is needed.
-    uint64_t before = atomic_load_explicit(bytes, memory_order_relaxed);
-    atomic_store_explicit(bytes, before + size, memory_order_relaxed);
-    if (pump_to(pump)->read_timeout > 0)
-        atomic_store_explicit(&pump->last_write, clock_now_coarse(), memory_order_relaxed);
-}
-
 static void begin_write(struct pump *pump)
 {
     atomic_store_explicit(&pump->writing, true, memory_order_relaxed);
@@ -60,61 +50,68 @@ static bool goes_on_writing(struct pump *pump)
     return true;
 }
 
-static bool send_all(struct pump *pump, const unsigned char *data, size_t size)
+// Writes what is pending. False: the direction has ended.
+static bool send_pending(struct pump *pump)
 {
     begin_write(pump);
     for (;;) {
-        ssize_t sent = send(pump->to, data, size, MSG_NOSIGNAL);
+        ssize_t sent = pump_send(pump, 0);
         if (sent < 0 && errno == EINTR)
             continue;
         if (sent < 0 && errno != EAGAIN) {
             pump_write_failed(pump, errno);
             return false;
         }
-        if (sent > 0) {
-            data += sent;
-            size -= (size_t)sent;
-            pump_account(pump, (size_t)sent);
-        }
-        if (size == 0)
-            return end_write(pump);
+        if (pump->pending == 0)
+            break;
         if (!goes_on_writing(pump)) {
             (void)end_write(pump);
             return false;
         }
     }
+    bool goes_on = end_write(pump);
+    if (pump->is_closing)
+        pump_finish(pump);
+    return goes_on && !pump->over;
 }
 
-// Returns what came, or 0 when the direction has ended.
-static size_t receive(struct pump *pump, unsigned char *buffer, size_t size)
+// Writes all that was read, but for what is no whole record yet.
+static bool forward(struct pump *pump)
+{
+    do
+        if (pump->pending > 0 && !send_pending(pump))
+            return false;
+    while (pump_take(pump));
+    return !pump->over;
+}
+
+// Waits for something to read. False: the direction has ended.
+static bool receive(struct pump *pump)
 {
     for (;;) {
-        ssize_t received = recv(pump->from, buffer, size, 0);
+        ssize_t received = pump_receive(pump, 0);
         if (received > 0)
-            return (size_t)received;
+            return true;
         if (received == 0) {
             pump_end_of_stream(pump, true);
-            return 0;
+            return forward(pump);
         }
         if (errno == EINTR)
             continue;
         if (errno != EAGAIN) {
             pump_read_failed(pump, errno);
-            return 0;
+            return false;
         }
         if (!pump_outlasts_silence(pump, pump_from(pump)->read_timeout))
-            return 0;
+            return false;
     }
 }
 
 static enum stage move_small(struct pump *pump)
 {
-    while (pump->full < PUMP_BULK_AFTER) {
-        size_t size = receive(pump, pump->buffer, PUMP_BUFFER);
-        if (size == 0 || !send_all(pump, pump->buffer, size))
+    while (pump->full < PUMP_BULK_AFTER)
+        if (!receive(pump) || !forward(pump))
             return STAGE_ENDED;
-        pump->full = size == PUMP_BUFFER ? pump->full + 1 : 0;
-    }
     pump->full = 0;
     return pump->splice_unsupported ? STAGE_BULK_COPY : STAGE_SPLICE;
 }
@@ -138,6 +135,7 @@ static enum stage end_bulk(struct pump *pump, enum verdict verdict, enum stage n
         return STAGE_ENDED;
     int64_t timeout = pump_from(pump)->read_timeout;
     socket_set_receive_timeout(pump->from, timeout);
+    pump->full = 0;
     if (verdict == READ_AGAIN)
         return next;
     if (verdict == READ_WAS_IDLE && timeout > 0 && !pump_outlasts_silence(pump, bulk_wait(pump)))
@@ -149,14 +147,17 @@ static enum stage end_bulk(struct pump *pump, enum verdict verdict, enum stage n
 static bool empty_by_copy(struct pump *pump, const struct bulk_pipe *bulk_pipe, size_t size)
 {
     while (size > 0) {
-        ssize_t taken = read(bulk_pipe->read_end, pump->buffer, size < PUMP_BUFFER ? size : PUMP_BUFFER);
+        size_t room = size < pump->buffers.input_size ? size : pump->buffers.input_size;
+        ssize_t taken = read(bulk_pipe->read_end, pump->buffers.input, room);
         if (taken < 0 && errno == EINTR)
             continue;
         if (taken <= 0) {
             pump_write_failed(pump, taken < 0 ? errno : EIO);
             return false;
         }
-        if (!send_all(pump, pump->buffer, (size_t)taken))
+        pump->used = 0;
+        pump->filled = (size_t)taken;
+        if (!forward(pump))
             return false;
         size -= (size_t)taken;
     }
@@ -237,34 +238,54 @@ static enum stage move_by_splice(struct pump *pump)
     return end_bulk(pump, verdict, STAGE_SMALL);
 }
 
+static bool create_bulk_buffers(const struct pump *pump, struct pump_buffers *buffers)
+{
+    *buffers = (struct pump_buffers){.input_size = BULK_BUFFER, .input = malloc(BULK_BUFFER)};
+    if (pump->sender != NULL) {
+        buffers->output_size = TLS_SEALED_SIZE(BULK_BUFFER);
+        buffers->output = malloc(buffers->output_size);
+    }
+    if (buffers->input != NULL && (pump->sender == NULL || buffers->output != NULL))
+        return true;
+    free(buffers->input);
+    free(buffers->output);
+    return false;
+}
+
+static enum verdict copy_bulk(struct pump *pump, unsigned *small)
+{
+    ssize_t received = pump_receive(pump, 0);
+    if (received <= 0)
+        return judge_bulk_read(pump, received);
+    *small = (size_t)received < PUMP_BUFFER ? *small + 1 : 0;
+    return forward(pump) ? READ_AGAIN : READ_ENDED;
+}
+
 static enum stage move_by_big_copy(struct pump *pump)
 {
-    unsigned char *buffer = malloc(BULK_BUFFER);
-    if (buffer == NULL)
+    struct pump_buffers bulk, before = pump->buffers;
+    if (!create_bulk_buffers(pump, &bulk))
         return STAGE_SMALL;
+    pump_change_buffers(pump, &bulk);
     begin_bulk(pump);
     enum verdict verdict = READ_AGAIN;
     unsigned small = 0;
     for (unsigned reads = 0; small < SMALL_AFTER && verdict == READ_AGAIN; reads++) {
         if (reads == RETRY_AFTER && !pump->splice_unsupported)
             break;
-        ssize_t received = recv(pump->from, buffer, BULK_BUFFER, 0);
-        if (received <= 0)
-            verdict = judge_bulk_read(pump, received);
-        else if (!send_all(pump, buffer, (size_t)received))
-            verdict = READ_ENDED;
-        else
-            small = (size_t)received < PUMP_BUFFER ? small + 1 : 0;
+        verdict = copy_bulk(pump, &small);
     }
-    free(buffer);
+    if (verdict == READ_ENDED)
+        pump->filled = pump->used = 0;
+    pump_change_buffers(pump, &before); // all is written, but for a part of a record
+    free(bulk.input);
+    free(bulk.output);
     return end_bulk(pump, verdict, small < SMALL_AFTER ? STAGE_SPLICE : STAGE_SMALL);
 }
 
 void pump_run(struct pump *pump)
 {
-    enum stage stage = STAGE_SMALL;
-    if (pump->pending > 0 && !send_all(pump, pump->buffer + pump->pending_at, pump->pending))
-        return;
+    enum stage stage = forward(pump) ? STAGE_SMALL : STAGE_ENDED;
     while (stage != STAGE_ENDED) {
         if (stage == STAGE_SMALL)
             stage = move_small(pump);

@@ -17,12 +17,14 @@
 #define SLICE_MAX (NS_PER_S / 2)
 
 struct side_reasons {
-    enum close_reason reset, lost, read_timeout, write_timeout;
+    enum close_reason reset, lost, read_timeout, write_timeout, truncated, tls_error;
 };
 
 static const struct side_reasons reasons[2] = {
-    [RELAY_CLIENT] = {CLOSE_CLIENT_RESET, CLOSE_CLIENT_LOST, CLOSE_CLIENT_READ_TIMEOUT, CLOSE_CLIENT_WRITE_TIMEOUT},
-    [RELAY_TARGET] = {CLOSE_TARGET_RESET, CLOSE_TARGET_LOST, CLOSE_TARGET_READ_TIMEOUT, CLOSE_TARGET_WRITE_TIMEOUT},
+    [RELAY_CLIENT] = {CLOSE_CLIENT_RESET, CLOSE_CLIENT_LOST, CLOSE_CLIENT_READ_TIMEOUT, CLOSE_CLIENT_WRITE_TIMEOUT,
+                      CLOSE_CLIENT_TRUNCATED, CLOSE_CLIENT_TLS_ERROR},
+    [RELAY_TARGET] = {CLOSE_TARGET_RESET, CLOSE_TARGET_LOST, CLOSE_TARGET_READ_TIMEOUT, CLOSE_TARGET_WRITE_TIMEOUT,
+                      CLOSE_TARGET_TRUNCATED, CLOSE_TARGET_TLS_ERROR},
 };
 
 static bool has_reason(const struct pump *pump)
@@ -39,14 +41,16 @@ static bool record(struct pump *pump, enum close_reason reason)
 
 // One side is gone. The twin, which reads `to`, delivers what `to` has sent so far and then finds the end of the
 // stream: SHUT_RD ends the reading without a byte on the wire, so that neither side takes this for an orderly end.
-static void fail(struct pump *pump, enum close_reason reason, int os_errno)
+// False: another reason stands already.
+static bool fail(struct pump *pump, enum close_reason reason, int os_errno)
 {
     if (!record(pump, reason))
-        return;
+        return false;
     pump->saw_failure = true;
     pump->state->os_errno = os_errno;
     pump->state->grace_end = deadline_after(PUMP_GRACE);
     (void)shutdown(pump->to, SHUT_RD);
+    return true;
 }
 
 static enum close_reason reason_of_errno(const struct side_reasons *of, int os_errno)
@@ -68,16 +72,47 @@ static enum close_reason reason_of_errno(const struct side_reasons *of, int os_e
 
 void pump_read_failed(struct pump *pump, int os_errno)
 {
-    fail(pump, reason_of_errno(&reasons[pump->side], os_errno), os_errno);
+    (void)fail(pump, reason_of_errno(&reasons[pump->side], os_errno), os_errno);
+}
+
+// What was received before it is delivered already: pump_take() holds a failure back until then.
+void pump_tls_failed(struct pump *pump, unsigned alert, const char *what)
+{
+    struct relay_state *state = pump->state;
+    pump->over = true;
+    if (!fail(pump, reasons[pump->side].tls_error, 0))
+        return;
+    state->tls_failure = what;
+    state->is_peer_alert = alert == 0;
+    state->owed_alert = alert;
+    state->owed_to = pump->side;
+}
+
+void pump_seal_failed(struct pump *pump)
+{
+    pump->over = true;
+    if (fail(pump, CLOSE_OUT_OF_MEMORY, ENOMEM))
+        pump->state->tls_failure = "the TLS sender could not go on";
+}
+
+// TLS peers that have said their own close_notify may close at once, without waiting for ours, and their kernels answer
+// it by a reset. Nothing is lost by that; whether the peer's stream was whole is the twin's to tell.
+static bool is_end_unheard(const struct pump *pump, enum close_reason reason)
+{
+    return pump->sender != NULL && reason == reasons[pump_twin(pump)->side].reset &&
+           (pump->is_closing || atomic_load(&pump->finished));
 }
 
 void pump_write_failed(struct pump *pump, int os_errno)
 {
     const struct side_reasons *to = &reasons[pump_twin(pump)->side];
-    if (os_errno == EAGAIN)
-        fail(pump, to->write_timeout, ETIMEDOUT);
-    else
-        fail(pump, reason_of_errno(to, os_errno), os_errno);
+    enum close_reason reason = os_errno == EAGAIN ? to->write_timeout : reason_of_errno(to, os_errno);
+    if (is_end_unheard(pump, reason)) {
+        atomic_store(&pump->end_unheard, true);
+        atomic_store(&pump->finished, true);
+    } else {
+        (void)fail(pump, reason, os_errno == EAGAIN ? ETIMEDOUT : os_errno);
+    }
     // Only now: see is_orderly_end().
     atomic_store_explicit(&pump->writing, false, memory_order_release);
 }
@@ -142,12 +177,48 @@ bool pump_within_grace(const struct pump *pump)
     return !pump->saw_failure || deadline_left(pump->state->grace_end) > 0;
 }
 
+// Whoever can cut a TCP connection could make a whole stream of half of one: without a close_notify it is no end (RFC
+// 8446 6.1).
+static void truncated(struct pump *pump)
+{
+    pump->over = true;
+    if (atomic_load(&pump_twin(pump)->end_unheard)) // the twin's write has taken the error
+        pump_read_failed(pump, ECONNRESET);
+    else if (fail(pump, reasons[pump->side].truncated, 0))
+        pump->state->tls_failure = "the stream was cut: it ended without a close_notify";
+}
+
+static void pass_end_on(struct pump *pump)
+{
+    int nobody = -1;
+    (void)atomic_compare_exchange_strong(&pump->state->first_finished, &nobody, (int)pump->side);
+    if (pump->sender != NULL)
+        pump_close_with_notify(pump);
+    else
+        pump_finish(pump);
+}
+
 void pump_end_of_stream(struct pump *pump, bool may_be_reset)
 {
     if (!is_orderly_end(pump, may_be_reset))
-        return;
-    int nobody = -1;
-    (void)atomic_compare_exchange_strong(&pump->state->first_finished, &nobody, (int)pump->side);
+        pump->over = true;
+    else if (pump->receiver == NULL)
+        pass_end_on(pump);
+    else
+        truncated(pump);
+}
+
+void pump_close_notified(struct pump *pump)
+{
+    if (has_reason(pump))
+        pump->over = true;
+    else
+        pass_end_on(pump);
+}
+
+void pump_finish(struct pump *pump)
+{
+    pump->over = true;
     atomic_store(&pump->finished, true);
     // A TCP connection that is gone before its sending direction was closed has been reset.
     if (shutdown(pump->to, SHUT_WR) != 0)

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <semaphore.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 
 #include "bitflow/base/clock.h"
@@ -24,19 +25,41 @@ struct parting {
     sem_t pooled_wake;
 };
 
-static void init_pump(struct relay_state *state, enum relay_side side, unsigned char *buffer)
+static void init_tls(struct pump *pump)
+{
+    struct tls_session *from = pump_from(pump)->tls, *to = pump_to(pump)->tls;
+    if (from != NULL) {
+        pump->receiver = from->receiver;
+        pump->buffers.input_size = PUMP_ROOM;
+    }
+    if (to != NULL) {
+        pump->sender = to->sender;
+        pump->record_limit = to->record_limit;
+        pump->buffers.output_size = TLS_SEALED_SIZE(PUMP_ROOM);
+        pump->buffers.output = malloc(pump->buffers.output_size);
+    }
+    pump->splice_unsupported = from != NULL || to != NULL;
+}
+
+static void init_pump(struct relay_state *state, enum relay_side side, void *buffer)
 {
     enum relay_side other = side == RELAY_CLIENT ? RELAY_TARGET : RELAY_CLIENT;
     struct pump *pump = &state->pumps[side];
     pump->state = state;
     pump->side = side;
-    pump->buffer = buffer;
+    pump->buffers = (struct pump_buffers){.input = buffer, .input_size = PUMP_BUFFER};
     pump->from = state->relay->sockets[side].fd;
     pump->to = state->relay->sockets[other].fd;
     atomic_init(&pump->last_write, INT64_MIN / 2);
+    init_tls(pump);
 }
 
-static void init_parting(struct parting *parting, struct relay *relay, unsigned char buffers[2][PUMP_BUFFER])
+static bool has_buffers(const struct pump *pump)
+{
+    return pump->sender == NULL || pump->buffers.output != NULL;
+}
+
+static void init_parting(struct parting *parting, struct relay *relay, unsigned char buffers[2][PUMP_ROOM])
 {
     *parting = (struct parting){.state = {.relay = relay, .grace_end = DEADLINE_NONE}};
     atomic_init(&parting->state.first_finished, -1);
@@ -104,25 +127,45 @@ static void flush(const struct relay_state *state, enum relay_side side)
     socket_flush(state->relay->sockets[side].fd, state->grace_end);
 }
 
+// Tells the side that broke TLS by an alert, unless the half of a record is on its way there.
+static void send_owed_alert(const struct relay_state *state)
+{
+    uint8_t record[TLS_ALERT_RECORD_MAX];
+    const struct relay_socket *socket = &state->relay->sockets[state->owed_to];
+    const struct pump *writer = pump_twin(&state->pumps[state->owed_to]);
+    if (state->owed_alert == 0 || writer->pending > 0 || writer->is_torn || atomic_load(&writer->finished))
+        return;
+    size_t size = tls_sender_alert(socket->tls->sender, (enum tls_alert)state->owed_alert, record, sizeof record);
+    if (size > 0 && send(socket->fd, record, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size)
+        socket_end_and_drain(socket->fd);
+}
+
 // Delivers what can be delivered and says how the sockets are to be closed.
 static void conclude(const struct relay_state *state, struct relay_result *result)
 {
     enum close_reason reason = CLOSE_NONE;
     if (atomic_compare_exchange_strong(state->relay->reason, &reason, CLOSE_COMPLETED))
         reason = CLOSE_COMPLETED;
-    struct relay_result concluded = {
-        .reason = reason, .ended_by = close_reason_ended_by(reason), .os_errno = state->os_errno};
+    struct relay_result concluded = {.reason = reason,
+                                     .ended_by = close_reason_ended_by(reason),
+                                     .os_errno = state->os_errno,
+                                     .tls_failure = state->tls_failure,
+                                     .is_peer_alert = state->is_peer_alert};
     switch (reason) {
     case CLOSE_COMPLETED:
         concluded.ended_by = atomic_load(&state->first_finished) == RELAY_TARGET ? ENDED_BY_TARGET : ENDED_BY_CLIENT;
         break;
     case CLOSE_CLIENT_RESET:
     case CLOSE_CLIENT_LOST:
+    case CLOSE_CLIENT_TRUNCATED:
+    case CLOSE_CLIENT_TLS_ERROR:
         flush(state, RELAY_TARGET);
         concluded.reset_target = true;
         break;
     case CLOSE_TARGET_RESET:
     case CLOSE_TARGET_LOST:
+    case CLOSE_TARGET_TRUNCATED:
+    case CLOSE_TARGET_TLS_ERROR:
         flush(state, RELAY_CLIENT);
         concluded.reset_client = true;
         break;
@@ -143,6 +186,7 @@ static void conclude(const struct relay_state *state, struct relay_result *resul
     default: // a read timeout, or ended from outside
         break;
     }
+    send_owed_alert(state);
     *result = concluded;
 }
 
@@ -168,17 +212,29 @@ static bool run_pumps(struct parting *parting)
     return true;
 }
 
+static void run(struct parting *parting)
+{
+    while (!solo_run(&parting->solo)) {
+        if (run_pumps(parting))
+            return;
+        solo_refused(&parting->solo);
+    }
+}
+
 void relay_run(struct relay *relay, struct relay_result *result)
 {
-    unsigned char buffers[2][PUMP_BUFFER];
+    unsigned char buffers[2][PUMP_ROOM];
     struct parting parting;
     init_parting(&parting, relay, buffers);
-    while (!solo_run(&parting.solo)) {
-        if (run_pumps(&parting))
-            break;
-        solo_refused(&parting.solo);
-    }
+    struct pump *client = &parting.state.pumps[RELAY_CLIENT], *target = &parting.state.pumps[RELAY_TARGET];
+    enum close_reason none = CLOSE_NONE;
+    if (has_buffers(client) && has_buffers(target))
+        run(&parting);
+    else
+        (void)atomic_compare_exchange_strong(relay->reason, &none, CLOSE_OUT_OF_MEMORY);
     conclude(&parting.state, result);
+    free(client->buffers.output);
+    free(target->buffers.output);
     (void)sem_destroy(&parting.caller_wake);
     (void)sem_destroy(&parting.pooled_wake);
 }

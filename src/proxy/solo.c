@@ -31,6 +31,7 @@ static bool may_read(const struct pump *pump)
 static void end(struct pump *pump)
 {
     pump->over = true;
+    pump->is_torn = pump->pending > 0;
     pump->pending = 0;
 }
 
@@ -40,26 +41,40 @@ static void note_read(struct pump *pump)
         pump->last_read = clock_now_coarse();
 }
 
-static void write_pending(struct pump *pump)
+// False: some of it has to wait, or the direction is over.
+static bool write_pending(struct pump *pump)
 {
-    ssize_t sent = send(pump->to, pump->buffer + pump->pending_at, pump->pending, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (sent < 0) {
-        if (errno == EAGAIN || errno == EINTR)
-            return;
+    ssize_t sent = pump_send(pump, MSG_DONTWAIT);
+    if (sent < 0 && errno != EAGAIN && errno != EINTR) {
         pump_write_failed(pump, errno);
         end(pump);
-        return;
     }
-    pump_account(pump, (size_t)sent);
-    pump->pending_at += (size_t)sent;
-    pump->pending -= (size_t)sent;
-    if (pump->pending == 0)
-        note_read(pump);
+    if (pump->pending > 0 || pump->over)
+        return false;
+    if (pump->is_closing)
+        pump_finish(pump);
+    note_read(pump);
+    return true;
+}
+
+// Writes what is pending, and what else has been read.
+static void forward(struct pump *pump)
+{
+    bool is_new = false;
+    do {
+        if (pump->pending > 0 && !write_pending(pump))
+            break;
+        is_new = pump_take(pump);
+    } while (is_new);
+    if (is_new && pump->pending > 0) {
+        pump->stalled = false;
+        pump->checked = clock_now_coarse();
+    }
 }
 
 static void move(struct pump *pump, short revents)
 {
-    ssize_t received = recv(pump->from, pump->buffer, PUMP_BUFFER, MSG_DONTWAIT);
+    ssize_t received = pump_receive(pump, MSG_DONTWAIT);
     if (received < 0) {
         if (errno == EAGAIN || errno == EINTR)
             return;
@@ -67,18 +82,14 @@ static void move(struct pump *pump, short revents)
         end(pump);
         return;
     }
-    if (received == 0) {
+    if (received == 0)
         pump_end_of_stream(pump, (revents & (POLLHUP | POLLERR)) != 0);
-        end(pump);
-        return;
-    }
-    pump->full = (size_t)received == PUMP_BUFFER ? pump->full + 1 : 0;
-    pump->pending_at = 0;
-    pump->pending = (size_t)received;
-    write_pending(pump);
-    if (pump->pending > 0) {
-        pump->stalled = false;
-        pump->checked = clock_now_coarse();
+    forward(pump);
+    struct pump *writer = pump_twin(pump);
+    if (pump->owes_reply && writer->pending == 0 && !writer->over) {
+        pump->owes_reply = false;
+        pump_reply(writer);
+        forward(writer);
     }
 }
 
@@ -89,7 +100,7 @@ static void serve(struct solo *solo, enum relay_side side, short revents)
     struct pump *writer = pump_twin(reader);
     bool was_asked = false;
     if (writer->pending > 0 && (revents & ~POLLIN) != 0) {
-        write_pending(writer);
+        forward(writer);
         was_asked = true;
     }
     if (may_read(reader) && (revents & ~POLLOUT) != 0) {

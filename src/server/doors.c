@@ -59,8 +59,8 @@ static struct acceptor *open_acceptor(struct doors *doors, struct generation *ge
     return acceptor;
 }
 
-static bool plan_door(struct doors *doors, const struct config *config, struct planned_door *plan, size_t index,
-                      struct error *error)
+static bool plan_door(struct doors *doors, const struct config *config, struct credentials *credentials,
+                      struct planned_door *plan, size_t index, struct error *error)
 {
     const struct proxy_config *settings = &config->proxies[index];
     struct planned_door *door = &plan[index];
@@ -69,7 +69,7 @@ static bool plan_door(struct doors *doors, const struct config *config, struct p
     struct proxy *proxy = find_or_create_proxy(doors, settings->name, error);
     if (proxy == NULL)
         return false;
-    door->generation = generation_create(proxy, config, settings, error);
+    door->generation = generation_create(proxy, config, settings, &credentials[index], error);
     proxy_drop(&proxy);
     if (door->generation == NULL)
         return false;
@@ -108,7 +108,8 @@ static void switch_over(struct doors *doors, struct planned_door *plan, size_t c
     doors->count = count;
 }
 
-bool doors_change(struct doors *doors, const struct config *config, struct error *error)
+bool doors_change(struct doors *doors, const struct config *config, struct credentials *credentials,
+                  struct error *error)
 {
     size_t count = config->proxy_count;
     struct planned_door *plan = calloc(count, sizeof *plan);
@@ -118,7 +119,7 @@ bool doors_change(struct doors *doors, const struct config *config, struct error
     if (!planned)
         error_set_errno(error, ENOMEM, "cannot prepare %zu proxies", count);
     for (size_t i = 0; planned && i < count; i++) {
-        planned = plan_door(doors, config, plan, i, &cause);
+        planned = plan_door(doors, config, credentials, plan, i, &cause);
         if (!planned)
             error_set(error, cause.code, "proxy %s: %s", config->proxies[i].name, cause.text);
     }

@@ -109,6 +109,27 @@ static bool create_engine(struct engine *engine, struct error *error)
     return engine->registry != NULL;
 }
 
+static void log_warning(void *argument, const char *name, const char *file, const char *text)
+{
+    (void)argument;
+    struct log_context context = {.proxy = name};
+    log_warn(&context, text, "file", file, NULL);
+}
+
+// Puts both in force, and takes them over. False: nothing has changed.
+static bool change(struct server *server, const struct config *config, struct credentials *credentials,
+                   struct error *error)
+{
+    size_t proxy_count = config->proxy_count;
+    credentials_warn(credentials, config, log_warning, NULL);
+    bool changed = doors_change(&server->doors, config, credentials, error);
+    credentials_free(&credentials, proxy_count);
+    config_drop(changed ? &server->config : &config);
+    if (changed)
+        server->config = config;
+    return changed;
+}
+
 static void log_problems(const struct config_problems *problems)
 {
     for (size_t i = 0; i < problems->kept; i++)
@@ -126,17 +147,16 @@ static void reload(struct server *server)
     (void)doors_close_failed(&server->doors, &server->has_failed);
     config_problems_init(&problems);
     const struct config *config = config_load(server->path, &problems);
-    if (config == NULL) {
+    struct credentials *credentials = config != NULL ? credentials_load(server->path, config, &problems) : NULL;
+    if (credentials == NULL) {
         log_problems(&problems);
         log_error(NULL, "reload failed, the old configuration stays in force", "file", server->path, NULL);
-    } else if (!doors_change(&server->doors, config, &error)) {
+        config_drop(&config);
+    } else if (!change(server, config, credentials, &error)) {
         log_error(NULL, "reload failed, the old configuration stays in force", "file", server->path, "error",
                   error.text, NULL);
-        config_drop(&config);
     } else {
-        config_drop(&server->config);
-        server->config = config;
-        log_set_level(config->log_level);
+        log_set_level(server->config->log_level);
         log_info(NULL, "reloaded", "file", server->path, NULL);
     }
     config_problems_release(&problems);
@@ -207,24 +227,24 @@ static void shut_down(struct server *server)
     config_drop(&server->config);
 }
 
-bool server_run(const char *path, const struct config *config, struct error *error)
+bool server_run(const char *path, const struct config *config, struct credentials *credentials, struct error *error)
 {
     // Not on the stack: where connections outlast the shut-down, their threads use it until the process is gone.
     static struct server server;
-    server = (struct server){.path = path, .config = config};
+    server = (struct server){.path = path};
     prepare_signals();
     raise_descriptor_limit();
     log_set_descriptor(STDERR_FILENO);
     log_set_level(config->log_level);
     if (!create_engine(&server.engine, error)) {
-        config_drop(&server.config);
+        credentials_free(&credentials, config->proxy_count);
+        config_drop(&config);
         return false;
     }
     doors_init(&server.doors, &server.engine, send_notice);
-    if (!doors_change(&server.doors, config, error)) {
+    if (!change(&server, config, credentials, error)) {
         registry_destroy(&server.engine.registry);
         thread_pool_destroy(&server.engine.threads);
-        config_drop(&server.config);
         return false;
     }
     bool was_told_to_end = serve(&server);

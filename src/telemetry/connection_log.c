@@ -23,7 +23,7 @@ struct connection_log {
     char path[];
 };
 
-// A record is bounded by the lengths of its parts; this holds all but pathological ones.
+// A record is bounded by the lengths of its parts; this holds all but those of long certificates' names.
 #define RECORD_BUFFER_SIZE 4096
 
 static struct mutex logs_lock = MUTEX_INIT;
@@ -190,6 +190,22 @@ static json_t *target_of_record(const struct connection_record *record)
     return finish(&target);
 }
 
+static json_t *json_of_tls(const struct connection_tls *tls)
+{
+    if (tls == NULL)
+        return json_null();
+    struct builder builder = {.object = json_object(), .is_complete = true};
+    set_text(&builder, "version", tls->version);
+    set_text(&builder, "cipher", tls->cipher);
+    set_text(&builder, "server_name", tls->server_name);
+    set_text(&builder, "protocol", tls->protocol);
+    set_milliseconds(&builder, "handshake_ms", tls->handshake_time);
+    set_text(&builder, "peer_subject", tls->peer_subject);
+    set_text(&builder, "peer_names", tls->peer_names);
+    set_text(&builder, "peer_fingerprint", tls->peer_fingerprint);
+    return finish(&builder);
+}
+
 // NULL: out of memory.
 static json_t *json_of_record(const struct connection_record *record)
 {
@@ -201,7 +217,10 @@ static json_t *json_of_record(const struct connection_record *record)
     set_time(&builder, "end", record->end);
     set_text(&builder, "client", record->client);
     set_text(&builder, "local", record->local);
+    set_text(&builder, "sni", record->sni);
+    set(&builder, "client_tls", json_of_tls(record->client_tls));
     set(&builder, "target", target_of_record(record));
+    set(&builder, "target_tls", json_of_tls(record->target_tls));
     set_count(&builder, "attempts", record->attempts);
     set_milliseconds(&builder, "resolve_ms", record->resolve_time);
     set_milliseconds(&builder, "connect_ms", record->connect_time);
@@ -245,23 +264,28 @@ static void report_recovery(struct connection_log *log)
                  log_number(number, (int64_t)lost), NULL);
 }
 
-void connection_log_write(struct connection_log *log, const struct connection_record *record)
+// Room for one byte before the line, the newline that ends a torn one, and for its own behind it. Returns the line's
+// length, 0 on failure; `*line` is `room`, or a longer one of the heap.
+static size_t render(const json_t *object, char room[RECORD_BUFFER_SIZE], char **line)
 {
-    json_t *object = json_of_record(record);
-    // One byte before for the newline that ends a torn line, one after for our own.
-    char buffer[1 + RECORD_BUFFER_SIZE + 1];
-    size_t length = object == NULL ? 0
-                                   : json_dumpb(object, buffer + 1, RECORD_BUFFER_SIZE,
-                                                JSON_COMPACT | JSON_REAL_PRECISION(15) | JSON_ENSURE_ASCII);
-    json_decref(object);
-    if (length == 0 || length > RECORD_BUFFER_SIZE) {
-        count_loss(log, ENOMEM);
-        return;
+    const size_t flags = JSON_COMPACT | JSON_REAL_PRECISION(15) | JSON_ENSURE_ASCII;
+    size_t length = json_dumpb(object, room + 1, RECORD_BUFFER_SIZE - 2, flags);
+    *line = room;
+    if (length > RECORD_BUFFER_SIZE - 2) {
+        *line = malloc(length + 2);
+        if (*line == NULL)
+            return 0;
+        length = json_dumpb(object, *line + 1, length, flags);
     }
-    buffer[0] = '\n';
-    buffer[1 + length] = '\n';
+    (*line)[0] = '\n';
+    (*line)[1 + length] = '\n';
+    return length;
+}
+
+static void write_rendered(struct connection_log *log, const char *line, size_t length)
+{
     bool was_torn = atomic_exchange_explicit(&log->is_torn, false, memory_order_relaxed);
-    bool written = was_torn ? write_line(log, buffer, length + 2) : write_line(log, buffer + 1, length + 1);
+    bool written = was_torn ? write_line(log, line, length + 2) : write_line(log, line + 1, length + 1);
     if (!written) {
         int os_errno = errno;
         if (was_torn)
@@ -270,4 +294,19 @@ void connection_log_write(struct connection_log *log, const struct connection_re
     } else if (atomic_load_explicit(&log->lost, memory_order_relaxed) > 0) {
         report_recovery(log);
     }
+}
+
+void connection_log_write(struct connection_log *log, const struct connection_record *record)
+{
+    json_t *object = json_of_record(record);
+    char room[RECORD_BUFFER_SIZE];
+    char *line = room;
+    size_t length = object == NULL ? 0 : render(object, room, &line);
+    json_decref(object);
+    if (length == 0)
+        count_loss(log, ENOMEM);
+    else
+        write_rendered(log, line, length);
+    if (line != room)
+        free(line);
 }

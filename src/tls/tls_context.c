@@ -79,26 +79,45 @@ static bool check_pair(const struct tls_entry *entry, struct error *error)
     return false;
 }
 
-static bool load_pair(struct tls_entry *entry, enum tls_role role, struct error *error)
+// Loads one file after another of one entry; `key` is the one at hand, for the report.
+struct entry_loader {
+    struct tls_context *context;
+    struct tls_entry *entry;
+    const char *key;
+    struct error *error;
+};
+
+static bool load_pair(struct entry_loader *loader)
 {
+    struct tls_entry *entry = loader->entry;
+    struct error *error = loader->error;
     struct pem_text text = {.bytes = NULL};
+    loader->key = "certificate";
     bool is_good = pem_text_read(entry->certificate_path, &text, error) &&
                    pem_parse_certificates(entry->certificate_path, &text, &entry->chain, NULL, error);
     pem_text_release(&text);
-    is_good = is_good && pem_text_read(entry->key_path, &text, error) &&
-              pem_parse_key(entry->key_path, &text, &entry->key, error);
+    if (!is_good)
+        return false;
+    loader->key = "key";
+    is_good = pem_text_read(entry->key_path, &text, error) && pem_parse_key(entry->key_path, &text, &entry->key, error);
     entry->others_may_read_key = text.others_may_read;
     pem_text_release(&text);
-    return is_good && check_pair(entry, error) &&
-           (role == TLS_CLIENT || is_for_servers(entry->certificate_path, &entry->chain, error));
+    if (!is_good || !check_pair(entry, error))
+        return false;
+    loader->key = "certificate";
+    return loader->context->role == TLS_CLIENT || is_for_servers(entry->certificate_path, &entry->chain, error);
 }
 
 // Both for the entry itself, whose clients only its own authority vouches for, and for all together.
-static bool load_authority(struct tls_context *context, struct tls_entry *entry, struct error *error)
+static bool load_authority(struct entry_loader *loader)
 {
+    struct tls_context *context = loader->context;
+    struct tls_entry *entry = loader->entry;
+    struct error *error = loader->error;
     struct pem_text text = {.bytes = NULL};
     const char *path = entry->authority_path;
     unsigned again;
+    loader->key = "authority";
     bool is_good = pem_text_read(path, &text, error) &&
                    pem_parse_certificates(path, &text, &entry->authorities, &entry->skipped_authorities, error) &&
                    pem_parse_certificates(path, &text, &context->authorities, &again, error);
@@ -106,30 +125,38 @@ static bool load_authority(struct tls_context *context, struct tls_entry *entry,
     path = entry->revocation_list_path;
     if (!is_good || path == NULL)
         return is_good;
+    loader->key = "revocation_list";
     is_good = pem_text_read(path, &text, error) && pem_parse_revocation_lists(path, &text, &entry->revoked, error) &&
               pem_parse_revocation_lists(path, &text, &context->revoked, error);
     pem_text_release(&text);
     return is_good;
 }
 
-static bool load_entry(struct tls_context *context, const struct certificate_config *config, struct tls_entry *entry,
-                       struct error *error)
+static bool load_entry(struct entry_loader *loader, const struct certificate_config *config)
 {
+    struct tls_entry *entry = loader->entry;
+    struct error *error = loader->error;
     if (!copy_text(config->certificate, &entry->certificate_path, error) ||
         !copy_text(config->key, &entry->key_path, error) ||
         !copy_text(config->authority, &entry->authority_path, error) ||
         !copy_text(config->revocation_list, &entry->revocation_list_path, error))
         return false;
-    if (entry->certificate_path != NULL && !load_pair(entry, context->role, error))
+    if (entry->certificate_path != NULL && !load_pair(loader))
         return false;
-    return entry->authority_path == NULL || load_authority(context, entry, error);
+    return entry->authority_path == NULL || load_authority(loader);
 }
 
-static bool load_entries(struct tls_context *context, const struct tls_config *config, struct error *error)
+// Each entry is tried, so that all that is wrong can be mended at once.
+static bool load_entries(struct tls_context *context, const struct tls_config *config, const struct tls_reporter *to)
 {
+    struct error error = ERROR_INIT;
+    bool is_good = true;
     context->entries = calloc(config->certificate_count + 1, sizeof *context->entries);
-    if (context->entries == NULL)
-        return out_of_memory(error);
+    if (context->entries == NULL) {
+        (void)out_of_memory(&error);
+        to->report(to->argument, 0, NULL, &error);
+        return false;
+    }
     for (size_t i = 0; i < config->certificate_count; i++) {
         struct tls_entry *entry = &context->entries[i];
         mbedtls_x509_crt_init(&entry->chain);
@@ -137,10 +164,14 @@ static bool load_entries(struct tls_context *context, const struct tls_config *c
         mbedtls_x509_crt_init(&entry->authorities);
         mbedtls_x509_crl_init(&entry->revoked);
         context->entry_count++;
-        if (!load_entry(context, &config->certificates[i], entry, error))
-            return false;
+        error = ERROR_INIT;
+        struct entry_loader loader = {.context = context, .entry = entry, .error = &error};
+        if (!load_entry(&loader, &config->certificates[i])) {
+            to->report(to->argument, i, loader.key, &error);
+            is_good = false;
+        }
     }
-    return true;
+    return is_good;
 }
 
 // A target whose configuration names no authority is held to the public ones.
@@ -192,10 +223,8 @@ static bool copy_protocols(struct tls_context *context, const struct tls_config 
     return true;
 }
 
-static bool load(struct tls_context *context, const struct tls_config *config, struct error *error)
+static bool finish(struct tls_context *context, const struct tls_config *config, struct error *error)
 {
-    if (!load_entries(context, config, error))
-        return false;
     if (context->role == TLS_SERVER && !has_pair(context)) {
         error_set(error, ERROR_INVALID, "a listener with TLS needs a certificate and its key");
         return false;
@@ -205,11 +234,13 @@ static bool load(struct tls_context *context, const struct tls_config *config, s
            tls_policy_apply(context, config->minimum_version, error);
 }
 
-struct tls_context *tls_context_create(const struct tls_config *config, enum tls_role role, struct error *error)
+struct tls_context *tls_context_load(const struct tls_config *config, enum tls_role role, const struct tls_reporter *to)
 {
+    struct error error = ERROR_INIT;
     struct tls_context *context = calloc(1, sizeof *context);
     if (context == NULL) {
-        (void)out_of_memory(error);
+        (void)out_of_memory(&error);
+        to->report(to->argument, 0, NULL, &error);
         return NULL;
     }
     context->role = role;
@@ -217,9 +248,26 @@ struct tls_context *tls_context_create(const struct tls_config *config, enum tls
     mbedtls_ssl_config_init(&context->config);
     mbedtls_x509_crt_init(&context->authorities);
     mbedtls_x509_crl_init(&context->revoked);
-    if (!load(context, config, error))
+    if (!load_entries(context, config, to)) {
         tls_context_destroy(&context);
+    } else if (!finish(context, config, &error)) {
+        to->report(to->argument, 0, NULL, &error);
+        tls_context_destroy(&context);
+    }
     return context;
+}
+
+static void keep_first(void *argument, size_t entry, const char *key, const struct error *problem)
+{
+    (void)entry;
+    (void)key;
+    error_pass(argument, problem);
+}
+
+struct tls_context *tls_context_create(const struct tls_config *config, enum tls_role role, struct error *error)
+{
+    const struct tls_reporter to = {.report = keep_first, .argument = error};
+    return tls_context_load(config, role, &to);
 }
 
 static void release_entry(struct tls_entry *entry)

@@ -1,6 +1,7 @@
 #include "tls_handshake.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -13,23 +14,42 @@
 #include "tls_certificate.h"
 #include "tls_parts.h"
 
-#define DRAIN_MAX ((size_t)64 * 1024)
-
 // Takes note of how a call on the socket failed. True: it is to be made again.
 static bool goes_on(struct tls_handshake *handshake, int os_errno)
 {
-    if (os_errno == EINTR || os_errno == EAGAIN || os_errno == EWOULDBLOCK)
+    if (os_errno == EINTR)
         return true;
     handshake->end = SOCKET_FAILED;
     handshake->os_errno = os_errno;
     return false;
 }
 
-// The whole handshake has one deadline: a peer that sends byte by byte gains nothing by it.
-static bool is_in_time(struct tls_handshake *handshake, int64_t *left)
+// Waits until the socket is ready. The whole handshake has one deadline: a peer that sends byte by byte gains nothing
+// by it.
+static bool wait_for(struct tls_handshake *handshake, short events)
 {
-    *left = deadline_left(handshake->deadline);
-    if (*left > 0)
+    struct pollfd poller = {.fd = handshake->fd, .events = events};
+    switch (patience_poll(handshake->patience, &poller, 1, handshake->deadline)) {
+    case PATIENCE_READY:
+        return true;
+    case PATIENCE_DEADLINE:
+        handshake->end = SOCKET_TIMEOUT;
+        return false;
+    case PATIENCE_GONE:
+        handshake->end = SOCKET_CANCELLED;
+        return false;
+    case PATIENCE_FAILED:
+        break;
+    }
+    handshake->end = SOCKET_FAILED;
+    handshake->os_errno = errno;
+    return false;
+}
+
+// A peer that always has something to say never makes us wait.
+static bool is_in_time(struct tls_handshake *handshake)
+{
+    if (deadline_left(handshake->deadline) > 0)
         return true;
     handshake->end = SOCKET_TIMEOUT;
     return false;
@@ -37,18 +57,14 @@ static bool is_in_time(struct tls_handshake *handshake, int64_t *left)
 
 static bool send_all(struct tls_handshake *handshake, const uint8_t *bytes, size_t length)
 {
-    int64_t left;
-    int flags = MSG_DONTWAIT;
     while (length > 0) {
-        if (!is_in_time(handshake, &left))
+        ssize_t sent = send(handshake->fd, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent < 0 && errno == EAGAIN) {
+            if (!wait_for(handshake, POLLOUT))
+                return false;
+        } else if (sent < 0 && !goes_on(handshake, errno)) {
             return false;
-        if (flags == 0)
-            socket_set_send_timeout(handshake->fd, handshake->deadline == DEADLINE_NONE ? 0 : left);
-        ssize_t sent = send(handshake->fd, bytes, length, flags | MSG_NOSIGNAL);
-        if (sent < 0 && !goes_on(handshake, errno))
-            return false;
-        flags = 0; // if there was no room, there will be when the peer has read
-        if (sent > 0) {
+        } else if (sent > 0) {
             bytes += sent;
             length -= (size_t)sent;
         }
@@ -117,14 +133,10 @@ static void follow(struct tls_handshake *handshake, const uint8_t *bytes, size_t
 static int receive(void *argument, unsigned char *buffer, size_t room)
 {
     struct tls_handshake *handshake = argument;
-    int64_t left;
     if (handshake->pending > 0 && !flush(handshake))
         return socket_status(handshake);
-    // Most of what mbedTLS asks for has come already, so that the timeout needs to be set less often than this runs.
-    for (int flags = MSG_DONTWAIT; is_in_time(handshake, &left); flags = 0) {
-        if (flags == 0)
-            socket_set_receive_timeout(handshake->fd, handshake->deadline == DEADLINE_NONE ? 0 : left);
-        ssize_t got = recv(handshake->fd, buffer, room, flags);
+    while (is_in_time(handshake)) {
+        ssize_t got = recv(handshake->fd, buffer, room, MSG_DONTWAIT);
         if (got > 0) {
             follow(handshake, buffer, (size_t)got);
             handshake->received += (uint64_t)got;
@@ -134,10 +146,14 @@ static int receive(void *argument, unsigned char *buffer, size_t room)
             handshake->end = SOCKET_EOF;
             return MBEDTLS_ERR_SSL_CONN_EOF;
         }
-        if (!goes_on(handshake, errno))
-            return MBEDTLS_ERR_NET_RECV_FAILED;
+        if (errno == EAGAIN) {
+            if (!wait_for(handshake, POLLIN))
+                break;
+        } else if (!goes_on(handshake, errno)) {
+            break;
+        }
     }
-    return MBEDTLS_ERR_SSL_TIMEOUT;
+    return handshake->end == SOCKET_TIMEOUT ? MBEDTLS_ERR_SSL_TIMEOUT : MBEDTLS_ERR_NET_RECV_FAILED;
 }
 
 // Lower case, without a dot at its end; empty if it is no name at all, which then cannot be asked for.
@@ -234,20 +250,6 @@ void tls_handshake_alert(struct tls_handshake *handshake, unsigned char alert)
     (void)flush(handshake);
 }
 
-// What the peer has sent and nobody will read would make close() a reset, and a reset makes the peer's kernel forget
-// the alert that says why.
-static void part(int fd)
-{
-    unsigned char buffer[4096];
-    (void)shutdown(fd, SHUT_WR);
-    for (size_t drained = 0; drained < DRAIN_MAX;) {
-        ssize_t got = recv(fd, buffer, sizeof buffer, MSG_DONTWAIT);
-        if (got <= 0)
-            return;
-        drained += (size_t)got;
-    }
-}
-
 // Whether what mbedTLS has let pass will do.
 static bool accept_peer(struct tls_handshake *handshake, struct error *error)
 {
@@ -285,7 +287,7 @@ bool tls_handshake_run(struct tls_handshake *handshake, const char *host, struct
     bool is_good = status == 0 && accept_peer(handshake, error);
     handshake->facts->handshake_time = clock_now() - start;
     if (!is_good && handshake->end == SOCKET_FINE)
-        part(handshake->fd);
+        socket_end_and_drain(handshake->fd); // or the alert might be lost
     return is_good;
 }
 

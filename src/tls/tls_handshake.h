@@ -11,6 +11,7 @@
 #include <mbedtls/ssl.h>
 
 #include "bitflow/base/error.h"
+#include "bitflow/net/patience.h"
 #include "bitflow/tls/tls_record.h"
 #include "bitflow/tls/tls_session.h"
 #include "tls_verify.h"
@@ -28,7 +29,7 @@ struct tls_secrets {
     bool has_master;
 };
 
-enum handshake_end { SOCKET_FINE, SOCKET_EOF, SOCKET_TIMEOUT, SOCKET_FAILED };
+enum handshake_end { SOCKET_FINE, SOCKET_EOF, SOCKET_TIMEOUT, SOCKET_CANCELLED, SOCKET_FAILED };
 
 #define HANDSHAKE_HEADER 5 // bytes
 
@@ -39,6 +40,7 @@ struct tls_handshake {
     struct tls_facts *facts;
     int fd;
     int64_t deadline;
+    struct patience *patience; // of the client for whom a target's handshake is made
     mbedtls_ssl_context ssl;
     struct tls_verification verification;
     struct tls_secrets secrets;

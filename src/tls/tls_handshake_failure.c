@@ -49,7 +49,9 @@ static void describe_socket(const struct tls_handshake *handshake, const char *p
 {
     const char *what = handshake->end == SOCKET_TIMEOUT ? "did not finish the TLS handshake in time"
                                                         : "closed the connection during the TLS handshake";
-    if (handshake->end == SOCKET_FAILED)
+    if (handshake->end == SOCKET_CANCELLED)
+        error_set(error, ERROR_CANCELLED, "the client left");
+    else if (handshake->end == SOCKET_FAILED)
         error_set_errno(error, handshake->os_errno, "the TLS handshake with %s failed", peer);
     else if (handshake->received == 0 && handshake->end == SOCKET_EOF)
         error_set(error, ERROR_INVALID, "%s closed the connection without a word of TLS", peer);

@@ -177,6 +177,12 @@ size_t tls_sender_seal(struct tls_sender *sender, const uint8_t *plain, size_t l
     }
 }
 
+size_t tls_sender_seal_due(struct tls_sender *sender, uint8_t *out, size_t room)
+{
+    bool is_good;
+    return sender->has_ended || room < TLS_ALERT_RECORD_MAX ? 0 : seal_what_is_due(sender, out, &is_good);
+}
+
 size_t tls_sender_alert(struct tls_sender *sender, enum tls_alert alert, uint8_t *out, size_t room)
 {
     if (sender->has_ended || room < TLS_ALERT_RECORD_MAX)

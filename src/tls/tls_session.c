@@ -28,8 +28,8 @@ static bool create_halves(struct tls_handshake *handshake, struct tls_session *s
 }
 
 // Not on the stack, which would keep the memory for as long as the connection lives.
-static struct tls_handshake *create_handshake(const struct tls_context *context, int fd, int64_t deadline,
-                                              struct tls_facts *facts, struct error *error)
+static struct tls_handshake *create_handshake(const struct tls_context *context, int fd, struct patience *patience,
+                                              int64_t deadline, struct tls_facts *facts, struct error *error)
 {
     struct tls_handshake *handshake = calloc(1, sizeof *handshake);
     if (handshake == NULL) {
@@ -39,15 +39,16 @@ static struct tls_handshake *create_handshake(const struct tls_context *context,
     handshake->context = context;
     handshake->facts = facts;
     handshake->fd = fd;
+    handshake->patience = patience;
     handshake->deadline = deadline;
     return handshake;
 }
 
-static bool begin(const struct tls_context *context, int fd, const char *host, int64_t deadline,
-                  struct tls_session *session, struct error *error)
+static bool begin(const struct tls_context *context, int fd, const char *host, struct patience *patience,
+                  int64_t deadline, struct tls_session *session, struct error *error)
 {
     memset(session, 0, sizeof *session);
-    struct tls_handshake *handshake = create_handshake(context, fd, deadline, &session->facts, error);
+    struct tls_handshake *handshake = create_handshake(context, fd, patience, deadline, &session->facts, error);
     if (handshake == NULL)
         return false;
     bool is_good = tls_handshake_run(handshake, host, error);
@@ -68,13 +69,16 @@ static bool begin(const struct tls_context *context, int fd, const char *host, i
 bool tls_accept(const struct tls_context *context, int fd, int64_t deadline, struct tls_session *session,
                 struct error *error)
 {
-    return begin(context, fd, NULL, deadline, session, error);
+    struct patience nobody;
+    patience_init(&nobody, -1);
+    return begin(context, fd, NULL, &nobody, deadline, session, error);
 }
 
-bool tls_connect(const struct tls_context *context, int fd, const char *host, int64_t deadline,
-                 struct tls_session *session, struct error *error)
+bool tls_connect(const struct tls_context *context, int fd, const char *host, struct patience *patience,
+                 int64_t deadline, struct tls_session *session, struct error *error)
 {
-    return begin(context, fd, context->server_name != NULL ? context->server_name : host, deadline, session, error);
+    return begin(context, fd, context->server_name != NULL ? context->server_name : host, patience, deadline, session,
+                 error);
 }
 
 void tls_session_release(struct tls_session *session)

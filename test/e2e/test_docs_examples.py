@@ -7,6 +7,7 @@ import re
 import pytest
 
 import bitflow_process
+import programs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -24,17 +25,29 @@ def whole_examples():
                 yield pytest.param(match.group(2), id=f"{document.name}:{line}")
 
 
+@pytest.fixture(scope="module")
+def credentials(tmp_path_factory):
+    """A key and a certificate that is its own authority, in place of those that the examples name."""
+    directory = tmp_path_factory.mktemp("credentials")
+    programs.run([
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "90",
+        "-subj", "/CN=example.com", "-keyout", str(directory / "key"), "-out", str(directory / "crt"),
+    ])
+    (directory / "key").chmod(0o600)
+    return directory
+
+
 @pytest.mark.parametrize("text", whole_examples())
-def test_example_is_valid(tmp_path, text):
+def test_example_is_valid(tmp_path, credentials, text):
     config = tmp_path / "bitflow.yaml"
-    config.write_text(text)
+    config.write_text(re.sub(r"/etc/bitflow/[\w-]+\.(key|crt)", lambda match: f"{credentials}/{match.group(1)}", text))
     done = bitflow_process.run("--check", "--config", config)
     assert done.returncode == 0, f"{done.stderr}\n{text}"
 
 
 def test_there_are_examples_to_check():
     shown = {parameter.id.split(":")[0] for parameter in whole_examples()}
-    assert {"README.md", "configuration.md", "operations.md"} <= shown
+    assert {"README.md", "configuration.md", "operations.md", "tls.md"} <= shown
 
 
 def test_links_lead_somewhere():

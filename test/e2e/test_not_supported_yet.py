@@ -6,27 +6,6 @@ import configs
 
 LATER = [
     # place, lines, the path of what is refused
-    (
-        "listener",
-        "tls_context: {verify_mode: none, certificates: [{key: k.pem, certificate: c.pem}]}",
-        "server.proxies[0].listener.tls_context",
-    ),
-    (
-        "listener",
-        "tls_context: {application_protocols: [h2], certificates: [{key: k.pem, certificate: c.pem}]}",
-        "server.proxies[0].listener.tls_context",
-    ),
-    (
-        "listener",
-        "tls_context: {certificates: [{key: k.pem, certificate: c.pem}]}",
-        "server.proxies[0].listener.tls_context",
-    ),
-    ("target", "tls_context: {verify_mode: strict}", "server.proxies[0].targets[0].tls_context"),
-    (
-        "target",
-        "tls_context: {certificates: [{authority: ca.pem}]}",
-        "server.proxies[0].targets[0].tls_context",
-    ),
     ("target", "proxy: socks5://127.0.0.1:1080", "server.proxies[0].targets[0].proxy"),
     ("target", "proxy: socks5://user:secret@127.0.0.1:1080", "server.proxies[0].targets[0].proxy"),
     ("target", "proxy: 127.0.0.1:1080", "server.proxies[0].targets[0].proxy"),
@@ -84,20 +63,6 @@ def test_refused_for_now(env, place, text, path):
     )
     assert problems[0]["path"].startswith(path), problems[0][0]
     assert "secret" not in problems[0][0]
-
-
-def test_sni_refused_for_now(env):
-    text = configs.with_line("top", "").replace(
-        "connection_load_balancer: none", "connection_load_balancer: sni"
-    )
-    configs.rejects(
-        env,
-        text,
-        line=12,
-        path="server.proxies[0].options.connection_load_balancer",
-        mentions=["not supported yet"],
-        count=1,
-    )
 
 
 @pytest.mark.parametrize("place, text, path", WRONG)

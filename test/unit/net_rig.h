@@ -20,10 +20,19 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/net/address.h"
+#include "bitflow/net/patience.h"
 #include "bitflow/net/socket.h"
 
 // How long anything may take that is to happen; far more than it takes.
 #define RIG_LIMIT (20 * NS_PER_S)
+
+// Waits for nobody else's sake.
+static inline struct patience *rig_nobody(void)
+{
+    static _Thread_local struct patience nobody;
+    patience_init(&nobody, -1);
+    return &nobody;
+}
 
 static inline int64_t rig_limit(void)
 {

@@ -118,27 +118,21 @@ static void test_unsupported_features(void **state)
                                "  - name: p\n"
                                "    listener:\n"
                                "      address: ':1'\n"
-                               "      tls_context: {certificates: [{key: k, certificate: c}]}\n"
                                "    targets:\n"
                                "    - name: t\n"
                                "      address: h:1\n"
                                "      resolve_timeout: 1\n"
                                "      proxy: socks5://user:p@ss:word@socks:1080\n"
-                               "      tls_context: {}\n"
                                "    options:\n"
-                               "      connection_load_balancer: sni\n"
                                "      enable_dual_stack: true\n"
                                "      enable_proxy_header: True\n";
     assert_problems(text, "f:2:3: application.sentry_dsn: not supported yet\n"
                           "f:3:13: application.metrics.address: not supported yet\n"
                           "f:3:46: application.metrics.prefix: not supported yet\n"
-                          "f:9:7: server.proxies[0].listener.tls_context: not supported yet\n"
-                          "f:13:7: server.proxies[0].targets[0].resolve_timeout: not supported yet\n"
-                          "f:14:7: server.proxies[0].targets[0].proxy: not supported yet\n"
-                          "f:15:7: server.proxies[0].targets[0].tls_context: not supported yet\n"
-                          "f:17:7: server.proxies[0].options.connection_load_balancer: sni is not supported yet\n"
-                          "f:18:7: server.proxies[0].options.enable_dual_stack: not supported yet\n"
-                          "f:19:7: server.proxies[0].options.enable_proxy_header: not supported yet\n");
+                          "f:12:7: server.proxies[0].targets[0].resolve_timeout: not supported yet\n"
+                          "f:13:7: server.proxies[0].targets[0].proxy: not supported yet\n"
+                          "f:15:7: server.proxies[0].options.enable_dual_stack: not supported yet\n"
+                          "f:16:7: server.proxies[0].options.enable_proxy_header: not supported yet\n");
 }
 
 static void test_syntaxes_that_pass(void **state)

@@ -151,10 +151,10 @@ static void test_scalars(void **state)
         {PROXY("p", LISTENER, TARGET ", connect_attempts: 99999999999999999999", ""),
          "f:6:51: server.proxies[0].targets[0].connect_attempts: must be from 1 to 1000, not 99999999999999999999\n"},
         {PROXY("p", LISTENER, TARGET ", keepalive_interval: -2", ""),
-         "f:6:53: server.proxies[0].targets[0].keepalive_interval: \"-2\" is negative; only -1 is allowed, which turns "
+         "f:7:14: server.proxies[0].targets[0].keepalive_interval: \"-2\" is negative; only -1 is allowed, which turns "
          "it off\n"},
         {PROXY("p", LISTENER, TARGET ", keepalive_interval: 10h", ""),
-         "f:6:53: server.proxies[0].targets[0].keepalive_interval: is too long: at most 9h6m7s\n"},
+         "f:7:14: server.proxies[0].targets[0].keepalive_interval: is too long: at most 9h6m7s\n"},
         {"application: {log: {level: verbose}}\n" PROXY("p", LISTENER, TARGET, ""),
          "f:1:28: application.log.level: must be one of debug, info, warn, error, not \"verbose\"\n"},
     };
@@ -232,10 +232,7 @@ static void test_authorized_sources(void **state)
 #define CLIENT_TLS(value) PROXY("p", LISTENER, TARGET ", tls_context: {" value "}", "")
 #define AT_SERVER_TLS "server.proxies[0].listener.tls_context"
 #define AT_CLIENT_TLS "server.proxies[0].targets[0].tls_context"
-#define SERVER_TLS_LATER "f:4:31: " AT_SERVER_TLS ": not supported yet\n"
-#define CLIENT_TLS_LATER "f:6:33: " AT_CLIENT_TLS ": not supported yet\n"
-#define NEEDS_CERTIFICATE \
-    "f:4:31: " AT_SERVER_TLS ": a listener with TLS needs at least one certificate with its key\n" SERVER_TLS_LATER
+#define NEEDS_CERTIFICATE "f:4:31: " AT_SERVER_TLS ": a listener with TLS needs at least one certificate with its key\n"
 
 static void test_tls_contexts(void **state)
 {
@@ -246,38 +243,54 @@ static void test_tls_contexts(void **state)
         {SERVER_TLS("certificates: [{authority: a}]"), NEEDS_CERTIFICATE},
         {SERVER_TLS("certificates: [{key: k}]"),
          NEEDS_CERTIFICATE "f:4:61: " AT_SERVER_TLS ".certificates[0].key: a key needs a certificate beside it\n"},
-        {SERVER_TLS("certificates: [{key: k, certificate: c}, {certificate: d}]"), SERVER_TLS_LATER
+        {SERVER_TLS("certificates: [{key: k, certificate: c}, {certificate: d}]"),
          "f:4:87: " AT_SERVER_TLS ".certificates[1].certificate: a certificate needs a key beside it\n"},
-        {SERVER_TLS("certificates: [{key: k, certificate: c}, {}]"), SERVER_TLS_LATER
+        {SERVER_TLS("certificates: [{key: k, certificate: c}, {}]"),
          "f:4:86: " AT_SERVER_TLS ".certificates[1]: must have key and certificate, authority, or all three\n"},
         {CLIENT_TLS("certificates: [{key: k}]"),
-         CLIENT_TLS_LATER "f:6:63: " AT_CLIENT_TLS ".certificates[0].key: a key needs a certificate beside it\n"},
+         "f:6:63: " AT_CLIENT_TLS ".certificates[0].key: a key needs a certificate beside it\n"},
         {CLIENT_TLS("certificates: [{key: '', certificate: c}]"),
-         CLIENT_TLS_LATER "f:6:68: " AT_CLIENT_TLS ".certificates[0].key: must not be empty\n"},
-        {CLIENT_TLS("verify_mode: full"), CLIENT_TLS_LATER
+         "f:6:68: " AT_CLIENT_TLS ".certificates[0].key: must not be empty\n"},
+        {CLIENT_TLS("verify_mode: full"),
          "f:6:60: " AT_CLIENT_TLS ".verify_mode: must be one of none, relaxed, strict, not \"full\"\n"},
         {CLIENT_TLS("application_protocols: [h2, '']"),
-         CLIENT_TLS_LATER "f:6:75: " AT_CLIENT_TLS ".application_protocols[1]: must be 1 to 255 bytes long\n"},
+         "f:6:75: " AT_CLIENT_TLS ".application_protocols[1]: must be 1 to 255 bytes long\n"},
         {CLIENT_TLS("certificates: [{key: k, certificate: c, revocation_list: r}]"),
-         CLIENT_TLS_LATER "f:6:87: " AT_CLIENT_TLS
-                          ".certificates[0].revocation_list: a revocation_list needs the authority beside it\n"},
-        {CLIENT_TLS("minimum_version: 1.1"), CLIENT_TLS_LATER
+         "f:6:87: " AT_CLIENT_TLS
+         ".certificates[0].revocation_list: a revocation_list needs the authority beside it\n"},
+        {CLIENT_TLS("minimum_version: 1.1"),
          "f:6:64: " AT_CLIENT_TLS ".minimum_version: must be one of 1.2, 1.3, not \"1.1\"; did you mean 1.2?\n"},
-        {CLIENT_TLS("server_name: 'a..b'"), CLIENT_TLS_LATER
+        {CLIENT_TLS("server_name: 'a..b'"),
          "f:6:60: " AT_CLIENT_TLS ".server_name: \"a..b\" is no server name: expected a host name in ASCII or an IP "
          "address, without a port\n"},
         {SERVER_TLS("certificates: [{key: k, certificate: c}], server_name: x"),
-         SERVER_TLS_LATER "f:4:87: " AT_SERVER_TLS ".server_name: unknown key; it belongs at "
-                          "server.proxies[].targets[].tls_context.server_name\n"},
+         "f:4:87: " AT_SERVER_TLS ".server_name: unknown key; it belongs at "
+         "server.proxies[].targets[].tls_context.server_name\n"},
         {PROXY("p", LISTENER, "name: t, address: 'unix:///s', tls_context: {}", ""),
          "f:6:39: " AT_CLIENT_TLS ": strict needs a name to verify, which this kind of address has not: give it a "
-         "server_name, or another verify_mode\n"
-         "f:6:39: " AT_CLIENT_TLS ": not supported yet\n"},
+         "server_name, or another verify_mode\n"},
         {CLIENT_TLS("application_protocols: h2"),
-         CLIENT_TLS_LATER "f:6:70: " AT_CLIENT_TLS ".application_protocols: must be a list, not a "
-                          "single value\n"},
+         "f:6:70: " AT_CLIENT_TLS ".application_protocols: must be a list, not a "
+         "single value\n"},
         {PROXY("p", LISTENER, TARGET ", tls_context: ", ""),
          "f:6:33: " AT_CLIENT_TLS ": has no value; give it one, or leave the key out for no TLS\n"},
+    };
+    assert_all_bad(cases, ARRAY_LENGTH(cases));
+}
+
+static void test_server_names_under_sni(void **state)
+{
+    (void)state;
+    static const struct bad_case cases[] = {
+        {PROXY("p", LISTENER, "name: a b, address: 'h:1'", "connection_load_balancer: sni"),
+         "f:6:14: server.proxies[0].targets[0].name: is no server name, which it has to be under sni: example.com, "
+         "*.example.com or *\n"},
+        {PROXY("p", LISTENER, "name: a.*.b, address: 'h:1'", "connection_load_balancer: sni"),
+         "f:6:14: server.proxies[0].targets[0].name: is no server name, which it has to be under sni: example.com, "
+         "*.example.com or *\n"},
+        {PROXY("p", LISTENER, "name: '*.A.b', address: 'h:1'}\n    - {name: '*.a.B', address: 'h:1'",
+               "connection_load_balancer: sni"),
+         "f:7:14: server.proxies[0].targets[1].name: is the same server name as that of targets[0]\n"},
     };
     assert_all_bad(cases, ARRAY_LENGTH(cases));
 }
@@ -345,6 +358,7 @@ int main(void)
         cmocka_unit_test(test_addresses),
         cmocka_unit_test(test_authorized_sources),
         cmocka_unit_test(test_tls_contexts),
+        cmocka_unit_test(test_server_names_under_sni),
         cmocka_unit_test(test_what_is_not_supported_yet_is_told_with_the_rest),
         cmocka_unit_test(test_problems_are_in_the_files_order_and_bounded),
     };

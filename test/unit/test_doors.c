@@ -95,11 +95,23 @@ static const struct config *configure(const char *const *words)
 
 #define CONFIGURE(...) configure((const char *const[]){__VA_ARGS__, NULL})
 
+static bool change_doors(const struct config *config, struct error *error)
+{
+    struct config_problems problems;
+    config_problems_init(&problems);
+    struct credentials *credentials = credentials_load("test", config, &problems);
+    assert_non_null(credentials);
+    bool changed = doors_change(&doors, config, credentials, error);
+    credentials_free(&credentials, config->proxy_count);
+    config_problems_release(&problems);
+    return changed;
+}
+
 // The doors keep references of their own.
 static bool change(const struct config *config, struct error *error)
 {
     *error = ERROR_INIT;
-    bool changed = doors_change(&doors, config, error);
+    bool changed = change_doors(config, error);
     config_drop(&config);
     return changed;
 }
@@ -261,10 +273,10 @@ static void test_who_comes_after_a_change_is_served_by_it(void **state)
     free_address(a);
     const struct config *configs[] = {CONFIGURE("web", a, texts[0]), CONFIGURE("web", a, texts[1])};
     struct error error = ERROR_INIT;
-    assert_true(doors_change(&doors, configs[1], &error));
+    assert_true(change_doors(configs[1], &error));
     for (int round = 0; round < 300; round++) {
         int before = connect_to(a);
-        assert_true(doors_change(&doors, configs[round % 2], &error));
+        assert_true(change_doors(configs[round % 2], &error));
         int after = connect_to(a);
         assert_int_equal(letter_heard(after, targets), round % 2 == 0 ? 'a' : 'b');
         (void)close(before);

@@ -20,6 +20,7 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
+#include "bitflow/proxy/balancer.h"
 #include "bitflow/proxy/egress.h"
 
 #define MIDDLE UINT32_C(0x7fff) // a `random` that varies the wait by next to nothing
@@ -144,7 +145,10 @@ static int teardown(void **state)
 static bool connect_now(struct fixture *fixture, uint64_t turn)
 {
     struct log_context context = {.proxy = "web", .connection = 1};
-    return egress_connect(&fixture->egress, &fixture->settings, turn, &fixture->patience, &context, &fixture->error);
+    static struct tls_context *const plain[PORTS] = {NULL};
+    const struct egress_plan plan = {
+        .settings = &fixture->settings, .tls = plain, .turn = turn, .chosen = BALANCER_NO_MORE};
+    return egress_connect(&fixture->egress, &plan, &fixture->patience, &context, &fixture->error);
 }
 
 static void test_failover_goes_on_to_the_one_that_listens(void **state)

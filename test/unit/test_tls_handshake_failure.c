@@ -22,8 +22,9 @@ static bool meet(const struct tls_context *context, int pair[2], const char *byt
     struct tls_session session;
     *error = ERROR_INIT;
     write_all(pair[1], (const uint8_t *)bytes, length);
-    bool is_good = context == server ? tls_accept(context, pair[0], deadline, &session, error)
-                                     : tls_connect(context, pair[0], "s.example", deadline, &session, error);
+    bool is_good = context == server
+                       ? tls_accept(context, pair[0], deadline, &session, error)
+                       : tls_connect(context, pair[0], "s.example", rig_nobody(), deadline, &session, error);
     assert_null(session.sender);
     assert_null(session.receiver);
     assert_true(session.facts.handshake_time > 0);
@@ -267,7 +268,7 @@ static void test_a_target_that_wants_a_certificate(void **state)
         SSL_CTX_set_verify(peer.context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
         rig_pair(pair);
         peer_start(&peer, pair[1]);
-        bool is_good = tls_connect(client, pair[0], "s.example", rig_limit(), &session, &error);
+        bool is_good = tls_connect(client, pair[0], "s.example", rig_nobody(), rig_limit(), &session, &error);
         assert_true(is_good == (versions[i] == TLS1_3_VERSION));
         if (is_good) {
             uint8_t buffer[1024];

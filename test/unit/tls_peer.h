@@ -261,7 +261,7 @@ static inline bool run_session(const struct tls_context *context, enum tls_role 
     peer->is_server = role == TLS_CLIENT;
     peer_start(peer, pair[1]);
     bool is_good = role == TLS_SERVER ? tls_accept(context, pair[0], rig_limit(), session, why)
-                                      : tls_connect(context, pair[0], host, rig_limit(), session, why);
+                                      : tls_connect(context, pair[0], host, rig_nobody(), rig_limit(), session, why);
     assert_true(is_good == (why->code == ERROR_NONE));
     assert_true(is_good == (session->sender != NULL && session->receiver != NULL));
     if (is_good)

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "bitflow/base/log.h"
+#include "bitflow/config/mark.h"
 #include "bitflow/net/address.h"
 #include "bitflow/net/cidr.h"
 
@@ -26,9 +27,15 @@ struct certificate_config {
     const char *certificate;     // path; NULL if not given
     const char *authority;       // path; NULL if not given
     const char *revocation_list; // path; NULL if not given
+    // Where each path stands in the file: what is wrong with what it names is found later.
+    struct yaml_mark key_mark;
+    struct yaml_mark certificate_mark;
+    struct yaml_mark authority_mark;
+    struct yaml_mark revocation_list_mark;
 };
 
 struct tls_config {
+    struct yaml_mark mark; // of the tls_context's key
     enum verify_mode verify_mode;
     const struct certificate_config *certificates;
     size_t certificate_count;
@@ -46,6 +53,7 @@ struct listener_config {
     const struct cidr *authorized_sources;
     size_t authorized_source_count; // 0: everyone
     const struct tls_config *tls;   // NULL: plain
+    int64_t client_hello_timeout;   // of SNI routing without TLS
 };
 
 #define KEEPALIVE_OFF INT64_C(-1)

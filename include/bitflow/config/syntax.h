@@ -9,10 +9,12 @@
 
 #include "bitflow/base/error.h"
 
-#define SYNTAX_NAME_MAX 64 // bytes
+#define SYNTAX_NAME_MAX 64         // bytes
+#define SYNTAX_TARGET_NAME_MAX 255 // bytes
 
 // A proxy's or target's name: not empty, no control characters, at most SYNTAX_NAME_MAX bytes.
 bool syntax_name(const char *text, struct error *error);
+bool syntax_target_name(const char *text, struct error *error); // a server name fits in it
 
 // What goes before every statsd metric's name: printable ASCII without what statsd gives a meaning.
 bool syntax_metric_prefix(const char *text, struct error *error);

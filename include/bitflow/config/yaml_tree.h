@@ -12,17 +12,13 @@
 #include <stddef.h>
 
 #include "bitflow/base/error.h"
+#include "bitflow/config/mark.h"
 #include "bitflow/config/region.h"
 
 #define YAML_TREE_BYTES_MAX ((size_t)1024 * 1024)
 #define YAML_TREE_DEPTH_MAX 32
 #define YAML_TREE_NODES_MAX 100000 // aliases count as all that they stand for
 #define YAML_TREE_ANCHORS_MAX 1000
-
-struct yaml_mark {
-    size_t line;   // from 1; 0: none
-    size_t column; // from 1, in characters
-};
 
 enum yaml_kind { YAML_SCALAR, YAML_SEQUENCE, YAML_MAPPING };
 

@@ -29,6 +29,10 @@ bool socket_has_data(int fd);
 // acknowledged). Returns at once for others.
 void socket_flush(int fd, int64_t deadline);
 
+// Ends the sending direction, and drops what has come in and nobody will read: that would make close() a reset, and a
+// reset makes the peer's kernel forget what we said last. Never waits.
+void socket_end_and_drain(int fd);
+
 // Makes the coming close() a reset (RST) instead of an orderly end, which also frees what was not sent. A Unix
 // socket is just closed.
 void socket_set_reset_on_close(int fd);

@@ -14,4 +14,8 @@
 // what round-robin goes by.
 size_t balancer_candidate(enum balancer_policy policy, size_t target_count, uint64_t turn, size_t n);
 
+// The index of the target that serves a client's server name (lower case; empty: it sent none), or BALANCER_NO_MORE. A
+// target's name is that server name, in any case, else *.example.com for one label more, else * for all.
+size_t balancer_by_name(const struct target_config *targets, size_t target_count, const char *server_name);
+
 #endif

@@ -20,6 +20,22 @@ enum ended_by { ENDED_BY_CLIENT, ENDED_BY_TARGET, ENDED_BY_PROXY };
     X(CLOSE_CLIENT_WRITE_TIMEOUT, "client_write_timeout", ENDED_BY_PROXY, true, "the client takes no more data") \
     X(CLOSE_TARGET_READ_TIMEOUT, "target_read_timeout", ENDED_BY_PROXY, true, "nothing came from the target")    \
     X(CLOSE_TARGET_WRITE_TIMEOUT, "target_write_timeout", ENDED_BY_PROXY, true, "the target takes no more data") \
+    X(CLOSE_CLIENT_TRUNCATED, "client_truncated", ENDED_BY_CLIENT, false,                                        \
+      "the client's stream was cut: it ended without TLS's close_notify")                                        \
+    X(CLOSE_TARGET_TRUNCATED, "target_truncated", ENDED_BY_TARGET, true,                                         \
+      "the target's stream was cut: it ended without TLS's close_notify")                                        \
+    X(CLOSE_CLIENT_TLS_ERROR, "client_tls_error", ENDED_BY_CLIENT, false, "the client's TLS failed")             \
+    X(CLOSE_TARGET_TLS_ERROR, "target_tls_error", ENDED_BY_TARGET, true, "the target's TLS failed")              \
+    X(CLOSE_CLIENT_HANDSHAKE_FAILED, "client_handshake_failed", ENDED_BY_CLIENT, false,                          \
+      "the client's TLS handshake failed")                                                                       \
+    X(CLOSE_CLIENT_HANDSHAKE_TIMEOUT, "client_handshake_timeout", ENDED_BY_PROXY, false,                         \
+      "the client's TLS handshake took too long")                                                                \
+    X(CLOSE_TARGET_HANDSHAKE_FAILED, "target_handshake_failed", ENDED_BY_TARGET, true,                           \
+      "the target's TLS handshake failed")                                                                       \
+    X(CLOSE_UNRECOGNIZED_NAME, "unrecognized_name", ENDED_BY_PROXY, false,                                       \
+      "no target has the server name of the client's TLS handshake")                                             \
+    X(CLOSE_SNI_UNMATCHED, "sni_unmatched", ENDED_BY_PROXY, false,                                               \
+      "no target has the server name that the client asks for")                                                  \
     X(CLOSE_LIFETIME, "lifetime", ENDED_BY_PROXY, false, "the connection's lifetime is over")                    \
     X(CLOSE_DRAIN, "drain", ENDED_BY_PROXY, false, "the proxy is shutting down")                                 \
     X(CLOSE_CLIENT_LEFT, "client_left", ENDED_BY_CLIENT, false, "the client left before the relay began")        \

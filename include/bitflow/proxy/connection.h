@@ -1,8 +1,8 @@
 // One connection, from the moment it was accepted to the record of its end. The acceptor creates it; a worker thread
 // serves it and owns it from then on, until connection_serve() has ended and freed it.
 //
-//   ACCEPTED -> DIALLING -> RELAYING -> CLOSING
-//                  \_____________________/
+//   ACCEPTED -> ADMITTING -> DIALLING -> RELAYING -> CLOSING
+//                   \____________\____________________/
 //
 // connection_enter() is the only function that changes the stage, connection_end() the only one that ends a connection.
 
@@ -17,7 +17,7 @@
 #include "bitflow/proxy/close_reason.h"
 #include "bitflow/proxy/proxy.h"
 
-enum connection_stage { STAGE_ACCEPTED, STAGE_DIALLING, STAGE_RELAYING, STAGE_CLOSING };
+enum connection_stage { STAGE_ACCEPTED, STAGE_ADMITTING, STAGE_DIALLING, STAGE_RELAYING, STAGE_CLOSING };
 
 struct connection;
 

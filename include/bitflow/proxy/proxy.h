@@ -15,6 +15,7 @@
 #include "bitflow/base/log.h"
 #include "bitflow/base/thread.h"
 #include "bitflow/config/config.h"
+#include "bitflow/proxy/credentials.h"
 #include "bitflow/proxy/registry.h"
 #include "bitflow/telemetry/connection_log.h"
 
@@ -31,6 +32,7 @@ struct generation {
     const struct config *config;
     const struct proxy_config *settings; // in `config`
     struct connection_log *log;          // NULL: off
+    struct credentials credentials;      // its TLS contexts
 };
 
 // What all proxies of the process share. Lives as long as the process.
@@ -44,9 +46,11 @@ struct proxy *proxy_create(const char *name, struct error *error);
 struct proxy *proxy_hold(struct proxy *proxy);
 void proxy_drop(struct proxy **proxy);
 
-// Takes references of its own to `proxy` and `config`, and opens the connection log.
+// Takes references of its own to `proxy` and `config`, takes over the credentials (on success; they are empty then),
+// and opens the connection log.
 struct generation *generation_create(struct proxy *proxy, const struct config *config,
-                                     const struct proxy_config *settings, struct error *error);
+                                     const struct proxy_config *settings, struct credentials *credentials,
+                                     struct error *error);
 struct generation *generation_hold(struct generation *generation);
 void generation_drop(struct generation **generation);
 

@@ -6,7 +6,11 @@
 //
 // Small reads use recv/send and a buffer on the stack; a flow that turned to bulk moves through a pipe with splice(),
 // as long as the pipe pool (proxy/pipe_pool.h) has one.
-//   - end of stream on one side: shutdown(SHUT_WR) on the other; the other direction goes on.
+// A side may be TLS: what is read from its socket are records then, and what is written to it is sealed, by the two
+// halves of its session, each of which belongs to the thread of its direction while the relay runs. Nothing is spliced
+// then.
+//   - end of stream on one side: shutdown(SHUT_WR) on the other, after a close_notify where that is TLS; the other
+//     direction goes on. A TLS side's end is its close_notify; without one it was cut, which counts as a reset does.
 //   - reset on one side: what that side had sent is delivered within a bound, then the other side is to be reset. It is
 //     noticed within half a second, even while what came before it waits for the other side to read.
 //   - read timeout: nothing was read from the socket and nothing written to it for so long.
@@ -17,7 +21,7 @@
 //
 // The relay sets the sockets' SO_RCVTIMEO and SO_SNDTIMEO. Others who share an inherited socket may set O_NONBLOCK. The
 // calling thread must have SIGPIPE blocked or ignored (splice() has no MSG_NOSIGNAL), and room on its stack for two
-// buffers of 16 KiB; its name is left alone.
+// buffers of 17 KiB; its name is left alone.
 
 #ifndef BITFLOW_PROXY_RELAY_H
 #define BITFLOW_PROXY_RELAY_H
@@ -28,14 +32,17 @@
 
 #include "bitflow/base/thread.h"
 #include "bitflow/proxy/close_reason.h"
+#include "bitflow/tls/tls_session.h"
 
 enum relay_side { RELAY_CLIENT, RELAY_TARGET };
 
 struct relay_socket {
     int fd;
-    int64_t read_timeout;  // ns, 0: none
-    int64_t write_timeout; // ns, 0: none
-    // Bytes read from this socket and given to the other one. Written by one pump in bulk steps, read by anyone.
+    struct tls_session *tls; // NULL: plain; borrowed
+    int64_t read_timeout;    // ns, 0: none
+    int64_t write_timeout;   // ns, 0: none
+    // Bytes read from this socket and given to the other one, without what TLS adds. Written by one pump in bulk steps,
+    // read by anyone.
     _Atomic uint64_t bytes;
 };
 
@@ -56,6 +63,9 @@ struct relay_result {
     bool reset_client; // close with RST rather than with FIN
     bool reset_target;
     int os_errno; // what the failing call said, 0 if none failed
+    // A constant: how TLS failed; NULL: it did not. It is the name of the alert that the peer sent, or what happened.
+    const char *tls_failure;
+    bool is_peer_alert;
 };
 
 // Blocks until both directions have ended.

@@ -22,8 +22,10 @@ struct doors {
 
 void doors_init(struct doors *doors, struct engine *engine, void (*on_end)(void));
 
-// Puts `config` in force. False: nothing has changed, and the error says which proxy could not be prepared and why.
-bool doors_change(struct doors *doors, const struct config *config, struct error *error);
+// Puts `config` in force, with its `credentials` (by the proxy's index), of which each proxy that could be prepared
+// takes its own. False: nothing has changed, and the error says which proxy could not be prepared and why.
+bool doors_change(struct doors *doors, const struct config *config, struct credentials *credentials,
+                  struct error *error);
 
 // Closes doors whose sockets failed, and sets `any_failed` if there is one. Returns how many doors can still let a
 // client in.

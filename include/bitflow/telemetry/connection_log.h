@@ -13,6 +13,18 @@
 
 #include "bitflow/base/error.h"
 
+// Of a leg that is TLS. What is NULL is not known, or was not sent; of the peer's certificate only what was verified.
+struct connection_tls {
+    const char *version;     // "TLSv1.3"
+    const char *cipher;      // IANA's name
+    const char *server_name; // SNI
+    const char *protocol;    // ALPN
+    const char *peer_subject;
+    const char *peer_names; // SANs
+    const char *peer_fingerprint;
+    int64_t handshake_time;
+};
+
 // Borrowed for the call. Times: ns; start and end on the wall clock.
 struct connection_record {
     bool is_rejected; // it never got a worker; only what is known then is written
@@ -20,10 +32,13 @@ struct connection_record {
     const char *proxy;
     int64_t start;
     int64_t end;
-    const char *client;         // endpoint_format()
-    const char *local;          // likewise; the address the client connected to
-    const char *target_name;    // NULL: none was chosen
-    const char *target_address; // NULL: none was tried, or it has none
+    const char *client;                      // endpoint_format()
+    const char *local;                       // likewise; the address the client connected to
+    const char *sni;                         // the server name that the client asked for; NULL: none, or not looked at
+    const struct connection_tls *client_tls; // NULL: plain, or no handshake was begun
+    const struct connection_tls *target_tls; // likewise
+    const char *target_name;                 // NULL: none was chosen
+    const char *target_address;              // NULL: none was tried, or it has none
     unsigned attempts;
     int64_t resolve_time;
     int64_t connect_time;

@@ -6,6 +6,7 @@
 #define BITFLOW_TLS_TLS_CONTEXT_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "bitflow/base/error.h"
 #include "bitflow/config/config.h"
@@ -17,8 +18,19 @@ struct tls_context;
 // psa_crypto_init() and the like; once, in main, before any other thread. ERROR_SYSTEM.
 bool tls_init(struct error *error);
 
-// Loads every file that `config` names. NULL: the error names the file and the reason in words (no such file, not a
-// PEM, the key is encrypted, the key does not belong to the certificate, an unsupported kind of key, ...).
+// Is told what is wrong: an error that names the file and the reason in words (no such file, not a PEM, the key is
+// encrypted, the key does not belong to the certificate, an unsupported kind of key, ...). `entry` is the index of the
+// certificate in the configuration, `key` the key of it that names the file; NULL: it is about the context as a whole.
+struct tls_reporter {
+    void (*report)(void *argument, size_t entry, const char *key, const struct error *problem);
+    void *argument;
+};
+
+// Loads every file that `config` names. NULL: something was reported, of each certificate what is wrong first.
+struct tls_context *tls_context_load(const struct tls_config *config, enum tls_role role,
+                                     const struct tls_reporter *to);
+
+// The same with the first problem as the error.
 struct tls_context *tls_context_create(const struct tls_config *config, enum tls_role role, struct error *error);
 
 // Wipes the keys. Accepts NULL. No connection may use it any more.

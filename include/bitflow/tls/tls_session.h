@@ -1,4 +1,4 @@
-// A TLS session: the handshake, by mbedTLS on the blocking socket, and what is left of it: two record halves and the
+// A TLS session: the handshake, by mbedTLS on the socket, and what is left of it: two record halves and the
 // facts for the log. mbedTLS's own context lives only during the handshake. Blocks; one thread, the connection's own.
 
 #ifndef BITFLOW_TLS_TLS_SESSION_H
@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "bitflow/base/error.h"
+#include "bitflow/net/patience.h"
 #include "bitflow/tls/tls_context.h"
 #include "bitflow/tls/tls_record.h"
 
@@ -32,8 +33,8 @@ struct tls_session {
     struct tls_facts facts;
 };
 
-// The server's, or the client's, side of a handshake on a connected blocking socket, bounded by `deadline`
-// (base/clock.h). The socket's timeouts are changed; the caller sets them again. On failure an alert has been sent
+// The server's, or the client's, side of a handshake on a connected socket, bounded by `deadline` (base/clock.h). On
+// failure an alert has been sent
 // where the protocol says so, nothing is left to be released, and the error says in plain words what went wrong: "the
 // client sent plain HTTP", "the client sent no certificate", "certificate expired on 2026-01-01", "no protocol in
 // common (ALPN)". ERROR_TIMEOUT, ERROR_INVALID (the peer's fault), ERROR_SYSTEM, ERROR_NO_MEMORY. `session->facts` is
@@ -41,9 +42,10 @@ struct tls_session {
 bool tls_accept(const struct tls_context *context, int fd, int64_t deadline, struct tls_session *session,
                 struct error *error);
 
-// `host`: the target's name or IP literal, for verification; sent as SNI only if it is a name.
-bool tls_connect(const struct tls_context *context, int fd, const char *host, int64_t deadline,
-                 struct tls_session *session, struct error *error);
+// `host`: the target's name or IP literal, for verification; sent as SNI only if it is a name. `patience`: of the
+// client on whose behalf it is; when that client leaves, it ends with ERROR_CANCELLED.
+bool tls_connect(const struct tls_context *context, int fd, const char *host, struct patience *patience,
+                 int64_t deadline, struct tls_session *session, struct error *error);
 
 // Wipes the keys.
 void tls_session_release(struct tls_session *session);

@@ -1,0 +1,31 @@
+// The way in, before a target is chosen: which server name the client asks for, where that matters, and TLS where the
+// listener speaks it. Blocks, within the handshake's bound; the connection's own thread.
+
+#ifndef BITFLOW_PROXY_INGRESS_H
+#define BITFLOW_PROXY_INGRESS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bitflow/base/error.h"
+#include "bitflow/proxy/close_reason.h"
+#include "bitflow/proxy/proxy.h"
+#include "bitflow/tls/tls_session.h"
+#include "bitflow/wire/client_hello.h"
+
+// What is known of the client so far, also when it failed.
+struct ingress {
+    char server_name[CLIENT_HELLO_NAME_MAX + 1]; // SNI, in lower case; empty: none, or not looked at
+    struct tls_session *tls;                     // NULL: plain, or no handshake was begun
+    size_t target;                               // the one that the server name chose; BALANCER_NO_MORE: it does not
+};
+
+// False: the connection is to end for that reason; the error has the words.
+bool ingress_admit(struct ingress *ingress, const struct generation *generation, int client, enum close_reason *reason,
+                   struct error *error);
+
+// Wipes the session's keys.
+void ingress_release(struct ingress *ingress);
+
+#endif

@@ -1,0 +1,175 @@
+// What is said of a connection: the records of its end, and lines of the application log.
+
+#include "connection_parts.h"
+
+#include <stdio.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/net/socket.h"
+
+struct log_context connection_log_context(const struct connection *connection)
+{
+    return (struct log_context){.proxy = connection->generation->proxy->name, .connection = connection->id};
+}
+
+void socket_names_of(struct socket_names *names, const struct client *client)
+{
+    struct endpoint local = {.length = 0};
+    (void)socket_local(client->fd, &local);
+    endpoint_format(&client->peer, names->peer);
+    endpoint_format(&local, names->local);
+}
+
+void connection_log_accepted(const struct connection *connection)
+{
+    if (!log_enabled(LOG_DEBUG))
+        return;
+    struct log_context context = connection_log_context(connection);
+    char client[ENDPOINT_TEXT_SIZE];
+    endpoint_format(&connection->client.peer, client);
+    log_debug(&context, "accepted", "client", client, NULL);
+}
+
+void connection_log_connected(const struct connection *connection)
+{
+    if (!log_enabled(LOG_DEBUG))
+        return;
+    struct log_context context = connection_log_context(connection);
+    char address[ENDPOINT_TEXT_SIZE], attempts[LOG_NUMBER_SIZE], took[LOG_NUMBER_SIZE];
+    const struct egress *egress = &connection->egress;
+    endpoint_format(&egress->dialled.remote, address);
+    log_debug(&context, "connected", "target", egress->target->name, "address", address, "attempts",
+              log_number(attempts, egress->attempts), "connect_us", log_number(took, egress->connect_time / NS_PER_US),
+              NULL);
+}
+
+static void write_application_log(const struct connection *connection, const struct connection_record *record,
+                                  enum close_reason reason)
+{
+    enum log_level level = close_reason_is_error(reason) ? LOG_ERROR : LOG_INFO;
+    if (!log_enabled(level))
+        return;
+    struct log_context context = connection_log_context(connection);
+    char from_client[LOG_NUMBER_SIZE], from_target[LOG_NUMBER_SIZE], total[LOG_NUMBER_SIZE];
+    log_write(level, &context, close_reason_text(reason), "reason", record->reason, "ended_by", record->ended_by,
+              "client", record->client, "sni", record->sni, "target", record->target_name, "bytes_from_client",
+              log_number(from_client, (int64_t)record->bytes_from_client), "bytes_from_target",
+              log_number(from_target, (int64_t)record->bytes_from_target), "total_ms",
+              log_number(total, record->total_time / NS_PER_MS), "error", record->error, NULL);
+}
+
+static enum ended_by who_ended(const struct connection *connection, enum close_reason reason)
+{
+    return reason == CLOSE_COMPLETED ? connection->relayed.ended_by : close_reason_ended_by(reason);
+}
+
+// Puts into words how the relay failed, if it did.
+static void describe_relay(struct connection *connection, enum close_reason reason)
+{
+    const struct relay_result *relayed = &connection->relayed;
+    struct error *error = &connection->error;
+    const char *who = ended_by_name(close_reason_ended_by(reason));
+    if (relayed->os_errno != 0)
+        error_set_errno(error, relayed->os_errno, "%s", close_reason_text(reason));
+    else if (relayed->tls_failure == NULL)
+        return;
+    else if (reason != CLOSE_CLIENT_TLS_ERROR && reason != CLOSE_TARGET_TLS_ERROR)
+        error_set(error, ERROR_INVALID, "%s", relayed->tls_failure);
+    else if (relayed->is_peer_alert)
+        error_set(error, ERROR_INVALID, "the %s ended TLS by the alert %s", who, relayed->tls_failure);
+    else
+        error_set(error, ERROR_INVALID, "the %s sent %s", who, relayed->tls_failure);
+}
+
+static const char *text_or_null(const char *text)
+{
+    return *text == '\0' ? NULL : text;
+}
+
+// NULL: no handshake was begun.
+static const struct connection_tls *describe_tls(const struct tls_session *session, struct connection_tls *out)
+{
+    if (session == NULL)
+        return NULL;
+    const struct tls_facts *facts = &session->facts;
+    const char *version = facts->version == TLS_1_3 ? "TLSv1.3" : "TLSv1.2";
+    *out = (struct connection_tls){
+        .version = *facts->cipher == '\0' ? NULL : version, // both are agreed upon together
+        .cipher = text_or_null(facts->cipher),
+        .server_name = text_or_null(facts->server_name),
+        .protocol = text_or_null(facts->protocol),
+        .peer_subject = text_or_null(facts->peer_subject),
+        .peer_names = text_or_null(facts->peer_names),
+        .peer_fingerprint = text_or_null(facts->peer_fingerprint),
+        .handshake_time = facts->handshake_time,
+    };
+    return out;
+}
+
+bool connection_is_logged(const struct connection *connection)
+{
+    return connection->generation->log != NULL || log_enabled(LOG_ERROR);
+}
+
+void connection_write_records(struct connection *connection, const struct socket_names *names)
+{
+    const struct egress *egress = &connection->egress;
+    enum close_reason reason = atomic_load(&connection->entry.reason);
+    char target_address[ENDPOINT_TEXT_SIZE];
+    struct connection_tls client_tls, target_tls;
+    endpoint_format(&egress->dialled.remote, target_address);
+    if (connection->error.code == ERROR_NONE)
+        describe_relay(connection, reason);
+    struct connection_record record = {
+        .id = connection->id,
+        .proxy = connection->generation->proxy->name,
+        .start = connection->start_wall,
+        .end = clock_wall(),
+        .client = names->peer,
+        .local = names->local,
+        .sni = text_or_null(connection->ingress.server_name),
+        .client_tls = describe_tls(connection->ingress.tls, &client_tls),
+        .target_tls = describe_tls(egress->tls, &target_tls),
+        .target_name = egress->target == NULL ? NULL : egress->target->name,
+        .target_address = egress->dialled.remote.length == 0 ? NULL : target_address,
+        .attempts = egress->attempts,
+        .resolve_time = egress->resolve_time,
+        .connect_time = egress->connect_time,
+        .total_time = clock_now() - connection->start,
+        .bytes_from_client = atomic_load(&connection->relay.sockets[RELAY_CLIENT].bytes),
+        .bytes_from_target = atomic_load(&connection->relay.sockets[RELAY_TARGET].bytes),
+        .reason = close_reason_name(reason),
+        .ended_by = ended_by_name(who_ended(connection, reason)),
+        .error = connection->error.code == ERROR_NONE ? NULL : connection->error.text,
+    };
+    write_application_log(connection, &record, reason);
+    if (connection->generation->log != NULL)
+        connection_log_write(connection->generation->log, &record);
+}
+
+void connection_reject(uint64_t id, struct generation *generation, const struct client *client,
+                       enum close_reason reason, const char *error_text)
+{
+    enum log_level level = LOG_WARN;
+    if (generation->log == NULL && !log_enabled(level))
+        return;
+    struct socket_names names;
+    socket_names_of(&names, client);
+    int64_t now = clock_wall();
+    struct connection_record record = {
+        .is_rejected = true,
+        .id = id,
+        .proxy = generation->proxy->name,
+        .start = now,
+        .end = now,
+        .client = names.peer,
+        .local = names.local,
+        .reason = close_reason_name(reason),
+        .ended_by = ended_by_name(close_reason_ended_by(reason)),
+        .error = error_text,
+    };
+    struct log_context context = {.proxy = record.proxy, .connection = id};
+    log_at(level, &context, "rejected", "reason", record.reason, "client", record.client, "error", error_text, NULL);
+    if (generation->log != NULL)
+        connection_log_write(generation->log, &record);
+}

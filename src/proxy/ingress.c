@@ -1,0 +1,116 @@
+#include "bitflow/proxy/ingress.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/net/socket.h"
+#include "bitflow/proxy/balancer.h"
+#include "bitflow/proxy/hello_peek.h"
+
+#define ALERT_UNRECOGNIZED_NAME 112 // RFC 6066 3
+
+static enum close_reason reason_of(const struct error *error)
+{
+    switch (error->code) {
+    case ERROR_TIMEOUT:
+        return CLOSE_CLIENT_HANDSHAKE_TIMEOUT;
+    case ERROR_NO_MEMORY:
+        return CLOSE_OUT_OF_MEMORY;
+    case ERROR_NO_DESCRIPTORS:
+        return CLOSE_OUT_OF_DESCRIPTORS;
+    default:
+        return CLOSE_CLIENT_HANDSHAKE_FAILED;
+    }
+}
+
+// Before the handshake an alert is not encrypted (RFC 8446 5.1).
+static void send_unrecognized_name(int client)
+{
+    static const uint8_t record[] = {21, 3, 3, 0, 2, 2, ALERT_UNRECOGNIZED_NAME};
+    (void)send(client, record, sizeof record, MSG_DONTWAIT | MSG_NOSIGNAL);
+    socket_end_and_drain(client);
+}
+
+static bool choose_target(struct ingress *ingress, const struct proxy_config *settings, int client,
+                          enum close_reason *reason, struct error *error)
+{
+    ingress->target = balancer_by_name(settings->targets, settings->target_count, ingress->server_name);
+    if (ingress->target != BALANCER_NO_MORE)
+        return true;
+    if (*ingress->server_name == '\0')
+        error_set(error, ERROR_INVALID, "the client sent no server name, and no target is named *");
+    else
+        error_set(error, ERROR_INVALID, "no target is for the server name %s", ingress->server_name);
+    *reason = settings->listener.tls != NULL ? CLOSE_UNRECOGNIZED_NAME : CLOSE_SNI_UNMATCHED;
+    if (settings->listener.tls != NULL)
+        send_unrecognized_name(client);
+    return false;
+}
+
+// What is no ClientHello is told by the handshake, where there is one.
+static bool route(struct ingress *ingress, const struct proxy_config *settings, int client, int64_t deadline,
+                  enum close_reason *reason, struct error *error)
+{
+    struct client_hello *hello = malloc(sizeof *hello);
+    if (hello == NULL) {
+        error_set_errno(error, ENOMEM, "cannot look at the client's hello");
+        *reason = CLOSE_OUT_OF_MEMORY;
+        return false;
+    }
+    struct error why = ERROR_INIT;
+    bool is_hello = hello_peek(client, deadline, hello, &why);
+    if (is_hello)
+        memcpy(ingress->server_name, hello->server_name, sizeof ingress->server_name);
+    free(hello);
+    if (is_hello)
+        return choose_target(ingress, settings, client, reason, error);
+    if (settings->listener.tls != NULL && why.code == ERROR_INVALID)
+        return true;
+    *reason = reason_of(&why);
+    error_pass(error, &why);
+    return false;
+}
+
+static bool accept_tls(struct ingress *ingress, const struct generation *generation, int client, int64_t deadline,
+                       enum close_reason *reason, struct error *error)
+{
+    struct error why = ERROR_INIT;
+    ingress->tls = calloc(1, sizeof *ingress->tls);
+    if (ingress->tls == NULL)
+        error_set_errno(&why, ENOMEM, "cannot begin a TLS handshake");
+    else if (tls_accept(generation->credentials.listener, client, deadline, ingress->tls, &why))
+        return true;
+    *reason = reason_of(&why);
+    error_pass(error, &why);
+    return false;
+}
+
+bool ingress_admit(struct ingress *ingress, const struct generation *generation, int client, enum close_reason *reason,
+                   struct error *error)
+{
+    const struct proxy_config *settings = generation->settings;
+    const struct tls_config *tls = settings->listener.tls;
+    *ingress = (struct ingress){.target = BALANCER_NO_MORE};
+    if (tls == NULL && settings->balancer != BALANCER_SNI)
+        return true;
+    int64_t deadline = deadline_after(tls != NULL ? tls->handshake_timeout : settings->listener.client_hello_timeout);
+    if (settings->balancer == BALANCER_SNI && !route(ingress, settings, client, deadline, reason, error))
+        return false;
+    if (tls == NULL)
+        return true;
+    bool is_accepted = accept_tls(ingress, generation, client, deadline, reason, error);
+    if (ingress->tls != NULL)
+        memcpy(ingress->server_name, ingress->tls->facts.server_name, sizeof ingress->server_name);
+    return is_accepted;
+}
+
+void ingress_release(struct ingress *ingress)
+{
+    if (ingress->tls != NULL)
+        tls_session_release(ingress->tls);
+    free(ingress->tls);
+    ingress->tls = NULL;
+}

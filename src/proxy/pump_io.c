@@ -1,0 +1,228 @@
+// Single reads and writes of a pump, and what lies between them: TLS records are opened in place and sealed into a
+// buffer of their own.
+
+#include <string.h>
+#include <sys/socket.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/tls/tls_session.h"
+#include "pump.h"
+
+void pump_account(struct pump *pump, size_t size)
+{
+    _Atomic uint64_t *bytes = &pump_from(pump)->bytes;
+    // This thread alone writes it, so no locked instruction is needed.
+    uint64_t before = atomic_load_explicit(bytes, memory_order_relaxed);
+    atomic_store_explicit(bytes, before + size, memory_order_relaxed);
+    if (pump_to(pump)->read_timeout > 0)
+        atomic_store_explicit(&pump->last_write, clock_now_coarse(), memory_order_relaxed);
+}
+
+// To the front, so that a record that has not come in full finds room behind it.
+static void compact(struct pump *pump)
+{
+    if (pump->used == 0)
+        return;
+    pump->filled -= pump->used;
+    memmove(pump->buffers.input, pump->buffers.input + pump->used, pump->filled);
+    pump->used = 0;
+}
+
+ssize_t pump_receive(struct pump *pump, int flags)
+{
+    compact(pump);
+    size_t room = pump->buffers.input_size - pump->filled;
+    ssize_t received = recv(pump->from, pump->buffers.input + pump->filled, room, flags);
+    if (received > 0) {
+        pump->filled += (size_t)received;
+        pump->full = (size_t)received == room ? pump->full + 1 : 0;
+    }
+    return received;
+}
+
+// What a record's event means besides data. False: the direction has come to its end.
+static bool heed(struct pump *pump, const struct tls_received *received)
+{
+    struct tls_session *session = pump_from(pump)->tls;
+    switch (received->event) {
+    case TLS_KEY_UPDATE:
+        if (received->update_requested) {
+            tls_sender_request_key_update(session->sender);
+            pump->owes_reply = true;
+        }
+        return true;
+    case TLS_IGNORED:
+        if (received->alert == TLS_ALERT_NO_RENEGOTIATION) {
+            tls_sender_refuse_renegotiation(session->sender);
+            pump->owes_reply = true;
+        }
+        return true;
+    case TLS_CLOSE_NOTIFY:
+        pump_close_notified(pump);
+        return false;
+    case TLS_PEER_ALERT:
+        pump_tls_failed(pump, 0, received->reason);
+        return false;
+    case TLS_FAILED:
+        pump_tls_failed(pump, received->alert, received->reason);
+        return false;
+    default:
+        return true;
+    }
+}
+
+// Opens records until one has data. `is_held`: pieces are pending, which are to go first, so that what is no data, and
+// may end the direction, waits. False: no data, for now or for good.
+static bool open_record(struct pump *pump, bool is_held)
+{
+    for (;;) {
+        struct tls_received received =
+            tls_receiver_open(pump->receiver, pump->buffers.input + pump->used, pump->filled - pump->used);
+        // The receiver says an alert or a failure again; only a close_notify it would not.
+        if (received.event == TLS_NEEDS_MORE ||
+            (is_held && (received.event == TLS_PEER_ALERT || received.event == TLS_FAILED)))
+            return false;
+        pump->used += received.consumed;
+        if (received.event == TLS_DATA && received.length > 0) {
+            pump->plain = received.data;
+            pump->plain_length = received.length;
+            return true;
+        }
+        if (is_held && received.event == TLS_CLOSE_NOTIFY) {
+            pump->has_closed = true;
+            return false;
+        }
+        if (!heed(pump, &received))
+            return false;
+    }
+}
+
+static bool next_plain(struct pump *pump, bool is_held)
+{
+    if (pump->plain_length > 0)
+        return true;
+    if (pump->receiver != NULL)
+        return open_record(pump, is_held);
+    pump->plain = pump->buffers.input + pump->used;
+    pump->plain_length = pump->filled - pump->used;
+    pump->used = pump->filled;
+    return pump->plain_length > 0;
+}
+
+static void add_piece(struct pump *pump, void *bytes, size_t length)
+{
+    pump->pieces[pump->piece_count++] = (struct iovec){.iov_base = bytes, .iov_len = length};
+    pump->pending += length;
+}
+
+static void take_plain(struct pump *pump)
+{
+    while (pump->piece_count < PUMP_PIECES && next_plain(pump, pump->piece_count > 0)) {
+        add_piece(pump, pump->plain, pump->plain_length);
+        pump->plain_length = 0;
+    }
+}
+
+static void take_sealed(struct pump *pump)
+{
+    size_t used = 0;
+    pump->carried = 0;
+    while (next_plain(pump, used > 0)) {
+        size_t part = pump->plain_length < pump->record_limit ? pump->plain_length : pump->record_limit;
+        size_t room = pump->buffers.output_size - used;
+        if (room < TLS_SEALED_SIZE(part))
+            break;
+        size_t sealed = tls_sender_seal(pump->sender, pump->plain, part, pump->buffers.output + used, room);
+        if (sealed == 0) {
+            pump_seal_failed(pump);
+            return;
+        }
+        used += sealed;
+        pump->carried += part;
+        pump->plain += part;
+        pump->plain_length -= part;
+    }
+    if (used > 0)
+        add_piece(pump, pump->buffers.output, used);
+}
+
+bool pump_take(struct pump *pump)
+{
+    if (pump->over)
+        return false;
+    pump->piece_at = pump->piece_count = 0;
+    if (pump->has_closed) {
+        pump->has_closed = false;
+        pump_close_notified(pump);
+    } else if (pump->sender == NULL) {
+        take_plain(pump);
+    } else {
+        take_sealed(pump);
+    }
+    return pump->pending > 0;
+}
+
+static void advance(struct pump *pump, size_t size)
+{
+    pump->pending -= size;
+    if (pump->sender == NULL)
+        pump_account(pump, size);
+    else // records are counted when they are out as a whole; until then it is a sign of life
+        pump_account(pump, pump->pending == 0 ? pump->carried : 0);
+    while (size > 0) {
+        struct iovec *piece = &pump->pieces[pump->piece_at];
+        if (size < piece->iov_len) {
+            piece->iov_base = (uint8_t *)piece->iov_base + size;
+            piece->iov_len -= size;
+            return;
+        }
+        size -= piece->iov_len;
+        pump->piece_at++;
+    }
+}
+
+ssize_t pump_send(struct pump *pump, int flags)
+{
+    struct iovec *first = &pump->pieces[pump->piece_at];
+    unsigned count = pump->piece_count - pump->piece_at;
+    ssize_t sent;
+    if (count == 1) {
+        sent = send(pump->to, first->iov_base, first->iov_len, flags | MSG_NOSIGNAL);
+    } else {
+        struct msghdr message = {.msg_iov = first, .msg_iovlen = count};
+        sent = sendmsg(pump->to, &message, flags | MSG_NOSIGNAL);
+    }
+    if (sent > 0)
+        advance(pump, (size_t)sent);
+    return sent;
+}
+
+void pump_reply(struct pump *pump)
+{
+    pump->piece_at = pump->piece_count = 0;
+    pump->carried = 0;
+    size_t sealed = tls_sender_seal_due(pump->sender, pump->buffers.output, pump->buffers.output_size);
+    if (sealed > 0)
+        add_piece(pump, pump->buffers.output, sealed);
+}
+
+void pump_close_with_notify(struct pump *pump)
+{
+    pump->piece_at = pump->piece_count = 0;
+    pump->carried = 0;
+    size_t sealed =
+        tls_sender_alert(pump->sender, TLS_ALERT_CLOSE_NOTIFY, pump->buffers.output, pump->buffers.output_size);
+    if (sealed == 0) {
+        pump_seal_failed(pump);
+        return;
+    }
+    pump->is_closing = true;
+    add_piece(pump, pump->buffers.output, sealed);
+}
+
+void pump_change_buffers(struct pump *pump, const struct pump_buffers *buffers)
+{
+    compact(pump);
+    memcpy(buffers->input, pump->buffers.input, pump->filled);
+    pump->buffers = *buffers;
+}
