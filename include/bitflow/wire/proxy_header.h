@@ -56,13 +56,13 @@ struct proxy_header {
 #define PROXY_HEADER_V2_MAX 1700 // of what is encoded
 
 // Returns how many bytes it wrote; they are to be sent at once. IPv4-mapped pairs become IPv4; of a pair of both
-// families, the IPv4 one is mapped. What has no place in version 1 is UNKNOWN there, and so is LOCAL. In version 2 texts
-// that are too long are left out, and CRC32C is always there.
+// families, the IPv4 one is mapped. What has no place in version 1 is UNKNOWN there, and so is LOCAL. In version 2,
+// texts that are too long are left out, and CRC32C is always there.
 size_t proxy_header_encode_v1(const struct proxy_header *header, uint8_t out[PROXY_HEADER_V1_MAX]);
 size_t proxy_header_encode_v2(const struct proxy_header *header, uint8_t out[PROXY_HEADER_V2_MAX]);
 
-// The longest header that is decoded, in bytes. By its format version 2 could have 64 KiB; addresses and everything that
-// senders are known to add are below 1 KiB, but for a client's whole certificate, which may take 2 or 3.
+// The longest header that is decoded, in bytes. By its format version 2 could have 64 KiB; addresses and everything
+// that senders are known to add are below 1 KiB, but for a client's whole certificate, which may take 2 or 3.
 #define PROXY_HEADER_DECODED_MAX 4096
 
 enum proxy_header_state {
