@@ -40,7 +40,7 @@ WRONG = [
     ("target", "tls_context: {verify_mode: 5}", "server.proxies[0].targets[0].tls_context.verify_mode"),
     ("target", "proxy: http://127.0.0.1:1080", "server.proxies[0].targets[0].proxy"),
     ("target", "proxy: socks5://127.0.0.1", "server.proxies[0].targets[0].proxy"),
-    ("target", "proxy: unix:///run/socks.sock", "server.proxies[0].targets[0].proxy"),
+    ("target", "proxy: unix://run/socks.sock", "server.proxies[0].targets[0].proxy"),
     ("target", "resolve_timeout: soon", "server.proxies[0].targets[0].resolve_timeout"),
     ("options", "enable_proxy_header: perhaps", "server.proxies[0].options.enable_proxy_header"),
     ("top", "application: {metrics: {address: 'tcp://127.0.0.1:8125'}}", "application.metrics.address"),

@@ -31,7 +31,10 @@ static const char *const bad_socks[] = {
     "socks5://u:s3cret@h:0",
     "socks5://u:s3cret",
     "socks5://tcp://h:1",
-    "unix:///s3cret",
+    "socks4://s3cret@h:1",
+    "socks5+unix://u:s3cret@h:1",
+    "'socks5+unix://u:s3cret@'",
+    "socks5://u:s3cret%4@h:1",
     "[s3cret]",
     "\"s3cret\\0:1\"",
 };
@@ -145,7 +148,9 @@ static void test_syntaxes_that_pass(void **state)
                                         "socks5://h:1",
                                         "socks5://u:p@h:1",
                                         "socks5://u:p:q@r@h:1",
-                                        "'socks5://u:p@[::1]:1'"};
+                                        "'socks5://u:p@[::1]:1'",
+                                        "unix:///run/socks.sock",
+                                        "socks5+unix://u:p@/run/socks.sock"};
     static const char *const dsns[] = {"https://k@h/1", "http://k@h:8080/1", "https://k:s@h/a/b/1",
                                        "'https://k@[::1]:1/1'", "'https://k@[::1]/1'"};
     static const char *const metrics[] = {"h:1", "udp://h:1", "udp://[::1]:1", "unix:///run/statsd.sock",
