@@ -23,7 +23,7 @@ struct socks_server {
 };
 
 // socks5://[USER:PASS@]HOST:PORT or HOST:PORT; by a Unix socket socks5+unix://[USER:PASS@]/path or unix:///path.
-// socks5h is the same as socks5: names are the server's to resolve. In USER and PASS, %XX stands for a byte, as in a URL.
+// socks5h is the same as socks5: names are the server's to resolve. In USER and PASS, %XX is a byte, as in a URL.
 // ERROR_INVALID; its text repeats nothing of the text.
 bool socks_server_parse(const char *text, struct socks_server *server, struct error *error);
 
