@@ -113,9 +113,10 @@ static bool connect_tls(struct egress *egress, const struct target_config *targe
 static bool connect_socket(struct egress *egress, const struct target_config *target, struct patience *patience,
                            int64_t deadline, struct error *error)
 {
+    const struct dial_terms terms = {.deadline = deadline};
     for (unsigned tried = 1;; tried++) {
         *error = ERROR_INIT;
-        bool connected = dial(&target->address, patience, deadline, &egress->dialled, error);
+        bool connected = dial(&target->address, &terms, patience, &egress->dialled, error);
         egress->resolve_time += egress->dialled.resolve_time;
         egress->connect_time += egress->dialled.connect_time;
         if (connected)

@@ -2,6 +2,7 @@
 // floor calls this one. Names it doesn't know go to the C library, which answers "localhost" from /etc/hosts:
 //   list.test   what fake_add() has added
 //   slow.test, slow1.test, slow2.test ...   waits until fake_release(), then 127.0.0.1
+//   late4.test, late6.test   what fake_add() has added; that family's look-up waits until fake_release()
 //   again.test, fail.test, memory.test, no-name.test, system.test   the error of that name
 
 #ifndef BITFLOW_TEST_FAKE_RESOLVER_H
@@ -94,7 +95,13 @@ int getaddrinfo(const char *name, const char *service, const struct addrinfo *hi
         atomic_fetch_add(&fake_slow_calls, 1);
         return fake_slow_answer(hints->ai_family, result);
     }
-    if (strcmp(name, "list.test") == 0)
+    if ((strcmp(name, "late4.test") == 0 && hints->ai_family == AF_INET) ||
+        (strcmp(name, "late6.test") == 0 && hints->ai_family == AF_INET6)) {
+        atomic_fetch_add(&fake_slow_calls, 1);
+        while (sem_wait(&fake_slow) != 0)
+            continue;
+    }
+    if (strcmp(name, "list.test") == 0 || strncmp(name, "late", 4) == 0)
         return fake_answer(fake_list, fake_count, hints->ai_family, result);
     int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
     *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
