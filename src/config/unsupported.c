@@ -19,6 +19,10 @@ static void check_target(const struct place *at, const struct target_config *tar
 
 static void check_proxy(const struct place *at, const struct proxy_config *proxy, struct problem_list *problems)
 {
+    struct place listener = place_key(at, "listener");
+    if (proxy->listener.proxy_protocol)
+        report(problems, &listener, "proxy_protocol");
+
     struct place options = place_key(at, "options");
     if (proxy->enable_proxy_header)
         report(problems, &options, "enable_proxy_header");

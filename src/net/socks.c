@@ -39,10 +39,9 @@ static bool fail_errno(const struct dialogue *dialogue, int os_errno)
     return false;
 }
 
-static bool wait_for(const struct dialogue *dialogue, short events)
+static bool check(const struct dialogue *dialogue, enum patience_result result)
 {
-    struct pollfd poller = {.fd = dialogue->fd, .events = events};
-    switch (patience_poll(dialogue->patience, &poller, 1, dialogue->deadline)) {
+    switch (result) {
     case PATIENCE_READY:
         return true;
     case PATIENCE_DEADLINE:
@@ -57,24 +56,20 @@ static bool wait_for(const struct dialogue *dialogue, short events)
 
 static bool say(const struct dialogue *dialogue, const uint8_t *bytes, size_t length)
 {
-    size_t sent = 0;
-    while (sent < length) {
-        ssize_t taken = send(dialogue->fd, bytes + sent, length - sent, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (taken >= 0)
-            sent += (size_t)taken;
-        else if (errno != EAGAIN && errno != EINTR)
-            return fail_errno(dialogue, errno);
-        else if (!wait_for(dialogue, POLLOUT))
-            return false;
-    }
-    return true;
+    return check(dialogue, patience_send(dialogue->patience, dialogue->fd, bytes, length, dialogue->deadline));
+}
+
+static bool wait_for_answer(const struct dialogue *dialogue)
+{
+    struct pollfd poller = {.fd = dialogue->fd, .events = POLLIN};
+    return check(dialogue, patience_poll(dialogue->patience, &poller, 1, dialogue->deadline));
 }
 
 // Reads what has come, up to `size` bytes; more of the stream may be the target's.
 static bool hear(const struct dialogue *dialogue, uint8_t *bytes, size_t size, size_t *length)
 {
     for (;;) {
-        if (!wait_for(dialogue, POLLIN))
+        if (!wait_for_answer(dialogue))
             return false;
         ssize_t got = recv(dialogue->fd, bytes, size, MSG_DONTWAIT);
         if (got == 0)

@@ -99,7 +99,7 @@ static enum close_reason reason_of_failed_dial(const struct connection *connecti
     case ERROR_NO_MEMORY:
         return CLOSE_OUT_OF_MEMORY;
     default:
-        return connection->egress.is_tls_failure ? CLOSE_TARGET_HANDSHAKE_FAILED : CLOSE_CONNECT_FAILED;
+        return connection->egress.step == EGRESS_TLS ? CLOSE_TARGET_HANDSHAKE_FAILED : CLOSE_CONNECT_FAILED;
     }
 }
 
@@ -143,6 +143,7 @@ static bool dial_target(struct connection *connection)
     const struct generation *generation = connection->generation;
     const struct egress_plan plan = {.settings = generation->settings,
                                      .tls = generation->credentials.targets,
+                                     .states = generation->targets,
                                      .turn = connection->turn,
                                      .chosen = connection->ingress.target};
     struct log_context context = connection_log_context(connection);
@@ -169,10 +170,6 @@ static void relay_target(struct connection *connection)
     const struct target_config *target = connection->egress.target;
     struct relay *relay = &connection->relay;
     connection_enter(connection, STAGE_RELAYING);
-    if (endpoint_is_tcp(&connection->egress.dialled.remote)) {
-        socket_set_nodelay(connection->entry.target);
-        socket_set_keepalive(connection->entry.target, target->keepalive_interval);
-    }
     relay->sockets[RELAY_CLIENT].fd = connection->entry.client;
     relay->sockets[RELAY_CLIENT].tls = connection->ingress.tls;
     relay->sockets[RELAY_CLIENT].read_timeout = listener->read_timeout;
@@ -197,8 +194,9 @@ static void close_target(struct connection *connection)
     if (!dialled->is_borrowed)
         (void)close(dialled->fd);
     else
-        // A relay has touched it, if only by an end of stream, or a handshake.
-        inherited_return(dialled->fd, connection->relayed.reason != CLOSE_NONE || connection->egress.tls != NULL);
+        // A relay has touched it, if only by an end of stream, or a header or a handshake has.
+        inherited_return(dialled->fd, connection->relayed.reason != CLOSE_NONE || connection->egress.is_header_sent ||
+                                          connection->egress.tls != NULL);
 }
 
 static void close_sockets(struct connection *connection)

@@ -139,12 +139,13 @@ static void test_scalars(void **state)
         {OPTION("connection_lifetime", "876001h"), AT_LIFETIME "is too long: at most 876000h\n"},
         {OPTION("connection_lifetime", "99999999999h"), AT_LIFETIME "\"99999999999h\" is too long a duration\n"},
         {OPTION("connection_lifetime", "{}"), AT_LIFETIME "must be a duration, not a mapping\n"},
-        {OPTION("connection_load_balancer", "roundrobin"), AT_BALANCER
-         "must be one of none, failover, round-robin, sni, not \"roundrobin\"; did you mean round-robin?\n"},
+        {OPTION("connection_load_balancer", "roundrobin"),
+         AT_BALANCER "must be one of none, failover, round-robin, least-connections, sni, not \"roundrobin\"; did you "
+                     "mean round-robin?\n"},
         {OPTION("connection_load_balancer", "least"),
-         AT_BALANCER "must be one of none, failover, round-robin, sni, not \"least\"\n"},
+         AT_BALANCER "must be one of none, failover, round-robin, least-connections, sni, not \"least\"\n"},
         {OPTION("connection_load_balancer", "[]"),
-         AT_BALANCER "must be one of none, failover, round-robin, sni, not a list\n"},
+         AT_BALANCER "must be one of none, failover, round-robin, least-connections, sni, not a list\n"},
         {OPTION("connection_log", "''"), "f:7:31: server.proxies[0].options.connection_log: must not be empty\n"},
         {PROXY("p", LISTENER, TARGET ", connect_attempts: 1001", ""),
          "f:6:51: server.proxies[0].targets[0].connect_attempts: must be from 1 to 1000, not 1001\n"},

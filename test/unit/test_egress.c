@@ -103,6 +103,8 @@ enum { REFUSES, LISTENS, REFUSES_TOO, PORTS };
 struct fixture {
     struct port ports[PORTS];
     struct target_config targets[PORTS];
+    struct target_state states[PORTS];
+    struct target_state *state_pointers[PORTS];
     struct proxy_config settings;
     int client[2]; // ours, the client's end
     struct patience patience;
@@ -119,6 +121,8 @@ static int setup(void **state)
         fixture->targets[i] =
             (struct target_config){.name = names[i], .address = fixture->ports[i].address, .connect_attempts = 1};
     }
+    for (size_t i = 0; i < PORTS; i++)
+        fixture->state_pointers[i] = &fixture->states[i];
     fixture->settings = (struct proxy_config){
         .name = "web", .targets = fixture->targets, .target_count = PORTS, .balancer = BALANCER_FAILOVER};
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fixture->client), 0);
@@ -146,8 +150,11 @@ static bool connect_now(struct fixture *fixture, uint64_t turn)
 {
     struct log_context context = {.proxy = "web", .connection = 1};
     static struct tls_context *const plain[PORTS] = {NULL};
-    const struct egress_plan plan = {
-        .settings = &fixture->settings, .tls = plain, .turn = turn, .chosen = BALANCER_NO_MORE};
+    const struct egress_plan plan = {.settings = &fixture->settings,
+                                     .tls = plain,
+                                     .states = fixture->state_pointers,
+                                     .turn = turn,
+                                     .chosen = BALANCER_NO_MORE};
     return egress_connect(&fixture->egress, &plan, &fixture->patience, &context, &fixture->error);
 }
 
