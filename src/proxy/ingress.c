@@ -94,6 +94,12 @@ bool ingress_admit(struct ingress *ingress, const struct generation *generation,
     const struct proxy_config *settings = generation->settings;
     const struct tls_config *tls = settings->listener.tls;
     *ingress = (struct ingress){.target = BALANCER_NO_MORE};
+    if (settings->listener.proxy_protocol) {
+        int64_t until = deadline_after(settings->listener.proxy_protocol_timeout);
+        ingress->declared = declaration_read(client, until, reason, error);
+        if (ingress->declared == NULL)
+            return false;
+    }
     if (tls == NULL && settings->balancer != BALANCER_SNI)
         return true;
     int64_t deadline = deadline_after(tls != NULL ? tls->handshake_timeout : settings->listener.client_hello_timeout);
@@ -113,4 +119,5 @@ void ingress_release(struct ingress *ingress)
         tls_session_release(ingress->tls);
     free(ingress->tls);
     ingress->tls = NULL;
+    declaration_free(&ingress->declared);
 }
