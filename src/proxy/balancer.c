@@ -13,7 +13,7 @@ void balancer_init(struct balancer *balancer, const struct proxy_config *setting
         .states = states,
         .target_count = settings->target_count,
         .turn = turn,
-        .chosen = chosen == BALANCER_NO_MORE ? 0 : chosen,
+        .chosen = settings->balancer == BALANCER_NONE ? 0 : chosen,
         .last = BALANCER_NO_MORE,
     };
 }
@@ -99,7 +99,7 @@ static size_t choose(const struct balancer *balancer, int64_t now, bool is_last_
         .balancer = balancer, .now = now, .is_last_resort = is_last_resort, .active_most = UINT64_MAX};
     switch (balancer->policy) {
     case BALANCER_NONE:
-    case BALANCER_SNI: // has chosen by name, before it comes to this
+    case BALANCER_SNI: // has chosen by name, and if that chose none, there is none
         return balancer->chosen;
     case BALANCER_FAILOVER:
         break;

@@ -33,14 +33,14 @@ static bool wait_out_shortage(unsigned tried, struct patience *patience)
     return tried < SHORTAGE_TRIES && patience_poll(patience, NULL, 0, deadline_after(wait)) == PATIENCE_DEADLINE;
 }
 
-// A borrowed target has been spoken to: it is of no use to anybody any more.
-static void drop_socket(struct dial_result *dialled)
+// A borrowed target that has been spoken to is spent: it is of no use to anybody any more.
+static void drop_socket(struct egress *egress)
 {
-    if (dialled->is_borrowed)
-        inherited_return(dialled->fd, true);
+    if (egress->dialled.is_borrowed)
+        inherited_return(egress->dialled.fd, egress->is_header_sent || egress->tls != NULL);
     else
-        (void)close(dialled->fd);
-    dialled->fd = -1;
+        (void)close(egress->dialled.fd);
+    egress->dialled.fd = -1;
 }
 
 // Connects, which a shortage of descriptors delays at first.
@@ -94,7 +94,7 @@ __attribute__((noinline)) static bool connect_by_socks(const struct attempt *att
         connected = socks_connect(attempt->egress->dialled.fd, &server, &attempt->target->address, attempt->patience,
                                   attempt->deadline, attempt->error);
         if (!connected)
-            drop_socket(&attempt->egress->dialled);
+            drop_socket(attempt->egress);
     } else {
         error_set(attempt->error, why.code, "the SOCKS5 server: %s", why.text);
         if (attempt->error != NULL)
@@ -129,7 +129,7 @@ static bool send_header(const struct attempt *attempt)
         error_set_errno(attempt->error, errno, "cannot send the PROXY protocol header");
         break;
     }
-    drop_socket(&egress->dialled);
+    drop_socket(egress);
     return false;
 }
 
@@ -150,7 +150,7 @@ static bool connect_tls(const struct attempt *attempt)
     else if (tls_connect(attempt->tls, egress->dialled.fd, host_of(attempt->target), attempt->patience,
                          own < attempt->deadline ? own : attempt->deadline, egress->tls, attempt->error))
         return true;
-    drop_socket(&egress->dialled);
+    drop_socket(egress);
     return false;
 }
 

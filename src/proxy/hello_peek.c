@@ -65,17 +65,18 @@ static void release_look(struct look *look)
     free(look->bytes);
 }
 
+// In one step to the most that is ever looked at: each look sees all that has come, however it is cut into records.
 static bool make_room(struct look *look, size_t needed, struct error *error)
 {
     if (needed <= look->room)
         return true;
-    uint8_t *grown = realloc(look->bytes, needed);
+    uint8_t *grown = realloc(look->bytes, CLIENT_HELLO_MAX);
     if (grown == NULL) {
         error_set_errno(error, ENOMEM, "cannot look at the client's hello");
         return false;
     }
     look->bytes = grown;
-    look->room = needed;
+    look->room = CLIENT_HELLO_MAX;
     return true;
 }
 
@@ -133,16 +134,17 @@ static bool see_more(struct look *look, size_t needed, struct error *error)
     if (!make_room(look, needed, error))
         return false;
     for (;;) {
-        if (!wait_for(look, needed)) {
+        if (deadline_left(look->deadline) == 0 || !wait_for(look, needed)) {
             error_set(error, ERROR_TIMEOUT, "%s",
                       look->length == 0 ? "the client sent nothing in time"
                                         : "the client's hello did not come in time");
             return false;
         }
+        bool is_over = has_ended(look->fd); // first: what came before the end is seen then
         enum seen seen = peek(look);
         if (seen == SEEN_MORE)
             return true;
-        if (seen == SEEN_END || seen == SEEN_ERROR || has_ended(look->fd))
+        if (seen == SEEN_END || seen == SEEN_ERROR || is_over)
             return complain_of_end(look, seen, error);
         if (look->events < 0)
             (void)poll(NULL, 0, (int)(FULL_BUFFER_PAUSE / NS_PER_MS));

@@ -50,6 +50,21 @@ static bool choose_target(struct ingress *ingress, const struct proxy_config *se
     return false;
 }
 
+// Our parser and mbedTLS must agree on who is asked for, or a client could be routed by one name and let in by
+// another's authority. False: they do not, and the client is told.
+static bool is_routed_as_agreed(const struct ingress *ingress, int client, struct error *error)
+{
+    uint8_t record[TLS_ALERT_RECORD_MAX];
+    if (ingress->target != BALANCER_NO_MORE && strcmp(ingress->server_name, ingress->tls->facts.server_name) == 0)
+        return true;
+    size_t size = tls_sender_alert(ingress->tls->sender, TLS_ALERT_ILLEGAL_PARAMETER, record, sizeof record);
+    (void)send(client, record, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    socket_end_and_drain(client);
+    error_set(error, ERROR_INVALID,
+              "the client sent a ClientHello whose server name is malformed, or not always the same");
+    return false;
+}
+
 // What is no ClientHello is told by the handshake, where there is one.
 static bool route(struct ingress *ingress, const struct proxy_config *settings, int client, int64_t deadline,
                   enum close_reason *reason, struct error *error)
@@ -107,10 +122,14 @@ bool ingress_admit(struct ingress *ingress, const struct generation *generation,
         return false;
     if (tls == NULL)
         return true;
-    bool is_accepted = accept_tls(ingress, generation, client, deadline, reason, error);
-    if (ingress->tls != NULL)
+    if (!accept_tls(ingress, generation, client, deadline, reason, error))
+        return false;
+    if (settings->balancer != BALANCER_SNI) {
         memcpy(ingress->server_name, ingress->tls->facts.server_name, sizeof ingress->server_name);
-    return is_accepted;
+        return true;
+    }
+    *reason = CLOSE_CLIENT_HANDSHAKE_FAILED;
+    return is_routed_as_agreed(ingress, client, error);
 }
 
 void ingress_release(struct ingress *ingress)

@@ -151,6 +151,7 @@ static void conclude(const struct relay_state *state, struct relay_result *resul
                                      .os_errno = state->os_errno,
                                      .tls_failure = state->tls_failure,
                                      .is_peer_alert = state->is_peer_alert};
+    send_owed_alert(state); // before the flush, which may take a while
     switch (reason) {
     case CLOSE_COMPLETED:
         concluded.ended_by = atomic_load(&state->first_finished) == RELAY_TARGET ? ENDED_BY_TARGET : ENDED_BY_CLIENT;
@@ -186,7 +187,6 @@ static void conclude(const struct relay_state *state, struct relay_result *resul
     default: // a read timeout, or ended from outside
         break;
     }
-    send_owed_alert(state);
     *result = concluded;
 }
 

@@ -51,8 +51,10 @@ int tls_choose_entry(const struct tls_context *context, const char *name, mbedtl
             is_same_text(other->revocation_list_path, chosen->revocation_list_path))
             status = mbedtls_ssl_set_hs_own_cert(ssl, &other->chain, &other->key);
     }
-    if (status == 0 && context->verify_mode != VERIFY_NONE && chosen->authority_path != NULL)
-        mbedtls_ssl_set_hs_ca_chain(ssl, &chosen->authorities, chosen->revoked.raw.p != NULL ? &chosen->revoked : NULL);
+    // Without an authority of its own, the context's are in force.
+    bool has_own = context->verify_mode != VERIFY_NONE && chosen->authority_path != NULL;
+    mbedtls_ssl_set_hs_ca_chain(ssl, has_own ? &chosen->authorities : NULL,
+                                has_own && chosen->revoked.raw.p != NULL ? &chosen->revoked : NULL);
     // A TLS 1.3 server is done with the handshake's keys by the time that it sees the client's certificate, but mbedTLS
     // would still use them for the alert, which no client could then read. So the handshake is let through to its end,
     // where tls_verify_result() has the last word in any case.

@@ -11,7 +11,6 @@
 #include "tls_parts.h"
 #include "tls_pem.h"
 
-#define SYSTEM_BUNDLE "/etc/ssl/certs/ca-certificates.crt"
 #define SYSTEM_BUNDLE_VARIABLE "SSL_CERT_FILE" // as OpenSSL has it
 
 bool tls_init(struct error *error)
@@ -177,9 +176,14 @@ static bool load_entries(struct tls_context *context, const struct tls_config *c
 // A target whose configuration names no authority is held to the public ones.
 static bool load_system_authorities(struct tls_context *context, struct error *error)
 {
+    // Where Debian and Alpine, Fedora, SUSE, and others have it.
+    static const char *const bundles[] = {"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
+                                          "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"};
     const char *path = getenv(SYSTEM_BUNDLE_VARIABLE);
-    if (path == NULL || *path == '\0')
-        path = SYSTEM_BUNDLE;
+    for (size_t i = 0; i < ARRAY_LENGTH(bundles) && (path == NULL || *path == '\0'); i++)
+        path = access(bundles[i], R_OK) == 0 ? bundles[i] : NULL;
+    if (path == NULL)
+        path = bundles[0]; // whose absence is then told
     struct pem_text text = {.bytes = NULL};
     unsigned skipped; // what mbedTLS cannot use of a public bundle is nobody's mistake
     struct error why = ERROR_INIT;

@@ -87,6 +87,11 @@ void tls_context_check_expiry(const struct tls_context *context, int days,
                               void (*warn)(void *argument, const char *file, const char *text), void *argument)
 {
     const struct report report = {.days = days, .warn = warn, .argument = argument};
-    for (size_t i = 0; i < context->entry_count; i++)
-        check_entry(&report, &context->entries[i]);
+    for (size_t i = 0; i < context->entry_count; i++) {
+        const struct tls_entry *entry = &context->entries[i];
+        check_entry(&report, entry);
+        if (context->verify_mode == VERIFY_NONE && entry->authority_path != NULL)
+            report.warn(report.argument, entry->authority_path,
+                        "the authority is not used: with verify_mode none nobody is verified");
+    }
 }

@@ -179,8 +179,15 @@ int tls_certificate_callback(mbedtls_ssl_context *ssl)
     struct tls_handshake *handshake = mbedtls_ssl_get_user_data_p(ssl);
     size_t length = 0;
     const unsigned char *name = mbedtls_ssl_get_hs_sni(ssl, &length);
+    char asked[sizeof handshake->facts->server_name] = "";
     if (name != NULL)
-        copy_name(name, length, handshake->facts->server_name, sizeof handshake->facts->server_name);
+        copy_name(name, length, asked, sizeof asked);
+    // After a HelloRetryRequest it runs again, and mbedTLS does not see to it that the second hello asks for the same
+    // (RFC 8446 4.1.2): a client could be routed by one name and verified by another's authority.
+    if (handshake->has_chosen && strcmp(asked, handshake->facts->server_name) != 0)
+        return MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER;
+    handshake->has_chosen = true;
+    memcpy(handshake->facts->server_name, asked, sizeof asked);
     return tls_choose_entry(handshake->context, handshake->facts->server_name, ssl);
 }
 

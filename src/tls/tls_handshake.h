@@ -40,6 +40,7 @@ struct tls_handshake {
     struct tls_facts *facts;
     int fd;
     int64_t deadline;
+    bool has_chosen;           // the certificate callback has run
     struct patience *patience; // of the client for whom a target's handshake is made
     mbedtls_ssl_context ssl;
     struct tls_verification verification;

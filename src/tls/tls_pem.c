@@ -83,18 +83,25 @@ bool pem_text_read(const char *path, struct pem_text *text, struct error *error)
     char shown[PEM_PATH_SIZE];
     struct pem_text read = {.bytes = NULL};
     struct stat status;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    int failure = fd < 0 || fstat(fd, &status) != 0 ? errno : read_all(fd, &read);
-    if (failure != 0) {
+    // A FIFO or a device might make a reload wait for ever.
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    bool is_open = fd >= 0 && fstat(fd, &status) == 0;
+    bool is_regular = is_open && S_ISREG(status.st_mode);
+    int failure = is_open ? 0 : errno;
+    if (is_regular)
+        failure = read_all(fd, &read);
+    if (is_open && !is_regular) {
+        (void)invalid(error, path, S_ISDIR(status.st_mode) ? "is a directory" : "is not a regular file");
+    } else if (failure != 0) {
         error_set_errno(error, failure, "cannot read %s", pem_path(path, shown));
         pem_text_release(&read);
     } else {
-        read.others_may_read = S_ISREG(status.st_mode) && (status.st_mode & S_IROTH) != 0;
+        read.others_may_read = (status.st_mode & S_IROTH) != 0;
         *text = read;
     }
     if (fd >= 0)
         (void)close(fd);
-    return failure == 0;
+    return is_regular && failure == 0;
 }
 
 // mbedTLS reads up to the first zero byte only.

@@ -133,7 +133,9 @@ static enum client_hello_state find_message(const uint8_t *bytes, size_t length,
     size_t at = 0;                  // of the stream
     size_t have = 0;                // of the message
     size_t wanted = MESSAGE_HEADER; // of it, until its own size is known
-    for (;;) {
+    for (unsigned records = 0;; records++) {
+        if (records == CLIENT_HELLO_RECORDS_MAX)
+            return invalid(hello, "a ClientHello in too many records");
         size_t left = length - at;
         const char *reason = check_record(bytes + at, left);
         if (reason != NULL)

@@ -103,7 +103,7 @@ static const struct {
     {BALANCER_LEAST_CONNECTIONS, "gggg", "1010", 1, "3120"},
     {BALANCER_LEAST_CONNECTIONS, "ggog", "1100", 0, "3012"},
     {BALANCER_LEAST_CONNECTIONS, "oo", "50", 0, "10"},
-    {BALANCER_SNI, "ggg", NULL, 1, "0"}, // the name decides before it comes to this
+    {BALANCER_SNI, "ggg", NULL, 1, ""}, // only the name decides
 };
 
 static void test_orders(void **state)
@@ -194,7 +194,7 @@ static void test_a_lone_target_is_never_out(void **state)
         struct balancer balancer;
         set_up(&scene, lone[i].policy, lone[i].targets, NULL);
         for (int n = 0; n < 5; n++) {
-            balancer_init(&balancer, &scene.settings, scene.pointers, 0, BALANCER_NO_MORE);
+            balancer_init(&balancer, &scene.settings, scene.pointers, 0, 0);
             assert_int_equal(balancer_next(&balancer, NOW), 0);
             assert_false(balancer_note_failure(&balancer, NOW));
             balancer_release(&balancer);

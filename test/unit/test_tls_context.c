@@ -79,7 +79,7 @@ static void test_files_that_are_something_else(void **state)
     assert_bad_pair("server.key", "missing", "missing", "cannot read ");
     assert_bad_pair("server.key", "missing", "missing", "No such file or directory");
     assert_bad_pair("missing", "server.crt", "missing", "No such file or directory");
-    assert_bad_pair("server.key", ".", "/.", "Is a directory");
+    assert_bad_pair("server.key", ".", "/.", "is a directory");
     assert_bad_pair("server.key", "empty", "empty", "is empty");
     assert_bad_pair("empty", "server.crt", "empty", "is empty");
     assert_bad_pair("server.key", "text", "text", "is no PEM file");

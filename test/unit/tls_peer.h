@@ -21,6 +21,7 @@ struct peer {
     const char *pair;        // "<pair>.crt", "<pair>.key" in the rig's directory; NULL: none
     const char *authorities; // to verify with; NULL: anything goes
     const char *server_name; // a client's; NULL: none
+    const char *later_name;  // what it asks for instead after a HelloRetryRequest; NULL: the same
     const char *protocols;   // ALPN as on the wire: "\x02h2"
     bool asks_for_certificate;
     bool keeps_session;
@@ -143,6 +144,16 @@ static inline bool peer_exchange(SSL *ssl)
     return SSL_read(ssl, text, 1) == 0 && SSL_get_error(ssl, 0) == SSL_ERROR_ZERO_RETURN;
 }
 
+// At the server's first hello, which is a HelloRetryRequest if another hello of the client's follows.
+static inline void peer_change_name(int is_written, int version, int content, const void *bytes, size_t length,
+                                    SSL *ssl, void *argument)
+{
+    (void)version;
+    if (is_written == 0 && content == SSL3_RT_HANDSHAKE && length > 0 &&
+        *(const unsigned char *)bytes == SSL3_MT_SERVER_HELLO)
+        (void)SSL_set_tlsext_host_name(ssl, (const char *)argument);
+}
+
 static inline void *peer_run(void *argument)
 {
     struct peer *peer = argument;
@@ -150,6 +161,10 @@ static inline void *peer_run(void *argument)
     (void)SSL_set_fd(ssl, peer->fd);
     if (peer->server_name != NULL)
         (void)SSL_set_tlsext_host_name(ssl, peer->server_name);
+    if (peer->later_name != NULL) {
+        SSL_set_msg_callback(ssl, peer_change_name);
+        SSL_set_msg_callback_arg(ssl, (void *)peer->later_name);
+    }
     if (peer->old_session != NULL)
         (void)SSL_set_session(ssl, peer->old_session);
     peer->is_done = (peer->is_server ? SSL_accept(ssl) : SSL_connect(ssl)) == 1;

@@ -13,6 +13,10 @@
 // take 1-2 KB each; browsers stay below 2 KB, and nothing known comes near this.
 #define CLIENT_HELLO_MAX ((size_t)64 * 1024)
 
+// Into how many records it may be cut: one byte each for any that is in use, and few enough that walking over them
+// again whenever more has come costs next to nothing.
+#define CLIENT_HELLO_RECORDS_MAX 4096
+
 #define CLIENT_HELLO_NAME_MAX 255
 #define CLIENT_HELLO_ALPN_MAX 16
 
