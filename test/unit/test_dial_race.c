@@ -69,7 +69,6 @@ static int listen_on(const char *host, uint16_t port, struct endpoint *endpoint)
 
 static void test_names(void **state)
 {
-    (void)state;
     static const char *const hosts[] = {"127.0.0.1"};
     struct endpoint endpoint;
     int listener = rig_listen("127.0.0.1:0", &endpoint);
@@ -83,7 +82,7 @@ static void test_names(void **state)
     assert_int_equal(dialled.result.connect_time, 0);
     dialled = dial_text("slow.test:80", deadline_after(300 * NS_PER_MS));
     assert_failure(&dialled, ERROR_TIMEOUT, "cannot resolve slow.test: no answer in time");
-    fake_release();
+    fake_release_to_end(*(const unsigned *)*state);
 }
 
 // A refusal starts the next one at once, without the delay.
@@ -140,16 +139,16 @@ static void test_preferred_family(void **state)
 
 static void test_resolver_has_its_own_bound(void **state)
 {
-    (void)state;
+    unsigned before = *(const unsigned *)*state;
     struct dialled dialled = dial_preferring("slow3001.test:80", ADDRESS_ANY, 50 * NS_PER_MS);
     assert_failure(&dialled, ERROR_RESOLVE, "cannot resolve slow3001.test: no answer in time");
     assert_in_range(dialled.took, 50 * NS_PER_MS, RIG_LIMIT / 2);
-    fake_release();
+    fake_release_to_end(before);
     // Where the deadline is the nearer one, it is what passed.
     const struct dial_terms terms = {.deadline = deadline_after(50 * NS_PER_MS), .resolve_timeout = RIG_LIMIT};
     dialled = dial_text_on("slow3002.test:80", &terms);
     assert_failure(&dialled, ERROR_TIMEOUT, "cannot resolve slow3002.test: no answer in time");
-    fake_release();
+    fake_release_to_end(before);
     // What comes in time is not hurried.
     struct endpoint endpoint;
     char text[64];
@@ -286,9 +285,9 @@ int main(void)
     before = rig_descriptors();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_order),
-        cmocka_unit_test(test_names),
+        cmocka_unit_test_prestate(test_names, &before),
         cmocka_unit_test(test_preferred_family),
-        cmocka_unit_test(test_resolver_has_its_own_bound),
+        cmocka_unit_test_prestate(test_resolver_has_its_own_bound, &before),
         cmocka_unit_test(test_race_first_refuses),
         cmocka_unit_test(test_race_first_is_silent),
         cmocka_unit_test(test_race_families_take_turns),

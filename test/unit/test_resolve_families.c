@@ -28,16 +28,6 @@ static struct endpoint endpoint_of(const char *text)
 
 static unsigned descriptors_at_start;
 
-// A look-up that nobody waits for any more goes on until it is released; its event is closed when it is over.
-static void end_late_look_up(void)
-{
-    int64_t limit = rig_limit();
-    fake_release();
-    while (rig_descriptors() != descriptors_at_start && deadline_left(limit) > 0)
-        (void)poll(NULL, 0, 1);
-    assert_int_equal(rig_descriptors(), descriptors_at_start);
-}
-
 static bool resolve_families(const char *text, enum address_family preferred, int64_t deadline,
                              struct resolution *resolution, struct error *error)
 {
@@ -101,20 +91,20 @@ static void test_a_family_that_is_late(void **state)
     int64_t start = clock_now();
     assert_families("late6.test:80", "46", ADDRESS_IPV4, "0");
     assert_in_range(clock_now() - start, RESOLVE_DELAY, RIG_LIMIT / 2);
-    end_late_look_up();
+    fake_release_to_end(descriptors_at_start);
     // The preferred one is waited for until the deadline; then the other one counts.
     start = clock_now();
     assert_true(resolve_families("late4.test:80", ADDRESS_IPV4, deadline_after(300 * NS_PER_MS), &resolution, &error));
     assert_in_range(clock_now() - start, 300 * NS_PER_MS, RIG_LIMIT / 2);
     assert_int_equal(resolution.count, 1);
     assert_endpoint(&resolution.endpoints[0], "[2001:db8::2]:80");
-    end_late_look_up();
+    fake_release_to_end(descriptors_at_start);
     // Neither has come; one that has no addresses does not help.
     fake_clear();
     assert_false(resolve_families("late6.test:80", ADDRESS_IPV4, deadline_after(100 * NS_PER_MS), &resolution, &error));
     assert_int_equal(error.code, ERROR_TIMEOUT);
     assert_string_equal(error.text, "cannot resolve late6.test: no answer in time");
-    end_late_look_up();
+    fake_release_to_end(descriptors_at_start);
 }
 
 static void test_the_client_leaves_two_look_ups(void **state)
@@ -132,7 +122,7 @@ static void test_the_client_leaves_two_look_ups(void **state)
     assert_false(resolve_preferring(&address, ADDRESS_IPV6, &patience, rig_limit(), &resolution, &error));
     assert_int_equal(error.code, ERROR_CANCELLED);
     (void)close(pair[0]);
-    end_late_look_up();
+    fake_release_to_end(descriptors_at_start);
 }
 
 int main(void)
