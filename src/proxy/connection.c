@@ -255,6 +255,7 @@ static void finish(struct connection *connection)
     if (is_logged)
         name_ends(connection, &names);
     close_sockets(connection);
+    egress_leave(&connection->egress);
     atomic_fetch_sub(&connection->generation->proxy->active, 1);
     if (is_logged)
         connection_write_records(connection, &names);

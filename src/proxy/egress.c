@@ -85,7 +85,7 @@ static bool connect_target(struct egress *egress, const struct egress_plan *plan
     return false;
 }
 
-static void leave_target(struct egress *egress)
+void egress_leave(struct egress *egress)
 {
     if (egress->state != NULL)
         atomic_fetch_sub_explicit(&egress->state->active, 1, memory_order_relaxed);
@@ -94,7 +94,7 @@ static void leave_target(struct egress *egress)
 
 static void enter_target(struct egress *egress, struct target_state *state)
 {
-    leave_target(egress);
+    egress_leave(egress);
     atomic_fetch_add_explicit(&state->active, 1, memory_order_relaxed);
     egress->state = state;
 }
@@ -150,7 +150,7 @@ bool egress_connect(struct egress *egress, const struct egress_plan *plan, struc
     balancer_release(&balancer);
     if (connected)
         return true;
-    leave_target(egress);
+    egress_leave(egress);
     if (failed > 1 && is_worth_another(&last)) {
         error_set(error, last.code, "all %zu targets failed, the last: %s", failed, last.text);
         if (error != NULL)
@@ -163,5 +163,4 @@ bool egress_connect(struct egress *egress, const struct egress_plan *plan, struc
 void egress_release(struct egress *egress)
 {
     drop_session(egress);
-    leave_target(egress);
 }

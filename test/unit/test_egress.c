@@ -258,9 +258,9 @@ static void test_a_connection_is_counted_where_it_is(void **state)
     assert_true(connect_now(fixture, 0));
     assert_int_equal(atomic_load(&fixture->states[REFUSES].active), 0);
     assert_int_equal(atomic_load(&fixture->states[LISTENS].active), 1);
-    egress_release(&fixture->egress);
+    egress_leave(&fixture->egress);
     assert_int_equal(atomic_load(&fixture->states[LISTENS].active), 0);
-    egress_release(&fixture->egress);
+    egress_leave(&fixture->egress);
     assert_int_equal(atomic_load(&fixture->states[LISTENS].active), 0);
 }
 

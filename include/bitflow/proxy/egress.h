@@ -50,7 +50,10 @@ struct egress_plan {
 bool egress_connect(struct egress *egress, const struct egress_plan *plan, struct patience *patience,
                     const struct log_context *context, struct error *error);
 
-// Wipes the session's keys, and counts the connection no longer. The socket is not closed.
+// The connection is over: its target has one less.
+void egress_leave(struct egress *egress);
+
+// Wipes the session's keys. The socket is not closed.
 void egress_release(struct egress *egress);
 
 // The wait before attempt `attempt` (from 2), ns: backoff doubled each time up to EGRESS_BACKOFF_MAX, then varied by
