@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@
 #include "net_rig.h"
 
 #define FAKE_MAX 40
+static pthread_mutex_t fake_lock = PTHREAD_MUTEX_INITIALIZER; // of the list
 static struct endpoint fake_list[FAKE_MAX];
 static size_t fake_count;
 static sem_t fake_slow; // posted once for each slow look-up that is to end
@@ -27,13 +29,19 @@ static atomic_int fake_slow_number; // of the slow name looked up last
 
 static inline void fake_clear(void)
 {
+    (void)pthread_mutex_lock(&fake_lock);
     fake_count = 0;
+    (void)pthread_mutex_unlock(&fake_lock);
 }
 
 static inline void fake_add(const struct endpoint *endpoint)
 {
-    assert_true(fake_count < FAKE_MAX);
-    fake_list[fake_count++] = *endpoint;
+    (void)pthread_mutex_lock(&fake_lock);
+    bool fits = fake_count < FAKE_MAX;
+    if (fits)
+        fake_list[fake_count++] = *endpoint;
+    (void)pthread_mutex_unlock(&fake_lock);
+    assert_true(fits);
 }
 
 static inline void fake_release(void)
@@ -76,6 +84,14 @@ static int fake_answer(const struct endpoint *list, size_t count, int family, st
     return *result != NULL ? 0 : EAI_NONAME;
 }
 
+static int fake_answer_list(int family, struct addrinfo **result)
+{
+    (void)pthread_mutex_lock(&fake_lock);
+    int code = fake_answer(fake_list, fake_count, family, result);
+    (void)pthread_mutex_unlock(&fake_lock);
+    return code;
+}
+
 static int fake_slow_answer(int family, struct addrinfo **result)
 {
     struct address address = rig_address("127.0.0.1:1", ADDRESS_TO_CONNECT);
@@ -113,7 +129,7 @@ int getaddrinfo(const char *name, const char *service, const struct addrinfo *hi
             continue;
     }
     if (strcmp(name, "list.test") == 0 || strncmp(name, "late", 4) == 0)
-        return fake_answer(fake_list, fake_count, hints->ai_family, result);
+        return fake_answer_list(hints->ai_family, result);
     int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
     *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
     return real(name, service, hints, result);
