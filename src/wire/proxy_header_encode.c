@@ -5,9 +5,9 @@
 
 #include "proxy_header_parts.h"
 
-_Static_assert(PROXY_HEADER_V2_MAX >= V2_FIXED + V2_UNIX_LENGTH + 2 * (TLV_HEADER + PROXY_HEADER_TEXT_MAX) +
+_Static_assert(PROXY_HEADER_V2_MAX >= V2_FIXED + V2_UNIX_LENGTH + (size_t)2 * (TLV_HEADER + PROXY_HEADER_TEXT_MAX) +
                                           TLV_HEADER + PROXY_HEADER_ID_MAX + TLV_HEADER + TLV_TLS_FIXED +
-                                          3 * (TLV_HEADER + PROXY_HEADER_TEXT_MAX) + TLV_HEADER + CRC_LENGTH,
+                                          (size_t)3 * (TLV_HEADER + PROXY_HEADER_TEXT_MAX) + TLV_HEADER + CRC_LENGTH,
                "every header fits");
 
 static const uint8_t mapped_prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};

@@ -18,9 +18,9 @@ enum { V2_LOCAL = 0, V2_PROXY = 1 };
 enum { V2_UNSPEC = 0, V2_INET = 1, V2_INET6 = 2, V2_UNIX = 3 }; // the family, the upper four bits
 enum { V2_STREAM = 1, V2_DGRAM = 2 };                           // the transport, the lower four
 
-#define V2_INET_LENGTH (2 * (4 + 2))
-#define V2_INET6_LENGTH (2 * (16 + 2))
-#define V2_UNIX_LENGTH (2 * PROXY_HEADER_UNIX_SIZE)
+#define V2_INET_LENGTH ((size_t)2 * (4 + 2))
+#define V2_INET6_LENGTH ((size_t)2 * (16 + 2))
+#define V2_UNIX_LENGTH ((size_t)2 * PROXY_HEADER_UNIX_SIZE)
 
 #define TLV_HEADER 3
 #define TLV_TLS_FIXED 5 // the bits and the verify result, before the TLVs inside

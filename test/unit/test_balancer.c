@@ -135,7 +135,7 @@ static void test_each_target_is_tried_once(void **state)
         for (size_t i = 0; i < ARRAY_LENGTH(turns) * ARRAY_LENGTH(policies); i++) {
             struct balancer balancer;
             unsigned seen = 0;
-            set_up(&scene, policies[i % 2], "gdogggo" + 7 - targets, "3000121" + 7 - targets);
+            set_up(&scene, policies[i % 2], &"gdogggo"[7 - targets], &"3000121"[7 - targets]);
             balancer_init(&balancer, &scene.settings, scene.pointers, turns[i / 2], BALANCER_NO_MORE);
             for (size_t n = 0; n < targets; n++)
                 seen |= 1U << balancer_next(&balancer, NOW);
