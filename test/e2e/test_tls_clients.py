@@ -94,8 +94,8 @@ def test_python(env, front, pki, version, kind, suite):
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("group", ["X25519", "P-256", "P-384", "P-521:X25519", "P-521:P-256", "P-521:P-384"])
 def test_groups(front, pki, version, group):
-    """With P-521 first a client of TLS 1.3 has no key share that serves, and is asked for another. In 1.2 the groups are
-    the certificate's, too (RFC 8422 5.1), so that one is of RSA."""
+    """With P-521 first a client of TLS 1.3 has no key share that serves, and is asked for another.
+    In 1.2 the groups are the certificate's, too (RFC 8422 5.1), so that one is of RSA."""
     kind = "rsa" if version == "TLSv1.2" else "p256"
     address = front.addresses[kind]
     more = ["-groups", group]
@@ -107,8 +107,8 @@ def test_groups(front, pki, version, group):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_small_records(front, pki, version):
-    """A client that cuts its data into records of 512 bytes, and one that lets nothing larger than 1024 come. (mbedTLS does
-    not cut its own handshake messages, so its certificates must fit.)"""
+    """A client that cuts its data into records of 512 bytes, and one that lets nothing larger than 1024 come.
+    (mbedTLS does not cut its own handshake messages, so its certificates must fit.)"""
     for more in (["-max_send_frag", "512"], ["-maxfraglen", "1024"]):
         address = front.addresses["p256"]
         with tls_peers.openssl_client(address, pki.trusted, version=version, more=more) as client:

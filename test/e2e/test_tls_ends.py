@@ -1,5 +1,5 @@
-"""How TLS streams end, and what keeps them going: half-closes, cuts, damaged records, alerts, KeyUpdates. Peers: Python's
-ssl with its records in the test's hands, OpenSSL's s_client and s_server, gnutls-cli."""
+"""How TLS streams end, and what keeps them going: half-closes, cuts, damaged records, alerts, KeyUpdates.
+Peers: Python's ssl with its records in the test's hands, OpenSSL's s_client and s_server, gnutls-cli."""
 
 import array
 import contextlib

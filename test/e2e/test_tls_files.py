@@ -1,5 +1,5 @@
-"""Certificates, keys and authorities as files: --check, reload by SIGHUP; what a listener offers to sslscan; limits of the
-handshake. Peers: OpenSSL, sslscan, Python's ssl."""
+"""Certificates, keys and authorities as files: --check, reload by SIGHUP; what a listener offers to sslscan; limits of
+the handshake. Peers: OpenSSL, sslscan, Python's ssl."""
 
 import os
 import re
