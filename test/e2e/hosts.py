@@ -69,8 +69,8 @@ class SilentNameServer:
 
 
 class Dnsmasq(programs.Program):
-    """A name server on port 53 of a loopback address. `names`: (name, address) pairs, of which a name may have many;
-    other names do not exist."""
+    """A name server on port 53 of a loopback address. `names`: (name, address) pairs, of which a name may
+    have many; other names do not exist."""
 
     def __init__(self, names, address="127.0.0.78"):
         need_root()

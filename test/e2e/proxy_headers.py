@@ -1,5 +1,5 @@
-"""The PROXY protocol for tests: headers made by hand from the specification's tables, and programs that send and take
-them (HAProxy, nginx) and print what they were told."""
+"""The PROXY protocol for tests: headers made by hand from the specification's tables, and programs that send
+and take them (HAProxy, nginx) and print what they were told."""
 
 import re
 import socket
@@ -34,7 +34,8 @@ def addresses(source, destination, source_port=0, destination_port=0):
         return 0x31, source.encode().ljust(108, b"\0") + destination.encode().ljust(108, b"\0")
     family = socket.AF_INET6 if ":" in source else socket.AF_INET
     block = socket.inet_pton(family, source) + socket.inet_pton(family, destination)
-    return (0x21 if family == socket.AF_INET6 else 0x11), block + struct.pack(">HH", source_port, destination_port)
+    block += struct.pack(">HH", source_port, destination_port)
+    return (0x21 if family == socket.AF_INET6 else 0x11), block
 
 
 def tlv(kind, value):
@@ -60,8 +61,8 @@ def receive_v1(connection):
 
 
 def receive_v2(connection):
-    """(the whole header, the byte of the command, that of the family, the address block, a dict of the TLVs); the
-    checksum must be right."""
+    """(the whole header, the byte of the command, that of the family, the address block, a dict of the TLVs);
+    the checksum must be right."""
     fixed = sockets.receive_exactly(connection, 16)
     assert fixed.startswith(SIGNATURE), fixed
     command, family, length = struct.unpack(">BBH", fixed[12:])
@@ -118,7 +119,8 @@ class HaproxySender(Program):
         self.address = front or f"127.0.0.1:{sockets.free_port()}"
         (self.directory / "haproxy.cfg").write_text(
             f"{DEFAULTS} mode tcp\n"
-            f"frontend in\n bind {self.address} {bind}\n unique-id-format id-%[src_port]\n default_backend out\n"
+            f"frontend in\n bind {self.address} {bind}\n unique-id-format id-%[src_port]\n"
+            " default_backend out\n"
             f"backend out\n server back {back} {options}\n"
         )
         self.launch(["haproxy", "-db", "-f", str(self.directory / "haproxy.cfg")])

@@ -105,7 +105,8 @@ def read_request(connection):
 
 
 def answering(*answers):
-    """A handler that gives one answer after each of the client's messages, then keeps silent; None: it closes."""
+    """A handler that gives one answer after each of the client's messages, then keeps silent; None: it
+    closes."""
 
     def handler(connection):
         readers = [read_greeting, read_request]

@@ -1,5 +1,5 @@
-"""Dual stack: the family that the client came by, with a real resolver on loopback (dnsmasq, seen by bitflow alone);
-name servers that hang, for all or for one family; black holes."""
+"""Dual stack: the family that the client came by, with a real resolver on loopback (dnsmasq, seen by bitflow
+alone); name servers that hang, for all or for one family; black holes."""
 
 import pytest
 
@@ -92,7 +92,9 @@ def test_the_other_family_where_the_clients_is_a_black_hole(env, dnsmasq, client
     good = "::1" if hole == "127.0.0.1" else "127.0.0.1"
     target, port = same_port(env, good, [hole])
     front = sockets.free_port()
-    bitflow = env.start(proxy(f":{front}", f"dual.test:{port}", enable_dual_stack=True), plan=plan(env, dnsmasq))
+    bitflow = env.start(
+        proxy(f":{front}", f"dual.test:{port}", enable_dual_stack=True), plan=plan(env, dnsmasq)
+    )
     watch = Stopwatch()
     client_end, connection = env.pair(join(client, front), target)
     watch.between(0.2, 0.6, "the connect past a black hole")
@@ -146,7 +148,9 @@ def test_resolve_timeout(env):
     server = env.enter(hosts.SilentNameServer())
     address = env.address()
     target = {"address": "slow.test:80", "resolve_timeout": "700ms", "connect_timeout": "20s"}
-    bitflow = env.start(proxy(address, target, enable_dual_stack=True), plan=hosts.plan(env, [], server.address))
+    bitflow = env.start(
+        proxy(address, target, enable_dual_stack=True), plan=hosts.plan(env, [], server.address)
+    )
     bitflow.quiet_check = False  # the look-ups are still under way at the end
     watch = Stopwatch()
     clients = [env.connect(address) for _ in range(scale(50))]
@@ -164,7 +168,9 @@ def test_connect_timeout_bounds_the_resolver_too(env):
     server = env.enter(hosts.SilentNameServer())
     address = env.address()
     target = {"address": "slow.test:80", "resolve_timeout": "20s", "connect_timeout": "700ms"}
-    bitflow = env.start(proxy(address, target, enable_dual_stack=True), plan=hosts.plan(env, [], server.address))
+    bitflow = env.start(
+        proxy(address, target, enable_dual_stack=True), plan=hosts.plan(env, [], server.address)
+    )
     bitflow.quiet_check = False
     watch = Stopwatch()
     sockets.was_rejected(env.connect(address))
@@ -192,7 +198,9 @@ def test_a_name_server_that_answers_for_the_other_family_only(env, both):
     server = env.enter(hosts.HalfNameServer(hosts.A, "127.0.0.1"))
     front = env.address("::1")
     target = {"address": f"half.test:{port}", "resolve_timeout": "700ms", "connect_timeout": "10s"}
-    bitflow = env.start(proxy(front, target, enable_dual_stack=True), plan=hosts.plan(env, [], server.address))
+    bitflow = env.start(
+        proxy(front, target, enable_dual_stack=True), plan=hosts.plan(env, [], server.address)
+    )
     bitflow.quiet_check = False
     watch = Stopwatch()
     env.pair(front, targets["127.0.0.1"])

@@ -1,4 +1,5 @@
-"""Targets that fail: what the log says, passing them over for a while and trying them again, and least-connections."""
+"""Targets that fail: what the log says, passing them over for a while and trying them again, and
+least-connections."""
 
 import collections
 import signal
@@ -27,6 +28,11 @@ def visit(env, address):
     return name.decode().strip()
 
 
+def in_order(records):
+    """The attempts of each connection, in the order of their coming."""
+    return [record["attempts"] for record in sorted(records, key=lambda record: record["id"])]
+
+
 @pytest.mark.parametrize("policy", ["failover", "round-robin", "least-connections"])
 def test_a_target_that_fails_is_passed_over(env, policy):
     good = env.serve(peers.greeter("good"))
@@ -37,7 +43,7 @@ def test_a_target_that_fails_is_passed_over(env, policy):
     for _ in range(8):
         assert visit(env, address) == "good"
     records = bitflow.wait_records(8)
-    attempts = [record["attempts"] for record in sorted(records, key=lambda record: record["id"])]
+    attempts = in_order(records)
     assert collections.Counter(attempts) == {2: 2, 1: 6}
     assert attempts[-3:] == [1, 1, 1]
     failures = said(bitflow, "cannot connect to the target")
@@ -204,8 +210,7 @@ def test_a_reload_keeps_what_is_known(env):
     bitflow.signal(signal.SIGHUP)
     wait_for(lambda: len(said(bitflow, "reloaded")) == 2, "the reload")
     assert visit(env, address) == "good"
-    attempts = [record["attempts"] for record in sorted(bitflow.wait_records(3), key=lambda record: record["id"])]
-    assert attempts == [2, 1, 2]
+    assert in_order(bitflow.wait_records(3)) == [2, 1, 2]
 
 
 # least-connections
@@ -232,7 +237,7 @@ def test_least_connections(env, three):
         proxy(address, *[server.address for server in three], connection_load_balancer="least-connections")
     )
     clients = held_at(env, address, 9)
-    assert {name: len(held) for name, held in clients.items()} == {"server-1": 3, "server-2": 3, "server-3": 3}
+    assert [len(clients[f"server-{number}"]) for number in (1, 2, 3)] == [3, 3, 3]
     for client in clients["server-2"]:
         client.close()
     bitflow.wait_records(3)

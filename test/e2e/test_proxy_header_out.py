@@ -1,4 +1,5 @@
-"""The PROXY protocol's header to targets: what it says, byte by byte and to HAProxy and nginx; when it is sent."""
+"""The PROXY protocol's header to targets: what it says, byte by byte and to HAProxy and nginx; when it is
+sent."""
 
 import socket
 import struct
@@ -126,8 +127,8 @@ def test_an_inherited_connection(env):
 
 
 def test_each_attempt_sends_its_own(env):
-    """The first target takes the header and closes; with a handshake to come that is a failure, and the second one
-    gets a header, too."""
+    """The first target takes the header and closes; with a handshake to come that is a failure, and the
+    second one gets a header, too."""
     first, second = env.listen(), env.listen()
     address = env.address()
     env.start(
@@ -173,7 +174,8 @@ def test_before_the_targets_tls(env, pki, version):
 
 
 def test_a_target_that_takes_nothing_is_bounded_by_connect_timeout(env):
-    """The header always fits a new connection's buffer; what then keeps a TLS target waiting is the handshake."""
+    """The header always fits a new connection's buffer; what then keeps a TLS target waiting is the
+    handshake."""
     target = env.listen()
     address = env.address()
     bitflow = env.start(

@@ -1,5 +1,5 @@
-"""Targets through SOCKS5 servers: real ones, with credentials, to names, IPv4 and IPv6, with TLS and the PROXY protocol
-on top; servers that refuse, hang, speak nonsense or close half way."""
+"""Targets through SOCKS5 servers: real ones, with credentials, to names, IPv4 and IPv6, with TLS and the
+PROXY protocol on top; servers that refuse, hang, speak nonsense or close half way."""
 
 import socket
 import threading
@@ -22,6 +22,10 @@ from waiting import Stopwatch, wait_for
 USER, PASSWORD, WRITTEN = "us:er", "p@ss %/word", "us%3Aer:p%40ss%20%25%2Fword"
 
 
+def join(host, port):
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def through(server, address, **more):
     return {"address": address, "proxy": server, **more}
 
@@ -42,7 +46,8 @@ def guarded_microsocks():
 def dante():
     if not socks_peers.has_dante():
         pytest.skip("this Debian has no dante-server")
-    with socks_peers.Dante("proxyuser", "s3cret:p@ss", [("name.test", "127.0.0.1"), ("name6.test", "::1")]) as server:
+    names = [("name.test", "127.0.0.1"), ("name6.test", "::1")]
+    with socks_peers.Dante("proxyuser", "s3cret:p@ss", names) as server:
         yield server
 
 
@@ -52,9 +57,7 @@ def test_microsocks(env, microsocks, host, scheme):
     target = env.echo("[::1]:0" if host == "::1" else "127.0.0.1:0")
     port = target.address.rpartition(":")[2]
     address = env.address()
-    bitflow = env.start(
-        proxy(address, through(scheme + microsocks.address, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"))
-    )
+    bitflow = env.start(proxy(address, through(scheme + microsocks.address, join(host, port))))
     client = env.connect(address)
     sockets.round_trip(client)
     client.close()
@@ -67,9 +70,8 @@ def test_microsocks(env, microsocks, host, scheme):
 def test_microsocks_with_credentials(env, guarded_microsocks):
     target = env.echo()
     address = env.address()
-    bitflow = env.start(
-        proxy(address, through(f"socks5://{WRITTEN}@{guarded_microsocks.address}", target.address)), level="debug"
-    )
+    server = f"socks5://{WRITTEN}@{guarded_microsocks.address}"
+    bitflow = env.start(proxy(address, through(server, target.address)), level="debug")
     client = env.connect(address)
     sockets.round_trip(client)
     client.close()
@@ -104,9 +106,7 @@ def test_dante_with_credentials(env, dante, name):
     bitflow = env.start(
         proxy(
             address,
-            through(
-                f"socks5://proxyuser:s3cret:p@ss@{dante.address}", f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
-            ),
+            through(f"socks5://proxyuser:s3cret:p@ss@{dante.address}", join(name, port)),
         ),
         plan=hosts.no_names(env),
     )
@@ -121,17 +121,19 @@ def test_dante_with_credentials(env, dante, name):
 def test_dante_refuses(env, dante):
     """Its rules, a port where nobody listens, a wrong password, no credentials: each in words."""
     server = f"socks5://proxyuser:s3cret:p@ss@{dante.address}"
+    wrong = f"socks5://proxyuser:no@{dante.address}"
     cases = [
         (through(server, "127.0.0.13:80"), "socks_refused", "not allowed by its rules"),
         (through(server, env.refusing()), "socks_refused", "connection refused"),
-        (through(f"socks5://proxyuser:no@{dante.address}", "127.0.0.1:80"), "socks_auth_failed", "rejected the user"),
+        (through(wrong, "127.0.0.1:80"), "socks_auth_failed", "rejected the user"),
         (through(dante.address, "127.0.0.1:80"), "socks_auth_failed", "demands"),
     ]
     for number, (target, reason, words) in enumerate(cases):
         address = env.address()
         bitflow = env.start(proxy(address, target, name=f"p{number}"), name=f"{number}.yaml")
         sockets.was_rejected(env.connect(address))
-        (record,) = wait_for(lambda b=bitflow, n=number: [r for r in b.records() if r["proxy"] == f"p{n}"], "a record")
+        record = bitflow.wait_records(number + 1)[number]
+        assert record["proxy"] == f"p{number}"
         assert record["reason"] == reason and words in record["error"], record
 
 
@@ -180,8 +182,8 @@ def test_over_a_unix_socket(env, guarded_microsocks):
 
 
 def test_what_is_said_to_the_server(env):
-    """Byte by byte, to a scripted server: what is asked for each kind of target, and that what the target says in the
-    same segment as the reply is not lost."""
+    """Byte by byte, to a scripted server: what is asked for each kind of target, and that what the target
+    says in the same segment as the reply is not lost."""
     seen = []
 
     def serve(connection):
@@ -229,7 +231,10 @@ REPLIES = {
     255: "an unknown failure",
 }
 SCRIPTS = {
-    **{f"reply {code}": ([b"\x05\x00", bytes([5, code]) + YES[2:]], "socks_refused", words) for code, words in REPLIES.items()},
+    **{
+        f"reply {code}": ([b"\x05\x00", bytes([5, code]) + YES[2:]], "socks_refused", words)
+        for code, words in REPLIES.items()
+    },
     "a short reply": ([b"\x05\x00", b"\x05\x05"], "socks_refused", "connection refused"),
     "no method": ([b"\x05\xff"], "socks_auth_failed", "demands authentication"),
     "GSSAPI": ([b"\x05\x01"], "socks_auth_failed", "GSSAPI"),
@@ -237,7 +242,7 @@ SCRIPTS = {
     "SOCKS4": ([b"\x00\x5b\0\0\0\0\0\0"], "socks_failed", "speaks SOCKS4"),
     "garbage": ([bytes(range(128, 228))], "socks_failed", "does not speak SOCKS5"),
     "a garbled reply": ([b"\x05\x00", bytes(50)], "socks_failed", "something else"),
-    "an unknown address": ([b"\x05\x00", b"\x05\x00\x00\x07abcdef"], "socks_failed", "an address of an unknown type"),
+    "an unknown address": ([b"\x05\x00", b"\x05\x00\x00\x07abcdef"], "socks_failed", "an unknown type"),
     "closes at once": ([None], "socks_failed", "closed the connection"),
     "closes half way": ([b"\x05\x00", None], "socks_failed", "closed the connection"),
     "closes within its reply": ([b"\x05\x00", YES[:7], None], "socks_failed", "closed the connection"),
@@ -345,7 +350,8 @@ def test_failover_behind_socks(env, microsocks):
     client.close()
     assert bitflow.wait_records(1)[0]["target"]["name"] == "target2"
     failures = [line for line in bitflow.log_lines() if line["msg"] == "cannot connect to the target"]
-    assert [line["target"] for line in failures] == ["target1"] and "connection refused" in failures[0]["error"]
+    assert [line["target"] for line in failures] == ["target1"]
+    assert "connection refused" in failures[0]["error"]
 
 
 def test_a_client_that_leaves_stops_the_dialogue(env):
