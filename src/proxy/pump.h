@@ -29,9 +29,10 @@
 #define PUMP_GRACE (5 * NS_PER_S)
 
 #define PUMP_BUFFER ((size_t)16 * 1024) // what a small read asks for at most
-// The buffer that a direction begins with, on relay_run()'s stack: room for a TLS record of any size. A message touches
-// only the pages it fills.
+// The buffers that a direction begins with, on relay_run()'s stack: room for a TLS record of any size, and for what
+// is read into that when it is sealed. A message touches only the pages it fills.
 #define PUMP_ROOM ((size_t)17 * 1024)
+#define PUMP_SEALED_ROOM TLS_SEALED_SIZE(PUMP_ROOM)
 #define PUMP_BULK_AFTER 2 // full buffers in a row make a bulk flow
 #define PUMP_PIECES 16    // written by one call
 

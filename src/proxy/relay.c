@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <semaphore.h>
-#include <stdlib.h>
 #include <sys/socket.h>
 
 #include "bitflow/base/clock.h"
@@ -25,7 +24,14 @@ struct parting {
     sem_t pooled_wake;
 };
 
-static void init_tls(struct pump *pump)
+// What the pumps begin with, by the side that is read from. Not on the heap: there the output would lie where the
+// handshake has just had its buffers, in pages that are touched already.
+struct room {
+    uint8_t input[2][PUMP_ROOM];
+    uint8_t output[2][PUMP_SEALED_ROOM];
+};
+
+static void init_tls(struct pump *pump, struct room *room)
 {
     struct tls_session *from = pump_from(pump)->tls, *to = pump_to(pump)->tls;
     if (from != NULL) {
@@ -35,36 +41,31 @@ static void init_tls(struct pump *pump)
     if (to != NULL) {
         pump->sender = to->sender;
         pump->record_limit = to->record_limit;
-        pump->buffers.output_size = TLS_SEALED_SIZE(PUMP_ROOM);
-        pump->buffers.output = malloc(pump->buffers.output_size);
+        pump->buffers.output = room->output[pump->side];
+        pump->buffers.output_size = PUMP_SEALED_ROOM;
     }
     pump->splice_unsupported = from != NULL || to != NULL;
 }
 
-static void init_pump(struct relay_state *state, enum relay_side side, void *buffer)
+static void init_pump(struct relay_state *state, enum relay_side side, struct room *room)
 {
     enum relay_side other = side == RELAY_CLIENT ? RELAY_TARGET : RELAY_CLIENT;
     struct pump *pump = &state->pumps[side];
     pump->state = state;
     pump->side = side;
-    pump->buffers = (struct pump_buffers){.input = buffer, .input_size = PUMP_BUFFER};
+    pump->buffers = (struct pump_buffers){.input = room->input[side], .input_size = PUMP_BUFFER};
     pump->from = state->relay->sockets[side].fd;
     pump->to = state->relay->sockets[other].fd;
     atomic_init(&pump->last_write, INT64_MIN / 2);
-    init_tls(pump);
+    init_tls(pump, room);
 }
 
-static bool has_buffers(const struct pump *pump)
-{
-    return pump->sender == NULL || pump->buffers.output != NULL;
-}
-
-static void init_parting(struct parting *parting, struct relay *relay, unsigned char buffers[2][PUMP_ROOM])
+static void init_parting(struct parting *parting, struct relay *relay, struct room *room)
 {
     *parting = (struct parting){.state = {.relay = relay, .grace_end = DEADLINE_NONE}};
     atomic_init(&parting->state.first_finished, -1);
-    init_pump(&parting->state, RELAY_CLIENT, buffers[RELAY_CLIENT]);
-    init_pump(&parting->state, RELAY_TARGET, buffers[RELAY_TARGET]);
+    init_pump(&parting->state, RELAY_CLIENT, room);
+    init_pump(&parting->state, RELAY_TARGET, room);
     solo_init(&parting->solo, &parting->state);
     (void)sem_init(&parting->caller_wake, 0, 0);
     (void)sem_init(&parting->pooled_wake, 0, 0);
@@ -223,18 +224,11 @@ static void run(struct parting *parting)
 
 void relay_run(struct relay *relay, struct relay_result *result)
 {
-    unsigned char buffers[2][PUMP_ROOM];
+    struct room room;
     struct parting parting;
-    init_parting(&parting, relay, buffers);
-    struct pump *client = &parting.state.pumps[RELAY_CLIENT], *target = &parting.state.pumps[RELAY_TARGET];
-    enum close_reason none = CLOSE_NONE;
-    if (has_buffers(client) && has_buffers(target))
-        run(&parting);
-    else
-        (void)atomic_compare_exchange_strong(relay->reason, &none, CLOSE_OUT_OF_MEMORY);
+    init_parting(&parting, relay, &room);
+    run(&parting);
     conclude(&parting.state, result);
-    free(client->buffers.output);
-    free(target->buffers.output);
     (void)sem_destroy(&parting.caller_wake);
     (void)sem_destroy(&parting.pooled_wake);
 }

@@ -11,9 +11,9 @@
 #include "bitflow/base/thread.h"
 #include "bitflow/config/config_load.h"
 #include "bitflow/proxy/proxy.h"
+#include "bitflow/proxy/relay.h"
 #include "bitflow/server/doors.h"
 
-#define WORKER_STACK_SIZE ((size_t)64 * 1024)
 #define WORKERS_PARKED_MAX 512
 #define WORKER_IDLE_TIME (10 * NS_PER_S)
 // How long the connections that were ended by force may take to write their records; more than a relay's grace.
@@ -96,7 +96,7 @@ static bool create_engine(struct engine *engine, struct error *error)
 {
     static const struct thread_pool_options workers = {
         .parked_name = "parked",
-        .stack_size = WORKER_STACK_SIZE,
+        .stack_size = RELAY_STACK_SIZE,
         .max_parked = WORKERS_PARKED_MAX,
         .idle_time = WORKER_IDLE_TIME,
     };

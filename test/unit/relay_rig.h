@@ -160,7 +160,7 @@ static inline void *rig_run(void *argument)
 static inline void rig_start(struct rig *rig)
 {
     rig->began = clock_now();
-    rig->started = thread_start(&rig->runner, 64 * 1024, rig_run, rig, NULL);
+    rig->started = thread_start(&rig->runner, RELAY_STACK_SIZE, rig_run, rig, NULL);
     MUST(rig->started);
 }
 

@@ -22,6 +22,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/thread.h"
 #include "bitflow/config/config_load.h"
+#include "bitflow/proxy/relay.h"
 #include "bitflow/server/doors.h"
 
 #define PATIENCE_MS 20000 // only a test that fails waits so long
@@ -40,7 +41,7 @@ static int setup(void **state)
 {
     (void)state;
     static const struct thread_pool_options options = {
-        .parked_name = "parked", .stack_size = 65536, .max_parked = 8, .idle_time = NS_PER_S};
+        .parked_name = "parked", .stack_size = RELAY_STACK_SIZE, .max_parked = 8, .idle_time = NS_PER_S};
     struct error error = ERROR_INIT;
     engine.threads = thread_pool_create(&options, &error);
     engine.registry = registry_create(NULL, &error);

@@ -20,8 +20,8 @@
 // side relay_run() may take a few seconds more to deliver what that side had sent.
 //
 // The relay sets the sockets' SO_RCVTIMEO and SO_SNDTIMEO. Others who share an inherited socket may set O_NONBLOCK. The
-// calling thread must have SIGPIPE blocked or ignored (splice() has no MSG_NOSIGNAL), and room on its stack for two
-// buffers of 17 KiB; its name is left alone.
+// calling thread must have SIGPIPE blocked or ignored (splice() has no MSG_NOSIGNAL), and a stack of RELAY_STACK_SIZE;
+// its name is left alone.
 
 #ifndef BITFLOW_PROXY_RELAY_H
 #define BITFLOW_PROXY_RELAY_H
@@ -33,6 +33,9 @@
 #include "bitflow/base/thread.h"
 #include "bitflow/proxy/close_reason.h"
 #include "bitflow/tls/tls_session.h"
+
+// Four buffers of 17 KiB lie on it, of which a connection touches only what it fills.
+#define RELAY_STACK_SIZE ((size_t)96 * 1024)
 
 enum relay_side { RELAY_CLIENT, RELAY_TARGET };
 
