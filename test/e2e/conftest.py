@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 import bitflow_process  # noqa: E402  (the path comes first)
+import certificates  # noqa: E402
 from environment import Environment  # noqa: E402
 
 OUTCOME = pytest.StashKey()
@@ -50,3 +51,16 @@ def env(request):
         request.node.add_report_section("call", f"bitflow {number} stderr", text[-6000:])
         print(f"--- stderr of bitflow {number}, its end:\n{text[-6000:]}")
     environment.abandon()
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory):
+    return certificates.Pki(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="module")
+def module_env():
+    """An environment that a module's tests share."""
+    environment = Environment()
+    yield environment
+    environment.finish()

@@ -1,0 +1,214 @@
+"""A listener's verify_mode: which client certificates are asked for, taken and refused, what the client is told, and
+what the connection log says."""
+
+import pytest
+
+import peers
+import tls_peers
+import tls_raw
+from environment import proxy
+from tls_cases import ALERTS, WORDS, Shared, assert_leg, assert_refused, tls_client, tls_listener
+from tls_peers import VERSIONS
+
+MODES = ["none", "relaxed", "strict"]
+BAD = ["stranger", "expired", "not yet valid", "wrong usage", "revoked"]
+SENT = ["none sent", "good", *BAD]
+
+
+def is_welcome(mode, sent):
+    return mode == "none" or sent == "good" or (mode, sent) == ("relaxed", "none sent")
+
+
+@pytest.fixture(scope="module")
+def shared(module_env, pki):
+    target = module_env.enter(peers.Server(tls_peers.echo_or_page)).address
+    checked = pki.server.entry(authority=str(pki.trusted), revocation_list=str(pki.revocation_list))
+    return Shared(
+        module_env,
+        *(
+            proxy(module_env.address(), target, name=mode, listener=tls_listener(checked, verify_mode=mode))
+            for mode in MODES
+        ),
+    )
+
+
+@pytest.fixture
+def front(shared):
+    shared.begin()
+    return shared
+
+
+def identity(pki, sent):
+    return {"none sent": None, "good": pki.client, **pki.bad_clients}[sent]
+
+
+def check(front, pki, mode, sent, version):
+    record = front.record(mode)
+    if not is_welcome(mode, sent):
+        assert_refused(record, "client", WORDS[sent])
+        assert record["target"] is None, "the target was dialled for a client that was refused"
+        return
+    assert record["reason"] == "completed", record
+    verified = mode != "none" and sent == "good"
+    assert_leg(record["client_tls"], version, None, "server.test", peer=pki.client if verified else None)
+    if verified:
+        assert record["client_tls"]["peer_names"] == "DNS:client.test, IP:192.0.2.7"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("sent", SENT)
+@pytest.mark.parametrize("mode", MODES)
+def test_python(env, front, pki, mode, sent, version):
+    context = tls_raw.client_context(pki.trusted, identity(pki, sent), version)
+    address = front.addresses[mode]
+    if is_welcome(mode, sent):
+        client = tls_client(env, address, context)
+        client.round_trip()
+        client.close()
+    else:
+        end = tls_raw.Tls(env.connect(address), context, server_name="server.test")
+        assert tls_raw.refusal(end) in ALERTS[sent]
+    check(front, pki, mode, sent, version)
+
+
+OPENSSL_ALERTS = {
+    "none sent": "certificate required|handshake failure|no certificate|bad certificate",
+    "stranger": "unknown ca",
+    "expired": "certificate expired",
+    "not yet valid": "certificate expired|bad certificate|certificate unknown",
+    "wrong usage": "unsupported certificate|bad certificate|certificate unknown",
+    "revoked": "certificate revoked",
+}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("sent", SENT)
+@pytest.mark.parametrize("mode", MODES)
+def test_openssl(front, pki, mode, sent, version):
+    address, own = front.addresses[mode], identity(pki, sent)
+    with tls_peers.openssl_client(address, pki.trusted, version=version, identity=own) as client:
+        if is_welcome(mode, sent):
+            client.wait_said("Verify return code: 0 ")
+            client.echoes(b"hello bitflow")
+            assert client.end_input() == 0
+        else:
+            client.wait_said(f"alert ({OPENSSL_ALERTS[sent]})")
+            assert client.wait_ended() != 0
+        assert ("No client certificate CA names sent" in client.text()) == (mode == "none") or (
+            not is_welcome(mode, sent)
+        )
+    check(front, pki, mode, sent, version)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("sent", SENT)
+def test_gnutls(front, pki, sent, version):
+    # gnutls-cli sends no certificate whose issuer is not among those that the server names.
+    words = WORDS[sent] if sent != "stranger" else f"{WORDS[sent]}|{WORDS['none sent']}"
+    own = identity(pki, sent)
+    with tls_peers.gnutls_client(
+        front.addresses["strict"], pki.trusted, version=version, identity=own
+    ) as client:
+        if sent == "good":
+            client.wait_said("Handshake was completed")
+            client.echoes(b"hello bitflow")
+            assert client.end_input() == 0
+            check(front, pki, "strict", sent, version)
+        else:
+            client.wait_said(r"Received alert \[\d+\]")
+            assert client.wait_ended() != 0
+            assert_refused(front.record("strict"), "client", words)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("sent", SENT)
+@pytest.mark.parametrize("mode", ["relaxed", "strict"])
+def test_curl(front, pki, mode, sent, version):
+    done = tls_peers.curl(front.addresses[mode], pki.trusted, version=version, identity=identity(pki, sent))
+    if is_welcome(mode, sent):
+        assert (done.returncode, done.stdout) == (0, "hello bitflow\n"), done.stderr
+    else:
+        # It sends its request before it is told, so the alert may be overtaken by a reset.
+        assert done.returncode in (35, 55, 56) and done.stdout == "", done
+    check(front, pki, mode, sent, version)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("mode", ["relaxed", "strict"])
+@pytest.mark.parametrize("kind", ["rsa", "p384 by an intermediate"])
+def test_other_kinds_of_client_certificates(env, front, pki, mode, kind, version):
+    own = pki.rsa_client if kind == "rsa" else pki.middle_client
+    client = tls_client(env, front.addresses[mode], tls_raw.client_context(pki.trusted, own, version))
+    client.round_trip()
+    client.close()
+    record = front.record(mode)
+    assert_leg(record["client_tls"], version, server_name="server.test", peer=own)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("mode", ["relaxed", "strict"])
+def test_chain_without_its_intermediate(env, front, pki, mode, version):
+    own = pki.middle_client.copy(env.directory)
+    text = own.certificate.read_text()
+    own.certificate.write_text(text[: text.index("-----BEGIN", 10)])
+    context = tls_raw.client_context(pki.trusted, own, version)
+    end = tls_raw.Tls(env.connect(front.addresses[mode]), context, server_name="server.test")
+    assert tls_raw.refusal(end) in ALERTS["stranger"]
+    assert_refused(front.record(mode), "client", WORDS["stranger"])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_extended_key_usage_may_be_missing(env, front, pki, version):
+    """A certificate without the extension is good for every use."""
+    own = pki.root.issue(pki.second_key, "any use", "DNS:client.test", usage=None)
+    client = tls_client(env, front.addresses["strict"], tls_raw.client_context(pki.trusted, own, version))
+    client.round_trip()
+    client.close()
+    assert front.record("strict")["reason"] == "completed"
+
+
+@pytest.mark.parametrize("mode", ["relaxed", "strict"])
+def test_stolen_certificate(env, front, pki, mode):
+    """A certificate without its key: the signature of the handshake is another key's."""
+    own = pki.client.copy(env.directory)
+    context = tls_raw.client_context(pki.trusted, version="TLSv1.3")
+    with pytest.raises(tls_raw.ssl.SSLError):  # Python itself does not let it through
+        own.key.write_text(pki.keys["p256"].read_text())
+        context.load_cert_chain(own.certificate, own.key)
+    client = tls_raw.Tls(
+        env.connect(front.addresses[mode]),
+        tls_raw.client_context(pki.trusted, pki.client, "TLSv1.2"),
+        server_name="server.test",
+    )
+    last = client.handshake_but_for_the_last_flight
+    assert last  # the damage itself: a bit of the client's CertificateVerify
+    damage_certificate_verify(client)
+    record = front.record(mode)
+    assert (record["reason"], record["target"]) == ("client_handshake_failed", None), record
+
+
+def test_stale_revocation_list(env, pki):
+    """Who is revoked cannot be told from an expired list: nobody gets in."""
+    echo, address = env.echo(), env.address()
+    entry = pki.server.entry(authority=str(pki.trusted), revocation_list=str(pki.stale_list))
+    bitflow = env.start(proxy(address, echo.address, listener=tls_listener(entry, verify_mode="strict")))
+    context = tls_raw.client_context(pki.trusted, pki.client)
+    assert tls_raw.refusal(tls_raw.Tls(env.connect(address), context, server_name="server.test"))
+    assert_refused(bitflow.wait_records(1)[0], "client", "revocation list|CRL")
+
+
+def test_renamed_subject_cannot_forge_a_log_line(env, pki):
+    """A subject with quotes, line ends and escapes stays one JSON string."""
+    name = 'evil", "reason": "completed\\n'
+    own = pki.root.issue(pki.second_key, name.replace("/", ""), "DNS:client.test", "clientAuth")
+    echo, address = env.echo(), env.address()
+    entry = pki.server.entry(authority=str(pki.trusted))
+    bitflow = env.start(
+        proxy(address, echo.address, listener=tls_listener(entry, verify_mode="strict")), level="debug"
+    )
+    client = tls_client(env, address, tls_raw.client_context(pki.trusted, own))
+    client.round_trip()
+    client.close()
+    record = bitflow.wait_records(1)[0]
+    assert "evil" in record["client_tls"]["peer_subject"]
+    bitflow.log_lines()

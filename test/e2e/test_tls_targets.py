@@ -1,0 +1,256 @@
+"""Interoperation: TLS to every common server, in each version, with each suite and kind of certificate."""
+
+import socket
+
+import pytest
+
+import peers
+import programs
+import sockets
+import tls_peers
+import tls_raw
+from environment import proxy
+from tls_cases import Shared, assert_leg, tls_accept, tls_echo, tls_listener, tls_target
+from tls_peers import VERSIONS
+
+KINDS = ["rsa", "rsa-pss", "p256", "p384"]
+CASES = [
+    (version, kind, suite) for version in VERSIONS for kind in KINDS for suite in tls_peers.suites(version, kind)
+]
+
+
+@pytest.fixture(scope="module")
+def target():
+    """The address where each case starts its server."""
+    return f"127.0.0.1:{sockets.free_port()}"
+
+
+@pytest.fixture(scope="module")
+def shared(module_env, pki, target):
+    return Shared(module_env, proxy(module_env.address(), tls_target(target, pki.trusted)))
+
+
+@pytest.fixture
+def front(shared):
+    shared.begin()
+    return shared
+
+
+def converse(env, front, answer=lambda line: line):
+    """A plain client that says three lines, and is answered each."""
+    client = env.connect(front.addresses["front"])
+    for number in range(3):
+        line = b"hello bitflow %d" % number
+        client.sendall(line + b"\n")
+        wanted = answer(line) + b"\n"
+        assert sockets.receive_exactly(client, len(wanted)) == wanted
+    client.shutdown(socket.SHUT_WR)
+    assert sockets.receive_to_end(client) == b""
+
+
+def check(front, server, version, suite):
+    record = front.record("front")
+    assert (record["reason"], record["error"]) == ("completed", None), record
+    assert (record["client_tls"], record["sni"]) == (None, None), record
+    assert (record["bytes_from_client"], record["bytes_from_target"]) == (48, 48), record
+    assert_leg(record["target_tls"], version, suite, server_name="server.test", peer=server)
+    names = record["target_tls"]["peer_names"].replace("0:0:0:0:0:0:0:1", "::1")
+    assert names == "DNS:server.test, DNS:localhost, IP:127.0.0.1, IP:::1"
+
+
+@pytest.mark.parametrize("version, kind, suite", CASES)
+def test_openssl(env, front, pki, target, version, kind, suite):
+    with tls_peers.openssl_server(target, pki.servers[kind], version=version, suite=suite):
+        converse(env, front, answer=lambda line: line[::-1])
+        check(front, pki.servers[kind], version, suite)
+
+
+@pytest.mark.parametrize("version, kind, suite", CASES)
+def test_gnutls(env, front, pki, target, version, kind, suite):
+    with tls_peers.gnutls_server(target, pki.servers[kind], version=version, suite=suite):
+        converse(env, front)
+        check(front, pki.servers[kind], version, suite)
+
+
+@pytest.mark.parametrize("version, kind, suite", CASES)
+def test_nginx(front, pki, target, version, kind, suite):
+    with tls_peers.Nginx(target, pki.servers[kind], version=version, suite=suite) as nginx:
+        nginx.publish("page.txt", b"hello bitflow\n" * 10_000)
+        url = f"http://{front.addresses['front']}/page.txt"
+        done = programs.run(["curl", "-sSf", "--noproxy", "*", url])
+        assert done.stdout == "hello bitflow\n" * 10_000
+        record = front.record("front")
+        assert record["reason"] == "completed", record
+        assert_leg(record["target_tls"], version, suite, "server.test", peer=pki.servers[kind])
+
+
+PYTHON_CASES = [case for case in CASES if case[0] == "TLSv1.2" or case[2] == "TLS_AES_256_GCM_SHA384"]
+
+
+@pytest.mark.parametrize("version, kind, suite", PYTHON_CASES)
+def test_python(env, front, pki, target, version, kind, suite):
+    suites = tls_peers.openssl_name(suite) if version == "TLSv1.2" else None
+    if version == "TLSv1.3":
+        suite = None  # the two sides' own choice
+    context = tls_raw.server_context(pki.servers[kind], version=version, suites=suites)
+    env.serve(tls_echo(context), target)
+    converse(env, front)
+    check(front, pki.servers[kind], version, suite)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("group", ["X25519", "P-256", "P-384"])
+def test_groups(env, front, pki, target, version, group):
+    """A server of TLS 1.3 that wants another group than it got a key share of asks again."""
+    with tls_peers.openssl_server(target, pki.server, version=version, more=["-groups", group]):
+        converse(env, front, answer=lambda line: line[::-1])
+        check(front, pki.server, version, None)
+
+
+@pytest.mark.parametrize("tickets", [0, 1, 20])
+def test_session_tickets_are_passed_over(env, front, pki, target, tickets):
+    with tls_peers.openssl_server(
+        target, pki.server, version="TLSv1.3", more=["-num_tickets", str(tickets)]
+    ):
+        converse(env, front, answer=lambda line: line[::-1])
+        check(front, pki.server, "TLSv1.3", None)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("size", [1, 512, 16384])
+def test_sizes_of_records(env, front, pki, target, version, size):
+    """Records of the smallest and of the largest size, many in a segment."""
+    listener = env.listen(target)
+    client = env.connect(front.addresses["front"])
+    server = tls_accept(listener, tls_raw.server_context(pki.server, version=version))
+    data = bytes(range(256)) * (size * 40 // 256 + 1)
+    data = data[: size * 40]
+    server.send(b"".join(server.protect(data[at : at + size]) for at in range(0, len(data), size)))
+    assert sockets.receive_exactly(client, len(data)) == data
+    client.sendall(data)
+    assert server.read_exactly(len(data)) == data
+    server.end()
+    assert sockets.receive_to_end(client) == b""
+    client.close()
+    assert server.read_until_end() == (b"", "close_notify")
+    assert front.record("front")["reason"] == "completed"
+
+
+def test_data_with_the_last_flight(env, front, pki, target):
+    """What the server sends in one segment with the end of its handshake is not lost. (In TLS 1.3 the end is
+    the client's.)"""
+    listener = env.listen(target)
+    client = env.connect(front.addresses["front"])
+    context = tls_raw.server_context(pki.server, version="TLSv1.2")
+    server = tls_raw.Tls(listener.accept(), context, server_side=True)
+    last = server.handshake_but_for_the_last_flight()
+    server.send(last + server.protect(b"220 welcome\r\n"))
+    assert sockets.receive_exactly(client, 13) == b"220 welcome\r\n"
+    client.close()
+    server.close()
+    assert front.record("front")["bytes_from_target"] == 13
+
+
+def test_data_with_the_tickets(env, front, pki, target):
+    """Tickets, and data in the same segment, byte by byte."""
+    listener = env.listen(target)
+    client = env.connect(front.addresses["front"])
+    server = tls_raw.Tls(listener.accept(), tls_raw.server_context(pki.server, version="TLSv1.3"), True)
+    tickets = server.handshake_but_for_the_last_flight()
+    assert tickets, "this server sends no tickets"
+    server.send_bytewise(tickets + server.protect(b"220 welcome\r\n"))
+    assert sockets.receive_exactly(client, 13) == b"220 welcome\r\n"
+    client.close()
+    server.close()
+    assert front.record("front")["reason"] == "completed"
+
+
+def test_data_before_the_target_is_connected(env, front, pki, target):
+    """What the client sends meanwhile waits for the target's handshake."""
+    listener = env.listen(target)
+    client = env.connect(front.addresses["front"])
+    client.sendall(b"early bird")
+    client.shutdown(socket.SHUT_WR)
+    server = tls_accept(listener, tls_raw.server_context(pki.server))
+    assert server.read_until_end() == (b"early bird", "close_notify")
+    server.write(b"worm")
+    server.end()
+    assert sockets.receive_to_end(client) == b"worm"
+    assert front.record("front")["reason"] == "completed"
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"], "version|protocol"),
+        (["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA"], "alert|cipher|suite|handshake"),
+        (["-tls1_3", "-groups", "P-521"], "alert|group|handshake"),
+    ],
+    ids=["1.1", "cbc", "p521"],
+)
+def test_servers_that_want_something_weak_or_foreign(env, front, pki, target, more, words):
+    with tls_peers.openssl_server(target, pki.server, more=more):
+        client = env.connect(front.addresses["front"])
+        sockets.was_rejected(client)
+    record = front.record("front")
+    assert (record["reason"], record["ended_by"]) == ("target_handshake_failed", "target"), record
+    assert any(word in record["error"].lower() for word in words.split("|")), record["error"]
+
+
+def test_both_legs(env, pki):
+    """TLS in, TLS out, each with its own version, suite and names."""
+    back = env.serve(tls_echo(tls_raw.server_context(pki.servers["p384"], version="TLSv1.2"))).address
+    address = env.address()
+    bitflow = env.start(
+        proxy(address, tls_target(back, pki.trusted), listener=tls_listener(pki.servers["rsa"]))
+    )
+    context = tls_raw.client_context(pki.trusted, version="TLSv1.3")
+    client = tls_raw.Tls(env.connect(address), context, server_name="server.test").handshake()
+    client.round_trip(bytes(100_000))
+    client.close()
+    record = bitflow.wait_records(1)[0]
+    assert (record["reason"], record["sni"]) == ("completed", "server.test")
+    assert_leg(record["client_tls"], "TLSv1.3", server_name="server.test")
+    assert_leg(record["target_tls"], "TLSv1.2", server_name="server.test", peer=pki.servers["p384"])
+
+
+def test_over_a_unix_socket(env, pki):
+    back = env.serve(tls_echo(tls_raw.server_context(pki.server)), env.unix("back.sock")).address
+    bitflow = env.start(proxy(env.unix(), tls_target(back, pki.trusted)))
+    client = env.connect(env.unix())
+    sockets.round_trip(client, b"x" * 50_000)
+    client.close()
+    assert_leg(bitflow.wait_records(1)[0]["target_tls"], server_name="server.test", peer=pki.server)
+
+
+def test_failover_to_a_target_whose_handshake_succeeds(env, pki):
+    """A handshake is a part of connecting: where it fails, the next target is tried."""
+    bad = env.serve(tls_echo(tls_raw.server_context(pki.bad_servers["expired"]))).address
+    plain = env.serve(peers.greeter("I speak no TLS")).address
+    good = env.serve(tls_echo(tls_raw.server_context(pki.server))).address
+    address = env.address()
+    bitflow = env.start(
+        proxy(
+            address,
+            *(tls_target(each, pki.trusted) for each in (bad, plain, good)),
+            connection_load_balancer="failover",
+        )
+    )
+    client = env.connect(address)
+    sockets.round_trip(client)
+    client.close()
+    record = bitflow.wait_records(1)[0]
+    assert (record["reason"], record["target"]["name"], record["attempts"]) == ("completed", "target3", 3)
+    warnings = [str(line) for line in bitflow.log_lines(True) if line["level"] == "warn"]
+    assert any("expired" in line for line in warnings), warnings
+
+
+def test_attempts_count_failed_handshakes(env, pki):
+    server = env.serve(tls_echo(tls_raw.server_context(pki.bad_servers["stranger"])))
+    address = env.address()
+    target = tls_target(server.address, pki.trusted, target={"connect_attempts": 3, "connect_backoff": "10ms"})
+    bitflow = env.start(proxy(address, target))
+    sockets.was_rejected(env.connect(address))
+    record = bitflow.wait_records(1)[0]
+    assert (record["reason"], record["attempts"]) == ("target_handshake_failed", 3)
+    assert server.accepted == 3
