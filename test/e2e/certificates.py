@@ -159,7 +159,8 @@ def forge_key(path, own, signer):
     """A P-256 key that OpenSSL takes for `own`, whose public part it has, and that signs with another's
     private part."""
     own, signer = (
-        ssl.PEM_cert_to_DER_cert(key.read_text().replace("PRIVATE KEY", "CERTIFICATE")) for key in (own, signer)
+        ssl.PEM_cert_to_DER_cert(key.read_text().replace("PRIVATE KEY", "CERTIFICATE"))
+        for key in (own, signer)
     )
     private = slice(36, 68)  # of PKCS #8 (RFC 5958) around RFC 5915's ECPrivateKey
     assert len(own) == len(signer) == 138 and own[34:36] == signer[34:36] == b"\x04\x20"

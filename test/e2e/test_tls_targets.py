@@ -16,7 +16,10 @@ from tls_peers import VERSIONS
 
 KINDS = ["rsa", "rsa-pss", "p256", "p384"]
 CASES = [
-    (version, kind, suite) for version in VERSIONS for kind in KINDS for suite in tls_peers.suites(version, kind)
+    (version, kind, suite)
+    for version in VERSIONS
+    for kind in KINDS
+    for suite in tls_peers.suites(version, kind)
 ]
 
 
