@@ -92,6 +92,6 @@ void tls_context_check_expiry(const struct tls_context *context, int days,
         check_entry(&report, entry);
         if (context->verify_mode == VERIFY_NONE && entry->authority_path != NULL)
             report.warn(report.argument, entry->authority_path,
-                 "the authority is not used: with verify_mode none nobody is verified");
+                        "the authority is not used: with verify_mode none nobody is verified");
     }
 }

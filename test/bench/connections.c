@@ -8,14 +8,12 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #define MAX_ERRORS 20
 
 /* One of the concurrent clients. */
 struct slot {
-    int fd;
+    struct leg leg;
     bool is_sent;
     size_t got;
     uint64_t started;
@@ -40,13 +38,12 @@ static bool slot_begin(struct run *run, struct slot *slot)
     slot->is_sent = false;
     slot->got = 0;
     slot->started = clock_now();
-    slot->fd = net_connect_start(run->options, run->begun++);
-    if (slot->fd < 0) {
+    if (!net_connect_start(run->options, run->begun++, &slot->leg)) {
         report_errno(&run->report, "connect");
         return false;
     }
     run->active++;
-    if (!net_watch(run->epoll, slot->fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, slot)) {
+    if (!net_watch(run->epoll, slot->leg.fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, slot)) {
         report_errno(&run->report, "epoll_ctl");
     }
     return true;
@@ -54,8 +51,7 @@ static bool slot_begin(struct run *run, struct slot *slot)
 
 static void slot_end(struct run *run, struct slot *slot)
 {
-    (void)close(slot->fd);
-    slot->fd = -1;
+    leg_close(&slot->leg);
     run->active--;
 }
 
@@ -65,7 +61,7 @@ static bool slot_advance(struct run *run, struct slot *slot)
     char response[4097];
 
     if (!slot->is_sent) {
-        ssize_t sent = send(slot->fd, run->request, run->options->size, MSG_NOSIGNAL);
+        ssize_t sent = leg_send(&slot->leg, run->request, run->options->size);
 
         if (sent < 0 && errno == EAGAIN) {
             return false;
@@ -77,7 +73,7 @@ static bool slot_advance(struct run *run, struct slot *slot)
         slot->is_sent = true;
     }
     for (;;) {
-        ssize_t bytes = recv(slot->fd, response, sizeof response, 0);
+        ssize_t bytes = leg_receive(&slot->leg, response, sizeof response, false);
 
         if (bytes > 0) {
             slot->got += (size_t)bytes;

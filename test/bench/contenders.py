@@ -7,16 +7,19 @@ import shutil
 import socket
 import time
 
+import certificates
 import processes
 
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """What a contender is to do: accept at one port of 127.0.0.1 and connect to another."""
+    """What a contender is to do: accept at one port of 127.0.0.1 and connect to another, by TLS on one side or none."""
 
     listen_port: int
     origin_port: int
     descriptors: int
+    tls_side: str  # "client", "target" or none: ""
+    certificate: certificates.Certificate
 
 
 class Direct:
@@ -46,13 +49,16 @@ class Bitflow:
 
     def command(self, directory, link):
         path = os.path.join(directory, f"{self.name}.yaml")
+        pair = f"{{key: {link.certificate.key}, certificate: {link.certificate.chain}}}"
+        accept = f", tls_context: {{verify_mode: none, certificates: [{pair}]}}" if link.tls_side == "client" else ""
+        connect = ", tls_context: {verify_mode: none}" if link.tls_side == "target" else ""
         with open(path, "w", encoding="ascii") as file:
             file.write(
                 "server:\n"
                 "  proxies:\n"
                 "    - name: bench\n"
-                f'      listener: {{address: "tcp://127.0.0.1:{link.listen_port}"}}\n'
-                f'      targets: [{{name: origin, address: "tcp://127.0.0.1:{link.origin_port}"}}]\n')
+                f'      listener: {{address: "tcp://127.0.0.1:{link.listen_port}"{accept}}}\n'
+                f'      targets: [{{name: origin, address: "tcp://127.0.0.1:{link.origin_port}"{connect}}}]\n')
         return [self.program, "--config", path]
 
 
@@ -74,6 +80,9 @@ class Haproxy:
         path = os.path.join(directory, f"{self.name}.cfg")
         # Two descriptors a connection, some for the threads; with splice two pipes more.
         maxconn = (link.descriptors - 200) // (6 if self.splice else 2)
+        accept = f" ssl crt {link.certificate.both}" if link.tls_side == "client" else ""
+        # It would resume sessions, which bitflow does not.
+        connect = " ssl verify none no-ssl-reuse" if link.tls_side == "target" else ""
         with open(path, "w", encoding="ascii") as file:
             file.write(
                 "global\n"
@@ -88,8 +97,8 @@ class Haproxy:
                 # Not splice-auto: its heuristic stays with recv and send on these streams.
                 + ("    option splice-request\n    option splice-response\n" if self.splice else "") +
                 "listen bench\n"
-                f"    bind 127.0.0.1:{link.listen_port} backlog 4096\n"
-                f"    server origin 127.0.0.1:{link.origin_port}\n")
+                f"    bind 127.0.0.1:{link.listen_port} backlog 4096{accept}\n"
+                f"    server origin 127.0.0.1:{link.origin_port}{connect}\n")
         return [self.program, "-db", "-f", path]
 
 
@@ -143,9 +152,8 @@ def _listens(port):
         return any(words[1] in wanted and words[3] == "0A" for words in map(str.split, file))
 
 
-def start(contender, directory, origin_port, descriptors):
-    """Starts a proxy and returns it with its port once it listens."""
-    link = Link(free_port(), origin_port, descriptors)
+def start(contender, directory, link):
+    """Starts a proxy and returns it once it listens."""
     child = processes.Child(contender.command(directory, link), directory, contender.name)
     try:
         deadline = time.monotonic() + 10
@@ -157,4 +165,4 @@ def start(contender, directory, origin_port, descriptors):
     except BaseException:
         child.stop()
         raise
-    return child, link.listen_port
+    return child

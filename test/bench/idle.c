@@ -26,15 +26,14 @@ static void wait_for_stdin(double seconds)
     }
 }
 
-static bool open_all(const struct options *options, int *fds, struct report *report)
+static bool open_all(const struct options *options, struct leg *legs, struct report *report)
 {
     for (unsigned i = 0; i < options->connections; i++) {
-        fds[i] = net_connect(options, i);
-        if (fds[i] < 0) {
+        if (!net_connect(options, i, &legs[i])) {
             report_errno(report, "connect");
             return false;
         }
-        if (!net_exchange(fds[i], options->size, i)) {
+        if (!net_exchange(&legs[i], options->size, i)) {
             report_errno(report, "first exchange");
             return false;
         }
@@ -43,36 +42,36 @@ static bool open_all(const struct options *options, int *fds, struct report *rep
 }
 
 /* With a reset: what stayed in TIME_WAIT would take kernel memory during the next measurement. */
-static void close_without_time_wait(int fd)
+static void close_without_time_wait(struct leg *leg)
 {
     struct linger linger = {.l_onoff = 1};
 
-    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
-    (void)close(fd);
+    (void)setsockopt(leg->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+    leg_close(leg);
 }
 
 int idle_run(const struct options *options)
 {
     struct report report = {0};
-    int *fds = calloc(options->connections, sizeof *fds);
+    struct leg *legs = calloc(options->connections, sizeof *legs);
     unsigned alive = 0;
 
-    if (fds == NULL) {
+    if (legs == NULL) {
         report_errno(&report, "calloc");
-    } else if (open_all(options, fds, &report)) {
+    } else if (open_all(options, legs, &report)) {
         (void)printf("{\"ready\": %u}\n", options->connections);
         (void)fflush(stdout);
         wait_for_stdin(options->seconds);
         for (unsigned i = 0; i < options->connections; i++) {
-            if (net_exchange(fds[i], options->size, i + 1u)) {
+            if (net_exchange(&legs[i], options->size, i + 1u)) {
                 alive++;
             } else {
                 report_errno(&report, "last exchange");
             }
-            close_without_time_wait(fds[i]);
+            close_without_time_wait(&legs[i]);
         }
     }
-    free(fds);
+    free(legs);
     return report_print(&report, "\"command\": \"idle\", \"connections\": %u, \"alive\": %u", options->connections,
                         alive);
 }

@@ -19,7 +19,8 @@ static const char usage[] =
     "  pingpong     messages to and fro, to an echoing origin\n"
     "  stream       --direction up|down; bytes, to a sink or a source\n"
     "  idle         opens connections to an echoing origin, tells so, holds them until stdin ends\n"
-    "options: --connections N  --seconds S  --count N  --size BYTES  --sources N\n";
+    "options: --connections N  --seconds S  --count N  --size BYTES  --sources N\n"
+    "         --tls 1.2|1.3  --certificate FILE (the origin's, PEM, with its key)\n";
 
 struct command {
     const char *name;
@@ -95,6 +96,7 @@ static bool parse_option(int letter, const char *text, struct options *options)
 {
     static const char *const modes[] = {"respond", "echo", "sink", "source"};
     static const char *const directions[] = {"up", "down"};
+    static const char *const versions[] = {"off", "1.2", "1.3"};
     unsigned long long number = 0;
     unsigned index = 0;
     bool valid = false;
@@ -110,6 +112,13 @@ static bool parse_option(int letter, const char *text, struct options *options)
         valid = parse_word(text, directions, sizeof directions / sizeof directions[0], &index);
         options->direction = (enum direction)index;
         return valid;
+    case 't':
+        valid = parse_word(text, versions, sizeof versions / sizeof versions[0], &index);
+        options->tls = (enum tls)index;
+        return valid;
+    case 'e':
+        options->certificate = text;
+        return true;
     case 'c':
         valid = parse_number(text, 1, MAX_CONNECTIONS, &number);
         options->connections = (unsigned)number;
@@ -139,6 +148,8 @@ static bool parse_options(int argc, char **argv, struct options *options)
         {"address", required_argument, NULL, 'a'},
         {"mode", required_argument, NULL, 'm'},
         {"direction", required_argument, NULL, 'd'},
+        {"tls", required_argument, NULL, 't'},
+        {"certificate", required_argument, NULL, 'e'},
         {"connections", required_argument, NULL, 'c'},
         {"sources", required_argument, NULL, 'o'},
         {"count", required_argument, NULL, 'n'},
@@ -156,6 +167,19 @@ static bool parse_options(int argc, char **argv, struct options *options)
     return optind == argc && options->address.sin_family == AF_INET;
 }
 
+static int run_command(const struct command *command, const struct options *options)
+{
+    bool accepts = command->run == origin_run;
+
+    if (accepts && options->tls != TLS_OFF && options->certificate == NULL) {
+        (void)fputs("bitflow_bench_load: an origin that speaks TLS has a certificate\n", stderr);
+        return 2;
+    }
+    (void)signal(SIGPIPE, SIG_IGN);
+    net_raise_descriptor_limit();
+    return leg_prepare(options, accepts) ? command->run(options) : EXIT_FAILURE;
+}
+
 int main(int argc, char **argv)
 {
     for (size_t i = 0; argc > 1 && i < sizeof commands / sizeof commands[0]; i++) {
@@ -165,9 +189,7 @@ int main(int argc, char **argv)
             if (!parse_options(argc - 1, argv + 1, &options)) {
                 break;
             }
-            (void)signal(SIGPIPE, SIG_IGN);
-            net_raise_descriptor_limit();
-            return commands[i].run(&options);
+            return run_command(&commands[i], &options);
         }
     }
     (void)fputs(usage, stderr);

@@ -4,13 +4,14 @@
 /*
  * The benchmark's load generator: one origin and four clients in one single-threaded program. Every client is bounded
  * in time and count, checks what comes back, and prints one JSON object on stdout. Times are in nanoseconds of the
- * monotonic clock, sizes in bytes. Linux, IPv4 on loopback.
+ * monotonic clock, sizes in bytes of what is carried, without TLS's own. Linux, IPv4 on loopback.
  */
 
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define NANOSECONDS 1000000000ull
 
@@ -32,8 +33,16 @@ enum origin_mode {
     ORIGIN_SOURCE,  /* sends until EOF, then the count */
 };
 
+enum tls {
+    TLS_OFF,
+    TLS_1_2,
+    TLS_1_3,
+};
+
 struct options {
     struct sockaddr_in address; /* where a client connects, or the origin listens */
+    enum tls tls;
+    const char *certificate; /* the origin's, with its key: a PEM file */
     enum origin_mode mode;
     enum direction direction;
     unsigned connections; /* concurrent ones */
@@ -43,18 +52,47 @@ struct options {
     double seconds;
 };
 
+/* leg.c: one end of a connection, plain or TLS. Functions that fail leave errno, be it EPROTO. */
+
+struct ssl_st;
+
+struct leg {
+    int fd;
+    struct ssl_st *ssl; /* NULL: plain */
+    bool has_more;      /* received, where epoll does not know of it; to be asked for after leg_receive() */
+    size_t unsent;      /* of the data given to a call of leg_send() that did not take it: sealed, and sent in part */
+};
+
+/* Once, before the first leg; what goes wrong is told on stderr. `accepts`: legs are the origin's. */
+bool leg_prepare(const struct options *options, bool accepts);
+/* On failure the socket is still the caller's. */
+bool leg_open(struct leg *leg, int fd);
+void leg_close(struct leg *leg);
+/* Blocking; else the other calls see to it. */
+bool leg_shake_hands(struct leg *leg);
+/* As send(): what it took, or -1. */
+ssize_t leg_send(struct leg *leg, const char *data, size_t size);
+/* Sends the rest of a record that leg_send() has begun with; before anything else than a leg_send() of as much is. */
+ssize_t leg_flush(struct leg *leg, const char *data);
+/* As recv(): 0 is an orderly end. `is_discarded`: nobody will look at the data, which need not be there. */
+ssize_t leg_receive(struct leg *leg, char *data, size_t size, bool is_discarded);
+/* The end of the data that are sent. EAGAIN: call it once more. */
+bool leg_shutdown(struct leg *leg);
+/* The text of errno, or what libssl knows better. */
+const char *leg_error(void);
+
 /* net.c: sockets. Functions that fail leave errno. */
 
 /* A bound on descriptors as high as the process may have. */
 void net_raise_descriptor_limit(void);
 int net_listen(const struct options *options);
 /* Opens a non-blocking socket and begins to connect it. */
-int net_connect_start(const struct options *options, uint64_t number);
-/* Connects a blocking socket whose calls time out after GRACE_SECONDS. */
-int net_connect(const struct options *options, uint64_t number);
+bool net_connect_start(const struct options *options, uint64_t number, struct leg *leg);
+/* Connects a blocking socket whose calls time out after GRACE_SECONDS, handshake included. */
+bool net_connect(const struct options *options, uint64_t number, struct leg *leg);
 bool net_set_nonblocking(int fd);
 /* Sends `size` bytes that depend on `number` and receives them back, blocking. A wrong reply is EPROTO. */
-bool net_exchange(int fd, size_t size, uint64_t number);
+bool net_exchange(struct leg *leg, size_t size, uint64_t number);
 /* Fills a message so that one with another number differs. */
 void net_fill(char *message, size_t size, uint64_t number);
 bool net_watch(int epoll, int fd, uint32_t events, void *data);
@@ -81,7 +119,7 @@ struct report {
 
 /* Counts an error; the text of the first is kept. */
 void report_error(struct report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* The same, with errno's text. */
+/* The same, with the text of errno. */
 void report_errno(struct report *report, const char *what);
 /* Prints the members in `format`, then processor time and errors; returns the exit status. */
 int report_print(const struct report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));

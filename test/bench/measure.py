@@ -62,13 +62,13 @@ def busy_seconds():
     return (user + nice + system + irq + softirq + steal) / TICKS
 
 
-def proportional_set_size(pid):
-    """Pss of a process and its descendants."""
+def proportional_set_size(pid, field="Pss:"):
+    """Pss of a process and its descendants; or of a part of their memory, as "Pss_Anon:"."""
     total = 0
     for member in process_tree(pid):
         try:
             with open(f"/proc/{member}/smaps_rollup", encoding="ascii") as file:
-                total += sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
+                total += sum(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
         except (FileNotFoundError, ProcessLookupError):
             continue
     return total

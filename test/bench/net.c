@@ -88,14 +88,34 @@ static int connect_socket(const struct options *options, uint64_t number, int fl
     return fd;
 }
 
-int net_connect_start(const struct options *options, uint64_t number)
+static bool open_leg(struct leg *leg, int fd)
 {
-    return connect_socket(options, number, SOCK_NONBLOCK);
+    if (fd < 0 || leg_open(leg, fd)) {
+        return fd >= 0;
+    }
+    (void)fail(fd);
+    return false;
 }
 
-int net_connect(const struct options *options, uint64_t number)
+bool net_connect_start(const struct options *options, uint64_t number, struct leg *leg)
 {
-    return connect_socket(options, number, 0);
+    return open_leg(leg, connect_socket(options, number, SOCK_NONBLOCK));
+}
+
+bool net_connect(const struct options *options, uint64_t number, struct leg *leg)
+{
+    int error = 0;
+
+    if (!open_leg(leg, connect_socket(options, number, 0))) {
+        return false;
+    }
+    if (leg_shake_hands(leg)) {
+        return true;
+    }
+    error = errno;
+    leg_close(leg);
+    errno = error;
+    return false;
 }
 
 bool net_set_nonblocking(int fd)
@@ -111,18 +131,18 @@ void net_fill(char *message, size_t size, uint64_t number)
     memcpy(message, &number, size < sizeof number ? size : sizeof number);
 }
 
-bool net_exchange(int fd, size_t size, uint64_t number)
+bool net_exchange(struct leg *leg, size_t size, uint64_t number)
 {
     char message[4096];
     char reply[4096];
     size_t got = 0;
 
     net_fill(message, size, number);
-    if (send(fd, message, size, MSG_NOSIGNAL) != (ssize_t)size) {
+    if (leg_send(leg, message, size) != (ssize_t)size) {
         return false;
     }
     while (got < size) {
-        ssize_t bytes = recv(fd, reply + got, size - got, 0);
+        ssize_t bytes = leg_receive(leg, reply + got, size - got, false);
 
         if (bytes <= 0) {
             errno = bytes == 0 ? ECONNABORTED : errno;

@@ -15,7 +15,8 @@
 #define CHUNK ((size_t)256 * 1024)
 
 struct peer {
-    int fd;
+    struct leg leg;
+    bool is_at_end;    /* the source has seen the client's EOF; its trailer follows when a record begun with is out */
     bool is_ending;    /* closed once all that is held is sent */
     bool is_blocked;   /* waits for EPOLLOUT */
     uint64_t bytes;    /* discarded or sent, for the trailer; or of the request, so far */
@@ -33,112 +34,147 @@ struct origin {
 
 static void peer_close(struct peer *peer)
 {
-    (void)close(peer->fd);
+    leg_close(&peer->leg);
     free(peer);
 }
 
-/* Sends what is held, as far as the socket takes it, and sees to it that the rest follows. */
-static void peer_flush(struct origin *origin, struct peer *peer)
+/* After a call on the leg that returned less than 0. */
+static void peer_fail(struct peer *peer)
 {
-    ssize_t bytes = send(peer->fd, peer->held + peer->held_start, peer->held_size, MSG_NOSIGNAL);
+    if (errno != EAGAIN) {
+        peer_close(peer);
+    }
+}
+
+/* Sends what is held, as far as the socket takes it, and sees to it that the rest follows. True: nothing is held any
+   more; false: something is, or the peer is closed. */
+static bool peer_flush(struct origin *origin, struct peer *peer)
+{
+    ssize_t bytes = leg_send(&peer->leg, peer->held + peer->held_start, peer->held_size);
     bool is_blocked = false;
 
     if (bytes < 0 && errno != EAGAIN) {
         peer_close(peer);
-        return;
+        return false;
     }
     peer->held_start += bytes > 0 ? (size_t)bytes : 0;
     peer->held_size -= bytes > 0 ? (size_t)bytes : 0;
     is_blocked = peer->held_size > 0;
     if (!is_blocked && peer->is_ending) {
+        (void)(peer->leg.ssl == NULL || leg_shutdown(&peer->leg));
         peer_close(peer);
-    } else if (is_blocked != peer->is_blocked) {
-        peer->is_blocked = is_blocked;
-        (void)net_rewatch(origin->epoll, peer->fd, is_blocked ? EPOLLOUT : EPOLLIN, peer);
+        return false;
     }
+    if (is_blocked != peer->is_blocked) {
+        peer->is_blocked = is_blocked;
+        (void)net_rewatch(origin->epoll, peer->leg.fd, is_blocked ? EPOLLOUT : EPOLLIN, peer);
+    }
+    return !is_blocked;
 }
 
-static void peer_send(struct origin *origin, struct peer *peer, size_t size, bool is_last)
+static bool peer_send(struct origin *origin, struct peer *peer, size_t size, bool is_last)
 {
     peer->held_start = 0;
     peer->held_size = size;
     peer->is_ending = is_last;
-    peer_flush(origin, peer);
+    return peer_flush(origin, peer);
 }
 
 static void peer_send_trailer(struct origin *origin, struct peer *peer)
 {
     (void)snprintf(peer->held, sizeof peer->held, "%0*" PRIx64, TRAILER_SIZE, peer->bytes);
-    peer_send(origin, peer, TRAILER_SIZE, true);
+    (void)peer_send(origin, peer, TRAILER_SIZE, true);
 }
 
 static void peer_respond(struct origin *origin, struct peer *peer)
 {
     size_t size = origin->options->size;
-    ssize_t bytes = recv(peer->fd, peer->held, sizeof peer->held, 0);
+    ssize_t bytes = 0;
 
-    if (bytes > 0) {
-        peer->bytes += (uint64_t)bytes;
-        if (peer->bytes >= size) {
-            memset(peer->held, 'r', size);
-            peer_send(origin, peer, size, true);
-        }
-    } else if (bytes == 0 || errno != EAGAIN) {
+    do {
+        bytes = leg_receive(&peer->leg, peer->held, sizeof peer->held, false);
+        peer->bytes += bytes > 0 ? (uint64_t)bytes : 0;
+    } while (peer->leg.has_more && peer->bytes < size);
+    if (bytes > 0 && peer->bytes >= size) {
+        memset(peer->held, 'r', size);
+        (void)peer_send(origin, peer, size, true);
+    } else if (bytes == 0) {
         peer_close(peer);
+    } else if (bytes < 0) {
+        peer_fail(peer);
     }
 }
 
 static void peer_echo(struct origin *origin, struct peer *peer)
 {
-    ssize_t bytes = recv(peer->fd, peer->held, sizeof peer->held, 0);
+    ssize_t bytes = 0;
 
-    if (bytes > 0) {
-        peer_send(origin, peer, (size_t)bytes, false);
-    } else if (bytes == 0 || errno != EAGAIN) {
+    do {
+        bytes = leg_receive(&peer->leg, peer->held, sizeof peer->held, false);
+        if (bytes > 0 && !peer_send(origin, peer, (size_t)bytes, false)) {
+            return;
+        }
+    } while (peer->leg.has_more);
+    if (bytes == 0) {
         peer_close(peer);
+    } else if (bytes < 0) {
+        peer_fail(peer);
     }
 }
 
 static void peer_sink(struct origin *origin, struct peer *peer)
 {
-    ssize_t bytes = recv(peer->fd, origin->buffer, sizeof origin->buffer, MSG_TRUNC);
+    ssize_t bytes = 0;
 
-    if (bytes > 0) {
-        peer->bytes += (uint64_t)bytes;
-    } else if (bytes == 0) {
+    do {
+        bytes = leg_receive(&peer->leg, origin->buffer, sizeof origin->buffer, true);
+        peer->bytes += bytes > 0 ? (uint64_t)bytes : 0;
+    } while (peer->leg.has_more);
+    if (bytes == 0) {
         peer_send_trailer(origin, peer);
-    } else if (errno != EAGAIN) {
-        peer_close(peer);
+    } else if (bytes < 0) {
+        peer_fail(peer);
     }
+}
+
+/* False: the peer is closed. */
+static bool look_for_end(struct origin *origin, struct peer *peer)
+{
+    ssize_t bytes = leg_receive(&peer->leg, origin->buffer, sizeof origin->buffer, true);
+
+    if (bytes < 0 && errno != EAGAIN) {
+        peer_close(peer);
+        return false;
+    }
+    if (bytes == 0) {
+        peer->is_at_end = true;
+        (void)net_rewatch(origin->epoll, peer->leg.fd, EPOLLOUT, peer);
+    }
+    return true;
 }
 
 static void peer_source(struct origin *origin, struct peer *peer, uint32_t events)
 {
     ssize_t bytes = 0;
 
-    if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) {
-        bytes = recv(peer->fd, origin->buffer, sizeof origin->buffer, MSG_TRUNC);
-        if (bytes == 0) {
-            peer_send_trailer(origin, peer);
-            return;
-        }
-        if (bytes < 0 && errno != EAGAIN) {
-            peer_close(peer);
-            return;
-        }
+    if (!peer->is_at_end && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0 && !look_for_end(origin, peer)) {
+        return;
     }
-    bytes = send(peer->fd, origin->buffer, sizeof origin->buffer, MSG_NOSIGNAL);
-    if (bytes > 0) {
-        peer->bytes += (uint64_t)bytes;
-    } else if (errno != EAGAIN) {
-        peer_close(peer);
+    bytes = peer->is_at_end ? leg_flush(&peer->leg, origin->buffer)
+                            : leg_send(&peer->leg, origin->buffer, sizeof origin->buffer);
+    if (bytes < 0) {
+        peer_fail(peer);
+        return;
+    }
+    peer->bytes += (uint64_t)bytes;
+    if (peer->is_at_end) {
+        peer_send_trailer(origin, peer);
     }
 }
 
 static void peer_serve(struct origin *origin, struct peer *peer, uint32_t events)
 {
-    if (peer->held_size > 0) {
-        peer_flush(origin, peer);
+    if (peer->held_size > 0 && !peer_flush(origin, peer)) {
         return;
     }
     switch (origin->options->mode) {
@@ -169,12 +205,12 @@ static void accept_peers(struct origin *origin)
             return;
         }
         peer = calloc(1, sizeof *peer);
-        if (peer == NULL || !net_watch(origin->epoll, fd, events, peer)) {
+        if (peer == NULL || !leg_open(&peer->leg, fd)) {
             (void)close(fd);
             free(peer);
-            continue;
+        } else if (!net_watch(origin->epoll, fd, events, peer)) {
+            peer_close(peer);
         }
-        peer->fd = fd;
     }
 }
 

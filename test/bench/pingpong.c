@@ -6,11 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 struct ball {
-    int fd;
+    struct leg leg;
     size_t got;
     uint64_t sent_at;
     char message[4096];
@@ -29,17 +27,16 @@ struct run {
 
 static bool ball_open(struct run *run, struct ball *ball, unsigned number)
 {
-    ball->fd = net_connect(run->options, number);
-    if (ball->fd < 0) {
+    if (!net_connect(run->options, number, &ball->leg)) {
         report_errno(&run->report, "connect");
         return false;
     }
     run->active++;
-    if (!net_exchange(ball->fd, run->options->size, number)) {
+    if (!net_exchange(&ball->leg, run->options->size, number)) {
         report_errno(&run->report, "first exchange");
         return false;
     }
-    if (!net_set_nonblocking(ball->fd) || !net_watch(run->epoll, ball->fd, EPOLLIN, ball)) {
+    if (!net_set_nonblocking(ball->leg.fd) || !net_watch(run->epoll, ball->leg.fd, EPOLLIN, ball)) {
         report_errno(&run->report, "epoll_ctl");
         return false;
     }
@@ -48,8 +45,7 @@ static bool ball_open(struct run *run, struct ball *ball, unsigned number)
 
 static void ball_close(struct run *run, struct ball *ball)
 {
-    (void)close(ball->fd);
-    ball->fd = -1;
+    leg_close(&ball->leg);
     run->active--;
 }
 
@@ -64,7 +60,7 @@ static void ball_send(struct run *run, struct ball *ball)
     net_fill(ball->message, run->options->size, run->number++);
     ball->got = 0;
     ball->sent_at = now;
-    if (send(ball->fd, ball->message, run->options->size, MSG_NOSIGNAL) != (ssize_t)run->options->size) {
+    if (leg_send(&ball->leg, ball->message, run->options->size) != (ssize_t)run->options->size) {
         report_errno(&run->report, "send");
         ball_close(run, ball);
     }
@@ -72,13 +68,13 @@ static void ball_send(struct run *run, struct ball *ball)
 
 static void ball_receive(struct run *run, struct ball *ball)
 {
-    ssize_t bytes = recv(ball->fd, ball->reply + ball->got, run->options->size - ball->got, 0);
+    ssize_t bytes = leg_receive(&ball->leg, ball->reply + ball->got, run->options->size - ball->got, false);
 
     if (bytes < 0 && errno == EAGAIN) {
         return;
     }
     if (bytes <= 0) {
-        report_error(&run->report, "recv: %s", bytes == 0 ? "EOF" : strerror(errno));
+        report_error(&run->report, "recv: %s", bytes == 0 ? "EOF" : leg_error());
         ball_close(run, ball);
         return;
     }
@@ -107,7 +103,11 @@ static void play(struct run *run, struct ball *balls)
         int count = epoll_wait(run->epoll, events, 64, 1000);
 
         for (int i = 0; i < count; i++) {
-            ball_receive(run, events[i].data.ptr);
+            struct ball *ball = events[i].data.ptr;
+
+            do {
+                ball_receive(run, ball);
+            } while (ball->leg.has_more);
         }
         if (clock_now() > last) {
             report_error(&run->report, "%u messages did not come back", run->active);

@@ -78,7 +78,7 @@ void report_error(struct report *report, const char *format, ...)
 
 void report_errno(struct report *report, const char *what)
 {
-    report_error(report, "%s: %s", what, strerror(errno));
+    report_error(report, "%s: %s", what, leg_error());
 }
 
 static double processor_seconds(void)

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 
+import certificates
 import contenders as contending
 import processes
 import report
@@ -43,6 +44,7 @@ def parse_arguments():
     parser.add_argument("--idle-connections", type=int, help="for the memory scenario (2000)")
     parser.add_argument("--quick", action="store_true", help="a smoke test: one short round, figures mean little")
     parser.add_argument("--retries", type=int, help="of a run during which other processes were busy (3)")
+    parser.add_argument("--tls-key", choices=certificates.KINDS, default="p256", help="of the certificate (p256)")
     parser.add_argument("--json", metavar="FILE", help="write every run and the medians there")
     arguments = parser.parse_args()
     quick = arguments.quick
@@ -85,7 +87,8 @@ def find_load(bitflow, directory):
         return built
     compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), "cc")
     path = os.path.join(directory, "bitflow_bench_load")
-    subprocess.run([compiler, "-std=c11", "-D_GNU_SOURCE", "-O2", "-o", path, *sources], check=True)
+    subprocess.run([compiler, "-std=c11", "-D_GNU_SOURCE", "-O2", "-o", path, *sources, "-lssl", "-lcrypto"],
+                   check=True)
     return path
 
 
@@ -131,18 +134,25 @@ class Runner:
     def _traffic(self, scenario, names):
         bench = self.bench
         with contextlib.ExitStack() as stack:
-            origin, origin_port = scenarios.start_origin(bench, scenario.mode)
-            stack.push(origin)
+            origins = {}
             measures = {}
 
+            def origin_for(contender):
+                has_tls = scenario.origin_has_tls(contender)
+                if has_tls not in origins:
+                    origins[has_tls] = scenarios.start_origin(bench, scenario, has_tls)
+                    stack.push(origins[has_tls][0])
+                return origins[has_tls]
+
             def prepare(name):
-                child, port = None, origin_port
-                if self.contenders[name].is_proxy:
-                    child, port = contending.start(self.contenders[name], bench.directory, origin_port,
-                                                   bench.descriptors)
+                contender = self.contenders[name]
+                origin, origin_port = origin_for(contender)
+                child, port = scenarios.start_proxy(bench, scenario, contender, origin_port)
+                if child is not None:
                     stack.push(child)
-                scenarios.run_traffic(bench, scenario, child, port, origin, min(0.5, bench.seconds / 2))
-                return lambda: scenarios.run_traffic(bench, scenario, child, port, origin, bench.seconds)
+                arguments = scenario.client_arguments(contender)
+                scenarios.run_traffic(bench, arguments, child, port, origin, min(0.5, bench.seconds / 2))
+                return lambda: scenarios.run_traffic(bench, arguments, child, port, origin, bench.seconds)
 
             for name in names:
                 action = self._attempt(scenario, name, lambda name=name: prepare(name))
@@ -179,14 +189,15 @@ def describe_machine():
 
 def measure_all(arguments, contenders, directory):
     bitflow = contenders["bitflow"].program if "bitflow" in contenders else ""
-    bench = scenarios.Bench(find_load(bitflow or ROOT, directory), directory, arguments.seconds,
+    bench = scenarios.Bench(find_load(bitflow or ROOT, directory), directory,
+                            certificates.create(directory, arguments.tls_key), arguments.seconds,
                             arguments.idle_connections, processes.raise_descriptor_limit(), arguments.quick)
     runner = Runner(bench, arguments.rounds, arguments.retries, contenders)
     summary = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": describe_machine(),
         "settings": {"rounds": arguments.rounds, "seconds": arguments.seconds, "retries": arguments.retries,
-                     "idle_connections": arguments.idle_connections},
+                     "idle_connections": arguments.idle_connections, "tls_key": arguments.tls_key},
         "contenders": {name: contender.note for name, contender in contenders.items()},
         "scenarios": {},
     }

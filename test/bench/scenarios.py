@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import time
 
+import certificates
 import contenders as contending
 import measure
 import processes
@@ -29,6 +30,19 @@ class Scenario:
     metrics: tuple
     arguments: tuple = ()  # the load generator's
     is_memory: bool = False
+    tls_side: str = ""  # "client" or "target": the proxies speak TLS there
+    tls_version: str = "1.3"
+
+    # Without a proxy the client and the origin speak it to each other.
+
+    def client_has_tls(self, contender):
+        return self.tls_side == "client" or (self.tls_side != "" and not contender.is_proxy)
+
+    def origin_has_tls(self, contender):
+        return self.tls_side == "target" or (self.tls_side != "" and not contender.is_proxy)
+
+    def client_arguments(self, contender):
+        return (*self.arguments, "--tls", self.tls_version) if self.client_has_tls(contender) else self.arguments
 
 
 @dataclasses.dataclass
@@ -37,20 +51,32 @@ class Bench:
 
     load: str  # the load generator
     directory: str
+    certificate: certificates.Certificate
     seconds: float
     idle_connections: int
     descriptors: int
     is_quick: bool
 
 
-def start_origin(bench, mode):
-    child = processes.Child([bench.load, "origin", "--address", "127.0.0.1:0", "--mode", mode], bench.directory,
-                            f"origin-{mode}", pipe_stdout=True)
+def start_origin(bench, scenario, has_tls):
+    command = [bench.load, "origin", "--address", "127.0.0.1:0", "--mode", scenario.mode]
+    if has_tls:
+        command += ["--tls", scenario.tls_version, "--certificate", bench.certificate.both]
+    child = processes.Child(command, bench.directory, f"origin-{scenario.mode}", pipe_stdout=True)
     try:
         return child, child.read_line(5)["port"]
     except BaseException:
         child.stop()
         raise
+
+
+def start_proxy(bench, scenario, contender, origin_port):
+    """Returns the process and the port that clients connect to: the origin's, where there is no proxy."""
+    if not contender.is_proxy:
+        return None, origin_port
+    link = contending.Link(contending.free_port(), origin_port, bench.descriptors, scenario.tls_side,
+                           bench.certificate)
+    return contending.start(contender, bench.directory, link), link.listen_port
 
 
 def run_load(bench, port, arguments, seconds):
@@ -87,12 +113,12 @@ class ForeignLoad:
         return max(0.0, self._foreign_seconds() - self.busy - ended_seconds) / (time.monotonic() - self.began)
 
 
-def run_traffic(bench, scenario, child, port, origin, seconds):
+def run_traffic(bench, arguments, child, port, origin, seconds):
     """One timed run, and the processor time it took: the proxy's, and that of everybody else on the machine."""
     own = [member for member in (child, origin) if member is not None]
     foreign = ForeignLoad(own)
     before = measure.processor_seconds(child.pid) if child else 0
-    result = run_load(bench, port, scenario.arguments, seconds)
+    result = run_load(bench, port, arguments, seconds)
     if child is not None:
         child.check_alive()
         result["proxy_cpu_seconds"] = measure.processor_seconds(child.pid) - before
@@ -127,28 +153,30 @@ def wait_for_time_wait(limit, seconds=65):
 def run_idle(bench, scenario, contender):
     """Memory with all connections idle less that with none of them, everything started afresh."""
     with contextlib.ExitStack() as stack:
-        origin, origin_port = start_origin(bench, scenario.mode)
+        origin, origin_port = start_origin(bench, scenario, scenario.origin_has_tls(contender))
         stack.push(origin)
-        child, port = None, origin_port
-        if contender.is_proxy:
-            child, port = contending.start(contender, bench.directory, origin_port, bench.descriptors)
+        child, port = start_proxy(bench, scenario, contender, origin_port)
+        if child is not None:
             stack.push(child)
+        tls = scenario.client_arguments(contender)
         # What the first connections bring (code pages, pools) is no cost of the others.
-        run_load(bench, port, ("pingpong", "--connections", "4"), 0.05)
+        run_load(bench, port, ("pingpong", "--connections", "4", *tls), 0.05)
         wait_for_time_wait(bench.idle_connections / 10, 0 if bench.is_quick else 65)
         settling = 0.5 if bench.is_quick else 3
         command = [bench.load, "idle", "--connections", str(bench.idle_connections), "--seconds", "60", "--address",
-                   f"127.0.0.1:{port}"]
+                   f"127.0.0.1:{port}", *tls]
         user = measure.proportional_set_size(child.pid) if child else 0
+        ends = measure.proportional_set_size(origin.pid, "Pss_Anon:")
         before = settled_memory(settling)
         foreign = ForeignLoad([member for member in (child, origin) if member is not None])
         load = stack.enter_context(processes.Child(command, bench.directory, "load", pipe_stdout=True))
         load.read_line(60)
         after = settled_memory(settling)
+        ends = sum(measure.proportional_set_size(one.pid, "Pss_Anon:") for one in (origin, load)) - ends
         result = {
             "user": measure.proportional_set_size(child.pid) - user if child else 0,
             "kernel": after["kernel"] - before["kernel"],
-            "used": after["used"] - before["used"],
+            "used": after["used"] - before["used"] - ends,
             "threads": measure.thread_count(child.pid) if child else 0,
             "foreign_processors": foreign.read(measure.processor_seconds(load.pid)),
         }
@@ -181,6 +209,7 @@ MEMORY = (Metric("user", "KiB user", 1 / 1024, 1), Metric("kernel", "KiB kernel"
           Metric("used", "KiB all", 1 / 1024, 1))
 
 FEW = ("bitflow", "haproxy", "socat", "direct")
+TLS = ("bitflow", "haproxy", "direct")
 BULK = ("bitflow", "haproxy", "haproxy-splice", "socat", "direct")
 
 
@@ -200,10 +229,29 @@ def _stream(direction, count):
                     ("stream", "--direction", direction, "--connections", str(count)))
 
 
+def _tls(scenario, version="1.3"):
+    """The same with TLS between the client and the proxy."""
+    name = f"tls-{scenario.name}" if version == "1.3" else f"tls-{version}-{scenario.name}"
+    return dataclasses.replace(scenario, name=name, text=f"{scenario.text}, TLS {version} from the client",
+                               contenders=TLS, tls_side="client", tls_version=version)
+
+
+def _tls_target(scenario):
+    """The same with TLS between the proxy and the origin."""
+    return dataclasses.replace(scenario, name=f"tls-target-{scenario.name}", text=f"{scenario.text}, TLS to the origin",
+                               contenders=("bitflow", "haproxy"), tls_side="target")
+
+
+IDLE = Scenario("idle", "memory per idle connection", "echo", ("bitflow", "haproxy", "direct"), MEMORY, is_memory=True)
+STREAMS = (_stream("up", 1), _stream("down", 1), _stream("up", 4), _stream("down", 4))
+
 # Memory comes first, before the others leave sockets in TIME_WAIT and full caches.
 ALL = (
-    Scenario("idle", "memory per idle connection", "echo", ("bitflow", "haproxy", "direct"), MEMORY, is_memory=True),
+    IDLE, _tls(IDLE),
     _connections(1), _connections(8), _connections(64),
     _pingpong(1), _pingpong(64),
-    _stream("up", 1), _stream("down", 1), _stream("up", 4), _stream("down", 4),
+    *STREAMS,
+    _tls(_connections(8)), _tls(_connections(8), "1.2"), _tls(_pingpong(64)),
+    *map(_tls, STREAMS),
+    *map(_tls_target, STREAMS[:2]),
 )

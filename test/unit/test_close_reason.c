@@ -29,7 +29,7 @@ static const struct {
     {CLOSE_TARGET_READ_TIMEOUT, "target_read_timeout", "proxy", true},
     {CLOSE_TARGET_WRITE_TIMEOUT, "target_write_timeout", "proxy", true},
     {CLOSE_CLIENT_TRUNCATED, "client_truncated", "client", false},
-    {CLOSE_TARGET_TRUNCATED, "target_truncated", "target", true},
+    {CLOSE_TARGET_TRUNCATED, "target_truncated", "target", false},
     {CLOSE_CLIENT_TLS_ERROR, "client_tls_error", "client", false},
     {CLOSE_TARGET_TLS_ERROR, "target_tls_error", "target", true},
     {CLOSE_CLIENT_HANDSHAKE_FAILED, "client_handshake_failed", "client", false},

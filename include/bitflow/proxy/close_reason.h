@@ -22,7 +22,7 @@ enum ended_by { ENDED_BY_CLIENT, ENDED_BY_TARGET, ENDED_BY_PROXY };
     X(CLOSE_TARGET_WRITE_TIMEOUT, "target_write_timeout", ENDED_BY_PROXY, true, "the target takes no more data") \
     X(CLOSE_CLIENT_TRUNCATED, "client_truncated", ENDED_BY_CLIENT, false,                                        \
       "the client's stream was cut: it ended without TLS's close_notify")                                        \
-    X(CLOSE_TARGET_TRUNCATED, "target_truncated", ENDED_BY_TARGET, true,                                         \
+    X(CLOSE_TARGET_TRUNCATED, "target_truncated", ENDED_BY_TARGET, false,                                        \
       "the target's stream was cut: it ended without TLS's close_notify")                                        \
     X(CLOSE_CLIENT_TLS_ERROR, "client_tls_error", ENDED_BY_CLIENT, false, "the client's TLS failed")             \
     X(CLOSE_TARGET_TLS_ERROR, "target_tls_error", ENDED_BY_TARGET, true, "the target's TLS failed")              \

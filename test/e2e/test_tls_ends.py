@@ -1,0 +1,301 @@
+"""How TLS streams end, and what keeps them going: half-closes, cuts, damaged records, alerts, KeyUpdates.
+Peers: Python's ssl with its records in the test's hands, OpenSSL's s_client and s_server, gnutls-cli."""
+
+import array
+import contextlib
+import fcntl
+import hashlib
+import random
+import select
+import ssl
+import termios
+import threading
+
+import pytest
+
+import sockets
+import tls_peers
+import tls_raw
+from environment import proxy
+from tls_cases import tls_accept, tls_client, tls_listener, tls_target
+from waiting import scale, wait_for
+
+LEGS = ["client", "target"]
+
+
+class Pair:
+    """A connection with TLS on one leg (or both); `tls` is that leg's far end, `other` the other one's."""
+
+    def __init__(self, env, pki, leg, version="TLSv1.3", **options):
+        self.listener, address = env.listen(), env.address()
+        server = tls_raw.server_context(pki.server, version=version)
+        client = tls_raw.client_context(version=version)
+        is_client = leg in ("client", "both")
+        target = self.listener.address if leg == "client" else tls_target(self.listener.address, verify_mode="none")
+        self.bitflow = env.start(
+            proxy(address, target, listener=tls_listener(pki.server) if is_client else None, **options)
+        )
+        if leg == "client":
+            self.tls = tls_client(env, address, client)
+            self.other = env.keep(self.listener.accept())
+            self.name = sockets.local_name(self.tls.socket)
+        elif leg == "target":
+            self.other = env.connect(address)
+            self.name = sockets.local_name(self.other)
+            self.tls = tls_accept(self.listener, server)
+            env.keep(self.tls.socket)
+        else:
+            self.tls = tls_client(env, address, client)
+            self.name = sockets.local_name(self.tls.socket)
+            self.other = tls_accept(self.listener, server)
+            env.keep(self.other.socket)
+        self.leg = leg
+
+    def record(self):
+        return self.bitflow.record_of(self.name)
+
+    def assert_passes(self):
+        self.tls.write(b"from tls")
+        assert sockets.receive_exactly(self.other, 8) == b"from tls"
+        self.other.sendall(b"to tls")
+        assert self.tls.read_exactly(6) == b"to tls"
+
+
+@pytest.mark.parametrize("leg", LEGS)
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_tls_side_half_closes(env, pki, leg, version):
+    pair = Pair(env, pki, leg, version)
+    pair.assert_passes()
+    pair.tls.write(b"last words")
+    # OpenSSL's TLS 1.2 still reads after its close_notify, as its 1.3 does.
+    record = pair.tls.close_notify_record()
+    pair.tls.socket.sendall(record)
+    assert sockets.receive_to_end(pair.other) == b"last words"
+    pair.other.sendall(b"an answer, later")
+    pair.other.close()
+    data, how = pair.tls.read_until_end()
+    assert (data, how) in [(b"an answer, later", "close_notify"), (b"", "close_notify")]
+    if version == "TLSv1.3":
+        assert data == b"an answer, later"
+    pair.tls.socket.close()
+    assert pair.record()["reason"] == "completed"
+
+
+@pytest.mark.parametrize("leg", LEGS)
+def test_plain_side_half_closes(env, pki, leg):
+    pair = Pair(env, pki, leg)
+    pair.other.sendall(b"last words")
+    pair.other.shutdown(1)
+    assert pair.tls.read_until_end() == (b"last words", "close_notify")
+    pair.tls.assert_fin()
+    pair.tls.write(b"x" * 50_000)
+    pair.tls.end()
+    assert sockets.receive_to_end(pair.other) == b"x" * 50_000
+    record = pair.record()
+    assert record["reason"] == "completed"
+    assert record["ended_by"] == ("target" if leg == "client" else "client")
+
+
+@pytest.mark.parametrize("leg", LEGS)
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_stream_cut_without_close_notify(env, pki, leg, version):
+    pair = Pair(env, pki, leg, version)
+    pair.tls.write(b"half of it")
+    pair.tls.socket.shutdown(1)
+    assert sockets.receive_until_broken(pair.other) == (b"half of it", "reset")
+    record = pair.record()
+    assert (record["reason"], record["ended_by"]) == (f"{leg}_truncated", leg)
+    assert "close_notify" in record["error"]
+
+
+@pytest.mark.parametrize("leg", LEGS)
+def test_stream_cut_in_the_middle_of_a_record(env, pki, leg):
+    pair = Pair(env, pki, leg)
+    pair.tls.socket.sendall(pair.tls.protect(b"half of a record")[:-3])
+    pair.tls.socket.shutdown(1)
+    assert sockets.receive_until_broken(pair.other) == (b"", "reset")
+    assert pair.record()["reason"] == f"{leg}_truncated"
+
+
+@pytest.mark.parametrize("leg", LEGS)
+def test_reset(env, pki, leg):
+    pair = Pair(env, pki, leg)
+    pair.assert_passes()
+    sockets.reset(pair.tls.socket)
+    assert sockets.receive_until_broken(pair.other) == (b"", "reset")
+    assert pair.record()["reason"] == f"{leg}_reset"
+
+
+@pytest.mark.parametrize("leg", LEGS)
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_damaged_record(env, pki, leg, version):
+    pair = Pair(env, pki, leg, version)
+    good = pair.tls.protect(b"before it")
+    pair.tls.socket.sendall(good + tls_raw.damaged(pair.tls.protect(b"damaged")))
+    assert sockets.receive_until_broken(pair.other) == (b"before it", "reset")
+    assert pair.tls.read_until_end() == (b"", "bad_record_mac")
+    record = pair.record()
+    assert (record["reason"], record["ended_by"]) == (f"{leg}_tls_error", leg)
+    assert "forged or damaged" in record["error"]
+
+
+@pytest.mark.parametrize("leg", LEGS)
+def test_garbage_after_the_handshake(env, pki, leg):
+    pair = Pair(env, pki, leg)
+    pair.tls.socket.sendall(b"GET / HTTP/1.0\r\n\r\n")
+    assert sockets.receive_until_broken(pair.other) == (b"", "reset")
+    assert pair.tls.read_until_end()[1] in ("unexpected_message", "unexpected_record")
+    assert pair.record()["reason"] == f"{leg}_tls_error"
+
+
+def test_both_legs_pass_the_end_on(env, pki):
+    pair = Pair(env, pki, "both")
+    pair.tls.write(b"question")
+    pair.tls.close_notify()
+    assert pair.other.read_until_end() == (b"question", "close_notify")
+    pair.other.write(b"answer")
+    pair.other.end()
+    assert pair.tls.read_until_end() == (b"answer", "close_notify")
+    assert pair.record()["reason"] == "completed"
+
+
+def test_client_that_closes_at_once_after_its_close_notify(env, pki):
+    """Our close_notify finds nobody; its stream was whole all the same."""
+    pair = Pair(env, pki, "client")
+    pair.assert_passes()
+    pair.other.sendall(b"bye")
+    pair.other.shutdown(1)
+    assert pair.tls.read_exactly(3) == b"bye"
+    pair.tls.socket.sendall(pair.tls.close_notify_record())
+    pair.tls.socket.close()
+    assert sockets.receive_to_end(pair.other) == b""
+    assert pair.record()["reason"] in ("completed", "client_reset")
+
+
+@pytest.mark.parametrize("leg", LEGS)
+@pytest.mark.parametrize("option, reason", [("connection_lifetime", "lifetime")])
+def test_what_the_proxy_cuts_has_no_close_notify(env, pki, leg, option, reason):
+    pair = Pair(env, pki, leg, **{option: "700ms"})
+    pair.assert_passes()
+    assert pair.tls.read_until_end() == (b"", "cut")
+    assert pair.record()["reason"] == reason
+
+
+# KeyUpdates
+
+
+@pytest.mark.parametrize("command", [b"K", b"k"], ids=["requested", "not requested"])
+def test_key_update_by_openssl_client(env, pki, command):
+    address = env.address()
+    bitflow = env.start(proxy(address, env.echo().address, listener=tls_listener(pki.server)))
+    with tls_peers.openssl_client(address, pki.trusted, version="TLSv1.3") as client:
+        for number in range(5):
+            client.echoes(b"before %d" % number)
+            said = len(client.said)
+            client.say(command + b"\n")
+            client.wait_said("KEYUPDATE", after=said)
+            client.echoes(b"after %d" % number)
+        assert client.end_input() == 0, client.text()
+    assert bitflow.wait_records(1)[0]["reason"] == "completed"
+
+
+@pytest.mark.parametrize("command", [b"K", b"k"], ids=["requested", "not requested"])
+def test_key_update_by_openssl_server(env, pki, command):
+    server_address, address = env.address(), env.address()
+    with tls_peers.openssl_server_by_hand(server_address, pki.server, version="TLSv1.3") as server:
+        env.start(proxy(address, tls_target(server_address, pki.root.certificate)))
+        client = env.connect(address)
+        for number in range(5):
+            client.sendall(b"up %d\n" % number)
+            server.wait_said(b"up %d" % number)
+            server.say(command + b"\n")
+            wait_for(lambda: unread(server) == 0, "it has read the command alone")
+            server.say(b"down %d\n" % number)
+            assert sockets.receive_exactly(client, 7) == b"down %d\n" % number
+        client.close()
+
+
+def unread(conversation):
+    """Bytes of its input that a program has not read yet."""
+    value = array.array("i", [0])
+    fcntl.ioctl(conversation.process.stdin.fileno(), termios.FIONREAD, value)
+    return value[0]
+
+
+def test_key_update_by_gnutls(env, pki):
+    address = env.address()
+    env.start(proxy(address, env.echo().address, listener=tls_listener(pki.server)))
+    more = ["--inline-commands"]
+    with tls_peers.gnutls_client(address, pki.trusted, version="TLSv1.3", more=more) as client:
+        client.wait_said("Handshake was completed")
+        for number in range(3):
+            client.echoes(b"before %d" % number)
+            client.say(b"^rekey^\n")
+            client.echoes(b"after %d" % number)
+        assert client.end_input() == 0, client.text()
+
+
+# Much of it, both ways at once
+
+
+PAYLOAD = memoryview(random.Random(7).randbytes(1 << 20))
+CHUNK = 1 << 16
+
+
+def exchange(sock, is_tls, size):
+    """Writes `size` bytes and reads as many, whichever goes, on one thread: an SSL object serves no two. Returns the
+    digests of what was (sent, received)."""
+    sent, received, out, left = hashlib.sha256(), hashlib.sha256(), 0, size
+    sock.setblocking(False)
+    while out < size or left:
+        moved = False
+        if out < size:
+            start = out % (len(PAYLOAD) - CHUNK)
+            part = PAYLOAD[start : start + min(CHUNK, size - out)]
+            with contextlib.suppress(BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                count = sock.send(part)
+                sent.update(part[:count])
+                out, moved = out + count, True
+        if left:
+            with contextlib.suppress(BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                part = sock.recv(min(1 << 17, left))
+                assert part, f"the end, with {left} bytes to come"
+                received.update(part)
+                left, moved = left - len(part), True
+        if not moved:
+            ready = select.select([sock], [sock] if out < size else [], [], 60)
+            assert ready[0] or ready[1], f"stuck: {out} bytes sent, {left} to come"
+    sock.settimeout(60)
+    (sock.unwrap() if is_tls else sock).close()
+    return sent.hexdigest(), received.hexdigest()
+
+
+@pytest.mark.parametrize("leg", ["client", "target", "both"])
+def test_much_data_both_ways_at_once(env, pki, leg):
+    """500 MB, half of it each way; OpenSSL, by Python's ssl, at the far ends."""
+    size = scale(250 * 1024 * 1024, least=1 << 20)
+    listener, address = env.listen(), env.address()
+    is_client, is_target = leg != "target", leg != "client"
+    target = tls_target(listener.address, pki.root.certificate) if is_target else listener.address
+    bitflow = env.start(proxy(address, target, listener=tls_listener(pki.server) if is_client else None))
+    results = {}
+
+    def run(side, sock):
+        is_tls = is_client if side == "client" else is_target
+        if is_tls and side == "client":
+            sock = tls_raw.client_context().wrap_socket(sock, server_hostname="server.test")
+        elif is_tls:
+            sock = tls_raw.server_context(pki.server).wrap_socket(sock, server_side=True)
+        results[side] = exchange(sock, is_tls, size)
+
+    client = env.connect(address)
+    client.settimeout(120)
+    runner = threading.Thread(target=run, args=("client", client), daemon=True)
+    runner.start()
+    accepted = listener.accept()
+    accepted.settimeout(120)
+    run("target", accepted)
+    runner.join(120)
+    assert results["client"][0] == results["target"][1] and results["target"][0] == results["client"][1]
+    record = bitflow.wait_records(1, timeout=30)[0]
+    assert (record["bytes_from_client"], record["bytes_from_target"]) == (size, size)
