@@ -122,12 +122,12 @@ bool ingress_admit(struct ingress *ingress, const struct generation *generation,
         return false;
     if (tls == NULL)
         return true;
-    if (!accept_tls(ingress, generation, client, deadline, reason, error))
-        return false;
-    if (settings->balancer != BALANCER_SNI) {
+    bool is_accepted = accept_tls(ingress, generation, client, deadline, reason, error);
+    bool is_routed = settings->balancer == BALANCER_SNI;
+    if (!is_routed && ingress->tls != NULL)
         memcpy(ingress->server_name, ingress->tls->facts.server_name, sizeof ingress->server_name);
-        return true;
-    }
+    if (!is_accepted || !is_routed)
+        return is_accepted;
     *reason = CLOSE_CLIENT_HANDSHAKE_FAILED;
     return is_routed_as_agreed(ingress, client, error);
 }
