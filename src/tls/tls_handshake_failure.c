@@ -144,10 +144,10 @@ static const struct status_words *find_words(int status)
 // The peer's certificate is not its own. In 1.3 mbedTLS says so by no more than where it stopped.
 static bool is_bad_signature(const struct tls_handshake *handshake, int status)
 {
-    int state = handshake->ssl.MBEDTLS_PRIVATE(state);
+    int its_proof =
+        handshake->context->role == TLS_SERVER ? MBEDTLS_SSL_CLIENT_CERTIFICATE_VERIFY : MBEDTLS_SSL_CERTIFICATE_VERIFY;
     return status == MBEDTLS_ERR_ECP_VERIFY_FAILED || status == MBEDTLS_ERR_RSA_VERIFY_FAILED ||
-           (status == MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE &&
-            (state == MBEDTLS_SSL_CERTIFICATE_VERIFY || state == MBEDTLS_SSL_CLIENT_CERTIFICATE_VERIFY));
+           (status == MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE && handshake->ssl.MBEDTLS_PRIVATE(state) == its_proof);
 }
 
 bool tls_handshake_owes_alert(const struct tls_handshake *handshake, int status, unsigned char *alert)
