@@ -28,10 +28,12 @@ BUILD_PACKAGES="gcc libc6-dev make cmake libyaml-dev libjansson-dev libssl-dev
     libcurl4-openssl-dev|libcurl4-gnutls-dev|libcurl4-nss-dev ca-certificates"
 DEMO_PACKAGES="python3 curl"
 TEST_PACKAGES="libcmocka-dev python3 python3-pytest python3-yaml curl nginx haproxy redis-server redis-tools openssl
-    gnutls-bin sslscan socat netcat-openbsd iproute2 gdb procps clang-format-$LLVM"
+    gnutls-bin sslscan microsocks dnsmasq-base socat netcat-openbsd iproute2 gdb procps clang-format-$LLVM"
+# Debian 13 has it no more.
+BOOKWORM_TEST_PACKAGES="dante-server"
 CI_PACKAGES="clang-$LLVM clang-tidy-$LLVM libclang-rt-$LLVM-dev llvm-$LLVM"
-# Those of the above that bring a daemon: none is to run because of a test.
-SERVICES="nginx haproxy redis-server"
+# Those of the above that bring a daemon, and the service's name where it is another: none is to run because of a test.
+SERVICES="nginx haproxy redis-server dante-server:danted"
 
 say() {
     printf 'install-deps: %s\n' "$*" >&2
@@ -40,6 +42,18 @@ say() {
 fail() {
     say "error: $*"
     exit 1
+}
+
+release_id() {
+    # shellcheck disable=SC1091
+    (. /etc/os-release && echo "${ID:-}:${VERSION_CODENAME:-}")
+}
+
+test_packages() {
+    echo "$TEST_PACKAGES"
+    if [ "$(release_id)" = debian:bookworm ]; then
+        echo "$BOOKWORM_TEST_PACKAGES"
+    fi
 }
 
 is_installed() { # PACKAGE
@@ -197,11 +211,6 @@ add_newer_mbedtls() {
     done
 }
 
-release_id() {
-    # shellcheck disable=SC1091
-    (. /etc/os-release && echo "${ID:-}:${VERSION_CODENAME:-}")
-}
-
 install_mbedtls_source() {
     candidate=$(candidate_of "$MBEDTLS_PACKAGE")
     if [ -n "$candidate" ] && at_least "$candidate" "$MBEDTLS_VERSION"; then
@@ -230,7 +239,7 @@ disable_services() {
     [ -d /run/systemd/system ] || return 0
     for service in $SERVICES; do
         case " $TO_INSTALL " in
-        *" $service "*) $as_root systemctl disable --quiet "$service" || true ;;
+        *" ${service%%:*} "*) $as_root systemctl disable --quiet "${service##*:}" || true ;;
         esac
     done
 }
@@ -256,8 +265,8 @@ for set in "$@"; do
         ;;
     build) wanted="$wanted $BUILD_PACKAGES" ;;
     demo) wanted="$wanted $BUILD_PACKAGES $DEMO_PACKAGES" ;;
-    test) wanted="$wanted $BUILD_PACKAGES $TEST_PACKAGES" ;;
-    ci) wanted="$wanted $BUILD_PACKAGES $TEST_PACKAGES $CI_PACKAGES" ;;
+    test) wanted="$wanted $BUILD_PACKAGES $(test_packages)" ;;
+    ci) wanted="$wanted $BUILD_PACKAGES $(test_packages) $CI_PACKAGES" ;;
     *)
         sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
         exit 2

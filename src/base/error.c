@@ -93,6 +93,8 @@ const char *error_code_name(enum error_code code)
         return "refused";
     case ERROR_CANCELLED:
         return "cancelled";
+    case ERROR_DENIED:
+        return "denied";
     }
     return "unknown";
 }

@@ -18,6 +18,7 @@ struct binder {
 _Static_assert(sizeof(enum log_level) == sizeof(unsigned), "enumerations are read as unsigned");
 _Static_assert(sizeof(enum verify_mode) == sizeof(unsigned), "enumerations are read as unsigned");
 _Static_assert(sizeof(enum tls_minimum) == sizeof(unsigned), "enumerations are read as unsigned");
+_Static_assert(sizeof(enum proxy_header_version) == sizeof(unsigned), "enumerations are read as unsigned");
 _Static_assert(sizeof(enum balancer_policy) == sizeof(unsigned), "enumerations are read as unsigned");
 
 static void store(void *base, size_t offset, const void *value, size_t size)

@@ -3,6 +3,7 @@
 
 #include "bitflow/config/checks.h"
 #include "bitflow/config/syntax.h"
+#include "bitflow/net/socks.h"
 
 static void check_certificates(const struct place *tls, struct problem_list *problems, bool *has_pair)
 {
@@ -27,6 +28,21 @@ static void check_certificates(const struct place *tls, struct problem_list *pro
     }
 }
 
+// What says how the header is read, without a header to read, is a mistake: somebody counts on it.
+static void check_proxy_protocol(const struct place *listener, const struct listener_config *config,
+                                 struct problem_list *problems)
+{
+    static const char *const keys[] = {"proxy_protocol_sources", "proxy_protocol_timeout"};
+    for (size_t i = 0; i < ARRAY_LENGTH(keys); i++) {
+        struct place place = place_key(listener, keys[i]);
+        if (place.node != NULL && !config->proxy_protocol)
+            problem_at_key(problems, &place, "means nothing without proxy_protocol: true");
+    }
+    struct place sources = place_key(listener, "proxy_protocol_sources");
+    if (sources.node != NULL && config->address.kind == ADDRESS_UNIX)
+        problem_at_key(problems, &sources, "clients of a unix:// listener have no IP address to tell them by");
+}
+
 static void check_listener(const struct place *proxy, const struct listener_config *config,
                            struct problem_list *problems)
 {
@@ -34,6 +50,8 @@ static void check_listener(const struct place *proxy, const struct listener_conf
     struct place sources = place_key(&listener, "authorized_sources");
     if (config->address.kind == ADDRESS_UNIX && sources.node != NULL)
         problem_at_key(problems, &sources, "clients of a unix:// listener have no IP address to tell them by");
+
+    check_proxy_protocol(&listener, config, problems);
 
     struct place tls = place_key(&listener, "tls_context");
     bool has_pair;
@@ -101,6 +119,17 @@ static void check_name_to_verify(const struct place *tls, const struct target_co
                        "server_name, or another verify_mode");
 }
 
+static void check_reach(const struct place *place, const struct target_config *target, struct problem_list *problems)
+{
+    struct place proxy = place_key(place, "proxy");
+    struct error error = ERROR_INIT;
+    if (target->socks_proxy != NULL && !socks_can_reach(&target->address, &error))
+        problem_at_key(problems, &proxy, "%s", error.text);
+    struct place max_fails = place_key(place, "max_fails");
+    if (target->max_fails > 0 && target->fail_timeout == 0)
+        problem_at_key(problems, &max_fails, "needs a fail_timeout above 0");
+}
+
 static void check_targets(const struct place *proxy, const struct proxy_config *config, struct problem_list *problems)
 {
     struct place targets = place_key(proxy, "targets");
@@ -112,7 +141,16 @@ static void check_targets(const struct place *proxy, const struct proxy_config *
         bool has_pair;
         check_certificates(&tls, problems, &has_pair);
         check_name_to_verify(&tls, &config->targets[i], problems);
+        check_reach(&target, &config->targets[i], problems);
     }
+}
+
+static void check_options(const struct place *proxy, const struct proxy_config *config, struct problem_list *problems)
+{
+    struct place options = place_key(proxy, "options");
+    struct place version = place_key(&options, "proxy_header_version");
+    if (version.node != NULL && !config->enable_proxy_header)
+        problem_at_key(problems, &version, "means nothing without enable_proxy_header: true");
 }
 
 // Port 0 is a free one for each; it is also what an address that could not be read looks like.
@@ -153,5 +191,6 @@ void check_across_keys(const struct place *root, const struct config *config, st
         check_unique_proxy(&proxies, config, i, problems);
         check_listener(&proxy, &config->proxies[i].listener, problems);
         check_targets(&proxy, &config->proxies[i], problems);
+        check_options(&proxy, &config->proxies[i], problems);
     }
 }

@@ -26,8 +26,12 @@ static const struct schema_word tls_versions[] = {{"1.2", TLS_MINIMUM_1_2}, {"1.
 static const struct schema_word balancers[] = {{"none", BALANCER_NONE},
                                                {"failover", BALANCER_FAILOVER},
                                                {"round-robin", BALANCER_ROUND_ROBIN},
+                                               {"least-connections", BALANCER_LEAST_CONNECTIONS},
                                                {"sni", BALANCER_SNI},
                                                {NULL, 0}};
+
+static const struct schema_word proxy_header_versions[] = {
+    {"1", PROXY_HEADER_VERSION_1}, {"2", PROXY_HEADER_VERSION_2}, {NULL, 0}};
 
 static const struct schema_row metrics_rows[] = {
     {.key = "address",
@@ -221,6 +225,26 @@ static const struct schema_row listener_rows[] = {
      .fallback = 10 * NS_PER_S,
      .description = "How long a client may take for its ClientHello where `sni` chooses the target and TLS is passed "
                     "through; 0: without a bound."},
+    {.key = "proxy_protocol",
+     .type = SCHEMA_BOOL,
+     .offset = offsetof(struct listener_config, proxy_protocol),
+     .description = "Every client must begin with the PROXY protocol's header, version 1 or 2; whom it declares is the "
+                    "client from then on. Only for clients that are trusted to tell the truth: see "
+                    "`proxy_protocol_sources`."},
+    {.key = "proxy_protocol_sources",
+     .type = SCHEMA_CIDRS,
+     .needs_value = true,
+     .offset = offsetof(struct listener_config, proxy_protocol_sources),
+     .count_offset = offsetof(struct listener_config, proxy_protocol_source_count),
+     .min = 1,
+     .fallback_text = "all that `authorized_sources` lets in",
+     .description = "Who is trusted to declare clients, by the socket's own address; others are rejected before "
+                    "anything is read from them."},
+    {.key = "proxy_protocol_timeout",
+     .type = SCHEMA_DURATION,
+     .offset = offsetof(struct listener_config, proxy_protocol_timeout),
+     .fallback = 3 * NS_PER_S,
+     .description = "How long the header may take to come; 0: without a bound."},
 };
 OBJECT(listener, struct listener_config);
 
@@ -243,8 +267,9 @@ static const struct schema_row target_rows[] = {
      .offset = offsetof(struct target_config, socks_proxy),
      .check = syntax_socks_proxy,
      .fallback_text = "none",
-     .syntax = "`socks5://[USER:PASS@]HOST:PORT` or `HOST:PORT`",
-     .description = "The SOCKS5 server to connect through; it resolves the target's host name."},
+     .syntax = "`socks5://[USER:PASS@]HOST:PORT`, `HOST:PORT` or `socks5+unix://[USER:PASS@]/path`",
+     .description = "The SOCKS5 server to connect through; it resolves the target's host name. In USER and PASS, `%XX` "
+                    "is a byte."},
     {.key = "connect_backoff",
      .type = SCHEMA_DURATION,
      .offset = offsetof(struct target_config, connect_backoff),
@@ -266,6 +291,18 @@ static const struct schema_row target_rows[] = {
      .type = SCHEMA_DURATION,
      .offset = offsetof(struct target_config, resolve_timeout),
      .description = "The bound on name resolution; used only with `enable_dual_stack`."},
+    {.key = "max_fails",
+     .type = SCHEMA_INTEGER,
+     .offset = offsetof(struct target_config, max_fails),
+     .max = 1000,
+     .unit = "failures",
+     .description = "After so many failures within `fail_timeout` the target is passed over for `fail_timeout`, while "
+                    "there is another one to go to; 0: never."},
+    {.key = "fail_timeout",
+     .type = SCHEMA_DURATION,
+     .offset = offsetof(struct target_config, fail_timeout),
+     .fallback = 10 * NS_PER_S,
+     .description = "Within which time failures count for `max_fails`, and how long the target is then passed over."},
     {.key = "write_timeout",
      .type = SCHEMA_DURATION,
      .offset = offsetof(struct target_config, write_timeout),
@@ -316,12 +353,20 @@ static const struct schema_row options_rows[] = {
      .fallback = BALANCER_NONE,
      .words = balancers,
      .description = "`none`: only the first target. `failover`: in order, until one connects. `round-robin`: each "
-                    "connection begins at the next target and goes on to others if it cannot connect. `sni`: the "
-                    "target that the client's SNI names."},
+                    "connection begins at the next target and goes on to others if it cannot connect. "
+                    "`least-connections`: each begins at the target that has the fewest, and goes on likewise. `sni`: "
+                    "the target that the client's SNI names."},
     {.key = "enable_proxy_header",
      .type = SCHEMA_BOOL,
      .offset = offsetof(struct proxy_config, enable_proxy_header),
-     .description = "Send the PROXY protocol's header to the target."},
+     .description = "Send the PROXY protocol's header to the target, before all else."},
+    {.key = "proxy_header_version",
+     .type = SCHEMA_ENUM,
+     .offset = offsetof(struct proxy_config, proxy_header_version),
+     .fallback = PROXY_HEADER_VERSION_1,
+     .words = proxy_header_versions,
+     .description = "Its version. `1` is a line of text with the addresses. `2` is binary, and tells of Unix sockets, "
+                    "the server name, ALPN, the connection's id in the logs and the client's TLS, too."},
     {.key = "enable_dual_stack",
      .type = SCHEMA_BOOL,
      .offset = offsetof(struct proxy_config, enable_dual_stack),

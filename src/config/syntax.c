@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "bitflow/net/address.h"
+#include "bitflow/net/socks.h"
 
 static bool invalid(struct error *error, const char *text)
 {
@@ -122,33 +123,12 @@ bool syntax_sentry_dsn(const char *text, struct error *error)
     return true;
 }
 
-// The lengths that RFC 1929 has room for.
-static bool are_socks_credentials(const char *text, size_t length)
-{
-    const char *colon = memchr(text, ':', length);
-    if (colon == NULL)
-        return false;
-    size_t user = (size_t)(colon - text);
-    size_t password = length - user - 1;
-    return user >= 1 && user <= 255 && password >= 1 && password <= 255;
-}
-
 bool syntax_socks_proxy(const char *text, struct error *error)
 {
-    static const char expected[] = "is no SOCKS5 address: expected socks5://[USER:PASS@]HOST:PORT or HOST:PORT, "
-                                   "with USER and PASS of 1 to 255 bytes";
-    const char *host = text;
-    if (starts_with(text, "socks5://")) {
-        const char *credentials = text + strlen("socks5://");
-        // The last one: a password may have an @ in it, a host may not.
-        const char *at = strrchr(credentials, '@');
-        if (at != NULL && !are_socks_credentials(credentials, (size_t)(at - credentials)))
-            return invalid(error, expected);
-        host = at != NULL ? at + 1 : credentials;
-    }
-    if (!is_host_and_port(host))
-        return invalid(error, expected);
-    return true;
+    struct socks_server server = {.user_length = 0};
+    bool is_good = socks_server_parse(text, &server, error);
+    socks_server_wipe(&server);
+    return is_good;
 }
 
 bool syntax_alpn_protocol(const char *text, struct error *error)

@@ -103,22 +103,38 @@ static bool dial_endpoint(const struct endpoint *endpoint, struct patience *pati
     return connected;
 }
 
+// The resolver's own bound, where it is the nearer one, says something else than that the target took too long.
+static bool resolve_within(const struct address *address, const struct dial_terms *terms, struct patience *patience,
+                           struct resolution *resolution, struct error *error)
+{
+    int64_t own = deadline_after(terms->resolve_timeout);
+    bool is_own = own < terms->deadline;
+    struct error why = ERROR_INIT;
+    if (resolve_preferring(address, terms->preferred, patience, is_own ? own : terms->deadline, resolution, &why))
+        return true;
+    if (why.code == ERROR_TIMEOUT && is_own)
+        why.code = ERROR_RESOLVE;
+    error_pass(error, &why);
+    return false;
+}
+
 // Kept out of dial()'s own frame: the addresses take a page of stack, which every other connection would
 // touch too.
-__attribute__((noinline)) static bool dial_name(const struct address *address, struct patience *patience,
-                                                int64_t deadline, struct dial_result *result, struct error *error)
+__attribute__((noinline)) static bool dial_name(const struct address *address, const struct dial_terms *terms,
+                                                struct patience *patience, struct dial_result *result,
+                                                struct error *error)
 {
     struct resolution resolution;
     int64_t start = clock_now();
-    bool resolved = resolve(address, patience, deadline, &resolution, error);
+    bool resolved = resolve_within(address, terms, patience, &resolution, error);
     result->resolve_time = clock_now() - start;
     if (!resolved)
         return false;
     if (resolution.count == 1)
-        return dial_endpoint(&resolution.endpoints[0], patience, deadline, result, error);
+        return dial_endpoint(&resolution.endpoints[0], patience, terms->deadline, result, error);
     start = clock_now();
     size_t last;
-    bool connected = dial_race(resolution.endpoints, resolution.count, patience, deadline, &result->fd, &last, error);
+    bool connected = dial_race(&resolution, terms->preferred, patience, terms->deadline, &result->fd, &last, error);
     result->connect_time = clock_now() - start;
     result->remote = resolution.endpoints[last];
     return connected;
@@ -133,18 +149,18 @@ static bool dial_inherited(const struct address *address, struct dial_result *re
     return true;
 }
 
-bool dial(const struct address *address, struct patience *patience, int64_t deadline, struct dial_result *result,
-          struct error *error)
+bool dial(const struct address *address, const struct dial_terms *terms, struct patience *patience,
+          struct dial_result *result, struct error *error)
 {
     *result = (struct dial_result){.fd = -1};
     if (address->kind == ADDRESS_FD)
         return dial_inherited(address, result, error);
     if (address->kind == ADDRESS_TCP && !address->is_literal)
-        return dial_name(address, patience, deadline, result, error);
+        return dial_name(address, terms, patience, result, error);
     struct endpoint endpoint;
     if (!endpoint_of_address(address, &endpoint)) {
         error_set(error, ERROR_RESOLVE, "cannot connect to %s: there is no such network interface", address->host);
         return false;
     }
-    return dial_endpoint(&endpoint, patience, deadline, result, error);
+    return dial_endpoint(&endpoint, patience, terms->deadline, result, error);
 }

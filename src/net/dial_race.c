@@ -71,21 +71,34 @@ void dial_set_wait_error(const struct endpoint *endpoint, enum patience_result r
         error_set_errno(error, os_errno, "connecting to %s: poll", text);
 }
 
-void dial_race_order(const struct endpoint *endpoints, size_t count, uint8_t order[RESOLVE_ADDRESSES_MAX])
+// The families take turns, or one comes before the other.
+static void interleave(const struct resolution *resolution, sa_family_t first, bool takes_turns,
+                       uint8_t order[RESOLVE_ADDRESSES_MAX])
 {
-    if (count == 0)
-        return;
-    sa_family_t first = endpoints[0].address.any.sa_family;
     size_t next[2] = {0, 0}; // the next candidate of the first family, and of any other
     size_t taken = 0;
-    for (size_t turn = 0; taken < count; turn ^= 1) {
+    for (size_t turn = 0; taken < resolution->count;) {
         size_t at = next[turn];
-        while (at < count && (endpoints[at].address.any.sa_family == first) != (turn == 0))
+        while (at < resolution->count && (resolution->endpoints[at].address.any.sa_family == first) != (turn == 0))
             at++;
-        if (at < count)
+        bool is_found = at < resolution->count;
+        if (is_found)
             order[taken++] = (uint8_t)at;
         next[turn] = at + 1;
+        if (takes_turns || !is_found)
+            turn ^= 1;
     }
+}
+
+void dial_race_order(const struct resolution *resolution, enum address_family preferred,
+                     uint8_t order[RESOLVE_ADDRESSES_MAX])
+{
+    if (resolution->count == 0)
+        return;
+    sa_family_t first = preferred == ADDRESS_IPV4   ? AF_INET
+                        : preferred == ADDRESS_IPV6 ? AF_INET6
+                                                    : resolution->endpoints[0].address.any.sa_family;
+    interleave(resolution, first, preferred == ADDRESS_ANY, order);
 }
 
 _Static_assert(RESOLVE_ADDRESSES_MAX <= PATIENCE_DESCRIPTORS_MAX, "one poll takes every endpoint of a name");
@@ -214,11 +227,11 @@ static bool run_race(struct race *race, struct patience *patience, int64_t deadl
     }
 }
 
-bool dial_race(const struct endpoint *endpoints, size_t count, struct patience *patience, int64_t deadline, int *fd,
-               size_t *last, struct error *error)
+bool dial_race(const struct resolution *resolution, enum address_family preferred, struct patience *patience,
+               int64_t deadline, int *fd, size_t *last, struct error *error)
 {
-    struct race race = {.endpoints = endpoints, .count = count};
-    dial_race_order(endpoints, count, race.order);
+    struct race race = {.endpoints = resolution->endpoints, .count = resolution->count};
+    dial_race_order(resolution, preferred, race.order);
     bool won = run_race(&race, patience, deadline, fd, last, error);
     for (size_t i = 0; i < race.running; i++)
         (void)close(race.sockets[i].fd);

@@ -12,14 +12,16 @@
 #include "bitflow/net/patience.h"
 #include "bitflow/net/resolve.h"
 
-// Puts the order of connecting into `order`: the families take turns, the first endpoint's family first;
-// within a family the resolver's order stays. RFC 8305, 4, with a First Address Family Count of 1.
-void dial_race_order(const struct endpoint *endpoints, size_t count, uint8_t order[RESOLVE_ADDRESSES_MAX]);
+// Puts the order of connecting into `order`. Within a family the resolver's order stays. Without a preferred family
+// they take turns, the first endpoint's first (RFC 8305, 4, with a First Address Family Count of 1); else all of the
+// preferred one come before the others.
+void dial_race_order(const struct resolution *resolution, enum address_family preferred,
+                     uint8_t order[RESOLVE_ADDRESSES_MAX]);
 
-// Connects to one of `count` endpoints (1 to RESOLVE_ADDRESSES_MAX). On success `fd` is connected, blocking and
+// Connects to one of the endpoints, of which there is at least one. On success `fd` is connected, blocking and
 // close-on-exec. `last` is set in any case: to the index of the endpoint that won, or of the one the error names.
-bool dial_race(const struct endpoint *endpoints, size_t count, struct patience *patience, int64_t deadline, int *fd,
-               size_t *last, struct error *error);
+bool dial_race(const struct resolution *resolution, enum address_family preferred, struct patience *patience,
+               int64_t deadline, int *fd, size_t *last, struct error *error);
 
 // A non-blocking connect to `endpoint`. Returns the socket, connected or connecting, or -1 with errno.
 int dial_start(const struct endpoint *endpoint);

@@ -88,3 +88,24 @@ enum patience_result patience_poll(struct patience *patience, struct pollfd *des
             return PATIENCE_DEADLINE;
     }
 }
+
+enum patience_result patience_send(struct patience *patience, int fd, const void *bytes, size_t length,
+                                   int64_t deadline)
+{
+    const char *at = bytes;
+    while (length > 0) {
+        ssize_t sent = send(fd, at, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent >= 0) {
+            at += sent;
+            length -= (size_t)sent;
+            continue;
+        }
+        if (errno != EAGAIN && errno != EINTR)
+            return PATIENCE_FAILED;
+        struct pollfd poller = {.fd = fd, .events = POLLOUT};
+        enum patience_result result = patience_poll(patience, &poller, 1, deadline);
+        if (result != PATIENCE_READY)
+            return result;
+    }
+    return PATIENCE_READY;
+}

@@ -243,29 +243,26 @@ static bool is_done(struct lookup *lookup) EXCLUDES(lock)
     return done;
 }
 
-static bool await(struct lookup *lookup, struct patience *patience, int64_t deadline, struct error *error)
+static void set_late_error(struct lookup *lookup, struct error *error)
 {
     const char *host = lookup->wanted.host;
-    struct pollfd done = {.fd = lookup->done_event, .events = POLLIN};
-    switch (patience_poll(patience, &done, 1, deadline)) {
-    case PATIENCE_READY:
-        return is_done(lookup);
-    case PATIENCE_DEADLINE:
-        if (is_queued(lookup))
-            error_set(error, ERROR_TIMEOUT,
-                      "cannot resolve %s: waited for the resolver, all %d of its threads are busy with other names",
-                      host, RESOLVE_THREADS_MAX);
-        else
-            error_set(error, ERROR_TIMEOUT, "cannot resolve %s: no answer in time", host);
-        return false;
-    case PATIENCE_GONE:
+    if (is_queued(lookup))
+        error_set(error, ERROR_TIMEOUT,
+                  "cannot resolve %s: waited for the resolver, all %d of its threads are busy with other names", host,
+                  RESOLVE_THREADS_MAX);
+    else
+        error_set(error, ERROR_TIMEOUT, "cannot resolve %s: no answer in time", host);
+}
+
+static void set_wait_error(struct lookup *lookup, enum patience_result result, int os_errno, struct error *error)
+{
+    const char *host = lookup->wanted.host;
+    if (result == PATIENCE_DEADLINE)
+        set_late_error(lookup, error);
+    else if (result == PATIENCE_GONE)
         error_set(error, ERROR_CANCELLED, "cannot resolve %s: the client has gone", host);
-        return false;
-    case PATIENCE_FAILED:
-        error_set_errno(error, errno, "cannot resolve %s: poll", host);
-        return false;
-    }
-    return false;
+    else
+        error_set_errno(error, os_errno, "cannot resolve %s: poll", host);
 }
 
 _Static_assert(offsetof(struct sockaddr_in, sin_port) == offsetof(struct sockaddr_in6, sin6_port), "one set_port()");
@@ -277,25 +274,130 @@ static void set_port(struct endpoint *endpoint, uint16_t port)
            sizeof in_network_order);
 }
 
+static void append(struct resolution *resolution, const struct resolution *answer, uint16_t port)
+{
+    for (size_t i = 0; i < answer->count && resolution->count < RESOLVE_ADDRESSES_MAX; i++) {
+        resolution->endpoints[resolution->count] = answer->endpoints[i];
+        set_port(&resolution->endpoints[resolution->count++], port);
+    }
+}
+
+static bool has_time(const struct address *address, int64_t deadline, struct error *error)
+{
+    if (deadline_left(deadline) > 0)
+        return true;
+    error_set(error, ERROR_TIMEOUT, "cannot resolve %s: no time is left", address->host);
+    return false;
+}
+
 static bool resolve_name(const struct address *address, struct patience *patience, int64_t deadline,
                          struct resolution *resolution, struct error *error)
 {
-    if (deadline_left(deadline) == 0) {
-        error_set(error, ERROR_TIMEOUT, "cannot resolve %s: no time is left", address->host);
-        return false;
-    }
-    struct lookup *lookup = join(address, error);
+    struct lookup *lookup = has_time(address, deadline, error) ? join(address, error) : NULL;
     if (lookup == NULL)
         return false;
-    bool answered = await(lookup, patience, deadline, error);
+    struct pollfd done = {.fd = lookup->done_event, .events = POLLIN};
+    enum patience_result result = patience_poll(patience, &done, 1, deadline);
+    bool answered = result == PATIENCE_READY && is_done(lookup);
     bool good = answered && lookup->error.code == ERROR_NONE;
-    if (good)
-        *resolution = lookup->answer;
-    else if (answered)
+    if (good) {
+        resolution->count = 0;
+        append(resolution, &lookup->answer, address->port);
+    } else if (answered) {
         error_pass(error, &lookup->error);
+    } else {
+        set_wait_error(lookup, result, errno, error);
+    }
     drop(lookup);
-    for (size_t i = 0; good && i < resolution->count; i++)
-        set_port(&resolution->endpoints[i], address->port);
+    return good;
+}
+
+// Both families of a name; the preferred one is the first.
+struct families {
+    struct lookup *lookups[2];
+    bool are_done[2];
+};
+
+static bool has_addresses(const struct families *families, size_t which)
+{
+    return families->are_done[which] && families->lookups[which]->error.code == ERROR_NONE;
+}
+
+static void note_done(struct families *families)
+{
+    for (size_t i = 0; i < 2; i++)
+        families->are_done[i] = families->are_done[i] || is_done(families->lookups[i]);
+}
+
+// Waits until both are answered, or as long as the one that is not may take.
+static enum patience_result await_families(struct families *families, struct patience *patience, int64_t deadline)
+{
+    int64_t until = deadline;
+    bool is_delay = false;
+    while (!families->are_done[0] || !families->are_done[1]) {
+        struct pollfd done[2];
+        for (size_t i = 0; i < 2; i++)
+            done[i] =
+                (struct pollfd){.fd = families->are_done[i] ? -1 : families->lookups[i]->done_event, .events = POLLIN};
+        enum patience_result result = patience_poll(patience, done, 2, until);
+        if (result != PATIENCE_READY)
+            return result;
+        note_done(families);
+        if (has_addresses(families, 0) && !is_delay) {
+            int64_t delayed = deadline_after(RESOLVE_DELAY);
+            until = delayed < deadline ? delayed : deadline;
+            is_delay = true;
+        }
+    }
+    return PATIENCE_READY;
+}
+
+static bool take_answers(struct families *families, enum patience_result result, int os_errno, uint16_t port,
+                         struct resolution *resolution, struct error *error)
+{
+    bool is_over = result == PATIENCE_READY || result == PATIENCE_DEADLINE;
+    if (is_over && (has_addresses(families, 0) || has_addresses(families, 1))) {
+        resolution->count = 0;
+        for (size_t i = 0; i < 2; i++)
+            if (has_addresses(families, i))
+                append(resolution, &families->lookups[i]->answer, port);
+        return true;
+    }
+    if (is_over && families->are_done[0] && families->are_done[1])
+        error_pass(error, &families->lookups[0]->error);
+    else
+        set_wait_error(families->lookups[families->are_done[0] ? 1 : 0], result, os_errno, error);
+    return false;
+}
+
+static bool begin_families(const struct address *address, enum address_family preferred, struct families *families,
+                           struct error *error)
+{
+    struct address wanted = *address;
+    wanted.family = preferred;
+    families->lookups[0] = join(&wanted, error);
+    if (families->lookups[0] == NULL)
+        return false;
+    wanted.family = preferred == ADDRESS_IPV4 ? ADDRESS_IPV6 : ADDRESS_IPV4;
+    families->lookups[1] = join(&wanted, error);
+    if (families->lookups[1] == NULL)
+        drop(families->lookups[0]);
+    return families->lookups[1] != NULL;
+}
+
+bool resolve_preferring(const struct address *address, enum address_family preferred, struct patience *patience,
+                        int64_t deadline, struct resolution *resolution, struct error *error)
+{
+    bool is_choice = address->kind == ADDRESS_TCP && !address->is_literal && address->family == ADDRESS_ANY;
+    if (!is_choice || preferred == ADDRESS_ANY)
+        return resolve(address, patience, deadline, resolution, error);
+    struct families families = {.are_done = {false}};
+    if (!has_time(address, deadline, error) || !begin_families(address, preferred, &families, error))
+        return false;
+    enum patience_result result = await_families(&families, patience, deadline);
+    bool good = take_answers(&families, result, errno, address->port, resolution, error);
+    drop(families.lookups[0]);
+    drop(families.lookups[1]);
     return good;
 }
 

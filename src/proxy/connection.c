@@ -81,6 +81,23 @@ static bool connection_end(struct connection *connection, enum close_reason reas
     return registry_entry_end(&connection->entry, reason);
 }
 
+// What is special to a step; CLOSE_NONE: nothing.
+static enum close_reason reason_of_failed_step(enum egress_step step, enum error_code code)
+{
+    switch (step) {
+    case EGRESS_SOCKS:
+        return code == ERROR_DENIED    ? CLOSE_SOCKS_AUTH_FAILED
+               : code == ERROR_REFUSED ? CLOSE_SOCKS_REFUSED
+                                       : CLOSE_SOCKS_FAILED;
+    case EGRESS_TLS:
+        return CLOSE_TARGET_HANDSHAKE_FAILED;
+    case EGRESS_DIAL:
+    case EGRESS_HEADER:
+        break;
+    }
+    return code == ERROR_REFUSED ? CLOSE_CONNECT_REFUSED : CLOSE_CONNECT_FAILED;
+}
+
 static enum close_reason reason_of_failed_dial(const struct connection *connection)
 {
     switch (connection->error.code) {
@@ -88,8 +105,6 @@ static enum close_reason reason_of_failed_dial(const struct connection *connecti
         return CLOSE_CLIENT_LEFT;
     case ERROR_RESOLVE:
         return CLOSE_RESOLVE_FAILED;
-    case ERROR_REFUSED:
-        return CLOSE_CONNECT_REFUSED;
     case ERROR_TIMEOUT:
         return CLOSE_CONNECT_TIMEOUT;
     case ERROR_NO_DESCRIPTORS:
@@ -99,7 +114,7 @@ static enum close_reason reason_of_failed_dial(const struct connection *connecti
     case ERROR_NO_MEMORY:
         return CLOSE_OUT_OF_MEMORY;
     default:
-        return connection->egress.is_tls_failure ? CLOSE_TARGET_HANDSHAKE_FAILED : CLOSE_CONNECT_FAILED;
+        return reason_of_failed_step(connection->egress.step, connection->error.code);
     }
 }
 
@@ -138,20 +153,39 @@ static bool admit_client(struct connection *connection)
     return false;
 }
 
-static bool dial_target(struct connection *connection)
+// Kept out of other frames: the header takes half a kilobyte.
+__attribute__((noinline)) static bool reach_target(struct connection *connection, struct patience *patience)
 {
     const struct generation *generation = connection->generation;
-    const struct egress_plan plan = {.settings = generation->settings,
-                                     .tls = generation->credentials.targets,
-                                     .turn = connection->turn,
-                                     .chosen = connection->ingress.target};
+    const struct proxy_config *settings = generation->settings;
+    struct egress_plan plan = {.settings = settings,
+                               .tls = generation->credentials.targets,
+                               .states = generation->targets,
+                               .turn = connection->turn,
+                               .chosen = connection->ingress.target};
+    struct connection_ends ends;
+    struct proxy_header header;
+    char id[CONNECTION_ID_SIZE];
+    if (settings->enable_proxy_header || settings->enable_dual_stack)
+        connection_ends_of(connection, &ends);
+    if (settings->enable_dual_stack)
+        plan.preferred = connection_family(&ends);
+    if (settings->enable_proxy_header) {
+        connection_describe(connection, &ends, id, &header);
+        plan.header = &header;
+    }
     struct log_context context = connection_log_context(connection);
+    return egress_connect(&connection->egress, &plan, patience, &context, &connection->error);
+}
+
+static bool dial_target(struct connection *connection)
+{
     struct patience patience;
     connection_enter(connection, STAGE_DIALLING);
     patience_init(&patience, connection->entry.client);
     patience.is_over = has_reason;
     patience.subject = connection;
-    if (!egress_connect(&connection->egress, &plan, &patience, &context, &connection->error)) {
+    if (!reach_target(connection, &patience)) {
         if (!connection_end(connection, reason_of_failed_dial(connection)))
             connection->error = ERROR_INIT; // ended from outside, which looked like a client that left
         return false;
@@ -169,10 +203,6 @@ static void relay_target(struct connection *connection)
     const struct target_config *target = connection->egress.target;
     struct relay *relay = &connection->relay;
     connection_enter(connection, STAGE_RELAYING);
-    if (endpoint_is_tcp(&connection->egress.dialled.remote)) {
-        socket_set_nodelay(connection->entry.target);
-        socket_set_keepalive(connection->entry.target, target->keepalive_interval);
-    }
     relay->sockets[RELAY_CLIENT].fd = connection->entry.client;
     relay->sockets[RELAY_CLIENT].tls = connection->ingress.tls;
     relay->sockets[RELAY_CLIENT].read_timeout = listener->read_timeout;
@@ -197,8 +227,9 @@ static void close_target(struct connection *connection)
     if (!dialled->is_borrowed)
         (void)close(dialled->fd);
     else
-        // A relay has touched it, if only by an end of stream, or a handshake.
-        inherited_return(dialled->fd, connection->relayed.reason != CLOSE_NONE || connection->egress.tls != NULL);
+        // A relay has touched it, if only by an end of stream, or a header or a handshake has.
+        inherited_return(dialled->fd, connection->relayed.reason != CLOSE_NONE || connection->egress.is_header_sent ||
+                                          connection->egress.tls != NULL);
 }
 
 static void close_sockets(struct connection *connection)
@@ -208,6 +239,13 @@ static void close_sockets(struct connection *connection)
     client_close(&connection->client, connection->relayed.reset_client);
 }
 
+static void name_ends(const struct connection *connection, struct socket_names *names)
+{
+    struct connection_ends ends;
+    connection_ends_of(connection, &ends);
+    socket_names_of(names, &ends);
+}
+
 // The clients see the end before the records are written: a slow disk delays no one but this thread.
 static void finish(struct connection *connection)
 {
@@ -215,8 +253,9 @@ static void finish(struct connection *connection)
     struct socket_names names;
     connection_enter(connection, STAGE_CLOSING);
     if (is_logged)
-        socket_names_of(&names, &connection->client);
+        name_ends(connection, &names);
     close_sockets(connection);
+    egress_leave(&connection->egress);
     atomic_fetch_sub(&connection->generation->proxy->active, 1);
     if (is_logged)
         connection_write_records(connection, &names);

@@ -25,15 +25,32 @@ struct connection {
     struct error error;
 };
 
+// The two ends of the client's connection: as it was declared, or else the socket's.
+struct connection_ends {
+    struct endpoint client;
+    struct endpoint local; // where the client connected to
+};
+
+// The client's socket is open.
+void connection_ends_of(const struct connection *connection, struct connection_ends *ends);
+
+// The family that the client came by; ADDRESS_ANY: no IP.
+enum address_family connection_family(const struct connection_ends *ends);
+
+#define CONNECTION_ID_SIZE sizeof "18446744073709551615"
+// What is told to a target; the texts are borrowed from the connection and from `id`, which is filled.
+void connection_describe(const struct connection *connection, const struct connection_ends *ends,
+                         char id[CONNECTION_ID_SIZE], struct proxy_header *header);
+
 struct log_context connection_log_context(const struct connection *connection);
 
 // Two addresses that must be asked for while the sockets are open.
 struct socket_names {
-    char peer[ENDPOINT_TEXT_SIZE];
+    char client[ENDPOINT_TEXT_SIZE];
     char local[ENDPOINT_TEXT_SIZE];
 };
 
-void socket_names_of(struct socket_names *names, const struct client *client);
+void socket_names_of(struct socket_names *names, const struct connection_ends *ends);
 
 // Lines of the application log, at level debug.
 void connection_log_accepted(const struct connection *connection);

@@ -2,7 +2,7 @@
 
 #include "connection_parts.h"
 
-#include <stdio.h>
+#include <string.h>
 
 #include "bitflow/base/clock.h"
 #include "bitflow/net/socket.h"
@@ -12,12 +12,10 @@ struct log_context connection_log_context(const struct connection *connection)
     return (struct log_context){.proxy = connection->generation->proxy->name, .connection = connection->id};
 }
 
-void socket_names_of(struct socket_names *names, const struct client *client)
+void socket_names_of(struct socket_names *names, const struct connection_ends *ends)
 {
-    struct endpoint local = {.length = 0};
-    (void)socket_local(client->fd, &local);
-    endpoint_format(&client->peer, names->peer);
-    endpoint_format(&local, names->local);
+    endpoint_format(&ends->client, names->client);
+    endpoint_format(&ends->local, names->local);
 }
 
 void connection_log_accepted(const struct connection *connection)
@@ -106,6 +104,66 @@ static const struct connection_tls *describe_tls(const struct tls_session *sessi
     return out;
 }
 
+// A text that the other side chose, as a string that ends at the first zero byte; NULL: none.
+static const char *copy_text(const struct proxy_header_text *text, char *out, size_t size)
+{
+    size_t length = text->length < size ? text->length : size - 1;
+    if (length > 0)
+        memcpy(out, text->bytes, length);
+    out[length] = '\0';
+    return text_or_null(out);
+}
+
+// Room for what of a header is told.
+struct header_room {
+    struct connection_header header;
+    char peer[ENDPOINT_TEXT_SIZE];
+    char authority[PROXY_HEADER_TEXT_MAX + 1];
+    char unique_id[PROXY_HEADER_ID_MAX + 1];
+};
+
+// NULL: none came.
+static const struct connection_header *describe_header(const struct connection *connection, struct header_room *room)
+{
+    const struct declaration *declared = connection->ingress.declared;
+    if (declared == NULL)
+        return NULL;
+    endpoint_format(&connection->client.peer, room->peer);
+    room->header = (struct connection_header){
+        .version = declared->version,
+        .is_local = declared->header.is_local,
+        .peer = room->peer,
+        .authority = copy_text(&declared->header.authority, room->authority, sizeof room->authority),
+        .unique_id = copy_text(&declared->header.unique_id, room->unique_id, sizeof room->unique_id),
+    };
+    return &room->header;
+}
+
+// Where the connection really goes, if it isn't to the target itself.
+static const char *describe_via(const struct egress *egress, char out[ENDPOINT_TEXT_SIZE])
+{
+    if (egress->target == NULL || egress->target->socks_proxy == NULL || egress->dialled.remote.length == 0)
+        return NULL;
+    endpoint_format(&egress->dialled.remote, out);
+    return out;
+}
+
+// NULL: none was tried, or it has none.
+static const char *describe_address(const struct egress *egress, char out[ADDRESS_TEXT_SIZE])
+{
+    _Static_assert(ADDRESS_TEXT_SIZE >= ENDPOINT_TEXT_SIZE, "either fits");
+    if (egress->target == NULL || egress->dialled.remote.length == 0)
+        return NULL;
+    if (egress->target->socks_proxy != NULL) {
+        // Which of a name's addresses it is, the SOCKS5 server knows.
+        static const char scheme[] = "tcp://";
+        address_format(&egress->target->address, out);
+        return strncmp(out, scheme, sizeof scheme - 1) == 0 ? out + sizeof scheme - 1 : out;
+    }
+    endpoint_format(&egress->dialled.remote, out);
+    return out;
+}
+
 bool connection_is_logged(const struct connection *connection)
 {
     return connection->generation->log != NULL || log_enabled(LOG_ERROR);
@@ -115,9 +173,9 @@ void connection_write_records(struct connection *connection, const struct socket
 {
     const struct egress *egress = &connection->egress;
     enum close_reason reason = atomic_load(&connection->entry.reason);
-    char target_address[ENDPOINT_TEXT_SIZE];
+    char target_address[ADDRESS_TEXT_SIZE], via[ENDPOINT_TEXT_SIZE];
     struct connection_tls client_tls, target_tls;
-    endpoint_format(&egress->dialled.remote, target_address);
+    struct header_room header;
     if (connection->error.code == ERROR_NONE)
         describe_relay(connection, reason);
     struct connection_record record = {
@@ -125,13 +183,15 @@ void connection_write_records(struct connection *connection, const struct socket
         .proxy = connection->generation->proxy->name,
         .start = connection->start_wall,
         .end = clock_wall(),
-        .client = names->peer,
+        .client = names->client,
         .local = names->local,
+        .proxy_header = describe_header(connection, &header),
         .sni = text_or_null(connection->ingress.server_name),
         .client_tls = describe_tls(connection->ingress.tls, &client_tls),
         .target_tls = describe_tls(egress->tls, &target_tls),
         .target_name = egress->target == NULL ? NULL : egress->target->name,
-        .target_address = egress->dialled.remote.length == 0 ? NULL : target_address,
+        .target_address = describe_address(egress, target_address),
+        .via = describe_via(egress, via),
         .attempts = egress->attempts,
         .resolve_time = egress->resolve_time,
         .connect_time = egress->connect_time,
@@ -153,8 +213,10 @@ void connection_reject(uint64_t id, struct generation *generation, const struct 
     enum log_level level = LOG_WARN;
     if (generation->log == NULL && !log_enabled(level))
         return;
+    struct connection_ends ends = {.client = client->peer};
     struct socket_names names;
-    socket_names_of(&names, client);
+    (void)socket_local(client->fd, &ends.local);
+    socket_names_of(&names, &ends);
     int64_t now = clock_wall();
     struct connection_record record = {
         .is_rejected = true,
@@ -162,7 +224,7 @@ void connection_reject(uint64_t id, struct generation *generation, const struct 
         .proxy = generation->proxy->name,
         .start = now,
         .end = now,
-        .client = names.peer,
+        .client = names.client,
         .local = names.local,
         .reason = close_reason_name(reason),
         .ended_by = ended_by_name(close_reason_ended_by(reason)),

@@ -1,12 +1,10 @@
 #include "bitflow/proxy/egress.h"
 
-#include <errno.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "bitflow/base/clock.h"
-#include "bitflow/net/inherited.h"
 #include "bitflow/proxy/balancer.h"
+#include "egress_attempt.h"
 
 #define JITTER_PERCENT 20
 
@@ -58,82 +56,12 @@ static bool is_worth_another(const struct error *error)
     }
 }
 
-// In a rush of clients, each has a descriptor and none is left for their targets. As some give up, others go on, so
-// each waits a little and not equally long.
-#define SHORTAGE_TRIES 5
-#define SHORTAGE_WAIT_MIN (10 * NS_PER_MS)
-#define SHORTAGE_WAIT_SPREAD 50 // ms
-
-static bool wait_out_shortage(unsigned tried, struct patience *patience)
-{
-    int64_t wait = SHORTAGE_WAIT_MIN + (int64_t)arc4random_uniform(SHORTAGE_WAIT_SPREAD) * NS_PER_MS;
-    return tried < SHORTAGE_TRIES && patience_poll(patience, NULL, 0, deadline_after(wait)) == PATIENCE_DEADLINE;
-}
-
 static void drop_session(struct egress *egress)
 {
     if (egress->tls != NULL)
         tls_session_release(egress->tls);
     free(egress->tls);
     egress->tls = NULL;
-}
-
-// A borrowed target that has been spoken to is spent: it is of no use to anybody any more.
-static void drop_socket(struct dial_result *dialled, bool is_spent)
-{
-    if (dialled->is_borrowed)
-        inherited_return(dialled->fd, is_spent);
-    else
-        (void)close(dialled->fd);
-    dialled->fd = -1;
-}
-
-// The name that a target's certificate is to be for. NULL: its address has none.
-static const char *host_of(const struct target_config *target)
-{
-    return target->address.kind == ADDRESS_TCP ? target->address.host : NULL;
-}
-
-static bool connect_tls(struct egress *egress, const struct target_config *target, const struct tls_context *context,
-                        struct patience *patience, int64_t deadline, struct error *error)
-{
-    int64_t own = deadline_after(target->tls->handshake_timeout);
-    egress->tls = calloc(1, sizeof *egress->tls);
-    if (egress->tls == NULL)
-        error_set_errno(error, ENOMEM, "cannot begin a TLS handshake");
-    else if (tls_connect(context, egress->dialled.fd, host_of(target), patience, own < deadline ? own : deadline,
-                         egress->tls, error))
-        return true;
-    egress->is_tls_failure = true;
-    drop_socket(&egress->dialled, egress->tls != NULL);
-    return false;
-}
-
-// TCP's part of an attempt, which a shortage of descriptors delays at first.
-static bool connect_socket(struct egress *egress, const struct target_config *target, struct patience *patience,
-                           int64_t deadline, struct error *error)
-{
-    for (unsigned tried = 1;; tried++) {
-        *error = ERROR_INIT;
-        bool connected = dial(&target->address, patience, deadline, &egress->dialled, error);
-        egress->resolve_time += egress->dialled.resolve_time;
-        egress->connect_time += egress->dialled.connect_time;
-        if (connected)
-            return true;
-        if (error->code != ERROR_NO_DESCRIPTORS || !wait_out_shortage(tried, patience))
-            return false;
-    }
-}
-
-static bool attempt(struct egress *egress, const struct target_config *target, const struct tls_context *context,
-                    struct patience *patience, struct error *error)
-{
-    int64_t deadline = deadline_after(target->connect_timeout);
-    egress->attempts++;
-    egress->is_tls_failure = false;
-    drop_session(egress);
-    return connect_socket(egress, target, patience, deadline, error) &&
-           (context == NULL || connect_tls(egress, target, context, patience, deadline, error));
 }
 
 // All attempts at one target. `error` is the last attempt's.
@@ -146,7 +74,8 @@ static bool connect_target(struct egress *egress, const struct egress_plan *plan
         *error = ERROR_INIT;
         if (!wait_before(target, number, patience, error))
             return false;
-        if (attempt(egress, target, plan->tls[index], patience, error))
+        drop_session(egress);
+        if (egress_attempt(egress, plan, index, patience, error))
             return true;
         if (error->code != ERROR_CANCELLED)
             log_failure(target, number, error, context);
@@ -156,25 +85,76 @@ static bool connect_target(struct egress *egress, const struct egress_plan *plan
     return false;
 }
 
-static size_t candidate(const struct egress_plan *plan, size_t n)
+void egress_leave(struct egress *egress)
 {
-    if (plan->chosen != BALANCER_NO_MORE)
-        return n == 0 ? plan->chosen : BALANCER_NO_MORE;
-    return balancer_candidate(plan->settings->balancer, plan->settings->target_count, plan->turn, n);
+    if (egress->state != NULL)
+        atomic_fetch_sub_explicit(&egress->state->active, 1, memory_order_relaxed);
+    egress->state = NULL;
+}
+
+static void enter_target(struct egress *egress, struct target_state *state)
+{
+    egress_leave(egress);
+    atomic_fetch_add_explicit(&state->active, 1, memory_order_relaxed);
+    egress->state = state;
+}
+
+static void note_success(const struct egress *egress, struct balancer *balancer, const struct log_context *context)
+{
+    if (balancer_note_success(balancer))
+        log_info(context, "the target is back", "target", egress->target->name, NULL);
+}
+
+static void note_failure(const struct egress *egress, struct balancer *balancer, const struct log_context *context)
+{
+    const struct target_config *target = egress->target;
+    char number[LOG_NUMBER_SIZE], time[LOG_NUMBER_SIZE];
+    if (balancer_note_failure(balancer, clock_now()))
+        log_warn(context, "the target is passed over for now", "target", target->name, "failures",
+                 log_number(number, target->max_fails), "for_ms", log_number(time, target->fail_timeout / NS_PER_MS),
+                 NULL);
+}
+
+// Tries one target after another. `last`: the last one's error. Returns how many failed; `connected` tells of success.
+static size_t try_targets(struct egress *egress, struct balancer *balancer, const struct egress_plan *plan,
+                          struct patience *patience, const struct log_context *context, struct error *last,
+                          bool *connected)
+{
+    size_t failed = 0;
+    for (;;) {
+        size_t index = balancer_next(balancer, clock_now());
+        if (index == BALANCER_NO_MORE)
+            return failed;
+        enter_target(egress, plan->states[index]);
+        *connected = connect_target(egress, plan, index, patience, context, last);
+        if (*connected) {
+            note_success(egress, balancer, context);
+            return failed;
+        }
+        failed++;
+        // What is our own trouble, or the client's, says nothing about the target.
+        if (!is_worth_another(last))
+            return failed;
+        note_failure(egress, balancer, context);
+    }
 }
 
 bool egress_connect(struct egress *egress, const struct egress_plan *plan, struct patience *patience,
                     const struct log_context *context, struct error *error)
 {
+    struct balancer balancer;
     struct error last = ERROR_INIT;
-    for (size_t n = 0;; n++) {
-        size_t index = candidate(plan, n);
-        if (index == BALANCER_NO_MORE)
-            break;
-        if (connect_target(egress, plan, index, patience, context, &last))
-            return true;
-        if (!is_worth_another(&last))
-            break;
+    bool connected = false;
+    balancer_init(&balancer, plan->settings, plan->states, plan->turn, plan->chosen);
+    size_t failed = try_targets(egress, &balancer, plan, patience, context, &last, &connected);
+    balancer_release(&balancer);
+    if (connected)
+        return true;
+    egress_leave(egress);
+    if (failed > 1 && is_worth_another(&last)) {
+        error_set(error, last.code, "all %zu targets failed, the last: %s", failed, last.text);
+        if (error != NULL)
+            error->os_errno = last.os_errno;
     }
     error_pass(error, &last);
     return false;

@@ -109,6 +109,12 @@ bool ingress_admit(struct ingress *ingress, const struct generation *generation,
     const struct proxy_config *settings = generation->settings;
     const struct tls_config *tls = settings->listener.tls;
     *ingress = (struct ingress){.target = BALANCER_NO_MORE};
+    if (settings->listener.proxy_protocol) {
+        int64_t until = deadline_after(settings->listener.proxy_protocol_timeout);
+        ingress->declared = declaration_read(client, until, reason, error);
+        if (ingress->declared == NULL)
+            return false;
+    }
     if (tls == NULL && settings->balancer != BALANCER_SNI)
         return true;
     int64_t deadline = deadline_after(tls != NULL ? tls->handshake_timeout : settings->listener.client_hello_timeout);
@@ -116,12 +122,12 @@ bool ingress_admit(struct ingress *ingress, const struct generation *generation,
         return false;
     if (tls == NULL)
         return true;
-    if (!accept_tls(ingress, generation, client, deadline, reason, error))
-        return false;
-    if (settings->balancer != BALANCER_SNI) {
+    bool is_accepted = accept_tls(ingress, generation, client, deadline, reason, error);
+    bool is_routed = settings->balancer == BALANCER_SNI;
+    if (!is_routed && ingress->tls != NULL)
         memcpy(ingress->server_name, ingress->tls->facts.server_name, sizeof ingress->server_name);
-        return true;
-    }
+    if (!is_accepted || !is_routed)
+        return is_accepted;
     *reason = CLOSE_CLIENT_HANDSHAKE_FAILED;
     return is_routed_as_agreed(ingress, client, error);
 }
@@ -132,4 +138,5 @@ void ingress_release(struct ingress *ingress)
         tls_session_release(ingress->tls);
     free(ingress->tls);
     ingress->tls = NULL;
+    declaration_free(&ingress->declared);
 }

@@ -15,6 +15,7 @@ struct proxy *proxy_create(const char *name, struct error *error)
         return NULL;
     }
     proxy->name = own_name;
+    target_list_init(&proxy->targets);
     atomic_init(&proxy->references, 1);
     return proxy;
 }
@@ -31,6 +32,7 @@ void proxy_drop(struct proxy **proxy)
     *proxy = NULL;
     if (dropped == NULL || atomic_fetch_sub_explicit(&dropped->references, 1, memory_order_acq_rel) > 1)
         return;
+    target_list_release(&dropped->targets);
     free(dropped->name);
     free(dropped);
 }
@@ -44,12 +46,16 @@ struct generation *generation_create(struct proxy *proxy, const struct config *c
         error_set_errno(error, ENOMEM, "cannot configure the proxy %s", settings->name);
         return NULL;
     }
-    if (settings->connection_log != NULL) {
+    generation->targets = target_list_hold(&proxy->targets, settings->targets, settings->target_count, error);
+    bool is_complete = generation->targets != NULL;
+    if (is_complete && settings->connection_log != NULL) {
         generation->log = connection_log_open(settings->connection_log, error);
-        if (generation->log == NULL) {
-            free(generation);
-            return NULL;
-        }
+        is_complete = generation->log != NULL;
+    }
+    if (!is_complete) {
+        target_list_drop(&proxy->targets, &generation->targets, settings->target_count);
+        free(generation);
+        return NULL;
     }
     atomic_init(&generation->references, 1);
     generation->proxy = proxy_hold(proxy);
@@ -74,6 +80,7 @@ void generation_drop(struct generation **generation)
         return;
     connection_log_close(&dropped->log);
     credentials_release(&dropped->credentials);
+    target_list_drop(&dropped->proxy->targets, &dropped->targets, dropped->settings->target_count);
     config_drop(&dropped->config);
     proxy_drop(&dropped->proxy);
     free(dropped);

@@ -60,12 +60,22 @@ static void turn_away(struct acceptor *acceptor, const struct client *client, en
     client_close(client, false);
 }
 
-static bool is_authorized(const struct listener_config *listener, const struct endpoint *peer)
+static bool is_among(const struct endpoint *peer, const struct cidr *blocks, size_t count)
 {
-    for (size_t i = 0; i < listener->authorized_source_count; i++)
-        if (cidr_contains(&listener->authorized_sources[i], &peer->address.any))
+    for (size_t i = 0; i < count; i++)
+        if (cidr_contains(&blocks[i], &peer->address.any))
             return true;
-    return listener->authorized_source_count == 0;
+    return count == 0;
+}
+
+// By the socket's own address, before anything is read. CLOSE_NONE: it may come in.
+static enum close_reason judge_source(const struct listener_config *listener, const struct endpoint *peer)
+{
+    if (!is_among(peer, listener->authorized_sources, listener->authorized_source_count))
+        return CLOSE_SOURCE_NOT_AUTHORIZED;
+    if (!is_among(peer, listener->proxy_protocol_sources, listener->proxy_protocol_source_count))
+        return CLOSE_PROXY_SOURCE_NOT_TRUSTED;
+    return CLOSE_NONE;
 }
 
 // Takes a place below the connection limit.
@@ -87,8 +97,9 @@ static void give_back_place(const struct generation *generation)
 static void admit(struct acceptor *acceptor, const struct client *client)
 {
     struct generation *generation = acceptor->current;
-    if (!is_authorized(&generation->settings->listener, &client->peer)) {
-        turn_away(acceptor, client, CLOSE_SOURCE_NOT_AUTHORIZED, NULL);
+    enum close_reason refusal = judge_source(&generation->settings->listener, &client->peer);
+    if (refusal != CLOSE_NONE) {
+        turn_away(acceptor, client, refusal, NULL);
         return;
     }
     if (!take_place(generation)) {

@@ -180,6 +180,19 @@ static json_t *finish(struct builder *builder)
     return NULL;
 }
 
+static json_t *json_of_header(const struct connection_header *header)
+{
+    if (header == NULL)
+        return json_null();
+    struct builder builder = {.object = json_object(), .is_complete = true};
+    set_count(&builder, "version", header->version);
+    set(&builder, "local", json_boolean(header->is_local));
+    set_text(&builder, "peer", header->peer);
+    set_text(&builder, "authority", header->authority);
+    set_text(&builder, "unique_id", header->unique_id);
+    return finish(&builder);
+}
+
 static json_t *target_of_record(const struct connection_record *record)
 {
     if (record->target_name == NULL)
@@ -187,6 +200,7 @@ static json_t *target_of_record(const struct connection_record *record)
     struct builder target = {.object = json_object(), .is_complete = true};
     set_text(&target, "name", record->target_name);
     set_text(&target, "address", record->target_address);
+    set_text(&target, "via", record->via);
     return finish(&target);
 }
 
@@ -217,6 +231,7 @@ static json_t *json_of_record(const struct connection_record *record)
     set_time(&builder, "end", record->end);
     set_text(&builder, "client", record->client);
     set_text(&builder, "local", record->local);
+    set(&builder, "proxy_header", json_of_header(record->proxy_header));
     set_text(&builder, "sni", record->sni);
     set(&builder, "client_tls", json_of_tls(record->client_tls));
     set(&builder, "target", target_of_record(record));

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 
 // Looking a cipher up by name takes longer than sealing a record: once for the process, kept until its end.
@@ -13,6 +14,9 @@ static EVP_CIPHER *ciphers[3];
 
 static void fetch_ciphers(void)
 {
+    // At the process's end other threads may still be at work with it, or about to give back what is theirs of it: then
+    // it must not clean up under their feet.
+    (void)OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
     ciphers[AEAD_AES_128_GCM] = EVP_CIPHER_fetch(NULL, "AES-128-GCM", NULL);
     ciphers[AEAD_AES_256_GCM] = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
     ciphers[AEAD_CHACHA20_POLY1305] = EVP_CIPHER_fetch(NULL, "ChaCha20-Poly1305", NULL);

@@ -29,6 +29,25 @@ const char *certificate_subject(const mbedtls_x509_name *name, char *out, size_t
     return out;
 }
 
+static bool is_common_name(const mbedtls_x509_name *part)
+{
+    return part->oid.len == MBEDTLS_OID_SIZE(MBEDTLS_OID_AT_CN) &&
+           memcmp(part->oid.p, MBEDTLS_OID_AT_CN, part->oid.len) == 0;
+}
+
+void certificate_common_name(const mbedtls_x509_name *name, char *out, size_t size)
+{
+    *out = '\0';
+    while (name != NULL && !is_common_name(name))
+        name = name->next;
+    if (name == NULL || name->val.len >= size || memchr(name->val.p, '\0', name->val.len) != NULL ||
+        (name->val.tag != MBEDTLS_ASN1_UTF8_STRING && name->val.tag != MBEDTLS_ASN1_PRINTABLE_STRING &&
+         name->val.tag != MBEDTLS_ASN1_IA5_STRING))
+        return;
+    memcpy(out, name->val.p, name->val.len);
+    out[name->val.len] = '\0';
+}
+
 static unsigned san_kind(const mbedtls_x509_sequence *san)
 {
     return (unsigned)san->buf.tag & MBEDTLS_ASN1_TAG_VALUE_MASK;
@@ -127,10 +146,8 @@ enum name_match certificate_matches_name(const mbedtls_x509_crt *certificate, co
         return best;
     }
     for (const mbedtls_x509_name *part = &certificate->subject; part != NULL; part = part->next) {
-        if (part->oid.len != MBEDTLS_OID_SIZE(MBEDTLS_OID_AT_CN) ||
-            memcmp(part->oid.p, MBEDTLS_OID_AT_CN, part->oid.len) != 0)
-            continue;
-        keep_better(&best, match(&part->val, name));
+        if (is_common_name(part))
+            keep_better(&best, match(&part->val, name));
     }
     return best;
 }

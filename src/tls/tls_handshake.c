@@ -247,6 +247,7 @@ static void note_peer(struct tls_handshake *handshake)
     if (handshake->context->verify_mode == VERIFY_NONE || peer == NULL)
         return;
     (void)certificate_subject(&peer->subject, facts->peer_subject, sizeof facts->peer_subject);
+    certificate_common_name(&peer->subject, facts->peer_common_name, sizeof facts->peer_common_name);
     (void)certificate_names(peer, facts->peer_names, sizeof facts->peer_names);
     certificate_fingerprint(peer, facts->peer_fingerprint);
 }

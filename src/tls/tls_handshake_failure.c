@@ -2,7 +2,9 @@
 
 #include <string.h>
 
+#include <mbedtls/ecp.h>
 #include <mbedtls/error.h>
+#include <mbedtls/rsa.h>
 
 #include "tls_handshake.h"
 #include "tls_parts.h"
@@ -139,6 +141,15 @@ static const struct status_words *find_words(int status)
     return NULL;
 }
 
+// The peer's certificate is not its own. In 1.3 mbedTLS says so by no more than where it stopped.
+static bool is_bad_signature(const struct tls_handshake *handshake, int status)
+{
+    int its_proof =
+        handshake->context->role == TLS_SERVER ? MBEDTLS_SSL_CLIENT_CERTIFICATE_VERIFY : MBEDTLS_SSL_CERTIFICATE_VERIFY;
+    return status == MBEDTLS_ERR_ECP_VERIFY_FAILED || status == MBEDTLS_ERR_RSA_VERIFY_FAILED ||
+           (status == MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE && handshake->ssl.MBEDTLS_PRIVATE(state) == its_proof);
+}
+
 bool tls_handshake_owes_alert(const struct tls_handshake *handshake, int status, unsigned char *alert)
 {
     // Only to those who speak TLS, and not in answer to an alert.
@@ -146,7 +157,10 @@ bool tls_handshake_owes_alert(const struct tls_handshake *handshake, int status,
         (status == MBEDTLS_ERR_SSL_INVALID_MAC && handshake->has_plain_alert) || !is_tls_record(handshake))
         return false;
     const struct status_words *words = find_words(status);
-    *alert = words != NULL ? words->alert : MBEDTLS_SSL_ALERT_MSG_INTERNAL_ERROR;
+    if (is_bad_signature(handshake, status))
+        *alert = MBEDTLS_SSL_ALERT_MSG_DECRYPT_ERROR;
+    else
+        *alert = words != NULL ? words->alert : MBEDTLS_SSL_ALERT_MSG_INTERNAL_ERROR;
     return true;
 }
 
@@ -180,6 +194,8 @@ void tls_handshake_describe(struct tls_handshake *handshake, int status, struct 
         // RFC 8446, 4.2.3, lets a server do so; it is mbedTLS that does not go along.
         error_set(error, ERROR_INVALID,
                   "%s made a choice that we did not offer, such as an RSA-PSS signature in TLS 1.2", peer);
+    } else if (is_bad_signature(handshake, status)) {
+        error_set(error, ERROR_INVALID, "%s has not the key of its certificate: its signature is wrong", peer);
     } else if (words != NULL) {
         error_set(error, ERROR_INVALID, "%s%s%s", words->is_about_peer ? peer : "", words->is_about_peer ? " " : "",
                   words->text);

@@ -155,6 +155,19 @@ def make_key(path, algorithm):
     return path
 
 
+def forge_key(path, own, signer):
+    """A P-256 key that OpenSSL takes for `own`, whose public part it has, and that signs with another's
+    private part."""
+    own, signer = (
+        ssl.PEM_cert_to_DER_cert(key.read_text().replace("PRIVATE KEY", "CERTIFICATE"))
+        for key in (own, signer)
+    )
+    private = slice(36, 68)  # of PKCS #8 (RFC 5958) around RFC 5915's ECPrivateKey
+    assert len(own) == len(signer) == 138 and own[34:36] == signer[34:36] == b"\x04\x20"
+    forged = own[: private.start] + signer[private] + own[private.stop :]
+    path.write_text(ssl.DER_cert_to_PEM_cert(forged).replace("CERTIFICATE", "PRIVATE KEY"))
+
+
 def make_request(directory, settings, key, subject):
     request = directory / "request.pem"
     openssl("req", "-new", "-config", settings, "-key", key, "-subj", subject, "-out", request)

@@ -69,7 +69,7 @@ def test_failover_goes_in_order(env, three):
     )
     assert [greeted(env, address) for _ in range(3)] == ["two"] * 3
     record = bitflow.wait_records(3)[0]
-    assert record["target"] == {"name": "server-3", "address": three[1]}
+    assert record["target"] == {"name": "server-3", "address": three[1], "via": None}
     assert record["attempts"] == 3
 
 

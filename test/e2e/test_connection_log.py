@@ -22,6 +22,7 @@ KEYS = {
     "end",
     "client",
     "local",
+    "proxy_header",
     "target",
     "attempts",
     "resolve_ms",
@@ -61,7 +62,7 @@ def test_record(env):
     assert before - slack <= moment(record["start"]) <= moment(record["end"]) <= after + slack
     assert record["event"] == "connection" and record["proxy"] == "my proxy"
     assert (record["client"], record["local"]) == (name, address)
-    assert record["target"] == {"name": "the echo", "address": echo.address}
+    assert record["target"] == {"name": "the echo", "address": echo.address, "via": None}
     assert (record["attempts"], record["bytes_from_client"], record["bytes_from_target"]) == (1, 321, 321)
     assert (record["reason"], record["error"]) == ("completed", None)
     assert record["ended_by"] in ("client", "target")
@@ -87,7 +88,7 @@ def test_failed_dial_names_the_address(env, kind):
     entry = {"name": "back", "address": target, "connect_timeout": "200ms"}
     bitflow = env.start(proxy(address, entry), plan=plan)
     sockets.was_rejected(env.connect(address))
-    assert bitflow.wait_records(1)[0]["target"] == {"name": "back", "address": seen}
+    assert bitflow.wait_records(1)[0]["target"] == {"name": "back", "address": seen, "via": None}
 
 
 def test_durations_and_times_agree(env):

@@ -47,7 +47,7 @@ def test_example_is_valid(tmp_path, credentials, text):
 
 def test_there_are_examples_to_check():
     shown = {parameter.id.split(":")[0] for parameter in whole_examples()}
-    assert {"README.md", "configuration.md", "operations.md", "tls.md"} <= shown
+    assert {"README.md", "configuration.md", "operations.md", "reaching-targets.md", "tls.md"} <= shown
 
 
 def test_links_lead_somewhere():

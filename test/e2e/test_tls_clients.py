@@ -117,6 +117,13 @@ def test_small_records(front, pki, version):
         assert front.record("p256")["reason"] == "completed"
 
 
+@pytest.mark.xfail(strict=True, reason="mbedTLS agrees to the limit, and sends the certificate in one record")
+def test_certificate_larger_than_the_records_that_a_client_takes(front, pki):
+    more = ["-maxfraglen", "512"]
+    with tls_peers.openssl_client(front.addresses["p256"], pki.trusted, version="TLSv1.2", more=more) as client:
+        client.echoes(b"hello bitflow")
+
+
 @pytest.mark.parametrize(
     "more, words",
     [

@@ -182,7 +182,8 @@ def curl(address, authority=None, name="server.test", version=None, suite=None, 
          path=""):
     """Runs curl to its end; returns the completed process."""
     host, port = host_and_port(address)
-    command = [programs.find("curl"), "--silent", "--show-error", "--fail", "--noproxy", "*", "--max-time", "100"]
+    command = [programs.find("curl"), "--silent", "--show-error", "--fail", "--noproxy", "*"]
+    command += ["--max-time", "100"]
     command += ["--resolve", f"{name}:{port}:{host}"]
     command += ["--cacert", authority] if authority else ["--insecure"]
     if version:

@@ -7,7 +7,7 @@ import sources
 BELOW = {
     "base": "",
     "wire": "",
-    "net": "base",
+    "net": "wire base",
     "config": "net base",
     "telemetry": "net base",
     "tls": "config net wire base",

@@ -2,6 +2,7 @@
 // floor calls this one. Names it doesn't know go to the C library, which answers "localhost" from /etc/hosts:
 //   list.test   what fake_add() has added
 //   slow.test, slow1.test, slow2.test ...   waits until fake_release(), then 127.0.0.1
+//   late4.test, late6.test   what fake_add() has added; that family's look-up waits until fake_release()
 //   again.test, fail.test, memory.test, no-name.test, system.test   the error of that name
 
 #ifndef BITFLOW_TEST_FAKE_RESOLVER_H
@@ -10,6 +11,7 @@
 #include <dlfcn.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -18,6 +20,7 @@
 #include "net_rig.h"
 
 #define FAKE_MAX 40
+static pthread_mutex_t fake_lock = PTHREAD_MUTEX_INITIALIZER; // of the list
 static struct endpoint fake_list[FAKE_MAX];
 static size_t fake_count;
 static sem_t fake_slow; // posted once for each slow look-up that is to end
@@ -26,18 +29,35 @@ static atomic_int fake_slow_number; // of the slow name looked up last
 
 static inline void fake_clear(void)
 {
+    (void)pthread_mutex_lock(&fake_lock);
     fake_count = 0;
+    (void)pthread_mutex_unlock(&fake_lock);
 }
 
 static inline void fake_add(const struct endpoint *endpoint)
 {
-    assert_true(fake_count < FAKE_MAX);
-    fake_list[fake_count++] = *endpoint;
+    (void)pthread_mutex_lock(&fake_lock);
+    bool fits = fake_count < FAKE_MAX;
+    if (fits)
+        fake_list[fake_count++] = *endpoint;
+    (void)pthread_mutex_unlock(&fake_lock);
+    assert_true(fits);
 }
 
 static inline void fake_release(void)
 {
     assert_int_equal(sem_post(&fake_slow), 0);
+}
+
+// The same, until the look-up that nobody waits for any more is over: its event is closed then, and the process has
+// `descriptors` again.
+static inline void fake_release_to_end(unsigned descriptors)
+{
+    int64_t limit = rig_limit();
+    fake_release();
+    while (rig_descriptors() != descriptors && deadline_left(limit) > 0)
+        (void)poll(NULL, 0, 1);
+    assert_int_equal(rig_descriptors(), descriptors);
 }
 
 static struct addrinfo *fake_entry(const struct endpoint *endpoint, struct addrinfo *next)
@@ -62,6 +82,14 @@ static int fake_answer(const struct endpoint *list, size_t count, int family, st
         if (family == AF_UNSPEC || list[i - 1].address.any.sa_family == family)
             *result = fake_entry(&list[i - 1], *result);
     return *result != NULL ? 0 : EAI_NONAME;
+}
+
+static int fake_answer_list(int family, struct addrinfo **result)
+{
+    (void)pthread_mutex_lock(&fake_lock);
+    int code = fake_answer(fake_list, fake_count, family, result);
+    (void)pthread_mutex_unlock(&fake_lock);
+    return code;
 }
 
 static int fake_slow_answer(int family, struct addrinfo **result)
@@ -94,8 +122,14 @@ int getaddrinfo(const char *name, const char *service, const struct addrinfo *hi
         atomic_fetch_add(&fake_slow_calls, 1);
         return fake_slow_answer(hints->ai_family, result);
     }
-    if (strcmp(name, "list.test") == 0)
-        return fake_answer(fake_list, fake_count, hints->ai_family, result);
+    if ((strcmp(name, "late4.test") == 0 && hints->ai_family == AF_INET) ||
+        (strcmp(name, "late6.test") == 0 && hints->ai_family == AF_INET6)) {
+        atomic_fetch_add(&fake_slow_calls, 1);
+        while (sem_wait(&fake_slow) != 0)
+            continue;
+    }
+    if (strcmp(name, "list.test") == 0 || strncmp(name, "late", 4) == 0)
+        return fake_answer_list(hints->ai_family, result);
     int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
     *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
     return real(name, service, hints, result);

@@ -1,85 +1,233 @@
-// The order in which each policy tries the targets, as a table.
+// The order in which each policy tries the targets, as tables.
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <string.h>
 
 #include <cmocka.h>
 
+#include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
 #include "bitflow/proxy/balancer.h"
 
-#define END BALANCER_NO_MORE
+#define NOW (1000 * NS_PER_S)
+#define TARGETS_MAX 9
+
+struct scene {
+    struct target_config targets[TARGETS_MAX];
+    struct target_state states[TARGETS_MAX];
+    struct target_state *pointers[TARGETS_MAX];
+    struct proxy_config settings;
+};
+
+// `targets`: a character each, g: good, o: out, d: out, and due for a trial. `active`: a digit each, or NULL.
+static void set_up(struct scene *scene, enum balancer_policy policy, const char *targets, const char *active)
+{
+    memset(scene, 0, sizeof *scene);
+    scene->settings =
+        (struct proxy_config){.targets = scene->targets, .target_count = strlen(targets), .balancer = policy};
+    assert_true(scene->settings.target_count <= TARGETS_MAX);
+    for (size_t i = 0; i < scene->settings.target_count; i++) {
+        scene->targets[i].max_fails = 1;
+        scene->targets[i].fail_timeout = NS_PER_S;
+        scene->pointers[i] = &scene->states[i];
+        const struct health_rule rule = {.max_fails = 1, .fail_timeout = NS_PER_S};
+        if (targets[i] != 'g')
+            (void)health_note_failure(&scene->states[i].health, &rule, targets[i] == 'o' ? NOW : NOW - NS_PER_S);
+        if (active != NULL)
+            atomic_store(&scene->states[i].active, (uint64_t)(active[i] - '0'));
+    }
+}
+
+// The order if all fail: a digit each.
+static void assert_order(struct scene *scene, uint64_t turn, size_t chosen, const char *wanted)
+{
+    struct balancer balancer;
+    char order[TARGETS_MAX + 2] = "";
+    size_t index;
+    balancer_init(&balancer, &scene->settings, scene->pointers, turn, chosen);
+    for (size_t n = 0; n <= TARGETS_MAX && (index = balancer_next(&balancer, NOW)) != BALANCER_NO_MORE; n++)
+        order[n] = (char)('0' + index);
+    // There is no more for ever.
+    assert_true(balancer_next(&balancer, NOW) == BALANCER_NO_MORE);
+    balancer_release(&balancer);
+    if (strcmp(order, wanted) != 0)
+        fail_msg("policy %d, turn %llu: %s, not %s", (int)scene->settings.balancer, (unsigned long long)turn, order,
+                 wanted);
+}
 
 static const struct {
     enum balancer_policy policy;
-    size_t targets;
+    const char *targets;
+    const char *active;
     uint64_t turn;
-    size_t order[5]; // up to and with END
+    const char *order;
 } table[] = {
-    {BALANCER_NONE, 1, 0, {0, END}},
-    {BALANCER_NONE, 3, 0, {0, END}},
-    {BALANCER_NONE, 3, 7, {0, END}},
-    {BALANCER_FAILOVER, 1, 0, {0, END}},
-    {BALANCER_FAILOVER, 3, 0, {0, 1, 2, END}},
-    {BALANCER_FAILOVER, 3, 1, {0, 1, 2, END}},
-    {BALANCER_FAILOVER, 4, UINT64_MAX, {0, 1, 2, 3, END}},
-    {BALANCER_ROUND_ROBIN, 1, 0, {0, END}},
-    {BALANCER_ROUND_ROBIN, 1, 5, {0, END}},
-    {BALANCER_ROUND_ROBIN, 2, 0, {0, 1, END}},
-    {BALANCER_ROUND_ROBIN, 2, 1, {1, 0, END}},
-    {BALANCER_ROUND_ROBIN, 3, 0, {0, 1, 2, END}},
-    {BALANCER_ROUND_ROBIN, 3, 1, {1, 2, 0, END}},
-    {BALANCER_ROUND_ROBIN, 3, 2, {2, 0, 1, END}},
-    {BALANCER_ROUND_ROBIN, 3, 3, {0, 1, 2, END}},
-    {BALANCER_ROUND_ROBIN, 4, UINT64_C(1) << 62, {0, 1, 2, 3, END}},
-    {BALANCER_SNI, 3, 1, {END}}, // only the name decides
+    {BALANCER_NONE, "g", NULL, 0, "0"},
+    {BALANCER_NONE, "ggg", NULL, 7, "0"},
+    {BALANCER_NONE, "ogg", NULL, 0, "0"}, // there is no other to go to
+    {BALANCER_FAILOVER, "g", NULL, 0, "0"},
+    {BALANCER_FAILOVER, "ggg", NULL, 0, "012"},
+    {BALANCER_FAILOVER, "gggg", NULL, UINT64_MAX, "0123"},
+    {BALANCER_FAILOVER, "ogg", NULL, 0, "120"},
+    {BALANCER_FAILOVER, "oog", NULL, 0, "201"},
+    {BALANCER_FAILOVER, "ooo", NULL, 0, "012"}, // better than to turn the client away
+    {BALANCER_FAILOVER, "o", NULL, 0, "0"},
+    {BALANCER_FAILOVER, "dgg", NULL, 0, "012"}, // its trial
+    {BALANCER_ROUND_ROBIN, "g", NULL, 5, "0"},
+    {BALANCER_ROUND_ROBIN, "gg", NULL, 0, "01"},
+    {BALANCER_ROUND_ROBIN, "gg", NULL, 1, "10"},
+    {BALANCER_ROUND_ROBIN, "ggg", NULL, 0, "012"},
+    {BALANCER_ROUND_ROBIN, "ggg", NULL, 1, "120"},
+    {BALANCER_ROUND_ROBIN, "ggg", NULL, 2, "201"},
+    {BALANCER_ROUND_ROBIN, "ggg", NULL, 3, "012"},
+    {BALANCER_ROUND_ROBIN, "gggg", NULL, UINT64_C(1) << 62, "0123"},
+    // Those that are in share the turns evenly.
+    {BALANCER_ROUND_ROBIN, "gogg", NULL, 0, "0231"},
+    {BALANCER_ROUND_ROBIN, "gogg", NULL, 1, "2301"},
+    {BALANCER_ROUND_ROBIN, "gogg", NULL, 2, "3021"},
+    {BALANCER_ROUND_ROBIN, "gogg", NULL, 3, "0231"},
+    {BALANCER_ROUND_ROBIN, "ooo", NULL, 1, "120"},
+    {BALANCER_LEAST_CONNECTIONS, "g", "9", 3, "0"},
+    {BALANCER_LEAST_CONNECTIONS, "ggg", "210", 0, "210"},
+    {BALANCER_LEAST_CONNECTIONS, "ggg", "021", 0, "021"},
+    {BALANCER_LEAST_CONNECTIONS, "ggg", "021", 7, "021"},
+    // Ties go by turns.
+    {BALANCER_LEAST_CONNECTIONS, "ggg", "000", 0, "012"},
+    {BALANCER_LEAST_CONNECTIONS, "ggg", "000", 1, "120"},
+    {BALANCER_LEAST_CONNECTIONS, "ggg", "000", 2, "201"},
+    {BALANCER_LEAST_CONNECTIONS, "gggg", "1010", 0, "1302"},
+    {BALANCER_LEAST_CONNECTIONS, "gggg", "1010", 1, "3120"},
+    {BALANCER_LEAST_CONNECTIONS, "ggog", "1100", 0, "3012"},
+    {BALANCER_LEAST_CONNECTIONS, "oo", "50", 0, "10"},
+    {BALANCER_SNI, "ggg", NULL, 1, ""}, // only the name decides
 };
 
 static void test_orders(void **state)
 {
     (void)state;
     for (size_t row = 0; row < ARRAY_LENGTH(table); row++) {
-        size_t n = 0;
-        do
-            assert_int_equal(balancer_candidate(table[row].policy, table[row].targets, table[row].turn, n),
-                             table[row].order[n]);
-        while (table[row].order[n++] != END);
+        static struct scene scene;
+        set_up(&scene, table[row].policy, table[row].targets, table[row].active);
+        assert_order(&scene, table[row].turn, BALANCER_NO_MORE, table[row].order);
     }
 }
 
-static void test_there_is_no_more_for_ever(void **state)
+static void test_the_chosen_one(void **state)
 {
     (void)state;
-    for (enum balancer_policy policy = BALANCER_NONE; policy <= BALANCER_SNI; policy++) {
-        assert_true(balancer_candidate(policy, 3, 1, 3) == END);
-        assert_true(balancer_candidate(policy, 3, 1, SIZE_MAX) == END);
-        assert_true(balancer_candidate(policy, 0, 1, 0) == END);
-    }
+    static struct scene scene;
+    set_up(&scene, BALANCER_SNI, "ogo", NULL);
+    assert_order(&scene, 0, 2, "2");
 }
 
 // Whatever the turn: every target once.
-static void test_round_robin_tries_each_target_once(void **state)
+static void test_each_target_is_tried_once(void **state)
 {
     (void)state;
-    const uint64_t turns[] = {0, 1, 2, 1000, UINT32_MAX, UINT64_MAX - 9};
+    static const uint64_t turns[] = {0, 1, 2, 1000, UINT32_MAX, UINT64_MAX - 9};
+    static const enum balancer_policy policies[] = {BALANCER_ROUND_ROBIN, BALANCER_LEAST_CONNECTIONS};
+    static struct scene scene;
     for (size_t targets = 1; targets <= 7; targets++) {
-        for (size_t i = 0; i < ARRAY_LENGTH(turns); i++) {
+        for (size_t i = 0; i < ARRAY_LENGTH(turns) * ARRAY_LENGTH(policies); i++) {
+            struct balancer balancer;
             unsigned seen = 0;
+            set_up(&scene, policies[i % 2], &"gdogggo"[7 - targets], &"3000121"[7 - targets]);
+            balancer_init(&balancer, &scene.settings, scene.pointers, turns[i / 2], BALANCER_NO_MORE);
             for (size_t n = 0; n < targets; n++)
-                seen |= 1U << balancer_candidate(BALANCER_ROUND_ROBIN, targets, turns[i], n);
+                seen |= 1U << balancer_next(&balancer, NOW);
+            assert_true(balancer_next(&balancer, NOW) == BALANCER_NO_MORE);
+            balancer_release(&balancer);
             assert_int_equal(seen, (1U << targets) - 1);
         }
     }
+}
+
+// Of the connections that come when a target is due, one tries it.
+static void test_one_trial(void **state)
+{
+    (void)state;
+    static struct scene scene;
+    struct balancer first, second;
+    set_up(&scene, BALANCER_FAILOVER, "dg", NULL);
+    balancer_init(&first, &scene.settings, scene.pointers, 0, BALANCER_NO_MORE);
+    balancer_init(&second, &scene.settings, scene.pointers, 1, BALANCER_NO_MORE);
+    assert_int_equal(balancer_next(&first, NOW), 0);
+    assert_int_equal(balancer_next(&second, NOW), 1);
+    assert_false(balancer_note_success(&second));
+    assert_true(balancer_note_success(&first));
+    assert_int_equal(health_judge(&scene.states[0].health, &(struct health_rule){1, NS_PER_S}, NOW), HEALTH_GOOD);
+    balancer_release(&first);
+    balancer_release(&second);
+}
+
+static void test_failures_put_a_target_out(void **state)
+{
+    (void)state;
+    static struct scene scene;
+    struct balancer balancer;
+    set_up(&scene, BALANCER_FAILOVER, "gg", NULL);
+    balancer_init(&balancer, &scene.settings, scene.pointers, 0, BALANCER_NO_MORE);
+    assert_int_equal(balancer_next(&balancer, NOW), 0);
+    assert_true(balancer_note_failure(&balancer, NOW));
+    assert_int_equal(balancer_next(&balancer, NOW), 1);
+    assert_false(balancer_note_success(&balancer));
+    balancer_release(&balancer);
+    balancer_init(&balancer, &scene.settings, scene.pointers, 1, BALANCER_NO_MORE);
+    assert_int_equal(balancer_next(&balancer, NOW), 1);
+    balancer_release(&balancer);
+}
+
+// Where there is no choice, failures mean nothing.
+static void test_a_lone_target_is_never_out(void **state)
+{
+    (void)state;
+    static const struct {
+        enum balancer_policy policy;
+        const char *targets;
+    } lone[] = {{BALANCER_NONE, "gg"}, {BALANCER_SNI, "gg"}, {BALANCER_FAILOVER, "g"}, {BALANCER_ROUND_ROBIN, "g"}};
+    for (size_t i = 0; i < ARRAY_LENGTH(lone); i++) {
+        static struct scene scene;
+        struct balancer balancer;
+        set_up(&scene, lone[i].policy, lone[i].targets, NULL);
+        for (int n = 0; n < 5; n++) {
+            balancer_init(&balancer, &scene.settings, scene.pointers, 0, 0);
+            assert_int_equal(balancer_next(&balancer, NOW), 0);
+            assert_false(balancer_note_failure(&balancer, NOW));
+            balancer_release(&balancer);
+        }
+        assert_int_equal(atomic_load(&scene.states[0].health.state), 0);
+    }
+}
+
+static void test_by_name(void **state)
+{
+    (void)state;
+    static const struct target_config targets[] = {
+        {.name = "*"}, {.name = "*.example.com"}, {.name = "A.example.com"}, {.name = "example.com"}};
+    static const struct {
+        const char *name;
+        size_t index;
+    } cases[] = {{"a.example.com", 2}, {"b.example.com", 1}, {"c.b.example.com", 0}, {"example.com", 3}, {"", 0}};
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
+        assert_int_equal(balancer_by_name(targets, ARRAY_LENGTH(targets), cases[i].name), cases[i].index);
+    assert_true(balancer_by_name(targets + 1, 3, "other") == BALANCER_NO_MORE);
+    assert_true(balancer_by_name(targets + 1, 3, "") == BALANCER_NO_MORE);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_orders),
-        cmocka_unit_test(test_there_is_no_more_for_ever),
-        cmocka_unit_test(test_round_robin_tries_each_target_once),
+        cmocka_unit_test(test_the_chosen_one),
+        cmocka_unit_test(test_each_target_is_tried_once),
+        cmocka_unit_test(test_one_trial),
+        cmocka_unit_test(test_failures_put_a_target_out),
+        cmocka_unit_test(test_a_lone_target_is_never_out),
+        cmocka_unit_test(test_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,7 +31,10 @@ static const char *const bad_socks[] = {
     "socks5://u:s3cret@h:0",
     "socks5://u:s3cret",
     "socks5://tcp://h:1",
-    "unix:///s3cret",
+    "socks4://s3cret@h:1",
+    "socks5+unix://u:s3cret@h:1",
+    "'socks5+unix://u:s3cret@'",
+    "socks5://u:s3cret%4@h:1",
     "[s3cret]",
     "\"s3cret\\0:1\"",
 };
@@ -110,29 +113,13 @@ static void test_metrics(void **state)
 static void test_unsupported_features(void **state)
 {
     (void)state;
-    static const char text[] = "application:\n"
-                               "  sentry_dsn: https://key@sentry.example.com/path/42\n"
-                               "  metrics: {address: 'udp://localhost:8125', prefix: bitflow.}\n"
-                               "server:\n"
-                               "  proxies:\n"
-                               "  - name: p\n"
-                               "    listener:\n"
-                               "      address: ':1'\n"
-                               "    targets:\n"
-                               "    - name: t\n"
-                               "      address: h:1\n"
-                               "      resolve_timeout: 1\n"
-                               "      proxy: socks5://user:p@ss:word@socks:1080\n"
-                               "    options:\n"
-                               "      enable_dual_stack: true\n"
-                               "      enable_proxy_header: True\n";
+    static const char text[] =
+        "application:\n"
+        "  sentry_dsn: https://key@sentry.example.com/path/42\n"
+        "  metrics: {address: 'udp://localhost:8125', prefix: bitflow.}\n" PROXY("p", LISTENER, TARGET, "");
     assert_problems(text, "f:2:3: application.sentry_dsn: not supported yet\n"
                           "f:3:13: application.metrics.address: not supported yet\n"
-                          "f:3:46: application.metrics.prefix: not supported yet\n"
-                          "f:12:7: server.proxies[0].targets[0].resolve_timeout: not supported yet\n"
-                          "f:13:7: server.proxies[0].targets[0].proxy: not supported yet\n"
-                          "f:15:7: server.proxies[0].options.enable_dual_stack: not supported yet\n"
-                          "f:16:7: server.proxies[0].options.enable_proxy_header: not supported yet\n");
+                          "f:3:46: application.metrics.prefix: not supported yet\n");
 }
 
 static void test_syntaxes_that_pass(void **state)
@@ -145,7 +132,9 @@ static void test_syntaxes_that_pass(void **state)
                                         "socks5://h:1",
                                         "socks5://u:p@h:1",
                                         "socks5://u:p:q@r@h:1",
-                                        "'socks5://u:p@[::1]:1'"};
+                                        "'socks5://u:p@[::1]:1'",
+                                        "unix:///run/socks.sock",
+                                        "socks5+unix://u:p@/run/socks.sock"};
     static const char *const dsns[] = {"https://k@h/1", "http://k@h:8080/1", "https://k:s@h/a/b/1",
                                        "'https://k@[::1]:1/1'", "'https://k@[::1]/1'"};
     static const char *const metrics[] = {"h:1", "udp://h:1", "udp://[::1]:1", "unix:///run/statsd.sock",
@@ -153,7 +142,9 @@ static void test_syntaxes_that_pass(void **state)
     char text[1024];
     for (size_t i = 0; i < ARRAY_LENGTH(socks); i++) {
         (void)snprintf(text, sizeof text, PROXY("p", LISTENER, TARGET ", proxy: %s", ""), socks[i]);
-        assert_problems(text, "f:6:33: server.proxies[0].targets[0].proxy: not supported yet\n");
+        const struct config *config = load_good(text);
+        assert_non_null(config->proxies[0].targets[0].socks_proxy);
+        config_drop(&config);
     }
     for (size_t i = 0; i < ARRAY_LENGTH(dsns); i++) {
         (void)snprintf(text, sizeof text, "application: {sentry_dsn: %s}\n" PROXY("p", LISTENER, TARGET, ""), dsns[i]);
@@ -182,12 +173,16 @@ static void test_defaults(void **state)
     assert_int_equal(proxy->listener.read_timeout, 0);
     assert_int_equal(proxy->listener.write_timeout, 0);
     assert_int_equal(proxy->listener.authorized_source_count, 0);
+    assert_false(proxy->listener.proxy_protocol);
+    assert_int_equal(proxy->listener.proxy_protocol_source_count, 0);
+    assert_true(proxy->listener.proxy_protocol_timeout == 3 * NS_PER_S);
     assert_null(proxy->listener.tls);
     assert_int_equal(proxy->connection_limit, 0);
     assert_int_equal(proxy->connection_lifetime, 0);
     assert_null(proxy->connection_log);
     assert_int_equal(proxy->balancer, BALANCER_NONE);
     assert_false(proxy->enable_proxy_header);
+    assert_int_equal(proxy->proxy_header_version, PROXY_HEADER_VERSION_1);
     assert_false(proxy->enable_dual_stack);
     assert_int_equal(proxy->target_count, 1);
     const struct target_config *target = proxy->targets;
@@ -198,6 +193,8 @@ static void test_defaults(void **state)
     assert_int_equal(target->connect_attempts, 1);
     assert_int_equal(target->connect_timeout, 0);
     assert_int_equal(target->resolve_timeout, 0);
+    assert_int_equal(target->max_fails, 0);
+    assert_true(target->fail_timeout == 10 * NS_PER_S);
     assert_int_equal(target->write_timeout, 0);
     assert_int_equal(target->read_timeout, 0);
     assert_int_equal(target->keepalive_interval, 0);
@@ -228,13 +225,19 @@ static const char everything[] = "application:\n"
                                  "      write_timeout: 3s\n"
                                  "      read_timeout: 4s\n"
                                  "      keepalive_interval: -1\n"
+                                 "      proxy: socks5://user:p@ss:word@socks:1080\n"
+                                 "      resolve_timeout: 5s\n"
+                                 "      max_fails: 2\n"
+                                 "      fail_timeout: 1m\n"
                                  "    - {name: b, address: 'fd://out', keepalive_interval: '90'}\n"
                                  "    options:\n"
                                  "      connection_limit: 9223372036854775807\n"
                                  "      connection_lifetime: 1h\n"
                                  "      connection_log: log/one.json\n"
                                  "      connection_load_balancer: round-robin\n"
-                                 "      enable_dual_stack: false\n"
+                                 "      enable_dual_stack: true\n"
+                                 "      enable_proxy_header: True\n"
+                                 "      proxy_header_version: 2\n"
                                  "  - name: \"\xc3\xa4\\tz\"\n";
 
 static void test_every_value_arrives(void **state)
@@ -248,7 +251,8 @@ static void test_every_value_arrives(void **state)
     memcpy(tab, " _", 2);
     size_t used = strlen(text);
     (void)snprintf(text + used, sizeof text - used,
-                   "    listener: {address: '127.0.0.1:0', authorized_sources: [10.0.0.0/8, '::1']}\n"
+                   "    listener: {address: '127.0.0.1:0', authorized_sources: [10.0.0.0/8, '::1'],\n"
+                   "      proxy_protocol: true, proxy_protocol_sources: [10.0.0.1], proxy_protocol_timeout: 0}\n"
                    "    targets: [*first]\n"
                    "    options: ~\n");
     const struct config *config = load_good(text);
@@ -266,6 +270,8 @@ static void test_every_value_arrives(void **state)
     assert_true(one->connection_lifetime == 3600 * NS_PER_S);
     assert_string_equal(one->connection_log, "log/one.json");
     assert_int_equal(one->balancer, BALANCER_ROUND_ROBIN);
+    assert_true(one->enable_dual_stack && one->enable_proxy_header);
+    assert_int_equal(one->proxy_header_version, PROXY_HEADER_VERSION_2);
     assert_int_equal(one->target_count, 2);
     assert_int_equal(one->targets[1].address.kind, ADDRESS_FD);
     assert_true(one->targets[1].keepalive_interval == 90 * NS_PER_S);
@@ -275,6 +281,9 @@ static void test_every_value_arrives(void **state)
     assert_int_equal(two->listener.authorized_source_count, 2);
     assert_int_equal(two->listener.authorized_sources[0].prefix_bits, 8);
     assert_int_equal(two->listener.authorized_sources[1].prefix_bits, 128);
+    assert_true(two->listener.proxy_protocol);
+    assert_int_equal(two->listener.proxy_protocol_source_count, 1);
+    assert_int_equal(two->listener.proxy_protocol_timeout, 0);
     assert_int_equal(two->target_count, 1);
     for (size_t i = 0; i < 2; i++) { // the alias is the same again
         const struct target_config *target = &config->proxies[i].targets[0];
@@ -287,6 +296,10 @@ static void test_every_value_arrives(void **state)
         assert_true(target->write_timeout == 3 * NS_PER_S);
         assert_true(target->read_timeout == 4 * NS_PER_S);
         assert_true(target->keepalive_interval == KEEPALIVE_OFF);
+        assert_string_equal(target->socks_proxy, "socks5://user:p@ss:word@socks:1080");
+        assert_true(target->resolve_timeout == 5 * NS_PER_S);
+        assert_int_equal(target->max_fails, 2);
+        assert_true(target->fail_timeout == 60 * NS_PER_S);
     }
     config_drop(&config);
 }

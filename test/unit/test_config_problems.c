@@ -139,12 +139,13 @@ static void test_scalars(void **state)
         {OPTION("connection_lifetime", "876001h"), AT_LIFETIME "is too long: at most 876000h\n"},
         {OPTION("connection_lifetime", "99999999999h"), AT_LIFETIME "\"99999999999h\" is too long a duration\n"},
         {OPTION("connection_lifetime", "{}"), AT_LIFETIME "must be a duration, not a mapping\n"},
-        {OPTION("connection_load_balancer", "roundrobin"), AT_BALANCER
-         "must be one of none, failover, round-robin, sni, not \"roundrobin\"; did you mean round-robin?\n"},
+        {OPTION("connection_load_balancer", "roundrobin"),
+         AT_BALANCER "must be one of none, failover, round-robin, least-connections, sni, not \"roundrobin\"; did you "
+                     "mean round-robin?\n"},
         {OPTION("connection_load_balancer", "least"),
-         AT_BALANCER "must be one of none, failover, round-robin, sni, not \"least\"\n"},
+         AT_BALANCER "must be one of none, failover, round-robin, least-connections, sni, not \"least\"\n"},
         {OPTION("connection_load_balancer", "[]"),
-         AT_BALANCER "must be one of none, failover, round-robin, sni, not a list\n"},
+         AT_BALANCER "must be one of none, failover, round-robin, least-connections, sni, not a list\n"},
         {OPTION("connection_log", "''"), "f:7:31: server.proxies[0].options.connection_log: must not be empty\n"},
         {PROXY("p", LISTENER, TARGET ", connect_attempts: 1001", ""),
          "f:6:51: server.proxies[0].targets[0].connect_attempts: must be from 1 to 1000, not 1001\n"},
@@ -295,6 +296,39 @@ static void test_server_names_under_sni(void **state)
     assert_all_bad(cases, ARRAY_LENGTH(cases));
 }
 
+#define IN(value) PROXY("p", LISTENER ", " value, TARGET, "")
+#define OUT(value) PROXY("p", LISTENER, TARGET ", " value, "")
+#define AT_IN "server.proxies[0].listener."
+#define AT_OUT "server.proxies[0].targets[0]."
+
+static void test_reaching_targets(void **state)
+{
+    (void)state;
+    static const struct bad_case cases[] = {
+        {IN("proxy_protocol_sources: [10.0.0.1]"),
+         "f:4:31: " AT_IN "proxy_protocol_sources: means nothing without proxy_protocol: true\n"},
+        {IN("proxy_protocol: false, proxy_protocol_timeout: 1s"),
+         "f:4:54: " AT_IN "proxy_protocol_timeout: means nothing without proxy_protocol: true\n"},
+        {IN("proxy_protocol: true, proxy_protocol_sources: []"),
+         "f:4:77: " AT_IN
+         "proxy_protocol_sources: must have at least one item; leave the key out for no restriction\n"},
+        {PROXY("p", "address: unix:///s, proxy_protocol: true, proxy_protocol_sources: [10.0.0.1]", TARGET, ""),
+         "f:4:58: " AT_IN "proxy_protocol_sources: clients of a unix:// listener have no IP address to tell them by\n"},
+        {IN("proxy_protocoll: true"), "f:4:31: " AT_IN "proxy_protocoll: unknown key; did you mean proxy_protocol?\n"},
+        {PROXY("p", LISTENER, TARGET, "proxy_header_version: 2"),
+         "f:7:15: server.proxies[0].options.proxy_header_version: means nothing without enable_proxy_header: true\n"},
+        {PROXY("p", LISTENER, TARGET, "enable_proxy_header: true, proxy_header_version: 3"),
+         "f:7:64: server.proxies[0].options.proxy_header_version: must be one of 1, 2, not \"3\"; did you mean 1?\n"},
+        {PROXY("p", LISTENER, "name: t, address: 'unix:///s', proxy: 'h:1'", ""),
+         "f:6:39: " AT_OUT "proxy: a SOCKS5 server connects to TCP addresses only\n"},
+        {PROXY("p", LISTENER, "name: t, address: 'tcp://[fe80::1%lo]:1', proxy: 'h:1'", ""),
+         "f:6:50: " AT_OUT "proxy: a SOCKS5 server cannot be told of the zone of an IPv6 address\n"},
+        {OUT("max_fails: 1, fail_timeout: 0"), "f:6:33: " AT_OUT "max_fails: needs a fail_timeout above 0\n"},
+        {OUT("max_fails: 1001"), "f:6:44: " AT_OUT "max_fails: must be from 0 to 1000, not 1001\n"},
+    };
+    assert_all_bad(cases, ARRAY_LENGTH(cases));
+}
+
 // What is right but not built yet is told along with what is wrong, so that one look at the list is enough.
 static void test_what_is_not_supported_yet_is_told_with_the_rest(void **state)
 {
@@ -306,10 +340,8 @@ static void test_what_is_not_supported_yet_is_told_with_the_rest(void **state)
          "f:1:15: application.sentry_dsn: not supported yet\n"
          "f:1:56: application.metrics.prefix: not supported yet\n"
          "f:1:69: application.lgo: unknown key; did you mean log?\n"
-         "f:7:33: server.proxies[0].targets[0].proxy: not supported yet\n"
          "f:7:61: server.proxies[0].targets[0].read_timeout: \"soon\" is no duration: expected one such as 30s, 250ms "
          "or 1h2m3.5s\n"
-         "f:7:67: server.proxies[0].targets[0].resolve_timeout: not supported yet\n"
          "f:8:34: server.proxies[0].options.enable_dual_stack: must be true or false, not \"maybe\"\n"},
         // Where there is nothing to go by.
         {"application: {sentry_dsn: 'https://key@h/1'}\nserver: 5\n",
@@ -359,6 +391,7 @@ int main(void)
         cmocka_unit_test(test_authorized_sources),
         cmocka_unit_test(test_tls_contexts),
         cmocka_unit_test(test_server_names_under_sni),
+        cmocka_unit_test(test_reaching_targets),
         cmocka_unit_test(test_what_is_not_supported_yet_is_told_with_the_rest),
         cmocka_unit_test(test_problems_are_in_the_files_order_and_bounded),
     };

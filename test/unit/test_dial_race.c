@@ -2,6 +2,19 @@
 
 #include "dial_rig.h"
 
+static void assert_order(const char *families, enum address_family preferred, const char *wanted)
+{
+    static struct resolution resolution;
+    uint8_t order[RESOLVE_ADDRESSES_MAX];
+    resolution.count = strlen(families);
+    for (size_t i = 0; i < resolution.count; i++)
+        resolution.endpoints[i].address.any.sa_family = families[i] == '4' ? AF_INET : AF_INET6;
+    dial_race_order(&resolution, preferred, order);
+    for (size_t i = 0; i < resolution.count; i++)
+        if (order[i] != wanted[i] - '0')
+            fail_msg("%s: %u at %zu", families, (unsigned)order[i], i);
+}
+
 static void test_order(void **state)
 {
     (void)state;
@@ -9,21 +22,19 @@ static void test_order(void **state)
         const char *families; // in the resolver's order
         const char *order;
     } rows[] = {
+
         {"", ""},           {"4", "0"},           {"6", "0"},           {"44", "01"},       {"64", "01"},
         {"46", "01"},       {"664", "021"},       {"6644", "0213"},     {"4466", "0213"},   {"66664", "04123"},
         {"44446", "04123"}, {"646464", "012345"}, {"644466", "014253"}, {"46666", "01234"},
     };
-    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
-        struct endpoint endpoints[8] = {{.length = 0}};
-        uint8_t order[RESOLVE_ADDRESSES_MAX];
-        size_t count = strlen(rows[i].families);
-        for (size_t j = 0; j < count; j++)
-            endpoints[j].address.any.sa_family = rows[i].families[j] == '4' ? AF_INET : AF_INET6;
-        dial_race_order(endpoints, count, order);
-        for (size_t j = 0; j < count; j++)
-            if (order[j] != rows[i].order[j] - '0')
-                fail_msg("%s: %u at %zu", rows[i].families, (unsigned)order[j], j);
-    }
+    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++)
+        assert_order(rows[i].families, ADDRESS_ANY, rows[i].order);
+    assert_order("", ADDRESS_IPV4, "");
+    assert_order("6464", ADDRESS_IPV4, "1302");
+    assert_order("6464", ADDRESS_IPV6, "0213");
+    assert_order("4466", ADDRESS_IPV6, "2301");
+    assert_order("666", ADDRESS_IPV4, "012");
+    assert_order("444", ADDRESS_IPV4, "012");
 }
 
 // The resolver gives the port as the address has it; addresses of 127/8 tell the endpoints of one port apart.
@@ -58,7 +69,6 @@ static int listen_on(const char *host, uint16_t port, struct endpoint *endpoint)
 
 static void test_names(void **state)
 {
-    (void)state;
     static const char *const hosts[] = {"127.0.0.1"};
     struct endpoint endpoint;
     int listener = rig_listen("127.0.0.1:0", &endpoint);
@@ -72,7 +82,7 @@ static void test_names(void **state)
     assert_int_equal(dialled.result.connect_time, 0);
     dialled = dial_text("slow.test:80", deadline_after(300 * NS_PER_MS));
     assert_failure(&dialled, ERROR_TIMEOUT, "cannot resolve slow.test: no answer in time");
-    fake_release();
+    fake_release_to_end(*(const unsigned *)*state);
 }
 
 // A refusal starts the next one at once, without the delay.
@@ -84,6 +94,67 @@ static void test_race_first_refuses(void **state)
     int listener = rig_listen("127.0.0.1:0", &endpoint);
     struct dialled dialled = dial_list(hosts, 3, rig_port(&endpoint), rig_limit());
     assert_true(dialled.result.connect_time < DIAL_ATTEMPT_DELAY);
+    assert_connected(&dialled, listener, &endpoint);
+    (void)close(listener);
+}
+
+static struct dialled dial_preferring(const char *text, enum address_family preferred, int64_t resolve_timeout)
+{
+    const struct dial_terms terms = {
+        .deadline = rig_limit(), .preferred = preferred, .resolve_timeout = resolve_timeout};
+    return dial_text_on(text, &terms);
+}
+
+// Both families are there: the preferred one is connected to, and the other one if that does not answer.
+static void test_preferred_family(void **state)
+{
+    (void)state;
+    struct endpoint ipv4, ipv6, silent;
+    char text[64];
+    int listener4 = rig_listen("127.0.0.1:0", &ipv4);
+    (void)snprintf(text, sizeof text, "[::1]:%u", (unsigned)rig_port(&ipv4));
+    int listener6 = rig_listen(text, &ipv6);
+    fake_clear();
+    fake_add(&ipv6);
+    fake_add(&ipv4);
+    (void)snprintf(text, sizeof text, "list.test:%u", (unsigned)rig_port(&ipv4));
+    struct dialled dialled = dial_preferring(text, ADDRESS_IPV4, 0);
+    assert_connected(&dialled, listener4, &ipv4);
+    dialled = dial_preferring(text, ADDRESS_IPV6, 0);
+    assert_connected(&dialled, listener6, &ipv6);
+    (void)close(listener4);
+    dialled = dial_preferring(text, ADDRESS_IPV4, 0); // refused there
+    assert_connected(&dialled, listener6, &ipv6);
+    int filler, black_hole = 0;
+    (void)snprintf(text, sizeof text, "127.0.0.1:%u", (unsigned)rig_port(&ipv6));
+    black_hole = rig_black_hole(text, &silent, &filler);
+    (void)snprintf(text, sizeof text, "list.test:%u", (unsigned)rig_port(&ipv6));
+    dialled = dial_preferring(text, ADDRESS_IPV4, 0);
+    assert_in_range(dialled.result.connect_time, DIAL_ATTEMPT_DELAY, RIG_LIMIT / 2);
+    assert_connected(&dialled, listener6, &ipv6);
+    (void)close(filler);
+    (void)close(black_hole);
+    (void)close(listener6);
+}
+
+static void test_resolver_has_its_own_bound(void **state)
+{
+    unsigned before = *(const unsigned *)*state;
+    struct dialled dialled = dial_preferring("slow3001.test:80", ADDRESS_ANY, 50 * NS_PER_MS);
+    assert_failure(&dialled, ERROR_RESOLVE, "cannot resolve slow3001.test: no answer in time");
+    assert_in_range(dialled.took, 50 * NS_PER_MS, RIG_LIMIT / 2);
+    fake_release_to_end(before);
+    // Where the deadline is the nearer one, it is what passed.
+    const struct dial_terms terms = {.deadline = deadline_after(50 * NS_PER_MS), .resolve_timeout = RIG_LIMIT};
+    dialled = dial_text_on("slow3002.test:80", &terms);
+    assert_failure(&dialled, ERROR_TIMEOUT, "cannot resolve slow3002.test: no answer in time");
+    fake_release_to_end(before);
+    // What comes in time is not hurried.
+    struct endpoint endpoint;
+    char text[64];
+    int listener = rig_listen("127.0.0.1:0", &endpoint);
+    (void)snprintf(text, sizeof text, "localhost:%u", (unsigned)rig_port(&endpoint));
+    dialled = dial_preferring(text, ADDRESS_IPV4, RIG_LIMIT);
     assert_connected(&dialled, listener, &endpoint);
     (void)close(listener);
 }
@@ -214,7 +285,9 @@ int main(void)
     before = rig_descriptors();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_order),
-        cmocka_unit_test(test_names),
+        cmocka_unit_test_prestate(test_names, &before),
+        cmocka_unit_test(test_preferred_family),
+        cmocka_unit_test_prestate(test_resolver_has_its_own_bound, &before),
         cmocka_unit_test(test_race_first_refuses),
         cmocka_unit_test(test_race_first_is_silent),
         cmocka_unit_test(test_race_families_take_turns),

@@ -1,5 +1,6 @@
 // The way to a target: the backoff as numbers, then attempts, failover and giving up with real sockets on the loopback.
 
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -103,6 +104,8 @@ enum { REFUSES, LISTENS, REFUSES_TOO, PORTS };
 struct fixture {
     struct port ports[PORTS];
     struct target_config targets[PORTS];
+    struct target_state states[PORTS];
+    struct target_state *state_pointers[PORTS];
     struct proxy_config settings;
     int client[2]; // ours, the client's end
     struct patience patience;
@@ -119,6 +122,8 @@ static int setup(void **state)
         fixture->targets[i] =
             (struct target_config){.name = names[i], .address = fixture->ports[i].address, .connect_attempts = 1};
     }
+    for (size_t i = 0; i < PORTS; i++)
+        fixture->state_pointers[i] = &fixture->states[i];
     fixture->settings = (struct proxy_config){
         .name = "web", .targets = fixture->targets, .target_count = PORTS, .balancer = BALANCER_FAILOVER};
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fixture->client), 0);
@@ -142,13 +147,22 @@ static int teardown(void **state)
     return 0;
 }
 
-static bool connect_now(struct fixture *fixture, uint64_t turn)
+static bool connect_with(struct fixture *fixture, uint64_t turn, const struct proxy_header *header)
 {
     struct log_context context = {.proxy = "web", .connection = 1};
     static struct tls_context *const plain[PORTS] = {NULL};
-    const struct egress_plan plan = {
-        .settings = &fixture->settings, .tls = plain, .turn = turn, .chosen = BALANCER_NO_MORE};
+    const struct egress_plan plan = {.settings = &fixture->settings,
+                                     .tls = plain,
+                                     .states = fixture->state_pointers,
+                                     .turn = turn,
+                                     .chosen = BALANCER_NO_MORE,
+                                     .header = header};
     return egress_connect(&fixture->egress, &plan, &fixture->patience, &context, &fixture->error);
+}
+
+static bool connect_now(struct fixture *fixture, uint64_t turn)
+{
+    return connect_with(fixture, turn, NULL);
 }
 
 static void test_failover_goes_on_to_the_one_that_listens(void **state)
@@ -223,6 +237,103 @@ static void test_waits_between_attempts(void **state)
     assert_true(took >= 140 * NS_PER_MS * 8 / 10);
     assert_true(took < 20 * NS_PER_S);
     assert_true(fixture->egress.connect_time < took - 100 * NS_PER_MS); // the waits are not counted as connecting
+}
+
+static void test_a_failure_of_all_says_how_many(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture->targets[LISTENS].address = fixture->targets[REFUSES].address;
+    assert_false(connect_now(fixture, 0));
+    static const char wanted[] = "all 3 targets failed, the last: cannot connect to 127.0.0.1:";
+    assert_memory_equal(fixture->error.text, wanted, strlen(wanted));
+    assert_int_equal(fixture->error.code, ERROR_REFUSED);
+    assert_int_equal(fixture->error.os_errno, ECONNREFUSED);
+    for (size_t i = 0; i < PORTS; i++)
+        assert_int_equal(atomic_load(&fixture->states[i].active), 0);
+}
+
+static void test_a_connection_is_counted_where_it_is(void **state)
+{
+    struct fixture *fixture = *state;
+    assert_true(connect_now(fixture, 0));
+    assert_int_equal(atomic_load(&fixture->states[REFUSES].active), 0);
+    assert_int_equal(atomic_load(&fixture->states[LISTENS].active), 1);
+    egress_leave(&fixture->egress);
+    assert_int_equal(atomic_load(&fixture->states[LISTENS].active), 0);
+    egress_leave(&fixture->egress);
+    assert_int_equal(atomic_load(&fixture->states[LISTENS].active), 0);
+}
+
+static void test_a_target_that_fails_is_passed_over(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture->targets[REFUSES].max_fails = 1;
+    fixture->targets[REFUSES].fail_timeout = 3600 * NS_PER_S;
+    fixture->targets[REFUSES].connect_attempts = 2;
+    assert_true(connect_now(fixture, 0));
+    assert_int_equal(fixture->egress.attempts, 2 + 1);
+    (void)close(fixture->egress.dialled.fd);
+    fixture->egress = (struct egress){.dialled.fd = -1};
+    assert_true(connect_now(fixture, 1));
+    assert_int_equal(fixture->egress.attempts, 1);
+    assert_string_equal(fixture->egress.target->name, "listens");
+}
+
+// What the client does says nothing about the target.
+static void test_a_client_that_leaves_is_no_failure_of_the_target(void **state)
+{
+    struct fixture *fixture = *state;
+    fixture->targets[REFUSES].max_fails = 1;
+    fixture->targets[REFUSES].fail_timeout = 3600 * NS_PER_S;
+    fixture->targets[REFUSES].connect_attempts = 2;
+    fixture->targets[REFUSES].connect_backoff = 3600 * NS_PER_S;
+    (void)close(fixture->client[1]);
+    fixture->client[1] = -1;
+    assert_false(connect_now(fixture, 0));
+    assert_int_equal(fixture->error.code, ERROR_CANCELLED);
+    assert_int_equal(atomic_load(&fixture->states[REFUSES].health.state), 0);
+    assert_int_equal(atomic_load(&fixture->states[REFUSES].active), 0);
+}
+
+static void test_the_header_comes_first_and_whole(void **state)
+{
+    struct fixture *fixture = *state;
+    static const char *const lines[] = {"PROXY TCP4 192.0.2.1 192.0.2.2 50000 443\r\n", "\r\n\r\n"};
+    struct proxy_header header = {.source = {.family = PROXY_HEADER_IPV4, .address = {192, 0, 2, 1}, .port = 50000},
+                                  .destination = {.family = PROXY_HEADER_IPV4, .address = {192, 0, 2, 2}, .port = 443}};
+    static const enum proxy_header_version versions[] = {PROXY_HEADER_VERSION_1, PROXY_HEADER_VERSION_2};
+    static const size_t lengths[] = {42, 16 + 12 + 7};
+    for (size_t i = 0; i < ARRAY_LENGTH(versions); i++) {
+        char got[200];
+        fixture->settings.proxy_header_version = versions[i];
+        assert_true(connect_with(fixture, 0, &header));
+        assert_true(fixture->egress.is_header_sent);
+        int accepted = accept4(fixture->ports[LISTENS].fd, NULL, NULL, SOCK_CLOEXEC);
+        assert_true(accepted >= 0);
+        assert_int_equal(recv(accepted, got, sizeof got, 0), lengths[i]);
+        assert_memory_equal(got, lines[i], strlen(lines[i]));
+        (void)close(accepted);
+        (void)close(fixture->egress.dialled.fd);
+        fixture->egress.dialled.fd = -1;
+    }
+}
+
+static void test_a_socks_server_that_is_not_there(void **state)
+{
+    struct fixture *fixture = *state;
+    char proxy[64];
+    (void)snprintf(proxy, sizeof proxy, "socks5://user7:s3cret@127.0.0.1:%u",
+                   (unsigned)fixture->ports[REFUSES].address.port);
+    fixture->settings.target_count = 1;
+    fixture->targets[REFUSES].address = fixture->ports[LISTENS].address;
+    fixture->targets[REFUSES].socks_proxy = proxy;
+    assert_false(connect_now(fixture, 0));
+    assert_int_equal(fixture->error.code, ERROR_REFUSED);
+    assert_int_equal(fixture->error.os_errno, ECONNREFUSED);
+    assert_int_equal(fixture->egress.step, EGRESS_DIAL);
+    static const char wanted[] = "the SOCKS5 server: cannot connect to 127.0.0.1:";
+    assert_memory_equal(fixture->error.text, wanted, strlen(wanted));
+    assert_null(strstr(fixture->error.text, "s3cret"));
 }
 
 // Leaves with a wait of an hour ahead, once the first attempt is known to have failed.
@@ -303,6 +414,12 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_round_robin_moves_on_and_around, setup, teardown),
         cmocka_unit_test_setup_teardown(test_each_target_has_its_attempts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_waits_between_attempts, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_failure_of_all_says_how_many, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_connection_is_counted_where_it_is, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_target_that_fails_is_passed_over, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_client_that_leaves_is_no_failure_of_the_target, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_header_comes_first_and_whole, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_socks_server_that_is_not_there, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_client_that_leaves_ends_the_wait, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_half_close_after_data_is_no_leaving, setup, teardown),
         cmocka_unit_test_setup_teardown(test_out_of_descriptors_is_not_tried_again, setup, teardown),

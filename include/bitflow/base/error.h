@@ -18,6 +18,7 @@ enum error_code {
     ERROR_RESOLVE,        // a name has no address
     ERROR_REFUSED,        // ECONNREFUSED, or a Unix socket that isn't there
     ERROR_CANCELLED,      // whoever asked for it has gone
+    ERROR_DENIED,         // our credentials were not accepted
 };
 
 struct error {

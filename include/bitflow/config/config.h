@@ -20,7 +20,15 @@ enum verify_mode { VERIFY_NONE, VERIFY_RELAXED, VERIFY_STRICT };
 
 enum tls_minimum { TLS_MINIMUM_1_2, TLS_MINIMUM_1_3 };
 
-enum balancer_policy { BALANCER_NONE, BALANCER_FAILOVER, BALANCER_ROUND_ROBIN, BALANCER_SNI };
+enum balancer_policy {
+    BALANCER_NONE,
+    BALANCER_FAILOVER,
+    BALANCER_ROUND_ROBIN,
+    BALANCER_LEAST_CONNECTIONS,
+    BALANCER_SNI
+};
+
+enum proxy_header_version { PROXY_HEADER_VERSION_1, PROXY_HEADER_VERSION_2 };
 
 struct certificate_config {
     const char *key;             // path; NULL if not given
@@ -54,6 +62,10 @@ struct listener_config {
     size_t authorized_source_count; // 0: everyone
     const struct tls_config *tls;   // NULL: plain
     int64_t client_hello_timeout;   // of SNI routing without TLS
+    bool proxy_protocol;            // clients begin with its header
+    const struct cidr *proxy_protocol_sources;
+    size_t proxy_protocol_source_count; // 0: everyone who is authorized
+    int64_t proxy_protocol_timeout;
 };
 
 #define KEEPALIVE_OFF INT64_C(-1)
@@ -66,6 +78,8 @@ struct target_config {
     int64_t connect_attempts; // >= 1
     int64_t connect_timeout;
     int64_t resolve_timeout;
+    int64_t max_fails; // 0: it is never out
+    int64_t fail_timeout;
     int64_t write_timeout;
     int64_t read_timeout;
     int64_t keepalive_interval;   // 0: the system's default; KEEPALIVE_OFF
@@ -82,6 +96,7 @@ struct proxy_config {
     const char *connection_log; // path; NULL: off
     enum balancer_policy balancer;
     bool enable_proxy_header;
+    enum proxy_header_version proxy_header_version;
     bool enable_dual_stack;
 };
 

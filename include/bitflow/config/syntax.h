@@ -1,6 +1,5 @@
-// The syntax of strings in a configuration that are more than text and that no module of a lower floor knows. Each
-// returns false with ERROR_INVALID and a text that says what is wrong with it; those of secrets do not repeat any of
-// it. Plain functions; any thread.
+// The syntax of strings in a configuration that are more than text. Each returns false with ERROR_INVALID and a text
+// that says what is wrong with it; those of secrets do not repeat any of it. Plain functions; any thread.
 
 #ifndef BITFLOW_CONFIG_SYNTAX_H
 #define BITFLOW_CONFIG_SYNTAX_H
@@ -25,7 +24,7 @@ bool syntax_metrics_address(const char *text, struct error *error);
 // A secret: SCHEME://KEY@HOST[:PORT]/[PATH/]PROJECT.
 bool syntax_sentry_dsn(const char *text, struct error *error);
 
-// A secret: socks5://[USER:PASS@]HOST:PORT or HOST:PORT.
+// A secret: as net/socks.h reads it.
 bool syntax_socks_proxy(const char *text, struct error *error);
 
 // RFC 7301, 3.1: 1 to 255 bytes.

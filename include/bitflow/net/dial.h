@@ -1,6 +1,6 @@
 // One attempt to connect to an address: resolve it, then race its endpoints as RFC 8305 says (families
-// interleaved, a new non-blocking connect every 250 ms or when one fails, the first to succeed wins), all
-// before one deadline. An fd:// address is borrowed (net/inherited.h) instead. Any thread; blocks.
+// interleaved, or one before the other; a new non-blocking connect every 250 ms or when one fails; the first to
+// succeed wins), all before one deadline. An fd:// address is borrowed (net/inherited.h) instead. Any thread; blocks.
 
 #ifndef BITFLOW_NET_DIAL_H
 #define BITFLOW_NET_DIAL_H
@@ -22,10 +22,17 @@ struct dial_result {
     int64_t connect_time;   // ns
 };
 
+struct dial_terms {
+    int64_t deadline;              // base/clock.h
+    enum address_family preferred; // whose addresses a name is connected to first; ADDRESS_ANY: the families take turns
+    int64_t resolve_timeout;       // ns, on name resolution within the deadline; 0: no bound of its own
+};
+
 // On failure `result` still tells the times spent, and as `remote` the endpoint that was tried last, the one the
 // error names (fd is -1). Where several endpoints failed, the error tells how many and why the last one did.
-// ERROR_TIMEOUT, ERROR_REFUSED, ERROR_RESOLVE, ERROR_CANCELLED, ERROR_NO_*, ERROR_SYSTEM.
-bool dial(const struct address *address, struct patience *patience, int64_t deadline, struct dial_result *result,
-          struct error *error);
+// ERROR_TIMEOUT, ERROR_REFUSED, ERROR_RESOLVE (also when `resolve_timeout` is over), ERROR_CANCELLED, ERROR_NO_*,
+// ERROR_SYSTEM.
+bool dial(const struct address *address, const struct dial_terms *terms, struct patience *patience,
+          struct dial_result *result, struct error *error);
 
 #endif

@@ -38,4 +38,8 @@ void patience_init(struct patience *patience, int client);
 enum patience_result patience_poll(struct patience *patience, struct pollfd *descriptors, size_t count,
                                    int64_t deadline);
 
+// Sends all of it to a socket, blocking or not. PATIENCE_READY: it is sent; PATIENCE_FAILED may be send()'s, too.
+enum patience_result patience_send(struct patience *patience, int fd, const void *bytes, size_t length,
+                                   int64_t deadline);
+
 #endif

@@ -32,4 +32,12 @@ struct resolution {
 bool resolve(const struct address *address, struct patience *patience, int64_t deadline, struct resolution *resolution,
              struct error *error);
 
+#define RESOLVE_DELAY (INT64_C(50) * 1000 * 1000) // ns; RFC 8305, 3: "Resolution Delay"
+
+// Where a family is preferred (not ADDRESS_ANY): its addresses first, then the other's. The families of a name are
+// looked up each by itself, so that a name server that does not answer for one holds up the other no longer than the
+// deadline; then what has come counts. Once the preferred family has addresses, the other has RESOLVE_DELAY left.
+bool resolve_preferring(const struct address *address, enum address_family preferred, struct patience *patience,
+                        int64_t deadline, struct resolution *resolution, struct error *error);
+
 #endif

@@ -26,6 +26,10 @@ enum ended_by { ENDED_BY_CLIENT, ENDED_BY_TARGET, ENDED_BY_PROXY };
       "the target's stream was cut: it ended without TLS's close_notify")                                        \
     X(CLOSE_CLIENT_TLS_ERROR, "client_tls_error", ENDED_BY_CLIENT, false, "the client's TLS failed")             \
     X(CLOSE_TARGET_TLS_ERROR, "target_tls_error", ENDED_BY_TARGET, true, "the target's TLS failed")              \
+    X(CLOSE_PROXY_HEADER_INVALID, "proxy_header_invalid", ENDED_BY_CLIENT, false,                                \
+      "the client did not begin with a PROXY protocol header")                                                   \
+    X(CLOSE_PROXY_HEADER_TIMEOUT, "proxy_header_timeout", ENDED_BY_PROXY, false,                                 \
+      "the client's PROXY protocol header took too long")                                                        \
     X(CLOSE_CLIENT_HANDSHAKE_FAILED, "client_handshake_failed", ENDED_BY_CLIENT, false,                          \
       "the client's TLS handshake failed")                                                                       \
     X(CLOSE_CLIENT_HANDSHAKE_TIMEOUT, "client_handshake_timeout", ENDED_BY_PROXY, false,                         \
@@ -43,6 +47,12 @@ enum ended_by { ENDED_BY_CLIENT, ENDED_BY_TARGET, ENDED_BY_PROXY };
     X(CLOSE_CONNECT_REFUSED, "connect_refused", ENDED_BY_TARGET, true, "the target refused the connection")      \
     X(CLOSE_CONNECT_TIMEOUT, "connect_timeout", ENDED_BY_PROXY, true, "the target did not answer in time")       \
     X(CLOSE_CONNECT_FAILED, "connect_failed", ENDED_BY_PROXY, true, "the target cannot be reached")              \
+    X(CLOSE_SOCKS_AUTH_FAILED, "socks_auth_failed", ENDED_BY_TARGET, true,                                       \
+      "the SOCKS5 server did not accept the credentials")                                                        \
+    X(CLOSE_SOCKS_REFUSED, "socks_refused", ENDED_BY_TARGET, true, "the SOCKS5 server refused the target")       \
+    X(CLOSE_SOCKS_FAILED, "socks_failed", ENDED_BY_TARGET, true, "the SOCKS5 server did not answer as one")      \
+    X(CLOSE_PROXY_SOURCE_NOT_TRUSTED, "proxy_source_not_trusted", ENDED_BY_PROXY, false,                         \
+      "the client's address is not trusted to send a PROXY protocol header")                                     \
     X(CLOSE_SOURCE_NOT_AUTHORIZED, "source_not_authorized", ENDED_BY_PROXY, false,                               \
       "the client's address is not allowed")                                                                     \
     X(CLOSE_CONNECTION_LIMIT, "connection_limit", ENDED_BY_PROXY, true, "the connection limit is reached")       \

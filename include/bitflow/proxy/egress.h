@@ -1,5 +1,6 @@
-// The way out: connects to the first of the balancer's candidates that can be connected to, TLS handshake included,
-// with each target's own attempts, backoff and timeout. Blocks; the connection's own thread.
+// The way out: connects to the first of the balancer's candidates that can be connected to, with each target's own
+// attempts, backoff and timeout. An attempt is TCP (or a Unix socket), SOCKS5 where there is a server to connect
+// through, the PROXY protocol's header, the TLS handshake, in this order. Blocks; the connection's own thread.
 
 #ifndef BITFLOW_PROXY_EGRESS_H
 #define BITFLOW_PROXY_EGRESS_H
@@ -13,9 +14,13 @@
 #include "bitflow/config/config.h"
 #include "bitflow/net/dial.h"
 #include "bitflow/net/patience.h"
+#include "bitflow/proxy/target_state.h"
 #include "bitflow/tls/tls_session.h"
+#include "bitflow/wire/proxy_header.h"
 
 #define EGRESS_BACKOFF_MAX (INT64_C(30) * 1000 * 1000 * 1000) // ns; a longer connect_backoff is its own bound
+
+enum egress_step { EGRESS_DIAL, EGRESS_SOCKS, EGRESS_HEADER, EGRESS_TLS };
 
 // What happened so far, also while it goes on and when it failed.
 struct egress {
@@ -23,22 +28,30 @@ struct egress {
     unsigned attempts;                  // over all targets
     int64_t resolve_time;               // ns, over all attempts
     int64_t connect_time;               // ns, likewise
-    struct dial_result dialled;         // of the last attempt
+    struct dial_result dialled;         // of the last attempt; with SOCKS5, the server's
+    enum egress_step step;              // that the last attempt came to
+    bool is_header_sent;                // by the last attempt
     struct tls_session *tls;            // of the last attempt; NULL: plain, or no handshake was begun
-    bool is_tls_failure;                // what the last attempt failed of
+    struct target_state *state;         // where this connection is counted; NULL: nowhere
 };
 
-// Where to. Borrowed.
+// Where to, and how. Borrowed.
 struct egress_plan {
     const struct proxy_config *settings;
-    struct tls_context *const *tls; // by the target's index
-    uint64_t turn;                  // of round-robin
-    size_t chosen;                  // the one target to be tried; BALANCER_NO_MORE: the balancer's
+    struct tls_context *const *tls;     // by the target's index
+    struct target_state *const *states; // likewise
+    uint64_t turn;                      // of round-robin
+    size_t chosen;                      // the one target to be tried; BALANCER_NO_MORE: the balancer's
+    enum address_family preferred;      // for dual stack
+    const struct proxy_header *header;  // to be sent; NULL: none
 };
 
 // False: no target could be reached; the error is the last attempt's.
 bool egress_connect(struct egress *egress, const struct egress_plan *plan, struct patience *patience,
                     const struct log_context *context, struct error *error);
+
+// The connection is over: its target has one less.
+void egress_leave(struct egress *egress);
 
 // Wipes the session's keys. The socket is not closed.
 void egress_release(struct egress *egress);

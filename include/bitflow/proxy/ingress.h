@@ -1,5 +1,6 @@
-// The way in, before a target is chosen: which server name the client asks for, where that matters, and TLS where the
-// listener speaks it. Blocks, within the handshake's bound; the connection's own thread.
+// The way in, before a target is chosen: whom the PROXY protocol's header declares, where there must be one; which
+// server name the client asks for, where that matters; and TLS where the listener speaks it. Blocks, within each one's
+// bound; the connection's own thread.
 
 #ifndef BITFLOW_PROXY_INGRESS_H
 #define BITFLOW_PROXY_INGRESS_H
@@ -10,12 +11,14 @@
 
 #include "bitflow/base/error.h"
 #include "bitflow/proxy/close_reason.h"
+#include "bitflow/proxy/declaration.h"
 #include "bitflow/proxy/proxy.h"
 #include "bitflow/tls/tls_session.h"
 #include "bitflow/wire/client_hello.h"
 
 // What is known of the client so far, also when it failed.
 struct ingress {
+    struct declaration *declared;                // NULL: no PROXY protocol header came
     char server_name[CLIENT_HELLO_NAME_MAX + 1]; // SNI, in lower case; empty: none, or not looked at
     struct tls_session *tls;                     // NULL: plain, or no handshake was begun
     size_t target;                               // the one that the server name chose; BALANCER_NO_MORE: it does not
@@ -25,7 +28,7 @@ struct ingress {
 bool ingress_admit(struct ingress *ingress, const struct generation *generation, int client, enum close_reason *reason,
                    struct error *error);
 
-// Wipes the session's keys.
+// Frees what it holds, and wipes the session's keys.
 void ingress_release(struct ingress *ingress);
 
 #endif

@@ -1,9 +1,9 @@
 // A proxy as its connections see it.
 //
-// struct proxy is what outlives a reload: the name and the counts. struct generation is one configuration of it: the
-// snapshot and what was opened for it. A connection holds the generation it began with, and through it the proxy and
-// the snapshot; the last holder frees them. Both are shared by reference count and, but for the atomics, never
-// written after they were made. Any thread.
+// struct proxy is what outlives a reload: the name, the counts, and what is known of targets that stay. struct
+// generation is one configuration of it: the snapshot and what was opened for it. A connection holds the generation it
+// began with, and through it the proxy and the snapshot; the last holder frees them. Both are shared by reference count
+// and, but for the atomics and the list of targets, never written after they were made. Any thread.
 
 #ifndef BITFLOW_PROXY_PROXY_H
 #define BITFLOW_PROXY_PROXY_H
@@ -17,12 +17,14 @@
 #include "bitflow/config/config.h"
 #include "bitflow/proxy/credentials.h"
 #include "bitflow/proxy/registry.h"
+#include "bitflow/proxy/target_state.h"
 #include "bitflow/telemetry/connection_log.h"
 
 struct proxy {
     _Atomic unsigned references;
-    _Atomic uint64_t active;   // connections that hold a place below the connection limit
-    _Atomic uint64_t accepted; // connections that got one, since the start; numbers them for round-robin
+    _Atomic uint64_t active;    // connections that hold a place below the connection limit
+    _Atomic uint64_t accepted;  // connections that got one, since the start; numbers them for round-robin
+    struct target_list targets; // what is known of them, by whichever generation has them
     char *name;
 };
 
@@ -33,6 +35,7 @@ struct generation {
     const struct proxy_config *settings; // in `config`
     struct connection_log *log;          // NULL: off
     struct credentials credentials;      // its TLS contexts
+    struct target_state **targets;       // by the target's index
 };
 
 // What all proxies of the process share. Lives as long as the process.

@@ -25,6 +25,15 @@ struct connection_tls {
     int64_t handshake_time;
 };
 
+// Of the PROXY protocol's header that a client began with.
+struct connection_header {
+    unsigned version;
+    bool is_local;         // the sender spoke for itself
+    const char *peer;      // who sent it, the socket's other end
+    const char *authority; // NULL: none
+    const char *unique_id; // NULL: none
+};
+
 // Borrowed for the call. Times: ns; start and end on the wall clock.
 struct connection_record {
     bool is_rejected; // it never got a worker; only what is known then is written
@@ -32,13 +41,15 @@ struct connection_record {
     const char *proxy;
     int64_t start;
     int64_t end;
-    const char *client;                      // endpoint_format()
-    const char *local;                       // likewise; the address the client connected to
+    const char *client;                           // endpoint_format()
+    const char *local;                            // likewise; the address the client connected to
+    const struct connection_header *proxy_header; // NULL: none came; else the two above are what it declares
     const char *sni;                         // the server name that the client asked for; NULL: none, or not looked at
     const struct connection_tls *client_tls; // NULL: plain, or no handshake was begun
     const struct connection_tls *target_tls; // likewise
     const char *target_name;                 // NULL: none was chosen
     const char *target_address;              // NULL: none was tried, or it has none
+    const char *via;                         // the SOCKS5 server; NULL: none
     unsigned attempts;
     int64_t resolve_time;
     int64_t connect_time;

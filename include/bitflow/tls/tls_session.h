@@ -15,13 +15,14 @@
 
 struct tls_facts {
     enum tls_version version;
-    char cipher[64];           // IANA name: TLS_AES_128_GCM_SHA256
-    char server_name[256];     // SNI as received or sent; empty: none
-    char protocol[256];        // ALPN; empty: none
-    char peer_subject[256];    // of a certificate that was verified; empty: none was
-    char peer_names[512];      // its SANs: "DNS:a.example, IP:192.0.2.1"; cut with an ellipsis
-    char peer_fingerprint[65]; // SHA-256, lower-case hexadecimal
-    int64_t handshake_time;    // ns
+    char cipher[64];            // IANA name: TLS_AES_128_GCM_SHA256
+    char server_name[256];      // SNI as received or sent; empty: none
+    char protocol[256];         // ALPN; empty: none
+    char peer_subject[256];     // of a certificate that was verified; empty: none was
+    char peer_common_name[256]; // the subject's CN alone; empty also where it is longer
+    char peer_names[512];       // its SANs: "DNS:a.example, IP:192.0.2.1"; cut with an ellipsis
+    char peer_fingerprint[65];  // SHA-256, lower-case hexadecimal
+    int64_t handshake_time;     // ns
 };
 
 struct tls_session {

@@ -1,0 +1,175 @@
+#include "bitflow/net/socks.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/wire/socks5.h"
+
+enum question { ASKED_METHOD, ASKED_ADMISSION, ASKED_CONNECTION };
+
+struct dialogue {
+    int fd;
+    const struct socks_server *server;
+    const struct address *target;
+    struct patience *patience;
+    int64_t deadline;
+    struct error *error;
+};
+
+// "cannot connect to tcp://a.example:443: the SOCKS5 server tcp://127.0.0.1:1080 refuses ..."
+static bool fail(const struct dialogue *dialogue, enum error_code code, const char *what)
+{
+    char target[ADDRESS_TEXT_SIZE], server[ADDRESS_TEXT_SIZE];
+    address_format(dialogue->target, target);
+    address_format(&dialogue->server->address, server);
+    // Long names are cut rather than what went wrong.
+    error_set(dialogue->error, code, "cannot connect to %.80s: the SOCKS5 server %.80s %s", target, server, what);
+    return false;
+}
+
+static bool fail_errno(const struct dialogue *dialogue, int os_errno)
+{
+    char target[ADDRESS_TEXT_SIZE], server[ADDRESS_TEXT_SIZE];
+    address_format(dialogue->target, target);
+    address_format(&dialogue->server->address, server);
+    error_set_errno(dialogue->error, os_errno, "cannot connect to %.80s: the SOCKS5 server %.80s", target, server);
+    return false;
+}
+
+static bool check(const struct dialogue *dialogue, enum patience_result result)
+{
+    switch (result) {
+    case PATIENCE_READY:
+        return true;
+    case PATIENCE_DEADLINE:
+        return fail(dialogue, ERROR_TIMEOUT, "did not answer in time");
+    case PATIENCE_GONE:
+        return fail(dialogue, ERROR_CANCELLED, "was asked, but the client has gone");
+    case PATIENCE_FAILED:
+        break;
+    }
+    return fail_errno(dialogue, errno);
+}
+
+static bool say(const struct dialogue *dialogue, const uint8_t *bytes, size_t length)
+{
+    return check(dialogue, patience_send(dialogue->patience, dialogue->fd, bytes, length, dialogue->deadline));
+}
+
+static bool wait_for_answer(const struct dialogue *dialogue)
+{
+    struct pollfd poller = {.fd = dialogue->fd, .events = POLLIN};
+    return check(dialogue, patience_poll(dialogue->patience, &poller, 1, dialogue->deadline));
+}
+
+// Reads what has come, up to `size` bytes; more of the stream may be the target's.
+static bool hear(const struct dialogue *dialogue, uint8_t *bytes, size_t size, size_t *length)
+{
+    for (;;) {
+        if (!wait_for_answer(dialogue))
+            return false;
+        ssize_t got = recv(dialogue->fd, bytes, size, MSG_DONTWAIT);
+        if (got == 0)
+            return fail(dialogue, ERROR_INVALID, "closed the connection instead of answering");
+        if (got > 0) {
+            *length += (size_t)got;
+            return true;
+        }
+        if (errno != EAGAIN && errno != EINTR)
+            return fail_errno(dialogue, errno);
+    }
+}
+
+static enum socks5_state parse(const struct dialogue *dialogue, enum question question, const uint8_t *bytes,
+                               size_t length, struct socks5_answer *answer)
+{
+    switch (question) {
+    case ASKED_METHOD:
+        return socks5_parse_choice(bytes, length, dialogue->server->user_length > 0, answer);
+    case ASKED_ADMISSION:
+        return socks5_parse_verdict(bytes, length, answer);
+    case ASKED_CONNECTION:
+        break;
+    }
+    return socks5_parse_reply(bytes, length, answer);
+}
+
+static bool hear_answer(const struct dialogue *dialogue, enum question question, struct socks5_answer *answer)
+{
+    uint8_t bytes[SOCKS5_ANSWER_MAX];
+    size_t length = 0;
+    for (;;) {
+        switch (parse(dialogue, question, bytes, length, answer)) {
+        case SOCKS5_COMPLETE:
+            return true;
+        case SOCKS5_NEEDS_MORE:
+            if (!hear(dialogue, bytes + length, answer->needed - length, &length))
+                return false;
+            break;
+        case SOCKS5_REFUSED:
+            return fail(dialogue, ERROR_REFUSED, answer->reason);
+        case SOCKS5_DENIED:
+            return fail(dialogue, ERROR_DENIED, answer->reason);
+        case SOCKS5_INVALID:
+            return fail(dialogue, ERROR_INVALID, answer->reason);
+        }
+    }
+}
+
+static bool show_credentials(const struct dialogue *dialogue)
+{
+    const struct socks_server *server = dialogue->server;
+    const struct socks5_text user = {.bytes = server->user, .length = server->user_length};
+    const struct socks5_text password = {.bytes = server->password, .length = server->password_length};
+    uint8_t bytes[SOCKS5_CREDENTIALS_SIZE];
+    struct socks5_answer answer;
+    bool is_said = say(dialogue, bytes, socks5_encode_credentials(user, password, bytes));
+    explicit_bzero(bytes, sizeof bytes);
+    return is_said && hear_answer(dialogue, ASKED_ADMISSION, &answer);
+}
+
+static size_t encode_request(const struct address *target, uint8_t out[SOCKS5_CONNECT_SIZE])
+{
+    struct socks5_text host = {.bytes = target->host, .length = (uint8_t)strlen(target->host)};
+    if (!target->is_literal)
+        return socks5_encode_connect(SOCKS5_NAME, host, target->port, out);
+    struct endpoint endpoint = {.length = 0};
+    (void)endpoint_of_address(target, &endpoint); // cannot fail for a literal without a zone
+    const char *sockaddr = (const char *)&endpoint.address;
+    if (endpoint.address.any.sa_family == AF_INET) {
+        host = (struct socks5_text){.bytes = sockaddr + offsetof(struct sockaddr_in, sin_addr), .length = 4};
+        return socks5_encode_connect(SOCKS5_IPV4, host, target->port, out);
+    }
+    host = (struct socks5_text){.bytes = sockaddr + offsetof(struct sockaddr_in6, sin6_addr), .length = 16};
+    return socks5_encode_connect(SOCKS5_IPV6, host, target->port, out);
+}
+
+bool socks_can_reach(const struct address *target, struct error *error)
+{
+    if (target->kind != ADDRESS_TCP)
+        error_set(error, ERROR_INVALID, "a SOCKS5 server connects to TCP addresses only");
+    else if (target->is_literal && strchr(target->host, '%') != NULL)
+        error_set(error, ERROR_INVALID, "a SOCKS5 server cannot be told of the zone of an IPv6 address");
+    else
+        return true;
+    return false;
+}
+
+bool socks_connect(int fd, const struct socks_server *server, const struct address *target, struct patience *patience,
+                   int64_t deadline, struct error *error)
+{
+    const struct dialogue dialogue = {
+        .fd = fd, .server = server, .target = target, .patience = patience, .deadline = deadline, .error = error};
+    uint8_t greeting[SOCKS5_GREETING_SIZE];
+    uint8_t request[SOCKS5_CONNECT_SIZE];
+    struct socks5_answer answer;
+    return socks_can_reach(target, error) &&
+           say(&dialogue, greeting, socks5_encode_greeting(server->user_length > 0, greeting)) &&
+           hear_answer(&dialogue, ASKED_METHOD, &answer) &&
+           (!answer.wants_credentials || show_credentials(&dialogue)) &&
+           say(&dialogue, request, encode_request(target, request)) &&
+           hear_answer(&dialogue, ASKED_CONNECTION, &answer);
+}

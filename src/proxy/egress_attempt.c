@@ -1,0 +1,173 @@
+#include "egress_attempt.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/net/inherited.h"
+#include "bitflow/net/socket.h"
+#include "bitflow/net/socks.h"
+
+// What the steps of an attempt share.
+struct attempt {
+    struct egress *egress;
+    const struct egress_plan *plan;
+    const struct target_config *target;
+    const struct tls_context *tls; // NULL: plain
+    struct patience *patience;
+    int64_t deadline;
+    struct error *error;
+};
+
+// In a rush of clients, each has a descriptor and none is left for their targets. As some give up, others go on, so
+// each waits a little and not equally long.
+#define SHORTAGE_TRIES 5
+#define SHORTAGE_WAIT_MIN (10 * NS_PER_MS)
+#define SHORTAGE_WAIT_SPREAD 50 // ms
+
+static bool wait_out_shortage(unsigned tried, struct patience *patience)
+{
+    int64_t wait = SHORTAGE_WAIT_MIN + (int64_t)arc4random_uniform(SHORTAGE_WAIT_SPREAD) * NS_PER_MS;
+    return tried < SHORTAGE_TRIES && patience_poll(patience, NULL, 0, deadline_after(wait)) == PATIENCE_DEADLINE;
+}
+
+// A borrowed target that has been spoken to is spent: it is of no use to anybody any more.
+static void drop_socket(struct egress *egress)
+{
+    if (egress->dialled.is_borrowed)
+        inherited_return(egress->dialled.fd, egress->is_header_sent || egress->tls != NULL);
+    else
+        (void)close(egress->dialled.fd);
+    egress->dialled.fd = -1;
+}
+
+// Connects, which a shortage of descriptors delays at first.
+static bool connect_to(const struct attempt *attempt, const struct address *address, const struct dial_terms *terms)
+{
+    struct egress *egress = attempt->egress;
+    for (unsigned tried = 1;; tried++) {
+        struct error why = ERROR_INIT;
+        bool connected = dial(address, terms, attempt->patience, &egress->dialled, &why);
+        egress->resolve_time += egress->dialled.resolve_time;
+        egress->connect_time += egress->dialled.connect_time;
+        if (connected)
+            break;
+        if (why.code != ERROR_NO_DESCRIPTORS || !wait_out_shortage(tried, attempt->patience)) {
+            error_pass(attempt->error, &why);
+            return false;
+        }
+    }
+    // Whatever is said from now on, header and handshake included, is not to wait for an acknowledgement.
+    if (endpoint_is_tcp(&egress->dialled.remote)) {
+        socket_set_nodelay(egress->dialled.fd);
+        socket_set_keepalive(egress->dialled.fd, attempt->target->keepalive_interval);
+    }
+    return true;
+}
+
+static bool connect_directly(const struct attempt *attempt)
+{
+    const struct proxy_config *settings = attempt->plan->settings;
+    struct dial_terms terms = {.deadline = attempt->deadline};
+    if (settings->enable_dual_stack) {
+        terms.preferred = attempt->plan->preferred;
+        terms.resolve_timeout = attempt->target->resolve_timeout;
+    }
+    return connect_to(attempt, &attempt->target->address, &terms);
+}
+
+// Kept out of other frames: the credentials and the address take more than a kilobyte.
+__attribute__((noinline)) static bool connect_by_socks(const struct attempt *attempt)
+{
+    struct socks_server server;
+    const struct dial_terms terms = {.deadline = attempt->deadline};
+    if (!socks_server_parse(attempt->target->socks_proxy, &server, attempt->error))
+        return false; // the configuration has been checked for it
+    struct error why = ERROR_INIT;
+    struct attempt to_server = *attempt;
+    to_server.error = &why;
+    bool connected = connect_to(&to_server, &server.address, &terms);
+    if (connected) {
+        attempt->egress->step = EGRESS_SOCKS;
+        connected = socks_connect(attempt->egress->dialled.fd, &server, &attempt->target->address, attempt->patience,
+                                  attempt->deadline, attempt->error);
+        if (!connected)
+            drop_socket(attempt->egress);
+    } else {
+        error_set(attempt->error, why.code, "the SOCKS5 server: %s", why.text);
+        if (attempt->error != NULL)
+            attempt->error->os_errno = why.os_errno;
+    }
+    socks_server_wipe(&server);
+    return connected;
+}
+
+// At once, and before the target's TLS.
+static bool send_header(const struct attempt *attempt)
+{
+    struct egress *egress = attempt->egress;
+    uint8_t bytes[PROXY_HEADER_V2_MAX];
+    if (attempt->plan->header == NULL)
+        return true;
+    size_t length = attempt->plan->settings->proxy_header_version == PROXY_HEADER_VERSION_1
+                        ? proxy_header_encode_v1(attempt->plan->header, bytes)
+                        : proxy_header_encode_v2(attempt->plan->header, bytes);
+    egress->step = EGRESS_HEADER;
+    egress->is_header_sent = true;
+    switch (patience_send(attempt->patience, egress->dialled.fd, bytes, length, attempt->deadline)) {
+    case PATIENCE_READY:
+        return true;
+    case PATIENCE_DEADLINE:
+        error_set(attempt->error, ERROR_TIMEOUT, "the target did not take the PROXY protocol header in time");
+        break;
+    case PATIENCE_GONE:
+        error_set(attempt->error, ERROR_CANCELLED, "sending the PROXY protocol header: the client has gone");
+        break;
+    case PATIENCE_FAILED:
+        error_set_errno(attempt->error, errno, "cannot send the PROXY protocol header");
+        break;
+    }
+    drop_socket(egress);
+    return false;
+}
+
+// The name that a target's certificate is to be for. NULL: its address has none.
+static const char *host_of(const struct target_config *target)
+{
+    return target->address.kind == ADDRESS_TCP ? target->address.host : NULL;
+}
+
+static bool connect_tls(const struct attempt *attempt)
+{
+    struct egress *egress = attempt->egress;
+    int64_t own = deadline_after(attempt->target->tls->handshake_timeout);
+    egress->step = EGRESS_TLS;
+    egress->tls = calloc(1, sizeof *egress->tls);
+    if (egress->tls == NULL)
+        error_set_errno(attempt->error, ENOMEM, "cannot begin a TLS handshake");
+    else if (tls_connect(attempt->tls, egress->dialled.fd, host_of(attempt->target), attempt->patience,
+                         own < attempt->deadline ? own : attempt->deadline, egress->tls, attempt->error))
+        return true;
+    drop_socket(egress);
+    return false;
+}
+
+bool egress_attempt(struct egress *egress, const struct egress_plan *plan, size_t index, struct patience *patience,
+                    struct error *error)
+{
+    const struct target_config *target = &plan->settings->targets[index];
+    const struct attempt attempt = {.egress = egress,
+                                    .plan = plan,
+                                    .target = target,
+                                    .tls = plan->tls[index],
+                                    .patience = patience,
+                                    .deadline = deadline_after(target->connect_timeout),
+                                    .error = error};
+    egress->attempts++;
+    egress->step = EGRESS_DIAL;
+    egress->is_header_sent = false;
+    return (target->socks_proxy == NULL ? connect_directly(&attempt) : connect_by_socks(&attempt)) &&
+           send_header(&attempt) && (attempt.tls == NULL || connect_tls(&attempt));
+}

@@ -1,0 +1,278 @@
+"""Targets that fail: what the log says, passing them over for a while and trying them again, and
+least-connections."""
+
+import collections
+import signal
+
+import pytest
+
+import peers
+import sockets
+from environment import proxy
+from waiting import Stopwatch, scale, wait_for
+
+RULE = {"max_fails": 2, "fail_timeout": "30s"}
+
+
+def said(bitflow, message):
+    return [line for line in bitflow.log_lines(partial=True) if line["msg"] == message]
+
+
+def visit(env, address):
+    """Which target a client gets, by its greeting."""
+    client = env.connect(address)
+    name = b""
+    while not name.endswith(b"\n"):
+        name += sockets.receive_exactly(client, 1)
+    client.close()
+    return name.decode().strip()
+
+
+def in_order(records):
+    """The attempts of each connection, in the order of their coming."""
+    return [record["attempts"] for record in sorted(records, key=lambda record: record["id"])]
+
+
+@pytest.mark.parametrize("policy", ["failover", "round-robin", "least-connections"])
+def test_a_target_that_fails_is_passed_over(env, policy):
+    good = env.serve(peers.greeter("good"))
+    address = env.address()
+    bitflow = env.start(
+        proxy(address, {"address": env.refusing(), **RULE}, good.address, connection_load_balancer=policy)
+    )
+    for _ in range(8):
+        assert visit(env, address) == "good"
+    records = bitflow.wait_records(8)
+    attempts = in_order(records)
+    assert collections.Counter(attempts) == {2: 2, 1: 6}
+    assert attempts[-3:] == [1, 1, 1]
+    failures = said(bitflow, "cannot connect to the target")
+    assert [line["target"] for line in failures] == ["target1", "target1"]
+    assert all("Connection refused" in line["error"] for line in failures)
+    (line,) = said(bitflow, "the target is passed over for now")
+    assert (line["target"], line["failures"], line["for_ms"]) == ("target1", "2", "30000")
+
+
+def test_by_default_every_connection_tries_it(env):
+    good = env.serve(peers.greeter("good"))
+    address = env.address()
+    bitflow = env.start(proxy(address, env.refusing(), good.address, connection_load_balancer="failover"))
+    for _ in range(5):
+        assert visit(env, address) == "good"
+    assert {record["attempts"] for record in bitflow.wait_records(5)} == {2}
+
+
+def test_it_is_tried_again_and_comes_back(env):
+    """After fail_timeout one connection tries it: at first in vain, then it is back."""
+    held = env.enter(peers.Refusing())
+    spare = env.serve(peers.greeter("spare"))
+    address = env.address()
+    entry = {"address": held.address, "max_fails": 1, "fail_timeout": "1s"}
+    bitflow = env.start(proxy(address, entry, spare.address, connection_load_balancer="failover"))
+    assert visit(env, address) == "spare"
+    watch = Stopwatch()
+    wait_for(
+        lambda: visit(env, address) == "spare" and len(said(bitflow, "cannot connect to the target")) == 2,
+        "a second attempt at it",
+    )
+    watch.between(0.9, 3, "fail_timeout")
+    held.listen()
+    client = env.connect(address)
+    holds = []
+
+    def reached():
+        holds.append(env.connect(address))
+        return any_pending(held)
+
+    wait_for(reached, "a connection that reaches it", timeout=5)
+    held.accept().close()
+    wait_for(lambda: said(bitflow, "the target is back"), "it is said to be back")
+    client.close()
+    for each in holds:
+        each.close()
+
+
+def any_pending(held):
+    held.socket.settimeout(0)
+    try:
+        connection, _ = held.socket.accept()
+    except BlockingIOError:
+        return False
+    finally:
+        held.socket.settimeout(15)
+    connection.close()
+    return True
+
+
+def test_one_connection_tries_while_others_pass_over(env):
+    """A black hole: whoever tries it waits for connect_timeout, the others do not."""
+    hole = env.listen(backlog=0)
+    hole.fill_queue()
+    good = env.serve(peers.greeter("good"))
+    address = env.address()
+    entry = {"address": hole.address, "max_fails": 1, "fail_timeout": "2s", "connect_timeout": "1500ms"}
+    bitflow = env.start(proxy(address, entry, good.address, connection_load_balancer="failover"))
+    assert visit(env, address) == "good"
+    wait_for(lambda: said(bitflow, "the target is passed over for now"), "it is out")
+    watch = Stopwatch()
+    for _ in range(20):
+        assert visit(env, address) == "good"
+    watch.between(0, 1.2, "20 connections that pass it over")
+
+    def waits():
+        one = Stopwatch()
+        assert visit(env, address) == "good"
+        return one.seconds > 1
+
+    wait_for(waits, "one connection tries it again", timeout=8)
+    # While it was tried, and thereafter, it is out for the others.
+    watch = Stopwatch()
+    for _ in range(20):
+        assert visit(env, address) == "good"
+    watch.between(0, 1.2, "20 connections that pass it over")
+
+
+def test_when_all_are_out_all_are_tried(env):
+    held = env.enter(peers.Refusing())
+    address = env.address()
+    rule = {"max_fails": 1, "fail_timeout": "60s"}
+    bitflow = env.start(
+        proxy(
+            address,
+            {"address": env.refusing(), **rule},
+            {"address": held.address, **rule},
+            connection_load_balancer="failover",
+        )
+    )
+    for _ in range(2):
+        sockets.was_rejected(env.connect(address))
+    for record in bitflow.wait_records(2):
+        assert (record["attempts"], record["reason"]) == (2, "connect_refused")
+        assert record["error"].startswith("all 2 targets failed, the last: cannot connect to ")
+    held.listen()
+    client = env.connect(address)
+    client.sendall(b"x")
+    assert sockets.receive_exactly(env.keep(held.accept()), 1) == b"x"
+    client.close()
+
+
+@pytest.mark.parametrize("policy", ["none", "failover"])
+def test_a_lone_target_is_never_out(env, policy):
+    held = env.enter(peers.Refusing())
+    address = env.address()
+    bitflow = env.start(
+        proxy(address, {"address": held.address, "max_fails": 1}, connection_load_balancer=policy)
+    )
+    for _ in range(3):
+        sockets.was_rejected(env.connect(address))
+    assert {record["attempts"] for record in bitflow.wait_records(3)} == {1}
+    assert not said(bitflow, "the target is passed over for now")
+    held.listen()
+    client = env.connect(address)
+    env.keep(held.accept())
+    client.close()
+
+
+def test_the_turns_stay_even_without_it(env):
+    """Of three targets one is out: the other two share evenly."""
+    servers = [env.serve(peers.greeter(f"server-{number}")) for number in range(2)]
+    address = env.address()
+    env.start(
+        proxy(
+            address,
+            servers[0].address,
+            {"address": env.refusing(), "max_fails": 1, "fail_timeout": "60s"},
+            servers[1].address,
+            connection_load_balancer="round-robin",
+        )
+    )
+    for _ in range(3):  # until it is out
+        visit(env, address)
+    got = collections.Counter(visit(env, address) for _ in range(30))
+    assert got == {"server-0": 15, "server-1": 15}
+
+
+def test_a_reload_keeps_what_is_known(env):
+    good = env.serve(peers.greeter("good"))
+    address, bad = env.address(), {"address": env.refusing(), "max_fails": 1, "fail_timeout": "60s"}
+
+    def configured(first):
+        return proxy(address, first, good.address, connection_load_balancer="failover")
+
+    bitflow = env.start(configured(bad))
+    assert visit(env, address) == "good"
+    env.config(configured(bad))
+    bitflow.signal(signal.SIGHUP)
+    wait_for(lambda: len(said(bitflow, "reloaded")) == 1, "the reload")
+    assert visit(env, address) == "good"
+    # The same name at another address is another target.
+    env.config(configured({**bad, "address": env.refusing()}))
+    bitflow.signal(signal.SIGHUP)
+    wait_for(lambda: len(said(bitflow, "reloaded")) == 2, "the reload")
+    assert visit(env, address) == "good"
+    assert in_order(bitflow.wait_records(3)) == [2, 1, 2]
+
+
+# least-connections
+
+
+@pytest.fixture
+def three(env):
+    return [env.serve(peers.greeter(f"server-{number}")) for number in (1, 2, 3)]
+
+
+def held_at(env, address, count):
+    """Opens connections and keeps them: a list of clients by the target's name."""
+    clients = collections.defaultdict(list)
+    for _ in range(count):
+        client = env.connect(address)
+        name = sockets.receive_exactly(client, 9).decode().strip()
+        clients[name].append(client)
+    return clients
+
+
+def test_least_connections(env, three):
+    address = env.address()
+    bitflow = env.start(
+        proxy(address, *[server.address for server in three], connection_load_balancer="least-connections")
+    )
+    clients = held_at(env, address, 9)
+    assert [len(clients[f"server-{number}"]) for number in (1, 2, 3)] == [3, 3, 3]
+    for client in clients["server-2"]:
+        client.close()
+    bitflow.wait_records(3)
+    more = held_at(env, address, 3)
+    assert {name: len(held) for name, held in more.items()} == {"server-2": 3}
+
+
+def test_least_connections_under_concurrency(env, three):
+    """Many at once: none of the targets gets more than its share by much, as those under way count, too."""
+    address = env.address()
+    env.start(
+        proxy(address, *[server.address for server in three], connection_load_balancer="least-connections")
+    )
+    each = scale(60, 10)
+    clients = [env.connect(address) for _ in range(3 * each)]
+    for client in clients:
+        assert sockets.receive_exactly(client, 9).startswith(b"server-")
+    counts = [server.accepted for server in three]
+    assert sum(counts) == 3 * each
+    assert max(counts) - min(counts) <= each // 3, counts
+
+
+def test_least_connections_moves_on(env, three):
+    address = env.address()
+    bitflow = env.start(
+        proxy(
+            address,
+            env.refusing(),
+            *[server.address for server in three[:2]],
+            connection_load_balancer="least-connections",
+        )
+    )
+    clients = held_at(env, address, 4)
+    assert {name: len(held) for name, held in clients.items()} == {"server-1": 2, "server-2": 2}
+    for held in clients.values():
+        for client in held:
+            client.close()
+    assert {record["reason"] for record in bitflow.wait_records(4)} == {"completed"}
