@@ -86,6 +86,8 @@ void pump_tls_failed(struct pump *pump, unsigned alert, const char *what)
     state->is_peer_alert = alert == 0;
     state->owed_alert = alert;
     state->owed_to = pump->side;
+    // TLS ends both ways at once then (RFC 8446 6.2); the alert must not wait for what the other side still sends.
+    atomic_store(&state->is_tls_broken, true);
 }
 
 void pump_seal_failed(struct pump *pump)
@@ -321,6 +323,8 @@ bool pump_outlasts_stall(struct pump *pump)
             atomic_store_explicit(&pump->last_write, now, memory_order_relaxed);
         return true;
     }
+    if (atomic_load(&pump->state->is_tls_broken)) // takes no more: not the alert either
+        return false;
     if (to->write_timeout == 0 || now - pump->progress < to->write_timeout)
         return true;
     pump_write_failed(pump, EAGAIN);

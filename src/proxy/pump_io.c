@@ -148,6 +148,8 @@ static void take_sealed(struct pump *pump)
 
 bool pump_take(struct pump *pump)
 {
+    if (atomic_load_explicit(&pump->state->is_tls_broken, memory_order_relaxed))
+        pump->over = true;
     if (pump->over)
         return false;
     pump->piece_at = pump->piece_count = 0;

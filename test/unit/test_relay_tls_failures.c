@@ -176,7 +176,7 @@ static void the_alert_does_not_wait_for_the_other_side(void **state)
             struct tls_rig t;
             tls_rig_init(&t, way);
             struct far *from = &t.fars[side], *other = &t.fars[!side];
-            int room = 4096;
+            int room = 32768;
             MUST(setsockopt(*other->fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room) == 0);
             tls_rig_start(&t, false);
             far_send(from, 100000, 10000);
