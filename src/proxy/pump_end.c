@@ -165,6 +165,9 @@ static bool is_orderly_end(struct pump *pump, bool may_be_reset)
 void pump_look_back(struct pump *pump)
 {
     struct pollfd poller = {.fd = pump->from};
+    // As in is_end_unheard(): the close_notify may be among what is not read yet, which tells.
+    if (pump->receiver != NULL && atomic_load(&pump_twin(pump)->finished))
+        return;
     if (has_reason(pump) || poll(&poller, 1, 0) <= 0 || !is_reset(pump, poller.revents))
         return;
     int os_errno = 0;

@@ -113,6 +113,7 @@ static void add_piece(struct pump *pump, uint8_t *bytes, size_t length)
 {
     pump->pieces[pump->piece_count++] = (struct iovec){.iov_base = bytes, .iov_len = length};
     pump->pending += length;
+    pump->stalled = false;
 }
 
 static void take_plain(struct pump *pump)

@@ -22,9 +22,10 @@ struct far {
     unsigned stream; // that it sends
     struct record_key sends, receives;
     uint64_t sent, received; // plaintext
-    uint8_t *out;            // room for FAR_SEALED_MAX
-    uint8_t *expected;       // room for FAR_ROOM, as has:
-    uint8_t *in;             // what was received and not opened yet
+    uint8_t *out;            // room for FAR_SEALED_MAX; its first `left` bytes could not be sent yet
+    size_t left;
+    uint8_t *expected; // room for FAR_ROOM, as has:
+    uint8_t *in;       // what was received and not opened yet
     size_t have;
     enum far_end end;
     bool has_closed; // close_notify came
@@ -156,6 +157,58 @@ static inline void far_send(struct far *far, uint64_t size, size_t record)
         far_write(far, far->out, far_seal(far, part, record, far->out));
         size -= part;
     }
+}
+
+// The same on a thread of its own, for what may be more than there is room for.
+struct far_sender {
+    struct far *far;
+    uint64_t size;
+    size_t record;
+    pthread_t thread;
+};
+
+static inline void *far_run_sender(void *argument)
+{
+    const struct far_sender *sender = argument;
+    far_send(sender->far, sender->size, sender->record);
+    return NULL;
+}
+
+static inline void far_start_sending(struct far_sender *sender)
+{
+    MUST(thread_start(&sender->thread, (size_t)512 * 1024, far_run_sender, sender, NULL));
+}
+
+static inline void far_join_sending(const struct far_sender *sender)
+{
+    MUST(pthread_join(sender->thread, NULL) == 0);
+}
+
+// Sends records until the relay takes no more.
+static inline void far_stuff(struct far *far)
+{
+    struct pollfd poller = {.fd = *far->fd, .events = POLLOUT};
+    size_t size = 0, done = 0;
+    for (;;) {
+        if (done == size) {
+            size = far_seal(far, 3000, 1000, far->out);
+            done = 0;
+        }
+        ssize_t n = send(*far->fd, far->out + done, size - done, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0 && (errno != EAGAIN || poll(&poller, 1, 100) != 1))
+            break;
+        done += n > 0 ? (size_t)n : 0;
+    }
+    far->left = size - done;
+    memmove(far->out, far->out + done, far->left);
+}
+
+static inline void *far_send_left(void *argument)
+{
+    struct far *far = argument;
+    far_write(far, far->out, far->left);
+    far->left = 0;
+    return NULL;
 }
 
 // A handshake message, an alert, or what else a record may hold.
@@ -312,8 +365,11 @@ static inline void tls_rig_start(struct tls_rig *t, bool in_bulk)
     int64_t deadline = clock_now() + PATIENCE;
     rig_start(&t->rig);
     for (unsigned round = 0; in_bulk; round++) {
-        far_send(from, 60000, 15000);
-        far_receive_all_sent(t, to);
+        struct far_sender sender = {.far = from, .size = 60000, .record = 15000};
+        uint64_t total = to->received + sender.size;
+        far_start_sending(&sender);
+        far_receive_up_to(t, to, total);
+        far_join_sending(&sender);
         bool is_enough = *rig_only_threads() != NULL ? round == 3 : tls_rig_has_second_thread(t);
         if (is_enough)
             return;
