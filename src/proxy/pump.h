@@ -101,6 +101,7 @@ struct relay_state {
     bool is_peer_alert;      // it is the name of the alert that came
     unsigned owed_alert;     // enum tls_alert, to be sent to `owed_to`; 0 (which is no failure): none
     enum relay_side owed_to;
+    _Atomic bool is_tls_broken; // by one side: what is under way to it is the last that it gets
 };
 
 // The solo stage: both directions on the calling thread, which waits for both sockets in poll() and never blocks in a
@@ -196,7 +197,8 @@ void pump_read_timed_out(struct pump *pump);
 int64_t pump_slice(const struct pump *pump);
 
 // A write has not taken everything for a slice. True: try on. False: the write timeout has expired without the peer
-// having taken anything, or the read side was reset and the grace is over. Does not wait.
+// having taken anything, or has broken TLS and takes nothing, or the read side was reset and the grace is over. Does not
+// wait.
 bool pump_outlasts_stall(struct pump *pump);
 
 // The read side is not being read, or is at its end: has it been reset meanwhile? Its reset is recorded then; what it

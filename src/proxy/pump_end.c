@@ -86,6 +86,8 @@ void pump_tls_failed(struct pump *pump, unsigned alert, const char *what)
     state->is_peer_alert = alert == 0;
     state->owed_alert = alert;
     state->owed_to = pump->side;
+    // TLS ends both ways at once then (RFC 8446 6.2); the alert must not wait for what the other side still sends.
+    atomic_store(&state->is_tls_broken, true);
 }
 
 void pump_seal_failed(struct pump *pump)
@@ -163,6 +165,9 @@ static bool is_orderly_end(struct pump *pump, bool may_be_reset)
 void pump_look_back(struct pump *pump)
 {
     struct pollfd poller = {.fd = pump->from};
+    // As in is_end_unheard(): the close_notify may be among what is not read yet, which tells.
+    if (pump->receiver != NULL && atomic_load(&pump_twin(pump)->finished))
+        return;
     if (has_reason(pump) || poll(&poller, 1, 0) <= 0 || !is_reset(pump, poller.revents))
         return;
     int os_errno = 0;
@@ -321,6 +326,8 @@ bool pump_outlasts_stall(struct pump *pump)
             atomic_store_explicit(&pump->last_write, now, memory_order_relaxed);
         return true;
     }
+    if (atomic_load(&pump->state->is_tls_broken)) // takes no more: not the alert either
+        return false;
     if (to->write_timeout == 0 || now - pump->progress < to->write_timeout)
         return true;
     pump_write_failed(pump, EAGAIN);

@@ -113,6 +113,7 @@ static void add_piece(struct pump *pump, void *bytes, size_t length)
 {
     pump->pieces[pump->piece_count++] = (struct iovec){.iov_base = bytes, .iov_len = length};
     pump->pending += length;
+    pump->stalled = false;
 }
 
 static void take_plain(struct pump *pump)
@@ -148,6 +149,8 @@ static void take_sealed(struct pump *pump)
 
 bool pump_take(struct pump *pump)
 {
+    if (atomic_load_explicit(&pump->state->is_tls_broken, memory_order_relaxed))
+        pump->over = true;
     if (pump->over)
         return false;
     pump->piece_at = pump->piece_count = 0;

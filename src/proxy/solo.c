@@ -53,23 +53,18 @@ static bool write_pending(struct pump *pump)
         return false;
     if (pump->is_closing)
         pump_finish(pump);
-    note_read(pump);
     return true;
 }
 
 // Writes what is pending, and what else has been read.
 static void forward(struct pump *pump)
 {
-    bool is_new = false;
-    do {
+    do
         if (pump->pending > 0 && !write_pending(pump))
             break;
-        is_new = pump_take(pump);
-    } while (is_new);
-    if (is_new && pump->pending > 0) {
-        pump->stalled = false;
+    while (pump_take(pump));
+    if (pump->pending > 0 && !pump->stalled)
         pump->checked = clock_now_coarse();
-    }
 }
 
 static void move(struct pump *pump, short revents)
@@ -85,6 +80,7 @@ static void move(struct pump *pump, short revents)
     if (received == 0)
         pump_end_of_stream(pump, (revents & (POLLHUP | POLLERR)) != 0);
     forward(pump);
+    note_read(pump); // also if it was no whole record, or no data
     struct pump *writer = pump_twin(pump);
     if (pump->owes_reply && writer->pending == 0 && !writer->over) {
         pump->owes_reply = false;
@@ -101,6 +97,7 @@ static void serve(struct solo *solo, enum relay_side side, short revents)
     bool was_asked = false;
     if (writer->pending > 0 && (revents & ~POLLIN) != 0) {
         forward(writer);
+        note_read(writer); // it was not read from while that waited
         was_asked = true;
     }
     if (may_read(reader) && (revents & ~POLLOUT) != 0) {

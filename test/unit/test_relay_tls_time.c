@@ -1,0 +1,188 @@
+// A relay with TLS legs and time: timeouts and ends from outside. A stream that the relay cuts by itself must not look
+// like a whole one.
+
+#include "relay_tls_rig.h"
+
+#define MS(n) ((n) * NS_PER_MS)
+#define TICK MS(10)
+#define LATE MS(4000)
+
+static void assert_cut(struct tls_rig *t)
+{
+    for (int side = RELAY_CLIENT; side <= RELAY_TARGET; side++) {
+        struct far *far = &t->fars[side];
+        assert_int_equal(far_receive_end(t, far), far->is_tls ? FAR_CUT : FAR_CLOSED);
+        assert_false(far->has_alert);
+    }
+}
+
+static void a_read_timeout_cuts_both_streams(void **state)
+{
+    (void)state;
+    FOR_EACH_WAY(way)
+    {
+        for (int side = RELAY_CLIENT; side <= RELAY_TARGET; side++) {
+            struct tls_rig t;
+            tls_rig_init(&t, way);
+            t.rig.relay.sockets[side].read_timeout = MS(150);
+            tls_rig_start(&t, way->in_bulk);
+            int64_t last = clock_now();
+            far_send(&t.fars[side], 100, 100);
+            far_receive_all_sent(&t, &t.fars[!side]);
+            rig_join(&t.rig);
+            rig_assert_ended(&t.rig, side == RELAY_CLIENT ? CLOSE_CLIENT_READ_TIMEOUT : CLOSE_TARGET_READ_TIMEOUT,
+                             ENDED_BY_PROXY);
+            rig_assert_resets(&t.rig, false, false);
+            assert_true(t.rig.ended - last >= MS(150) - TICK);
+            assert_true(t.rig.ended - last < LATE);
+            assert_cut(&t);
+            tls_rig_release(&t);
+        }
+    }
+}
+
+// One record takes much longer than the read timeout to come, byte by byte: who sends it is not silent. Nor is who sends
+// what brings no data.
+static void a_slow_record_is_no_silence(void **state)
+{
+    (void)state;
+    const int64_t timeout = MS(600);
+    for (int in_bulk = 0; in_bulk < 2; in_bulk++) {
+        const struct way way = {{true, false}, in_bulk, 0};
+        struct tls_rig t;
+        tls_rig_init(&t, &way);
+        struct far *client = &t.fars[RELAY_CLIENT];
+        t.rig.relay.sockets[RELAY_CLIENT].read_timeout = timeout;
+        tls_rig_start(&t, way.in_bulk);
+        uint8_t out[300];
+        size_t size = far_seal(client, 20, 20, out), at = 0;
+        int64_t began = clock_now();
+        for (; at < size - 1 && atomic_load(&t.rig.reason) == CLOSE_NONE; at++) {
+            far_write(client, out + at, 1);
+            MUST(usleep(40000) == 0);
+        }
+        assert_int_equal(atomic_load(&t.rig.reason), CLOSE_NONE);
+        assert_true(clock_now() - began > 2 * timeout);
+        far_write(client, out + at, size - at);
+        far_receive_all_sent(&t, &t.fars[RELAY_TARGET]);
+        for (unsigned i = 0; i < 30 && atomic_load(&t.rig.reason) == CLOSE_NONE; i++) {
+            far_send_record(client, TLS_APPLICATION_DATA, NULL, 0);
+            MUST(usleep(40000) == 0);
+        }
+        assert_int_equal(atomic_load(&t.rig.reason), CLOSE_NONE);
+        tls_rig_finish(&t, RELAY_CLIENT);
+    }
+}
+
+// The close_notify itself cannot be written: that too is bound by the write timeout.
+static void a_close_notify_that_waits(void **state)
+{
+    (void)state;
+    const struct way way = {{false, true}, false, 0};
+    struct tls_rig t;
+    tls_rig_init_on(&t, &way, RIG_TCP, 8192);
+    t.rig.relay.sockets[RELAY_TARGET].write_timeout = MS(400);
+    tls_rig_start(&t, false);
+    far_stuff(&t.fars[RELAY_CLIENT]);
+    MUST(shutdown(t.rig.client, SHUT_WR) == 0);
+    rig_join(&t.rig);
+    rig_assert_ended(&t.rig, CLOSE_TARGET_WRITE_TIMEOUT, ENDED_BY_PROXY);
+    assert_int_equal(far_receive_end(&t, &t.fars[RELAY_TARGET]), FAR_RESET);
+    assert_false(t.fars[RELAY_TARGET].has_closed);
+    tls_rig_release(&t);
+}
+
+// One message after another until one is not written at once; returns how many were.
+static unsigned fill_with_messages(struct tls_rig *t, unsigned most)
+{
+    struct far *client = &t->fars[RELAY_CLIENT];
+    for (unsigned written = 0; written < most; written++) {
+        uint64_t before = client->sent;
+        far_send(client, 1000, 1000);
+        tls_rig_wait_read(t, RELAY_CLIENT);
+        for (unsigned i = 0; rig_bytes(&t->rig, RELAY_CLIENT) == before; i++) {
+            if (i == 100)
+                return written;
+            MUST(usleep(1000) == 0);
+        }
+    }
+    return most;
+}
+
+// The close_notify is the first that has to wait, in a queue that is as full as it was when a write waited long ago: its
+// time begins now.
+static void a_close_notify_does_not_inherit_a_wait(void **state)
+{
+    (void)state;
+    const struct way way = {{false, true}, false, 0};
+    const int64_t timeout = MS(2000);
+    struct tls_rig t;
+    int room = 8192;
+    tls_rig_init_on(&t, &way, RIG_UNIX, 0);
+    MUST(setsockopt(t.rig.relay.sockets[RELAY_TARGET].fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room) == 0);
+    t.rig.relay.sockets[RELAY_TARGET].write_timeout = timeout;
+    tls_rig_start(&t, false);
+    unsigned fit = fill_with_messages(&t, 1000);
+    MUST(usleep(400000) == 0); // it has been looked at
+    far_receive_all_sent(&t, &t.fars[RELAY_TARGET]);
+    assert_int_equal(fill_with_messages(&t, fit), fit);
+    MUST(usleep(2200000) == 0);
+    far_finish(&t.fars[RELAY_CLIENT]);
+    MUST(usleep(300000) == 0);
+    assert_int_equal(atomic_load(&t.rig.reason), CLOSE_NONE);
+    far_receive_all_sent(&t, &t.fars[RELAY_TARGET]);
+    assert_int_equal(far_receive_end(&t, &t.fars[RELAY_TARGET]), FAR_CLOSED);
+    far_finish(&t.fars[RELAY_TARGET]);
+    rig_join(&t.rig);
+    rig_assert_ended(&t.rig, CLOSE_COMPLETED, ENDED_BY_CLIENT);
+    tls_rig_release(&t);
+}
+
+// Ended from outside, wherever it is: idle, or with sealed records that nobody takes.
+static void an_end_from_outside_is_no_close_notify(void **state)
+{
+    (void)state;
+    FOR_EACH_WAY(way)
+    {
+        for (int stuck = -1; stuck <= RELAY_TARGET; stuck++) {
+            struct tls_rig t;
+            tls_rig_init_on(&t, way, RIG_TCP, 8192);
+            tls_rig_start(&t, way->in_bulk);
+            if (stuck >= 0)
+                far_stuff(&t.fars[!stuck]);
+            int64_t asked = clock_now();
+            rig_end(&t.rig, stuck < 0 ? CLOSE_LIFETIME : CLOSE_DRAIN);
+            rig_join(&t.rig);
+            rig_assert_ended(&t.rig, stuck < 0 ? CLOSE_LIFETIME : CLOSE_DRAIN, ENDED_BY_PROXY);
+            rig_assert_resets(&t.rig, false, false);
+            assert_true(t.rig.ended - asked < MS(900));
+            assert_int_equal(t.rig.result.os_errno, 0);
+            assert_null(t.rig.result.tls_failure);
+            for (int side = RELAY_CLIENT; side <= RELAY_TARGET; side++) {
+                struct far *far = &t.fars[side];
+                enum far_end end = far_receive_end(&t, far);
+                // One whose bytes were not read gets a reset for them.
+                if (stuck >= 0 && side != stuck && end == FAR_RESET)
+                    continue;
+                assert_int_equal(end, far->is_tls ? FAR_CUT : FAR_CLOSED);
+            }
+            tls_rig_release(&t);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_read_timeout_cuts_both_streams),
+        cmocka_unit_test(a_slow_record_is_no_silence),
+        cmocka_unit_test(a_close_notify_that_waits),
+        cmocka_unit_test(a_close_notify_does_not_inherit_a_wait),
+        cmocka_unit_test(an_end_from_outside_is_no_close_notify),
+    };
+    rig_prepare();
+    int failed = cmocka_run_group_tests_name("with threads to be had", tests, NULL, NULL);
+    rig_go_without_threads();
+    rig_prepare();
+    return failed + cmocka_run_group_tests_name("on one thread", tests, NULL, NULL);
+}
