@@ -197,8 +197,8 @@ void pump_read_timed_out(struct pump *pump);
 int64_t pump_slice(const struct pump *pump);
 
 // A write has not taken everything for a slice. True: try on. False: the write timeout has expired without the peer
-// having taken anything, or has broken TLS and takes nothing, or the read side was reset and the grace is over. Does not
-// wait.
+// having taken anything, or has broken TLS and takes nothing, or the read side was reset and the grace is over. Does
+// not wait.
 bool pump_outlasts_stall(struct pump *pump);
 
 // The read side is not being read, or is at its end: has it been reset meanwhile? Its reset is recorded then; what it

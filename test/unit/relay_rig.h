@@ -46,7 +46,7 @@ struct rig {
     char runner_name[THREAD_NAME_SIZE];
     bool started;
     struct relay_result result;
-    bool ran;
+    _Atomic bool ran;
     int64_t began, ended; // clock_now()
 };
 

@@ -1,5 +1,5 @@
-// A relay with one TLS leg or two, whose far ends seal and open by themselves: there is no handshake, both ends of a leg
-// begin with the same made-up keys. Each far end knows how much it has sent and received, and checks every byte.
+// A relay with one TLS leg or two, whose far ends seal and open by themselves: there is no handshake, both ends of a
+// leg begin with the same made-up keys. Each far end knows how much it has sent and received, and checks every byte.
 
 #ifndef BITFLOW_TEST_RELAY_TLS_RIG_H
 #define BITFLOW_TEST_RELAY_TLS_RIG_H

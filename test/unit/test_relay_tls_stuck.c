@@ -7,6 +7,12 @@
 
 #define MS(n) ((n) * NS_PER_MS)
 
+// Which side sends: these take seconds, so each way of it is tried from one side.
+static int one_side(const struct way *way)
+{
+    return (int)((way - ways) % 2);
+}
+
 // A reader that takes nothing for some seconds, and then all of it.
 static void a_stuck_reader_gets_every_byte(void **state)
 {
@@ -14,23 +20,21 @@ static void a_stuck_reader_gets_every_byte(void **state)
     FOR_EACH_WAY(way)
     {
         int side = one_side(way);
-        {
-            struct tls_rig t;
-            tls_rig_init_on(&t, way, RIG_TCP, 8192);
-            struct far *from = &t.fars[side], *to = &t.fars[!side];
-            tls_rig_start(&t, way->in_bulk);
-            far_stuff(from);
-            // The other direction goes on meanwhile.
-            far_send(to, 10000, 700);
-            far_receive_all_sent(&t, from);
-            MUST(usleep(600000) == 0); // a slice and more
-            assert_int_equal(atomic_load(&t.rig.reason), CLOSE_NONE);
-            pthread_t sender;
-            MUST(thread_start(&sender, (size_t)512 * 1024, far_send_left, from, NULL));
-            far_receive_all_sent(&t, to);
-            MUST(pthread_join(sender, NULL) == 0);
-            tls_rig_finish(&t, (enum relay_side)side);
-        }
+        struct tls_rig t;
+        tls_rig_init_on(&t, way, RIG_TCP, 8192);
+        struct far *from = &t.fars[side], *to = &t.fars[!side];
+        tls_rig_start(&t, way->in_bulk);
+        far_stuff(from);
+        // The other direction goes on meanwhile.
+        far_send(to, 10000, 700);
+        far_receive_all_sent(&t, from);
+        MUST(usleep(600000) == 0); // a slice and more
+        assert_int_equal(atomic_load(&t.rig.reason), CLOSE_NONE);
+        pthread_t sender;
+        MUST(thread_start(&sender, (size_t)512 * 1024, far_send_left, from, NULL));
+        far_receive_all_sent(&t, to);
+        MUST(pthread_join(sender, NULL) == 0);
+        tls_rig_finish(&t, (enum relay_side)side);
     }
 }
 
@@ -40,23 +44,21 @@ static void a_stuck_reader_runs_into_the_write_timeout(void **state)
     FOR_EACH_WAY(way)
     {
         int side = one_side(way);
-        {
-            struct tls_rig t;
-            tls_rig_init_on(&t, way, RIG_TCP, 8192);
-            struct far *from = &t.fars[side], *to = &t.fars[!side];
-            t.rig.relay.sockets[!side].write_timeout = MS(300);
-            tls_rig_start(&t, way->in_bulk);
-            far_stuff(from);
-            rig_join(&t.rig);
-            rig_assert_ended(&t.rig, side == RELAY_CLIENT ? CLOSE_TARGET_WRITE_TIMEOUT : CLOSE_CLIENT_WRITE_TIMEOUT,
-                             ENDED_BY_PROXY);
-            rig_assert_resets(&t.rig, true, true);
-            assert_int_equal(far_receive_end(&t, to), FAR_RESET);
-            assert_false(to->has_closed);
-            // Whole records only are counted; some of the last ones were not delivered.
-            assert_true(to->received <= from->sent);
-            tls_rig_release(&t);
-        }
+        struct tls_rig t;
+        tls_rig_init_on(&t, way, RIG_TCP, 8192);
+        struct far *from = &t.fars[side], *to = &t.fars[!side];
+        t.rig.relay.sockets[!side].write_timeout = MS(300);
+        tls_rig_start(&t, way->in_bulk);
+        far_stuff(from);
+        rig_join(&t.rig);
+        rig_assert_ended(&t.rig, side == RELAY_CLIENT ? CLOSE_TARGET_WRITE_TIMEOUT : CLOSE_CLIENT_WRITE_TIMEOUT,
+                         ENDED_BY_PROXY);
+        rig_assert_resets(&t.rig, true, true);
+        assert_int_equal(far_receive_end(&t, to), FAR_RESET);
+        assert_false(to->has_closed);
+        // Whole records only are counted; some of the last ones were not delivered.
+        assert_true(to->received <= from->sent);
+        tls_rig_release(&t);
     }
 }
 
@@ -67,23 +69,21 @@ static void a_reset_behind_a_stuck_write(void **state)
     FOR_EACH_WAY(way)
     {
         int side = one_side(way);
-        {
-            struct tls_rig t;
-            tls_rig_init_on(&t, way, RIG_TCP, 8192);
-            struct far *from = &t.fars[side], *to = &t.fars[!side];
-            tls_rig_start(&t, way->in_bulk);
-            far_stuff(from);
-            far_reset(from);
-            tls_rig_wait_reason(&t);
-            while (!t.rig.ran && far_receive_some(&t, to, FAR_ROOM, MS(50)))
-                ;
-            rig_join(&t.rig);
-            rig_assert_ended(&t.rig, side == RELAY_CLIENT ? CLOSE_CLIENT_RESET : CLOSE_TARGET_RESET,
-                             side == RELAY_CLIENT ? ENDED_BY_CLIENT : ENDED_BY_TARGET);
-            assert_int_equal(far_receive_end(&t, to), FAR_RESET);
-            assert_int_equal(to->received, rig_bytes(&t.rig, (enum relay_side)side));
-            tls_rig_release(&t);
-        }
+        struct tls_rig t;
+        tls_rig_init_on(&t, way, RIG_TCP, 8192);
+        struct far *from = &t.fars[side], *to = &t.fars[!side];
+        tls_rig_start(&t, way->in_bulk);
+        far_stuff(from);
+        far_reset(from);
+        tls_rig_wait_reason(&t);
+        while (!t.rig.ran && far_receive_some(&t, to, FAR_ROOM, MS(50)))
+            ;
+        rig_join(&t.rig);
+        rig_assert_ended(&t.rig, side == RELAY_CLIENT ? CLOSE_CLIENT_RESET : CLOSE_TARGET_RESET,
+                         side == RELAY_CLIENT ? ENDED_BY_CLIENT : ENDED_BY_TARGET);
+        assert_int_equal(far_receive_end(&t, to), FAR_RESET);
+        assert_int_equal(to->received, rig_bytes(&t.rig, (enum relay_side)side));
+        tls_rig_release(&t);
     }
 }
 
@@ -109,34 +109,32 @@ static void send_until_stuck(struct tls_rig *t, enum relay_side side)
     }
 }
 
-// A TLS peer has sent all, its close_notify too, and is gone when the other side's end is told to it: its kernel answers
-// that by a reset, while what it had sent still waits to be written. That is no reset of what it had sent.
+// A TLS peer has sent all, its close_notify too, and is gone when the other side's end is told to it: its kernel
+// answers that by a reset, while what it had sent still waits to be written. That is no reset of what it had sent.
 static void a_whole_stream_behind_a_stuck_write(void **state)
 {
     (void)state;
     FOR_EACH_WAY(way)
     {
         int side = one_side(way);
-        {
-            if (!way->is_tls[side])
-                continue;
-            struct tls_rig t;
-            tls_rig_init_on(&t, way, RIG_TCP, 8192);
-            struct far *from = &t.fars[side], *to = &t.fars[!side];
-            tls_rig_start(&t, way->in_bulk);
-            send_until_stuck(&t, (enum relay_side)side);
-            far_finish(from);
-            wait_acknowledged(from);
-            rig_close_far(from->fd);
-            far_finish(to); // its close_notify or FIN goes to one that is gone
-            MUST(usleep(800000) == 0);
-            assert_int_equal(far_receive_end(&t, to), FAR_CLOSED);
-            assert_int_equal(to->received, from->sent);
-            rig_join(&t.rig);
-            assert_string_equal(close_reason_name(t.rig.result.reason), "completed");
-            rig_assert_resets(&t.rig, false, false);
-            tls_rig_release(&t);
-        }
+        if (!way->is_tls[side])
+            continue;
+        struct tls_rig t;
+        tls_rig_init_on(&t, way, RIG_TCP, 8192);
+        struct far *from = &t.fars[side], *to = &t.fars[!side];
+        tls_rig_start(&t, way->in_bulk);
+        send_until_stuck(&t, (enum relay_side)side);
+        far_finish(from);
+        wait_acknowledged(from);
+        rig_close_far(from->fd);
+        far_finish(to); // its close_notify or FIN goes to one that is gone
+        MUST(usleep(800000) == 0);
+        assert_int_equal(far_receive_end(&t, to), FAR_CLOSED);
+        assert_int_equal(to->received, from->sent);
+        rig_join(&t.rig);
+        assert_string_equal(close_reason_name(t.rig.result.reason), "completed");
+        rig_assert_resets(&t.rig, false, false);
+        tls_rig_release(&t);
     }
 }
 

@@ -41,8 +41,8 @@ static void a_read_timeout_cuts_both_streams(void **state)
     }
 }
 
-// One record takes much longer than the read timeout to come, byte by byte: who sends it is not silent. Nor is who sends
-// what brings no data.
+// One record takes much longer than the read timeout to come, byte by byte: who sends it is not silent. Nor is who
+// sends what brings no data.
 static void a_slow_record_is_no_silence(void **state)
 {
     (void)state;
@@ -109,8 +109,8 @@ static unsigned fill_with_messages(struct tls_rig *t, unsigned most)
     return most;
 }
 
-// The close_notify is the first that has to wait, in a queue that is as full as it was when a write waited long ago: its
-// time begins now.
+// The close_notify is the first that has to wait, in a queue that is as full as it was when a write waited long ago:
+// its time begins now.
 static void a_close_notify_does_not_inherit_a_wait(void **state)
 {
     (void)state;
