@@ -144,6 +144,7 @@ static bool await_first_byte(struct connection *connection)
 static bool admit_client(struct connection *connection)
 {
     enum close_reason reason;
+    connection->served = clock_now();
     connection_enter(connection, STAGE_ADMITTING);
     if (ingress_admit(&connection->ingress, connection->generation, connection->entry.client, &reason,
                       &connection->error))
@@ -181,6 +182,7 @@ __attribute__((noinline)) static bool reach_target(struct connection *connection
 static bool dial_target(struct connection *connection)
 {
     struct patience patience;
+    connection->admitted = clock_now();
     connection_enter(connection, STAGE_DIALLING);
     patience_init(&patience, connection->entry.client);
     patience.is_over = has_reason;
@@ -202,6 +204,7 @@ static void relay_target(struct connection *connection)
     const struct listener_config *listener = &connection->generation->settings->listener;
     const struct target_config *target = connection->egress.target;
     struct relay *relay = &connection->relay;
+    connection->relay_start = clock_now();
     connection_enter(connection, STAGE_RELAYING);
     relay->sockets[RELAY_CLIENT].fd = connection->entry.client;
     relay->sockets[RELAY_CLIENT].tls = connection->ingress.tls;
@@ -251,6 +254,7 @@ static void finish(struct connection *connection)
 {
     bool is_logged = connection_is_logged(connection);
     struct socket_names names;
+    connection->ended = clock_now();
     connection_enter(connection, STAGE_CLOSING);
     if (is_logged)
         name_ends(connection, &names);

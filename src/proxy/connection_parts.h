@@ -16,14 +16,33 @@ struct connection {
     struct client client;
     struct registry_entry entry; // client socket, target socket, reason, lifetime
     int64_t start_wall;
-    int64_t start; // CLOCK_MONOTONIC
-    uint64_t turn; // among the proxy's connections
+    // CLOCK_MONOTONIC; 0: it did not come to that. Durations of them: connection_times_of().
+    int64_t start;
+    int64_t served;      // a worker took it over
+    int64_t admitted;    // dialling began
+    int64_t relay_start; // the target had answered
+    int64_t ended;       // closing began
+    uint64_t turn;       // among the proxy's connections
     struct ingress ingress;
     struct egress egress;
     struct relay relay;
     struct relay_result relayed;
     struct error error;
 };
+
+// How long each phase took, or has taken so far: ns, 0: the connection did not come to it. What the phases are made of
+// is told by ingress (PROXY header, ClientHello, its session's handshake) and egress (resolve, connect, SOCKS5, TLS).
+struct connection_times {
+    int64_t wait;       // from the accept to the worker's first step
+    int64_t admit;      // all of ingress
+    int64_t dial;       // all of egress, with the pauses between attempts
+    int64_t relay;      // from the target's answer to the end
+    int64_t first_byte; // from the target's answer to its first byte that was given to the client
+    int64_t total;      // the connection's age
+};
+
+// `now`: clock_now(), for one that has not ended yet.
+void connection_times_of(const struct connection *connection, int64_t now, struct connection_times *times);
 
 // The two ends of the client's connection: as it was declared, or else the socket's.
 struct connection_ends {

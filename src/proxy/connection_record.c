@@ -176,6 +176,8 @@ void connection_write_records(struct connection *connection, const struct socket
     char target_address[ADDRESS_TEXT_SIZE], via[ENDPOINT_TEXT_SIZE];
     struct connection_tls client_tls, target_tls;
     struct header_room header;
+    struct connection_times times;
+    connection_times_of(connection, connection->ended, &times);
     if (connection->error.code == ERROR_NONE)
         describe_relay(connection, reason);
     struct connection_record record = {
@@ -195,7 +197,7 @@ void connection_write_records(struct connection *connection, const struct socket
         .attempts = egress->attempts,
         .resolve_time = egress->resolve_time,
         .connect_time = egress->connect_time,
-        .total_time = clock_now() - connection->start,
+        .total_time = times.total,
         .bytes_from_client = atomic_load(&connection->relay.sockets[RELAY_CLIENT].bytes),
         .bytes_from_target = atomic_load(&connection->relay.sockets[RELAY_TARGET].bytes),
         .reason = close_reason_name(reason),

@@ -90,9 +90,11 @@ __attribute__((noinline)) static bool connect_by_socks(const struct attempt *att
     to_server.error = &why;
     bool connected = connect_to(&to_server, &server.address, &terms);
     if (connected) {
+        int64_t begin = clock_now();
         attempt->egress->step = EGRESS_SOCKS;
         connected = socks_connect(attempt->egress->dialled.fd, &server, &attempt->target->address, attempt->patience,
                                   attempt->deadline, attempt->error);
+        attempt->egress->socks_time += clock_now() - begin;
         if (!connected)
             drop_socket(attempt->egress);
     } else {
@@ -145,13 +147,17 @@ static bool connect_tls(const struct attempt *attempt)
     int64_t own = deadline_after(attempt->target->tls->handshake_timeout);
     egress->step = EGRESS_TLS;
     egress->tls = calloc(1, sizeof *egress->tls);
-    if (egress->tls == NULL)
+    bool is_done = false;
+    if (egress->tls == NULL) {
         error_set_errno(attempt->error, ENOMEM, "cannot begin a TLS handshake");
-    else if (tls_connect(attempt->tls, egress->dialled.fd, host_of(attempt->target), attempt->patience,
-                         own < attempt->deadline ? own : attempt->deadline, egress->tls, attempt->error))
-        return true;
-    drop_socket(egress);
-    return false;
+    } else {
+        is_done = tls_connect(attempt->tls, egress->dialled.fd, host_of(attempt->target), attempt->patience,
+                              own < attempt->deadline ? own : attempt->deadline, egress->tls, attempt->error);
+        egress->handshake_time += egress->tls->facts.handshake_time;
+    }
+    if (!is_done)
+        drop_socket(egress);
+    return is_done;
 }
 
 bool egress_attempt(struct egress *egress, const struct egress_plan *plan, size_t index, struct patience *patience,

@@ -76,7 +76,10 @@ static bool route(struct ingress *ingress, const struct proxy_config *settings, 
         return false;
     }
     struct error why = ERROR_INIT;
+    int64_t begin = clock_now();
+    ingress->step = INGRESS_CLIENT_HELLO;
     bool is_hello = hello_peek(client, deadline, hello, &why);
+    ingress->client_hello_time = clock_now() - begin;
     if (is_hello)
         memcpy(ingress->server_name, hello->server_name, sizeof ingress->server_name);
     free(hello);
@@ -93,6 +96,7 @@ static bool accept_tls(struct ingress *ingress, const struct generation *generat
                        enum close_reason *reason, struct error *error)
 {
     struct error why = ERROR_INIT;
+    ingress->step = INGRESS_TLS;
     ingress->tls = calloc(1, sizeof *ingress->tls);
     if (ingress->tls == NULL)
         error_set_errno(&why, ENOMEM, "cannot begin a TLS handshake");
@@ -110,8 +114,10 @@ bool ingress_admit(struct ingress *ingress, const struct generation *generation,
     const struct tls_config *tls = settings->listener.tls;
     *ingress = (struct ingress){.target = BALANCER_NO_MORE};
     if (settings->listener.proxy_protocol) {
-        int64_t until = deadline_after(settings->listener.proxy_protocol_timeout);
+        int64_t begin = clock_now(), until = deadline_after(settings->listener.proxy_protocol_timeout);
+        ingress->step = INGRESS_PROXY_HEADER;
         ingress->declared = declaration_read(client, until, reason, error);
+        ingress->proxy_header_time = clock_now() - begin;
         if (ingress->declared == NULL)
             return false;
     }

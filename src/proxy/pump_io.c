@@ -8,12 +8,21 @@
 #include "bitflow/tls/tls_session.h"
 #include "pump.h"
 
+// Once a connection: kept out of what runs for every message.
+__attribute__((noinline, cold)) static void note_first_byte(struct pump *pump)
+{
+    if (pump->side == RELAY_TARGET)
+        atomic_store_explicit(&pump->state->relay->first_byte, clock_now(), memory_order_relaxed);
+}
+
 void pump_account(struct pump *pump, size_t size)
 {
     _Atomic uint64_t *bytes = &pump_from(pump)->bytes;
     // This thread alone writes it, so no locked instruction is needed.
     uint64_t before = atomic_load_explicit(bytes, memory_order_relaxed);
     atomic_store_explicit(bytes, before + size, memory_order_relaxed);
+    if (before == 0 && size > 0)
+        note_first_byte(pump);
     if (pump_to(pump)->read_timeout > 0)
         atomic_store_explicit(&pump->last_write, clock_now_coarse(), memory_order_relaxed);
 }

@@ -28,6 +28,8 @@ struct egress {
     unsigned attempts;                  // over all targets
     int64_t resolve_time;               // ns, over all attempts
     int64_t connect_time;               // ns, likewise
+    int64_t socks_time;                 // ns, likewise; 0: no SOCKS5 server was spoken to
+    int64_t handshake_time;             // ns, likewise, of TLS; 0: no handshake was begun
     struct dial_result dialled;         // of the last attempt; with SOCKS5, the server's
     enum egress_step step;              // that the last attempt came to
     bool is_header_sent;                // by the last attempt

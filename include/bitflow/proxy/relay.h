@@ -58,6 +58,8 @@ struct relay {
     // by compare and swap and then shuts both sockets down; a pump that fails sets it the same way. The first one
     // stands.
     _Atomic(enum close_reason) *reason;
+    // When the target's first byte was given to the client, CLOCK_MONOTONIC; 0: none was yet. Anyone may read it.
+    _Atomic int64_t first_byte;
 };
 
 struct relay_result {
