@@ -98,6 +98,15 @@ static enum close_reason reason_of_failed_step(enum egress_step step, enum error
     return code == ERROR_REFUSED ? CLOSE_CONNECT_REFUSED : CLOSE_CONNECT_FAILED;
 }
 
+static enum close_reason reason_of_timeout(const struct egress *egress)
+{
+    if (egress->has_own_bound && egress->step == EGRESS_SOCKS)
+        return CLOSE_SOCKS_TIMEOUT;
+    if (egress->has_own_bound && egress->step == EGRESS_HEADER)
+        return CLOSE_TARGET_WRITE_TIMEOUT;
+    return CLOSE_CONNECT_TIMEOUT;
+}
+
 static enum close_reason reason_of_failed_dial(const struct connection *connection)
 {
     switch (connection->error.code) {
@@ -106,7 +115,7 @@ static enum close_reason reason_of_failed_dial(const struct connection *connecti
     case ERROR_RESOLVE:
         return CLOSE_RESOLVE_FAILED;
     case ERROR_TIMEOUT:
-        return CLOSE_CONNECT_TIMEOUT;
+        return reason_of_timeout(&connection->egress);
     case ERROR_NO_DESCRIPTORS:
         return CLOSE_OUT_OF_DESCRIPTORS;
     case ERROR_NO_THREADS:
