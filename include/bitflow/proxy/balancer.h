@@ -39,7 +39,7 @@ size_t balancer_next(struct balancer *balancer, int64_t now);
 
 // What became of the one tried last. They return whether it is out from now on, or is back.
 bool balancer_note_failure(struct balancer *balancer, int64_t now);
-bool balancer_note_success(struct balancer *balancer);
+bool balancer_note_success(struct balancer *balancer, int64_t now);
 
 // The index of the target that serves a client's server name (lower case; empty: it sent none), or BALANCER_NO_MORE. A
 // target's name is that server name, in any case, else *.example.com for one label more, else * for all.
