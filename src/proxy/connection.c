@@ -52,7 +52,6 @@ struct connection *connection_create(uint64_t id, struct engine *engine, struct 
     connection->client = *client;
     connection->start_wall = clock_wall();
     connection->start = clock_now();
-    connection->turn = atomic_fetch_add_explicit(&generation->proxy->accepted, 1, memory_order_relaxed);
     connection->egress.dialled.fd = -1;
     connection->entry.client = client->fd;
     connection->entry.deadline = deadline_after(generation->settings->connection_lifetime);
@@ -170,7 +169,7 @@ __attribute__((noinline)) static bool reach_target(struct connection *connection
     struct egress_plan plan = {.settings = settings,
                                .tls = generation->credentials.targets,
                                .states = generation->targets,
-                               .turn = connection->turn,
+                               .turn = atomic_fetch_add_explicit(&generation->proxy->turns, 1, memory_order_relaxed),
                                .chosen = connection->ingress.target};
     struct connection_ends ends;
     struct proxy_header header;

@@ -17,7 +17,6 @@ struct connection {
     struct registry_entry entry; // client socket, target socket, reason, lifetime
     int64_t start_wall;
     int64_t start; // CLOCK_MONOTONIC
-    uint64_t turn; // among the proxy's connections
     struct ingress ingress;
     struct egress egress;
     struct relay relay;

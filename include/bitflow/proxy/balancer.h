@@ -27,8 +27,8 @@ struct balancer {
     bool *tried; // by the target's index; NULL until one has failed
 };
 
-// `turn` numbers the proxy's connections, which is what round-robin goes by. `chosen`: the one target that there is to
-// be tried, or BALANCER_NO_MORE. All of it is borrowed.
+// `turn` numbers the connections that choose a target, which is what round-robin goes by. `chosen`: the one target that
+// there is to be tried, or BALANCER_NO_MORE. All of it is borrowed.
 void balancer_init(struct balancer *balancer, const struct proxy_config *settings, struct target_state *const *states,
                    uint64_t turn, size_t chosen);
 void balancer_release(struct balancer *balancer);
