@@ -227,8 +227,9 @@ REPLIES = {
     6: "TTL expired",
     7: "the command is not supported",
     8: "the address type is not supported",
-    9: "an unknown failure",
-    255: "an unknown failure",
+    9: "an unknown failure (reply code 0x09)",
+    91: "an unknown failure (reply code 0x5b)",
+    255: "an unknown failure (reply code 0xff)",
 }
 SCRIPTS = {
     **{
