@@ -270,6 +270,12 @@ static const struct schema_row target_rows[] = {
      .syntax = "`socks5://[USER:PASS@]HOST:PORT`, `HOST:PORT` or `socks5+unix://[USER:PASS@]/path`",
      .description = "The SOCKS5 server to connect through; it resolves the target's host name. In USER and PASS, `%XX` "
                     "is a byte."},
+    {.key = "proxy_timeout",
+     .type = SCHEMA_DURATION,
+     .offset = offsetof(struct target_config, proxy_timeout),
+     .fallback = 10 * NS_PER_S,
+     .description = "How long the SOCKS5 server may take, from the connection to it until it has answered that it is "
+                    "connected to the target; within `connect_timeout`. 0: without a bound of its own."},
     {.key = "connect_backoff",
      .type = SCHEMA_DURATION,
      .offset = offsetof(struct target_config, connect_backoff),
@@ -306,7 +312,8 @@ static const struct schema_row target_rows[] = {
     {.key = "write_timeout",
      .type = SCHEMA_DURATION,
      .offset = offsetof(struct target_config, write_timeout),
-     .description = "How long the target may take nothing of what is written to it."},
+     .description = "How long the target may take nothing of what is written to it. The PROXY protocol's header has "
+                    "10 s without it."},
     {.key = "read_timeout",
      .type = SCHEMA_DURATION,
      .offset = offsetof(struct target_config, read_timeout),

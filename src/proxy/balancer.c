@@ -153,10 +153,10 @@ bool balancer_note_failure(struct balancer *balancer, int64_t now)
     return health_note_failure(&balancer->states[balancer->last]->health, &rule, now);
 }
 
-bool balancer_note_success(struct balancer *balancer)
+bool balancer_note_success(struct balancer *balancer, int64_t now)
 {
     const struct health_rule rule = rule_of(balancer, balancer->last);
-    return health_note_success(&balancer->states[balancer->last]->health, &rule);
+    return health_note_success(&balancer->states[balancer->last]->health, &rule, now);
 }
 
 enum fit { FITS_NOT, FITS_ALL, FITS_WILDCARD, FITS_EXACTLY };

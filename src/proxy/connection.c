@@ -52,7 +52,6 @@ struct connection *connection_create(uint64_t id, struct engine *engine, struct 
     connection->client = *client;
     connection->start_wall = clock_wall();
     connection->start = clock_now();
-    connection->turn = atomic_fetch_add_explicit(&generation->proxy->accepted, 1, memory_order_relaxed);
     connection->egress.dialled.fd = -1;
     connection->entry.client = client->fd;
     connection->entry.deadline = deadline_after(generation->settings->connection_lifetime);
@@ -98,6 +97,15 @@ static enum close_reason reason_of_failed_step(enum egress_step step, enum error
     return code == ERROR_REFUSED ? CLOSE_CONNECT_REFUSED : CLOSE_CONNECT_FAILED;
 }
 
+static enum close_reason reason_of_timeout(const struct egress *egress)
+{
+    if (egress->has_own_bound && egress->step == EGRESS_SOCKS)
+        return CLOSE_SOCKS_TIMEOUT;
+    if (egress->has_own_bound && egress->step == EGRESS_HEADER)
+        return CLOSE_TARGET_WRITE_TIMEOUT;
+    return CLOSE_CONNECT_TIMEOUT;
+}
+
 static enum close_reason reason_of_failed_dial(const struct connection *connection)
 {
     switch (connection->error.code) {
@@ -106,7 +114,7 @@ static enum close_reason reason_of_failed_dial(const struct connection *connecti
     case ERROR_RESOLVE:
         return CLOSE_RESOLVE_FAILED;
     case ERROR_TIMEOUT:
-        return CLOSE_CONNECT_TIMEOUT;
+        return reason_of_timeout(&connection->egress);
     case ERROR_NO_DESCRIPTORS:
         return CLOSE_OUT_OF_DESCRIPTORS;
     case ERROR_NO_THREADS:
@@ -162,7 +170,7 @@ __attribute__((noinline)) static bool reach_target(struct connection *connection
     struct egress_plan plan = {.settings = settings,
                                .tls = generation->credentials.targets,
                                .states = generation->targets,
-                               .turn = connection->turn,
+                               .turn = atomic_fetch_add_explicit(&generation->proxy->turns, 1, memory_order_relaxed),
                                .chosen = connection->ingress.target};
     struct connection_ends ends;
     struct proxy_header header;

@@ -22,7 +22,6 @@ struct connection {
     int64_t admitted;    // dialling began
     int64_t relay_start; // the target had answered
     int64_t ended;       // closing began
-    uint64_t turn;       // among the proxy's connections
     struct ingress ingress;
     struct egress egress;
     struct relay relay;

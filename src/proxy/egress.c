@@ -101,7 +101,7 @@ static void enter_target(struct egress *egress, struct target_state *state)
 
 static void note_success(const struct egress *egress, struct balancer *balancer, const struct log_context *context)
 {
-    if (balancer_note_success(balancer))
+    if (balancer_note_success(balancer, clock_now()))
         log_info(context, "the target is back", "target", egress->target->name, NULL);
 }
 

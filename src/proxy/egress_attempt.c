@@ -10,6 +10,9 @@
 #include "bitflow/net/socket.h"
 #include "bitflow/net/socks.h"
 
+// A header takes at most 1700 bytes, and the socket is new: who does not take them is stuck.
+#define HEADER_PATIENCE (10 * NS_PER_S)
+
 // What the steps of an attempt share.
 struct attempt {
     struct egress *egress;
@@ -20,6 +23,14 @@ struct attempt {
     int64_t deadline;
     struct error *error;
 };
+
+// A step's deadline: its own bound (0: none), or the attempt's, whichever comes first.
+static int64_t deadline_of_step(const struct attempt *attempt, int64_t bound)
+{
+    int64_t own = deadline_after(bound);
+    attempt->egress->has_own_bound = own < attempt->deadline;
+    return attempt->egress->has_own_bound ? own : attempt->deadline;
+}
 
 // In a rush of clients, each has a descriptor and none is left for their targets. As some give up, others go on, so
 // each waits a little and not equally long.
@@ -93,7 +104,7 @@ __attribute__((noinline)) static bool connect_by_socks(const struct attempt *att
         int64_t begin = clock_now();
         attempt->egress->step = EGRESS_SOCKS;
         connected = socks_connect(attempt->egress->dialled.fd, &server, &attempt->target->address, attempt->patience,
-                                  attempt->deadline, attempt->error);
+                                  deadline_of_step(attempt, attempt->target->proxy_timeout), attempt->error);
         attempt->egress->socks_time += clock_now() - begin;
         if (!connected)
             drop_socket(attempt->egress);
@@ -118,7 +129,9 @@ static bool send_header(const struct attempt *attempt)
                         : proxy_header_encode_v2(attempt->plan->header, bytes);
     egress->step = EGRESS_HEADER;
     egress->is_header_sent = true;
-    switch (patience_send(attempt->patience, egress->dialled.fd, bytes, length, attempt->deadline)) {
+    int64_t bound = attempt->target->write_timeout;
+    int64_t deadline = deadline_of_step(attempt, bound > 0 ? bound : HEADER_PATIENCE);
+    switch (patience_send(attempt->patience, egress->dialled.fd, bytes, length, deadline)) {
     case PATIENCE_READY:
         return true;
     case PATIENCE_DEADLINE:
@@ -173,6 +186,7 @@ bool egress_attempt(struct egress *egress, const struct egress_plan *plan, size_
                                     .error = error};
     egress->attempts++;
     egress->step = EGRESS_DIAL;
+    egress->has_own_bound = false;
     egress->is_header_sent = false;
     return (target->socks_proxy == NULL ? connect_directly(&attempt) : connect_by_socks(&attempt)) &&
            send_header(&attempt) && (attempt.tls == NULL || connect_tls(&attempt));

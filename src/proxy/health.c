@@ -68,10 +68,13 @@ bool health_note_failure(struct health *health, const struct health_rule *rule, 
     return !was_out && is_out(changed, rule);
 }
 
-bool health_note_success(struct health *health, const struct health_rule *rule)
+bool health_note_success(struct health *health, const struct health_rule *rule, int64_t now)
 {
     // Nearly always there is nothing to forget, and the word stays in every processor's cache.
-    if (atomic_load_explicit(&health->state, memory_order_relaxed) == 0)
-        return false;
-    return is_out(atomic_exchange_explicit(&health->state, 0, memory_order_relaxed), rule);
+    uint64_t state = atomic_load_explicit(&health->state, memory_order_relaxed);
+    while (state != 0 && (rule->max_fails == 0 || is_out(state, rule) || is_over(state, rule, now)))
+        if (atomic_compare_exchange_weak_explicit(&health->state, &state, 0, memory_order_relaxed,
+                                                  memory_order_relaxed))
+            return is_out(state, rule);
+    return false;
 }

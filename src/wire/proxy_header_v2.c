@@ -129,6 +129,15 @@ static void read_addresses(const uint8_t *at, unsigned family, struct proxy_head
     }
 }
 
+static bool are_whole(struct fields fields)
+{
+    struct field field;
+    while (fields.left > 0)
+        if (!next_field(&fields, &field))
+            return false;
+    return true;
+}
+
 static const char *read_body(const uint8_t *bytes, size_t length, struct proxy_header *header)
 {
     static const size_t lengths[] = {
@@ -136,17 +145,21 @@ static const char *read_body(const uint8_t *bytes, size_t length, struct proxy_h
     header->is_local = (bytes[12] & 15) == V2_LOCAL;
     unsigned family = bytes[13] >> 4;
     unsigned transport = bytes[13] & 15;
-    // Neither has addresses that count, and so it isn't known where TLVs would begin.
-    if (header->is_local || family == V2_UNSPEC || transport == 0)
+    // "must accept this connection as valid" and "discard the protocol block": not even the checksum is looked at.
+    if (header->is_local)
         return NULL;
+    bool has_addresses = family != V2_UNSPEC && transport != 0;
     struct fields fields = {.at = bytes + V2_FIXED, .left = length - V2_FIXED};
     if (fields.left < lengths[family])
-        return "a PROXY protocol header that is too short for its addresses";
+        return has_addresses ? "a PROXY protocol header that is too short for its addresses" : NULL;
     // Datagrams do not come by a stream: their addresses are as good as unknown.
     if (transport == V2_STREAM)
         read_addresses(fields.at, family, header);
     fields.at += lengths[family];
     fields.left -= lengths[family];
+    // Where no addresses are told of, some put what they like: TLVs are what reads as such from end to end.
+    if (!has_addresses && !are_whole(fields))
+        return NULL;
     struct field field;
     while (fields.left > 0) {
         if (!next_field(&fields, &field))

@@ -1,5 +1,6 @@
 #include "bitflow/wire/socks5.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define VERSION 5
@@ -71,6 +72,14 @@ static enum socks5_state negative(struct socks5_answer *answer, enum socks5_stat
     return state;
 }
 
+// For numbers that no RFC gives a meaning to: people can look them up in the server's documents.
+static enum socks5_state unknown(struct socks5_answer *answer, enum socks5_state state, const char *what,
+                                 const char *number_of, uint8_t number)
+{
+    (void)snprintf(answer->text, sizeof answer->text, "%s (%s 0x%02x)", what, number_of, (unsigned)number);
+    return negative(answer, state, answer->text);
+}
+
 // An answer's first byte is not the version: who is it likely to be?
 static enum socks5_state judge_foreign(struct socks5_answer *answer, uint8_t first)
 {
@@ -105,7 +114,8 @@ enum socks5_state socks5_parse_choice(const uint8_t *bytes, size_t length, bool 
     case METHOD_GSSAPI:
         return negative(answer, SOCKS5_DENIED, "demands GSSAPI, which is not supported");
     default:
-        return negative(answer, SOCKS5_DENIED, "demands a method of authentication that it was not offered");
+        return unknown(answer, SOCKS5_DENIED, "demands a method of authentication that it was not offered", "method",
+                       bytes[1]);
     }
 }
 
@@ -123,7 +133,7 @@ enum socks5_state socks5_parse_verdict(const uint8_t *bytes, size_t length, stru
 }
 
 // RFC 1928, 6
-static const char *reason_of(uint8_t code)
+static enum socks5_state refuse(struct socks5_answer *answer, uint8_t code)
 {
     static const char *const reasons[] = {
         [1] = "answered: general failure",
@@ -135,7 +145,9 @@ static const char *reason_of(uint8_t code)
         [7] = "answered: the command is not supported",
         [8] = "answered: the address type is not supported",
     };
-    return code < sizeof reasons / sizeof reasons[0] ? reasons[code] : "answered with an unknown failure";
+    if (code < sizeof reasons / sizeof reasons[0])
+        return negative(answer, SOCKS5_REFUSED, reasons[code]);
+    return unknown(answer, SOCKS5_REFUSED, "answered with an unknown failure", "reply code", code);
 }
 
 enum socks5_state socks5_parse_reply(const uint8_t *bytes, size_t length, struct socks5_answer *answer)
@@ -145,7 +157,7 @@ enum socks5_state socks5_parse_reply(const uint8_t *bytes, size_t length, struct
         return negative(answer, SOCKS5_INVALID, "answered to the request with something else");
     // A failure is told by two bytes; there are servers that send no more.
     if (length > 1 && bytes[1] != 0)
-        return negative(answer, SOCKS5_REFUSED, reason_of(bytes[1]));
+        return refuse(answer, bytes[1]);
     size_t whole;
     if (length < 5)
         return needs(answer, 5); // a name's length is the fifth
@@ -160,7 +172,7 @@ enum socks5_state socks5_parse_reply(const uint8_t *bytes, size_t length, struct
         whole = 4 + 1 + (size_t)bytes[4] + 2;
         break;
     default:
-        return negative(answer, SOCKS5_INVALID, "answered with an address of an unknown type");
+        return unknown(answer, SOCKS5_INVALID, "answered with an address of an unknown type", "type", bytes[3]);
     }
     return length < whole ? needs(answer, whole) : complete(answer, whole);
 }

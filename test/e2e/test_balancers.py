@@ -7,6 +7,8 @@ import pytest
 import hosts
 import peers
 import sockets
+import tls_cases
+import tls_raw
 from environment import proxy
 from waiting import Stopwatch, scale
 
@@ -170,6 +172,45 @@ def test_round_robin_with_nobody_there(env, three):
     for _ in range(3):
         sockets.was_rejected(env.connect(address))
     assert {record["attempts"] for record in bitflow.wait_records(3)} == {2}
+
+
+def probe_without_a_header(env, address):
+    """A health check that comes and goes."""
+    env.connect(address).close()
+
+
+def probe_with_nonsense(env, address):
+    """No header, and no ClientHello either."""
+    sockets.receive_until_broken(say(env, address, b"nonsense\r\n\r\n"))
+
+
+def say(env, address, data):
+    client = env.connect(address)
+    client.sendall(data)
+    return client
+
+
+@pytest.mark.parametrize("probe", [probe_without_a_header, probe_with_nonsense])
+@pytest.mark.parametrize("kind", ["tls", "proxy_protocol"])
+def test_clients_that_are_not_let_in_take_no_turn(env, pki, three, kind, probe):
+    """A probe after each client: of two targets, one would get all the clients if it had a turn, too."""
+    address = env.address()
+    listener = tls_cases.tls_listener(pki.server) if kind == "tls" else {"proxy_protocol": True}
+    bitflow = env.start(
+        proxy(address, *named(*three[:2]), listener=listener, connection_load_balancer="round-robin")
+    )
+    got = []
+    for number in range(6):
+        if kind == "tls":
+            client = tls_cases.tls_client(env, address, tls_raw.client_context(pki.trusted))
+            got.append(client.read_exactly(4))
+        else:
+            client = say(env, address, b"PROXY UNKNOWN\r\n")
+            got.append(sockets.receive_exactly(client, 4))
+        client.close()
+        probe(env, address)
+        bitflow.wait_records(2 * number + 2)
+    assert got == [b"one\n", b"two\n"] * 3
 
 
 def test_round_robin_is_even_under_concurrency(env, three):

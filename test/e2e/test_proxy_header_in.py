@@ -110,7 +110,11 @@ NAMELESS = {
     "UNKNOWN with more": b"PROXY UNKNOWN 1.2.3.4 ::1 a b\r\n",
     "LOCAL": v2(command=0x20),
     "LOCAL with addresses": v2("192.0.2.1", "192.0.2.2", 1, 2, command=0x20),
+    # "The receiver must ... discard the protocol block": nothing of it is looked at.
+    "LOCAL with a wrong checksum": v2(command=0x20, tlvs=tlv(proxy_headers.CRC32C, b"\0\0\0\0")),
     "UNSPEC": v2(),
+    "UNSPEC with a checksum": v2(crc=True),
+    "UNSPEC with what is no TLV": v2(tlvs=b"\x01\x02"),
     "UDP": v2("192.0.2.1", "192.0.2.2", 1, 2).replace(b"\x21\x11", b"\x21\x12"),
 }
 
@@ -338,6 +342,7 @@ BAD = {
         "SSL field",
     ),
     "a wrong checksum": (v2("1.2.3.4", "1.2.3.4", 1, 2, crc=True)[:-1] + b"\0", "wrong checksum"),
+    "a wrong checksum without addresses": (v2(crc=True)[:-1] + b"\0", "wrong checksum"),
     "a cut checksum": (v2("1.2.3.4", "1.2.3.4", 1, 2, tlvs=tlv(3, b"\0\0")), "checksum is malformed"),
     "a long id": (v2("1.2.3.4", "1.2.3.4", 1, 2, tlvs=tlv(5, bytes(129))), "longer than 128"),
 }

@@ -248,6 +248,28 @@ def test_a_lent_target_is_spent_by_its_header(env):
     assert [record["reason"] for record in bitflow.wait_records(2)] == ["client_left", "connect_refused"]
 
 
+def test_a_target_that_does_not_take_the_header(env):
+    """A lent socket whose buffer is full: its write_timeout is the bound, without any connect_timeout."""
+    ours, theirs = map(env.keep, socket.socketpair())
+    theirs.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            theirs.send(b"x")
+    address = env.address()
+    bitflow = env.start(
+        proxy(address, {"address": "fd://5", "write_timeout": "700ms"}, enable_proxy_header=True),
+        plan={"descriptors": [[theirs.fileno(), 5]]},
+    )
+    bitflow.quiet_check = False  # the descriptor that was there at rest is gone
+    theirs.close()
+    watch = Stopwatch()
+    sockets.was_rejected(env.connect(address))
+    watch.between(0.6, 3, "write_timeout")
+    record = bitflow.wait_records(1)[0]
+    assert (record["reason"], record["ended_by"]) == ("target_write_timeout", "proxy")
+    assert "did not take the PROXY protocol header" in record["error"]
+
+
 def test_many_at_once_each_have_their_own(env):
     target = env.serve(lambda connection: answer_with_header(connection))
     address = env.address()

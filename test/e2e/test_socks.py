@@ -16,7 +16,7 @@ import tls_raw
 from environment import proxy
 from programs import Program
 from socks_peers import YES
-from waiting import Stopwatch, wait_for
+from waiting import Stopwatch, holds_for, wait_for
 
 # What URLs have to escape, and what they need not.
 USER, PASSWORD, WRITTEN = "us:er", "p@ss %/word", "us%3Aer:p%40ss%20%25%2Fword"
@@ -227,8 +227,9 @@ REPLIES = {
     6: "TTL expired",
     7: "the command is not supported",
     8: "the address type is not supported",
-    9: "an unknown failure",
-    255: "an unknown failure",
+    9: "an unknown failure (reply code 0x09)",
+    91: "an unknown failure (reply code 0x5b)",
+    255: "an unknown failure (reply code 0xff)",
 }
 SCRIPTS = {
     **{
@@ -295,6 +296,52 @@ def test_servers_that_hang(env, name):
     watch.between(0.6, 2, "connect_timeout")
     record = bitflow.wait_records(1)[0]
     assert record["reason"] == "connect_timeout" and "SOCKS5" in record["error"]
+
+
+@pytest.mark.parametrize("name", HANGS)
+def test_servers_that_hang_have_a_bound_of_their_own(env, name):
+    """proxy_timeout, without any connect_timeout; the next target is then tried."""
+    server = env.serve(socks_peers.answering(*HANGS[name]))
+    good = env.serve(peers.greeter("good"))
+    address = env.address()
+    bitflow = env.start(
+        proxy(
+            address,
+            through(f"socks5://u:p@{server.address}", "192.0.2.1:80", proxy_timeout="700ms"),
+            good.address,
+            connection_load_balancer="failover",
+        ),
+        proxy(
+            other := env.address(),
+            through(f"socks5://u:p@{server.address}", "192.0.2.1:80", proxy_timeout="700ms"),
+            name="alone",
+        ),
+    )
+    for at in (address, other):
+        watch = Stopwatch()
+        client = env.connect(at)
+        if at == address:
+            assert sockets.receive_exactly(client, 5) == b"good\n"
+            client.close()
+        else:
+            sockets.was_rejected(client)
+        watch.between(0.6, 2, "proxy_timeout")
+    records = {record["proxy"]: record for record in bitflow.wait_records(2)}
+    assert (records["front"]["reason"], records["front"]["attempts"]) == ("completed", 2)
+    assert (records["alone"]["reason"], records["alone"]["ended_by"]) == ("socks_timeout", "proxy")
+    assert "did not answer in time" in records["alone"]["error"]
+
+
+def test_a_server_that_takes_its_time_is_not_hurried(env):
+    """proxy_timeout is for the dialogue: what the target says later is not bound by it."""
+    server = env.serve(socks_peers.answering(b"\x05\x00", YES))
+    address = env.address()
+    bitflow = env.start(proxy(address, through(server.address, "192.0.2.1:80", proxy_timeout="300ms")))
+    client = env.connect(address)
+    wait_for(lambda: server.live == 1, "the server is asked")
+    holds_for(0.8, lambda: bitflow.records() == [], "the connection goes on")
+    client.close()
+    assert bitflow.wait_records(1)[0]["reason"] == "completed"
 
 
 def test_a_server_that_is_not_there(env):

@@ -69,13 +69,13 @@ static void check_sent_on(const struct proxy_header *header)
     check(state == PROXY_HEADER_COMPLETE && again.version == 2 && again.length == length);
     check(again.header.is_local == header->is_local);
     check_ends(header, &again.header);
-    if (header->source.family != PROXY_HEADER_UNKNOWN) {
+    if (!header->is_local) {
         check(same_text(&header->protocol, &again.header.protocol, PROXY_HEADER_TEXT_MAX));
         check(same_text(&header->authority, &again.header.authority, PROXY_HEADER_TEXT_MAX));
         check(same_text(&header->unique_id, &again.header.unique_id, PROXY_HEADER_ID_MAX));
         check(header->tls.is_used == again.header.tls.is_used);
     }
-    if (header->source.family != PROXY_HEADER_UNKNOWN && header->tls.is_used) {
+    if (!header->is_local && header->tls.is_used) {
         check(header->tls.has_certificate == again.header.tls.has_certificate);
         check(header->tls.verify_result == again.header.tls.verify_result);
         check(same_text(&header->tls.version, &again.header.tls.version, PROXY_HEADER_TEXT_MAX));

@@ -157,8 +157,8 @@ static void test_one_trial(void **state)
     balancer_init(&second, &scene.settings, scene.pointers, 1, BALANCER_NO_MORE);
     assert_int_equal(balancer_next(&first, NOW), 0);
     assert_int_equal(balancer_next(&second, NOW), 1);
-    assert_false(balancer_note_success(&second));
-    assert_true(balancer_note_success(&first));
+    assert_false(balancer_note_success(&second, NOW));
+    assert_true(balancer_note_success(&first, NOW));
     assert_int_equal(health_judge(&scene.states[0].health, &(struct health_rule){1, NS_PER_S}, NOW), HEALTH_GOOD);
     balancer_release(&first);
     balancer_release(&second);
@@ -174,7 +174,7 @@ static void test_failures_put_a_target_out(void **state)
     assert_int_equal(balancer_next(&balancer, NOW), 0);
     assert_true(balancer_note_failure(&balancer, NOW));
     assert_int_equal(balancer_next(&balancer, NOW), 1);
-    assert_false(balancer_note_success(&balancer));
+    assert_false(balancer_note_success(&balancer, NOW));
     balancer_release(&balancer);
     balancer_init(&balancer, &scene.settings, scene.pointers, 1, BALANCER_NO_MORE);
     assert_int_equal(balancer_next(&balancer, NOW), 1);

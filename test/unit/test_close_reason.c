@@ -49,6 +49,7 @@ static const struct {
     {CLOSE_SOCKS_AUTH_FAILED, "socks_auth_failed", "target", true},
     {CLOSE_SOCKS_REFUSED, "socks_refused", "target", true},
     {CLOSE_SOCKS_FAILED, "socks_failed", "target", true},
+    {CLOSE_SOCKS_TIMEOUT, "socks_timeout", "proxy", true},
     {CLOSE_PROXY_SOURCE_NOT_TRUSTED, "proxy_source_not_trusted", "proxy", false},
     {CLOSE_SOURCE_NOT_AUTHORIZED, "source_not_authorized", "proxy", false},
     {CLOSE_CONNECTION_LIMIT, "connection_limit", "proxy", true},

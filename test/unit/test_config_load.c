@@ -189,6 +189,7 @@ static void test_defaults(void **state)
     assert_string_equal(target->name, "t");
     assert_string_equal(target->address.host, "h");
     assert_null(target->socks_proxy);
+    assert_true(target->proxy_timeout == 10 * NS_PER_S);
     assert_int_equal(target->connect_backoff, 0);
     assert_int_equal(target->connect_attempts, 1);
     assert_int_equal(target->connect_timeout, 0);
@@ -226,6 +227,7 @@ static const char everything[] = "application:\n"
                                  "      read_timeout: 4s\n"
                                  "      keepalive_interval: -1\n"
                                  "      proxy: socks5://user:p@ss:word@socks:1080\n"
+                                 "      proxy_timeout: 6s\n"
                                  "      resolve_timeout: 5s\n"
                                  "      max_fails: 2\n"
                                  "      fail_timeout: 1m\n"
@@ -297,6 +299,7 @@ static void test_every_value_arrives(void **state)
         assert_true(target->read_timeout == 4 * NS_PER_S);
         assert_true(target->keepalive_interval == KEEPALIVE_OFF);
         assert_string_equal(target->socks_proxy, "socks5://user:p@ss:word@socks:1080");
+        assert_true(target->proxy_timeout == 6 * NS_PER_S);
         assert_true(target->resolve_timeout == 5 * NS_PER_S);
         assert_int_equal(target->max_fails, 2);
         assert_true(target->fail_timeout == 60 * NS_PER_S);

@@ -37,10 +37,10 @@ static void play(const struct health_rule *by, const struct step *steps, size_t 
             is_right = health_note_failure(&health, by, now);
             break;
         case SUCCEEDS:
-            is_right = !health_note_success(&health, by);
+            is_right = !health_note_success(&health, by, now);
             break;
         case IS_BACK:
-            is_right = health_note_success(&health, by);
+            is_right = health_note_success(&health, by, now);
             break;
         case GOOD:
             is_right = health_judge(&health, by, now) == HEALTH_GOOD;
@@ -94,8 +94,17 @@ static void test_failures_count_within_the_time(void **state)
 {
     (void)state;
     STORY(&rule, {0, FAILS}, {9, FAILS}, {10, FAILS}, {11, FAILS}, {12, GOES_OUT});
-    STORY(&rule, {0, FAILS}, {5, FAILS}, {5, SUCCEEDS}, {6, FAILS}, {7, FAILS}, {8, GOES_OUT});
     STORY(&rule, {0, FAILS}, {20, FAILS}, {40, FAILS}, {60, FAILS}, {60, GOOD});
+}
+
+// As with nginx, successes in between do not make up for failures: a target that fails now and then is out, too.
+static void test_successes_do_not_make_up_for_failures(void **state)
+{
+    (void)state;
+    STORY(&rule, {0, FAILS}, {5, FAILS}, {5, SUCCEEDS}, {6, SUCCEEDS}, {7, GOES_OUT}, {7, OUT});
+    STORY(&rule, {0, FAILS}, {5, FAILS}, {9.999, SUCCEEDS}, {9.999, GOES_OUT});
+    // Once the time is over, they are forgotten.
+    STORY(&rule, {0, FAILS}, {5, FAILS}, {10, SUCCEEDS}, {10, FAILS}, {11, FAILS}, {12, SUCCEEDS}, {12, GOES_OUT});
 }
 
 // Connections that had begun before it went out report late.
@@ -125,7 +134,7 @@ static void test_a_rule_that_changes(void **state)
     assert_false(health_note_failure(&health, &rule, NS_PER_S));
     assert_int_equal(health_judge(&health, &stricter, NS_PER_S), HEALTH_OUT);
     assert_int_equal(health_judge(&health, &off, NS_PER_S), HEALTH_GOOD);
-    assert_false(health_note_success(&health, &off));
+    assert_false(health_note_success(&health, &off, NS_PER_S)); // where none counts, none is remembered
     assert_int_equal(health_judge(&health, &stricter, NS_PER_S), HEALTH_GOOD);
 }
 
@@ -160,7 +169,7 @@ static void *take_part(void *argument)
         (void)pthread_barrier_wait(&barrier);
         atomic_fetch_add(&claims, health_claim(&shared, &crowd, now + 2 * NS_PER_S));
         (void)pthread_barrier_wait(&barrier);
-        (void)health_note_success(&shared, &crowd);
+        (void)health_note_success(&shared, &crowd, now + 2 * NS_PER_S);
         (void)pthread_barrier_wait(&barrier);
     }
     return NULL;
@@ -188,6 +197,7 @@ int main(void)
         cmocka_unit_test(test_a_failed_trial_is_another_term),
         cmocka_unit_test(test_a_trial_without_an_end),
         cmocka_unit_test(test_failures_count_within_the_time),
+        cmocka_unit_test(test_successes_do_not_make_up_for_failures),
         cmocka_unit_test(test_latecomers),
         cmocka_unit_test(test_other_rules),
         cmocka_unit_test(test_a_rule_that_changes),

@@ -183,6 +183,39 @@ static void test_without_addresses(void **state)
     }
 }
 
+// UNSPEC has TLVs, too, and the checksum with them. Bytes that are no TLVs are no mistake there.
+static void test_fields_without_addresses(void **state)
+{
+    (void)state;
+    static const char wrong[] = "a PROXY protocol header with a wrong checksum";
+    struct bytes bytes;
+    set_hex(&bytes, "21 00 0007 03 0004 3ec9894e"); // as test_encodes has it
+    assert_decodes(&bytes);
+    bytes.at[bytes.length - 1] ^= 1;
+    assert_refused(&bytes, wrong);
+    set_hex(&bytes, "21 00 000c 01 0002 6832 03 0004 00000000");
+    assert_refused(&bytes, wrong);
+    // Of a LOCAL, the whole block is to be discarded, and the connection to be accepted.
+    bytes.at[12] = 0x20;
+    assert_decodes(&bytes);
+    assert_true(decoded.header.is_local);
+    assert_int_equal(decoded.header.protocol.length, 0);
+    // A family without a transport: the TLVs are behind its addresses, which do not count.
+    set_hex(&bytes, "21 10 0011" INET_ADDRESSES "02 0002 6162");
+    assert_decodes(&bytes);
+    assert_int_equal(decoded.header.source.family, PROXY_HEADER_UNKNOWN);
+    assert_text(&decoded.header.authority, "ab");
+    set_hex(&bytes, "21 10 0013" INET_ADDRESSES "03 0004 00000000");
+    assert_refused(&bytes, wrong);
+    static const char *const others[] = {"21 00 0001 03", "21 00 0005 03 0004 00 00", "21 10 0003 030000",
+                                         "21 00 000c" INET_ADDRESSES};
+    for (size_t i = 0; i < ARRAY_LENGTH(others); i++) {
+        set_hex(&bytes, others[i]);
+        assert_decodes(&bytes);
+        assert_int_equal(decoded.length, bytes.length);
+    }
+}
+
 static void test_any_cut(void **state)
 {
     (void)state;
@@ -400,6 +433,7 @@ int main(void)
         cmocka_unit_test(test_crc32c),
         cmocka_unit_test(test_addresses),
         cmocka_unit_test(test_without_addresses),
+        cmocka_unit_test(test_fields_without_addresses),
         cmocka_unit_test(test_any_cut),
         cmocka_unit_test(test_refused_fixed),
         cmocka_unit_test(test_refused_fields),

@@ -131,7 +131,8 @@ static const struct {
     {CHOICE, "05 ff", SOCKS5_DENIED, "demands authentication"},
     {CHOICE_WITH_CREDENTIALS, "05 ff", SOCKS5_DENIED, "takes neither a user and a password nor their absence"},
     {CHOICE, "05 01", SOCKS5_DENIED, "demands GSSAPI, which is not supported"},
-    {CHOICE_WITH_CREDENTIALS, "05 80", SOCKS5_DENIED, "demands a method of authentication that it was not offered"},
+    {CHOICE_WITH_CREDENTIALS, "05 80", SOCKS5_DENIED,
+     "demands a method of authentication that it was not offered (method 0x80)"},
     {CHOICE, "00 5b", SOCKS5_INVALID, "speaks SOCKS4, not SOCKS5"},
     {CHOICE, "48 54 54 50", SOCKS5_INVALID, "speaks HTTP, not SOCKS5"},
     {CHOICE, "53", SOCKS5_INVALID, "speaks SSH, not SOCKS5"},
@@ -148,12 +149,13 @@ static const struct {
     {REPLY, "05 06", SOCKS5_REFUSED, "answered: TTL expired"},
     {REPLY, "05 07", SOCKS5_REFUSED, "answered: the command is not supported"},
     {REPLY, "05 08", SOCKS5_REFUSED, "answered: the address type is not supported"},
-    {REPLY, "05 09", SOCKS5_REFUSED, "answered with an unknown failure"},
-    {REPLY, "05 ff", SOCKS5_REFUSED, "answered with an unknown failure"},
+    {REPLY, "05 09", SOCKS5_REFUSED, "answered with an unknown failure (reply code 0x09)"},
+    {REPLY, "05 5b", SOCKS5_REFUSED, "answered with an unknown failure (reply code 0x5b)"},
+    {REPLY, "05 ff", SOCKS5_REFUSED, "answered with an unknown failure (reply code 0xff)"},
     {REPLY, "04", SOCKS5_INVALID, "answered to the request with something else"},
-    {REPLY, "05 00 00 00 00", SOCKS5_INVALID, "answered with an address of an unknown type"},
-    {REPLY, "05 00 00 02 00", SOCKS5_INVALID, "answered with an address of an unknown type"},
-    {REPLY, "05 00 00 ff 00", SOCKS5_INVALID, "answered with an address of an unknown type"},
+    {REPLY, "05 00 00 00 00", SOCKS5_INVALID, "answered with an address of an unknown type (type 0x00)"},
+    {REPLY, "05 00 00 02 00", SOCKS5_INVALID, "answered with an address of an unknown type (type 0x02)"},
+    {REPLY, "05 00 00 ff 00", SOCKS5_INVALID, "answered with an address of an unknown type (type 0xff)"},
 };
 
 static void test_bad_answers(void **state)

@@ -74,6 +74,7 @@ struct target_config {
     const char *name;
     struct address address;
     const char *socks_proxy; // as written, validated; NULL: none. It may hold a password: never log it.
+    int64_t proxy_timeout;   // of the dialogue with that
     int64_t connect_backoff;
     int64_t connect_attempts; // >= 1
     int64_t connect_timeout;

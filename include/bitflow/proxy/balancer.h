@@ -27,8 +27,8 @@ struct balancer {
     bool *tried; // by the target's index; NULL until one has failed
 };
 
-// `turn` numbers the proxy's connections, which is what round-robin goes by. `chosen`: the one target that there is to
-// be tried, or BALANCER_NO_MORE. All of it is borrowed.
+// `turn` numbers the connections that choose a target, which is what round-robin goes by. `chosen`: the one target that
+// there is to be tried, or BALANCER_NO_MORE. All of it is borrowed.
 void balancer_init(struct balancer *balancer, const struct proxy_config *settings, struct target_state *const *states,
                    uint64_t turn, size_t chosen);
 void balancer_release(struct balancer *balancer);
@@ -39,7 +39,7 @@ size_t balancer_next(struct balancer *balancer, int64_t now);
 
 // What became of the one tried last. They return whether it is out from now on, or is back.
 bool balancer_note_failure(struct balancer *balancer, int64_t now);
-bool balancer_note_success(struct balancer *balancer);
+bool balancer_note_success(struct balancer *balancer, int64_t now);
 
 // The index of the target that serves a client's server name (lower case; empty: it sent none), or BALANCER_NO_MORE. A
 // target's name is that server name, in any case, else *.example.com for one label more, else * for all.

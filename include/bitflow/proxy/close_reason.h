@@ -51,6 +51,7 @@ enum ended_by { ENDED_BY_CLIENT, ENDED_BY_TARGET, ENDED_BY_PROXY };
       "the SOCKS5 server did not accept the credentials")                                                        \
     X(CLOSE_SOCKS_REFUSED, "socks_refused", ENDED_BY_TARGET, true, "the SOCKS5 server refused the target")       \
     X(CLOSE_SOCKS_FAILED, "socks_failed", ENDED_BY_TARGET, true, "the SOCKS5 server did not answer as one")      \
+    X(CLOSE_SOCKS_TIMEOUT, "socks_timeout", ENDED_BY_PROXY, true, "the SOCKS5 server did not answer in time")    \
     X(CLOSE_PROXY_SOURCE_NOT_TRUSTED, "proxy_source_not_trusted", ENDED_BY_PROXY, false,                         \
       "the client's address is not trusted to send a PROXY protocol header")                                     \
     X(CLOSE_SOURCE_NOT_AUTHORIZED, "source_not_authorized", ENDED_BY_PROXY, false,                               \

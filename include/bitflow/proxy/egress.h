@@ -32,6 +32,7 @@ struct egress {
     int64_t handshake_time;             // ns, likewise, of TLS; 0: no handshake was begun
     struct dial_result dialled;         // of the last attempt; with SOCKS5, the server's
     enum egress_step step;              // that the last attempt came to
+    bool has_own_bound;                 // that step had one, nearer than connect_timeout
     bool is_header_sent;                // by the last attempt
     struct tls_session *tls;            // of the last attempt; NULL: plain, or no handshake was begun
     struct target_state *state;         // where this connection is counted; NULL: nowhere

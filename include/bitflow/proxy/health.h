@@ -1,6 +1,6 @@
 // Passive health of a target, as nginx has it: after `max_fails` failures within `fail_timeout` it is out for
-// `fail_timeout`; then one connection tries it, and it is back, or out for as long again. One atomic word, no lock; any
-// thread.
+// `fail_timeout`; then one connection tries it, and it is back, or out for as long again. Successes in between do not
+// make up for failures: those are forgotten once `fail_timeout` is over. One atomic word, no lock; any thread.
 
 #ifndef BITFLOW_PROXY_HEALTH_H
 #define BITFLOW_PROXY_HEALTH_H
@@ -39,6 +39,6 @@ bool health_claim(struct health *health, const struct health_rule *rule, int64_t
 bool health_note_failure(struct health *health, const struct health_rule *rule, int64_t now);
 
 // Returns whether it was out until now.
-bool health_note_success(struct health *health, const struct health_rule *rule);
+bool health_note_success(struct health *health, const struct health_rule *rule, int64_t now);
 
 #endif

@@ -80,8 +80,8 @@ struct proxy_header_decoded {
     const char *reason; // with PROXY_HEADER_INVALID; a constant
 };
 
-// Which version it is shows in the first bytes. CRC32C is checked where it is there; TLVs that are not in struct
-// proxy_header are skipped; of two of a kind the last counts.
+// Which version it is shows in the first bytes. CRC32C is checked where it is there, but for LOCAL, of which nothing
+// counts; TLVs that are not in struct proxy_header are skipped; of two of a kind the last counts.
 enum proxy_header_state proxy_header_decode(const uint8_t *bytes, size_t length, struct proxy_header_decoded *decoded);
 
 #endif

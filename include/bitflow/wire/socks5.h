@@ -45,10 +45,14 @@ enum socks5_state {
 
 #define SOCKS5_ANSWER_MAX (4 + 1 + SOCKS5_TEXT_MAX + 2)
 
+#define SOCKS5_REASON_SIZE 80
+
+// Not to be copied: `reason` may point into it.
 struct socks5_answer {
     size_t length;
     size_t needed;      // at most SOCKS5_ANSWER_MAX
-    const char *reason; // a constant that goes on from "the SOCKS5 server "
+    const char *reason; // goes on from "the SOCKS5 server "; a constant, or `text`
+    char text[SOCKS5_REASON_SIZE];
     bool wants_credentials;
 };
 
