@@ -33,6 +33,9 @@ static const struct schema_word balancers[] = {{"none", BALANCER_NONE},
 static const struct schema_word proxy_header_versions[] = {
     {"1", PROXY_HEADER_VERSION_1}, {"2", PROXY_HEADER_VERSION_2}, {NULL, 0}};
 
+static const struct schema_word metrics_tag_formats[] = {
+    {"none", METRICS_TAGS_NONE}, {"dogstatsd", METRICS_TAGS_DOGSTATSD}, {"influxdb", METRICS_TAGS_INFLUXDB}, {NULL, 0}};
+
 static const struct schema_row metrics_rows[] = {
     {.key = "address",
      .type = SCHEMA_STRING,
@@ -46,7 +49,15 @@ static const struct schema_row metrics_rows[] = {
      .offset = offsetof(struct config, metrics_prefix),
      .check = syntax_metric_prefix,
      .fallback_text = "none",
-     .description = "Put before every metric's name."},
+     .description = "Put before every metric's name, with a dot between them."},
+    {.key = "tag_format",
+     .type = SCHEMA_ENUM,
+     .offset = offsetof(struct config, metrics_tag_format),
+     .fallback = METRICS_TAGS_NONE,
+     .words = metrics_tag_formats,
+     .description =
+         "`none`: proxies, targets and reasons are part of the names. `dogstatsd`, `influxdb`: they are tags, "
+         "in Datadog's or in Telegraf's way."},
 };
 OBJECT(metrics, struct config);
 

@@ -72,8 +72,8 @@ bool syntax_metric_prefix(const char *text, struct error *error)
 {
     if (strlen(text) > 128)
         return invalid(error, "is too long: at most 128 bytes");
-    if (!is_visible_ascii(text) || strpbrk(text, ":|@#") != NULL)
-        return invalid(error, "must be printable ASCII without spaces and without any of :|@#");
+    if (!is_visible_ascii(text) || strpbrk(text, ":|@#,;=") != NULL)
+        return invalid(error, "must be printable ASCII without spaces and without any of :|@#,;=");
     return true;
 }
 

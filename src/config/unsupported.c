@@ -12,11 +12,6 @@ static void report(struct problem_list *problems, const struct place *parent, co
 void check_unsupported(const struct place *root, const struct config *config, struct problem_list *problems)
 {
     struct place application = place_key(root, "application");
-    struct place metrics = place_key(&application, "metrics");
-    if (config->metrics_address != NULL)
-        report(problems, &metrics, "address");
-    if (config->metrics_prefix != NULL)
-        report(problems, &metrics, "prefix");
     if (config->sentry_dsn != NULL)
         report(problems, &application, "sentry_dsn");
 }

@@ -80,52 +80,6 @@ static bool connection_end(struct connection *connection, enum close_reason reas
     return registry_entry_end(&connection->entry, reason);
 }
 
-// What is special to a step; CLOSE_NONE: nothing.
-static enum close_reason reason_of_failed_step(enum egress_step step, enum error_code code)
-{
-    switch (step) {
-    case EGRESS_SOCKS:
-        return code == ERROR_DENIED    ? CLOSE_SOCKS_AUTH_FAILED
-               : code == ERROR_REFUSED ? CLOSE_SOCKS_REFUSED
-                                       : CLOSE_SOCKS_FAILED;
-    case EGRESS_TLS:
-        return CLOSE_TARGET_HANDSHAKE_FAILED;
-    case EGRESS_DIAL:
-    case EGRESS_HEADER:
-        break;
-    }
-    return code == ERROR_REFUSED ? CLOSE_CONNECT_REFUSED : CLOSE_CONNECT_FAILED;
-}
-
-static enum close_reason reason_of_timeout(const struct egress *egress)
-{
-    if (egress->has_own_bound && egress->step == EGRESS_SOCKS)
-        return CLOSE_SOCKS_TIMEOUT;
-    if (egress->has_own_bound && egress->step == EGRESS_HEADER)
-        return CLOSE_TARGET_WRITE_TIMEOUT;
-    return CLOSE_CONNECT_TIMEOUT;
-}
-
-static enum close_reason reason_of_failed_dial(const struct connection *connection)
-{
-    switch (connection->error.code) {
-    case ERROR_CANCELLED:
-        return CLOSE_CLIENT_LEFT;
-    case ERROR_RESOLVE:
-        return CLOSE_RESOLVE_FAILED;
-    case ERROR_TIMEOUT:
-        return reason_of_timeout(&connection->egress);
-    case ERROR_NO_DESCRIPTORS:
-        return CLOSE_OUT_OF_DESCRIPTORS;
-    case ERROR_NO_THREADS:
-        return CLOSE_OUT_OF_THREADS;
-    case ERROR_NO_MEMORY:
-        return CLOSE_OUT_OF_MEMORY;
-    default:
-        return reason_of_failed_step(connection->egress.step, connection->error.code);
-    }
-}
-
 static bool has_reason(const void *subject)
 {
     const struct connection *connection = subject;
@@ -171,7 +125,8 @@ __attribute__((noinline)) static bool reach_target(struct connection *connection
                                .tls = generation->credentials.targets,
                                .states = generation->targets,
                                .turn = atomic_fetch_add_explicit(&generation->proxy->turns, 1, memory_order_relaxed),
-                               .chosen = connection->ingress.target};
+                               .chosen = connection->ingress.target,
+                               .metrics = connection_target_metrics(connection)};
     struct connection_ends ends;
     struct proxy_header header;
     char id[CONNECTION_ID_SIZE];
@@ -196,7 +151,7 @@ static bool dial_target(struct connection *connection)
     patience.is_over = has_reason;
     patience.subject = connection;
     if (!reach_target(connection, &patience)) {
-        if (!connection_end(connection, reason_of_failed_dial(connection)))
+        if (!connection_end(connection, egress_failure(&connection->egress, connection->error.code)))
             connection->error = ERROR_INIT; // ended from outside, which looked like a client that left
         return false;
     }
@@ -204,6 +159,7 @@ static bool dial_target(struct connection *connection)
         return false;
     registry_set_target(connection->engine->registry, &connection->entry, connection->egress.dialled.fd);
     connection_log_connected(connection);
+    connection_count_connected(connection);
     return true;
 }
 
@@ -267,6 +223,7 @@ static void finish(struct connection *connection)
     if (is_logged)
         name_ends(connection, &names);
     close_sockets(connection);
+    connection_count_closed(connection);
     egress_leave(&connection->egress);
     atomic_fetch_sub(&connection->generation->proxy->active, 1);
     if (is_logged)
@@ -284,6 +241,7 @@ void connection_serve(void *argument)
     connection_thread_name(name, connection->generation->proxy->name, connection->id, '>');
     thread_set_name(name);
     connection_log_accepted(connection);
+    connection_count_accepted(connection);
     if (admit_client(connection) && dial_target(connection))
         relay_target(connection);
     finish(connection);

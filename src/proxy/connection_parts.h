@@ -8,6 +8,12 @@
 #include "bitflow/proxy/ingress.h"
 #include "bitflow/proxy/relay.h"
 
+// What has been counted of it already. Under the registry's lock while the connection is in there.
+struct connection_reported {
+    uint64_t bytes[2]; // by enum relay_side
+    bool has_first_byte;
+};
+
 struct connection {
     uint64_t id;
     struct engine *engine;
@@ -26,6 +32,7 @@ struct connection {
     struct egress egress;
     struct relay relay;
     struct relay_result relayed;
+    struct connection_reported reported;
     struct error error;
 };
 
@@ -69,6 +76,14 @@ struct socket_names {
 };
 
 void socket_names_of(struct socket_names *names, const struct connection_ends *ends);
+
+// For the metrics: a worker has it, its target has answered, it has left the registry.
+void connection_count_accepted(const struct connection *connection);
+void connection_count_connected(const struct connection *connection);
+void connection_count_closed(struct connection *connection);
+void connection_count_rejected(const struct generation *generation, enum close_reason reason);
+// NULL: nothing is counted.
+struct target_metrics *const *connection_target_metrics(const struct connection *connection);
 
 // Lines of the application log, at level debug.
 void connection_log_accepted(const struct connection *connection);

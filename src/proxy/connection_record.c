@@ -213,6 +213,7 @@ void connection_reject(uint64_t id, struct generation *generation, const struct 
                        enum close_reason reason, const char *error_text)
 {
     enum log_level level = LOG_WARN;
+    connection_count_rejected(generation, reason);
     if (generation->log == NULL && !log_enabled(level))
         return;
     struct connection_ends ends = {.client = client->peer};

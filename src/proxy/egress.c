@@ -75,7 +75,10 @@ static bool connect_target(struct egress *egress, const struct egress_plan *plan
         if (!wait_before(target, number, patience, error))
             return false;
         drop_session(egress);
-        if (egress_attempt(egress, plan, index, patience, error))
+        bool is_connected = egress_attempt(egress, plan, index, patience, error);
+        if (plan->metrics != NULL)
+            egress_count_attempt(egress, plan->metrics[index], is_connected, error->code);
+        if (is_connected)
             return true;
         if (error->code != ERROR_CANCELLED)
             log_failure(target, number, error, context);

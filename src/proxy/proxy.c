@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct proxy *proxy_create(const char *name, struct error *error)
+struct proxy *proxy_create(const char *name, struct metrics *metrics, struct error *error)
 {
     struct proxy *proxy = calloc(1, sizeof *proxy);
     char *own_name = strdup(name);
@@ -12,6 +12,12 @@ struct proxy *proxy_create(const char *name, struct error *error)
         free(proxy);
         free(own_name);
         error_set_errno(error, ENOMEM, "cannot create the proxy %s", name);
+        return NULL;
+    }
+    proxy->metrics = proxy_metrics_hold(metrics, name, error);
+    if (proxy->metrics == NULL) {
+        free(proxy);
+        free(own_name);
         return NULL;
     }
     proxy->name = own_name;
@@ -33,6 +39,7 @@ void proxy_drop(struct proxy **proxy)
     if (dropped == NULL || atomic_fetch_sub_explicit(&dropped->references, 1, memory_order_acq_rel) > 1)
         return;
     target_list_release(&dropped->targets);
+    proxy_metrics_drop(&dropped->metrics);
     free(dropped->name);
     free(dropped);
 }
@@ -47,12 +54,15 @@ struct generation *generation_create(struct proxy *proxy, const struct config *c
         return NULL;
     }
     generation->targets = target_list_hold(&proxy->targets, settings->targets, settings->target_count, error);
-    bool is_complete = generation->targets != NULL;
+    if (generation->targets != NULL)
+        generation->metrics = target_metrics_hold(proxy->metrics, settings->targets, settings->target_count, error);
+    bool is_complete = generation->metrics != NULL;
     if (is_complete && settings->connection_log != NULL) {
         generation->log = connection_log_open(settings->connection_log, error);
         is_complete = generation->log != NULL;
     }
     if (!is_complete) {
+        target_metrics_drop(proxy->metrics, &generation->metrics, settings->target_count);
         target_list_drop(&proxy->targets, &generation->targets, settings->target_count);
         free(generation);
         return NULL;
@@ -80,8 +90,20 @@ void generation_drop(struct generation **generation)
         return;
     connection_log_close(&dropped->log);
     credentials_release(&dropped->credentials);
+    target_metrics_drop(dropped->proxy->metrics, &dropped->metrics, dropped->settings->target_count);
     target_list_drop(&dropped->proxy->targets, &dropped->targets, dropped->settings->target_count);
     config_drop(&dropped->config);
     proxy_drop(&dropped->proxy);
     free(dropped);
+}
+
+void generation_publish(const struct generation *generation)
+{
+    const struct credentials *credentials = &generation->credentials;
+    int64_t expiry = credentials->listener == NULL ? 0 : tls_context_expiry(credentials->listener);
+    atomic_store_explicit(&generation->proxy->metrics->certificate_expiry, expiry, memory_order_relaxed);
+    for (size_t i = 0; i < credentials->target_count; i++) {
+        expiry = credentials->targets[i] == NULL ? 0 : tls_context_expiry(credentials->targets[i]);
+        atomic_store_explicit(&generation->metrics[i]->certificate_expiry, expiry, memory_order_relaxed);
+    }
 }

@@ -12,7 +12,7 @@
 __attribute__((noinline, cold)) static void note_first_byte(struct pump *pump)
 {
     if (pump->side == RELAY_TARGET)
-        atomic_store_explicit(&pump->state->relay->first_byte, clock_now(), memory_order_relaxed);
+        atomic_store_explicit(&pump->state->relay->first_byte, clock_now(), memory_order_release);
 }
 
 void pump_account(struct pump *pump, size_t size)

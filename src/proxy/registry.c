@@ -1,6 +1,7 @@
 #include "bitflow/proxy/registry.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 
@@ -22,7 +23,8 @@ struct registry {
     bool draining GUARDED;
     bool stopping GUARDED;
     bool has_watcher GUARDED;
-    pthread_t watcher; // written once, before any other thread may ask for it
+    struct registry_entry *cursor GUARDED; // the next one that registry_visit() comes to; NULL: it does not run
+    pthread_t watcher;                     // written once, before any other thread may ask for it
 };
 
 static void list_init(struct registry_entry *head)
@@ -37,6 +39,14 @@ static void list_insert_after(struct registry_entry *place, struct registry_entr
     entry->next = place->next;
     place->next->previous = entry;
     place->next = entry;
+}
+
+static void list_take_out(struct registry *registry, struct registry_entry *entry) REQUIRES(registry->lock)
+{
+    if (registry->cursor == entry)
+        registry->cursor = entry->next;
+    entry->previous->next = entry->next;
+    entry->next->previous = entry->previous;
 }
 
 struct registry *registry_create(void (*on_empty)(void), struct error *error)
@@ -98,8 +108,7 @@ static int64_t end_lifetimes(struct registry *registry) REQUIRES(registry->lock)
         if (deadline_left(first->deadline) > 0)
             return first->deadline;
         end(first, CLOSE_LIFETIME);
-        first->previous->next = first->next;
-        first->next->previous = first->previous;
+        list_take_out(registry, first);
         list_insert_after(&registry->unlimited, first);
     }
     return DEADLINE_NONE;
@@ -160,8 +169,7 @@ void registry_set_target(struct registry *registry, struct registry_entry *entry
 void registry_remove(struct registry *registry, struct registry_entry *entry)
 {
     mutex_lock(&registry->lock);
-    entry->previous->next = entry->next;
-    entry->next->previous = entry->previous;
+    list_take_out(registry, entry);
     bool now_empty = --registry->count == 0 && registry->draining;
     mutex_unlock(&registry->lock);
     if (now_empty && registry->on_empty != NULL)
@@ -194,4 +202,33 @@ void registry_end_all(struct registry *registry, enum close_reason reason)
     for (struct registry_entry *entry = registry->lifetimes.next; entry != &registry->lifetimes; entry = entry->next)
         end(entry, reason);
     mutex_unlock(&registry->lock);
+}
+
+// As long as the lock is held at a time: a few microseconds.
+#define VISIT_BATCH 64
+
+static void visit_list(struct registry *registry, struct registry_entry *head,
+                       void (*visit)(struct registry_entry *entry, void *argument), void *argument)
+{
+    mutex_lock(&registry->lock);
+    registry->cursor = head->next;
+    for (size_t i = 1; registry->cursor != head; i++) {
+        struct registry_entry *entry = registry->cursor;
+        registry->cursor = entry->next;
+        visit(entry, argument);
+        if (i % VISIT_BATCH != 0)
+            continue;
+        mutex_unlock(&registry->lock);
+        (void)sched_yield(); // whoever waits for the lock gets it
+        mutex_lock(&registry->lock);
+    }
+    registry->cursor = NULL;
+    mutex_unlock(&registry->lock);
+}
+
+void registry_visit(struct registry *registry, void (*visit)(struct registry_entry *entry, void *argument),
+                    void *argument)
+{
+    visit_list(registry, &registry->unlimited, visit, argument);
+    visit_list(registry, &registry->lifetimes, visit, argument);
 }

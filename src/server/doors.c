@@ -45,7 +45,7 @@ static struct proxy *find_or_create_proxy(const struct doors *doors, const char 
         if (strcmp(proxy->name, name) == 0)
             return proxy_hold(proxy);
     }
-    return proxy_create(name, error);
+    return proxy_create(name, &doors->engine->metrics, error);
 }
 
 static struct acceptor *open_acceptor(struct doors *doors, struct generation *generation, struct error *error)
@@ -96,6 +96,7 @@ static void switch_over(struct doors *doors, struct planned_door *plan, size_t c
         if (!is_planned(doors->acceptors[i], plan, count))
             acceptor_destroy(&doors->acceptors[i]);
     for (size_t i = 0; i < count; i++) {
+        generation_publish(plan[i].generation);
         if (plan[i].is_new)
             acceptor_open(plan[i].acceptor);
         else

@@ -13,6 +13,7 @@
 #include "bitflow/proxy/proxy.h"
 #include "bitflow/proxy/relay.h"
 #include "bitflow/server/doors.h"
+#include "bitflow/server/metrics_report.h"
 
 #define WORKERS_PARKED_MAX 512
 #define WORKER_IDLE_TIME (10 * NS_PER_S)
@@ -24,6 +25,7 @@ struct server {
     const struct config *config;
     struct engine engine;
     struct doors doors;
+    struct metrics_report metrics;
     bool has_failed; // the sockets of some listener failed
 };
 
@@ -106,7 +108,15 @@ static bool create_engine(struct engine *engine, struct error *error)
     engine->registry = registry_create(send_notice, error);
     if (engine->registry == NULL)
         thread_pool_destroy(&engine->threads);
+    metrics_init(&engine->metrics);
     return engine->registry != NULL;
+}
+
+static void destroy_engine(struct engine *engine)
+{
+    registry_destroy(&engine->registry);
+    thread_pool_destroy(&engine->threads);
+    metrics_release(&engine->metrics);
 }
 
 static void log_warning(void *argument, const char *name, const char *file, const char *text)
@@ -122,11 +132,14 @@ static bool change(struct server *server, const struct config *config, struct cr
 {
     size_t proxy_count = config->proxy_count;
     credentials_warn(credentials, config, log_warning, NULL);
-    bool changed = doors_change(&server->doors, config, credentials, error);
+    bool changed = metrics_report_prepare(&server->metrics, config, error) &&
+                   doors_change(&server->doors, config, credentials, error);
     credentials_free(&credentials, proxy_count);
     config_drop(changed ? &server->config : &config);
     if (changed)
         server->config = config;
+    if (server->config != NULL)
+        metrics_report_apply(&server->metrics, server->config);
     return changed;
 }
 
@@ -219,11 +232,11 @@ static void shut_down(struct server *server)
     doors_release(&server->doors);
     drain_connections(server);
     bool done = thread_pool_drain(server->engine.threads, deadline_after(LAST_RECORDS_TIME));
+    metrics_report_release(&server->metrics);
     log_info(NULL, done ? "ended" : "ended, although some connections did not", NULL);
     if (!done)
         return; // their threads still use everything
-    registry_destroy(&server->engine.registry);
-    thread_pool_destroy(&server->engine.threads);
+    destroy_engine(&server->engine);
     config_drop(&server->config);
 }
 
@@ -241,10 +254,11 @@ bool server_run(const char *path, const struct config *config, struct credential
         config_drop(&config);
         return false;
     }
+    metrics_report_init(&server.metrics, &server.engine);
     doors_init(&server.doors, &server.engine, send_notice);
     if (!change(&server, config, credentials, error)) {
-        registry_destroy(&server.engine.registry);
-        thread_pool_destroy(&server.engine.threads);
+        metrics_report_release(&server.metrics);
+        destroy_engine(&server.engine);
         return false;
     }
     bool was_told_to_end = serve(&server);

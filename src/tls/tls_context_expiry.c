@@ -95,3 +95,29 @@ void tls_context_check_expiry(const struct tls_context *context, int days,
                         "the authority is not used: with verify_mode none nobody is verified");
     }
 }
+
+static int64_t seconds_of(const mbedtls_x509_time *time)
+{
+    struct tm parts = {.tm_year = time->year - 1900,
+                       .tm_mon = time->mon - 1,
+                       .tm_mday = time->day,
+                       .tm_hour = time->hour,
+                       .tm_min = time->min,
+                       .tm_sec = time->sec};
+    return (int64_t)timegm(&parts);
+}
+
+int64_t tls_context_expiry(const struct tls_context *context)
+{
+    int64_t first = 0;
+    for (size_t i = 0; i < context->entry_count; i++) {
+        const struct tls_entry *entry = &context->entries[i];
+        if (entry->certificate_path == NULL)
+            continue;
+        for (const mbedtls_x509_crt *at = &entry->chain; at != NULL && at->raw.p != NULL; at = at->next) {
+            int64_t end = seconds_of(&at->valid_to);
+            first = first == 0 || end < first ? end : first;
+        }
+    }
+    return first;
+}

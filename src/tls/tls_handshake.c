@@ -267,6 +267,8 @@ static bool accept_peer(struct tls_handshake *handshake, struct error *error)
         note_peer(handshake);
         return true;
     }
+    handshake->facts->failure = mbedtls_ssl_get_peer_cert(&handshake->ssl) == NULL ? TLS_FAILURE_CERTIFICATE_MISSING
+                                                                                   : TLS_FAILURE_CERTIFICATE_INVALID;
     tls_handshake_alert(handshake, alert);
     error_set(error, ERROR_INVALID, "%s", handshake->verification.reason);
     return false;
@@ -276,8 +278,10 @@ bool tls_handshake_run(struct tls_handshake *handshake, const char *host, struct
 {
     int64_t start = clock_now();
     mbedtls_ssl_init(&handshake->ssl);
-    if (!prepare(handshake, host, error))
+    if (!prepare(handshake, host, error)) {
+        handshake->facts->failure = TLS_FAILURE_OTHER;
         return false;
+    }
     int status = mbedtls_ssl_handshake(&handshake->ssl);
     // The record layer begins with the next record: nothing of this one may be left.
     if (status == 0 && mbedtls_ssl_check_pending(&handshake->ssl) != 0)
@@ -288,6 +292,7 @@ bool tls_handshake_run(struct tls_handshake *handshake, const char *host, struct
     if (status != 0) {
         // First, since sending an alert to one who has left is no news.
         tls_handshake_describe(handshake, status, error);
+        handshake->facts->failure = tls_handshake_classify(handshake, status);
         if (tls_handshake_owes_alert(handshake, status, &alert))
             tls_handshake_alert(handshake, alert);
         (void)flush(handshake);

@@ -92,5 +92,7 @@ bool tls_handshake_owes_alert(const struct tls_handshake *handshake, int status,
 
 // Puts mbedTLS's `status` into words.
 void tls_handshake_describe(struct tls_handshake *handshake, int status, struct error *error);
+// The same for counting; after it has been described.
+enum tls_failure tls_handshake_classify(const struct tls_handshake *handshake, int status);
 
 #endif

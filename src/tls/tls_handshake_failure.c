@@ -63,10 +63,21 @@ static void describe_socket(const struct tls_handshake *handshake, const char *p
         error_set(error, handshake->end == SOCKET_TIMEOUT ? ERROR_TIMEOUT : ERROR_INVALID, "%s %s", peer, what);
 }
 
+// mbedTLS has no function for the one that it has read itself.
+static unsigned alert_of(const struct tls_handshake *handshake)
+{
+    return handshake->has_plain_alert ? handshake->plain_alert : handshake->ssl.MBEDTLS_PRIVATE(in_msg)[1];
+}
+
+static bool has_ended_by_alert(const struct tls_handshake *handshake, int status)
+{
+    return status == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE ||
+           (status == MBEDTLS_ERR_SSL_INVALID_MAC && handshake->has_plain_alert);
+}
+
 static void describe_alert(const struct tls_handshake *handshake, const char *peer, struct error *error)
 {
-    // mbedTLS has no function for the one that it has read itself.
-    unsigned alert = handshake->has_plain_alert ? handshake->plain_alert : handshake->ssl.MBEDTLS_PRIVATE(in_msg)[1];
+    unsigned alert = alert_of(handshake);
     const char *name = tls_alert_name(alert);
     const char *words;
     switch (alert) {
@@ -153,8 +164,8 @@ static bool is_bad_signature(const struct tls_handshake *handshake, int status)
 bool tls_handshake_owes_alert(const struct tls_handshake *handshake, int status, unsigned char *alert)
 {
     // Only to those who speak TLS, and not in answer to an alert.
-    if (handshake->has_alerted || handshake->end != SOCKET_FINE || status == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE ||
-        (status == MBEDTLS_ERR_SSL_INVALID_MAC && handshake->has_plain_alert) || !is_tls_record(handshake))
+    if (handshake->has_alerted || handshake->end != SOCKET_FINE || has_ended_by_alert(handshake, status) ||
+        !is_tls_record(handshake))
         return false;
     const struct status_words *words = find_words(status);
     if (is_bad_signature(handshake, status))
@@ -171,6 +182,83 @@ static bool is_memory_error(int status)
            status == MBEDTLS_ERR_ECP_ALLOC_FAILED;
 }
 
+static enum tls_failure classify_alert(const struct tls_handshake *handshake)
+{
+    switch (alert_of(handshake)) {
+    case MBEDTLS_SSL_ALERT_MSG_UNKNOWN_CA:
+    case MBEDTLS_SSL_ALERT_MSG_BAD_CERT:
+    case MBEDTLS_SSL_ALERT_MSG_UNSUPPORTED_CERT:
+    case MBEDTLS_SSL_ALERT_MSG_CERT_REVOKED:
+    case MBEDTLS_SSL_ALERT_MSG_CERT_EXPIRED:
+    case MBEDTLS_SSL_ALERT_MSG_CERT_UNKNOWN:
+    case MBEDTLS_SSL_ALERT_MSG_CERT_REQUIRED:
+        return TLS_FAILURE_CERTIFICATE_REFUSED;
+    case MBEDTLS_SSL_ALERT_MSG_PROTOCOL_VERSION:
+        return TLS_FAILURE_VERSION;
+    case MBEDTLS_SSL_ALERT_MSG_NO_APPLICATION_PROTOCOL:
+        return TLS_FAILURE_PROTOCOL;
+    case MBEDTLS_SSL_ALERT_MSG_UNRECOGNIZED_NAME:
+        return TLS_FAILURE_SERVER_NAME;
+    case MBEDTLS_SSL_ALERT_MSG_HANDSHAKE_FAILURE:
+    case MBEDTLS_SSL_ALERT_MSG_INSUFFICIENT_SECURITY:
+        return TLS_FAILURE_CIPHER;
+    default:
+        return TLS_FAILURE_ALERT;
+    }
+}
+
+static enum tls_failure classify_status(const struct tls_handshake *handshake, int status)
+{
+    switch (status) {
+    case MBEDTLS_ERR_X509_CERT_VERIFY_FAILED:
+    case MBEDTLS_ERR_SSL_BAD_CERTIFICATE:
+        return (handshake->verification.named & MBEDTLS_X509_BADCERT_MISSING) != 0 ? TLS_FAILURE_CERTIFICATE_MISSING
+                                                                                   : TLS_FAILURE_CERTIFICATE_INVALID;
+    case MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE:
+        return TLS_FAILURE_CERTIFICATE_MISSING;
+    case MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION:
+        return TLS_FAILURE_VERSION;
+    case MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE:
+        return is_bad_signature(handshake, status) ? TLS_FAILURE_CERTIFICATE_INVALID : TLS_FAILURE_CIPHER;
+    case MBEDTLS_ERR_SSL_NO_APPLICATION_PROTOCOL:
+        return TLS_FAILURE_PROTOCOL;
+    default:
+        if (is_bad_signature(handshake, status))
+            return TLS_FAILURE_CERTIFICATE_INVALID;
+        return find_words(status) != NULL ? TLS_FAILURE_RULES : TLS_FAILURE_OTHER;
+    }
+}
+
+enum tls_failure tls_handshake_classify(const struct tls_handshake *handshake, int status)
+{
+    switch (handshake->end) {
+    case SOCKET_TIMEOUT:
+        return TLS_FAILURE_TIMEOUT;
+    case SOCKET_CANCELLED:
+        return TLS_FAILURE_CANCELLED;
+    case SOCKET_EOF:
+    case SOCKET_FAILED:
+        return TLS_FAILURE_CLOSED;
+    case SOCKET_FINE:
+        break;
+    }
+    if (has_ended_by_alert(handshake, status))
+        return classify_alert(handshake);
+    if (is_memory_error(status))
+        return TLS_FAILURE_OUT_OF_MEMORY;
+    if (handshake->first_length > 0 && !is_tls_record(handshake))
+        return TLS_FAILURE_NOT_TLS;
+    return classify_status(handshake, status);
+}
+
+const char *tls_failure_name(enum tls_failure failure)
+{
+#define TLS_FAILURE_NAME(constant, name, text) [constant] = name,
+    static const char *const names[TLS_FAILURE_COUNT] = {[TLS_FAILURE_NONE] = "none", TLS_FAILURES(TLS_FAILURE_NAME)};
+#undef TLS_FAILURE_NAME
+    return names[failure];
+}
+
 void tls_handshake_describe(struct tls_handshake *handshake, int status, struct error *error)
 {
     const char *peer = handshake->context->role == TLS_SERVER ? "the client" : "the target";
@@ -179,8 +267,7 @@ void tls_handshake_describe(struct tls_handshake *handshake, int status, struct 
     const struct status_words *words = find_words(status);
     if (handshake->end != SOCKET_FINE) {
         describe_socket(handshake, peer, error);
-    } else if (status == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE ||
-               (status == MBEDTLS_ERR_SSL_INVALID_MAC && handshake->has_plain_alert)) {
+    } else if (has_ended_by_alert(handshake, status)) {
         describe_alert(handshake, peer, error);
     } else if (status == MBEDTLS_ERR_X509_CERT_VERIFY_FAILED || status == MBEDTLS_ERR_SSL_BAD_CERTIFICATE) {
         error_set(error, ERROR_INVALID, "%s",

@@ -49,10 +49,13 @@ static bool begin(const struct tls_context *context, int fd, const char *host, s
 {
     memset(session, 0, sizeof *session);
     struct tls_handshake *handshake = create_handshake(context, fd, patience, deadline, &session->facts, error);
-    if (handshake == NULL)
+    if (handshake == NULL) {
+        session->facts.failure = TLS_FAILURE_OUT_OF_MEMORY;
         return false;
+    }
     bool is_good = tls_handshake_run(handshake, host, error);
     if (is_good && !create_halves(handshake, session, error)) {
+        session->facts.failure = TLS_FAILURE_OTHER;
         tls_handshake_alert(handshake, TLS_ALERT_INTERNAL_ERROR);
         tls_session_release(session);
         is_good = false;

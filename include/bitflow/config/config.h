@@ -30,6 +30,8 @@ enum balancer_policy {
 
 enum proxy_header_version { PROXY_HEADER_VERSION_1, PROXY_HEADER_VERSION_2 };
 
+enum metrics_tag_format { METRICS_TAGS_NONE, METRICS_TAGS_DOGSTATSD, METRICS_TAGS_INFLUXDB };
+
 struct certificate_config {
     const char *key;             // path; NULL if not given
     const char *certificate;     // path; NULL if not given
@@ -105,6 +107,7 @@ struct config {
     const char *sentry_dsn;      // NULL: off. It holds a key: never log it.
     const char *metrics_address; // NULL: off
     const char *metrics_prefix;  // NULL: none
+    enum metrics_tag_format metrics_tag_format;
     enum log_level log_level;    // LOG_OFF if omitted
     int64_t drain_timeout;
     const struct proxy_config *proxies;

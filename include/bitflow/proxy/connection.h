@@ -48,6 +48,10 @@ void connection_serve(void *argument);
 void connection_reject(uint64_t id, struct generation *generation, const struct client *client,
                        enum close_reason reason, const char *error_text);
 
+// For the reporting thread: adds up each proxy's live connections (proxy_metrics.live), and counts what they have done
+// since the last time. `is_counted`: or only takes note of it, where metrics were off so far.
+void connections_count_live(struct registry *registry, bool is_counted);
+
 // The two threads' names: `<proxy>#<id>>` (reads from the client) and `<proxy>#<id><`, the proxy's name cut so that the
 // id always fits.
 void connection_thread_name(char out[THREAD_NAME_SIZE], const char *proxy, uint64_t id, char role);

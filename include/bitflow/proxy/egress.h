@@ -14,6 +14,8 @@
 #include "bitflow/config/config.h"
 #include "bitflow/net/dial.h"
 #include "bitflow/net/patience.h"
+#include "bitflow/proxy/close_reason.h"
+#include "bitflow/proxy/metrics.h"
 #include "bitflow/proxy/target_state.h"
 #include "bitflow/tls/tls_session.h"
 #include "bitflow/wire/proxy_header.h"
@@ -41,17 +43,25 @@ struct egress {
 // Where to, and how. Borrowed.
 struct egress_plan {
     const struct proxy_config *settings;
-    struct tls_context *const *tls;     // by the target's index
-    struct target_state *const *states; // likewise
-    uint64_t turn;                      // of round-robin
-    size_t chosen;                      // the one target to be tried; BALANCER_NO_MORE: the balancer's
-    enum address_family preferred;      // for dual stack
-    const struct proxy_header *header;  // to be sent; NULL: none
+    struct tls_context *const *tls;        // by the target's index
+    struct target_state *const *states;    // likewise
+    uint64_t turn;                         // of round-robin
+    size_t chosen;                         // the one target to be tried; BALANCER_NO_MORE: the balancer's
+    enum address_family preferred;         // for dual stack
+    const struct proxy_header *header;     // to be sent; NULL: none
+    struct target_metrics *const *metrics; // by the target's index; NULL: nothing is counted
 };
 
 // False: no target could be reached; the error is the last attempt's.
 bool egress_connect(struct egress *egress, const struct egress_plan *plan, struct patience *patience,
                     const struct log_context *context, struct error *error);
+
+// What it means that the last attempt failed with that error.
+enum close_reason egress_failure(const struct egress *egress, enum error_code code);
+
+// Counts the last attempt.
+void egress_count_attempt(const struct egress *egress, struct target_metrics *metrics, bool is_connected,
+                          enum error_code code);
 
 // The connection is over: its target has one less.
 void egress_leave(struct egress *egress);

@@ -16,6 +16,7 @@
 #include "bitflow/base/thread.h"
 #include "bitflow/config/config.h"
 #include "bitflow/proxy/credentials.h"
+#include "bitflow/proxy/metrics.h"
 #include "bitflow/proxy/registry.h"
 #include "bitflow/proxy/target_state.h"
 #include "bitflow/telemetry/connection_log.h"
@@ -25,6 +26,7 @@ struct proxy {
     _Atomic uint64_t active;    // connections that hold a place below the connection limit
     _Atomic uint64_t turns;     // connections that came to choose a target, since the start, for round-robin
     struct target_list targets; // what is known of them, by whichever generation has them
+    struct proxy_metrics *metrics;
     char *name;
 };
 
@@ -36,16 +38,18 @@ struct generation {
     struct connection_log *log;          // NULL: off
     struct credentials credentials;      // its TLS contexts
     struct target_state **targets;       // by the target's index
+    struct target_metrics **metrics;     // likewise
 };
 
 // What all proxies of the process share. Lives as long as the process.
 struct engine {
     struct thread_pool *threads; // workers and pumps
     struct registry *registry;
+    struct metrics metrics;
 };
 
-// With one reference, the caller's. NULL: ERROR_NO_MEMORY.
-struct proxy *proxy_create(const char *name, struct error *error);
+// With one reference, the caller's. It counts among `metrics`. NULL: ERROR_NO_MEMORY.
+struct proxy *proxy_create(const char *name, struct metrics *metrics, struct error *error);
 struct proxy *proxy_hold(struct proxy *proxy);
 void proxy_drop(struct proxy **proxy);
 
@@ -56,5 +60,8 @@ struct generation *generation_create(struct proxy *proxy, const struct config *c
                                      struct error *error);
 struct generation *generation_hold(struct generation *generation);
 void generation_drop(struct generation **generation);
+
+// It is in force: when its certificates expire is what is reported from now on.
+void generation_publish(const struct generation *generation);
 
 #endif

@@ -55,6 +55,11 @@ void registry_drain(struct registry *registry);
 // Ends every live connection.
 void registry_end_all(struct registry *registry, enum close_reason reason);
 
+// Calls `visit` for every live connection, under the lock, which is let go of every now and then, so that nobody waits
+// for all of them. Who comes meanwhile may be left out, or be visited twice. One thread at a time.
+void registry_visit(struct registry *registry, void (*visit)(struct registry_entry *entry, void *argument),
+                    void *argument);
+
 // The first reason set is the one that counts; returns whether this one was.
 bool registry_entry_end(struct registry_entry *entry, enum close_reason reason);
 

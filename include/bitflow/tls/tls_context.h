@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "bitflow/base/error.h"
 #include "bitflow/config/config.h"
@@ -40,5 +41,9 @@ void tls_context_destroy(struct tls_context **context);
 // the log or for --check. Any thread.
 void tls_context_check_expiry(const struct tls_context *context, int days,
                               void (*warn)(void *argument, const char *file, const char *text), void *argument);
+
+// When the first of the certificates that it shows to others, chains included, expires: seconds since 1970; 0: it has
+// none. Any thread.
+int64_t tls_context_expiry(const struct tls_context *context);
 
 #endif

@@ -11,6 +11,7 @@
 #include "bitflow/base/error.h"
 #include "bitflow/net/patience.h"
 #include "bitflow/tls/tls_context.h"
+#include "bitflow/tls/tls_failure.h"
 #include "bitflow/tls/tls_record.h"
 
 struct tls_facts {
@@ -23,6 +24,7 @@ struct tls_facts {
     char peer_names[512];       // its SANs: "DNS:a.example, IP:192.0.2.1"; cut with an ellipsis
     char peer_fingerprint[65];  // SHA-256, lower-case hexadecimal
     int64_t handshake_time;     // ns
+    enum tls_failure failure;   // TLS_FAILURE_NONE while it has not failed
 };
 
 struct tls_session {

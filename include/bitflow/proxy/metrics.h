@@ -1,0 +1,93 @@
+// What is counted of proxies and their targets, by name. It outlives what it is about: a reload finds it again, and
+// what was counted last of a proxy or a target that is gone is reported before it is freed. So the lists and the
+// references have a lock, which reloads and the reporting thread take; what connections touch is atomic. Where metrics
+// are off, they touch nothing.
+
+#ifndef BITFLOW_PROXY_METRICS_H
+#define BITFLOW_PROXY_METRICS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/queue.h>
+
+#include "bitflow/base/error.h"
+#include "bitflow/base/mutex.h"
+#include "bitflow/config/config.h"
+#include "bitflow/proxy/close_reason.h"
+#include "bitflow/telemetry/metric.h"
+#include "bitflow/tls/tls_failure.h"
+
+enum proxy_time {
+    PROXY_TIME_RESOLVE,
+    PROXY_TIME_CONNECT,
+    PROXY_TIME_CLIENT_HANDSHAKE,
+    PROXY_TIME_TARGET_HANDSHAKE,
+    PROXY_TIME_FIRST_BYTE,
+    PROXY_TIME_LIFETIME,
+    PROXY_TIME_COUNT
+};
+
+struct target_metrics {
+    struct metric_counter attempts;
+    struct metric_counter failed[CLOSE_REASON_COUNT]; // by what would have ended the connection
+    struct metric_counter handshake_failed[TLS_FAILURE_COUNT];
+    _Atomic int64_t certificate_expiry; // seconds since 1970; 0: none
+    // The list's:
+    LIST_ENTRY(target_metrics) link GUARDED; // by the lock of all metrics, as all that is GUARDED
+    unsigned references GUARDED;
+    char *name;
+};
+
+struct proxy_metrics {
+    struct metrics *all;
+    struct metric_counter accepted;
+    struct metric_counter rejected[CLOSE_REASON_COUNT];
+    struct metric_counter closed[CLOSE_REASON_COUNT];
+    struct metric_counter bytes[2]; // by the side that they came from (enum relay_side)
+    struct metric_counter handshake_failed[TLS_FAILURE_COUNT];
+    struct metric_timer times[PROXY_TIME_COUNT];
+    _Atomic int64_t certificate_expiry;
+    uint64_t live; // the reporting thread's own
+    // The list's:
+    LIST_ENTRY(proxy_metrics) link GUARDED;
+    unsigned references GUARDED;
+    LIST_HEAD(, target_metrics) targets GUARDED;
+    char *name;
+};
+
+struct metrics {
+    _Atomic bool is_on;
+    struct mutex lock;
+    LIST_HEAD(, proxy_metrics) proxies GUARDED;
+};
+
+void metrics_init(struct metrics *metrics);
+// Every reference has been given back.
+void metrics_release(struct metrics *metrics);
+
+void metrics_set_on(struct metrics *metrics, bool is_on);
+
+static inline bool metrics_are_on(const struct proxy_metrics *proxy)
+{
+    return atomic_load_explicit(&proxy->all->is_on, memory_order_relaxed);
+}
+
+// The proxy's of that name, with a reference. NULL: ERROR_NO_MEMORY.
+struct proxy_metrics *proxy_metrics_hold(struct metrics *metrics, const char *name, struct error *error);
+// Nulls the pointer. Accepts NULL.
+void proxy_metrics_drop(struct proxy_metrics **proxy);
+
+// Those of the targets, by their index, with a reference to each. NULL: ERROR_NO_MEMORY.
+struct target_metrics **target_metrics_hold(struct proxy_metrics *proxy, const struct target_config *targets,
+                                            size_t count, struct error *error);
+// Gives the references back and nulls the pointer. Accepts NULL.
+void target_metrics_drop(struct proxy_metrics *proxy, struct target_metrics ***targets, size_t count);
+
+// For the reporting thread: one after the other, from NULL to NULL. What is passed in is given back, and freed if it
+// is nobody's any more and all of it has been reported. Others may come and go meanwhile.
+struct proxy_metrics *metrics_next_proxy(struct metrics *metrics, struct proxy_metrics *before);
+struct target_metrics *metrics_next_target(struct proxy_metrics *proxy, struct target_metrics *before);
+
+#endif
