@@ -16,6 +16,8 @@
 #include "bitflow/base/mutex.h"
 
 static _Atomic(enum log_level) threshold = LOG_OFF;
+static _Atomic(enum log_level) observed = LOG_OFF;
+static _Atomic(void (*)(const struct log_event *)) observer;
 static struct mutex output_lock = MUTEX_INIT;
 static int output GUARDED_BY(output_lock) = STDERR_FILENO;
 static bool output_is_ours GUARDED_BY(output_lock); // opened here, see open_private()
@@ -35,9 +37,32 @@ void log_set_level(enum log_level level)
     atomic_store_explicit(&threshold, level, memory_order_relaxed);
 }
 
-bool log_enabled(enum log_level level)
+static bool is_written(enum log_level level)
 {
     return level >= atomic_load_explicit(&threshold, memory_order_relaxed);
+}
+
+static bool is_observed(enum log_level level)
+{
+    return level >= atomic_load_explicit(&observed, memory_order_relaxed);
+}
+
+bool log_enabled(enum log_level level)
+{
+    return is_written(level) || is_observed(level);
+}
+
+void log_set_observer(enum log_level level, void (*observe)(const struct log_event *event))
+{
+    atomic_store_explicit(&observer, observe, memory_order_release);
+    atomic_store_explicit(&observed, observe == NULL ? LOG_OFF : level, memory_order_relaxed);
+}
+
+static void show_observer(const struct log_event *event)
+{
+    void (*observe)(const struct log_event *event) = atomic_load_explicit(&observer, memory_order_acquire);
+    if (observe != NULL)
+        observe(event);
 }
 
 // poll() says that a terminal or a pipe takes something, not that it takes a whole line, and a write that waits for the
@@ -190,39 +215,68 @@ static void report_dropped(int64_t wall) REQUIRES(output_lock)
         dropped = 0;
 }
 
-void log_write(enum log_level level, const struct log_context *context, const char *message, ...)
+static void render(struct line *line, const struct log_event *event)
 {
-    int64_t wall = clock_wall();
     char time[CLOCK_RFC3339_SIZE];
-    struct line line = {.length = 0};
-    clock_format_rfc3339(wall, time);
-    put_field(&line, "ts", time);
-    put_field(&line, "level", log_level_name(level));
-    put_field(&line, "msg", message);
-    if (context != NULL && context->proxy != NULL)
-        put_field(&line, "proxy", context->proxy);
-    if (context != NULL && context->connection != 0) {
-        char number[LOG_NUMBER_SIZE];
-        put_field(&line, "conn", log_number(number, (int64_t)context->connection));
-    }
-    va_list pairs;
-    va_start(pairs, message);
-    for (const char *key; (key = va_arg(pairs, const char *)) != NULL;) {
-        const char *value = va_arg(pairs, const char *);
-        if (value != NULL)
-            put_field(&line, key, value);
-    }
-    va_end(pairs);
-    line.text[line.length++] = '\n';
+    char number[LOG_NUMBER_SIZE];
+    clock_format_rfc3339(event->wall, time);
+    put_field(line, "ts", time);
+    put_field(line, "level", log_level_name(event->level));
+    put_field(line, "msg", event->message);
+    if (event->proxy != NULL)
+        put_field(line, "proxy", event->proxy);
+    if (event->connection != 0)
+        put_field(line, "conn", log_number(number, (int64_t)event->connection));
+    for (size_t i = 0; i < event->field_count; i++)
+        put_field(line, event->fields[i].key, event->fields[i].value);
+    line->text[line->length++] = '\n';
+}
 
+static void write_event(const struct log_event *event)
+{
+    struct line line = {.length = 0};
+    render(&line, event);
     mutex_lock(&output_lock);
     if (output_takes_a_line()) {
         if (dropped > 0)
-            report_dropped(wall);
+            report_dropped(event->wall);
         if (!write_out(&line))
             dropped++;
     } else {
         dropped++;
     }
     mutex_unlock(&output_lock);
+}
+
+static size_t gather_fields(struct log_field fields[LOG_FIELDS_MAX], va_list pairs)
+{
+    size_t count = 0;
+    for (const char *key; count < LOG_FIELDS_MAX && (key = va_arg(pairs, const char *)) != NULL;) {
+        const char *value = va_arg(pairs, const char *);
+        if (value != NULL)
+            fields[count++] = (struct log_field){.key = key, .value = value};
+    }
+    return count;
+}
+
+void log_write(enum log_level level, const struct log_context *context, const char *message, ...)
+{
+    struct log_field fields[LOG_FIELDS_MAX];
+    va_list pairs;
+    va_start(pairs, message);
+    size_t field_count = gather_fields(fields, pairs);
+    va_end(pairs);
+    const struct log_event event = {
+        .level = level,
+        .wall = clock_wall(),
+        .proxy = context == NULL ? NULL : context->proxy,
+        .connection = context == NULL ? 0 : context->connection,
+        .message = message,
+        .fields = fields,
+        .field_count = field_count,
+    };
+    if (is_observed(level))
+        show_observer(&event);
+    if (is_written(level))
+        write_event(&event);
 }

@@ -8,6 +8,7 @@
 #define BITFLOW_BASE_LOG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "bitflow/base/compiler.h"
@@ -22,10 +23,34 @@ struct log_context {
     uint64_t connection; // 0: none
 };
 
+#define LOG_FIELDS_MAX 24
+struct log_field {
+    const char *key; // a constant
+    const char *value;
+};
+
+// One line of the log, before it is rendered. Borrowed for the call.
+struct log_event {
+    enum log_level level;
+    int64_t wall;        // ns, wall clock
+    const char *proxy;   // NULL: none
+    uint64_t connection; // 0: none
+    const char *message; // a constant
+    const struct log_field *fields;
+    size_t field_count; // at most LOG_FIELDS_MAX
+};
+
 // LOG_OFF until set. May be changed at any time.
 void log_set_level(enum log_level level);
-bool log_enabled(enum log_level level);
 const char *log_level_name(enum log_level level);
+
+// `observe` sees every line from `level` up, whatever the log's own level is, on the thread that logs, and before
+// repeats are left out. It must neither block nor log. NULL: none; a call that is under way then goes on. Set by one
+// thread.
+void log_set_observer(enum log_level level, void (*observe)(const struct log_event *event));
+
+// Whether the log or its observer wants such lines.
+bool log_enabled(enum log_level level);
 
 // Where lines go from now on. Called with stderr before the first line: it sees to it that no write blocks. The
 // descriptor stays the caller's, and as it is.
@@ -33,7 +58,7 @@ void log_set_descriptor(int fd);
 
 // `message` is a constant; what varies follows as pairs of strings, key and value, ended by NULL:
 //   log_warn(&context, "cannot connect", "target", name, "error", error.text, NULL);
-// A pair whose value is NULL is left out. Values are quoted and escaped where they need to be, so that nothing a peer
+// A pair whose value is NULL is left out, and so is what is beyond LOG_FIELDS_MAX. Values are quoted and escaped where they need to be, so that nothing a peer
 // sent can forge a line or a field.
 void log_write(enum log_level level, const struct log_context *context, const char *message, ...) LOG_SENTINEL;
 
