@@ -13,6 +13,7 @@
 #include "bitflow/proxy/proxy.h"
 #include "bitflow/proxy/relay.h"
 #include "bitflow/server/doors.h"
+#include "debugger.h"
 
 #define WORKERS_PARKED_MAX 512
 #define WORKER_IDLE_TIME (10 * NS_PER_S)
@@ -253,6 +254,7 @@ bool server_run(const char *path, const struct config *config, struct credential
         return false;
     }
     doors_init(&server.doors, &server.engine, send_notice);
+    debugger_set_process(&server.engine, &server.doors);
     if (!change(&server, config, credentials, error)) {
         registry_destroy(&server.engine.registry);
         thread_pool_destroy(&server.engine.threads);
