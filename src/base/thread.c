@@ -11,6 +11,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
 #include "bitflow/base/mutex.h"
+#include "thread_list.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANITIZED 1
@@ -31,6 +32,7 @@ struct pooled_thread {
     // Written by who wakes the thread; publishes `argument`.
     _Atomic(void (*)(void *)) task; // NULL: end
     void *argument;
+    struct listed_thread listed;
 };
 
 struct thread_pool {
@@ -45,6 +47,11 @@ struct thread_pool {
 };
 
 // What a new thread needs before it can live from its own stack.
+struct first_run {
+    void *(*run)(void *);
+    void *argument;
+};
+
 struct first_task {
     struct thread_pool *pool;
     void (*task)(void *);
@@ -53,10 +60,10 @@ struct first_task {
 
 void thread_set_name(const char *name)
 {
-    char cut[THREAD_NAME_SIZE];
+    char cut[THREAD_NAME_SIZE] = "";
     size_t length = strnlen(name, sizeof cut - 1);
     memcpy(cut, name, length);
-    cut[length] = '\0';
+    thread_list_set_name(cut);
     (void)pthread_setname_np(pthread_self(), cut); // fails for longer names only
 }
 
@@ -124,9 +131,29 @@ static bool start(pthread_t *thread, size_t stack_size, int detach_state, void *
     return result == 0;
 }
 
+static void *run_first(void *argument)
+{
+    struct first_run first = *(struct first_run *)argument;
+    free(argument);
+    struct listed_thread listed = {.task = (uintptr_t)first.run, .argument = first.argument};
+    thread_list_enter(&listed);
+    void *result = first.run(first.argument);
+    thread_list_leave(&listed);
+    return result;
+}
+
 bool thread_start(pthread_t *thread, size_t stack_size, void *(*run)(void *), void *argument, struct error *error)
 {
-    return start(thread, stack_size, PTHREAD_CREATE_JOINABLE, run, argument, error);
+    struct first_run *first = malloc(sizeof *first);
+    if (first == NULL) {
+        error_set_errno(error, ENOMEM, "cannot start a thread");
+        return false;
+    }
+    *first = (struct first_run){.run = run, .argument = argument};
+    if (start(thread, stack_size, PTHREAD_CREATE_JOINABLE, run_first, first, error))
+        return true;
+    free(first);
+    return false;
 }
 
 struct thread_pool *thread_pool_create(const struct thread_pool_options *options, struct error *error)
@@ -217,6 +244,15 @@ static void forget_thread(struct thread_pool *pool) EXCLUDES(pool->lock)
     mutex_unlock(&pool->lock);
 }
 
+static void run_task(struct pooled_thread *self)
+{
+    void (*task)(void *) = atomic_load_explicit(&self->task, memory_order_relaxed);
+    self->listed.argument = self->argument;
+    self->listed.task = (uintptr_t)task;
+    task(self->argument);
+    self->listed.task = 0;
+}
+
 static void *run_pooled(void *argument)
 {
     struct first_task *first = argument;
@@ -225,9 +261,11 @@ static void *run_pooled(void *argument)
     atomic_init(&self.task, first->task);
     free(first);
     (void)sem_init(&self.wake, 0, 0);
+    thread_list_enter(&self.listed);
     do
-        atomic_load_explicit(&self.task, memory_order_relaxed)(self.argument);
+        run_task(&self);
     while (next_task(pool, &self));
+    thread_list_leave(&self.listed);
     (void)sem_destroy(&self.wake);
     forget_thread(pool);
     return NULL;

@@ -1,4 +1,5 @@
-// The application log: its format, that nothing a peer sent forges a line or a field, and a reader that doesn't read.
+// The application log: its format, that nothing a peer sent forges a line or a field, its observer, and a reader that
+// doesn't read.
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,61 +19,7 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/log.h"
-
-static int reader, writer;
-
-static int open_log(void **state)
-{
-    (void)state;
-    int ends[2];
-    if (pipe2(ends, O_CLOEXEC) != 0)
-        return -1;
-    reader = ends[0];
-    writer = ends[1];
-    log_set_descriptor(writer);
-    log_set_level(LOG_DEBUG);
-    return 0;
-}
-
-static int close_log(void **state)
-{
-    (void)state;
-    log_set_level(LOG_OFF);
-    log_set_descriptor(STDERR_FILENO);
-    (void)close(reader);
-    (void)close(writer);
-    return 0;
-}
-
-// What has been logged, which is in the pipe by now.
-static const char *logged(void)
-{
-    static char text[16 * LOG_LINE_MAX];
-    size_t length = 0;
-    struct pollfd poller = {.fd = reader, .events = POLLIN};
-    while (length < sizeof text - 1 && poll(&poller, 1, 0) == 1 && (poller.revents & POLLIN) != 0) {
-        ssize_t got = read(reader, text + length, sizeof text - 1 - length);
-        assert_true(got > 0);
-        length += (size_t)got;
-    }
-    text[length] = '\0';
-    return text;
-}
-
-// Checks the timestamp and returns what follows it.
-static const char *after_timestamp(const char *line)
-{
-    static const char pattern[] = "ts=####-##-##T##:##:##.###Z ";
-    for (size_t i = 0; i < sizeof pattern - 1; i++)
-        if (pattern[i] == '#' ? line[i] < '0' || line[i] > '9' : line[i] != pattern[i])
-            fail_msg("%s", line);
-    return line + sizeof pattern - 1;
-}
-
-static void assert_logged(const char *expected)
-{
-    assert_string_equal(after_timestamp(logged()), expected);
-}
+#include "log_rig.h"
 
 static void test_format(void **state)
 {
@@ -181,12 +128,72 @@ static void test_long_values_are_cut(void **state)
     assert_null(strstr(line, " b="));
 }
 
-static unsigned count_lines(const char *text, const char *fragment)
+// What the observer saw, as text of its own: an event is borrowed for the call.
+static char seen[1024];
+static void observe(const struct log_event *event)
 {
-    unsigned count = 0;
-    for (const char *at = text; (at = strstr(at, fragment)) != NULL; at++)
-        count++;
-    return count;
+    size_t length = strlen(seen);
+    length += (size_t)snprintf(seen + length, sizeof seen - length, "%s %s %s %d:", log_level_name(event->level),
+                               event->message, event->proxy == NULL ? "-" : event->proxy, (int)event->connection);
+    for (size_t i = 0; i < event->field_count; i++)
+        length += (size_t)snprintf(seen + length, sizeof seen - length, " %s=%s", event->fields[i].key,
+                                   event->fields[i].value);
+    (void)snprintf(seen + length, sizeof seen - length, "\n");
+    assert_in_range(event->wall, clock_wall() - 60 * NS_PER_S, clock_wall());
+}
+
+static void test_observer(void **state)
+{
+    (void)state;
+    struct log_context context = {.proxy = "web", .connection = 42};
+    log_set_level(LOG_WARN);
+    log_set_observer(LOG_INFO, observe);
+    assert_false(log_enabled(LOG_DEBUG));
+    assert_true(log_enabled(LOG_INFO));
+    *seen = '\0';
+    log_debug(NULL, "neither", NULL);
+    log_info(&context, "observed only", "k", "a b\n", "left_out", (const char *)NULL, "z", "", NULL);
+    log_error(NULL, "both", NULL);
+    assert_string_equal(seen, "info observed only web 42: k=a b\n z=\nerror both - 0:\n");
+    assert_logged("level=error msg=both\n");
+
+    log_set_level(LOG_DEBUG); // the log's own level does not widen what is observed
+    log_set_observer(LOG_ERROR, observe);
+    *seen = '\0';
+    log_warn(NULL, "written only", NULL);
+    assert_string_equal(seen, "");
+    assert_logged("level=warn msg=\"written only\"\n");
+
+    log_set_level(LOG_OFF);
+    log_error(NULL, "observed while off", NULL);
+    assert_string_equal(seen, "error observed while off - 0:\n");
+    assert_string_equal(logged(), "");
+
+    log_set_observer(LOG_DEBUG, NULL);
+    *seen = '\0';
+    assert_false(log_enabled(LOG_ERROR));
+    log_error(NULL, "nobody", NULL);
+    assert_string_equal(seen, "");
+    log_set_level(LOG_DEBUG);
+    log_error(NULL, "written again", NULL);
+    assert_string_equal(seen, "");
+    assert_logged("level=error msg=\"written again\"\n");
+}
+
+static void test_more_pairs_than_are_kept(void **state)
+{
+    (void)state;
+    _Static_assert(LOG_FIELDS_MAX == 24, "as many as below, but for the last");
+    log_set_observer(LOG_INFO, observe);
+    *seen = '\0';
+#define FOUR(digit) "k" digit "0", "v", "k" digit "1", "v", "k" digit "2", "v", "k" digit "3", "v"
+    log_info(NULL, "x", "none", (const char *)NULL, FOUR("0"), FOUR("1"), FOUR("2"), FOUR("3"), FOUR("4"), FOUR("5"),
+             "beyond", "v", NULL);
+    log_set_observer(LOG_INFO, NULL);
+    const char *line = logged();
+    assert_non_null(strstr(seen, " k53=v\n"));
+    assert_non_null(strstr(line, " k53=v\n"));
+    assert_null(strstr(line, "none"));
 }
 
 static void test_a_reader_that_does_not_read(void **state)
@@ -330,6 +337,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_levels, open_log, close_log),
         cmocka_unit_test_setup_teardown(test_escaping, open_log, close_log),
         cmocka_unit_test_setup_teardown(test_long_values_are_cut, open_log, close_log),
+        cmocka_unit_test_setup_teardown(test_observer, open_log, close_log),
+        cmocka_unit_test_setup_teardown(test_more_pairs_than_are_kept, open_log, close_log),
         cmocka_unit_test_setup_teardown(test_a_reader_that_does_not_read, open_log, close_log),
         cmocka_unit_test_setup_teardown(test_a_reader_that_has_gone, open_log, close_log),
         cmocka_unit_test_setup_teardown(test_a_terminal_that_nobody_reads, open_log, close_log),
