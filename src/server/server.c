@@ -10,6 +10,7 @@
 #include "bitflow/base/log.h"
 #include "bitflow/base/thread.h"
 #include "bitflow/config/config_load.h"
+#include "bitflow/proxy/connection.h"
 #include "bitflow/proxy/proxy.h"
 #include "bitflow/proxy/relay.h"
 #include "bitflow/server/doors.h"
@@ -104,9 +105,12 @@ static bool create_engine(struct engine *engine, struct error *error)
     if (engine->threads == NULL)
         return false;
     engine->registry = registry_create(send_notice, error);
-    if (engine->registry == NULL)
+    engine->reports = engine->registry == NULL ? NULL : reports_create(&connection_reports, error);
+    if (engine->reports == NULL) {
+        registry_destroy(&engine->registry);
         thread_pool_destroy(&engine->threads);
-    return engine->registry != NULL;
+    }
+    return engine->reports != NULL;
 }
 
 static void log_warning(void *argument, const char *name, const char *file, const char *text)
@@ -222,6 +226,7 @@ static void shut_down(struct server *server)
     log_info(NULL, done ? "ended" : "ended, although some connections did not", NULL);
     if (!done)
         return; // their threads still use everything
+    reports_destroy(&server->engine.reports);
     registry_destroy(&server->engine.registry);
     thread_pool_destroy(&server->engine.threads);
     config_drop(&server->config);
@@ -243,6 +248,7 @@ bool server_run(const char *path, const struct config *config, struct credential
     }
     doors_init(&server.doors, &server.engine, send_notice);
     if (!change(&server, config, credentials, error)) {
+        reports_destroy(&server.engine.reports);
         registry_destroy(&server.engine.registry);
         thread_pool_destroy(&server.engine.threads);
         return false;

@@ -17,6 +17,7 @@
 #include "bitflow/config/config.h"
 #include "bitflow/proxy/credentials.h"
 #include "bitflow/proxy/registry.h"
+#include "bitflow/proxy/reports.h"
 #include "bitflow/proxy/target_state.h"
 #include "bitflow/telemetry/connection_log.h"
 
@@ -34,6 +35,7 @@ struct generation {
     const struct config *config;
     const struct proxy_config *settings; // in `config`
     struct connection_log *log;          // NULL: off
+    struct report_queue reports;         // its connections that are reported while they live
     struct credentials credentials;      // its TLS contexts
     struct target_state **targets;       // by the target's index
 };
@@ -42,6 +44,7 @@ struct generation {
 struct engine {
     struct thread_pool *threads; // workers and pumps
     struct registry *registry;
+    struct reports *reports; // periodic records
 };
 
 // With one reference, the caller's. NULL: ERROR_NO_MEMORY.
