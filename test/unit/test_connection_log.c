@@ -1,5 +1,5 @@
-// The connection log: what becomes of records when the file is full, gone, moved, or a FIFO that nobody reads. What they
-// look like: test_connection_line.c.
+// The connection log: what becomes of records when the file is full, gone, moved, or a FIFO that nobody reads. What
+// they look like: test_connection_line.c.
 
 #include <errno.h>
 #include <fcntl.h>
