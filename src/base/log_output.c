@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -16,7 +17,8 @@ static int output GUARDED_BY(output_lock) = STDERR_FILENO;
 static bool output_is_ours GUARDED_BY(output_lock); // opened here, see open_private()
 static bool output_is_socket GUARDED_BY(output_lock);
 static bool is_torn GUARDED_BY(output_lock); // the last line was cut short: the next one begins on a line of its own
-static uint64_t dropped GUARDED_BY(output_lock);
+static uint64_t dropped GUARDED_BY(output_lock); // since it was last said
+static _Atomic uint64_t dropped_ever;
 
 // poll() says that a terminal or a pipe takes something, not that it takes a whole line, and a write that waits for the
 // rest would hold up everyone who logs. O_NONBLOCK on `fd` itself would change it for our parent as well, so the same
@@ -83,6 +85,17 @@ static void report_dropped(int64_t wall) REQUIRES(output_lock)
         dropped = 0;
 }
 
+static void count_dropped(void) REQUIRES(output_lock)
+{
+    dropped++;
+    atomic_fetch_add_explicit(&dropped_ever, 1, memory_order_relaxed);
+}
+
+uint64_t log_dropped(void)
+{
+    return atomic_load_explicit(&dropped_ever, memory_order_relaxed);
+}
+
 void log_output(const struct log_event *event)
 {
     struct log_line line;
@@ -92,9 +105,9 @@ void log_output(const struct log_event *event)
         if (dropped > 0)
             report_dropped(event->wall);
         if (!write_out(&line))
-            dropped++;
+            count_dropped();
     } else {
-        dropped++;
+        count_dropped();
     }
     mutex_unlock(&output_lock);
 }

@@ -1,6 +1,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "bitflow/base/clock.h"
 #include "bitflow/config/checks.h"
 #include "bitflow/config/syntax.h"
 #include "bitflow/net/socks.h"
@@ -145,12 +146,27 @@ static void check_targets(const struct place *proxy, const struct proxy_config *
     }
 }
 
+static void check_connection_log(const struct place *options, const struct proxy_config *config,
+                                 struct problem_list *problems)
+{
+    static const char *const keys[] = {"connection_log_connect", "connection_log_interval"};
+    for (size_t i = 0; i < ARRAY_LENGTH(keys); i++) {
+        struct place place = place_key(options, keys[i]);
+        if (place.node != NULL && config->connection_log == NULL)
+            problem_at_key(problems, &place, "means nothing without connection_log");
+    }
+    struct place interval = place_key(options, "connection_log_interval");
+    if (config->connection_log_interval > 0 && config->connection_log_interval < NS_PER_S)
+        problem_at_value(problems, &interval, "is too short: at least 1s");
+}
+
 static void check_options(const struct place *proxy, const struct proxy_config *config, struct problem_list *problems)
 {
     struct place options = place_key(proxy, "options");
     struct place version = place_key(&options, "proxy_header_version");
     if (version.node != NULL && !config->enable_proxy_header)
         problem_at_key(problems, &version, "means nothing without enable_proxy_header: true");
+    check_connection_log(&options, config, problems);
 }
 
 // Port 0 is a free one for each; it is also what an address that could not be read looks like.

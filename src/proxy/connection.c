@@ -170,6 +170,7 @@ static void relay_target(struct connection *connection)
     struct relay *relay = &connection->relay;
     connection->relay_start = clock_now();
     connection_enter(connection, STAGE_RELAYING);
+    connection_begin_records(connection);
     relay->sockets[RELAY_CLIENT].fd = connection->entry.client;
     relay->sockets[RELAY_CLIENT].tls = connection->ingress.tls;
     relay->sockets[RELAY_CLIENT].read_timeout = listener->read_timeout;
@@ -206,28 +207,23 @@ static void close_sockets(struct connection *connection)
     client_close(&connection->client, connection->relayed.reset_client);
 }
 
-static void name_ends(const struct connection *connection, struct socket_names *names)
-{
-    struct connection_ends ends;
-    connection_ends_of(connection, &ends);
-    socket_names_of(names, &ends);
-}
-
 // The clients see the end before the records are written: a slow disk delays no one but this thread.
 static void finish(struct connection *connection)
 {
     bool is_logged = connection_is_logged(connection);
-    struct socket_names names;
+    struct socket_facts facts;
+    reports_remove(connection->engine->reports, &connection->report); // before anything is changed that they tell of
     connection->ended = clock_now();
     connection_enter(connection, STAGE_CLOSING);
     if (is_logged)
-        name_ends(connection, &names);
+        connection_socket_facts(connection, &facts);
     close_sockets(connection);
     connection_count_closed(connection);
     egress_leave(&connection->egress);
     atomic_fetch_sub(&connection->generation->proxy->active, 1);
+    reports_settle(connection->engine->reports, &connection->report);
     if (is_logged)
-        connection_write_records(connection, &names);
+        connection_write_records(connection, &facts);
     ingress_release(&connection->ingress);
     egress_release(&connection->egress);
     generation_drop(&connection->generation);

@@ -3,6 +3,7 @@
 #ifndef BITFLOW_SRC_PROXY_CONNECTION_PARTS_H
 #define BITFLOW_SRC_PROXY_CONNECTION_PARTS_H
 
+#include "bitflow/net/tcp_facts.h"
 #include "bitflow/proxy/connection.h"
 #include "bitflow/proxy/egress.h"
 #include "bitflow/proxy/ingress.h"
@@ -21,6 +22,7 @@ struct connection {
     _Atomic(enum connection_stage) stage;
     struct client client;
     struct registry_entry entry; // client socket, target socket, reason, lifetime
+    struct report_entry report;
     int64_t start_wall;
     // CLOCK_MONOTONIC; 0: it did not come to that. Durations of them: connection_times_of().
     int64_t start;
@@ -69,13 +71,22 @@ void connection_describe(const struct connection *connection, const struct conne
 
 struct log_context connection_log_context(const struct connection *connection);
 
-// Two addresses that must be asked for while the sockets are open.
-struct socket_names {
+// What must be asked for while the sockets are open.
+struct socket_facts {
     char client[ENDPOINT_TEXT_SIZE];
     char local[ENDPOINT_TEXT_SIZE];
+    struct tcp_facts tcp[2]; // by enum relay_side
+    bool has_tcp[2];
 };
 
-void socket_names_of(struct socket_names *names, const struct connection_ends *ends);
+// What the connection log does not need is left out where there is none.
+void connection_socket_facts(const struct connection *connection, struct socket_facts *facts);
+
+// The same as the records tell it, with the parts. Returns the total.
+int64_t connection_timings_of(const struct connection *connection, int64_t now, struct connection_timings *timings);
+
+// The phase that the connection is in, or ended in, as the records call it, and the step within it; NULL: none.
+const char *connection_phase(const struct connection *connection, const char **step);
 
 // For the metrics: a worker has it, its target has answered, it has left the registry.
 void connection_count_accepted(const struct connection *connection);
@@ -89,10 +100,14 @@ struct target_metrics *const *connection_target_metrics(const struct connection 
 void connection_log_accepted(const struct connection *connection);
 void connection_log_connected(const struct connection *connection);
 
+// Before the relay: the record of the target's answer, where it is wanted, and the place among those that are reported
+// from time to time.
+void connection_begin_records(struct connection *connection);
+
 // Whether a record of the connection's end would be written anywhere.
 bool connection_is_logged(const struct connection *connection);
 
 // The end, in both logs. The sockets are closed already.
-void connection_write_records(struct connection *connection, const struct socket_names *names);
+void connection_write_records(struct connection *connection, const struct socket_facts *facts);
 
 #endif

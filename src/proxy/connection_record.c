@@ -2,9 +2,11 @@
 
 #include "connection_parts.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/base/compiler.h"
 #include "bitflow/net/socket.h"
 
 struct log_context connection_log_context(const struct connection *connection)
@@ -12,10 +14,21 @@ struct log_context connection_log_context(const struct connection *connection)
     return (struct log_context){.proxy = connection->generation->proxy->name, .connection = connection->id};
 }
 
-void socket_names_of(struct socket_names *names, const struct connection_ends *ends)
+static void name_ends(const struct connection_ends *ends, struct socket_facts *facts)
 {
-    endpoint_format(&ends->client, names->client);
-    endpoint_format(&ends->local, names->local);
+    endpoint_format(&ends->client, facts->client);
+    endpoint_format(&ends->local, facts->local);
+}
+
+void connection_socket_facts(const struct connection *connection, struct socket_facts *facts)
+{
+    const int sockets[] = {[RELAY_CLIENT] = connection->client.fd, [RELAY_TARGET] = connection->egress.dialled.fd};
+    bool is_wanted = connection->generation->log != NULL; // in the application log it is not
+    struct connection_ends ends;
+    connection_ends_of(connection, &ends);
+    name_ends(&ends, facts);
+    for (size_t i = 0; i < ARRAY_LENGTH(sockets); i++)
+        facts->has_tcp[i] = is_wanted && sockets[i] >= 0 && tcp_facts_of(sockets[i], &facts->tcp[i]);
 }
 
 void connection_log_accepted(const struct connection *connection)
@@ -169,44 +182,109 @@ bool connection_is_logged(const struct connection *connection)
     return connection->generation->log != NULL || log_enabled(LOG_ERROR);
 }
 
-void connection_write_records(struct connection *connection, const struct socket_names *names)
-{
-    const struct egress *egress = &connection->egress;
-    enum close_reason reason = atomic_load(&connection->entry.reason);
-    char target_address[ADDRESS_TEXT_SIZE], via[ENDPOINT_TEXT_SIZE];
+// Where the texts of a record lie that are not the connection's own.
+struct record_room {
+    char target_address[ADDRESS_TEXT_SIZE];
+    char via[ENDPOINT_TEXT_SIZE];
     struct connection_tls client_tls, target_tls;
     struct header_room header;
-    struct connection_times times;
-    connection_times_of(connection, connection->ended, &times);
-    if (connection->error.code == ERROR_NONE)
-        describe_relay(connection, reason);
+};
+
+static const struct tcp_facts *tcp_of(const struct socket_facts *facts, enum relay_side side)
+{
+    return facts->has_tcp[side] ? &facts->tcp[side] : NULL;
+}
+
+// All but how it ended.
+static struct connection_record describe(const struct connection *connection, enum connection_event event,
+                                         const struct socket_facts *facts, struct record_room *room)
+{
+    const struct egress *egress = &connection->egress;
     struct connection_record record = {
+        .event = event,
         .id = connection->id,
         .proxy = connection->generation->proxy->name,
         .start = connection->start_wall,
-        .end = clock_wall(),
-        .client = names->client,
-        .local = names->local,
-        .proxy_header = describe_header(connection, &header),
+        .time = clock_wall(),
+        .client = facts->client,
+        .local = facts->local,
+        .proxy_header = describe_header(connection, &room->header),
         .sni = text_or_null(connection->ingress.server_name),
-        .client_tls = describe_tls(connection->ingress.tls, &client_tls),
-        .target_tls = describe_tls(egress->tls, &target_tls),
+        .client_tls = describe_tls(connection->ingress.tls, &room->client_tls),
+        .target_tls = describe_tls(egress->tls, &room->target_tls),
+        .client_tcp = tcp_of(facts, RELAY_CLIENT),
+        .target_tcp = tcp_of(facts, RELAY_TARGET),
         .target_name = egress->target == NULL ? NULL : egress->target->name,
-        .target_address = describe_address(egress, target_address),
-        .via = describe_via(egress, via),
+        .target_address = describe_address(egress, room->target_address),
+        .via = describe_via(egress, room->via),
         .attempts = egress->attempts,
-        .resolve_time = egress->resolve_time,
-        .connect_time = egress->connect_time,
-        .total_time = times.total,
-        .bytes_from_client = atomic_load(&connection->relay.sockets[RELAY_CLIENT].bytes),
-        .bytes_from_target = atomic_load(&connection->relay.sockets[RELAY_TARGET].bytes),
-        .reason = close_reason_name(reason),
-        .ended_by = ended_by_name(who_ended(connection, reason)),
-        .error = connection->error.code == ERROR_NONE ? NULL : connection->error.text,
+        .bytes_from_client = atomic_load_explicit(&connection->relay.sockets[RELAY_CLIENT].bytes, memory_order_relaxed),
+        .bytes_from_target = atomic_load_explicit(&connection->relay.sockets[RELAY_TARGET].bytes, memory_order_relaxed),
     };
+    record.total_time = connection_timings_of(connection, clock_now(), &record.timings);
+    record.phase = connection_phase(connection, &record.step);
+    return record;
+}
+
+void connection_write_records(struct connection *connection, const struct socket_facts *facts)
+{
+    enum close_reason reason = atomic_load(&connection->entry.reason);
+    struct record_room room;
+    if (connection->error.code == ERROR_NONE)
+        describe_relay(connection, reason);
+    struct connection_record record = describe(connection, CONNECTION_ENDED, facts, &room);
+    record.reason = close_reason_name(reason);
+    record.ended_by = ended_by_name(who_ended(connection, reason));
+    record.error = connection->error.code == ERROR_NONE ? NULL : connection->error.text;
     write_application_log(connection, &record, reason);
     if (connection->generation->log != NULL)
         connection_log_write(connection->generation->log, &record);
+}
+
+static void render_alive(const struct connection *connection, enum connection_event event, struct connection_line *line)
+{
+    struct record_room room;
+    struct socket_facts facts;
+    connection_socket_facts(connection, &facts);
+    struct connection_record record = describe(connection, event, &facts, &room);
+    connection_line_init(line, &record);
+}
+
+static const struct connection *connection_of(const struct report_entry *entry)
+{
+    return (const struct connection *)((const char *)entry - offsetof(struct connection, report));
+}
+
+static void render_report(struct report_entry *entry, struct connection_line *line)
+{
+    render_alive(connection_of(entry), CONNECTION_ACTIVE, line);
+}
+
+static void write_report(struct report_entry *entry, const struct connection_line *line)
+{
+    connection_log_write_line(connection_of(entry)->generation->log, line);
+}
+
+const struct report_actions connection_reports = {.render = render_report, .write = write_report};
+
+// Kept out of other frames: a line takes four kilobytes, which are not to lie below the relay's.
+__attribute__((noinline)) static void write_connected(const struct connection *connection)
+{
+    struct connection_line line;
+    render_alive(connection, CONNECTION_CONNECTED, &line);
+    connection_log_write_line(connection->generation->log, &line);
+    connection_line_release(&line);
+}
+
+void connection_begin_records(struct connection *connection)
+{
+    struct generation *generation = connection->generation;
+    if (generation->log == NULL)
+        return;
+    if (generation->settings->connection_log_connect)
+        write_connected(connection);
+    if (generation->reports.interval > 0)
+        reports_add(connection->engine->reports, &generation->reports, &connection->report);
 }
 
 void connection_reject(uint64_t id, struct generation *generation, const struct client *client,
@@ -217,18 +295,19 @@ void connection_reject(uint64_t id, struct generation *generation, const struct 
     if (generation->log == NULL && !log_enabled(level))
         return;
     struct connection_ends ends = {.client = client->peer};
-    struct socket_names names;
+    struct socket_facts facts;
     (void)socket_local(client->fd, &ends.local);
-    socket_names_of(&names, &ends);
+    name_ends(&ends, &facts);
     int64_t now = clock_wall();
     struct connection_record record = {
-        .is_rejected = true,
+        .event = CONNECTION_REJECTED,
         .id = id,
         .proxy = generation->proxy->name,
         .start = now,
-        .end = now,
-        .client = names.client,
-        .local = names.local,
+        .time = now,
+        .client = facts.client,
+        .local = facts.local,
+        .phase = "accepting",
         .reason = close_reason_name(reason),
         .ended_by = ended_by_name(close_reason_ended_by(reason)),
         .error = error_text,

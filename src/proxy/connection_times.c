@@ -1,4 +1,4 @@
-// How long the phases of a connection took, for the connection log and the metrics.
+// Which phases a connection went through and how long each took, for the connection log and the metrics.
 
 #include <stdatomic.h>
 
@@ -29,4 +29,69 @@ void connection_times_of(const struct connection *connection, int64_t now, struc
         .first_byte = first_byte == 0 ? 0 : first_byte - connection->relay_start,
         .total = lasted(connection->start, ended, now),
     };
+}
+
+int64_t connection_timings_of(const struct connection *connection, int64_t now, struct connection_timings *timings)
+{
+    const struct ingress *ingress = &connection->ingress;
+    const struct egress *egress = &connection->egress;
+    struct connection_times times;
+    connection_times_of(connection, now, &times);
+    *timings = (struct connection_timings){
+        .wait = times.wait,
+        .admit = times.admit,
+        .client_header = ingress->proxy_header_time,
+        .client_hello = ingress->client_hello_time,
+        .client_handshake = ingress->tls == NULL ? 0 : ingress->tls->facts.handshake_time,
+        .dial = times.dial,
+        .resolve = egress->resolve_time,
+        .connect = egress->connect_time,
+        .socks = egress->socks_time,
+        .target_handshake = egress->handshake_time,
+        .relay = times.relay,
+        .first_byte = times.first_byte,
+    };
+    return times.total;
+}
+
+static const char *step_of_ingress(const struct ingress *ingress)
+{
+    static const char *const names[] = {[INGRESS_NONE] = NULL,
+                                        [INGRESS_PROXY_HEADER] = "proxy_header",
+                                        [INGRESS_CLIENT_HELLO] = "client_hello",
+                                        [INGRESS_TLS] = "tls_handshake"};
+    return names[ingress->step];
+}
+
+// Of the last attempt, also in the pause that follows it.
+static const char *step_of_egress(const struct egress *egress)
+{
+    if (egress->attempts == 0)
+        return NULL;
+    if (egress->dialled.fd >= 0) // all steps are done: await_first_byte()
+        return "first_byte";
+    switch (egress->step) {
+    case EGRESS_DIAL:
+        return egress->dialled.remote.length == 0 && egress->dialled.resolve_time > 0 ? "resolve" : "connect";
+    case EGRESS_SOCKS:
+        return "socks";
+    case EGRESS_HEADER:
+        return "proxy_header";
+    case EGRESS_TLS:
+        return "tls_handshake";
+    }
+    return NULL;
+}
+
+const char *connection_phase(const struct connection *connection, const char **step)
+{
+    *step = NULL;
+    if (connection->relay_start != 0)
+        return "relaying";
+    if (connection->admitted != 0) {
+        *step = step_of_egress(&connection->egress);
+        return "dialling";
+    }
+    *step = step_of_ingress(&connection->ingress);
+    return "admitting";
 }

@@ -71,6 +71,7 @@ struct generation *generation_create(struct proxy *proxy, const struct config *c
     generation->proxy = proxy_hold(proxy);
     generation->config = config_hold(config);
     generation->settings = settings;
+    generation->reports.interval = settings->connection_log_interval;
     generation->credentials = *credentials;
     *credentials = (struct credentials){.listener = NULL};
     return generation;

@@ -66,6 +66,8 @@ static bool plan_door(struct doors *doors, const struct config *config, struct c
     struct planned_door *door = &plan[index];
     if (settings->connection_lifetime > 0 && !registry_watch_lifetimes(doors->engine->registry, error))
         return false;
+    if (settings->connection_log_interval > 0 && !reports_start(doors->engine->reports, error))
+        return false;
     struct proxy *proxy = find_or_create_proxy(doors, settings->name, error);
     if (proxy == NULL)
         return false;

@@ -10,6 +10,7 @@
 #include "bitflow/base/log.h"
 #include "bitflow/base/thread.h"
 #include "bitflow/config/config_load.h"
+#include "bitflow/proxy/connection.h"
 #include "bitflow/proxy/proxy.h"
 #include "bitflow/proxy/relay.h"
 #include "bitflow/server/doors.h"
@@ -110,14 +111,18 @@ static bool create_engine(struct engine *engine, struct error *error)
     if (engine->threads == NULL)
         return false;
     engine->registry = registry_create(send_notice, error);
-    if (engine->registry == NULL)
+    engine->reports = engine->registry == NULL ? NULL : reports_create(&connection_reports, error);
+    if (engine->reports == NULL) {
+        registry_destroy(&engine->registry);
         thread_pool_destroy(&engine->threads);
+    }
     metrics_init(&engine->metrics);
-    return engine->registry != NULL;
+    return engine->reports != NULL;
 }
 
 static void destroy_engine(struct engine *engine)
 {
+    reports_destroy(&engine->reports);
     registry_destroy(&engine->registry);
     thread_pool_destroy(&engine->threads);
     metrics_release(&engine->metrics);

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <jansson.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,11 +22,9 @@ struct connection_log {
     char path[];
 };
 
-// A record is bounded by the lengths of its parts; this holds all but those of long certificates' names.
-#define RECORD_BUFFER_SIZE 4096
-
 static struct mutex logs_lock = MUTEX_INIT;
 static struct connection_log *logs GUARDED_BY(logs_lock);
+static _Atomic uint64_t lost_ever;
 
 static int open_file(const char *path, struct error *error)
 {
@@ -134,126 +131,12 @@ bool connection_log_reopen_all(void)
     return all;
 }
 
-// The object under construction, and whether all of it could be built: half a record is none.
-struct builder {
-    json_t *object;
-    bool is_complete;
-};
-
-static void set(struct builder *builder, const char *key, json_t *value)
-{
-    if (json_object_set_new(builder->object, key, value) != 0) // also if either is NULL
-        builder->is_complete = false;
-}
-
-static void set_text(struct builder *builder, const char *key, const char *value)
-{
-    json_t *text = value == NULL ? json_null() : json_string(value);
-    set(builder, key, text != NULL ? text : json_string("(not UTF-8)"));
-}
-
-static void set_count(struct builder *builder, const char *key, uint64_t value)
-{
-    set(builder, key, json_integer((json_int_t)value));
-}
-
-static void set_time(struct builder *builder, const char *key, int64_t wall)
-{
-    char text[CLOCK_RFC3339_SIZE];
-    clock_format_rfc3339(wall, text);
-    set_text(builder, key, text);
-}
-
-static void set_milliseconds(struct builder *builder, const char *key, int64_t ns)
-{
-    // Whole microseconds, so that the number is as short as it is exact.
-    int64_t us = ns / NS_PER_US;
-    set(builder, key, json_real((double)us / 1000.0));
-}
-
-// NULL: out of memory.
-static json_t *finish(struct builder *builder)
-{
-    if (builder->is_complete)
-        return builder->object;
-    json_decref(builder->object);
-    return NULL;
-}
-
-static json_t *json_of_header(const struct connection_header *header)
-{
-    if (header == NULL)
-        return json_null();
-    struct builder builder = {.object = json_object(), .is_complete = true};
-    set_count(&builder, "version", header->version);
-    set(&builder, "local", json_boolean(header->is_local));
-    set_text(&builder, "peer", header->peer);
-    set_text(&builder, "authority", header->authority);
-    set_text(&builder, "unique_id", header->unique_id);
-    return finish(&builder);
-}
-
-static json_t *target_of_record(const struct connection_record *record)
-{
-    if (record->target_name == NULL)
-        return json_null();
-    struct builder target = {.object = json_object(), .is_complete = true};
-    set_text(&target, "name", record->target_name);
-    set_text(&target, "address", record->target_address);
-    set_text(&target, "via", record->via);
-    return finish(&target);
-}
-
-static json_t *json_of_tls(const struct connection_tls *tls)
-{
-    if (tls == NULL)
-        return json_null();
-    struct builder builder = {.object = json_object(), .is_complete = true};
-    set_text(&builder, "version", tls->version);
-    set_text(&builder, "cipher", tls->cipher);
-    set_text(&builder, "server_name", tls->server_name);
-    set_text(&builder, "protocol", tls->protocol);
-    set_milliseconds(&builder, "handshake_ms", tls->handshake_time);
-    set_text(&builder, "peer_subject", tls->peer_subject);
-    set_text(&builder, "peer_names", tls->peer_names);
-    set_text(&builder, "peer_fingerprint", tls->peer_fingerprint);
-    return finish(&builder);
-}
-
-// NULL: out of memory.
-static json_t *json_of_record(const struct connection_record *record)
-{
-    struct builder builder = {.object = json_object(), .is_complete = true};
-    set_text(&builder, "event", record->is_rejected ? "rejected" : "connection");
-    set_count(&builder, "id", record->id);
-    set_text(&builder, "proxy", record->proxy);
-    set_time(&builder, "start", record->start);
-    set_time(&builder, "end", record->end);
-    set_text(&builder, "client", record->client);
-    set_text(&builder, "local", record->local);
-    set(&builder, "proxy_header", json_of_header(record->proxy_header));
-    set_text(&builder, "sni", record->sni);
-    set(&builder, "client_tls", json_of_tls(record->client_tls));
-    set(&builder, "target", target_of_record(record));
-    set(&builder, "target_tls", json_of_tls(record->target_tls));
-    set_count(&builder, "attempts", record->attempts);
-    set_milliseconds(&builder, "resolve_ms", record->resolve_time);
-    set_milliseconds(&builder, "connect_ms", record->connect_time);
-    set_milliseconds(&builder, "total_ms", record->total_time);
-    set_count(&builder, "bytes_from_client", record->bytes_from_client);
-    set_count(&builder, "bytes_from_target", record->bytes_from_target);
-    set_text(&builder, "reason", record->reason);
-    set_text(&builder, "ended_by", record->ended_by);
-    set_text(&builder, "error", record->error);
-    return finish(&builder);
-}
-
-// Returns whether the whole line was written.
-static bool write_line(struct connection_log *log, const char *line, size_t length)
+// Returns whether all of it was written.
+static bool write_text(struct connection_log *log, const char *text, size_t length)
 {
     ssize_t written;
     do
-        written = write(log->fd, line, length);
+        written = write(log->fd, text, length);
     while (written < 0 && errno == EINTR);
     if (written > 0 && (size_t)written < length) {
         atomic_store_explicit(&log->is_torn, true, memory_order_relaxed);
@@ -262,8 +145,14 @@ static bool write_line(struct connection_log *log, const char *line, size_t leng
     return written == (ssize_t)length;
 }
 
+uint64_t connection_log_lost(void)
+{
+    return atomic_load_explicit(&lost_ever, memory_order_relaxed);
+}
+
 static void count_loss(struct connection_log *log, int os_errno)
 {
+    atomic_fetch_add_explicit(&lost_ever, 1, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&log->lost, 1, memory_order_relaxed) > 0)
         return; // said already
     log_error(NULL, "connection log records are being lost", "path", log->path, "error", strerrordesc_np(os_errno),
@@ -279,28 +168,16 @@ static void report_recovery(struct connection_log *log)
                  log_number(number, (int64_t)lost), NULL);
 }
 
-// Room for one byte before the line, the newline that ends a torn one, and for its own behind it. Returns the line's
-// length, 0 on failure; `*line` is `room`, or a longer one of the heap.
-static size_t render(const json_t *object, char room[RECORD_BUFFER_SIZE], char **line)
+void connection_log_write_line(struct connection_log *log, const struct connection_line *line)
 {
-    const size_t flags = JSON_COMPACT | JSON_REAL_PRECISION(15) | JSON_ENSURE_ASCII;
-    size_t length = json_dumpb(object, room + 1, RECORD_BUFFER_SIZE - 2, flags);
-    *line = room;
-    if (length > RECORD_BUFFER_SIZE - 2) {
-        *line = malloc(length + 2);
-        if (*line == NULL)
-            return 0;
-        length = json_dumpb(object, *line + 1, length, flags);
+    if (line->text == NULL) {
+        count_loss(log, ENOMEM);
+        return;
     }
-    (*line)[0] = '\n';
-    (*line)[1 + length] = '\n';
-    return length;
-}
-
-static void write_rendered(struct connection_log *log, const char *line, size_t length)
-{
+    // The newline before the object ends a torn line.
     bool was_torn = atomic_exchange_explicit(&log->is_torn, false, memory_order_relaxed);
-    bool written = was_torn ? write_line(log, line, length + 2) : write_line(log, line + 1, length + 1);
+    bool written =
+        was_torn ? write_text(log, line->text, line->length) : write_text(log, line->text + 1, line->length - 1);
     if (!written) {
         int os_errno = errno;
         if (was_torn)
@@ -313,15 +190,8 @@ static void write_rendered(struct connection_log *log, const char *line, size_t 
 
 void connection_log_write(struct connection_log *log, const struct connection_record *record)
 {
-    json_t *object = json_of_record(record);
-    char room[RECORD_BUFFER_SIZE];
-    char *line = room;
-    size_t length = object == NULL ? 0 : render(object, room, &line);
-    json_decref(object);
-    if (length == 0)
-        count_loss(log, ENOMEM);
-    else
-        write_rendered(log, line, length);
-    if (line != room)
-        free(line);
+    struct connection_line line;
+    connection_line_init(&line, record);
+    connection_log_write_line(log, &line);
+    connection_line_release(&line);
 }

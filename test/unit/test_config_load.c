@@ -180,6 +180,8 @@ static void test_defaults(void **state)
     assert_int_equal(proxy->connection_limit, 0);
     assert_int_equal(proxy->connection_lifetime, 0);
     assert_null(proxy->connection_log);
+    assert_false(proxy->connection_log_connect);
+    assert_int_equal(proxy->connection_log_interval, 0);
     assert_int_equal(proxy->balancer, BALANCER_NONE);
     assert_false(proxy->enable_proxy_header);
     assert_int_equal(proxy->proxy_header_version, PROXY_HEADER_VERSION_1);
@@ -236,6 +238,8 @@ static const char everything[] = "application:\n"
                                  "      connection_limit: 9223372036854775807\n"
                                  "      connection_lifetime: 1h\n"
                                  "      connection_log: log/one.json\n"
+                                 "      connection_log_connect: true\n"
+                                 "      connection_log_interval: 90s\n"
                                  "      connection_load_balancer: round-robin\n"
                                  "      enable_dual_stack: true\n"
                                  "      enable_proxy_header: True\n"
@@ -271,6 +275,8 @@ static void test_every_value_arrives(void **state)
     assert_true(one->connection_limit == INT64_MAX);
     assert_true(one->connection_lifetime == 3600 * NS_PER_S);
     assert_string_equal(one->connection_log, "log/one.json");
+    assert_true(one->connection_log_connect);
+    assert_true(one->connection_log_interval == 90 * NS_PER_S);
     assert_int_equal(one->balancer, BALANCER_ROUND_ROBIN);
     assert_true(one->enable_dual_stack && one->enable_proxy_header);
     assert_int_equal(one->proxy_header_version, PROXY_HEADER_VERSION_2);

@@ -329,6 +329,22 @@ static void test_reaching_targets(void **state)
     assert_all_bad(cases, ARRAY_LENGTH(cases));
 }
 
+static void test_records_of_what_lives(void **state)
+{
+    (void)state;
+    static const struct bad_case cases[] = {
+        {OPTION("connection_log_connect", "true"),
+         "f:7:15: server.proxies[0].options.connection_log_connect: means nothing without connection_log\n"},
+        {OPTION("connection_log_interval", "10s"),
+         "f:7:15: server.proxies[0].options.connection_log_interval: means nothing without connection_log\n"},
+        {OPTION("connection_log: /l, connection_log_interval", "999ms"),
+         "f:7:60: server.proxies[0].options.connection_log_interval: is too short: at least 1s\n"},
+        {OPTION("connection_log: /l, connection_log_connect", "1s"),
+         "f:7:59: server.proxies[0].options.connection_log_connect: must be true or false, not \"1s\"\n"},
+    };
+    assert_all_bad(cases, ARRAY_LENGTH(cases));
+}
+
 // What is right but not built yet is told along with what is wrong, so that one look at the list is enough.
 static void test_what_is_not_supported_yet_is_told_with_the_rest(void **state)
 {
@@ -392,6 +408,7 @@ int main(void)
         cmocka_unit_test(test_tls_contexts),
         cmocka_unit_test(test_server_names_under_sni),
         cmocka_unit_test(test_reaching_targets),
+        cmocka_unit_test(test_records_of_what_lives),
         cmocka_unit_test(test_what_is_not_supported_yet_is_told_with_the_rest),
         cmocka_unit_test(test_problems_are_in_the_files_order_and_bounded),
     };

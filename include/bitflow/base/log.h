@@ -66,6 +66,9 @@ bool log_enabled(enum log_level level);
 // descriptor stays the caller's, and as it is.
 void log_set_descriptor(int fd);
 
+// How many lines it has not taken, since the start.
+uint64_t log_dropped(void);
+
 // `message` is a constant; what varies follows as pairs of strings, key and value, ended by NULL:
 //   log_warn(&context, "cannot connect", "target", name, "error", error.text, NULL);
 // A pair whose value is NULL is left out, and so is what is beyond LOG_FIELDS_MAX. Values are quoted and escaped where

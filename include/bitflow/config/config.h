@@ -97,6 +97,8 @@ struct proxy_config {
     int64_t connection_limit; // 0: none
     int64_t connection_lifetime;
     const char *connection_log; // path; NULL: off
+    bool connection_log_connect;
+    int64_t connection_log_interval; // 0: none
     enum balancer_policy balancer;
     bool enable_proxy_header;
     enum proxy_header_version proxy_header_version;

@@ -52,6 +52,9 @@ void connection_reject(uint64_t id, struct generation *generation, const struct 
 // since the last time. `is_counted`: or only takes note of it, where metrics were off so far.
 void connections_count_live(struct registry *registry, bool is_counted);
 
+// What is done for connections that are reported while they live.
+extern const struct report_actions connection_reports;
+
 // The two threads' names: `<proxy>#<id>>` (reads from the client) and `<proxy>#<id><`, the proxy's name cut so that the
 // id always fits.
 void connection_thread_name(char out[THREAD_NAME_SIZE], const char *proxy, uint64_t id, char role);

@@ -18,6 +18,7 @@
 #include "bitflow/proxy/credentials.h"
 #include "bitflow/proxy/metrics.h"
 #include "bitflow/proxy/registry.h"
+#include "bitflow/proxy/reports.h"
 #include "bitflow/proxy/target_state.h"
 #include "bitflow/telemetry/connection_log.h"
 
@@ -36,6 +37,7 @@ struct generation {
     const struct config *config;
     const struct proxy_config *settings; // in `config`
     struct connection_log *log;          // NULL: off
+    struct report_queue reports;         // its connections that are reported while they live
     struct credentials credentials;      // its TLS contexts
     struct target_state **targets;       // by the target's index
     struct target_metrics **metrics;     // likewise
@@ -45,6 +47,7 @@ struct generation {
 struct engine {
     struct thread_pool *threads; // workers and pumps
     struct registry *registry;
+    struct reports *reports; // periodic records
     struct metrics metrics;
 };
 

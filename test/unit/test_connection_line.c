@@ -1,0 +1,277 @@
+// What a record of the connection log looks like, whatever is in it.
+
+#include <jansson.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/base/compiler.h"
+#include "bitflow/telemetry/connection_log.h"
+
+#define START (INT64_C(1767225600) * NS_PER_S + 1999 * NS_PER_US) // 2026-01-01, 1.999 ms
+
+static const struct connection_tls client_tls = {.version = "TLSv1.3",
+                                                 .cipher = "TLS_AES_128_GCM_SHA256",
+                                                 .server_name = "a.example",
+                                                 .protocol = "h2",
+                                                 .handshake_time = 2500 * NS_PER_US,
+                                                 .peer_subject = "CN=c",
+                                                 .peer_names = "DNS:c.example",
+                                                 .peer_fingerprint = "00ff"};
+static const struct connection_tls target_tls = {.handshake_time = 1};
+static const struct connection_header header = {
+    .version = 2, .is_local = false, .peer = "10.0.0.9:4711", .authority = "b.example", .unique_id = NULL};
+static const struct tcp_facts client_tcp = {.rtt = 20500 * NS_PER_US,
+                                            .rttvar = 250 * NS_PER_US,
+                                            .min_rtt = 19 * NS_PER_MS,
+                                            .retransmits = 3,
+                                            .lost = 1,
+                                            .unacked = 2,
+                                            .unsent = 1448,
+                                            .bytes_acked = INT64_C(5000000000000),
+                                            .bytes_received = 517,
+                                            .delivery_rate = 1000000};
+static const struct tcp_facts target_tcp = {.rtt = 0,
+                                            .rttvar = -1,
+                                            .min_rtt = -1,
+                                            .retransmits = 0,
+                                            .lost = -1,
+                                            .unacked = -1,
+                                            .unsent = -1,
+                                            .bytes_acked = -1,
+                                            .bytes_received = -1,
+                                            .delivery_rate = -1};
+
+static const struct connection_record full = {
+    .event = CONNECTION_ENDED,
+    .id = 42,
+    .proxy = "web",
+    .start = START,
+    .time = START + INT64_C(61500) * NS_PER_MS,
+    .client = "[2001:db8::1]:50000",
+    .local = "[2001:db8::2]:443",
+    .proxy_header = &header,
+    .sni = "a.example",
+    .client_tls = &client_tls,
+    .target_name = "blue",
+    .target_address = "10.0.0.5:8080",
+    .via = "10.0.0.6:1080",
+    .target_tls = &target_tls,
+    .client_tcp = &client_tcp,
+    .target_tcp = &target_tcp,
+    .attempts = 3,
+    .timings = {.wait = 50 * NS_PER_US,
+                .admit = 3 * NS_PER_MS,
+                .client_header = 1,
+                .client_hello = 999,
+                .client_handshake = 2500 * NS_PER_US,
+                .dial = 1100 * NS_PER_MS,
+                .resolve = 1234567,
+                .connect = 20 * NS_PER_MS,
+                .socks = 7 * NS_PER_MS,
+                .target_handshake = 1,
+                .relay = 60 * NS_PER_S,
+                .first_byte = 30050 * NS_PER_US},
+    .total_time = INT64_C(61500) * NS_PER_MS + 999,
+    .bytes_from_client = 517,
+    .bytes_from_target = UINT64_C(5000000000000),
+    .phase = "relaying",
+    .step = NULL,
+    .reason = "completed",
+    .ended_by = "client",
+};
+
+static void assert_line(const struct connection_record *record, const char *expected)
+{
+    struct connection_line line;
+    connection_line_init(&line, record);
+    assert_non_null(line.text);
+    assert_true(line.length > 2 && line.text[0] == '\n' && line.text[line.length - 1] == '\n');
+    line.text[line.length - 1] = '\0';
+    assert_string_equal(line.text + 1, expected);
+    connection_line_release(&line);
+    assert_null(line.text);
+}
+
+static void test_an_end(void **state)
+{
+    (void)state;
+    assert_line(&full, "{\"event\":\"connection\",\"id\":42,\"proxy\":\"web\",\"time\":\"2026-01-01T00:01:01.501Z\","
+                       "\"start\":\"2026-01-01T00:00:00.001Z\",\"end\":\"2026-01-01T00:01:01.501Z\","
+                       "\"client\":\"[2001:db8::1]:50000\",\"local\":\"[2001:db8::2]:443\","
+                       "\"proxy_header\":{\"version\":2,\"local\":false,\"peer\":\"10.0.0.9:4711\","
+                       "\"authority\":\"b.example\",\"unique_id\":null},\"sni\":\"a.example\","
+                       "\"client_tls\":{\"version\":\"TLSv1.3\",\"cipher\":\"TLS_AES_128_GCM_SHA256\","
+                       "\"server_name\":\"a.example\",\"protocol\":\"h2\",\"handshake_ms\":2.500,"
+                       "\"peer_subject\":\"CN=c\",\"peer_names\":\"DNS:c.example\",\"peer_fingerprint\":\"00ff\"},"
+                       "\"target\":{\"name\":\"blue\",\"address\":\"10.0.0.5:8080\",\"via\":\"10.0.0.6:1080\"},"
+                       "\"target_tls\":{\"version\":null,\"cipher\":null,\"server_name\":null,\"protocol\":null,"
+                       "\"handshake_ms\":0.000,\"peer_subject\":null,\"peer_names\":null,\"peer_fingerprint\":null},"
+                       "\"attempts\":3,\"resolve_ms\":1.234,\"connect_ms\":20.000,\"total_ms\":61500.000,"
+                       "\"timings\":{\"wait_ms\":0.050,\"admit_ms\":3.000,\"client_header_ms\":0.000,"
+                       "\"client_hello_ms\":0.000,\"client_handshake_ms\":2.500,\"dial_ms\":1100.000,"
+                       "\"resolve_ms\":1.234,\"connect_ms\":20.000,\"socks_ms\":7.000,\"target_handshake_ms\":0.000,"
+                       "\"relay_ms\":60000.000,\"first_byte_ms\":30.050},"
+                       "\"bytes_from_client\":517,\"bytes_from_target\":5000000000000,"
+                       "\"client_tcp\":{\"rtt_ms\":20.500,\"rttvar_ms\":0.250,\"min_rtt_ms\":19.000,\"retransmits\":3,"
+                       "\"lost\":1,\"unacked\":2,\"unsent_bytes\":1448,\"bytes_acked\":5000000000000,"
+                       "\"bytes_received\":517,\"delivery_rate\":1000000},"
+                       "\"target_tcp\":{\"rtt_ms\":0.000,\"rttvar_ms\":null,\"min_rtt_ms\":null,\"retransmits\":0,"
+                       "\"lost\":null,\"unacked\":null,\"unsent_bytes\":null,\"bytes_acked\":null,"
+                       "\"bytes_received\":null,\"delivery_rate\":null},"
+                       "\"phase\":\"relaying\",\"step\":null,\"reason\":\"completed\",\"ended_by\":\"client\","
+                       "\"error\":null}");
+}
+
+#define NO_TIMINGS                                                                                             \
+    "\"timings\":{\"wait_ms\":null,\"admit_ms\":null,\"client_header_ms\":null,\"client_hello_ms\":null,"      \
+    "\"client_handshake_ms\":null,\"dial_ms\":null,\"resolve_ms\":null,\"connect_ms\":null,\"socks_ms\":null," \
+    "\"target_handshake_ms\":null,\"relay_ms\":null,\"first_byte_ms\":null}"
+
+static void test_a_rejection(void **state)
+{
+    (void)state;
+    const struct connection_record record = {.event = CONNECTION_REJECTED,
+                                             .id = UINT64_MAX,
+                                             .proxy = "web",
+                                             .start = START,
+                                             .time = START,
+                                             .client = "192.0.2.1:1",
+                                             .local = "192.0.2.2:80",
+                                             .phase = "accepting",
+                                             .reason = "connection_limit",
+                                             .ended_by = "proxy",
+                                             .error = "why"};
+    assert_line(&record, "{\"event\":\"rejected\",\"id\":18446744073709551615,\"proxy\":\"web\","
+                         "\"time\":\"2026-01-01T00:00:00.001Z\",\"start\":\"2026-01-01T00:00:00.001Z\","
+                         "\"end\":\"2026-01-01T00:00:00.001Z\",\"client\":\"192.0.2.1:1\",\"local\":\"192.0.2.2:80\","
+                         "\"proxy_header\":null,\"sni\":null,\"client_tls\":null,\"target\":null,\"target_tls\":null,"
+                         "\"attempts\":0,\"resolve_ms\":0.000,\"connect_ms\":0.000,\"total_ms\":0.000," NO_TIMINGS
+                         ",\"bytes_from_client\":0,\"bytes_from_target\":0,\"client_tcp\":null,\"target_tcp\":null,"
+                         "\"phase\":\"accepting\",\"step\":null,\"reason\":\"connection_limit\",\"ended_by\":\"proxy\","
+                         "\"error\":\"why\"}");
+}
+
+static json_t *parse(const struct connection_record *record)
+{
+    struct connection_line line;
+    json_error_t error;
+    connection_line_init(&line, record);
+    assert_non_null(line.text);
+    assert_null(memchr(line.text + 1, '\n', line.length - 2)); // it is one line
+    json_t *object = json_loadb(line.text, line.length, JSON_REJECT_DUPLICATES, &error);
+    if (object == NULL)
+        fail_msg("%s: %.*s", error.text, (int)line.length, line.text);
+    connection_line_release(&line);
+    return object;
+}
+
+static const char *text_of(const json_t *object, const char *key)
+{
+    return json_string_value(json_object_get(object, key));
+}
+
+// What lives has no end, no reason and nobody who ended it, but the same keys.
+static void test_the_living(void **state)
+{
+    (void)state;
+    static const enum connection_event events[] = {CONNECTION_CONNECTED, CONNECTION_ACTIVE};
+    static const char *const names[] = {"connected", "active"};
+    json_t *end = parse(&full);
+    for (size_t i = 0; i < ARRAY_LENGTH(events); i++) {
+        struct connection_record record = full;
+        record.event = events[i];
+        record.reason = record.ended_by = NULL;
+        json_t *object = parse(&record);
+        assert_int_equal(json_object_size(object), json_object_size(end));
+        assert_string_equal(text_of(object, "event"), names[i]);
+        assert_string_equal(text_of(object, "time"), "2026-01-01T00:01:01.501Z");
+        assert_true(json_is_null(json_object_get(object, "end")));
+        assert_true(json_is_null(json_object_get(object, "reason")));
+        assert_true(json_is_null(json_object_get(object, "ended_by")));
+        json_decref(object);
+    }
+    json_decref(end);
+}
+
+// Names of a certificate, every character of which takes six in JSON.
+static void test_any_length_is_whole(void **state)
+{
+    (void)state;
+    char names[512] = "";
+    for (size_t i = 0; i + 2 < sizeof names; i += 2)
+        memcpy(names + i, "\xc3\xa9", 3);
+    const struct connection_tls tls = {.peer_subject = names, .peer_names = names, .protocol = names};
+    struct connection_record record = {.proxy = "p", .client_tls = &tls, .target_tls = &tls, .reason = "r"};
+    struct connection_line line;
+    connection_line_init(&line, &record);
+    assert_true(line.length > 2 * CONNECTION_LINE_ROOM);
+    connection_line_release(&line);
+    json_t *object = parse(&record);
+    assert_string_equal(text_of(json_object_get(object, "target_tls"), "peer_names"), names);
+    json_decref(object);
+}
+
+// Around the length at which a line goes to the heap, no byte is lost or doubled.
+static void test_lengths_around_the_room(void **state)
+{
+    (void)state;
+    static char text[CONNECTION_LINE_ROOM];
+    memset(text, 'x', sizeof text - 1);
+    struct connection_record record = full;
+    record.error = "";
+    struct connection_line line;
+    connection_line_init(&line, &record);
+    size_t others = line.length;
+    connection_line_release(&line);
+    for (size_t length = CONNECTION_LINE_ROOM - others - 3; length <= CONNECTION_LINE_ROOM - others + 3; length++) {
+        record.error = text + sizeof text - 1 - length;
+        connection_line_init(&line, &record);
+        assert_int_equal(line.length, others + length);
+        assert_int_equal(line.text == line.room, line.length <= CONNECTION_LINE_ROOM);
+        assert_memory_equal(line.text + line.length - 4, "x\"}\n", 4);
+        connection_line_release(&line);
+        json_t *object = parse(&record);
+        assert_string_equal(text_of(object, "error"), record.error);
+        json_decref(object);
+    }
+}
+
+// Whatever text gets there, a record stays one line of JSON with all of its keys.
+static void test_hostile_text(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"a\"b\\c\nd\te\x7f", "caf\xc3\xa9 \xf0\x9f\x90\xa7", "cut \xc3", "\xff\xfe",
+                                        ""};
+    json_t *like = parse(&full);
+    for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) {
+        struct connection_record record = full;
+        record.proxy = record.error = texts[i];
+        json_t *object = parse(&record);
+        assert_int_equal(json_object_size(object), json_object_size(like));
+        const char *expected = i == 2 || i == 3 ? "(not UTF-8)" : texts[i]; // which JSON cannot hold
+        assert_string_equal(text_of(object, "error"), expected);
+        assert_string_equal(text_of(object, "proxy"), expected);
+        json_decref(object);
+    }
+    json_decref(like);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_an_end),
+        cmocka_unit_test(test_a_rejection),
+        cmocka_unit_test(test_the_living),
+        cmocka_unit_test(test_any_length_is_whole),
+        cmocka_unit_test(test_lengths_around_the_room),
+        cmocka_unit_test(test_hostile_text),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
