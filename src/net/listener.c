@@ -87,18 +87,23 @@ static bool resolve_listener(const struct address *address, struct resolution *r
 static bool open_tcp(struct listener *listener, struct error *error)
 {
     struct resolution resolution;
+    struct endpoint any;
+    if (listener->address.host[0] == '\0' && listener->address.family == ADDRESS_ANY)
+        return endpoint_of_address(&listener->address, &any) && open_wildcard(listener, &any, error);
     if (!resolve_listener(&listener->address, &resolution, error))
         return false;
-    if (listener->address.host[0] == '\0' && listener->address.family == ADDRESS_ANY)
-        return open_wildcard(listener, &resolution.endpoints[0], error);
-    if (resolution.count > LISTENER_SOCKETS_MAX) {
+    if (resolution_count(&resolution) > LISTENER_SOCKETS_MAX) {
         error_set(error, ERROR_INVALID, "cannot listen on %s: it has %zu addresses, the limit is %d",
-                  listener->address.host, resolution.count, LISTENER_SOCKETS_MAX);
+                  listener->address.host, resolution_count(&resolution), LISTENER_SOCKETS_MAX);
         return false;
     }
-    for (size_t i = 0; i < resolution.count; i++)
-        if (!add_tcp(listener, &resolution.endpoints[i], true, error))
-            return false;
+    struct endpoint endpoint;
+    for (int family = 0; family < RESOLVED_FAMILIES; family++)
+        for (size_t i = 0; i < resolution.counts[family]; i++) {
+            resolution_endpoint(&resolution, family, i, listener->address.port, &endpoint);
+            if (!add_tcp(listener, &endpoint, true, error))
+                return false;
+        }
     return true;
 }
 
