@@ -46,7 +46,7 @@ struct generation *generation_create(struct proxy *proxy, const struct config *c
         error_set_errno(error, ENOMEM, "cannot configure the proxy %s", settings->name);
         return NULL;
     }
-    generation->targets = target_list_hold(&proxy->targets, settings->targets, settings->target_count, error);
+    generation->targets = target_list_hold(&proxy->targets, settings, credentials->targets, error);
     bool is_complete = generation->targets != NULL;
     if (is_complete && settings->connection_log != NULL) {
         generation->log = connection_log_open(settings->connection_log, error);

@@ -38,7 +38,8 @@ static void set_up(struct scene *scene, const char *address)
 // Returns how long the attempt took to fail.
 static int64_t fail_to_connect(struct scene *scene)
 {
-    struct target_state state = {.references = 1};
+    struct target_place place = {.references = 1};
+    struct target_state state = {.place = &place};
     struct target_state *const states[] = {&state};
     static struct tls_context *const plain[] = {NULL};
     const struct egress_plan plan = {.settings = &scene->settings,
