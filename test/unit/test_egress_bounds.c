@@ -76,6 +76,7 @@ static void test_a_socks_server_that_is_silent(void **state)
     socklen_t length = sizeof address;
     char server[64];
     int listening = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(listening >= 0);
     assert_int_equal(bind(listening, (struct sockaddr *)&address, length), 0);
     assert_int_equal(listen(listening, 16), 0);
     assert_int_equal(getsockname(listening, (struct sockaddr *)&address, &length), 0);
