@@ -208,7 +208,7 @@ static void test_fields_without_addresses(void **state)
     set_hex(&bytes, "21 10 0013" INET_ADDRESSES "03 0004 00000000");
     assert_refused(&bytes, wrong);
     static const char *const others[] = {"21 00 0001 03", "21 00 0005 03 0004 00 00", "21 10 0003 030000",
-                                         "21 00 000c" INET_ADDRESSES};
+                                         "21 00 000c c0a80001 c0a8000b dc04 01bb"};
     for (size_t i = 0; i < ARRAY_LENGTH(others); i++) {
         set_hex(&bytes, others[i]);
         assert_decodes(&bytes);
