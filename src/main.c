@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "bitflow/base/crash.h"
 #include "bitflow/config/config_load.h"
 #include "bitflow/net/inherited.h"
 #include "bitflow/proxy/credentials.h"
@@ -123,6 +124,7 @@ int main(int argc, char **argv)
 {
     if (!fill_standard_descriptors())
         return EXIT_START_FAILED;
+    crash_install();
     struct arguments arguments = parse_arguments(argc, argv);
     struct error error = ERROR_INIT;
     struct credentials *credentials = NULL;

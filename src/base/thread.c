@@ -10,18 +10,8 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
+#include "bitflow/base/crash.h"
 #include "bitflow/base/mutex.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 
 // One thread of a pool; lives on that thread's stack. While parked, it is linked into the pool.
 struct pooled_thread {
@@ -45,6 +35,11 @@ struct thread_pool {
 };
 
 // What a new thread needs before it can live from its own stack.
+struct first_run {
+    void *(*run)(void *);
+    void *argument;
+};
+
 struct first_task {
     struct thread_pool *pool;
     void (*task)(void *);
@@ -78,8 +73,8 @@ static size_t real_stack_size(size_t wanted)
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     // The C library keeps its own and the program's thread-local storage on the stack.
     size_t minimum = (size_t)sysconf(_SC_THREAD_STACK_MIN);
-    size_t size = wanted + minimum;
-    if (SANITIZED)
+    size_t size = wanted + CRASH_STACK_SIZE + minimum;
+    if (IS_SANITIZED)
         size = size * 4 + (size_t)256 * 1024; // red zones make frames several times as large
     return (size + page - 1) / page * page;
 }
@@ -124,9 +119,27 @@ static bool start(pthread_t *thread, size_t stack_size, int detach_state, void *
     return result == 0;
 }
 
+static void *run_first(void *argument)
+{
+    struct first_run first = *(struct first_run *)argument;
+    struct crash_stack stack;
+    free(argument);
+    crash_use_stack(&stack);
+    return first.run(first.argument);
+}
+
 bool thread_start(pthread_t *thread, size_t stack_size, void *(*run)(void *), void *argument, struct error *error)
 {
-    return start(thread, stack_size, PTHREAD_CREATE_JOINABLE, run, argument, error);
+    struct first_run *first = malloc(sizeof *first);
+    if (first == NULL) {
+        error_set_errno(error, ENOMEM, "cannot start a thread");
+        return false;
+    }
+    *first = (struct first_run){.run = run, .argument = argument};
+    if (start(thread, stack_size, PTHREAD_CREATE_JOINABLE, run_first, first, error))
+        return true;
+    free(first);
+    return false;
 }
 
 struct thread_pool *thread_pool_create(const struct thread_pool_options *options, struct error *error)
@@ -222,6 +235,8 @@ static void *run_pooled(void *argument)
     struct first_task *first = argument;
     struct thread_pool *pool = first->pool;
     struct pooled_thread self = {.argument = first->argument};
+    struct crash_stack stack;
+    crash_use_stack(&stack);
     atomic_init(&self.task, first->task);
     free(first);
     (void)sem_init(&self.wake, 0, 0);
