@@ -17,6 +17,4 @@ void check_unsupported(const struct place *root, const struct config *config, st
         report(problems, &metrics, "address");
     if (config->metrics_prefix != NULL)
         report(problems, &metrics, "prefix");
-    if (config->sentry_dsn != NULL)
-        report(problems, &application, "sentry_dsn");
 }

@@ -210,7 +210,7 @@ void connection_write_records(struct connection *connection, const struct socket
 void connection_reject(uint64_t id, struct generation *generation, const struct client *client,
                        enum close_reason reason, const char *error_text)
 {
-    enum log_level level = LOG_WARN;
+    enum log_level level = close_reason_is_error(reason) ? LOG_ERROR : LOG_WARN;
     if (generation->log == NULL && !log_enabled(level))
         return;
     struct connection_ends ends = {.client = client->peer};

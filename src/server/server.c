@@ -13,6 +13,7 @@
 #include "bitflow/proxy/proxy.h"
 #include "bitflow/proxy/relay.h"
 #include "bitflow/server/doors.h"
+#include "bitflow/server/error_reports.h"
 
 #define WORKERS_PARKED_MAX 512
 #define WORKER_IDLE_TIME (10 * NS_PER_S)
@@ -122,8 +123,10 @@ static bool change(struct server *server, const struct config *config, struct cr
 {
     size_t proxy_count = config->proxy_count;
     credentials_warn(credentials, config, log_warning, NULL);
-    bool changed = doors_change(&server->doors, config, credentials, error);
+    bool changed = error_reports_prepare(config, error) && doors_change(&server->doors, config, credentials, error);
     credentials_free(&credentials, proxy_count);
+    if (changed)
+        error_reports_configure(config);
     config_drop(changed ? &server->config : &config);
     if (changed)
         server->config = config;
@@ -148,6 +151,8 @@ static void reload(struct server *server)
     config_problems_init(&problems);
     const struct config *config = config_load(server->path, &problems);
     struct credentials *credentials = config != NULL ? credentials_load(server->path, config, &problems) : NULL;
+    if (config != NULL && !error_reports_check(server->path, config, &problems))
+        credentials_free(&credentials, config->proxy_count);
     if (credentials == NULL) {
         log_problems(&problems);
         log_error(NULL, "reload failed, the old configuration stays in force", "file", server->path, NULL);
@@ -236,19 +241,23 @@ bool server_run(const char *path, const struct config *config, struct credential
     raise_descriptor_limit();
     log_set_descriptor(STDERR_FILENO);
     log_set_level(config->log_level);
-    if (!create_engine(&server.engine, error)) {
+    if (!error_reports_prepare(config, error) || !create_engine(&server.engine, error)) {
         credentials_free(&credentials, config->proxy_count);
         config_drop(&config);
         return false;
     }
+    error_reports_configure(config); // the lines from here on are known to it
     doors_init(&server.doors, &server.engine, send_notice);
     if (!change(&server, config, credentials, error)) {
+        log_error(NULL, "cannot start", "error", error->text, NULL);
+        error_reports_end();
         registry_destroy(&server.engine.registry);
         thread_pool_destroy(&server.engine.threads);
         return false;
     }
     bool was_told_to_end = serve(&server);
     shut_down(&server);
+    error_reports_end();
     if (was_told_to_end || !server.has_failed)
         return true;
     error_set(error, ERROR_SYSTEM, "all listeners failed");

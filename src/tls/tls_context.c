@@ -8,6 +8,7 @@
 #include <mbedtls/psa_util.h>
 #include <psa/crypto.h>
 
+#include "bitflow/tls/aead.h"
 #include "tls_parts.h"
 #include "tls_pem.h"
 
@@ -15,6 +16,7 @@
 
 bool tls_init(struct error *error)
 {
+    aead_prepare();
     psa_status_t status = psa_crypto_init();
     if (status == PSA_SUCCESS)
         return true;
