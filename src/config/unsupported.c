@@ -12,6 +12,4 @@ static void report(struct problem_list *problems, const struct place *parent, co
 void check_unsupported(const struct place *root, const struct config *config, struct problem_list *problems)
 {
     struct place application = place_key(root, "application");
-    if (config->sentry_dsn != NULL)
-        report(problems, &application, "sentry_dsn");
 }

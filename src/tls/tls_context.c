@@ -9,6 +9,7 @@
 #include <psa/crypto.h>
 
 #include "bitflow/base/hash.h"
+#include "bitflow/tls/aead.h"
 #include "tls_parts.h"
 #include "tls_pem.h"
 
@@ -16,6 +17,7 @@
 
 bool tls_init(struct error *error)
 {
+    aead_prepare();
     psa_status_t status = psa_crypto_init();
     if (status == PSA_SUCCESS)
         return true;

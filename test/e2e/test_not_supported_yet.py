@@ -13,7 +13,6 @@ LATER = [
         "application.metrics",
     ),
     ("top", "application: {metrics: {address: 'unix:///run/statsd.sock'}}", "application.metrics"),
-    ("top", "application: {sentry_dsn: 'https://key@sentry.example/1'}", "application.sentry_dsn"),
 ]
 
 WRONG = [
@@ -70,7 +69,7 @@ def test_validated_now(env, place, text, path):
 
 
 def test_refused_at_the_start_too(env):
-    text = configs.with_line("top", "application: {sentry_dsn: 'https://key@sentry.example/1'}")
+    text = configs.with_line("top", "application: {metrics: {address: '127.0.0.1:8125'}}")
     path = env.write(text.replace("127.0.0.1:8080", env.unix()))
     bitflow = env.launch(path)
     bitflow.expected_status = 2

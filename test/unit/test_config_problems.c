@@ -353,15 +353,14 @@ static void test_what_is_not_supported_yet_is_told_with_the_rest(void **state)
         {"application: {sentry_dsn: 'https://key@h/1', metrics: {prefix: x.}, lgo: {}}\n" PROXY(
              "p", LISTENER, TARGET ", proxy: 'h:1', read_timeout: soon, resolve_timeout: 1",
              "enable_dual_stack: maybe"),
-         "f:1:15: application.sentry_dsn: not supported yet\n"
          "f:1:56: application.metrics.prefix: not supported yet\n"
          "f:1:69: application.lgo: unknown key; did you mean log?\n"
          "f:7:61: server.proxies[0].targets[0].read_timeout: \"soon\" is no duration: expected one such as 30s, 250ms "
          "or 1h2m3.5s\n"
          "f:8:34: server.proxies[0].options.enable_dual_stack: must be true or false, not \"maybe\"\n"},
         // Where there is nothing to go by.
-        {"application: {sentry_dsn: 'https://key@h/1'}\nserver: 5\n",
-         "f:1:15: application.sentry_dsn: not supported yet\n"
+        {"application: {metrics: {prefix: x.}}\nserver: 5\n",
+         "f:1:25: application.metrics.prefix: not supported yet\n"
          "f:2:9: server: must be a mapping of keys to values, not a single value\n"},
         {"application: []\nserver: {proxies: [5, {targets: 5, options: []}]}\n",
          "f:1:14: application: must be a mapping of keys to values, not a list\n"

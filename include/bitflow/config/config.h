@@ -106,7 +106,10 @@ struct proxy_config {
 };
 
 struct config {
-    const char *sentry_dsn;      // NULL: off. It holds a key: never log it.
+    const char *sentry_dsn;         // NULL: off. It holds a key: never log it.
+    const char *sentry_environment; // NULL: the default
+    const char *sentry_authority;   // path; NULL: the system's
+    struct yaml_mark sentry_authority_mark;
     const char *metrics_address; // NULL: off
     const char *metrics_prefix;  // NULL: none
     enum metrics_tag_format metrics_tag_format;

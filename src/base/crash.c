@@ -1,0 +1,337 @@
+#include "bitflow/base/crash.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <execinfo.h>
+#include <fcntl.h>
+#include <link.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "bitflow/base/compiler.h"
+#include "bitflow/version.h"
+
+// How long a reader of stderr that does not read may hold up the trace, for each line.
+#define STDERR_PATIENCE_MS 500
+
+// The thread that crashed first, by its id; 0: none.
+static _Atomic(pid_t) crashed_thread;
+static _Atomic(int) reporter_fd = -1;
+static _Atomic(size_t) reporter_offset;
+// Not on the stack: only the first thread that crashes uses it.
+static struct crash crash;
+static struct crash_stack main_stack;
+
+static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+
+const char *crash_signal_name(int number)
+{
+    switch (number) {
+    case SIGSEGV:
+        return "SIGSEGV";
+    case SIGBUS:
+        return "SIGBUS";
+    case SIGFPE:
+        return "SIGFPE";
+    case SIGILL:
+        return "SIGILL";
+    case SIGABRT:
+        return "SIGABRT";
+    default:
+        return NULL;
+    }
+}
+
+static const char *fault_name(int number, int code)
+{
+    if (number == SIGSEGV)
+        return code == SEGV_MAPERR ? "SEGV_MAPERR" : code == SEGV_ACCERR ? "SEGV_ACCERR" : NULL;
+    if (number == SIGBUS)
+        return code == BUS_ADRALN ? "BUS_ADRALN" : code == BUS_ADRERR ? "BUS_ADRERR" : NULL;
+    if (number == SIGFPE)
+        return code == FPE_INTDIV ? "FPE_INTDIV" : code == FPE_INTOVF ? "FPE_INTOVF" : NULL;
+    if (number == SIGILL)
+        return code == ILL_ILLOPC ? "ILL_ILLOPC" : code == ILL_ILLOPN ? "ILL_ILLOPN" : NULL;
+    return NULL;
+}
+
+const char *crash_code_name(int number, int code)
+{
+    switch (code) {
+    case SI_USER:
+        return "SI_USER";
+    case SI_TKILL:
+        return "SI_TKILL";
+    case SI_QUEUE:
+        return "SI_QUEUE";
+    case SI_KERNEL:
+        return "SI_KERNEL";
+    default:
+        return fault_name(number, code);
+    }
+}
+
+// ---- a line of the trace
+
+struct text {
+    size_t length;
+    char bytes[CRASH_MODULE_SIZE + 256];
+};
+
+static void put(struct text *text, const char *string)
+{
+    size_t length = strlen(string);
+    if (length > sizeof text->bytes - text->length)
+        length = sizeof text->bytes - text->length;
+    memcpy(text->bytes + text->length, string, length);
+    text->length += length;
+}
+
+static void put_number(struct text *text, uint64_t number, unsigned radix)
+{
+    char digits[20 + 1];
+    size_t at = sizeof digits - 1;
+    digits[at] = '\0';
+    do
+        digits[--at] = "0123456789abcdef"[number % radix];
+    while ((number /= radix) != 0);
+    put(text, digits + at);
+}
+
+static void put_address(struct text *text, uint64_t address)
+{
+    put(text, "0x");
+    put_number(text, address, 16);
+}
+
+// A pipe that takes anything takes a line this short whole; one that does not is waited for, but not forever.
+static void write_out(const struct text *text)
+{
+    struct pollfd poller = {.fd = STDERR_FILENO, .events = POLLOUT};
+    if (poll(&poller, 1, STDERR_PATIENCE_MS) != 1)
+        return;
+    ssize_t written = write(STDERR_FILENO, text->bytes, text->length);
+    (void)written;
+}
+
+static void say(const char *string)
+{
+    struct text text = {.length = 0};
+    put(&text, string);
+    write_out(&text);
+}
+
+// ---- what is told
+
+static void write_headline(void)
+{
+    struct text text = {.length = 0};
+    const char *code = crash_code_name(crash.signal, crash.code);
+    put(&text, "bitflow " BITFLOW_VERSION " crashed: ");
+    put(&text, crash_signal_name(crash.signal));
+    if (code != NULL) {
+        put(&text, " (");
+        put(&text, code);
+        put(&text, ")");
+    }
+    if (crash.has_address) {
+        put(&text, " at address ");
+        put_address(&text, crash.address);
+    }
+    put(&text, ", thread ");
+    put(&text, crash.thread_name);
+    put(&text, " (");
+    put_number(&text, (uint64_t)crash.thread, 10);
+    put(&text, "), process ");
+    put_number(&text, (uint64_t)crash.process, 10);
+    put(&text, "\n");
+    write_out(&text);
+}
+
+static void write_frame(uint32_t number)
+{
+    const struct crash_frame *frame = &crash.frames[number];
+    struct text text = {.length = 0};
+    put(&text, "  #");
+    put_number(&text, number, 10);
+    put(&text, " ");
+    put_address(&text, frame->address);
+    if (frame->base != 0) {
+        put(&text, " ");
+        put(&text, *frame->module == '\0' ? "bitflow" : frame->module);
+        put(&text, "+");
+        put_address(&text, frame->address - frame->base);
+    }
+    put(&text, "\n");
+    write_out(&text);
+}
+
+static void describe_frame(struct crash_frame *frame, void *address)
+{
+    struct dl_find_object found;
+    *frame = (struct crash_frame){.address = (uint64_t)(uintptr_t)address};
+    if (_dl_find_object(address, &found) != 0) // takes no lock, unlike dladdr()
+        return;
+    frame->base = found.dlfo_link_map->l_addr;
+    const char *name = found.dlfo_link_map->l_name;
+    if (name != NULL)
+        memcpy(frame->module, name, strnlen(name, sizeof frame->module - 1));
+}
+
+static void *program_counter(const ucontext_t *context)
+{
+#if defined(__x86_64__)
+    return (void *)context->uc_mcontext.gregs[REG_RIP];
+#elif defined(__aarch64__)
+    return (void *)context->uc_mcontext.pc;
+#else
+    (void)context;
+    return NULL;
+#endif
+}
+
+// The frames below the handler's own. Where the unwinder does not get that far (a jump to nowhere), all it found.
+static void describe_stack(const ucontext_t *context)
+{
+    enum { OWN_FRAMES_MAX = 8 };
+    void *addresses[CRASH_FRAMES_MAX + OWN_FRAMES_MAX];
+    int count = backtrace(addresses, CRASH_FRAMES_MAX + OWN_FRAMES_MAX);
+    void *crashed_at = program_counter(context);
+    int first = 0;
+    while (first < count && addresses[first] != crashed_at)
+        first++;
+    if (first == count)
+        first = 0;
+    crash.frame_count = 0;
+    for (int i = first; i < count && crash.frame_count < CRASH_FRAMES_MAX; i++)
+        describe_frame(&crash.frames[crash.frame_count++], addresses[i]);
+}
+
+static void describe(int number, const siginfo_t *info, const ucontext_t *context)
+{
+    crash.signal = number;
+    crash.code = info->si_code;
+    crash.has_address = info->si_code > 0 && info->si_code != SI_KERNEL && number != SIGABRT;
+    crash.address = crash.has_address ? (uint64_t)(uintptr_t)info->si_addr : 0;
+    crash.process = getpid();
+    crash.thread = gettid();
+    (void)prctl(PR_GET_NAME, crash.thread_name);
+    write_headline(); // before the stack is walked, which may be what fails
+    describe_stack(context);
+    for (uint32_t i = 0; i < crash.frame_count; i++)
+        write_frame(i);
+}
+
+// ---- the reporter
+
+// Between fork and exec.
+static void become_reporter(int fd)
+{
+    static const char path[] = "/proc/self/exe";
+    struct text number = {.length = 0};
+    sigset_t none;
+    sigemptyset(&none);
+    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+    (void)fcntl(fd, F_SETFD, 0);
+    put_number(&number, (uint64_t)fd, 10);
+    number.bytes[number.length] = '\0';
+    char name[] = "bitflow", option[] = CRASH_REPORT_OPTION;
+    char *const arguments[] = {name, option, number.bytes, NULL};
+    (void)execve(path, arguments, environ);
+    say("bitflow: the crash cannot be reported: /proc/self/exe cannot be run\n");
+    _exit(1);
+}
+
+static void wait_for_reporter(pid_t child)
+{
+    int handle = pidfd_open(child, 0);
+    struct pollfd poller = {.fd = handle, .events = POLLIN};
+    if (handle >= 0 && poll(&poller, 1, (int)(CRASH_REPORT_TIME / NS_PER_MS)) != 1) {
+        say("bitflow: the crash could not be reported in time\n");
+        (void)kill(child, SIGKILL);
+    }
+    while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+        continue;
+}
+
+static void report(void)
+{
+    int fd = atomic_load(&reporter_fd);
+    size_t offset = atomic_load(&reporter_offset);
+    if (fd < 0 || pwrite(fd, &crash, sizeof crash, (off_t)offset) != (ssize_t)sizeof crash)
+        return;
+    pid_t child = _Fork(); // unlike fork(), it runs no handlers of libraries
+    if (child == 0)
+        become_reporter(fd);
+    else if (child > 0)
+        wait_for_reporter(child);
+    else
+        say("bitflow: the crash cannot be reported: no process can be started\n");
+}
+
+// ---- the end
+
+static void end_by(int number, bool comes_again)
+{
+    struct sigaction action = {.sa_handler = SIG_DFL};
+    (void)sigaction(number, &action, NULL);
+    if (comes_again)
+        return; // to the instruction that faults: the core dump then is of that moment
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, number);
+    (void)raise(number);
+    (void)pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    // Process 1 of a container is not ended by a signal from within.
+    _exit(128 + number);
+}
+
+static void handle(int number, siginfo_t *info, void *context)
+{
+    pid_t none = 0;
+    if (!atomic_compare_exchange_strong(&crashed_thread, &none, gettid()))
+        for (;;)
+            (void)poll(NULL, 0, -1); // another thread was first, and ends the process
+    describe(number, info, context);
+    report();
+    end_by(number, info->si_code > 0 && number != SIGABRT);
+}
+
+void crash_use_stack(struct crash_stack *stack)
+{
+    if (IS_SANITIZED)
+        return;
+    stack_t alternate = {.ss_sp = stack->bytes, .ss_size = sizeof stack->bytes};
+    (void)sigaltstack(&alternate, NULL); // without one, an overflow of the stack is not told of
+}
+
+void crash_install(void)
+{
+    if (IS_SANITIZED)
+        return;
+    void *frame;
+    (void)backtrace(&frame, 1); // loads the unwinder, which cannot be done while crashing
+    crash_use_stack(&main_stack);
+    // A second fault while the first is being handled ends the process at once: the kernel does not wait for a blocked
+    // signal to be unblocked that a fault raises.
+    struct sigaction action = {.sa_sigaction = handle, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    sigemptyset(&action.sa_mask);
+    for (size_t i = 0; i < ARRAY_LENGTH(signals); i++)
+        sigaddset(&action.sa_mask, signals[i]);
+    for (size_t i = 0; i < ARRAY_LENGTH(signals); i++)
+        (void)sigaction(signals[i], &action, NULL);
+}
+
+void crash_set_reporter(int fd, size_t offset)
+{
+    atomic_store(&reporter_fd, -1);
+    atomic_store(&reporter_offset, offset);
+    atomic_store(&reporter_fd, fd);
+}
