@@ -9,6 +9,7 @@
 
 #include "bitflow/base/crash.h"
 #include "bitflow/config/config_load.h"
+#include "bitflow/config/warnings.h"
 #include "bitflow/net/inherited.h"
 #include "bitflow/proxy/credentials.h"
 #include "bitflow/server/error_reports.h"
@@ -114,6 +115,12 @@ static void print_warning(void *argument, const char *name, const char *file, co
     (void)fprintf(stderr, "%s: warning: proxy %s: %s: %s\n", path, name, file, text);
 }
 
+static void print_line(void *argument, const char *line)
+{
+    (void)argument;
+    (void)fprintf(stderr, "%s\n", line);
+}
+
 // Where the parent closed one of the standard descriptors, a client's socket could become number 2, and be sent the
 // log.
 static bool fill_standard_descriptors(void)
@@ -156,6 +163,7 @@ int main(int argc, char **argv)
     if (config == NULL)
         return EXIT_USAGE;
     if (arguments.check) {
+        config_warn(arguments.config, config, print_line, NULL);
         credentials_warn(credentials, config, print_warning, (void *)arguments.config);
         credentials_free(&credentials, config->proxy_count);
         (void)printf("%s: the configuration is valid\n", arguments.config);

@@ -306,6 +306,8 @@ static const struct schema_row target_rows[] = {
     {.key = "proxy_timeout",
      .type = SCHEMA_DURATION,
      .offset = offsetof(struct target_config, proxy_timeout),
+     .mark_offset = offsetof(struct target_config, proxy_timeout_mark),
+     .has_mark = true,
      .fallback = 10 * NS_PER_S,
      .description = "How long the SOCKS5 server may take, from the connection to it until it has answered that it is "
                     "connected to the target; within `connect_timeout`. 0: without a bound of its own."},
@@ -329,6 +331,8 @@ static const struct schema_row target_rows[] = {
     {.key = "resolve_timeout",
      .type = SCHEMA_DURATION,
      .offset = offsetof(struct target_config, resolve_timeout),
+     .mark_offset = offsetof(struct target_config, resolve_timeout_mark),
+     .has_mark = true,
      .description = "The bound on name resolution; used only with `enable_dual_stack`."},
     {.key = "max_fails",
      .type = SCHEMA_INTEGER,

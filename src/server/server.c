@@ -10,6 +10,7 @@
 #include "bitflow/base/log.h"
 #include "bitflow/base/thread.h"
 #include "bitflow/config/config_load.h"
+#include "bitflow/config/warnings.h"
 #include "bitflow/proxy/connection.h"
 #include "bitflow/proxy/proxy.h"
 #include "bitflow/proxy/relay.h"
@@ -142,11 +143,18 @@ static void log_warning(void *argument, const char *name, const char *file, cons
     log_warn(&context, text, "file", file, NULL);
 }
 
+static void log_config_warning(void *argument, const char *line)
+{
+    (void)argument;
+    log_warn(NULL, "configuration warning", "warning", line, NULL);
+}
+
 // Puts both in force, and takes them over. False: nothing has changed.
 static bool change(struct server *server, const struct config *config, struct credentials *credentials,
                    struct error *error)
 {
     size_t proxy_count = config->proxy_count;
+    config_warn(server->path, config, log_config_warning, NULL);
     credentials_warn(credentials, config, log_warning, NULL);
     bool changed = metrics_report_prepare(&server->metrics, config, error) && error_reports_prepare(config, error) &&
                    doors_change(&server->doors, config, credentials, error);
