@@ -35,11 +35,11 @@ def names_files(names):
 class Microsocks(programs.Program):
     """`names`: (name, address) pairs, the only ones that it knows; without them it knows the machine's."""
 
-    def __init__(self, user=None, password=None, names=()):
+    def __init__(self, user=None, password=None, names=(), address=None):
         super().__init__()
-        port = sockets.free_port()
-        self.address = f"127.0.0.1:{port}"
-        command = ["microsocks", "-i", "127.0.0.1", "-p", str(port)]
+        self.address = address or f"127.0.0.1:{sockets.free_port()}"
+        host, _, port = self.address.rpartition(":")
+        command = ["microsocks", "-i", host, "-p", port]
         if user:
             command += ["-u", user, "-P", password]
         if names:
