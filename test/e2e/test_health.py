@@ -89,8 +89,9 @@ def test_it_is_tried_again_and_comes_back(env):
         return any_pending(held)
 
     wait_for(reached, "a connection that reaches it", timeout=5)
-    held.accept().close()
     wait_for(lambda: said(bitflow, "the target is back"), "it is said to be back")
+    holds.append(env.connect(address))
+    held.accept().close()
     client.close()
     for each in holds:
         each.close()
