@@ -6,7 +6,8 @@
 
 void json_writer_init(struct json_writer *writer, char *buffer, size_t size)
 {
-    *writer = (struct json_writer){.buffer = buffer, .size = size, .is_first = true};
+    *writer = (struct json_writer){.size = size, .is_first = true};
+    writer->buffer = buffer;
 }
 
 static void put(struct json_writer *writer, const char *text, size_t length)

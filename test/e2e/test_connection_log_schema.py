@@ -197,7 +197,8 @@ def test_every_field_is_in_the_document():
 
 
 def test_the_documents_examples_are_records():
-    blocks = re.findall(r"^```json\n(.*?)^```$", (ROOT / "docs/connection-log.md").read_text(), re.MULTILINE | re.DOTALL)
+    document = (ROOT / "docs/connection-log.md").read_text()
+    blocks = re.findall(r"^```json\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     assert {json.loads(line)["event"] for line in lines} == {"connection", "rejected", "connected", "active"}
     for line in lines:
