@@ -99,10 +99,11 @@ def follow(head, problems, what):
             if int(entry) in seen or len(seen) >= LIST_LIMIT:
                 problems.append("The list of %s goes round in itself after %d entries." % (what, len(seen)))
                 return
+            following = entry["next"]
+            following.fetch_lazy()
             seen.add(int(entry))
-            entry["next"].fetch_lazy()
             yield entry.dereference()
-            entry = entry["next"]
+            entry = following
     except gdb.MemoryError:
         problems.append("The list of %s is broken after %d entries." % (what, len(seen)))
 

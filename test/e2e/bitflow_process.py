@@ -245,15 +245,19 @@ class Bitflow:
         )
         return int(done.stdout)
 
-    def thread_names(self):
-        names = []
+    def tasks(self):
+        """{the kernel's id: name} of the threads."""
+        names = {}
         for entry in os.scandir(f"/proc/{self.pid}/task"):
             try:
                 with open(entry.path + "/comm") as stream:
-                    names.append(stream.read().rstrip("\n"))
+                    names[int(entry.name)] = stream.read().rstrip("\n")
             except (FileNotFoundError, ProcessLookupError):
                 continue
         return names
+
+    def thread_names(self):
+        return list(self.tasks().values())
 
     def busy_threads(self):
         """The threads that serve a connection: their names have its id after a '#'."""
