@@ -354,7 +354,7 @@ static void test_what_is_not_supported_yet_is_told_with_the_rest(void **state)
              "p", LISTENER, TARGET ", proxy: 'h:1', read_timeout: soon, resolve_timeout: 1",
              "enable_dual_stack: maybe"),
          "f:1:15: application.sentry_dsn: not supported yet\n"
-         "f:1:56: application.metrics.prefix: not supported yet\n"
+         "f:1:56: application.metrics.prefix: means nothing without address\n"
          "f:1:69: application.lgo: unknown key; did you mean log?\n"
          "f:7:61: server.proxies[0].targets[0].read_timeout: \"soon\" is no duration: expected one such as 30s, 250ms "
          "or 1h2m3.5s\n"
