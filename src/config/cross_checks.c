@@ -216,11 +216,25 @@ static void check_sentry(const struct place *root, const struct config *config, 
     }
 }
 
+static void check_metrics(const struct place *root, struct problem_list *problems)
+{
+    static const char *const keys[] = {"prefix", "tag_format"};
+    struct place application = place_key(root, "application");
+    struct place metrics = place_key(&application, "metrics");
+    struct place address = place_key(&metrics, "address");
+    for (size_t i = 0; i < ARRAY_LENGTH(keys); i++) {
+        struct place place = place_key(&metrics, keys[i]);
+        if (place.node != NULL && address.node == NULL)
+            problem_at_key(problems, &place, "means nothing without address");
+    }
+}
+
 void check_across_keys(const struct place *root, const struct config *config, struct problem_list *problems)
 {
     check_sentry(root, config, problems);
     struct place server = place_key(root, "server");
     struct place proxies = place_key(&server, "proxies");
+    check_metrics(root, problems);
     for (size_t i = 0; i < config->proxy_count; i++) {
         struct place proxy = place_item(&proxies, i);
         check_unique_proxy(&proxies, config, i, problems);

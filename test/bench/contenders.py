@@ -34,31 +34,49 @@ class Direct:
         return None
 
 
+# What is switched on beside the proxying: metrics alone, and the connection log, too.
+TELEMETRY = (("metrics",), ("metrics", "log"))
+ON_REQUEST = {"-".join(["bitflow", *telemetry]) for telemetry in TELEMETRY}
+
+
 class Bitflow:
-    name = "bitflow"
-    note = "default options"
     is_proxy = True
 
-    def __init__(self, program):
+    def __init__(self, program, telemetry=()):
         self.program = program
+        self.telemetry = telemetry
+        self.name = "-".join(["bitflow", *telemetry])
+        self.note = f"default options{''.join(f', {each}' for each in telemetry)}"
+        self.receiver = None
 
     def missing(self):
         if os.access(self.program, os.X_OK):
             return None
         return f"no program at {self.program} (build it, or name one in the environment variable BITFLOW)"
 
+    def _statsd(self):
+        """The address of a receiver that nobody reads: what it has no room for, the kernel drops."""
+        if self.receiver is None:
+            self.receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self.receiver.bind(("127.0.0.1", 0))
+        return "127.0.0.1:%d" % self.receiver.getsockname()[1]
+
     def command(self, directory, link):
         path = os.path.join(directory, f"{self.name}.yaml")
+        application = f"application: {{metrics: {{address: '{self._statsd()}'}}}}\n" if self.telemetry else ""
+        log = f"{directory}/{self.name}.jsonl" if "log" in self.telemetry else ""
+        options = f'      options: {{connection_log: "{log}"}}\n' if log else ""
         pair = f"{{key: {link.certificate.key}, certificate: {link.certificate.chain}}}"
         accept = f", tls_context: {{verify_mode: none, certificates: [{pair}]}}" if link.tls_side == "client" else ""
         connect = ", tls_context: {verify_mode: none}" if link.tls_side == "target" else ""
         with open(path, "w", encoding="ascii") as file:
             file.write(
+                application +
                 "server:\n"
                 "  proxies:\n"
                 "    - name: bench\n"
                 f'      listener: {{address: "tcp://127.0.0.1:{link.listen_port}"{accept}}}\n'
-                f'      targets: [{{name: origin, address: "tcp://127.0.0.1:{link.origin_port}"{connect}}}]\n')
+                f'      targets: [{{name: origin, address: "tcp://127.0.0.1:{link.origin_port}"{connect}}}]\n' + options)
         return [self.program, "--config", path]
 
 
@@ -126,7 +144,7 @@ def _find(program):
 
 def all_contenders(bitflow):
     """By name, in the order in which they take turns."""
-    everyone = [Bitflow(bitflow), Haproxy(), Haproxy(splice=True), Socat(), Direct()]
+    everyone = [Bitflow(bitflow), *(Bitflow(bitflow, telemetry) for telemetry in TELEMETRY), Haproxy(), Haproxy(splice=True), Socat(), Direct()]
     return {contender.name: contender for contender in everyone}
 
 

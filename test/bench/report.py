@@ -2,11 +2,16 @@
 
 import statistics
 
-REFERENCE = "haproxy"
+REFERENCES = ("haproxy", "bitflow")
+
+
+def reference_of(names):
+    """Whom the ratios are to: the first of these that is there."""
+    return next((name for name in REFERENCES if name in names), None)
 
 
 def summarize(scenario, results):
-    """results: {contender: [run, ...]}. Adds to each metric its median, bounds and ratio to HAProxy's median."""
+    """results: {contender: [run, ...]}. Adds to each metric its median, bounds and ratio to the reference's median."""
     summary = {"text": scenario.text, "contenders": {}}
     medians = {}
     for name, runs in results.items():
@@ -17,9 +22,10 @@ def summarize(scenario, results):
                 medians[name, metric.key] = statistics.median(values)
                 figures[metric.key] = {"median": medians[name, metric.key], "min": min(values), "max": max(values)}
         summary["contenders"][name] = {"figures": figures, "runs": runs}
+    chosen = reference_of(results)
     for name, contender in summary["contenders"].items():
         for key, figure in contender["figures"].items():
-            reference = medians.get((REFERENCE, key))
+            reference = medians.get((chosen, key))
             figure["ratio"] = figure["median"] / reference if reference else None
     foreign = [run["foreign_processors"] for runs in results.values() for run in runs]
     if foreign:
@@ -33,14 +39,14 @@ def print_header(summary):
           f"{settings['seconds']:g} s; {settings['idle_connections']} idle connections")
     for name, note in summary["contenders"].items():
         print(f"  {name}: {note}")
-    print("ratio: median / HAProxy's median", flush=True)
+    print(f"ratio: median / {reference_of(summary['contenders'])}'s median", flush=True)
 
 
 def print_scenario(scenario, summary):
     others = summary.get("foreign_processors")
     note = "" if others is None else f"  [others kept {others:.2f} processors busy]"
     print(f"\n{scenario.name}: {summary['text']}{note}")
-    print(f"  {'':<14} {'contender':<14} {'median':>12} {'min':>12} {'max':>12} {'ratio':>7}")
+    print(f"  {'':<14} {'contender':<20} {'median':>12} {'min':>12} {'max':>12} {'ratio':>7}")
     for metric in scenario.metrics:
         for name, contender in summary["contenders"].items():
             figure = contender["figures"].get(metric.key)
@@ -49,5 +55,5 @@ def print_scenario(scenario, summary):
             shown = [figure[which] * metric.scale for which in ("median", "min", "max")]
             values = " ".join(f"{value:>12.{metric.digits}f}" for value in shown)
             ratio = "-" if figure["ratio"] is None else f"{figure['ratio']:.2f}"
-            print(f"  {metric.unit:<14} {name:<14} {values} {ratio:>7}")
+            print(f"  {metric.unit:<14} {name:<20} {values} {ratio:>7}")
     print(end="", flush=True)

@@ -66,7 +66,8 @@ def parse_arguments():
 
 def choose_contenders(parser, arguments):
     everyone = contending.all_contenders(os.environ.get("BITFLOW") or os.path.join(ROOT, "build/release/bitflow"))
-    wanted = arguments.contenders.split(",") if arguments.contenders else list(everyone)
+    usual = [name for name in everyone if name not in contending.ON_REQUEST]
+    wanted = arguments.contenders.split(",") if arguments.contenders else usual
     for name in wanted:
         if name not in everyone:
             parser.error(f"no contender is named {name}; there are {', '.join(everyone)}")

@@ -208,9 +208,10 @@ STREAM = (Metric("rate", "MB/s", 1e-6), Metric("cpu_per_gigabyte", "s CPU/GB", d
 MEMORY = (Metric("user", "KiB user", 1 / 1024, 1), Metric("kernel", "KiB kernel", 1 / 1024, 1),
           Metric("used", "KiB all", 1 / 1024, 1))
 
-FEW = ("bitflow", "haproxy", "socat", "direct")
+EVERY_BITFLOW = ("bitflow", *sorted(contending.ON_REQUEST))
+FEW = (*EVERY_BITFLOW, "haproxy", "socat", "direct")
 TLS = ("bitflow", "haproxy", "direct")
-BULK = ("bitflow", "haproxy", "haproxy-splice", "socat", "direct")
+BULK = (*EVERY_BITFLOW, "haproxy", "haproxy-splice", "socat", "direct")
 
 
 def _connections(count):

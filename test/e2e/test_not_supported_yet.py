@@ -6,13 +6,6 @@ import configs
 
 LATER = [
     # place, lines, the path of what is refused
-    ("top", "application: {metrics: {address: '127.0.0.1:8125'}}", "application.metrics"),
-    (
-        "top",
-        "application: {metrics: {address: 'udp://127.0.0.1:8125', prefix: site.}}",
-        "application.metrics",
-    ),
-    ("top", "application: {metrics: {address: 'unix:///run/statsd.sock'}}", "application.metrics"),
 ]
 
 WRONG = [

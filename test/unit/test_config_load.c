@@ -101,13 +101,25 @@ static void test_metrics(void **state)
         assert_problems(text, lines);
     }
     assert_problems(METRICS("prefix: 'a b'"),
+                    "f:1:25: application.metrics.prefix: means nothing without address\n"
                     "f:1:33: application.metrics.prefix: \"a b\" must be printable ASCII without "
-                    "spaces and without any of :|@#\n");
+                    "spaces and without any of :|@#,;=\n");
     assert_problems(METRICS("prefix: 'a:b'"),
+                    "f:1:25: application.metrics.prefix: means nothing without address\n"
                     "f:1:33: application.metrics.prefix: \"a:b\" must be printable ASCII without "
-                    "spaces and without any of :|@#\n");
+                    "spaces and without any of :|@#,;=\n");
     // Without an address it would mean nothing, and be ignored.
-    assert_problems(METRICS("prefix: x."), "f:1:25: application.metrics.prefix: not supported yet\n");
+    assert_problems(METRICS("prefix: x."), "f:1:25: application.metrics.prefix: means nothing without address\n");
+    assert_problems(METRICS("tag_format: influxdb"),
+                    "f:1:25: application.metrics.tag_format: means nothing without address\n");
+    assert_problems(METRICS("address: 'h:1', tag_format: influx"),
+                    "f:1:53: application.metrics.tag_format: must be one of none, dogstatsd, influxdb, not \"influx\"; "
+                    "did you mean influxdb?\n");
+    const struct config *config = load_good(METRICS("address: 'h:1', prefix: x, tag_format: dogstatsd"));
+    assert_string_equal(config->metrics_address, "h:1");
+    assert_string_equal(config->metrics_prefix, "x");
+    assert_int_equal(config->metrics_tag_format, METRICS_TAGS_DOGSTATSD);
+    config_drop(&config);
 }
 
 static void test_sentry(void **state)
@@ -138,21 +150,9 @@ static void test_sentry(void **state)
     config_drop(&config);
 }
 
-static void test_unsupported_features(void **state)
-{
-    (void)state;
-    static const char text[] =
-        "application:\n"
-        "  sentry_dsn: https://key@sentry.example.com/path/42\n" // is supported
-        "  metrics: {address: 'udp://localhost:8125', prefix: bitflow.}\n" PROXY("p", LISTENER, TARGET, "");
-    assert_problems(text, "f:3:13: application.metrics.address: not supported yet\n"
-                          "f:3:46: application.metrics.prefix: not supported yet\n");
-}
-
 static void test_syntaxes_that_pass(void **state)
 {
     (void)state;
-    // Until their features are built, "not supported yet" is what says that the syntax is right.
     static const char *const socks[] = {"h:1",
                                         "127.0.0.1:1080",
                                         "'[::1]:1'",
@@ -181,7 +181,9 @@ static void test_syntaxes_that_pass(void **state)
     }
     for (size_t i = 0; i < ARRAY_LENGTH(metrics); i++) {
         (void)snprintf(text, sizeof text, METRICS("address: '%s'"), metrics[i]);
-        assert_problems(text, "f:1:25: application.metrics.address: not supported yet\n");
+        const struct config *config = load_good(text);
+        assert_string_equal(config->metrics_address, metrics[i]);
+        config_drop(&config);
     }
 }
 
@@ -192,6 +194,7 @@ static void test_defaults(void **state)
     assert_null(config->sentry_dsn);
     assert_null(config->metrics_address);
     assert_null(config->metrics_prefix);
+    assert_int_equal(config->metrics_tag_format, METRICS_TAGS_NONE);
     assert_int_equal(config->log_level, LOG_OFF);
     assert_true(config->drain_timeout == 25 * NS_PER_S);
     assert_int_equal(config->proxy_count, 1);
@@ -413,7 +416,6 @@ int main(void)
         cmocka_unit_test(test_secrets_are_not_repeated),
         cmocka_unit_test(test_metrics),
         cmocka_unit_test(test_sentry),
-        cmocka_unit_test(test_unsupported_features),
         cmocka_unit_test(test_syntaxes_that_pass),
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_every_value_arrives),

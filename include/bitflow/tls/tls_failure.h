@@ -1,5 +1,5 @@
-// The one list of causes of a failed TLS handshake, for counting; the error's text tells more. It feeds the enum and the
-// metrics' names.
+// The one list of causes of a failed TLS handshake, for counting; the error's text tells more. It feeds the enum and
+// the names of metrics.
 
 #ifndef BITFLOW_TLS_TLS_FAILURE_H
 #define BITFLOW_TLS_TLS_FAILURE_H

@@ -1,0 +1,144 @@
+// What is counted outlives what it is about, and is freed when all of it has been reported.
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/proxy/metrics.h"
+
+static const struct target_config targets[] = {{.name = "a"}, {.name = "b"}};
+
+struct fixture {
+    struct metrics metrics;
+    struct proxy_metrics *proxy;
+    struct target_metrics **targets;
+};
+
+static void create(struct fixture *fixture, bool is_on)
+{
+    struct error error = ERROR_INIT;
+    metrics_init(&fixture->metrics);
+    metrics_set_on(&fixture->metrics, is_on);
+    fixture->proxy = proxy_metrics_hold(&fixture->metrics, "web", &error);
+    assert_non_null(fixture->proxy);
+    fixture->targets = target_metrics_hold(fixture->proxy, targets, 2, &error);
+    assert_non_null(fixture->targets);
+}
+
+static void settle(struct metric_counter *counter)
+{
+    counter->attempted = counter->confirmed = atomic_load(&counter->value);
+}
+
+static size_t count_proxies(struct metrics *metrics)
+{
+    size_t count = 0;
+    for (struct proxy_metrics *at = NULL; (at = metrics_next_proxy(metrics, at)) != NULL;)
+        count++;
+    return count;
+}
+
+static size_t count_targets(struct proxy_metrics *proxy)
+{
+    size_t count = 0;
+    for (struct target_metrics *at = NULL; (at = metrics_next_target(proxy, at)) != NULL;)
+        count++;
+    return count;
+}
+
+static void test_found_again_by_name(void **state)
+{
+    (void)state;
+    struct fixture fixture;
+    struct error error = ERROR_INIT;
+    create(&fixture, true);
+    struct proxy_metrics *again = proxy_metrics_hold(&fixture.metrics, "web", &error);
+    struct proxy_metrics *other = proxy_metrics_hold(&fixture.metrics, "other", &error);
+    assert_ptr_equal(again, fixture.proxy);
+    assert_ptr_not_equal(other, fixture.proxy);
+    assert_int_equal(count_proxies(&fixture.metrics), 2);
+    const struct target_config reordered[] = {{.name = "b"}, {.name = "c"}};
+    struct target_metrics **of_next = target_metrics_hold(again, reordered, 2, &error);
+    assert_ptr_equal(of_next[0], fixture.targets[1]);
+    assert_string_equal(of_next[1]->name, "c");
+    assert_int_equal(count_targets(again), 3);
+    target_metrics_drop(fixture.proxy, &fixture.targets, 2);
+    assert_null(fixture.targets);
+    assert_int_equal(count_targets(again), 2); // nothing was counted of a
+    target_metrics_drop(again, &of_next, 2);
+    proxy_metrics_drop(&again);
+    proxy_metrics_drop(&fixture.proxy);
+    proxy_metrics_drop(&other);
+    assert_int_equal(count_proxies(&fixture.metrics), 0);
+    metrics_release(&fixture.metrics);
+}
+
+static void test_kept_until_it_is_reported(void **state)
+{
+    (void)state;
+    struct fixture fixture;
+    create(&fixture, true);
+    struct proxy_metrics *proxy = fixture.proxy;
+    struct target_metrics *target = fixture.targets[1];
+    metric_add(&proxy->closed[CLOSE_DRAIN], 2);
+    metric_time(&proxy->times[PROXY_TIME_LIFETIME], NS_PER_S);
+    metric_add(&target->attempts, 1);
+    target_metrics_drop(fixture.proxy, &fixture.targets, 2);
+    proxy_metrics_drop(&fixture.proxy);
+    assert_int_equal(count_proxies(&fixture.metrics), 1);
+    assert_int_equal(count_targets(proxy), 1);
+    target->attempts.attempted = 1; // sent, but nobody knows yet whether it has come
+    assert_int_equal(count_targets(proxy), 1);
+    settle(&target->attempts);
+    assert_int_equal(count_targets(proxy), 1); // it was there, and is freed on the way
+    assert_int_equal(count_targets(proxy), 0);
+    settle(&proxy->closed[CLOSE_DRAIN]);
+    assert_int_equal(count_proxies(&fixture.metrics), 1);
+    assert_int_equal(count_proxies(&fixture.metrics), 1); // its timer
+    struct metric_times times;
+    metric_timer_take(&proxy->times[PROXY_TIME_LIFETIME], &times);
+    assert_int_equal(count_proxies(&fixture.metrics), 1);
+    assert_int_equal(count_proxies(&fixture.metrics), 0);
+    metrics_release(&fixture.metrics);
+}
+
+static void test_nothing_is_kept_when_off(void **state)
+{
+    (void)state;
+    struct fixture fixture;
+    create(&fixture, false);
+    assert_false(metrics_are_on(fixture.proxy));
+    metric_add(&fixture.proxy->accepted, 1);
+    metric_add(&fixture.targets[0]->attempts, 1);
+    target_metrics_drop(fixture.proxy, &fixture.targets, 2);
+    assert_int_equal(count_targets(fixture.proxy), 0);
+    proxy_metrics_drop(&fixture.proxy);
+    assert_int_equal(count_proxies(&fixture.metrics), 0);
+    metrics_release(&fixture.metrics);
+    // Turned off while something waits to be reported.
+    create(&fixture, true);
+    assert_true(metrics_are_on(fixture.proxy));
+    metric_add(&fixture.proxy->accepted, 1);
+    metric_add(&fixture.targets[0]->attempts, 1);
+    target_metrics_drop(fixture.proxy, &fixture.targets, 2);
+    proxy_metrics_drop(&fixture.proxy);
+    assert_int_equal(count_proxies(&fixture.metrics), 1);
+    metrics_set_on(&fixture.metrics, false);
+    assert_int_equal(count_proxies(&fixture.metrics), 0);
+    metrics_release(&fixture.metrics);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_found_again_by_name),
+        cmocka_unit_test(test_kept_until_it_is_reported),
+        cmocka_unit_test(test_nothing_is_kept_when_off),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
