@@ -185,15 +185,15 @@ static void describe_frame(struct crash_frame *frame, void *address)
         memcpy(frame->module, name, strnlen(name, sizeof frame->module - 1));
 }
 
-static void *program_counter(const ucontext_t *context)
+static uint64_t program_counter(const ucontext_t *context)
 {
 #if defined(__x86_64__)
-    return (void *)context->uc_mcontext.gregs[REG_RIP];
+    return (uint64_t)context->uc_mcontext.gregs[REG_RIP];
 #elif defined(__aarch64__)
-    return (void *)context->uc_mcontext.pc;
+    return context->uc_mcontext.pc;
 #else
     (void)context;
-    return NULL;
+    return 0; // the handler's own frames are told, too
 #endif
 }
 
@@ -203,9 +203,9 @@ static void describe_stack(const ucontext_t *context)
     enum { OWN_FRAMES_MAX = 8 };
     void *addresses[CRASH_FRAMES_MAX + OWN_FRAMES_MAX];
     int count = backtrace(addresses, CRASH_FRAMES_MAX + OWN_FRAMES_MAX);
-    void *crashed_at = program_counter(context);
+    uint64_t crashed_at = program_counter(context);
     int first = 0;
-    while (first < count && addresses[first] != crashed_at)
+    while (first < count && (uint64_t)(uintptr_t)addresses[first] != crashed_at)
         first++;
     if (first == count)
         first = 0;
