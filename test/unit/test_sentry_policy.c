@@ -1,4 +1,4 @@
-// What a request is made from, and what its answer means: the DSN taken apart, Retry-After, X-Sentry-Rate-Limits, pauses.
+// What a request is made from, and what its answer means: the DSN taken apart, headers that limit the rate, pauses.
 
 #include <setjmp.h>
 #include <stdarg.h>
