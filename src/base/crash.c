@@ -18,15 +18,16 @@
 #include "bitflow/base/compiler.h"
 #include "bitflow/version.h"
 
-// How long a reader of stderr that does not read may hold up the trace, for each line.
+// How long a reader of stderr that does not read may hold up the end.
 #define STDERR_PATIENCE_MS 500
 
 // The thread that crashed first, by its id; 0: none.
 static _Atomic(pid_t) crashed_thread;
 static _Atomic(int) reporter_fd = -1;
 static _Atomic(size_t) reporter_offset;
-// Not on the stack: only the first thread that crashes uses it.
+// Not on the stack: only the first thread that crashes uses them.
 static struct crash crash;
+static volatile sig_atomic_t is_walking_stack; // which may be what fails
 static struct crash_stack main_stack;
 
 static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
@@ -111,12 +112,15 @@ static void put_address(struct text *text, uint64_t address)
     put_number(text, address, 16);
 }
 
-// A pipe that takes anything takes a line this short whole; one that does not is waited for, but not forever.
+// A pipe that takes anything takes a line this short whole; one that does not is waited for, but once only.
 static void write_out(const struct text *text)
 {
+    static int patience_ms = STDERR_PATIENCE_MS;
     struct pollfd poller = {.fd = STDERR_FILENO, .events = POLLOUT};
-    if (poll(&poller, 1, STDERR_PATIENCE_MS) != 1)
+    if (poll(&poller, 1, patience_ms) != 1) {
+        patience_ms = 0;
         return;
+    }
     ssize_t written = write(STDERR_FILENO, text->bytes, text->length);
     (void)written;
 }
@@ -173,11 +177,12 @@ static void write_frame(uint32_t number)
     write_out(&text);
 }
 
-static void describe_frame(struct crash_frame *frame, void *address)
+static void describe_frame(struct crash_frame *frame, uint64_t address)
 {
     struct dl_find_object found;
-    *frame = (struct crash_frame){.address = (uint64_t)(uintptr_t)address};
-    if (_dl_find_object(address, &found) != 0) // takes no lock, unlike dladdr()
+    *frame = (struct crash_frame){.address = address};
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): an address of code is a number here
+    if (_dl_find_object((void *)(uintptr_t)address, &found) != 0) // takes no lock, unlike dladdr()
         return;
     frame->base = found.dlfo_link_map->l_addr;
     const char *name = found.dlfo_link_map->l_name;
@@ -185,33 +190,32 @@ static void describe_frame(struct crash_frame *frame, void *address)
         memcpy(frame->module, name, strnlen(name, sizeof frame->module - 1));
 }
 
-static void *program_counter(const ucontext_t *context)
+static uint64_t program_counter(const ucontext_t *context)
 {
 #if defined(__x86_64__)
-    return (void *)context->uc_mcontext.gregs[REG_RIP];
+    return (uint64_t)context->uc_mcontext.gregs[REG_RIP];
 #elif defined(__aarch64__)
-    return (void *)context->uc_mcontext.pc;
+    return context->uc_mcontext.pc;
 #else
     (void)context;
-    return NULL;
+    return 0; // the handler's own frames are told, too
 #endif
 }
 
 // The frames below the handler's own. Where the unwinder does not get that far (a jump to nowhere), all it found.
-static void describe_stack(const ucontext_t *context)
+static void describe_stack(uint64_t crashed_at)
 {
     enum { OWN_FRAMES_MAX = 8 };
     void *addresses[CRASH_FRAMES_MAX + OWN_FRAMES_MAX];
     int count = backtrace(addresses, CRASH_FRAMES_MAX + OWN_FRAMES_MAX);
-    void *crashed_at = program_counter(context);
     int first = 0;
-    while (first < count && addresses[first] != crashed_at)
+    while (first < count && (uint64_t)(uintptr_t)addresses[first] != crashed_at)
         first++;
     if (first == count)
         first = 0;
-    crash.frame_count = 0;
+    crash.frame_count = 0; // what was known before is among them
     for (int i = first; i < count && crash.frame_count < CRASH_FRAMES_MAX; i++)
-        describe_frame(&crash.frames[crash.frame_count++], addresses[i]);
+        describe_frame(&crash.frames[crash.frame_count++], (uint64_t)(uintptr_t)addresses[i]);
 }
 
 static void describe(int number, const siginfo_t *info, const ucontext_t *context)
@@ -223,10 +227,12 @@ static void describe(int number, const siginfo_t *info, const ucontext_t *contex
     crash.process = getpid();
     crash.thread = gettid();
     (void)prctl(PR_GET_NAME, crash.thread_name);
-    write_headline(); // before the stack is walked, which may be what fails
-    describe_stack(context);
-    for (uint32_t i = 0; i < crash.frame_count; i++)
-        write_frame(i);
+    write_headline();
+    describe_frame(&crash.frames[0], program_counter(context));
+    crash.frame_count = 1;
+    is_walking_stack = 1;
+    describe_stack(program_counter(context));
+    is_walking_stack = 0;
 }
 
 // ---- the reporter
@@ -293,15 +299,39 @@ static void end_by(int number, bool comes_again)
     _exit(128 + number);
 }
 
+static void tell(void)
+{
+    for (uint32_t i = 0; i < crash.frame_count; i++)
+        write_frame(i);
+    report();
+}
+
+// The thread has crashed once more, in here.
+static void handle_again(int number)
+{
+    if (!is_walking_stack) {
+        end_by(number, true);
+        return;
+    }
+    is_walking_stack = 0;
+    say("  (the stack cannot be followed)\n");
+    tell();
+    end_by(crash.signal, false);
+}
+
 static void handle(int number, siginfo_t *info, void *context)
 {
-    pid_t none = 0;
-    if (!atomic_compare_exchange_strong(&crashed_thread, &none, gettid()))
+    pid_t first = 0;
+    if (atomic_compare_exchange_strong(&crashed_thread, &first, gettid())) {
+        describe(number, info, context);
+        tell();
+        end_by(number, info->si_code > 0 && number != SIGABRT);
+    } else if (first == gettid()) {
+        handle_again(number);
+    } else {
         for (;;)
             (void)poll(NULL, 0, -1); // another thread was first, and ends the process
-    describe(number, info, context);
-    report();
-    end_by(number, info->si_code > 0 && number != SIGABRT);
+    }
 }
 
 void crash_use_stack(struct crash_stack *stack)
@@ -319,12 +349,9 @@ void crash_install(void)
     void *frame;
     (void)backtrace(&frame, 1); // loads the unwinder, which cannot be done while crashing
     crash_use_stack(&main_stack);
-    // A second fault while the first is being handled ends the process at once: the kernel does not wait for a blocked
-    // signal to be unblocked that a fault raises.
-    struct sigaction action = {.sa_sigaction = handle, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    // A second fault while the first is being handled is seen, too.
+    struct sigaction action = {.sa_sigaction = handle, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
     sigemptyset(&action.sa_mask);
-    for (size_t i = 0; i < ARRAY_LENGTH(signals); i++)
-        sigaddset(&action.sa_mask, signals[i]);
     for (size_t i = 0; i < ARRAY_LENGTH(signals); i++)
         (void)sigaction(signals[i], &action, NULL);
 }

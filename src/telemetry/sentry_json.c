@@ -207,9 +207,8 @@ static void append_text(struct lines *lines, char *text)
     if (longer == NULL) {
         lines->is_complete = false;
     } else {
-        memcpy(longer + lines->length, text, length);
-        memcpy(longer + lines->length + length, "\n", 2);
         lines->bytes = longer;
+        (void)snprintf(longer + lines->length, length + 2, "%s\n", text);
         lines->length += length + 1;
     }
     free(text);

@@ -57,7 +57,7 @@ static unsigned char *compress_envelope(const char *envelope, size_t length, siz
 
 // ---- what libcurl calls
 
-static size_t ignore_body(char *bytes, size_t size, size_t count, void *argument)
+static size_t ignore_body(const char *bytes, size_t size, size_t count, void *argument)
 {
     size_t *left = argument;
     (void)bytes;

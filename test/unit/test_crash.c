@@ -188,6 +188,26 @@ static void test_one_of_several_is_told(void **state)
     assert_null(strstr(strstr(output, "crashed: ") + 1, "crashed: "));
 }
 
+// The stack pointer leads nowhere, and so does following it.
+static void lose_the_stack(void)
+{
+#if defined(__x86_64__)
+    __asm__ volatile("mov $64, %%rsp\n\tmov $64, %%rbp\n\tpush %%rax" ::: "memory");
+#elif defined(__aarch64__)
+    __asm__ volatile("mov x9, #64\n\tmov sp, x9\n\tmov x29, x9\n\tstr x9, [sp]" ::: "x9", "memory");
+#endif
+    abort();
+}
+
+static void test_a_stack_that_cannot_be_followed(void **state)
+{
+    (void)state;
+    int status = run_crashing(lose_the_stack);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+    assert_said("crashed: SIGSEGV (SEGV_MAPERR) at address 0x");
+    assert_said("  #0 0x");
+}
+
 // ---- the reporter, which is this program again
 
 #define OFFSET 100
@@ -268,6 +288,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_fault),
         cmocka_unit_test(test_other_signals),
         cmocka_unit_test(test_overflow_of_a_stack),
+        cmocka_unit_test(test_a_stack_that_cannot_be_followed),
         cmocka_unit_test(test_one_of_several_is_told),
         cmocka_unit_test(test_reporter),
         cmocka_unit_test(test_without_a_reporter),

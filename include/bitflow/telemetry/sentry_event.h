@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "bitflow/base/clock.h"
 #include "bitflow/base/crash.h"
 #include "bitflow/telemetry/sentry_crumbs.h"
 #include "bitflow/telemetry/sentry_endpoint.h"

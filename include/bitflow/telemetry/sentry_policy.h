@@ -14,7 +14,7 @@
 #define SENTRY_BACKOFF_MIN NS_PER_S
 #define SENTRY_BACKOFF_MAX (60 * NS_PER_S)
 #define SENTRY_LIMIT_DEFAULT (60 * NS_PER_S) // what a 429 without a time means
-#define SENTRY_LIMIT_MAX (24 * 3600 * NS_PER_S)
+#define SENTRY_LIMIT_MAX (INT64_C(24) * 3600 * NS_PER_S)
 
 struct sentry_answer {
     int status;           // of HTTP; 0: there was no answer
