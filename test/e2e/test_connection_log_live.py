@@ -71,10 +71,8 @@ def test_active(env):
     """An idle connection is reported every second, with what was counted until then; the end comes last."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address, connection_log_interval="1s"))
-    begin = time.monotonic()
     client, target = env.pair(address, listener)
     first = wait_active(bitflow, lambda record: True, "a first report")
-    assert time.monotonic() - begin >= 1
     assert (first["bytes_from_client"], first["timings"]["first_byte_ms"]) == (0, None)
     client.sendall(b"x" * 1000)
     assert len(sockets.receive_exactly(target, 1000)) == 1000
@@ -90,12 +88,10 @@ def test_active(env):
     wait_for(lambda: events(bitflow)[-1] == "connection", "the end")
     records = bitflow.records()
     assert [record["event"] for record in records[:-1]] == ["active"] * (len(records) - 1)
-    ages = [record["total_ms"] for record in records]
-    gaps = [later - earlier for earlier, later in itertools.pairwise(ages[:-1])]
-    assert all(gap >= 1000 for gap in gaps), ages
+    ages = [record["total_ms"] for record in records[:-1]]
+    assert all(age >= 1000 * number for number, age in enumerate(ages, 1)), f"more often than asked for: {ages}"
+    gaps = [later - earlier for earlier, later in itertools.pairwise(ages)]
     assert gaps and min(gaps) < 1000 + 500 * pace(), ages
-    lived = (time.monotonic() - begin) * 1000
-    assert len(gaps) <= lived / 1000
 
 
 def test_nothing_of_the_kind_unless_asked_for(env):
