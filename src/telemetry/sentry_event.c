@@ -30,22 +30,22 @@ static json_t *describe_message(const struct sentry_error *error)
     const char *cause = sentry_line_field(&error->line, error->text, "error");
     char sentence[SENTRY_ERROR_TEXT];
     (void)snprintf(sentence, sizeof sentence, "%s%s%s", message, cause == NULL ? "" : ": ", cause == NULL ? "" : cause);
-    struct sentry_json json = sentry_json_object();
-    sentry_json_set_text(&json, "message", message);
-    sentry_json_set_text(&json, "formatted", sentence);
-    return sentry_json_finish(&json);
+    struct json_builder json = json_builder_object();
+    json_builder_set_text(&json, "message", message);
+    json_builder_set_text(&json, "formatted", sentence);
+    return json_builder_finish(&json);
 }
 
 static json_t *describe_tags(const struct sentry_error *error)
 {
     char number[LOG_NUMBER_SIZE];
-    struct sentry_json tags = sentry_json_object();
-    sentry_json_set_text(&tags, "proxy", sentry_line_proxy(&error->line, error->text));
+    struct json_builder tags = json_builder_object();
+    json_builder_set_text(&tags, "proxy", sentry_line_proxy(&error->line, error->text));
     for (size_t i = 0; i < ARRAY_LENGTH(tag_keys); i++)
-        sentry_json_set_text(&tags, tag_keys[i], sentry_line_field(&error->line, error->text, tag_keys[i]));
+        json_builder_set_text(&tags, tag_keys[i], sentry_line_field(&error->line, error->text, tag_keys[i]));
     if (error->line.connection != 0)
-        sentry_json_set_text(&tags, "connection", log_number(number, (int64_t)error->line.connection));
-    return sentry_json_finish(&tags);
+        json_builder_set_text(&tags, "connection", log_number(number, (int64_t)error->line.connection));
+    return json_builder_finish(&tags);
 }
 
 static json_t *describe_fingerprint(const struct sentry_error *error)
@@ -56,41 +56,41 @@ static json_t *describe_fingerprint(const struct sentry_error *error)
         sentry_line_field(&error->line, error->text, "target"),
         sentry_line_field(&error->line, error->text, "reason"),
     };
-    struct sentry_json json = sentry_json_array();
+    struct json_builder json = json_builder_array();
     for (size_t i = 0; i < SENTRY_FINGERPRINT_PARTS; i++)
-        sentry_json_append(&json, sentry_json_text(parts[i] == NULL ? "" : parts[i]));
-    return sentry_json_finish(&json);
+        json_builder_append(&json, json_builder_text(parts[i] == NULL ? "" : parts[i]));
+    return json_builder_finish(&json);
 }
 
 // All that the line has.
 static json_t *describe_facts(const struct sentry_error *error)
 {
-    struct sentry_json facts = sentry_json_object();
+    struct json_builder facts = json_builder_object();
     if (error->line.connection != 0)
-        sentry_json_set(&facts, "id", json_integer((json_int_t)error->line.connection));
-    sentry_json_set_text(&facts, "proxy", sentry_line_proxy(&error->line, error->text));
+        json_builder_set(&facts, "id", json_integer((json_int_t)error->line.connection));
+    json_builder_set_text(&facts, "proxy", sentry_line_proxy(&error->line, error->text));
     const char *at = sentry_line_fields(&error->line, error->text);
     struct log_field field;
     while (sentry_line_next_field(&error->line, error->text, &at, &field))
-        sentry_json_set(&facts, field.key, sentry_json_text(field.value));
-    return sentry_json_finish(&facts);
+        json_builder_set(&facts, field.key, json_builder_text(field.value));
+    return json_builder_finish(&facts);
 }
 
 char *sentry_error_envelope(const struct sentry_identity *identity, const struct sentry_error *error,
                             const uint64_t *losses, size_t *length)
 {
-    struct sentry_json event = sentry_json_event(identity, error->id, error->line.wall, "error");
-    sentry_json_set(&event, "logentry", describe_message(error));
-    sentry_json_set(&event, "tags", describe_tags(error));
-    sentry_json_set(&event, "fingerprint", describe_fingerprint(error));
+    struct json_builder event = sentry_json_event(identity, error->id, error->line.wall, "error");
+    json_builder_set(&event, "logentry", describe_message(error));
+    json_builder_set(&event, "tags", describe_tags(error));
+    json_builder_set(&event, "fingerprint", describe_fingerprint(error));
     json_t *contexts = json_object_get(event.object, "contexts");
     if (json_object_set_new(contexts, error->line.connection != 0 ? "connection" : "details", describe_facts(error)))
         event.is_complete = false;
     if (error->repeated > 0) {
-        struct sentry_json extra = sentry_json_object();
-        sentry_json_set(&extra, "repeated", json_integer((json_int_t)error->repeated));
-        sentry_json_set(&event, "extra", sentry_json_finish(&extra));
+        struct json_builder extra = json_builder_object();
+        json_builder_set(&extra, "repeated", json_integer((json_int_t)error->repeated));
+        json_builder_set(&event, "extra", json_builder_finish(&extra));
     }
     sentry_json_set_crumbs(&event, error->crumbs, error->crumb_count);
-    return sentry_json_envelope(sentry_json_finish(&event), error->id, losses, length);
+    return sentry_json_envelope(json_builder_finish(&event), error->id, losses, length);
 }
