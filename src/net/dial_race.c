@@ -312,8 +312,7 @@ static bool run_race(struct race *race, struct patience *patience, int64_t deadl
 bool dial_race(struct resolving *resolving, struct resolution *resolution, const struct dial_terms *terms,
                struct patience *patience, struct dial_result *result, struct error *error)
 {
-    struct race race = {
-        .resolving = resolving, .resolution = resolution, .order = {.preferred = terms->preferred}};
+    struct race race = {.resolving = resolving, .resolution = resolution, .order = {.preferred = terms->preferred}};
     bool won = run_race(&race, patience, terms->deadline, result, error);
     for (size_t i = 0; i < race.running; i++)
         (void)close(race.polled[i].fd);

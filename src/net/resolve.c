@@ -96,6 +96,7 @@ bool resolving_begin(struct resolving *resolving, const struct address *address,
         .deadline = sooner(own, deadline),
         .delay = is_preferred ? RESOLVE_PREFERRED_DELAY : RESOLVE_DELAY,
         .hold_until = is_preferred && own != DEADLINE_NONE ? own : 0,
+        .retry_from = deadline_after(RESOLVE_DELAY),
     };
     if (deadline_left(resolving->deadline) > 0)
         return ask(&resolving->whole, address->host, address->family, error);
@@ -110,8 +111,7 @@ static bool is_over(const struct resolving *resolving)
     bool are_pending = is_pending(&families[RESOLVED_IPV4]) || is_pending(&families[RESOLVED_IPV6]);
     bool has_any =
         families[RESOLVED_IPV4].state == QUESTION_ANSWERED || families[RESOLVED_IPV6].state == QUESTION_ANSWERED;
-    return resolving->whole.state == QUESTION_ANSWERED ||
-           (!are_pending && (has_any || !is_pending(&resolving->whole)));
+    return resolving->whole.state == QUESTION_ANSWERED || (!are_pending && (has_any || !is_pending(&resolving->whole)));
 }
 
 // The better family has not said yet whether it has addresses.
@@ -170,7 +170,26 @@ static int64_t split(struct resolving *resolving)
     const char *host = resolving->address->host;
     (void)ask(&resolving->families[RESOLVED_IPV6], host, ADDRESS_IPV6, NULL);
     (void)ask(&resolving->families[RESOLVED_IPV4], host, ADDRESS_IPV4, NULL);
+    resolving->retry_from = now + RESOLVE_DELAY;
     return DEADLINE_NONE;
+}
+
+// A look-up that has been under way for long, begun by others perhaps, may have lost its packets. Where one family is
+// answered, though, it is more likely that the other never is: to ask again would only take threads. Returns when to
+// call it again.
+static int64_t retry(struct resolving *resolving, const struct resolution *resolution)
+{
+    int64_t next = DEADLINE_NONE;
+    if (resolution_count(resolution) > 0)
+        return DEADLINE_NONE;
+    if (clock_now() < resolving->retry_from)
+        return resolving->retry_from;
+    struct question *questions[] = {&resolving->whole, &resolving->families[RESOLVED_IPV4],
+                                    &resolving->families[RESOLVED_IPV6]};
+    for (size_t i = 0; i < ARRAY_LENGTH(questions); i++)
+        if (is_pending(questions[i]))
+            next = sooner(next, lookup_retry(questions[i]->lookup));
+    return next;
 }
 
 int64_t resolving_advance(struct resolving *resolving, struct resolution *resolution)
@@ -179,12 +198,7 @@ int64_t resolving_advance(struct resolving *resolving, struct resolution *resolu
     if (is_over(resolving))
         return DEADLINE_NONE;
     int64_t next = split(resolving);
-    struct question *questions[] = {&resolving->whole, &resolving->families[RESOLVED_IPV4],
-                                    &resolving->families[RESOLVED_IPV6]};
-    for (size_t i = 0; i < ARRAY_LENGTH(questions); i++)
-        if (is_pending(questions[i]))
-            next = sooner(next, lookup_retry(questions[i]->lookup));
-    return next;
+    return sooner(next, retry(resolving, resolution));
 }
 
 size_t resolving_descriptors(const struct resolving *resolving, struct pollfd *descriptors)
@@ -196,8 +210,7 @@ size_t resolving_descriptors(const struct resolving *resolving, struct pollfd *d
         return 0;
     for (size_t i = 0; i < ARRAY_LENGTH(questions); i++)
         if (is_pending(questions[i]))
-            descriptors[count++] =
-                (struct pollfd){.fd = lookup_descriptor(questions[i]->lookup), .events = POLLIN};
+            descriptors[count++] = (struct pollfd){.fd = lookup_descriptor(questions[i]->lookup), .events = POLLIN};
     return count;
 }
 
@@ -283,8 +296,7 @@ bool resolving_await(struct resolving *resolving, struct patience *patience, str
             next = sooner(next, resolving->hold_until);
         struct pollfd descriptors[RESOLVING_DESCRIPTORS_MAX];
         size_t count = resolving_descriptors(resolving, descriptors);
-        enum patience_result result =
-            patience_poll(patience, descriptors, count, sooner(next, resolving->deadline));
+        enum patience_result result = patience_poll(patience, descriptors, count, sooner(next, resolving->deadline));
         bool is_late = result == PATIENCE_DEADLINE && deadline_left(resolving->deadline) == 0;
         if (is_late && resolution_count(resolution) > 0)
             return true;

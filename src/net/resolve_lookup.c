@@ -276,15 +276,12 @@ struct lookup *lookup_join(const char *host, enum address_family family, struct 
 {
     mutex_lock(&lock);
     struct lookup *lookup = find(host, family);
-    bool needs_thread;
-    if (lookup != NULL) {
-        needs_thread = add_try(lookup);
-    } else {
+    bool is_new = lookup == NULL;
+    if (is_new)
         lookup = add(host, family, error);
-        needs_thread = lookup != NULL && !lookup->is_queued;
-    }
     if (lookup != NULL)
         lookup->references++;
+    bool needs_thread = lookup != NULL && is_new && !lookup->is_queued;
     mutex_unlock(&lock);
     if (needs_thread)
         start_thread(lookup);

@@ -2,9 +2,9 @@
 //
 // A name is looked up once at a time, for one family or for both: who asks meanwhile shares the answer, so that a name
 // whose servers are dead takes few threads, however many wait for it. A packet may be lost, though, and getaddrinfo()
-// asks again after 5 s only. So a look-up of one family that is not answered after a second is done once more beside
-// the first, up to LOOKUP_TRIES_MAX at once and only while half the threads are free; the first good answer is the
-// answer. Where every thread is busy with other names, a look-up waits its turn, first come first served.
+// asks again after 5 s only. So a look-up of one family that is not answered after a second can be done once more
+// beside the first, up to LOOKUP_TRIES_MAX at once and only while half the threads are free; the first good answer is
+// the answer. Where every thread is busy with other names, a look-up waits its turn, first come first served.
 
 #ifndef BITFLOW_NET_RESOLVE_LOOKUP_H
 #define BITFLOW_NET_RESOLVE_LOOKUP_H

@@ -1,5 +1,5 @@
-"""Name servers that drop questions for one family, answer late, or lose packets: the time to connect is bounded, with
-and without dual stack. bitflow's resolver has the C library's own bounds here, 5 s twice."""
+"""Name servers that drop questions for one family, answer late, or lose packets: the time to connect is
+bounded, with and without dual stack. The C library's resolver has its usual bounds here, 5 s twice."""
 
 import pytest
 
@@ -84,8 +84,8 @@ def test_a_crowd_where_aaaa_is_dropped(env, serve, dual):
     for _ in clients:
         env.keep(targets["127.0.0.1"].accept())
     watch.between(0, 1.5, "all the connects")
-    # Of both families, of one, and what is done again after a second.
-    assert len([name for name in bitflow.thread_names() if name == "resolve"]) <= 6
+    # Of both families, of each; on a busy machine one may be done once more.
+    assert len([name for name in bitflow.thread_names() if name == "resolve"]) <= 4
 
 
 @pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
@@ -158,7 +158,8 @@ def test_what_the_hosts_file_says_is_not_asked_for(env, serve, client, dual):
 
 
 def test_a_refusal_where_aaaa_is_dropped(env, serve):
-    """The other family's addresses are hoped for, no longer than connect_timeout; then the refusal is the reason."""
+    """The other family's addresses are hoped for, no longer than connect_timeout; then the refusal is the
+    reason."""
     _, plan = serve({A: BOTH[A]})
     refusing = env.enter(peers.Refusing())
     address = env.address()

@@ -34,7 +34,7 @@ static atomic_int fake_slow_calls;
 static atomic_int fake_waiting; // of the slow look-ups, those under way
 static atomic_int fake_lost;    // how many of lost.test's look-ups are yet to hang
 static atomic_int fake_lost_code;
-static atomic_int fake_list_calls; // look-ups that got what fake_add() has added, or are to get it
+static atomic_int fake_list_calls;  // look-ups that got what fake_add() has added, or are to get it
 static atomic_int fake_slow_number; // of the slow name looked up last
 
 static inline void fake_clear(void)

@@ -178,7 +178,8 @@ static void test_shortage_while_one_is_tried(void **state)
     (void)close(black_hole);
 }
 
-// The first one failed, and the second cannot be tried: for a moment it is tried again, then the shortage is the reason.
+// The first one failed, and the second cannot be tried: it is tried again for a moment, then the shortage is the
+// reason.
 static void test_shortage_after_a_failure(void **state)
 {
     (void)state;

@@ -2,8 +2,8 @@
 
 #include "dial_rig.h"
 
-// `families`: those of the addresses, in the resolver's order. `fates`: what became of each as the next one began, 's' it
-// was silent, 'f' it had failed; the last one's counts for the rest.
+// `families`: those of the addresses, in the resolver's order. `fates`: what became of each as the next one began, 's'
+// it was silent, 'f' it had failed; the last one's counts for the rest.
 static void assert_order(const char *families, enum address_family preferred, const char *fates, const char *wanted)
 {
     struct resolution resolution = {.first = families[0] == '4' ? RESOLVED_IPV4 : RESOLVED_IPV6};

@@ -1,6 +1,7 @@
 // Resolving for who can begin with some of the addresses: the order, and name servers that answer for one family only,
 // or late.
 
+#include "../../src/net/resolve_lookup.h"
 #include "bitflow/base/compiler.h"
 #include "bitflow/net/resolve.h"
 #include "fake_resolver.h"
@@ -154,6 +155,27 @@ static void test_ipv6_does_not_come(void **state)
     release(&asker);
 }
 
+// A question that is never answered is not asked again and again, as long as the other one is answered.
+static void test_what_does_not_come_is_not_asked_for_again(void **state)
+{
+    (void)state;
+    struct asker first;
+    set_list("46");
+    assert_true(await(&first, "late6.test:80", ADDRESS_ANY, 0, rig_limit()));
+    (void)poll(NULL, 0, (int)(LOOKUP_RETRY / NS_PER_MS) + 1); // now it could be
+    int64_t limit = rig_limit();
+    for (bool is_known = false; !is_known && deadline_left(limit) > 0;) {
+        struct asker next;
+        int calls = atomic_load(&fake_slow_calls);
+        assert_true(await(&next, "late6.test:80", ADDRESS_ANY, 0, rig_limit()));
+        is_known = next.took < RESOLVE_DELAY; // on a busy machine it may take as long, and is asked again
+        if (is_known)
+            assert_int_equal(atomic_load(&fake_slow_calls), calls);
+        resolving_release(&next.resolving);
+    }
+    release(&first);
+}
+
 // AAAA came first: that is where to begin.
 static void test_ipv4_does_not_come(void **state)
 {
@@ -286,6 +308,7 @@ int main(void)
         cmocka_unit_test(test_within_families),
         cmocka_unit_test(test_failures),
         cmocka_unit_test(test_ipv6_does_not_come),
+        cmocka_unit_test(test_what_does_not_come_is_not_asked_for_again),
         cmocka_unit_test(test_ipv4_does_not_come),
         cmocka_unit_test(test_both_in_one_do_not_come),
         cmocka_unit_test(test_the_preferred_family_does_not_come),

@@ -8,7 +8,7 @@
 // answer for one. Where it takes longer than RESOLVE_SPLIT, the families are looked up apart, too, and whichever answer
 // is there first counts (RFC 8305, 3).
 //
-// Look-ups are shared (net/resolve_lookup.h); nothing is remembered once it is answered.
+// Look-ups are shared (src/net/resolve_lookup.h); nothing is remembered once it is answered.
 
 #ifndef BITFLOW_NET_RESOLVE_H
 #define BITFLOW_NET_RESOLVE_H
@@ -24,7 +24,8 @@
 #include "bitflow/net/patience.h"
 
 #define RESOLVE_THREADS_MAX 64 // look-ups at once; any others wait for one of these to end
-#define RESOLVE_SPLIT (INT64_C(25) * 1000 * 1000) // ns that a look-up of both families has before they are looked up apart
+// ns that a look-up of both families has before they are looked up apart.
+#define RESOLVE_SPLIT (INT64_C(25) * 1000 * 1000)
 #define RESOLVE_DELAY (INT64_C(50) * 1000 * 1000) // ns; RFC 8305, 3: "Resolution Delay"
 // ns that a preferred family has beyond the other one, where no resolve_timeout says it.
 #define RESOLVE_PREFERRED_DELAY (INT64_C(300) * 1000 * 1000)
@@ -76,12 +77,13 @@ struct resolving {
     int64_t deadline;            // for the answers
     int64_t delay;               // ns that the better family has beyond the other one
     int64_t hold_until;          // where the other one has come: when it is taken alone
+    int64_t retry_from;          // while nothing has come: when look-ups may be done once more
     struct question whole;       // both families in one, or the only one
     struct question families[2]; // each by itself, by RESOLVED_*
 };
 
 struct resolving_terms {
-    enum address_family preferred; // whose addresses are waited for; ADDRESS_ANY: IPv6 has RESOLVE_DELAY, as RFC 8305 says
+    enum address_family preferred; // who is waited for; ADDRESS_ANY: IPv6, for RESOLVE_DELAY, as RFC 8305 says
     int64_t resolve_timeout;       // ns; 0: none but the deadline. It is the wait for the preferred family then, too
 };
 
