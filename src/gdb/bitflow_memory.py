@@ -298,7 +298,7 @@ def by_stack(natives, listed):
 
 
 def all_threads(problems):
-    natives = sorted(gdb.selected_inferior().threads(), key=lambda native: native.num)
+    natives = sorted(gdb.selected_inferior().threads(), key=lambda native: native.ptid[1])
     if not natives:
         raise Failure("No process to look at.")
     listed = list(follow(variable("all_threads"), problems, "threads"))
