@@ -42,27 +42,27 @@ static bool is_on(const struct metrics *metrics)
     return atomic_load_explicit(&metrics->is_on, memory_order_relaxed);
 }
 
-static void free_target(const struct metrics *metrics, struct target_metrics *target) REQUIRES(metrics->lock)
+// Frees those of the targets that are nobody's and have nothing to be reported; `all`: every one.
+static void tidy_targets(const struct metrics *metrics, struct proxy_metrics *proxy, bool all) REQUIRES(metrics->lock)
 {
-    (void)metrics;
-    LIST_REMOVE(target, link);
-    free(target->name);
-    free(target);
+    struct target_metrics *target = LIST_FIRST(&proxy->targets);
+    while (target != NULL) {
+        struct target_metrics *next = LIST_NEXT(target, link);
+        if (all || (target->references == 0 && (!is_on(metrics) || is_target_settled(target)))) {
+            LIST_REMOVE(target, link);
+            free(target->name);
+            free(target);
+        }
+        target = next;
+    }
 }
 
-// Frees what is nobody's and has nothing to be reported.
-static void tidy_target(const struct metrics *metrics, struct target_metrics *target) REQUIRES(metrics->lock)
-{
-    if (target->references == 0 && (!is_on(metrics) || is_target_settled(target)))
-        free_target(metrics, target);
-}
-
+// The same of a proxy.
 static void tidy_proxy(const struct metrics *metrics, struct proxy_metrics *proxy) REQUIRES(metrics->lock)
 {
     if (proxy->references > 0 || (is_on(metrics) && !(LIST_EMPTY(&proxy->targets) && is_proxy_settled(proxy))))
         return;
-    while (!LIST_EMPTY(&proxy->targets))
-        free_target(metrics, LIST_FIRST(&proxy->targets));
+    tidy_targets(metrics, proxy, true);
     LIST_REMOVE(proxy, link);
     free(proxy->name);
     free(proxy);
@@ -187,12 +187,12 @@ void target_metrics_drop(struct proxy_metrics *proxy, struct target_metrics ***t
     *targets = NULL;
     if (dropped == NULL)
         return;
-    mutex_lock(&proxy->all->lock);
-    for (size_t i = 0; i < count; i++) {
+    struct metrics *metrics = proxy->all;
+    mutex_lock(&metrics->lock);
+    for (size_t i = 0; i < count; i++)
         dropped[i]->references--;
-        tidy_target(proxy->all, dropped[i]);
-    }
-    mutex_unlock(&proxy->all->lock);
+    tidy_targets(metrics, proxy, false);
+    mutex_unlock(&metrics->lock);
     free(dropped);
 }
 
@@ -219,7 +219,8 @@ struct target_metrics *metrics_next_target(struct proxy_metrics *proxy, struct t
         next->references++;
     if (before != NULL) {
         before->references--;
-        tidy_target(metrics, before);
+        if (before->references == 0)
+            tidy_targets(metrics, proxy, false);
     }
     mutex_unlock(&metrics->lock);
     return next;
