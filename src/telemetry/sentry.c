@@ -15,6 +15,8 @@
 
 // libcurl, TLS and the building of JSON live on it.
 #define STACK_SIZE ((size_t)256 * 1024)
+// How long after its deadline the thread may take to tell what is lost.
+#define END_GRACE (500 * NS_PER_MS)
 
 // Set by the main thread before the thread starts and the first line is observed; there until the process ends.
 static struct sentry_recorder *recorder;
@@ -34,6 +36,7 @@ static unsigned places_taken GUARDED_BY(lock);          // of SENTRY_QUEUE_MAX: 
 static uint64_t losses[SENTRY_LOSSES] GUARDED_BY(lock); // not told to Sentry yet
 static int64_t end GUARDED_BY(lock) = DEADLINE_NONE;    // else it is to end, at that time at the latest
 static bool has_ended GUARDED_BY(lock);
+static bool is_given_up GUARDED_BY(lock); // nobody waits for its end any more
 static _Atomic uint64_t lost;
 
 static void count_loss(enum sentry_loss loss) REQUIRES(lock)
@@ -260,11 +263,18 @@ static bool wait_for_work(struct course *course) REQUIRES(lock)
             return true;
         if (end != DEADLINE_NONE && at >= end)
             return false;
-        if (sender.curl != NULL)
+        if (sentry_sender_is_open(&sender))
             close_unlocked(); // no connection is held that is not needed now
         else
             condition_wait(&changed, &lock, at < end ? at : end);
     }
+}
+
+static void log_lost(uint64_t count)
+{
+    char number[LOG_NUMBER_SIZE];
+    if (count > 0)
+        log_warn(NULL, "events for Sentry are lost", "count", log_number(number, (int64_t)count), NULL);
 }
 
 static void *run(void *argument)
@@ -275,12 +285,10 @@ static void *run(void *argument)
     mutex_lock(&lock);
     while (wait_for_work(&course) && send_oldest(&course))
         continue;
-    uint64_t left = drop_all();
+    uint64_t left = is_given_up ? 0 : drop_all();
     close_unlocked();
     mutex_unlock(&lock);
-    char number[LOG_NUMBER_SIZE];
-    if (left > 0)
-        log_warn(NULL, "events for Sentry are lost", "count", log_number(number, (int64_t)left), NULL);
+    log_lost(left);
     mutex_lock(&lock);
     has_ended = true;
     condition_broadcast(&changed);
@@ -352,14 +360,16 @@ void sentry_end(int64_t deadline)
     mutex_lock(&lock);
     end = deadline;
     condition_broadcast(&changed);
-    while (!has_ended && deadline_left(deadline) > 0)
-        condition_wait(&changed, &lock, deadline);
+    int64_t patience = deadline + END_GRACE;
+    while (!has_ended && deadline_left(patience) > 0)
+        condition_wait(&changed, &lock, patience);
     bool is_over = has_ended;
-    unsigned left = places_taken;
+    unsigned left = is_over ? 0 : places_taken;
+    is_given_up = !is_over;
     mutex_unlock(&lock);
-    char number[LOG_NUMBER_SIZE];
     if (is_over)
         (void)pthread_join(thread, NULL);
-    else if (left > 0)
-        log_warn(NULL, "events for Sentry are lost", "count", log_number(number, left), NULL);
+    else
+        (void)pthread_detach(thread); // libcurl may be waiting for a look-up, which cannot be cut short
+    log_lost(left);
 }

@@ -10,6 +10,8 @@
 #include "bitflow/base/compiler.h"
 #include "bitflow/version.h"
 
+#define DEADLINE_LOOK_MS 100 // how often a request looks whether it is given up
+
 bool sentry_sender_prepare(struct error *error)
 {
     static bool is_prepared;
@@ -22,14 +24,33 @@ bool sentry_sender_prepare(struct error *error)
 
 void sentry_sender_init(struct sentry_sender *sender)
 {
+    sender->multi = NULL;
     sender->curl = NULL;
     atomic_init(&sender->deadline, DEADLINE_NONE);
+}
+
+bool sentry_sender_is_open(const struct sentry_sender *sender)
+{
+    return sender->multi != NULL || sender->curl != NULL;
 }
 
 void sentry_sender_close(struct sentry_sender *sender)
 {
     curl_easy_cleanup(sender->curl);
     sender->curl = NULL;
+    if (sender->multi != NULL)
+        (void)curl_multi_cleanup(sender->multi);
+    sender->multi = NULL;
+}
+
+// What is missing of the two. False: out of memory.
+static bool open_sender(struct sentry_sender *sender)
+{
+    if (sender->multi == NULL)
+        sender->multi = curl_multi_init();
+    if (sender->curl == NULL)
+        sender->curl = curl_easy_init();
+    return sender->multi != NULL && sender->curl != NULL;
 }
 
 // ---- gzip
@@ -89,13 +110,6 @@ static size_t note_header(char *line, size_t size, size_t count, void *argument)
     return size * count;
 }
 
-static int is_over(void *argument, curl_off_t to_get, curl_off_t got, curl_off_t to_send, curl_off_t sent)
-{
-    const struct sentry_sender *sender = argument;
-    (void)to_get, (void)got, (void)to_send, (void)sent;
-    return deadline_left(atomic_load(&sender->deadline)) == 0;
-}
-
 // ---- a request
 
 static bool set_transport(CURL *curl, const struct sentry_identity *identity, const struct sentry_endpoint *endpoint)
@@ -137,10 +151,9 @@ static struct curl_slist *make_headers(const struct sentry_endpoint *endpoint)
     return headers;
 }
 
-static bool set_request(struct sentry_sender *sender, const struct curl_slist *headers, const unsigned char *body,
-                        size_t length, struct sentry_answer *answer, size_t *body_left)
+static bool set_request(CURL *curl, const struct curl_slist *headers, const unsigned char *body, size_t length,
+                        struct sentry_answer *answer, size_t *body_left)
 {
-    CURL *curl = sender->curl;
     return curl_easy_setopt(curl, CURLOPT_POST, 1L) == CURLE_OK &&
            curl_easy_setopt(curl, CURLOPT_USERAGENT, "bitflow/" BITFLOW_VERSION) == CURLE_OK &&
            curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers) == CURLE_OK &&
@@ -149,17 +162,34 @@ static bool set_request(struct sentry_sender *sender, const struct curl_slist *h
            curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, ignore_body) == CURLE_OK &&
            curl_easy_setopt(curl, CURLOPT_WRITEDATA, body_left) == CURLE_OK &&
            curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, note_header) == CURLE_OK &&
-           curl_easy_setopt(curl, CURLOPT_HEADERDATA, answer) == CURLE_OK &&
-           curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, is_over) == CURLE_OK &&
-           curl_easy_setopt(curl, CURLOPT_XFERINFODATA, sender) == CURLE_OK &&
-           curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L) == CURLE_OK;
+           curl_easy_setopt(curl, CURLOPT_HEADERDATA, answer) == CURLE_OK;
 }
 
-static void perform(CURL *curl, struct sentry_answer *answer)
+// Until it is over, or `deadline`. CURLE_AGAIN: it was given up.
+static CURLcode transfer(CURLM *multi, const _Atomic int64_t *deadline)
 {
+    int running = 1;
+    while (curl_multi_perform(multi, &running) == CURLM_OK && running > 0) {
+        if (deadline_left(atomic_load(deadline)) == 0)
+            return CURLE_AGAIN;
+        if (curl_multi_poll(multi, NULL, 0, DEADLINE_LOOK_MS, NULL) != CURLM_OK)
+            break;
+    }
+    int left;
+    const CURLMsg *message = curl_multi_info_read(multi, &left);
+    return message == NULL ? CURLE_OUT_OF_MEMORY : message->data.result;
+}
+
+static void perform(struct sentry_sender *sender, struct sentry_answer *answer)
+{
+    CURL *curl = sender->curl;
     char words[CURL_ERROR_SIZE] = "";
+    CURLcode result = CURLE_OUT_OF_MEMORY;
     (void)curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, words);
-    CURLcode result = curl_easy_perform(curl);
+    if (curl_multi_add_handle(sender->multi, curl) == CURLM_OK) {
+        result = transfer(sender->multi, &sender->deadline);
+        (void)curl_multi_remove_handle(sender->multi, curl);
+    }
     (void)curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, NULL);
     long status = 0;
     (void)curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
@@ -168,6 +198,8 @@ static void perform(CURL *curl, struct sentry_answer *answer)
         answer->status = (int)status;
     if (result == CURLE_OK)
         (void)snprintf(answer->error, sizeof answer->error, "HTTP status %ld", status);
+    else if (result == CURLE_AGAIN)
+        (void)snprintf(answer->error, sizeof answer->error, "no answer before the end");
     else
         (void)snprintf(answer->error, sizeof answer->error, "%s", *words != '\0' ? words : curl_easy_strerror(result));
 }
@@ -184,11 +216,9 @@ void sentry_sender_send(struct sentry_sender *sender, const struct sentry_identi
         return; // it was checked when it was configured
     unsigned char *body = compress_envelope(envelope, length, &compressed);
     struct curl_slist *headers = make_headers(&endpoint);
-    if (sender->curl == NULL)
-        sender->curl = curl_easy_init();
-    if (body != NULL && headers != NULL && sender->curl != NULL && set_transport(sender->curl, identity, &endpoint) &&
-        set_request(sender, headers, body, compressed, answer, &body_left))
-        perform(sender->curl, answer);
+    if (body != NULL && headers != NULL && open_sender(sender) && set_transport(sender->curl, identity, &endpoint) &&
+        set_request(sender->curl, headers, body, compressed, answer, &body_left))
+        perform(sender, answer);
     explicit_bzero(&endpoint, sizeof endpoint);
     curl_slist_free_all(headers);
     free(body);

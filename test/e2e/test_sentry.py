@@ -146,7 +146,9 @@ def test_clients_mistakes_are_no_errors(env, pki):
             proxy(tls, listener.address, name="tls", listener={"tls_context": {"certificates": [pki.server.entry()]}}),
             entry,
         )
-        client, _ = env.pair(plain, listener)
+        client, target = env.pair(plain, listener)
+        client.sendall(b"x")
+        assert target.recv(1) == b"x"
         sockets.reset(client)
         silent, _ = env.pair(plain, listener)
         sockets.receive_to_end(silent)

@@ -18,7 +18,8 @@
 #define SENTRY_REQUEST_TIME (10 * NS_PER_S)
 
 struct sentry_sender {
-    void *curl; // a CURL *, with its connection; NULL: none yet
+    void *multi; // a CURLM *, which has the connection; NULL: none yet
+    void *curl;  // a CURL *, likewise
     // When the request that is under way is given up (clock_now()), which any thread may set; DEADLINE_NONE.
     _Atomic int64_t deadline;
 };
@@ -27,7 +28,8 @@ struct sentry_sender {
 bool sentry_sender_prepare(struct error *error);
 
 void sentry_sender_init(struct sentry_sender *sender);
-// Closes the connection, too.
+bool sentry_sender_is_open(const struct sentry_sender *sender);
+// Closes the connection. It may go on sending, by a new one.
 void sentry_sender_close(struct sentry_sender *sender);
 
 void sentry_sender_send(struct sentry_sender *sender, const struct sentry_identity *identity, const char *envelope,
