@@ -76,7 +76,8 @@ class Bitflow:
                 "  proxies:\n"
                 "    - name: bench\n"
                 f'      listener: {{address: "tcp://127.0.0.1:{link.listen_port}"{accept}}}\n'
-                f'      targets: [{{name: origin, address: "tcp://127.0.0.1:{link.origin_port}"{connect}}}]\n' + options)
+                f'      targets: [{{name: origin, address: "tcp://127.0.0.1:{link.origin_port}"{connect}}}]\n'
+                + options)
         return [self.program, "--config", path]
 
 
@@ -144,7 +145,8 @@ def _find(program):
 
 def all_contenders(bitflow):
     """By name, in the order in which they take turns."""
-    everyone = [Bitflow(bitflow), *(Bitflow(bitflow, telemetry) for telemetry in TELEMETRY), Haproxy(), Haproxy(splice=True), Socat(), Direct()]
+    everyone = [*(Bitflow(bitflow, telemetry) for telemetry in ((), *TELEMETRY)),
+                Haproxy(), Haproxy(splice=True), Socat(), Direct()]
     return {contender.name: contender for contender in everyone}
 
 

@@ -1,4 +1,4 @@
-"""As many connections a second as the machine makes: nothing of what was counted is missing at the receiver."""
+"""As many connections a second as the machine makes: nothing of what was counted is missing at the end."""
 
 import pytest
 
@@ -43,7 +43,9 @@ def test_nothing_is_lost_without_being_counted(env, transport):
     def counted(name):
         return statsd.counter(f"{PROXY}.{name}")
 
-    wait_for(lambda: counted("connections.closed.completed") == made, lambda: f"{made} in {statsd.counters()}", 20)
+    wait_for(
+        lambda: counted("connections.closed.completed") == made, lambda: f"{made} in {statsd.counters()}", 20
+    )
     wait_for(lambda: statsd.gauges()[f"{PROXY}.connections.active"] == 0, "none is left")
     assert counted("connections.accepted") == made
     assert counted("bytes.from_client") == counted("bytes.from_target") == made * load.SIZE
