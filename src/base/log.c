@@ -1,43 +1,23 @@
 #include "bitflow/base/log.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "bitflow/base/clock.h"
-#include "bitflow/base/mutex.h"
+#include "log_parts.h"
 
 static _Atomic(enum log_level) threshold = LOG_OFF;
 static _Atomic(enum log_level) observed = LOG_OFF;
 static _Atomic(void (*)(const struct log_event *)) observer;
-static struct mutex output_lock = MUTEX_INIT;
-static int output GUARDED_BY(output_lock) = STDERR_FILENO;
-static bool output_is_ours GUARDED_BY(output_lock); // opened here, see open_private()
-static bool output_is_socket GUARDED_BY(output_lock);
-static bool is_torn GUARDED_BY(output_lock); // the last line was cut short: the next one begins on a line of its own
-static uint64_t dropped GUARDED_BY(output_lock);
-
-// One line under construction. Two bytes are kept back, for the last value's closing quote and the newline.
-#define LINE_ROOM (LOG_LINE_MAX - 2)
-struct line {
-    size_t length;
-    char text[LOG_LINE_MAX];
-};
 
 void log_set_level(enum log_level level)
 {
     atomic_store_explicit(&threshold, level, memory_order_relaxed);
 }
 
-static bool is_written(enum log_level level)
+bool log_is_written(enum log_level level)
 {
     return level >= atomic_load_explicit(&threshold, memory_order_relaxed);
 }
@@ -49,7 +29,7 @@ static bool is_observed(enum log_level level)
 
 bool log_enabled(enum log_level level)
 {
-    return is_written(level) || is_observed(level);
+    return log_is_written(level) || is_observed(level);
 }
 
 void log_set_observer(enum log_level level, void (*observe)(const struct log_event *event))
@@ -65,33 +45,6 @@ static void show_observer(const struct log_event *event)
         observe(event);
 }
 
-// poll() says that a terminal or a pipe takes something, not that it takes a whole line, and a write that waits for the
-// rest would hold up everyone who logs. O_NONBLOCK on `fd` itself would change it for our parent as well, so the same
-// file is opened once more. -1: that cannot be done, or is not needed (a regular file has its own place in there).
-static int open_private(int fd, mode_t mode)
-{
-    if (!S_ISFIFO(mode) && !S_ISCHR(mode))
-        return -1;
-    char path[sizeof "/proc/self/fd/-2147483648"];
-    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    return open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-}
-
-void log_set_descriptor(int fd)
-{
-    struct stat status = {.st_mode = 0};
-    (void)fstat(fd, &status);
-    int private = open_private(fd, status.st_mode);
-    mutex_lock(&output_lock);
-    if (output_is_ours)
-        (void)close(output);
-    output = private >= 0 ? private : fd;
-    output_is_ours = private >= 0;
-    output_is_socket = S_ISSOCK(status.st_mode);
-    is_torn = false;
-    mutex_unlock(&output_lock);
-}
-
 const char *log_level_name(enum log_level level)
 {
     static const char *const names[] = {"debug", "info", "warn", "error", "off"};
@@ -102,150 +55,6 @@ const char *log_number(char out[LOG_NUMBER_SIZE], int64_t number)
 {
     (void)snprintf(out, LOG_NUMBER_SIZE, "%" PRId64, number);
     return out;
-}
-
-static void put(struct line *line, const char *bytes, size_t count)
-{
-    if (line->length + count > LINE_ROOM)
-        return; // whole or not at all, so that no escape sequence is cut in half
-    memcpy(line->text + line->length, bytes, count);
-    line->length += count;
-}
-
-static void put_text(struct line *line, const char *text)
-{
-    put(line, text, strlen(text));
-}
-
-static void put_escaped(struct line *line, unsigned char byte)
-{
-    char escape[5];
-    switch (byte) {
-    case '"':
-        put_text(line, "\\\"");
-        return;
-    case '\\':
-        put_text(line, "\\\\");
-        return;
-    case '\n':
-        put_text(line, "\\n");
-        return;
-    default:
-        if (byte < 0x20 || byte == 0x7f) {
-            (void)snprintf(escape, sizeof escape, "\\x%02x", byte);
-            put(line, escape, 4);
-        } else {
-            put(line, (const char *)&byte, 1);
-        }
-    }
-}
-
-// A bare word stays bare; anything else is quoted (logfmt).
-static bool is_bare(const char *value)
-{
-    if (*value == '\0')
-        return false;
-    for (const unsigned char *at = (const unsigned char *)value; *at != '\0'; at++)
-        if (*at <= ' ' || *at == '"' || *at == '=' || *at == '\\' || *at == 0x7f)
-            return false;
-    return true;
-}
-
-// A value too long for the line is cut; a field whose value would not even begin is left out.
-static void put_field(struct line *line, const char *key, const char *value)
-{
-    if (line->length + strlen(key) + sizeof " =\"x\"" > LINE_ROOM)
-        return;
-    if (line->length > 0)
-        put_text(line, " ");
-    put_text(line, key);
-    put_text(line, "=");
-    if (is_bare(value) && line->length + strlen(value) <= LINE_ROOM) {
-        put_text(line, value);
-        return;
-    }
-    put_text(line, "\"");
-    for (const char *at = value; *at != '\0'; at++) {
-        size_t before = line->length;
-        put_escaped(line, (unsigned char)*at);
-        if (line->length == before)
-            break; // what doesn't fit is the end: nothing is left out in the middle
-    }
-    line->text[line->length++] = '"'; // the room for it was kept back
-}
-
-static ssize_t write_some(const char *bytes, size_t count) REQUIRES(output_lock)
-{
-    ssize_t written;
-    do
-        written =
-            output_is_socket ? send(output, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL) : write(output, bytes, count);
-    while (written < 0 && errno == EINTR);
-    return written;
-}
-
-static bool write_out(const struct line *line) REQUIRES(output_lock)
-{
-    if (is_torn && write_some("\n", 1) != 1)
-        return false;
-    is_torn = false;
-    ssize_t written = write_some(line->text, line->length);
-    is_torn = written > 0 && (size_t)written < line->length;
-    return written >= 0 && !is_torn;
-}
-
-static bool output_takes_a_line(void) REQUIRES(output_lock)
-{
-    struct pollfd poller = {.fd = output, .events = POLLOUT};
-    return poll(&poller, 1, 0) == 1 && (poller.revents & POLLOUT) != 0;
-}
-
-static void report_dropped(int64_t wall) REQUIRES(output_lock)
-{
-    struct line line = {.length = 0};
-    char time[CLOCK_RFC3339_SIZE];
-    char number[LOG_NUMBER_SIZE];
-    clock_format_rfc3339(wall, time);
-    put_field(&line, "ts", time);
-    put_field(&line, "level", "warn");
-    put_field(&line, "msg", "log lines dropped");
-    put_field(&line, "count", log_number(number, (int64_t)dropped));
-    line.text[line.length++] = '\n';
-    if (write_out(&line))
-        dropped = 0;
-}
-
-static void render(struct line *line, const struct log_event *event)
-{
-    char time[CLOCK_RFC3339_SIZE];
-    char number[LOG_NUMBER_SIZE];
-    clock_format_rfc3339(event->wall, time);
-    put_field(line, "ts", time);
-    put_field(line, "level", log_level_name(event->level));
-    put_field(line, "msg", event->message);
-    if (event->proxy != NULL)
-        put_field(line, "proxy", event->proxy);
-    if (event->connection != 0)
-        put_field(line, "conn", log_number(number, (int64_t)event->connection));
-    for (size_t i = 0; i < event->field_count; i++)
-        put_field(line, event->fields[i].key, event->fields[i].value);
-    line->text[line->length++] = '\n';
-}
-
-static void write_event(const struct log_event *event)
-{
-    struct line line = {.length = 0};
-    render(&line, event);
-    mutex_lock(&output_lock);
-    if (output_takes_a_line()) {
-        if (dropped > 0)
-            report_dropped(event->wall);
-        if (!write_out(&line))
-            dropped++;
-    } else {
-        dropped++;
-    }
-    mutex_unlock(&output_lock);
 }
 
 static size_t gather_fields(struct log_field fields[LOG_FIELDS_MAX], va_list pairs)
@@ -277,6 +86,6 @@ void log_write(enum log_level level, const struct log_context *context, const ch
     };
     if (is_observed(level))
         show_observer(&event);
-    if (is_written(level))
-        write_event(&event);
+    if (log_is_written(level) && log_repeats_admit(&event))
+        log_output(&event);
 }

@@ -12,6 +12,7 @@
 #include "bitflow/base/compiler.h"
 #include "bitflow/base/crash.h"
 #include "bitflow/base/mutex.h"
+#include "thread_list.h"
 
 // One thread of a pool; lives on that thread's stack. While parked, it is linked into the pool.
 struct pooled_thread {
@@ -21,6 +22,7 @@ struct pooled_thread {
     // Written by who wakes the thread; publishes `argument`.
     _Atomic(void (*)(void *)) task; // NULL: end
     void *argument;
+    struct listed_thread listed;
 };
 
 struct thread_pool {
@@ -48,10 +50,10 @@ struct first_task {
 
 void thread_set_name(const char *name)
 {
-    char cut[THREAD_NAME_SIZE];
+    char cut[THREAD_NAME_SIZE] = "";
     size_t length = strnlen(name, sizeof cut - 1);
     memcpy(cut, name, length);
-    cut[length] = '\0';
+    thread_list_set_name(cut);
     (void)pthread_setname_np(pthread_self(), cut); // fails for longer names only
 }
 
@@ -124,7 +126,10 @@ static void *run_first(void *argument)
     struct first_run first = *(struct first_run *)argument;
     free(argument);
     void *alternate_stack = crash_stack_take();
+    struct listed_thread listed = {.task = (uintptr_t)first.run, .argument = first.argument};
+    thread_list_enter(&listed);
     void *result = first.run(first.argument);
+    thread_list_leave(&listed);
     crash_stack_give_back(alternate_stack);
     return result;
 }
@@ -231,6 +236,15 @@ static void forget_thread(struct thread_pool *pool) EXCLUDES(pool->lock)
     mutex_unlock(&pool->lock);
 }
 
+static void run_task(struct pooled_thread *self)
+{
+    void (*task)(void *) = atomic_load_explicit(&self->task, memory_order_relaxed);
+    self->listed.argument = self->argument;
+    self->listed.task = (uintptr_t)task;
+    task(self->argument);
+    self->listed.task = 0;
+}
+
 static void *run_pooled(void *argument)
 {
     struct first_task *first = argument;
@@ -240,9 +254,11 @@ static void *run_pooled(void *argument)
     atomic_init(&self.task, first->task);
     free(first);
     (void)sem_init(&self.wake, 0, 0);
+    thread_list_enter(&self.listed);
     do
-        atomic_load_explicit(&self.task, memory_order_relaxed)(self.argument);
+        run_task(&self);
     while (next_task(pool, &self));
+    thread_list_leave(&self.listed);
     (void)sem_destroy(&self.wake);
     crash_stack_give_back(alternate_stack);
     forget_thread(pool);

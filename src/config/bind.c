@@ -16,6 +16,7 @@ struct binder {
 
 // Fields are written through their offsets; memcpy keeps that free of assumptions about their exact types.
 _Static_assert(sizeof(enum log_level) == sizeof(unsigned), "enumerations are read as unsigned");
+_Static_assert(sizeof(enum log_format) == sizeof(unsigned), "enumerations are read as unsigned");
 _Static_assert(sizeof(enum verify_mode) == sizeof(unsigned), "enumerations are read as unsigned");
 _Static_assert(sizeof(enum tls_minimum) == sizeof(unsigned), "enumerations are read as unsigned");
 _Static_assert(sizeof(enum proxy_header_version) == sizeof(unsigned), "enumerations are read as unsigned");

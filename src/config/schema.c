@@ -18,6 +18,8 @@
 static const struct schema_word log_levels[] = {
     {"debug", LOG_DEBUG}, {"info", LOG_INFO}, {"warn", LOG_WARN}, {"error", LOG_ERROR}, {NULL, 0}};
 
+static const struct schema_word log_formats[] = {{"logfmt", LOG_LOGFMT}, {"json", LOG_JSON}, {NULL, 0}};
+
 static const struct schema_word verify_modes[] = {
     {"none", VERIFY_NONE}, {"relaxed", VERIFY_RELAXED}, {"strict", VERIFY_STRICT}, {NULL, 0}};
 
@@ -58,6 +60,12 @@ static const struct schema_row log_rows[] = {
      .words = log_levels,
      .fallback_text = "off",
      .description = "The application log on stderr, from this level up. Start-up errors are printed without it, too."},
+    {.key = "format",
+     .type = SCHEMA_ENUM,
+     .offset = offsetof(struct config, log_format),
+     .fallback = LOG_LOGFMT,
+     .words = log_formats,
+     .description = "How its lines are written: logfmt, or JSON objects, one a line."},
 };
 OBJECT(log, struct config);
 

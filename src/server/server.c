@@ -14,6 +14,7 @@
 #include "bitflow/proxy/relay.h"
 #include "bitflow/server/doors.h"
 #include "bitflow/server/error_reports.h"
+#include "debugger.h"
 
 #define WORKERS_PARKED_MAX 512
 #define WORKER_IDLE_TIME (10 * NS_PER_S)
@@ -28,7 +29,8 @@ struct server {
     bool has_failed; // the sockets of some listener failed
 };
 
-// What other threads send the server's thread: an acceptor ended, or the last connection left.
+// What other threads send the server's thread: an acceptor ended, the last connection left, or the log has left out its
+// first line.
 static int notice_signal(void)
 {
     return SIGRTMIN;
@@ -68,17 +70,19 @@ static void prepare_signals(void)
     set_disposition(SIGXFSZ, SIG_IGN);
 }
 
-// The next signal, or 0 at the deadline.
+// The next signal, or 0 at the deadline. Meanwhile the log's lines that were left out are told of when that is due.
 static int wait_for_signal(int64_t deadline)
 {
     sigset_t set;
     awaited_signals(&set);
     for (;;) {
-        struct timespec left = clock_timespec(deadline_left(deadline));
-        int number = sigtimedwait(&set, NULL, deadline == DEADLINE_NONE ? NULL : &left);
+        int64_t flush = log_flush_repeats(false);
+        int64_t until = flush < deadline ? flush : deadline;
+        struct timespec left = clock_timespec(deadline_left(until));
+        int number = sigtimedwait(&set, NULL, until == DEADLINE_NONE ? NULL : &left);
         if (number > 0)
             return number;
-        if (errno == EAGAIN)
+        if (errno == EAGAIN && deadline_left(deadline) == 0)
             return 0;
     }
 }
@@ -108,6 +112,12 @@ static bool create_engine(struct engine *engine, struct error *error)
     if (engine->registry == NULL)
         thread_pool_destroy(&engine->threads);
     return engine->registry != NULL;
+}
+
+static void set_up_log(const struct config *config)
+{
+    log_set_format(config->log_format);
+    log_set_level(config->log_level);
 }
 
 static void log_warning(void *argument, const char *name, const char *file, const char *text)
@@ -161,7 +171,7 @@ static void reload(struct server *server)
         log_error(NULL, "reload failed, the old configuration stays in force", "file", server->path, "error",
                   error.text, NULL);
     } else {
-        log_set_level(server->config->log_level);
+        set_up_log(server->config);
         log_info(NULL, "reloaded", "file", server->path, NULL);
     }
     config_problems_release(&problems);
@@ -224,6 +234,7 @@ static void shut_down(struct server *server)
     doors_release(&server->doors);
     drain_connections(server);
     bool done = thread_pool_drain(server->engine.threads, deadline_after(LAST_RECORDS_TIME));
+    (void)log_flush_repeats(true);
     log_info(NULL, done ? "ended" : "ended, although some connections did not", NULL);
     if (!done)
         return; // their threads still use everything
@@ -240,7 +251,8 @@ bool server_run(const char *path, const struct config *config, struct credential
     prepare_signals();
     raise_descriptor_limit();
     log_set_descriptor(STDERR_FILENO);
-    log_set_level(config->log_level);
+    log_set_repeats_notice(send_notice);
+    set_up_log(config);
     if (!error_reports_prepare(config, error) || !create_engine(&server.engine, error)) {
         credentials_free(&credentials, config->proxy_count);
         config_drop(&config);
@@ -248,6 +260,7 @@ bool server_run(const char *path, const struct config *config, struct credential
     }
     error_reports_configure(config); // the lines from here on are known to it
     doors_init(&server.doors, &server.engine, send_notice);
+    debugger_set_process(&server.engine, &server.doors);
     if (!change(&server, config, credentials, error)) {
         log_error(NULL, "cannot start", "error", error->text, NULL);
         error_reports_end();

@@ -52,6 +52,13 @@ def parse_logfmt(line):
     return pairs
 
 
+def parse_json(line):
+    """A line of the log as JSON; fails on a key that is there twice."""
+    pairs = json.loads(line, object_pairs_hook=list)
+    assert len(dict(pairs)) == len(pairs), f"a key twice: {line!r}"
+    return dict(pairs)
+
+
 class Bitflow:
     def __init__(self, config, directory, serial, log_path, plan=None, environment=None):
         self.config = config
@@ -149,11 +156,16 @@ class Bitflow:
         return self.stderr_path.read_text(errors="replace")
 
     def log_lines(self, partial=False):
-        """The application log as a list of dicts. partial: an unfinished last line is left out."""
+        """The application log as a list of dicts, of either format. partial: an unfinished last line is left
+        out."""
         text = self.stderr()
         if partial:
             text = text[: text.rfind("\n") + 1]
-        return [parse_logfmt(line) for line in text.splitlines() if line.startswith("ts=")]
+        return [
+            parse_json(line) if line.startswith("{") else parse_logfmt(line)
+            for line in text.split("\n")
+            if line.startswith(("ts=", "{"))
+        ]
 
     def records(self, path=None):
         """The connection log's records; each line must be a whole JSON object."""
@@ -231,15 +243,19 @@ class Bitflow:
         )
         return int(done.stdout)
 
-    def thread_names(self):
-        names = []
+    def tasks(self):
+        """{the kernel's id: name} of the threads."""
+        names = {}
         for entry in os.scandir(f"/proc/{self.pid}/task"):
             try:
                 with open(entry.path + "/comm") as stream:
-                    names.append(stream.read().rstrip("\n"))
+                    names[int(entry.name)] = stream.read().rstrip("\n")
             except (FileNotFoundError, ProcessLookupError):
                 continue
         return names
+
+    def thread_names(self):
+        return list(self.tasks().values())
 
     def busy_threads(self):
         """The threads that serve a connection: their names have its id after a '#'."""

@@ -1,8 +1,13 @@
-// The application log: one logfmt line per event on stderr,
-//   ts=2026-11-23T15:54:05.123Z level=info msg="..." proxy=web conn=42
+// The application log: one line per event on stderr, logfmt or JSON,
+//   ts=2026-11-23T15:54:05.123Z level=info msg="..." proxy=web conn=42 key=value
+//   {"ts":"2026-11-23T15:54:05.123Z","level":"info","msg":"...","proxy":"web","conn":42,"key":"value"}
 // Who speaks is put in by the call: a `struct log_context` names the proxy and the connection (NULL: the process).
 // Any thread. A line is one write of at most LOG_LINE_MAX bytes; a mutex keeps lines whole. A reader of stderr that
 // does not read never blocks the proxy: what a full pipe does not take is dropped, and counted in the next line.
+//
+// Of the lines from LOG_WARN up that say the same, LOG_REPEATS_MAX are written in each window of LOG_REPEATS_WINDOW;
+// how many more there were is said in one line at its end, as the field `more`. Two lines of connections say the same
+// if they agree in level, message, proxy and the fields `target` and `reason`; two others, if all their fields agree.
 
 #ifndef BITFLOW_BASE_LOG_H
 #define BITFLOW_BASE_LOG_H
@@ -42,6 +47,11 @@ struct log_event {
 
 // LOG_OFF until set. May be changed at any time.
 void log_set_level(enum log_level level);
+
+enum log_format { LOG_LOGFMT, LOG_JSON };
+// LOG_LOGFMT until set. May be changed at any time.
+void log_set_format(enum log_format format);
+
 const char *log_level_name(enum log_level level);
 
 // `observe` sees every line from `level` up, whatever the log's own level is, on the thread that logs, and before
@@ -58,9 +68,21 @@ void log_set_descriptor(int fd);
 
 // `message` is a constant; what varies follows as pairs of strings, key and value, ended by NULL:
 //   log_warn(&context, "cannot connect", "target", name, "error", error.text, NULL);
-// A pair whose value is NULL is left out, and so is what is beyond LOG_FIELDS_MAX. Values are quoted and escaped where they need to be, so that nothing a peer
-// sent can forge a line or a field.
+// A pair whose value is NULL is left out, and so is what is beyond LOG_FIELDS_MAX. Values are quoted and escaped where
+// they need to be, so that nothing a peer sent can forge a line or a field.
 void log_write(enum log_level level, const struct log_context *context, const char *message, ...) LOG_SENTINEL;
+
+#define LOG_REPEATS_MAX 10
+#define LOG_REPEATS_WINDOW (INT64_C(1000) * 1000 * 1000) // ns
+
+// Writes what is to be said of windows that are over; of all, with `now`. Returns when it is next worth a call
+// (base/clock.h), DEADLINE_NONE: when a line is left out.
+int64_t log_flush_repeats(bool now);
+
+// `notice` (NULL: none) is called when the first line is left out after log_flush_repeats() has said that there is
+// nothing: somebody is to call it again. On the thread that logs; it must neither block nor log. Set by one thread,
+// before there are others.
+void log_set_repeats_notice(void (*notice)(void));
 
 #define LOG_NUMBER_SIZE 24
 // A number as a value: formats into `out` and returns it.

@@ -108,6 +108,7 @@ struct config {
     const char *metrics_address; // NULL: off
     const char *metrics_prefix;  // NULL: none
     enum log_level log_level;    // LOG_OFF if omitted
+    enum log_format log_format;
     int64_t drain_timeout;
     const struct proxy_config *proxies;
     size_t proxy_count; // >= 1
