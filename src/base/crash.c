@@ -8,7 +8,9 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -16,6 +18,7 @@
 #include <unistd.h>
 
 #include "bitflow/base/compiler.h"
+#include "bitflow/base/mutex.h"
 #include "bitflow/version.h"
 
 // How long a reader of stderr that does not read may hold up the end.
@@ -28,7 +31,18 @@ static _Atomic(size_t) reporter_offset;
 // Not on the stack: only the first thread that crashes uses them.
 static struct crash crash;
 static volatile sig_atomic_t is_walking_stack; // which may be what fails
-static struct crash_stack main_stack;
+
+// Alternate stacks, many to a mapping, of which there may not be as many as there are threads. A stack must hold what the
+// kernel keeps there (the registers, up to 11 KiB), the unwinder and our own.
+#define STACK_SIZE ((size_t)32 * 1024)
+#define CHUNK_STACKS ((size_t)64)
+struct chunk {
+    struct chunk *next;
+    char *stacks;
+    uint64_t taken; // a bit for each
+};
+static struct mutex chunks_lock = MUTEX_INIT;
+static struct chunk *chunks GUARDED_BY(chunks_lock); // kept until the process ends
 
 static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
 
@@ -334,12 +348,60 @@ static void handle(int number, siginfo_t *info, void *context)
     }
 }
 
-void crash_use_stack(struct crash_stack *stack)
+// ---- alternate stacks
+
+static struct chunk *add_chunk(void) REQUIRES(chunks_lock)
+{
+    struct chunk *chunk = calloc(1, sizeof *chunk);
+    if (chunk == NULL)
+        return NULL;
+    void *memory = mmap(NULL, CHUNK_STACKS * STACK_SIZE, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) {
+        free(chunk);
+        return NULL;
+    }
+    *chunk = (struct chunk){.next = chunks, .stacks = memory};
+    chunks = chunk;
+    return chunk;
+}
+
+void *crash_stack_take(void)
 {
     if (IS_SANITIZED)
+        return NULL;
+    char *stack = NULL;
+    mutex_lock(&chunks_lock);
+    struct chunk *chunk = chunks;
+    while (chunk != NULL && chunk->taken == UINT64_MAX)
+        chunk = chunk->next;
+    if (chunk == NULL)
+        chunk = add_chunk();
+    if (chunk != NULL) {
+        int number = __builtin_ctzll(~chunk->taken);
+        chunk->taken |= UINT64_C(1) << number;
+        stack = chunk->stacks + (size_t)number * STACK_SIZE;
+    }
+    mutex_unlock(&chunks_lock);
+    const stack_t alternate = {.ss_sp = stack, .ss_size = STACK_SIZE};
+    if (stack != NULL)
+        (void)sigaltstack(&alternate, NULL);
+    return stack;
+}
+
+void crash_stack_give_back(void *stack)
+{
+    if (stack == NULL)
         return;
-    stack_t alternate = {.ss_sp = stack->bytes, .ss_size = sizeof stack->bytes};
-    (void)sigaltstack(&alternate, NULL); // without one, an overflow of the stack is not told of
+    const stack_t none = {.ss_flags = SS_DISABLE};
+    (void)sigaltstack(&none, NULL);
+    mutex_lock(&chunks_lock);
+    for (struct chunk *chunk = chunks; chunk != NULL; chunk = chunk->next) {
+        uintptr_t offset = (uintptr_t)stack - (uintptr_t)chunk->stacks;
+        if (offset < CHUNK_STACKS * STACK_SIZE)
+            chunk->taken &= ~(UINT64_C(1) << (offset / STACK_SIZE));
+    }
+    mutex_unlock(&chunks_lock);
 }
 
 void crash_install(void)
@@ -348,7 +410,7 @@ void crash_install(void)
         return;
     void *frame;
     (void)backtrace(&frame, 1); // loads the unwinder, which cannot be done while crashing
-    crash_use_stack(&main_stack);
+    (void)crash_stack_take();
     // A second fault while the first is being handled is seen, too.
     struct sigaction action = {.sa_sigaction = handle, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
     sigemptyset(&action.sa_mask);

@@ -75,7 +75,7 @@ static size_t real_stack_size(size_t wanted)
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     // The C library keeps its own and the program's thread-local storage on the stack.
     size_t minimum = (size_t)sysconf(_SC_THREAD_STACK_MIN);
-    size_t size = wanted + CRASH_STACK_SIZE + minimum;
+    size_t size = wanted + minimum;
     if (IS_SANITIZED)
         size = size * 4 + (size_t)256 * 1024; // red zones make frames several times as large
     return (size + page - 1) / page * page;
@@ -125,12 +125,12 @@ static void *run_first(void *argument)
 {
     struct first_run first = *(struct first_run *)argument;
     free(argument);
-    struct crash_stack stack;
+    void *alternate_stack = crash_stack_take();
     struct listed_thread listed = {.task = (uintptr_t)first.run, .argument = first.argument};
-    crash_use_stack(&stack);
     thread_list_enter(&listed);
     void *result = first.run(first.argument);
     thread_list_leave(&listed);
+    crash_stack_give_back(alternate_stack);
     return result;
 }
 
@@ -250,8 +250,7 @@ static void *run_pooled(void *argument)
     struct first_task *first = argument;
     struct thread_pool *pool = first->pool;
     struct pooled_thread self = {.argument = first->argument};
-    struct crash_stack stack;
-    crash_use_stack(&stack);
+    void *alternate_stack = crash_stack_take();
     atomic_init(&self.task, first->task);
     free(first);
     (void)sem_init(&self.wake, 0, 0);
@@ -261,6 +260,7 @@ static void *run_pooled(void *argument)
     while (next_task(pool, &self));
     thread_list_leave(&self.listed);
     (void)sem_destroy(&self.wake);
+    crash_stack_give_back(alternate_stack);
     forget_thread(pool);
     return NULL;
 }

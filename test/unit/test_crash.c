@@ -166,6 +166,54 @@ static void test_overflow_of_a_stack(void **state)
     assert_null(strstr(output, "#48 0x"));
 }
 
+// Many more threads than one mapping has stacks for, one after the other and at once.
+static void *wait_for_gate(void *argument)
+{
+    (void)pthread_barrier_wait(argument);
+    return NULL;
+}
+
+static void overflow_after_many_threads(void)
+{
+    enum { THREADS = 200 };
+    static pthread_t threads[THREADS];
+    for (size_t round = 0; round < 5; round++) {
+        pthread_barrier_t gate;
+        (void)pthread_barrier_init(&gate, NULL, THREADS);
+        for (size_t i = 0; i < THREADS; i++)
+            if (!thread_start(&threads[i], (size_t)16 * 1024, wait_for_gate, &gate, NULL))
+                _exit(1);
+        for (size_t i = 0; i < THREADS; i++)
+            (void)pthread_join(threads[i], NULL);
+    }
+    overflow_on_a_thread();
+}
+
+static void test_stacks_for_many_threads(void **state)
+{
+    (void)state;
+    assert_crashed_by(SIGSEGV, overflow_after_many_threads);
+    assert_said("thread web#42> (");
+}
+
+static void test_stacks_are_distinct(void **state)
+{
+    (void)state;
+    enum { STACKS = 2 * 64 }; // all of two mappings
+    uintptr_t stacks[STACKS];
+    for (size_t i = 0; i < STACKS; i++) {
+        stacks[i] = (uintptr_t)crash_stack_take();
+        assert_true(stacks[i] != 0);
+        for (size_t n = 0; n < i; n++)
+            assert_true(stacks[n] < stacks[i] ? stacks[i] - stacks[n] >= 32768 : stacks[n] - stacks[i] >= 32768);
+    }
+    crash_stack_give_back((void *)stacks[70]);
+    assert_true((uintptr_t)crash_stack_take() == stacks[70]); // the only one that is free
+    for (size_t i = 0; i < STACKS; i++)
+        crash_stack_give_back((void *)stacks[i]);
+    crash_stack_give_back(NULL);
+}
+
 static void *crash_too(void *argument)
 {
     (void)argument;
@@ -288,6 +336,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_fault),
         cmocka_unit_test(test_other_signals),
         cmocka_unit_test(test_overflow_of_a_stack),
+        cmocka_unit_test(test_stacks_for_many_threads),
+        cmocka_unit_test(test_stacks_are_distinct),
         cmocka_unit_test(test_a_stack_that_cannot_be_followed),
         cmocka_unit_test(test_one_of_several_is_told),
         cmocka_unit_test(test_reporter),

@@ -3,7 +3,7 @@
 // dump are as if nobody had caught it.
 //
 // The handler runs on whichever thread crashed, on an alternate stack, as the thread's own may be what has run out. It
-// calls nothing but what is async-signal-safe. Other threads go on meanwhile; a second one that crashes waits for the
+// calls nothing but what is async-signal-safe. A lock guards the alternate stacks that are free. Other threads go on meanwhile; a second one that crashes waits for the
 // first one to end the process. With a sanitizer nothing is installed: it has handlers of its own.
 //
 // The reporter is this program once more, started by fork and exec with CRASH_REPORT_OPTION and the number of a
@@ -52,14 +52,11 @@ void crash_install(void);
 // it starts. -1: no reporter. Both stay the caller's. One thread at a time.
 void crash_set_reporter(int fd, size_t offset);
 
-// Each thread needs an alternate stack. One that is on its own stack, in the outermost frame, takes no call to get or
-// to give back, is at the far end from where the stack overflows, and is not touched before it is needed.
-#define CRASH_STACK_SIZE ((size_t)32 * 1024)
-struct crash_stack {
-    _Alignas(16) char bytes[CRASH_STACK_SIZE];
-};
-// The calling thread's from now on, until it ends.
-void crash_use_stack(struct crash_stack *stack);
+// The calling thread's alternate stack. It takes no memory before it is needed, and shares its mapping with others.
+// NULL: there is no memory for it; then an overflow of the thread's stack ends the process without a word.
+void *crash_stack_take(void);
+// Before the thread ends; accepts NULL.
+void crash_stack_give_back(void *stack);
 
 // SIGSEGV and the like; NULL: none of those that are caught.
 const char *crash_signal_name(int number);
