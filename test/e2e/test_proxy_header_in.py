@@ -184,7 +184,8 @@ def test_haproxy_to_haproxy_keeps_the_address(env, options, version):
     assert record["proxy_header"]["unique_id"] == (f"id-{port}" if "unique-id" in options else None)
 
 
-def test_haproxys_facts_of_tls_go_through(env, pki):
+def haproxy_with_tls(env, pki):
+    """HAProxy ends TLS and tells bitflow, which tells the target: (HAProxy, the target)."""
     bundle = env.write(pki.server.certificate.read_text() + pki.server.key.read_text(), "bundle.pem")
     target = env.listen()
     _, address = start(env, target.address, enable_proxy_header=True, proxy_header_version=2)
@@ -195,6 +196,11 @@ def test_haproxys_facts_of_tls_go_through(env, pki):
             bind=f"ssl crt {bundle} ca-file {pki.root.certificate} verify optional alpn h2",
         )
     )
+    return sender, target
+
+
+def test_haproxys_facts_of_tls_go_through(env, pki):
+    sender, target = haproxy_with_tls(env, pki)
     context = tls_raw.client_context(pki.trusted, pki.client, protocols=["h2"])
     client = tls_cases.tls_client(env, sender.address, context)
     connection = target.accept()
@@ -204,6 +210,21 @@ def test_haproxys_facts_of_tls_go_through(env, pki):
     assert (inside[0x21], inside[0x23]) == client.version_and_cipher()
     assert (fields[proxy_headers.ALPN], fields[proxy_headers.AUTHORITY]) == (b"h2", b"server.test")
     connection.close()
+
+
+def test_haproxys_resumed_sessions_go_through(env, pki):
+    """Whose client's certificate is the session's, not sent on this connection."""
+    sender, target = haproxy_with_tls(env, pki)
+    context = tls_raw.client_context(pki.trusted, pki.client, version="TLSv1.2")
+    session, seen = None, []
+    for _ in range(2):
+        sock = env.connect(sender.address)
+        with context.wrap_socket(sock, server_hostname="server.test", session=session) as client:
+            with target.accept() as connection:
+                fields = proxy_headers.receive_v2(connection)[4]
+            session = client.session
+            seen.append((client.session_reused, *proxy_headers.read_ssl(fields[proxy_headers.SSL])[:2]))
+    assert seen == [(False, 7, 0), (True, 5, 0)]
 
 
 def test_haproxys_health_checks(env):
