@@ -256,7 +256,7 @@ connections."""
         for index in range(min(int(settings["target_count"]), LIST_LIMIT)):
             target, state = settings["targets"][index], generation["targets"][index]
             rows.append([*(first if index == 0 else [""] * 4), text_at(target["name"]),
-                         address_text(target["address"]), str(int(state["active"])),
+                         address_text(target["address"]), str(int(state["place"]["active"])),
                          health_text(state, target, clock)])
         return rows
 
