@@ -75,7 +75,7 @@ unit() { # PRESET
 }
 
 # What refuses to start has one thread only: ThreadSanitizer has nothing to find there.
-ONE_THREAD_TESTS="test_command_line test_config_files test_config_values test_docs_examples test_not_supported_yet"
+ONE_THREAD_TESTS="test_command_line test_config_features test_config_files test_config_values test_docs_examples"
 
 # Every second file of the end-to-end tests, from number PART on.
 e2e_files() { # PRESET PART

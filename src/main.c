@@ -4,12 +4,17 @@
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
+#include "bitflow/base/crash.h"
 #include "bitflow/config/config_load.h"
+#include "bitflow/config/warnings.h"
 #include "bitflow/net/inherited.h"
 #include "bitflow/proxy/credentials.h"
+#include "bitflow/server/error_reports.h"
 #include "bitflow/server/server.h"
+#include "bitflow/telemetry/sentry.h"
 #include "bitflow/tls/tls_context.h"
 #include "bitflow/version.h"
 
@@ -91,6 +96,8 @@ static const struct config *load(const char *path, struct credentials **credenti
     const struct config *config = config_load(path, &problems);
     if (config != NULL) {
         *credentials = credentials_load(path, config, &problems);
+        if (!error_reports_check(path, config, &problems))
+            credentials_free(credentials, config->proxy_count);
         if (*credentials == NULL)
             config_drop(&config);
     }
@@ -108,6 +115,12 @@ static void print_warning(void *argument, const char *name, const char *file, co
     (void)fprintf(stderr, "%s: warning: proxy %s: %s: %s\n", path, name, file, text);
 }
 
+static void print_line(void *argument, const char *line)
+{
+    (void)argument;
+    (void)fprintf(stderr, "%s\n", line);
+}
+
 // Where the parent closed one of the standard descriptors, a client's socket could become number 2, and be sent the
 // log.
 static bool fill_standard_descriptors(void)
@@ -119,10 +132,26 @@ static bool fill_standard_descriptors(void)
     return true;
 }
 
+// A process that crashed has started us.
+static int report_crash(const char *descriptor)
+{
+    char id[SENTRY_ID_SIZE];
+    struct error error = ERROR_INIT;
+    if (!sentry_report_crash((int)strtol(descriptor, NULL, 10), id, &error)) {
+        (void)fprintf(stderr, "bitflow: the crash could not be reported to Sentry: %s\n", error.text);
+        return EXIT_START_FAILED;
+    }
+    (void)fprintf(stderr, "bitflow: the crash was reported to Sentry as event %s\n", id);
+    return EXIT_SUCCESS;
+}
+
 int main(int argc, char **argv)
 {
     if (!fill_standard_descriptors())
         return EXIT_START_FAILED;
+    if (argc == 3 && strcmp(argv[1], CRASH_REPORT_OPTION) == 0)
+        return report_crash(argv[2]);
+    crash_install();
     struct arguments arguments = parse_arguments(argc, argv);
     struct error error = ERROR_INIT;
     struct credentials *credentials = NULL;
@@ -134,6 +163,7 @@ int main(int argc, char **argv)
     if (config == NULL)
         return EXIT_USAGE;
     if (arguments.check) {
+        config_warn(arguments.config, config, print_line, NULL);
         credentials_warn(credentials, config, print_warning, (void *)arguments.config);
         credentials_free(&credentials, config->proxy_count);
         (void)printf("%s: the configuration is valid\n", arguments.config);

@@ -10,19 +10,9 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
+#include "bitflow/base/crash.h"
 #include "bitflow/base/mutex.h"
 #include "thread_list.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 
 // One thread of a pool; lives on that thread's stack. While parked, it is linked into the pool.
 struct pooled_thread {
@@ -86,7 +76,7 @@ static size_t real_stack_size(size_t wanted)
     // The C library keeps its own and the program's thread-local storage on the stack.
     size_t minimum = (size_t)sysconf(_SC_THREAD_STACK_MIN);
     size_t size = wanted + minimum;
-    if (SANITIZED)
+    if (IS_SANITIZED)
         size = size * 4 + (size_t)256 * 1024; // red zones make frames several times as large
     return (size + page - 1) / page * page;
 }
@@ -135,10 +125,12 @@ static void *run_first(void *argument)
 {
     struct first_run first = *(struct first_run *)argument;
     free(argument);
+    void *alternate_stack = crash_stack_take();
     struct listed_thread listed = {.task = (uintptr_t)first.run, .argument = first.argument};
     thread_list_enter(&listed);
     void *result = first.run(first.argument);
     thread_list_leave(&listed);
+    crash_stack_give_back(alternate_stack);
     return result;
 }
 
@@ -258,6 +250,7 @@ static void *run_pooled(void *argument)
     struct first_task *first = argument;
     struct thread_pool *pool = first->pool;
     struct pooled_thread self = {.argument = first->argument};
+    void *alternate_stack = crash_stack_take();
     atomic_init(&self.task, first->task);
     free(first);
     (void)sem_init(&self.wake, 0, 0);
@@ -267,6 +260,7 @@ static void *run_pooled(void *argument)
     while (next_task(pool, &self));
     thread_list_leave(&self.listed);
     (void)sem_destroy(&self.wake);
+    crash_stack_give_back(alternate_stack);
     forget_thread(pool);
     return NULL;
 }

@@ -215,6 +215,8 @@ static void bind_duration(struct binder *binder, const struct schema_row *row, c
         return;
     }
     store(base, row->offset, &duration, sizeof duration);
+    if (row->has_mark)
+        store(base, row->mark_offset, &place->key_mark, sizeof place->key_mark);
 }
 
 static void bind_address(struct binder *binder, const struct schema_row *row, const struct place *place, void *base)

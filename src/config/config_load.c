@@ -27,7 +27,6 @@ static struct snapshot *build_snapshot(const struct yaml_node *document, struct 
         problem_at_mark(problems, whole_file, "out of memory");
     } else {
         check_across_keys(&root, &snapshot->config, problems);
-        check_unsupported(&root, &snapshot->config, problems);
     }
     if (problems->out->count == 0)
         return snapshot;

@@ -198,6 +198,24 @@ static void check_unique_proxy(const struct place *proxies, const struct config 
     }
 }
 
+static void check_sentry(const struct place *root, const struct config *config, struct problem_list *problems)
+{
+    static const char *const keys[] = {"sentry_environment", "sentry_authority"};
+    struct place application = place_key(root, "application");
+    // One that could not be read is there nevertheless.
+    struct place dsn = place_key(&application, "sentry_dsn");
+    for (size_t i = 0; i < ARRAY_LENGTH(keys); i++) {
+        struct place place = place_key(&application, keys[i]);
+        if (place.node != NULL && dsn.node == NULL)
+            problem_at_key(problems, &place, "means nothing without sentry_dsn");
+    }
+    if (config->sentry_authority != NULL && config->sentry_dsn != NULL &&
+        strncmp(config->sentry_dsn, "https:", strlen("https:")) != 0) {
+        struct place authority = place_key(&application, "sentry_authority");
+        problem_at_key(problems, &authority, "means nothing without TLS: the sentry_dsn is not https");
+    }
+}
+
 static void check_metrics(const struct place *root, struct problem_list *problems)
 {
     static const char *const keys[] = {"prefix", "tag_format"};
@@ -213,6 +231,7 @@ static void check_metrics(const struct place *root, struct problem_list *problem
 
 void check_across_keys(const struct place *root, const struct config *config, struct problem_list *problems)
 {
+    check_sentry(root, config, problems);
     struct place server = place_key(root, "server");
     struct place proxies = place_key(&server, "proxies");
     check_metrics(root, problems);

@@ -103,6 +103,8 @@ bool syntax_sentry_dsn(const char *text, struct error *error)
 {
     static const char expected[] = "is no Sentry DSN: expected https://KEY@HOST[:PORT]/[PATH/]PROJECT";
     const char *rest;
+    if (strlen(text) > SYNTAX_DSN_MAX)
+        return invalid(error, "is too long for a Sentry DSN");
     if (starts_with(text, "https://"))
         rest = text + strlen("https://");
     else if (starts_with(text, "http://"))
@@ -120,6 +122,15 @@ bool syntax_sentry_dsn(const char *text, struct error *error)
     const char *project = strrchr(host + host_length, '/');
     if (project == NULL || project[1] == '\0')
         return invalid(error, expected);
+    return true;
+}
+
+bool syntax_sentry_environment(const char *text, struct error *error)
+{
+    size_t length = strlen(text);
+    if (length < 1 || length > 64 || !is_visible_ascii(text) || strchr(text, '/') != NULL || strcmp(text, "None") == 0)
+        return invalid(error, "is no environment's name: expected 1 to 64 visible ASCII characters other than '/', "
+                              "and not None");
     return true;
 }
 

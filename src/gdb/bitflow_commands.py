@@ -191,9 +191,11 @@ By default it is the selected thread's. Its threads' backtraces follow; $connect
         if name:
             rows.append(["server name", name])
         if int(egress["target"]):
-            rows.append(["target", "%s, %s at %s, socket %d" % (
-                connection.target, address_text(egress["target"]["address"]),
-                endpoint_text(egress["dialled"]["remote"]), int(value["entry"]["target"]))])
+            place, remote = address_text(egress["target"]["address"]), endpoint_text(egress["dialled"]["remote"])
+            place += " at " + remote if remote not in (place, "none") else ""
+            number = int(value["entry"]["target"])
+            rows.append(["target", "%s, %s%s" % (connection.target, place,
+                                                 ", socket %d" % number if number >= 0 else "")])
             rows.append(["attempts", "%d, the last one in %s" % (
                 int(egress["attempts"]), enum_name(egress["step"], "EGRESS_"))])
         rows.append(["tls", "client %s, target %s" % ("yes" if int(ingress["tls"]) else "no",
@@ -271,7 +273,7 @@ GDB is gdb's number, LWP the kernel's id, IN the innermost function of bitflow's
         for thread in threads:
             serves = "%d" % thread.connection.id if thread.connection is not None else "-"
             rows.append(["-" if thread.number is None else str(thread.number), str(thread.lwp), thread.name or "-",
-                         thread.does(), innermost(thread.native) if thread.native is not None else "", serves])
+                         thread.does(), (thread.native and innermost(thread.native)) or "-", serves])
         write_table(["GDB", "LWP", "NAME", "DOES", "IN", "CONNECTION"], rows, ("GDB", "LWP"))
 
 

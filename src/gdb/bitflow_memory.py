@@ -99,10 +99,11 @@ def follow(head, problems, what):
             if int(entry) in seen or len(seen) >= LIST_LIMIT:
                 problems.append("The list of %s goes round in itself after %d entries." % (what, len(seen)))
                 return
+            following = entry["next"]
+            following.fetch_lazy()
             seen.add(int(entry))
-            entry["next"].fetch_lazy()
             yield entry.dereference()
-            entry = entry["next"]
+            entry = following
     except gdb.MemoryError:
         problems.append("The list of %s is broken after %d entries." % (what, len(seen)))
 
@@ -297,7 +298,7 @@ def by_stack(natives, listed):
 
 
 def all_threads(problems):
-    natives = sorted(gdb.selected_inferior().threads(), key=lambda native: native.num)
+    natives = sorted(gdb.selected_inferior().threads(), key=lambda native: native.ptid[1])
     if not natives:
         raise Failure("No process to look at.")
     listed = list(follow(variable("all_threads"), problems, "threads"))

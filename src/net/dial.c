@@ -104,40 +104,38 @@ static bool dial_endpoint(const struct endpoint *endpoint, struct patience *pati
 }
 
 // The resolver's own bound, where it is the nearer one, says something else than that the target took too long.
-static bool resolve_within(const struct address *address, const struct dial_terms *terms, struct patience *patience,
-                           struct resolution *resolution, struct error *error)
+static bool resolve_first(struct resolving *resolving, const struct address *address, const struct dial_terms *terms,
+                          struct patience *patience, struct resolution *resolution, struct error *error)
 {
-    int64_t own = deadline_after(terms->resolve_timeout);
-    bool is_own = own < terms->deadline;
+    const struct resolving_terms bounds = {.preferred = terms->preferred, .resolve_timeout = terms->resolve_timeout};
     struct error why = ERROR_INIT;
-    if (resolve_preferring(address, terms->preferred, patience, is_own ? own : terms->deadline, resolution, &why))
+    if (resolving_begin(resolving, address, &bounds, terms->deadline, &why) &&
+        resolving_await(resolving, patience, resolution, &why))
         return true;
-    if (why.code == ERROR_TIMEOUT && is_own)
+    if (why.code == ERROR_TIMEOUT && resolving->deadline < terms->deadline)
         why.code = ERROR_RESOLVE;
     error_pass(error, &why);
     return false;
 }
 
-// Kept out of dial()'s own frame: the addresses take a page of stack, which every other connection would
-// touch too.
+// Kept out of dial()'s own frame: the addresses take stack, which every other connection would touch too. Answers that
+// come while the first addresses are tried join them.
 __attribute__((noinline)) static bool dial_name(const struct address *address, const struct dial_terms *terms,
                                                 struct patience *patience, struct dial_result *result,
                                                 struct error *error)
 {
+    struct resolving resolving;
     struct resolution resolution;
     int64_t start = clock_now();
-    bool resolved = resolve_within(address, terms, patience, &resolution, error);
+    bool good = resolve_first(&resolving, address, terms, patience, &resolution, error);
     result->resolve_time = clock_now() - start;
-    if (!resolved)
-        return false;
-    if (resolution.count == 1)
-        return dial_endpoint(&resolution.endpoints[0], patience, terms->deadline, result, error);
-    start = clock_now();
-    size_t last;
-    bool connected = dial_race(&resolution, terms->preferred, patience, terms->deadline, &result->fd, &last, error);
-    result->connect_time = clock_now() - start;
-    result->remote = resolution.endpoints[last];
-    return connected;
+    if (good) {
+        start = clock_now();
+        good = dial_race(&resolving, &resolution, terms, patience, result, error);
+        result->connect_time = clock_now() - start;
+    }
+    resolving_release(&resolving);
+    return good;
 }
 
 static bool dial_inherited(const struct address *address, struct dial_result *result, struct error *error)

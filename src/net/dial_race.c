@@ -71,171 +71,252 @@ void dial_set_wait_error(const struct endpoint *endpoint, enum patience_result r
         error_set_errno(error, os_errno, "connecting to %s: poll", text);
 }
 
-// The families take turns, or one comes before the other.
-static void interleave(const struct resolution *resolution, sa_family_t first, bool takes_turns,
-                       uint8_t order[RESOLVE_ADDRESSES_MAX])
+bool dial_order_next(const struct dial_order *order, const struct resolution *resolution, bool is_silent, int *family)
 {
-    size_t next[2] = {0, 0}; // the next candidate of the first family, and of any other
-    size_t taken = 0;
-    for (size_t turn = 0; taken < resolution->count;) {
-        size_t at = next[turn];
-        while (at < resolution->count && (resolution->endpoints[at].address.any.sa_family == first) != (turn == 0))
-            at++;
-        bool is_found = at < resolution->count;
-        if (is_found)
-            order[taken++] = (uint8_t)at;
-        next[turn] = at + 1;
-        if (takes_turns || !is_found)
-            turn ^= 1;
-    }
+    bool is_first = order->begun[RESOLVED_IPV4] + order->begun[RESOLVED_IPV6] == 0;
+    int wanted;
+    if (order->preferred != ADDRESS_ANY && !(is_silent && !is_first))
+        wanted = order->preferred == ADDRESS_IPV4 ? RESOLVED_IPV4 : RESOLVED_IPV6;
+    else
+        wanted = is_first ? resolution->first : 1 - order->last;
+    if (order->begun[wanted] == resolution->counts[wanted])
+        wanted = 1 - wanted;
+    if (order->begun[wanted] == resolution->counts[wanted])
+        return false;
+    *family = wanted;
+    return true;
 }
 
-void dial_race_order(const struct resolution *resolution, enum address_family preferred,
-                     uint8_t order[RESOLVE_ADDRESSES_MAX])
-{
-    if (resolution->count == 0)
-        return;
-    sa_family_t first = preferred == ADDRESS_IPV4   ? AF_INET
-                        : preferred == ADDRESS_IPV6 ? AF_INET6
-                                                    : resolution->endpoints[0].address.any.sa_family;
-    interleave(resolution, first, preferred == ADDRESS_ANY, order);
-}
+// Attempts under way at once. More addresses wait until one of these fails.
+#define RUNNING_MAX (PATIENCE_DESCRIPTORS_MAX - RESOLVING_DESCRIPTORS_MAX)
+// Out of descriptors or memory: the pause before the same address is tried again, and how often if nothing else runs.
+#define SHORTAGE_PAUSE (50 * NS_PER_MS)
+#define SHORTAGE_PAUSES_MAX 5
 
-_Static_assert(RESOLVE_ADDRESSES_MAX <= PATIENCE_DESCRIPTORS_MAX, "one poll takes every endpoint of a name");
-
-struct race {
-    const struct endpoint *endpoints;
-    uint8_t order[RESOLVE_ADDRESSES_MAX];
-    size_t count;
-    size_t started; // of `order`
-    size_t running;
-    struct pollfd sockets[PATIENCE_DESCRIPTORS_MAX];
-    uint8_t indices[PATIENCE_DESCRIPTORS_MAX]; // of the endpoint behind each socket
-    size_t failed;
-    size_t last_failed; // the endpoint's index
-    int last_errno;
+struct candidate {
+    uint8_t family, at;
 };
 
-static void note_failure(struct race *race, size_t index, int os_errno)
+struct race {
+    struct resolving *resolving;
+    struct resolution *resolution;
+    struct dial_order order;
+    bool is_silent; // the attempt begun last has not failed, nor has any since
+    int64_t next_start;
+    size_t running;
+    struct pollfd polled[PATIENCE_DESCRIPTORS_MAX]; // the sockets; while polling, the look-ups behind them
+    struct candidate candidates[RUNNING_MAX];       // behind each socket
+    size_t failed;
+    struct candidate last_failed;
+    int last_errno;
+    int shortage; // the errno that keeps the next address from being tried; 0: none
+    unsigned shortage_pauses;
+};
+
+static void endpoint_of(const struct race *race, struct candidate candidate, struct endpoint *endpoint)
 {
-    race->failed++;
-    race->last_failed = index;
-    race->last_errno = os_errno;
+    resolution_endpoint(race->resolution, candidate.family, candidate.at, race->resolving->address->port, endpoint);
 }
 
-// Starts the next endpoint that can be started; true if one was.
-static bool start_next(struct race *race)
+static bool find_next(const struct race *race, struct candidate *next)
 {
-    while (race->started < race->count) {
-        uint8_t index = race->order[race->started++];
-        int fd = dial_start(&race->endpoints[index]);
-        if (fd < 0) {
-            note_failure(race, index, errno);
-            continue; // it failed at once, so the next one needs no delay
+    int family;
+    if (race->running == RUNNING_MAX || !dial_order_next(&race->order, race->resolution, race->is_silent, &family))
+        return false;
+    *next = (struct candidate){.family = (uint8_t)family, .at = (uint8_t)race->order.begun[family]};
+    return true;
+}
+
+static void note_begun(struct race *race, struct candidate candidate)
+{
+    race->order.begun[candidate.family]++;
+    race->order.last = candidate.family;
+    race->shortage = 0;
+    race->shortage_pauses = 0;
+}
+
+static void note_failure(struct race *race, struct candidate candidate, int os_errno)
+{
+    race->failed++;
+    race->last_failed = candidate;
+    race->last_errno = os_errno;
+    race->is_silent = false;
+    race->next_start = 0; // the next one needs no delay
+}
+
+static bool is_shortage(int os_errno)
+{
+    enum error_code code = error_code_of_errno(os_errno);
+    return code == ERROR_NO_DESCRIPTORS || code == ERROR_NO_MEMORY;
+}
+
+// Starts the next address that can be started. A shortage of ours is no failure of the address: it stays the next one.
+static void start_next(struct race *race)
+{
+    struct candidate next;
+    while (find_next(race, &next)) {
+        struct endpoint endpoint;
+        endpoint_of(race, next, &endpoint);
+        int fd = dial_start(&endpoint);
+        if (fd < 0 && is_shortage(errno)) {
+            race->shortage = errno;
+            race->shortage_pauses++;
+            race->next_start = deadline_after(SHORTAGE_PAUSE);
+            return;
         }
-        race->sockets[race->running] = (struct pollfd){.fd = fd, .events = POLLOUT};
-        race->indices[race->running++] = index;
-        return true;
+        note_begun(race, next);
+        if (fd >= 0) {
+            race->polled[race->running] = (struct pollfd){.fd = fd, .events = POLLOUT};
+            race->candidates[race->running++] = next;
+            race->is_silent = true;
+            race->next_start = deadline_after(DIAL_ATTEMPT_DELAY);
+            return;
+        }
+        note_failure(race, next, errno);
     }
-    return false;
 }
 
 static void forget_socket(struct race *race, size_t at)
 {
     race->running--;
-    race->sockets[at] = race->sockets[race->running];
-    race->indices[at] = race->indices[race->running];
+    race->polled[at] = race->polled[race->running];
+    race->candidates[at] = race->candidates[race->running];
 }
 
 // Looks at the sockets that poll() found ready. True: one is connected, and no longer in the race.
-// `any_failed` tells whether another may start now.
-static bool find_winner(struct race *race, int *fd, size_t *winner, bool *any_failed)
+static bool find_winner(struct race *race, struct dial_result *result)
 {
-    *any_failed = false;
     for (size_t i = 0; i < race->running;) {
-        int candidate = race->sockets[i].fd;
-        size_t index = race->indices[i];
-        if (race->sockets[i].revents == 0) {
+        int fd = race->polled[i].fd;
+        struct candidate candidate = race->candidates[i];
+        if (race->polled[i].revents == 0) {
             i++;
             continue;
         }
-        int reason = dial_finish(candidate, &race->endpoints[index]);
+        struct endpoint endpoint;
+        endpoint_of(race, candidate, &endpoint);
+        int reason = dial_finish(fd, &endpoint);
         forget_socket(race, i);
         if (reason == 0) {
-            *fd = candidate;
-            *winner = index;
+            result->fd = fd;
+            result->remote = endpoint;
             return true;
         }
-        (void)close(candidate);
-        note_failure(race, index, reason);
-        *any_failed = true;
+        (void)close(fd);
+        note_failure(race, candidate, reason);
     }
     return false;
 }
 
-static void set_all_failed(const struct race *race, struct error *error)
+// With no attempt running: whether there is anything to wait for, and until when.
+static bool may_go_on(const struct race *race, int64_t *until)
 {
-    struct error last = ERROR_INIT;
-    dial_set_error(&race->endpoints[race->last_failed], race->last_errno, &last);
-    if (race->count > 1 && error != NULL && error->code == ERROR_NONE) {
-        error_set(error, last.code, "all %zu addresses failed, the last: %s", race->count, last.text);
-        error->os_errno = last.os_errno;
-    } else {
-        error_pass(error, &last);
+    if (race->shortage != 0) {
+        // Where nothing has been begun yet, who asked may as well try again later.
+        *until = race->next_start;
+        return race->failed > 0 && race->shortage_pauses <= SHORTAGE_PAUSES_MAX;
     }
+    *until = resolving_worth_until(race->resolving);
+    return deadline_left(*until) > 0;
 }
 
-// `latest`: the index of the endpoint that is named.
-static void set_race_wait_error(const struct race *race, size_t latest, enum patience_result result, int os_errno,
-                                struct error *error)
+static void pass_with_errno(const struct error *text, int os_errno, struct error *error)
 {
-    struct error why = ERROR_INIT;
-    dial_set_wait_error(&race->endpoints[latest], result, os_errno, &why);
-    if (race->count > 1 && result == PATIENCE_DEADLINE)
-        error_set(error, why.code,
-                  "%zu of %zu addresses tried, %zu failed, none connected in time, nor did the last: %s", race->started,
-                  race->count, race->failed, why.text);
-    else
-        error_pass(error, &why);
+    struct error whole = *text;
+    whole.os_errno = os_errno;
+    error_pass(error, &whole);
 }
 
-static bool run_race(struct race *race, struct patience *patience, int64_t deadline, int *fd, size_t *last,
+// No attempt is running, and none will be.
+static void set_stopped(const struct race *race, struct dial_result *result, struct error *error)
+{
+    struct error last = ERROR_INIT, text = ERROR_INIT;
+    struct candidate candidate = race->last_failed;
+    size_t count = resolution_count(race->resolution);
+    if (race->shortage != 0)
+        (void)find_next(race, &candidate);
+    endpoint_of(race, candidate, &result->remote);
+    dial_set_error(&result->remote, race->shortage != 0 ? race->shortage : race->last_errno, &last);
+    if (race->shortage != 0 && race->failed > 0)
+        error_set(&text, last.code, "%zu of %zu addresses failed, and then: %s", race->failed, count, last.text);
+    else if (race->shortage == 0 && resolving_worth_until(race->resolving) != 0)
+        error_set(&text, last.code, "%s; no answer in time about its other IP family", last.text);
+    else if (race->shortage == 0 && count > 1)
+        error_set(&text, last.code, "all %zu addresses failed, the last: %s", count, last.text);
+    else
+        text = last;
+    pass_with_errno(&text, last.os_errno, error);
+}
+
+// The wait ended without a winner; the attempt begun last of those that run is named.
+static void set_race_wait_error(const struct race *race, enum patience_result waited, int os_errno,
+                                struct dial_result *result, struct error *error)
+{
+    struct error why = ERROR_INIT, text = ERROR_INIT;
+    size_t count = resolution_count(race->resolution);
+    endpoint_of(race, race->running > 0 ? race->candidates[race->running - 1] : race->last_failed, &result->remote);
+    dial_set_wait_error(&result->remote, waited, os_errno, &why);
+    if (count > 1 && waited == PATIENCE_DEADLINE)
+        error_set(&text, why.code,
+                  "%zu of %zu addresses tried, %zu failed, none connected in time, nor did the last: %s",
+                  race->failed + race->running, count, race->failed, why.text);
+    else
+        text = why;
+    pass_with_errno(&text, why.os_errno, error);
+}
+
+static int64_t sooner(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static enum patience_result wait_for_news(struct race *race, struct patience *patience, int64_t until)
+{
+    struct candidate next;
+    if (find_next(race, &next))
+        until = sooner(until, race->next_start);
+    size_t look_ups = resolving_descriptors(race->resolving, &race->polled[race->running]);
+    return patience_poll(patience, race->polled, race->running + look_ups, until);
+}
+
+static bool run_race(struct race *race, struct patience *patience, int64_t deadline, struct dial_result *result,
                      struct error *error)
 {
-    int64_t next_start = 0;
     for (;;) {
-        if ((race->running == 0 || clock_now() >= next_start) && start_next(race))
-            next_start = clock_now() + DIAL_ATTEMPT_DELAY;
+        int64_t until = sooner(resolving_advance(race->resolving, race->resolution), deadline), worth;
+        if (clock_now() >= race->next_start)
+            start_next(race);
         if (race->running == 0) {
-            set_all_failed(race, error);
-            *last = race->last_failed;
+            if (!may_go_on(race, &worth)) {
+                set_stopped(race, result, error);
+                return false;
+            }
+            until = sooner(until, worth);
+        }
+        enum patience_result waited = wait_for_news(race, patience, until);
+        int os_errno = errno;
+        if (waited == PATIENCE_READY && find_winner(race, result))
+            return true;
+        bool is_late = waited == PATIENCE_DEADLINE && deadline_left(deadline) == 0;
+        if (is_late && race->running == 0) {
+            set_stopped(race, result, error);
             return false;
         }
-        int64_t until = race->started < race->count && next_start < deadline ? next_start : deadline;
-        enum patience_result result = patience_poll(patience, race->sockets, race->running, until);
-        bool any_failed = false;
-        if (result == PATIENCE_READY && find_winner(race, fd, last, &any_failed))
-            return true;
-        if (any_failed)
-            next_start = 0;
-        if (result == PATIENCE_GONE || result == PATIENCE_FAILED ||
-            (result == PATIENCE_DEADLINE && deadline_left(deadline) == 0)) {
-            *last = race->indices[race->running - 1];
-            set_race_wait_error(race, *last, result, errno, error);
+        if (is_late || waited == PATIENCE_GONE || waited == PATIENCE_FAILED) {
+            set_race_wait_error(race, waited, os_errno, result, error);
             return false;
         }
     }
 }
 
-bool dial_race(const struct resolution *resolution, enum address_family preferred, struct patience *patience,
-               int64_t deadline, int *fd, size_t *last, struct error *error)
+bool dial_race(struct resolving *resolving, struct resolution *resolution, const struct dial_terms *terms,
+               struct patience *patience, struct dial_result *result, struct error *error)
 {
-    struct race race = {.endpoints = resolution->endpoints, .count = resolution->count};
-    dial_race_order(resolution, preferred, race.order);
-    bool won = run_race(&race, patience, deadline, fd, last, error);
+    struct race race = {.resolving = resolving, .resolution = resolution, .order = {.preferred = terms->preferred}};
+    bool won = run_race(&race, patience, terms->deadline, result, error);
     for (size_t i = 0; i < race.running; i++)
-        (void)close(race.sockets[i].fd);
+        (void)close(race.polled[i].fd);
     if (won)
-        socket_set_blocking(*fd, true);
+        socket_set_blocking(result->fd, true);
     return won;
 }

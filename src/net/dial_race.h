@@ -1,4 +1,4 @@
-// Racing the endpoints of one name, the inside of dial(). Any thread; blocks.
+// Racing the addresses of one name, the inside of dial(). Any thread; blocks.
 
 #ifndef BITFLOW_NET_DIAL_RACE_H
 #define BITFLOW_NET_DIAL_RACE_H
@@ -9,19 +9,28 @@
 
 #include "bitflow/base/error.h"
 #include "bitflow/net/address.h"
+#include "bitflow/net/dial.h"
 #include "bitflow/net/patience.h"
 #include "bitflow/net/resolve.h"
 
-// Puts the order of connecting into `order`. Within a family the resolver's order stays. Without a preferred family
-// they take turns, the first endpoint's first (RFC 8305, 4, with a First Address Family Count of 1); else all of the
-// preferred one come before the others.
-void dial_race_order(const struct resolution *resolution, enum address_family preferred,
-                     uint8_t order[RESOLVE_ADDRESSES_MAX]);
+// Which address is next. Within a family the resolver's order stays. The families take turns (RFC 8305, 4, with a First
+// Address Family Count of 1); where one is preferred, the other has its turn only when the preferred one's latest does
+// not answer: what has failed has cost no time.
+struct dial_order {
+    enum address_family preferred;
+    size_t begun[RESOLVED_FAMILIES]; // of each family
+    int last;                        // the family begun last
+};
 
-// Connects to one of the endpoints, of which there is at least one. On success `fd` is connected, blocking and
-// close-on-exec. `last` is set in any case: to the index of the endpoint that won, or of the one the error names.
-bool dial_race(const struct resolution *resolution, enum address_family preferred, struct patience *patience,
-               int64_t deadline, int *fd, size_t *last, struct error *error);
+// Tells the next address and leaves `order` as it is; addresses may have been added since the last time. `is_silent`:
+// the one begun last has not failed. False: there is none.
+bool dial_order_next(const struct dial_order *order, const struct resolution *resolution, bool is_silent, int *family);
+
+// Connects to one of the addresses, of which there is at least one, or one that `resolving` adds meanwhile. On success
+// `result` has the socket, connected, blocking and close-on-exec. The endpoint is set in any case: the one that won, or
+// the one that the error names.
+bool dial_race(struct resolving *resolving, struct resolution *resolution, const struct dial_terms *terms,
+               struct patience *patience, struct dial_result *result, struct error *error);
 
 // A non-blocking connect to `endpoint`. Returns the socket, connected or connecting, or -1 with errno.
 int dial_start(const struct endpoint *endpoint);

@@ -87,18 +87,23 @@ static bool resolve_listener(const struct address *address, struct resolution *r
 static bool open_tcp(struct listener *listener, struct error *error)
 {
     struct resolution resolution;
+    struct endpoint any;
+    if (listener->address.host[0] == '\0' && listener->address.family == ADDRESS_ANY)
+        return endpoint_of_address(&listener->address, &any) && open_wildcard(listener, &any, error);
     if (!resolve_listener(&listener->address, &resolution, error))
         return false;
-    if (listener->address.host[0] == '\0' && listener->address.family == ADDRESS_ANY)
-        return open_wildcard(listener, &resolution.endpoints[0], error);
-    if (resolution.count > LISTENER_SOCKETS_MAX) {
+    if (resolution_count(&resolution) > LISTENER_SOCKETS_MAX) {
         error_set(error, ERROR_INVALID, "cannot listen on %s: it has %zu addresses, the limit is %d",
-                  listener->address.host, resolution.count, LISTENER_SOCKETS_MAX);
+                  listener->address.host, resolution_count(&resolution), LISTENER_SOCKETS_MAX);
         return false;
     }
-    for (size_t i = 0; i < resolution.count; i++)
-        if (!add_tcp(listener, &resolution.endpoints[i], true, error))
-            return false;
+    struct endpoint endpoint;
+    for (int family = 0; family < RESOLVED_FAMILIES; family++)
+        for (size_t i = 0; i < resolution.counts[family]; i++) {
+            resolution_endpoint(&resolution, family, i, listener->address.port, &endpoint);
+            if (!add_tcp(listener, &endpoint, true, error))
+                return false;
+        }
     return true;
 }
 
@@ -112,6 +117,7 @@ static bool open_unix(struct listener *listener, struct error *error)
         return false;
     }
     listener->sockets[listener->socket_count++] = fd;
+    listener->is_local = true;
     if (!listener->address.is_abstract) {
         struct unix_file file;
         if (!unix_file_listen(fd, listener->address.path, BACKLOG, &file, error))
@@ -127,6 +133,13 @@ static bool open_unix(struct listener *listener, struct error *error)
     return true;
 }
 
+static bool is_unix(int fd)
+{
+    int domain = AF_UNSPEC;
+    socklen_t size = sizeof domain;
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX;
+}
+
 static bool open_inherited(struct listener *listener, struct error *error)
 {
     int fd;
@@ -134,6 +147,7 @@ static bool open_inherited(struct listener *listener, struct error *error)
         return false;
     listener->is_inherited = true;
     listener->is_connected = !inherited_is_listening(fd);
+    listener->is_local = is_unix(fd);
     struct endpoint peer;
     if (listener->is_connected && !socket_peer(fd, &peer)) {
         error_set(error, ERROR_INVALID, "cannot listen on fd://%d: it neither listens nor is connected", fd);

@@ -1,252 +1,244 @@
 #include "bitflow/net/resolve.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <sys/queue.h>
-#include <unistd.h>
 
 #include "bitflow/base/clock.h"
-#include "bitflow/base/mutex.h"
-#include "bitflow/base/thread.h"
+#include "bitflow/base/compiler.h"
+#include "resolve_lookup.h"
 
-// One look-up of one name, shared by everyone who asks for it meanwhile. It is in `lookups` from the first asker's
-// coming until it is answered, in the order of asking: with a thread at it, or queued until one is free. Whoever
-// has the last reference frees it: each asker has one, and the queue or the thread has one.
-struct lookup {
-    TAILQ_ENTRY(lookup) link GUARDED;
-    unsigned references GUARDED; // by `lock`, as all that is GUARDED
-    bool is_queued GUARDED;
-    bool is_done GUARDED;     // from then on the answer is only read
-    int done_event;           // an eventfd that nobody reads: once written, it wakes every asker's poll()
-    struct address wanted;    // its port means nothing
-    struct resolution answer; // without ports
-    struct error error;       // ERROR_NONE: it worked
-};
-
-static struct mutex lock = MUTEX_INIT;
-static struct thread_pool *pool GUARDED_BY(lock); // made at the first look-up; lives as long as the process
-static TAILQ_HEAD(lookup_list, lookup) lookups GUARDED_BY(lock) = TAILQ_HEAD_INITIALIZER(lookups);
-static unsigned busy_threads GUARDED_BY(lock);
-
-static struct thread_pool *get_pool(struct error *error) EXCLUDES(lock)
+static int64_t sooner(int64_t a, int64_t b)
 {
-    static const struct thread_pool_options options = {
-        .parked_name = "resolver",
-        .stack_size = (size_t)256 * 1024, // name service modules are other people's code
-        .max_threads = 0,                 // `busy_threads` bounds them
-        .max_parked = 8,
-        .idle_time = 30 * NS_PER_S,
-    };
-    mutex_lock(&lock);
-    if (pool == NULL)
-        pool = thread_pool_create(&options, error);
-    struct thread_pool *got = pool;
-    mutex_unlock(&lock);
-    return got;
+    return a < b ? a : b;
 }
 
-static bool endpoint_of_addrinfo(const struct addrinfo *found, struct endpoint *endpoint)
+// Resolutions.
+
+size_t resolution_count(const struct resolution *resolution)
 {
-    *endpoint = (struct endpoint){.length = found->ai_addrlen};
-    if (found->ai_family == AF_INET && found->ai_addrlen == sizeof(struct sockaddr_in)) {
-        struct sockaddr_in inet;
-        memcpy(&inet, found->ai_addr, sizeof inet);
-        inet.sin_port = 0;
+    return resolution->counts[RESOLVED_IPV4] + resolution->counts[RESOLVED_IPV6];
+}
+
+void resolution_endpoint(const struct resolution *resolution, int family, size_t at, uint16_t port,
+                         struct endpoint *endpoint)
+{
+    if (family == RESOLVED_IPV4) {
+        struct sockaddr_in inet = resolution->ipv4[at];
+        inet.sin_port = htons(port);
+        *endpoint = (struct endpoint){.length = sizeof inet};
         memcpy(&endpoint->address, &inet, sizeof inet);
-        return true;
-    }
-    if (found->ai_family == AF_INET6 && found->ai_addrlen == sizeof(struct sockaddr_in6)) {
-        struct sockaddr_in6 inet;
-        memcpy(&inet, found->ai_addr, sizeof inet);
-        inet.sin6_port = 0;
+    } else {
+        struct sockaddr_in6 inet = resolution->ipv6[at];
+        inet.sin6_port = htons(port);
+        *endpoint = (struct endpoint){.length = sizeof inet};
         memcpy(&endpoint->address, &inet, sizeof inet);
-        return true;
     }
+}
+
+static void add_ipv4(struct resolution *resolution, const struct sockaddr_in *inet)
+{
+    size_t count = resolution->counts[RESOLVED_IPV4];
+    for (size_t i = 0; i < count; i++)
+        if (resolution->ipv4[i].sin_addr.s_addr == inet->sin_addr.s_addr)
+            return;
+    if (count < RESOLVE_ADDRESSES_MAX)
+        resolution->ipv4[resolution->counts[RESOLVED_IPV4]++] = *inet;
+}
+
+static void add_ipv6(struct resolution *resolution, const struct sockaddr_in6 *inet)
+{
+    size_t count = resolution->counts[RESOLVED_IPV6];
+    for (size_t i = 0; i < count; i++)
+        if (memcmp(&resolution->ipv6[i].sin6_addr, &inet->sin6_addr, sizeof inet->sin6_addr) == 0 &&
+            resolution->ipv6[i].sin6_scope_id == inet->sin6_scope_id)
+            return;
+    if (count < RESOLVE_ADDRESSES_MAX)
+        resolution->ipv6[resolution->counts[RESOLVED_IPV6]++] = *inet;
+}
+
+void resolution_add(struct resolution *resolution, const struct resolution *more)
+{
+    for (size_t i = 0; i < more->counts[RESOLVED_IPV4]; i++)
+        add_ipv4(resolution, &more->ipv4[i]);
+    for (size_t i = 0; i < more->counts[RESOLVED_IPV6]; i++)
+        add_ipv6(resolution, &more->ipv6[i]);
+}
+
+static void clear(struct resolution *resolution)
+{
+    resolution->first = RESOLVED_IPV6;
+    resolution->counts[RESOLVED_IPV4] = resolution->counts[RESOLVED_IPV6] = 0;
+}
+
+// The look-ups of one asker.
+
+static bool ask(struct question *question, const char *host, enum address_family family, struct error *error)
+{
+    question->lookup = lookup_join(host, family, error);
+    question->state = question->lookup != NULL ? QUESTION_PENDING : QUESTION_FAILED;
+    return question->lookup != NULL;
+}
+
+static bool is_pending(const struct question *question)
+{
+    return question->state == QUESTION_PENDING;
+}
+
+bool resolving_begin(struct resolving *resolving, const struct address *address, const struct resolving_terms *terms,
+                     int64_t deadline, struct error *error)
+{
+    bool is_preferred = terms->preferred != ADDRESS_ANY;
+    int64_t own = deadline_after(terms->resolve_timeout);
+    *resolving = (struct resolving){
+        .address = address,
+        .first = terms->preferred == ADDRESS_IPV4 ? RESOLVED_IPV4 : RESOLVED_IPV6,
+        .deadline = sooner(own, deadline),
+        .delay = is_preferred ? RESOLVE_PREFERRED_DELAY : RESOLVE_DELAY,
+        .hold_until = is_preferred && own != DEADLINE_NONE ? own : 0,
+        .retry_from = deadline_after(RESOLVE_DELAY),
+    };
+    if (deadline_left(resolving->deadline) > 0)
+        return ask(&resolving->whole, address->host, address->family, error);
+    error_set(error, ERROR_TIMEOUT, "cannot resolve %s: no time is left", address->host);
     return false;
 }
 
-static void add_endpoint(struct resolution *answer, const struct addrinfo *found)
+// Nothing more will come, or nothing new.
+static bool is_over(const struct resolving *resolving)
 {
-    struct endpoint endpoint;
-    if (answer->count == RESOLVE_ADDRESSES_MAX || !endpoint_of_addrinfo(found, &endpoint))
+    const struct question *families = resolving->families;
+    bool are_pending = is_pending(&families[RESOLVED_IPV4]) || is_pending(&families[RESOLVED_IPV6]);
+    bool has_any =
+        families[RESOLVED_IPV4].state == QUESTION_ANSWERED || families[RESOLVED_IPV6].state == QUESTION_ANSWERED;
+    return resolving->whole.state == QUESTION_ANSWERED || (!are_pending && (has_any || !is_pending(&resolving->whole)));
+}
+
+// The better family has not said yet whether it has addresses.
+static bool is_awaited(const struct resolving *resolving)
+{
+    const struct question *better = &resolving->families[resolving->first];
+    return !is_over(resolving) && better->state != QUESTION_FAILED && better->state != QUESTION_ANSWERED;
+}
+
+// The other family has come. The better one has as long as that took, and then `delay`: where it was asked for long
+// before, by others, that is over already.
+static int64_t hold_until(const struct resolving *resolving, int64_t now)
+{
+    const struct question *better = &resolving->families[resolving->first];
+    const struct question *other = &resolving->families[1 - resolving->first];
+    int64_t better_begun = better->lookup != NULL ? lookup_begun(better->lookup) : 0;
+    int64_t other_begun = other->lookup != NULL ? lookup_begun(other->lookup) : 0;
+    if (better_begun == 0 || other_begun == 0)
+        return now + resolving->delay;
+    return better_begun + (now - other_begun) + resolving->delay;
+}
+
+static void take_answer(struct question *question, struct resolution *resolution)
+{
+    const struct resolution *answer;
+    const struct error *error;
+    if (!is_pending(question) || !lookup_is_done(question->lookup, &answer, &error))
         return;
-    for (size_t i = 0; i < answer->count; i++)
-        if (endpoint_equal(&answer->endpoints[i], &endpoint))
-            return; // /etc/hosts may name an address twice
-    answer->endpoints[answer->count++] = endpoint;
-}
-
-static void set_resolver_error(const struct address *address, int result, int os_errno, struct error *error)
-{
-    if (result == EAI_SYSTEM)
-        error_set_errno(error, os_errno, "cannot resolve %s", address->host);
-    else
-        error_set(error, result == EAI_MEMORY ? ERROR_NO_MEMORY : ERROR_RESOLVE, "cannot resolve %s: %s", address->host,
-                  gai_strerror(result));
-}
-
-// No AI_ADDRCONFIG: it hides ::1 and 127.0.0.1 from machines that have no other address of that family.
-static void look_up(const struct address *address, struct resolution *answer, struct error *error)
-{
-    static const int families[] = {[ADDRESS_ANY] = AF_UNSPEC, [ADDRESS_IPV4] = AF_INET, [ADDRESS_IPV6] = AF_INET6};
-    struct addrinfo hints = {.ai_family = families[address->family], .ai_socktype = SOCK_STREAM};
-    struct addrinfo *found = NULL;
-    int result = getaddrinfo(address->host, NULL, &hints, &found);
-    if (result != 0) {
-        set_resolver_error(address, result, errno, error);
+    question->state = error->code == ERROR_NONE ? QUESTION_ANSWERED : QUESTION_FAILED;
+    if (question->state == QUESTION_FAILED)
         return;
-    }
-    for (const struct addrinfo *at = found; at != NULL; at = at->ai_next)
-        add_endpoint(answer, at);
-    freeaddrinfo(found);
-    if (answer->count == 0)
-        error_set(error, ERROR_RESOLVE, "cannot resolve %s: it has no IP address", address->host);
+    resolution->first = answer->first;
+    resolution_add(resolution, answer);
 }
 
-// Gives a reference back. A queued look-up that nobody waits for any more is not done at all.
-static void drop(struct lookup *lookup) EXCLUDES(lock)
+// The system knows best which family comes first; where it has not said so, it is the better one.
+static void take_answers(struct resolving *resolving, struct resolution *resolution)
 {
-    mutex_lock(&lock);
-    lookup->references--;
-    if (lookup->is_queued && lookup->references == 1) {
-        TAILQ_REMOVE(&lookups, lookup, link);
-        lookup->references = 0;
-    }
-    bool is_last = lookup->references == 0;
-    mutex_unlock(&lock);
-    if (!is_last)
-        return;
-    (void)close(lookup->done_event);
-    free(lookup);
+    take_answer(&resolving->families[1 - resolving->first], resolution);
+    take_answer(&resolving->families[resolving->first], resolution);
+    take_answer(&resolving->whole, resolution);
 }
 
-// Hands the answer to everyone who waits for it; who asks from now on asks anew.
-static void finish(struct lookup *lookup) EXCLUDES(lock)
+// Looks the families up apart once the look-up of both has had its time. Returns when that is. What cannot be asked is
+// left to the look-up of both.
+static int64_t split(struct resolving *resolving)
 {
-    mutex_lock(&lock);
-    TAILQ_REMOVE(&lookups, lookup, link);
-    lookup->is_done = true;
-    mutex_unlock(&lock);
-    uint64_t one = 1;
-    ssize_t written = write(lookup->done_event, &one, sizeof one);
-    (void)written; // cannot fail: the counter is far from full
-    drop(lookup);
+    bool is_choice = resolving->address->family == ADDRESS_ANY;
+    if (!is_choice || resolving->families[RESOLVED_IPV6].state != QUESTION_UNASKED)
+        return DEADLINE_NONE;
+    int64_t now = clock_now(), begun = lookup_begun(resolving->whole.lookup);
+    if (begun == 0)
+        return now + LOOKUP_RETRY; // it waits for a thread, which these would only wait for, too
+    if (now < begun + RESOLVE_SPLIT)
+        return begun + RESOLVE_SPLIT;
+    const char *host = resolving->address->host;
+    (void)ask(&resolving->families[RESOLVED_IPV6], host, ADDRESS_IPV6, NULL);
+    (void)ask(&resolving->families[RESOLVED_IPV4], host, ADDRESS_IPV4, NULL);
+    resolving->retry_from = now + RESOLVE_DELAY;
+    return DEADLINE_NONE;
 }
 
-// What a thread that has finished a look-up does next: the one queued longest. NULL: none, the thread is free.
-static struct lookup *next_queued(void) EXCLUDES(lock)
+// A look-up that has been under way for long, begun by others perhaps, may have lost its packets. Where one family is
+// answered, though, it is more likely that the other never is: to ask again would only take threads. Returns when to
+// call it again.
+static int64_t retry(struct resolving *resolving, const struct resolution *resolution)
 {
-    mutex_lock(&lock);
-    struct lookup *next;
-    TAILQ_FOREACH(next, &lookups, link)
-    if (next->is_queued)
-        break;
-    if (next != NULL)
-        next->is_queued = false;
-    else
-        busy_threads--;
-    mutex_unlock(&lock);
+    int64_t next = DEADLINE_NONE;
+    if (resolution_count(resolution) > 0)
+        return DEADLINE_NONE;
+    if (clock_now() < resolving->retry_from)
+        return resolving->retry_from;
+    struct question *questions[] = {&resolving->whole, &resolving->families[RESOLVED_IPV4],
+                                    &resolving->families[RESOLVED_IPV6]};
+    for (size_t i = 0; i < ARRAY_LENGTH(questions); i++)
+        if (is_pending(questions[i]))
+            next = sooner(next, lookup_retry(questions[i]->lookup));
     return next;
 }
 
-static void run_lookups(void *argument)
+int64_t resolving_advance(struct resolving *resolving, struct resolution *resolution)
 {
-    thread_set_name("resolve");
-    for (struct lookup *lookup = argument; lookup != NULL; lookup = next_queued()) {
-        look_up(&lookup->wanted, &lookup->answer, &lookup->error);
-        finish(lookup);
+    take_answers(resolving, resolution);
+    if (is_over(resolving))
+        return DEADLINE_NONE;
+    int64_t next = split(resolving);
+    return sooner(next, retry(resolving, resolution));
+}
+
+size_t resolving_descriptors(const struct resolving *resolving, struct pollfd *descriptors)
+{
+    const struct question *questions[] = {&resolving->whole, &resolving->families[RESOLVED_IPV4],
+                                          &resolving->families[RESOLVED_IPV6]};
+    size_t count = 0;
+    if (is_over(resolving))
+        return 0;
+    for (size_t i = 0; i < ARRAY_LENGTH(questions); i++)
+        if (is_pending(questions[i]))
+            descriptors[count++] = (struct pollfd){.fd = lookup_descriptor(questions[i]->lookup), .events = POLLIN};
+    return count;
+}
+
+int64_t resolving_worth_until(const struct resolving *resolving)
+{
+    int64_t until = 0;
+    if (is_over(resolving))
+        return 0;
+    const struct question *questions[] = {&resolving->whole, &resolving->families[RESOLVED_IPV4],
+                                          &resolving->families[RESOLVED_IPV6]};
+    for (size_t i = 0; i < ARRAY_LENGTH(questions); i++) {
+        int64_t begun = is_pending(questions[i]) ? lookup_begun(questions[i]->lookup) : 0;
+        if (begun + RESOLVE_LATE > until)
+            until = begun + RESOLVE_LATE;
     }
+    return sooner(until, resolving->deadline);
 }
 
-// Starts a thread, which is counted as busy already. Where there is none to be had, that is the answer; those queued
-// are tried too, as it may be that no other thread is left to take them.
-static void start_thread(struct lookup *lookup) EXCLUDES(lock)
+void resolving_release(struct resolving *resolving)
 {
-    for (; lookup != NULL; lookup = next_queued()) {
-        struct error error = ERROR_INIT;
-        struct thread_pool *threads = get_pool(&error);
-        if (threads != NULL && thread_pool_run(threads, run_lookups, lookup, &error))
-            return;
-        error_set(&lookup->error, error.code, "cannot resolve %s: %s", lookup->wanted.host, error.text);
-        lookup->error.os_errno = error.os_errno;
-        finish(lookup);
-    }
+    lookup_drop(&resolving->whole.lookup);
+    lookup_drop(&resolving->families[RESOLVED_IPV4].lookup);
+    lookup_drop(&resolving->families[RESOLVED_IPV6].lookup);
 }
 
-static struct lookup *find(const struct address *wanted) REQUIRES(lock)
+static void set_late_error(const char *host, struct lookup *lookup, struct error *error)
 {
-    struct lookup *lookup;
-    TAILQ_FOREACH(lookup, &lookups, link)
-    if (lookup->wanted.family == wanted->family && strcmp(lookup->wanted.host, wanted->host) == 0)
-        break;
-    return lookup;
-}
-
-// A new look-up, in the list, with the reference of the queue or the thread. It is queued if every thread is busy;
-// otherwise the caller shall start one. Made under the lock, so that two askers never make the same.
-static struct lookup *add(const struct address *wanted, struct error *error) REQUIRES(lock)
-{
-    struct lookup *lookup = calloc(1, sizeof *lookup);
-    if (lookup == NULL) {
-        error_set_errno(error, ENOMEM, "cannot resolve %s", wanted->host);
-        return NULL;
-    }
-    lookup->done_event = eventfd(0, EFD_CLOEXEC);
-    if (lookup->done_event < 0) {
-        error_set_errno(error, errno, "cannot resolve %s", wanted->host);
-        free(lookup);
-        return NULL;
-    }
-    lookup->wanted = *wanted;
-    lookup->references = 1;
-    lookup->is_queued = busy_threads == RESOLVE_THREADS_MAX;
-    if (!lookup->is_queued)
-        busy_threads++;
-    TAILQ_INSERT_TAIL(&lookups, lookup, link);
-    return lookup;
-}
-
-// The look-up of this name that is under way, else a new one; with a reference for the caller.
-static struct lookup *join(const struct address *wanted, struct error *error) EXCLUDES(lock)
-{
-    mutex_lock(&lock);
-    struct lookup *lookup = find(wanted);
-    bool is_new = lookup == NULL;
-    if (is_new)
-        lookup = add(wanted, error);
-    if (lookup != NULL)
-        lookup->references++;
-    bool needs_thread = lookup != NULL && is_new && !lookup->is_queued;
-    mutex_unlock(&lock);
-    if (needs_thread)
-        start_thread(lookup);
-    return lookup;
-}
-
-static bool is_queued(struct lookup *lookup) EXCLUDES(lock)
-{
-    mutex_lock(&lock);
-    bool queued = lookup->is_queued;
-    mutex_unlock(&lock);
-    return queued;
-}
-
-static bool is_done(struct lookup *lookup) EXCLUDES(lock)
-{
-    mutex_lock(&lock);
-    bool done = lookup->is_done;
-    mutex_unlock(&lock);
-    return done;
-}
-
-static void set_late_error(struct lookup *lookup, struct error *error)
-{
-    const char *host = lookup->wanted.host;
-    if (is_queued(lookup))
+    if (lookup_begun(lookup) == 0)
         error_set(error, ERROR_TIMEOUT,
                   "cannot resolve %s: waited for the resolver, all %d of its threads are busy with other names", host,
                   RESOLVE_THREADS_MAX);
@@ -254,168 +246,122 @@ static void set_late_error(struct lookup *lookup, struct error *error)
         error_set(error, ERROR_TIMEOUT, "cannot resolve %s: no answer in time", host);
 }
 
-static void set_wait_error(struct lookup *lookup, enum patience_result result, int os_errno, struct error *error)
+static void set_wait_error(const char *host, struct lookup *lookup, enum patience_result result, int os_errno,
+                           struct error *error)
 {
-    const char *host = lookup->wanted.host;
     if (result == PATIENCE_DEADLINE)
-        set_late_error(lookup, error);
+        set_late_error(host, lookup, error);
     else if (result == PATIENCE_GONE)
         error_set(error, ERROR_CANCELLED, "cannot resolve %s: the client has gone", host);
     else
         error_set_errno(error, os_errno, "cannot resolve %s: poll", host);
 }
 
-_Static_assert(offsetof(struct sockaddr_in, sin_port) == offsetof(struct sockaddr_in6, sin6_port), "one set_port()");
-
-static void set_port(struct endpoint *endpoint, uint16_t port)
+// Why there is no address. The look-up of both families can tell best.
+static void set_failure(const struct resolving *resolving, struct error *error)
 {
-    const in_port_t in_network_order = htons(port);
-    memcpy((char *)&endpoint->address + offsetof(struct sockaddr_in, sin_port), &in_network_order,
-           sizeof in_network_order);
+    const struct resolution *answer;
+    const struct error *why;
+    const struct question *questions[] = {&resolving->whole, &resolving->families[resolving->first],
+                                          &resolving->families[1 - resolving->first]};
+    for (size_t i = 0; i < ARRAY_LENGTH(questions); i++)
+        if (questions[i]->lookup != NULL && lookup_is_done(questions[i]->lookup, &answer, &why))
+            error_pass(error, why);
 }
 
-static void append(struct resolution *resolution, const struct resolution *answer, uint16_t port)
+static bool may_begin(struct resolving *resolving, const struct resolution *resolution, int64_t now)
 {
-    for (size_t i = 0; i < answer->count && resolution->count < RESOLVE_ADDRESSES_MAX; i++) {
-        resolution->endpoints[resolution->count] = answer->endpoints[i];
-        set_port(&resolution->endpoints[resolution->count++], port);
+    if (resolution_count(resolution) == 0)
+        return false;
+    if (resolution->counts[resolving->first] > 0 || !is_awaited(resolving))
+        return true;
+    if (resolving->hold_until == 0)
+        resolving->hold_until = hold_until(resolving, now);
+    return now >= resolving->hold_until;
+}
+
+bool resolving_await(struct resolving *resolving, struct patience *patience, struct resolution *resolution,
+                     struct error *error)
+{
+    clear(resolution);
+    for (;;) {
+        int64_t next = resolving_advance(resolving, resolution);
+        if (may_begin(resolving, resolution, clock_now()))
+            return true;
+        if (is_over(resolving)) {
+            set_failure(resolving, error);
+            return false;
+        }
+        if (resolution_count(resolution) > 0)
+            next = sooner(next, resolving->hold_until);
+        struct pollfd descriptors[RESOLVING_DESCRIPTORS_MAX];
+        size_t count = resolving_descriptors(resolving, descriptors);
+        enum patience_result result = patience_poll(patience, descriptors, count, sooner(next, resolving->deadline));
+        bool is_late = result == PATIENCE_DEADLINE && deadline_left(resolving->deadline) == 0;
+        if (is_late && resolution_count(resolution) > 0)
+            return true;
+        if (is_late || result == PATIENCE_GONE || result == PATIENCE_FAILED) {
+            set_wait_error(resolving->address->host, resolving->whole.lookup, result, errno, error);
+            return false;
+        }
     }
 }
 
-static bool has_time(const struct address *address, int64_t deadline, struct error *error)
-{
-    if (deadline_left(deadline) > 0)
-        return true;
-    error_set(error, ERROR_TIMEOUT, "cannot resolve %s: no time is left", address->host);
-    return false;
-}
+// Waiting for all of the answer.
 
 static bool resolve_name(const struct address *address, struct patience *patience, int64_t deadline,
                          struct resolution *resolution, struct error *error)
 {
-    struct lookup *lookup = has_time(address, deadline, error) ? join(address, error) : NULL;
+    struct lookup *lookup = lookup_join(address->host, address->family, error);
     if (lookup == NULL)
         return false;
-    struct pollfd done = {.fd = lookup->done_event, .events = POLLIN};
+    const struct resolution *answer;
+    const struct error *why;
+    struct pollfd done = {.fd = lookup_descriptor(lookup), .events = POLLIN};
     enum patience_result result = patience_poll(patience, &done, 1, deadline);
-    bool answered = result == PATIENCE_READY && is_done(lookup);
-    bool good = answered && lookup->error.code == ERROR_NONE;
-    if (good) {
-        resolution->count = 0;
-        append(resolution, &lookup->answer, address->port);
-    } else if (answered) {
-        error_pass(error, &lookup->error);
-    } else {
-        set_wait_error(lookup, result, errno, error);
-    }
-    drop(lookup);
-    return good;
-}
-
-// Both families of a name; the preferred one is the first.
-struct families {
-    struct lookup *lookups[2];
-    bool are_done[2];
-};
-
-static bool has_addresses(const struct families *families, size_t which)
-{
-    return families->are_done[which] && families->lookups[which]->error.code == ERROR_NONE;
-}
-
-static void note_done(struct families *families)
-{
-    for (size_t i = 0; i < 2; i++)
-        families->are_done[i] = families->are_done[i] || is_done(families->lookups[i]);
-}
-
-// Waits until both are answered, or as long as the one that is not may take.
-static enum patience_result await_families(struct families *families, struct patience *patience, int64_t deadline)
-{
-    int64_t until = deadline;
-    bool is_delay = false;
-    while (!families->are_done[0] || !families->are_done[1]) {
-        struct pollfd done[2];
-        for (size_t i = 0; i < 2; i++)
-            done[i] =
-                (struct pollfd){.fd = families->are_done[i] ? -1 : families->lookups[i]->done_event, .events = POLLIN};
-        enum patience_result result = patience_poll(patience, done, 2, until);
-        if (result != PATIENCE_READY)
-            return result;
-        note_done(families);
-        if (has_addresses(families, 0) && !is_delay) {
-            int64_t delayed = deadline_after(RESOLVE_DELAY);
-            until = delayed < deadline ? delayed : deadline;
-            is_delay = true;
-        }
-    }
-    return PATIENCE_READY;
-}
-
-static bool take_answers(struct families *families, enum patience_result result, int os_errno, uint16_t port,
-                         struct resolution *resolution, struct error *error)
-{
-    bool is_over = result == PATIENCE_READY || result == PATIENCE_DEADLINE;
-    if (is_over && (has_addresses(families, 0) || has_addresses(families, 1))) {
-        resolution->count = 0;
-        for (size_t i = 0; i < 2; i++)
-            if (has_addresses(families, i))
-                append(resolution, &families->lookups[i]->answer, port);
-        return true;
-    }
-    if (is_over && families->are_done[0] && families->are_done[1])
-        error_pass(error, &families->lookups[0]->error);
+    bool is_done = result == PATIENCE_READY && lookup_is_done(lookup, &answer, &why);
+    bool is_good = is_done && why->code == ERROR_NONE;
+    if (is_good)
+        *resolution = *answer;
+    else if (is_done)
+        error_pass(error, why);
     else
-        set_wait_error(families->lookups[families->are_done[0] ? 1 : 0], result, os_errno, error);
-    return false;
+        set_wait_error(address->host, lookup, result, errno, error);
+    lookup_drop(&lookup);
+    return is_good;
 }
 
-static bool begin_families(const struct address *address, enum address_family preferred, struct families *families,
-                           struct error *error)
+static bool resolve_literal(const struct address *address, struct resolution *resolution, struct error *error)
 {
-    struct address wanted = *address;
-    wanted.family = preferred;
-    families->lookups[0] = join(&wanted, error);
-    if (families->lookups[0] == NULL)
+    struct endpoint endpoint;
+    if (!endpoint_of_address(address, &endpoint)) {
+        error_set(error, ERROR_RESOLVE, "cannot resolve %s: there is no such network interface", address->host);
         return false;
-    wanted.family = preferred == ADDRESS_IPV4 ? ADDRESS_IPV6 : ADDRESS_IPV4;
-    families->lookups[1] = join(&wanted, error);
-    if (families->lookups[1] == NULL)
-        drop(families->lookups[0]);
-    return families->lookups[1] != NULL;
-}
-
-bool resolve_preferring(const struct address *address, enum address_family preferred, struct patience *patience,
-                        int64_t deadline, struct resolution *resolution, struct error *error)
-{
-    bool is_choice = address->kind == ADDRESS_TCP && !address->is_literal && address->family == ADDRESS_ANY;
-    if (!is_choice || preferred == ADDRESS_ANY)
-        return resolve(address, patience, deadline, resolution, error);
-    struct families families = {.are_done = {false}};
-    if (!has_time(address, deadline, error) || !begin_families(address, preferred, &families, error))
-        return false;
-    enum patience_result result = await_families(&families, patience, deadline);
-    bool good = take_answers(&families, result, errno, address->port, resolution, error);
-    drop(families.lookups[0]);
-    drop(families.lookups[1]);
-    return good;
+    }
+    clear(resolution);
+    if (endpoint.address.any.sa_family == AF_INET) {
+        memcpy(&resolution->ipv4[0], &endpoint.address, sizeof resolution->ipv4[0]);
+        resolution->first = RESOLVED_IPV4;
+    } else {
+        memcpy(&resolution->ipv6[0], &endpoint.address, sizeof resolution->ipv6[0]);
+        resolution->first = RESOLVED_IPV6;
+    }
+    resolution->counts[resolution->first] = 1;
+    return true;
 }
 
 bool resolve(const struct address *address, struct patience *patience, int64_t deadline, struct resolution *resolution,
              struct error *error)
 {
-    if (address->kind == ADDRESS_TCP && !address->is_literal)
-        return resolve_name(address, patience, deadline, resolution, error);
-    struct endpoint endpoint;
-    if (address->kind == ADDRESS_FD) {
-        error_set(error, ERROR_INVALID, "an inherited descriptor has no address");
+    if (address->kind != ADDRESS_TCP) {
+        error_set(error, ERROR_INVALID, "only names and IP addresses are resolved");
         return false;
     }
-    if (!endpoint_of_address(address, &endpoint)) {
-        error_set(error, ERROR_RESOLVE, "cannot resolve %s: there is no such network interface", address->host);
+    if (address->is_literal)
+        return resolve_literal(address, resolution, error);
+    if (deadline_left(deadline) == 0) {
+        error_set(error, ERROR_TIMEOUT, "cannot resolve %s: no time is left", address->host);
         return false;
     }
-    resolution->count = 1;
-    resolution->endpoints[0] = endpoint;
-    return true;
+    return resolve_name(address, patience, deadline, resolution, error);
 }

@@ -51,7 +51,7 @@ static bool is_eligible(const struct choice *choice, size_t index)
     const struct target_state *state = balancer->states[index];
     if (balancer->tried != NULL && balancer->tried[index])
         return false;
-    if (atomic_load_explicit(&state->active, memory_order_relaxed) > choice->active_most)
+    if (atomic_load_explicit(&state->place->active, memory_order_relaxed) > choice->active_most)
         return false;
     const struct health_rule rule = rule_of(balancer, index);
     return choice->is_last_resort || health_judge(&state->health, &rule, choice->now) != HEALTH_OUT;
@@ -86,7 +86,7 @@ static uint64_t fewest_connections(const struct choice *choice)
 {
     uint64_t fewest = UINT64_MAX;
     for (size_t i = 0; i < choice->balancer->target_count; i++) {
-        uint64_t active = atomic_load_explicit(&choice->balancer->states[i]->active, memory_order_relaxed);
+        uint64_t active = atomic_load_explicit(&choice->balancer->states[i]->place->active, memory_order_relaxed);
         if (is_eligible(choice, i) && active < fewest)
             fewest = active;
     }

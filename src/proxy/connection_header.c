@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bitflow/base/compiler.h"
 #include "bitflow/net/socket.h"
 #include "bitflow/proxy/header_end.h"
 
@@ -41,6 +42,24 @@ static struct proxy_header_text text_of(const char *text)
     return (struct proxy_header_text){.bytes = (const uint8_t *)text, .length = strlen(text)};
 }
 
+// OpenSSL's name for a cipher suite, which is what the specification shows and what receivers expect. TLS 1.3's have
+// one name only.
+static const char *openssl_name(const char *iana)
+{
+    static const char *const names[][2] = {
+        {"TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "ECDHE-ECDSA-AES128-GCM-SHA256"},
+        {"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "ECDHE-RSA-AES128-GCM-SHA256"},
+        {"TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "ECDHE-ECDSA-AES256-GCM-SHA384"},
+        {"TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", "ECDHE-RSA-AES256-GCM-SHA384"},
+        {"TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"},
+        {"TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", "ECDHE-RSA-CHACHA20-POLY1305"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(names); i++)
+        if (strcmp(names[i][0], iana) == 0)
+            return names[i][1];
+    return iana;
+}
+
 // What this proxy knows of a client's TLS by itself, rather than by somebody else's declaration.
 static void describe_tls(const struct tls_facts *facts, struct proxy_header *header)
 {
@@ -51,7 +70,7 @@ static void describe_tls(const struct tls_facts *facts, struct proxy_header *hea
         .has_certificate = has_certificate,
         .verify_result = has_certificate ? 0 : 1,
         .version = text_of(facts->version == TLS_1_3 ? "TLSv1.3" : "TLSv1.2"),
-        .cipher = text_of(facts->cipher),
+        .cipher = text_of(openssl_name(facts->cipher)),
         .common_name = text_of(facts->peer_common_name),
     };
 }

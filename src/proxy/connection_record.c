@@ -290,7 +290,7 @@ void connection_begin_records(struct connection *connection)
 void connection_reject(uint64_t id, struct generation *generation, const struct client *client,
                        enum close_reason reason, const char *error_text)
 {
-    enum log_level level = LOG_WARN;
+    enum log_level level = close_reason_is_error(reason) ? LOG_ERROR : LOG_WARN;
     connection_count_rejected(generation, reason);
     if (generation->log == NULL && !log_enabled(level))
         return;

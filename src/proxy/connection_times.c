@@ -4,12 +4,16 @@
 
 #include "connection_parts.h"
 
+// At least 1: what was come to is told from what was not, however coarse the clock is.
+static int64_t between(int64_t begin, int64_t end)
+{
+    return end > begin ? end - begin : 1;
+}
+
 // From one point to the next that was reached; `now` if none was yet.
 static int64_t lasted(int64_t begin, int64_t end, int64_t now)
 {
-    if (begin == 0)
-        return 0;
-    return (end != 0 ? end : now) - begin;
+    return begin == 0 ? 0 : between(begin, end != 0 ? end : now);
 }
 
 static int64_t first_of(int64_t one, int64_t other)
@@ -26,7 +30,7 @@ void connection_times_of(const struct connection *connection, int64_t now, struc
         .admit = lasted(connection->served, first_of(connection->admitted, ended), now),
         .dial = lasted(connection->admitted, first_of(connection->relay_start, ended), now),
         .relay = lasted(connection->relay_start, ended, now),
-        .first_byte = first_byte == 0 ? 0 : first_byte - connection->relay_start,
+        .first_byte = first_byte == 0 ? 0 : between(connection->relay_start, first_byte),
         .total = lasted(connection->start, ended, now),
     };
 }

@@ -91,14 +91,14 @@ static bool connect_target(struct egress *egress, const struct egress_plan *plan
 void egress_leave(struct egress *egress)
 {
     if (egress->state != NULL)
-        atomic_fetch_sub_explicit(&egress->state->active, 1, memory_order_relaxed);
+        atomic_fetch_sub_explicit(&egress->state->place->active, 1, memory_order_relaxed);
     egress->state = NULL;
 }
 
 static void enter_target(struct egress *egress, struct target_state *state)
 {
     egress_leave(egress);
-    atomic_fetch_add_explicit(&state->active, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&state->place->active, 1, memory_order_relaxed);
     egress->state = state;
 }
 

@@ -53,7 +53,7 @@ struct generation *generation_create(struct proxy *proxy, const struct config *c
         error_set_errno(error, ENOMEM, "cannot configure the proxy %s", settings->name);
         return NULL;
     }
-    generation->targets = target_list_hold(&proxy->targets, settings->targets, settings->target_count, error);
+    generation->targets = target_list_hold(&proxy->targets, settings, credentials->targets, error);
     if (generation->targets != NULL)
         generation->metrics = target_metrics_hold(proxy->metrics, settings->targets, settings->target_count, error);
     bool is_complete = generation->metrics != NULL;

@@ -4,10 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bitflow/base/hash.h"
+
 void target_list_init(struct target_list *list)
 {
     mutex_init(&list->lock);
     mutex_lock(&list->lock);
+    SLIST_INIT(&list->places);
     LIST_INIT(&list->states);
     mutex_unlock(&list->lock);
 }
@@ -17,40 +20,92 @@ void target_list_release(struct target_list *list)
     mutex_release(&list->lock);
 }
 
-static struct target_state *create(const struct target_config *target)
+// A password in the SOCKS5 server's address goes in, too, and is kept nowhere.
+static uint64_t way_to(const struct proxy_config *settings, const struct target_config *target,
+                       const struct tls_context *tls)
 {
-    struct target_state *state = calloc(1, sizeof *state);
-    char *name = strdup(target->name);
-    if (state == NULL || name == NULL) {
-        free(state);
-        free(name);
-        return NULL;
-    }
-    state->name = name;
-    state->address = target->address;
-    return state;
+    uint64_t hash = hash_text(hash_begin(), target->socks_proxy);
+    hash = hash_number(hash, tls == NULL ? 0 : tls_context_fingerprint(tls));
+    return hash_number(hash, settings->enable_proxy_header ? 1 + (uint64_t)settings->proxy_header_version : 0);
 }
 
-static struct target_state *find(struct target_list *list, const struct target_config *target) REQUIRES(list->lock)
+static struct target_place *find_place(struct target_list *list, const struct target_config *target)
+    REQUIRES(list->lock)
+{
+    struct target_place *place;
+    SLIST_FOREACH(place, &list->places, link)
+    if (strcmp(place->name, target->name) == 0 && address_equal(&place->address, &target->address))
+        break;
+    return place;
+}
+
+static struct target_place *hold_place(struct target_list *list, const struct target_config *target)
+    REQUIRES(list->lock)
+{
+    struct target_place *place = find_place(list, target);
+    if (place == NULL) {
+        place = calloc(1, sizeof *place);
+        char *name = strdup(target->name);
+        if (place == NULL || name == NULL) {
+            free(place);
+            free(name);
+            return NULL;
+        }
+        place->name = name;
+        place->address = target->address;
+        SLIST_INSERT_HEAD(&list->places, place, link);
+    }
+    place->references++;
+    return place;
+}
+
+static void drop_place(struct target_list *list, struct target_place *place) REQUIRES(list->lock)
+{
+    if (--place->references > 0)
+        return;
+    SLIST_REMOVE(&list->places, place, target_place, link);
+    free(place->name);
+    free(place);
+}
+
+static struct target_state *find_state(struct target_list *list, const struct target_place *place, uint64_t way)
+    REQUIRES(list->lock)
 {
     struct target_state *state;
     LIST_FOREACH(state, &list->states, link)
-    if (strcmp(state->name, target->name) == 0 && address_equal(&state->address, &target->address))
+    if (state->place == place && state->way == way)
         break;
     return state;
 }
 
-static struct target_state *hold(struct target_list *list, const struct target_config *target) EXCLUDES(list->lock)
+static struct target_state *hold_state(struct target_list *list, const struct target_config *target, uint64_t way)
+    REQUIRES(list->lock)
+{
+    struct target_place *place = hold_place(list, target);
+    if (place == NULL)
+        return NULL;
+    struct target_state *state = find_state(list, place, way);
+    if (state != NULL) {
+        drop_place(list, place); // the state has a reference to it already
+    } else {
+        state = calloc(1, sizeof *state);
+        if (state == NULL) {
+            drop_place(list, place);
+            return NULL;
+        }
+        state->place = place;
+        state->way = way;
+        LIST_INSERT_HEAD(&list->states, state, link);
+    }
+    state->references++;
+    return state;
+}
+
+static struct target_state *hold(struct target_list *list, const struct target_config *target, uint64_t way)
+    EXCLUDES(list->lock)
 {
     mutex_lock(&list->lock);
-    struct target_state *state = find(list, target);
-    if (state == NULL) {
-        state = create(target);
-        if (state != NULL)
-            LIST_INSERT_HEAD(&list->states, state, link);
-    }
-    if (state != NULL)
-        state->references++;
+    struct target_state *state = hold_state(list, target, way);
     mutex_unlock(&list->lock);
     return state;
 }
@@ -58,30 +113,29 @@ static struct target_state *hold(struct target_list *list, const struct target_c
 static void drop(struct target_list *list, struct target_state *state) EXCLUDES(list->lock)
 {
     mutex_lock(&list->lock);
-    bool is_last = --state->references == 0;
-    if (is_last)
+    if (--state->references == 0) {
         LIST_REMOVE(state, link);
+        drop_place(list, state->place);
+        free(state);
+    }
     mutex_unlock(&list->lock);
-    if (!is_last)
-        return;
-    free(state->name);
-    free(state);
 }
 
-struct target_state **target_list_hold(struct target_list *list, const struct target_config *targets, size_t count,
-                                       struct error *error)
+struct target_state **target_list_hold(struct target_list *list, const struct proxy_config *settings,
+                                       struct tls_context *const *tls, struct error *error)
 {
-    struct target_state **states = calloc(count, sizeof(struct target_state *));
+    struct target_state **states = calloc(settings->target_count, sizeof(struct target_state *));
     size_t held = 0;
-    while (states != NULL && held < count) {
-        states[held] = hold(list, &targets[held]);
+    while (states != NULL && held < settings->target_count) {
+        const struct target_config *target = &settings->targets[held];
+        states[held] = hold(list, target, way_to(settings, target, tls[held]));
         if (states[held] == NULL)
             target_list_drop(list, &states, held);
         else
             held++;
     }
     if (states == NULL)
-        error_set_errno(error, ENOMEM, "cannot watch %zu targets", count);
+        error_set_errno(error, ENOMEM, "cannot watch %zu targets", settings->target_count);
     return states;
 }
 

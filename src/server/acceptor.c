@@ -422,6 +422,11 @@ bool acceptor_is_intact(const struct acceptor *acceptor)
     return listener_is_intact(&acceptor->listener);
 }
 
+bool acceptor_is_local(const struct acceptor *acceptor)
+{
+    return acceptor->listener.is_local;
+}
+
 bool acceptor_is_connected(const struct acceptor *acceptor)
 {
     return acceptor->listener.is_connected;

@@ -59,6 +59,21 @@ static struct acceptor *open_acceptor(struct doors *doors, struct generation *ge
     return acceptor;
 }
 
+// The configuration cannot know it of an inherited socket: lists of addresses that no client could ever be on.
+static bool check_sources(const struct listener_config *settings, const struct acceptor *acceptor, struct error *error)
+{
+    const char *key = settings->authorized_source_count > 0       ? "authorized_sources"
+                      : settings->proxy_protocol_source_count > 0 ? "proxy_protocol_sources"
+                                                                  : NULL;
+    if (key == NULL || !acceptor_is_local(acceptor))
+        return true;
+    char address[ADDRESS_TEXT_SIZE];
+    address_format(&settings->address, address);
+    error_set(error, ERROR_INVALID,
+              "%s is a Unix socket, whose clients have no IP address: %s cannot let any of them in", address, key);
+    return false;
+}
+
 static bool plan_door(struct doors *doors, const struct config *config, struct credentials *credentials,
                       struct planned_door *plan, size_t index, struct error *error)
 {
@@ -80,7 +95,7 @@ static bool plan_door(struct doors *doors, const struct config *config, struct c
         door->acceptor = open_acceptor(doors, door->generation, error);
         door->is_new = door->acceptor != NULL;
     }
-    return door->acceptor != NULL;
+    return door->acceptor != NULL && check_sources(&settings->listener, door->acceptor, error);
 }
 
 static void abandon_plan(struct planned_door *plan, size_t count)

@@ -10,10 +10,12 @@
 #include "bitflow/base/log.h"
 #include "bitflow/base/thread.h"
 #include "bitflow/config/config_load.h"
+#include "bitflow/config/warnings.h"
 #include "bitflow/proxy/connection.h"
 #include "bitflow/proxy/proxy.h"
 #include "bitflow/proxy/relay.h"
 #include "bitflow/server/doors.h"
+#include "bitflow/server/error_reports.h"
 #include "bitflow/server/metrics_report.h"
 #include "debugger.h"
 
@@ -141,15 +143,24 @@ static void log_warning(void *argument, const char *name, const char *file, cons
     log_warn(&context, text, "file", file, NULL);
 }
 
+static void log_config_warning(void *argument, const char *line)
+{
+    (void)argument;
+    log_warn(NULL, "configuration warning", "warning", line, NULL);
+}
+
 // Puts both in force, and takes them over. False: nothing has changed.
 static bool change(struct server *server, const struct config *config, struct credentials *credentials,
                    struct error *error)
 {
     size_t proxy_count = config->proxy_count;
+    config_warn(server->path, config, log_config_warning, NULL);
     credentials_warn(credentials, config, log_warning, NULL);
-    bool changed = metrics_report_prepare(&server->metrics, config, error) &&
+    bool changed = metrics_report_prepare(&server->metrics, config, error) && error_reports_prepare(config, error) &&
                    doors_change(&server->doors, config, credentials, error);
     credentials_free(&credentials, proxy_count);
+    if (changed)
+        error_reports_configure(config);
     config_drop(changed ? &server->config : &config);
     if (changed)
         server->config = config;
@@ -176,6 +187,8 @@ static void reload(struct server *server)
     config_problems_init(&problems);
     const struct config *config = config_load(server->path, &problems);
     struct credentials *credentials = config != NULL ? credentials_load(server->path, config, &problems) : NULL;
+    if (config != NULL && !error_reports_check(server->path, config, &problems))
+        credentials_free(&credentials, config->proxy_count);
     if (credentials == NULL) {
         log_problems(&problems);
         log_error(NULL, "reload failed, the old configuration stays in force", "file", server->path, NULL);
@@ -266,21 +279,25 @@ bool server_run(const char *path, const struct config *config, struct credential
     log_set_descriptor(STDERR_FILENO);
     log_set_repeats_notice(send_notice);
     set_up_log(config);
-    if (!create_engine(&server.engine, error)) {
+    if (!error_reports_prepare(config, error) || !create_engine(&server.engine, error)) {
         credentials_free(&credentials, config->proxy_count);
         config_drop(&config);
         return false;
     }
+    error_reports_configure(config); // the lines from here on are known to it
     metrics_report_init(&server.metrics, &server.engine);
     doors_init(&server.doors, &server.engine, send_notice);
     debugger_set_process(&server.engine, &server.doors);
     if (!change(&server, config, credentials, error)) {
+        log_error(NULL, "cannot start", "error", error->text, NULL);
+        error_reports_end();
         metrics_report_release(&server.metrics);
         destroy_engine(&server.engine);
         return false;
     }
     bool was_told_to_end = serve(&server);
     shut_down(&server);
+    error_reports_end();
     if (was_told_to_end || !server.has_failed)
         return true;
     error_set(error, ERROR_SYSTEM, "all listeners failed");

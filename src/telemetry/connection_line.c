@@ -1,11 +1,10 @@
-// A record of the connection log as JSON. Written without a tree of objects between: that took more time than all else
-// that a record costs.
+// A record of the connection log as JSON.
 
 #include <stdlib.h>
 
 #include "bitflow/base/clock.h"
-#include "bitflow/base/json_writer.h"
 #include "bitflow/telemetry/connection_log.h"
+#include "json_builder.h"
 
 static const char *name_of_event(enum connection_event event)
 {
@@ -16,175 +15,179 @@ static const char *name_of_event(enum connection_event event)
     return names[event];
 }
 
-static void write_header(struct json_writer *writer, const struct connection_header *header)
+static void set_text(struct json_builder *builder, const char *key, const char *value)
 {
-    if (header == NULL) {
-        json_put_null(writer, "proxy_header");
-        return;
-    }
-    json_put_begin(writer, "proxy_header");
-    json_put_count(writer, "version", header->version);
-    json_put_bool(writer, "local", header->is_local);
-    json_put_text(writer, "peer", header->peer);
-    json_put_text(writer, "authority", header->authority);
-    json_put_text(writer, "unique_id", header->unique_id);
-    json_put_end(writer);
+    json_builder_set(builder, key, json_builder_text(value));
 }
 
-static void write_target(struct json_writer *writer, const struct connection_record *record)
+static void set_count(struct json_builder *builder, const char *key, uint64_t value)
 {
-    if (record->target_name == NULL) {
-        json_put_null(writer, "target");
-        return;
-    }
-    json_put_begin(writer, "target");
-    json_put_text(writer, "name", record->target_name);
-    json_put_text(writer, "address", record->target_address);
-    json_put_text(writer, "via", record->via);
-    json_put_end(writer);
+    json_builder_set(builder, key, json_integer((json_int_t)value));
 }
 
-static void write_tls(struct json_writer *writer, const char *key, const struct connection_tls *tls)
+static void set_milliseconds(struct json_builder *builder, const char *key, int64_t ns)
 {
-    if (tls == NULL) {
-        json_put_null(writer, key);
-        return;
-    }
-    json_put_begin(writer, key);
-    json_put_text(writer, "version", tls->version);
-    json_put_text(writer, "cipher", tls->cipher);
-    json_put_text(writer, "server_name", tls->server_name);
-    json_put_text(writer, "protocol", tls->protocol);
-    json_put_milliseconds(writer, "handshake_ms", tls->handshake_time);
-    json_put_text(writer, "peer_subject", tls->peer_subject);
-    json_put_text(writer, "peer_names", tls->peer_names);
-    json_put_text(writer, "peer_fingerprint", tls->peer_fingerprint);
-    json_put_end(writer);
+    json_builder_set(builder, key, json_builder_milliseconds(ns));
 }
 
-static void write_known(struct json_writer *writer, const char *key, int64_t value)
+// A negative one is not known.
+static void set_known(struct json_builder *builder, const char *key, int64_t value)
 {
-    if (value < 0)
-        json_put_null(writer, key);
-    else
-        json_put_count(writer, key, (uint64_t)value);
+    json_builder_set(builder, key, value < 0 ? json_null() : json_integer(value));
 }
 
-static void write_known_time(struct json_writer *writer, const char *key, int64_t ns)
+static void set_known_time(struct json_builder *builder, const char *key, int64_t ns)
 {
-    if (ns < 0)
-        json_put_null(writer, key);
-    else
-        json_put_milliseconds(writer, key, ns);
+    json_builder_set(builder, key, ns < 0 ? json_null() : json_builder_milliseconds(ns));
 }
 
-static void write_tcp(struct json_writer *writer, const char *key, const struct tcp_facts *tcp)
+// None is as long as 0: the phase did not happen.
+static void set_phase(struct json_builder *builder, const char *key, int64_t ns)
 {
-    if (tcp == NULL) {
-        json_put_null(writer, key);
-        return;
-    }
-    json_put_begin(writer, key);
-    write_known_time(writer, "rtt_ms", tcp->rtt);
-    write_known_time(writer, "rttvar_ms", tcp->rttvar);
-    write_known_time(writer, "min_rtt_ms", tcp->min_rtt);
-    write_known(writer, "retransmits", tcp->retransmits);
-    write_known(writer, "lost", tcp->lost);
-    write_known(writer, "unacked", tcp->unacked);
-    write_known(writer, "unsent_bytes", tcp->unsent);
-    write_known(writer, "bytes_acked", tcp->bytes_acked);
-    write_known(writer, "bytes_received", tcp->bytes_received);
-    write_known(writer, "delivery_rate", tcp->delivery_rate);
-    json_put_end(writer);
+    set_known_time(builder, key, ns == 0 ? -1 : ns);
 }
 
-static void write_phase(struct json_writer *writer, const char *key, int64_t ns)
+static json_t *json_of_header(const struct connection_header *header)
 {
-    write_known_time(writer, key, ns == 0 ? -1 : ns);
+    if (header == NULL)
+        return json_null();
+    struct json_builder builder = json_builder_object();
+    set_count(&builder, "version", header->version);
+    json_builder_set(&builder, "local", json_boolean(header->is_local));
+    set_text(&builder, "peer", header->peer);
+    set_text(&builder, "authority", header->authority);
+    set_text(&builder, "unique_id", header->unique_id);
+    return json_builder_finish(&builder);
 }
 
-static void write_timings(struct json_writer *writer, const struct connection_timings *timings)
+static json_t *json_of_target(const struct connection_record *record)
 {
-    json_put_begin(writer, "timings");
-    write_phase(writer, "wait_ms", timings->wait);
-    write_phase(writer, "admit_ms", timings->admit);
-    write_phase(writer, "client_header_ms", timings->client_header);
-    write_phase(writer, "client_hello_ms", timings->client_hello);
-    write_phase(writer, "client_handshake_ms", timings->client_handshake);
-    write_phase(writer, "dial_ms", timings->dial);
-    write_phase(writer, "resolve_ms", timings->resolve);
-    write_phase(writer, "connect_ms", timings->connect);
-    write_phase(writer, "socks_ms", timings->socks);
-    write_phase(writer, "target_handshake_ms", timings->target_handshake);
-    write_phase(writer, "relay_ms", timings->relay);
-    write_phase(writer, "first_byte_ms", timings->first_byte);
-    json_put_end(writer);
+    if (record->target_name == NULL)
+        return json_null();
+    struct json_builder builder = json_builder_object();
+    set_text(&builder, "name", record->target_name);
+    set_text(&builder, "address", record->target_address);
+    set_text(&builder, "via", record->via);
+    return json_builder_finish(&builder);
 }
 
-static void write_times(struct json_writer *writer, const struct connection_record *record)
+static json_t *json_of_tls(const struct connection_tls *tls)
 {
-    char start[CLOCK_RFC3339_SIZE], time[CLOCK_RFC3339_SIZE];
+    if (tls == NULL)
+        return json_null();
+    struct json_builder builder = json_builder_object();
+    set_text(&builder, "version", tls->version);
+    set_text(&builder, "cipher", tls->cipher);
+    set_text(&builder, "server_name", tls->server_name);
+    set_text(&builder, "protocol", tls->protocol);
+    set_milliseconds(&builder, "handshake_ms", tls->handshake_time);
+    set_text(&builder, "peer_subject", tls->peer_subject);
+    set_text(&builder, "peer_names", tls->peer_names);
+    set_text(&builder, "peer_fingerprint", tls->peer_fingerprint);
+    return json_builder_finish(&builder);
+}
+
+static json_t *json_of_tcp(const struct tcp_facts *tcp)
+{
+    if (tcp == NULL)
+        return json_null();
+    struct json_builder builder = json_builder_object();
+    set_known_time(&builder, "rtt_ms", tcp->rtt);
+    set_known_time(&builder, "rttvar_ms", tcp->rttvar);
+    set_known_time(&builder, "min_rtt_ms", tcp->min_rtt);
+    set_known(&builder, "retransmits", tcp->retransmits);
+    set_known(&builder, "lost", tcp->lost);
+    set_known(&builder, "unacked", tcp->unacked);
+    set_known(&builder, "unsent_bytes", tcp->unsent);
+    set_known(&builder, "bytes_acked", tcp->bytes_acked);
+    set_known(&builder, "bytes_received", tcp->bytes_received);
+    set_known(&builder, "delivery_rate", tcp->delivery_rate);
+    return json_builder_finish(&builder);
+}
+
+static json_t *json_of_timings(const struct connection_timings *timings)
+{
+    struct json_builder builder = json_builder_object();
+    set_phase(&builder, "wait_ms", timings->wait);
+    set_phase(&builder, "admit_ms", timings->admit);
+    set_phase(&builder, "client_header_ms", timings->client_header);
+    set_phase(&builder, "client_hello_ms", timings->client_hello);
+    set_phase(&builder, "client_handshake_ms", timings->client_handshake);
+    set_phase(&builder, "dial_ms", timings->dial);
+    set_phase(&builder, "resolve_ms", timings->resolve);
+    set_phase(&builder, "connect_ms", timings->connect);
+    set_phase(&builder, "socks_ms", timings->socks);
+    set_phase(&builder, "target_handshake_ms", timings->target_handshake);
+    set_phase(&builder, "relay_ms", timings->relay);
+    set_phase(&builder, "first_byte_ms", timings->first_byte);
+    return json_builder_finish(&builder);
+}
+
+static void set_times(struct json_builder *builder, const struct connection_record *record)
+{
     bool has_ended = record->event == CONNECTION_ENDED || record->event == CONNECTION_REJECTED;
-    clock_format_rfc3339(record->start, start);
-    clock_format_rfc3339(record->time, time);
-    json_put_text(writer, "time", time);
-    json_put_text(writer, "start", start);
-    json_put_text(writer, "end", has_ended ? time : NULL);
+    json_builder_set(builder, "time", json_builder_time(record->time));
+    json_builder_set(builder, "start", json_builder_time(record->start));
+    json_builder_set(builder, "end", has_ended ? json_builder_time(record->time) : json_null());
 }
 
-static void write_record(struct json_writer *writer, const struct connection_record *record)
+// NULL: out of memory.
+static json_t *json_of_record(const struct connection_record *record)
 {
-    json_put_begin(writer, NULL);
-    json_put_text(writer, "event", name_of_event(record->event));
-    json_put_count(writer, "id", record->id);
-    json_put_text(writer, "proxy", record->proxy);
-    write_times(writer, record);
-    json_put_text(writer, "client", record->client);
-    json_put_text(writer, "local", record->local);
-    write_header(writer, record->proxy_header);
-    json_put_text(writer, "sni", record->sni);
-    write_tls(writer, "client_tls", record->client_tls);
-    write_target(writer, record);
-    write_tls(writer, "target_tls", record->target_tls);
-    json_put_count(writer, "attempts", record->attempts);
-    json_put_milliseconds(writer, "resolve_ms", record->timings.resolve);
-    json_put_milliseconds(writer, "connect_ms", record->timings.connect);
-    json_put_milliseconds(writer, "total_ms", record->total_time);
-    write_timings(writer, &record->timings);
-    json_put_count(writer, "bytes_from_client", record->bytes_from_client);
-    json_put_count(writer, "bytes_from_target", record->bytes_from_target);
-    write_tcp(writer, "client_tcp", record->client_tcp);
-    write_tcp(writer, "target_tcp", record->target_tcp);
-    json_put_text(writer, "phase", record->phase);
-    json_put_text(writer, "step", record->step);
-    json_put_text(writer, "reason", record->reason);
-    json_put_text(writer, "ended_by", record->ended_by);
-    json_put_text(writer, "error", record->error);
-    json_put_end(writer);
+    struct json_builder builder = json_builder_object();
+    set_text(&builder, "event", name_of_event(record->event));
+    set_count(&builder, "id", record->id);
+    set_text(&builder, "proxy", record->proxy);
+    set_times(&builder, record);
+    set_text(&builder, "client", record->client);
+    set_text(&builder, "local", record->local);
+    json_builder_set(&builder, "proxy_header", json_of_header(record->proxy_header));
+    set_text(&builder, "sni", record->sni);
+    json_builder_set(&builder, "client_tls", json_of_tls(record->client_tls));
+    json_builder_set(&builder, "target", json_of_target(record));
+    json_builder_set(&builder, "target_tls", json_of_tls(record->target_tls));
+    set_count(&builder, "attempts", record->attempts);
+    set_milliseconds(&builder, "resolve_ms", record->timings.resolve);
+    set_milliseconds(&builder, "connect_ms", record->timings.connect);
+    set_milliseconds(&builder, "total_ms", record->total_time);
+    json_builder_set(&builder, "timings", json_of_timings(&record->timings));
+    set_count(&builder, "bytes_from_client", record->bytes_from_client);
+    set_count(&builder, "bytes_from_target", record->bytes_from_target);
+    json_builder_set(&builder, "client_tcp", json_of_tcp(record->client_tcp));
+    json_builder_set(&builder, "target_tcp", json_of_tcp(record->target_tcp));
+    set_text(&builder, "phase", record->phase);
+    set_text(&builder, "step", record->step);
+    set_text(&builder, "reason", record->reason);
+    set_text(&builder, "ended_by", record->ended_by);
+    set_text(&builder, "error", record->error);
+    return json_builder_finish(&builder);
 }
 
-// `size`: of the buffer. Returns how much the object takes, between its newlines.
-static size_t render(const struct connection_record *record, char *buffer, size_t size)
+#define DUMP_FLAGS (JSON_COMPACT | JSON_REAL_PRECISION(15) | JSON_ENSURE_ASCII)
+
+// The object between its newlines. Where the room does not do, the text is allocated; NULL: out of memory.
+static void render(struct connection_line *line, const json_t *object)
 {
-    struct json_writer writer;
-    json_writer_init(&writer, buffer + 1, size - 2);
-    write_record(&writer, record);
-    if (json_writer_fits(&writer)) {
-        buffer[0] = '\n';
-        buffer[1 + writer.length] = '\n';
+    line->text = line->room;
+    size_t length = json_dumpb(object, line->room + 1, sizeof line->room - 2, DUMP_FLAGS);
+    if (length > sizeof line->room - 2) {
+        line->text = malloc(length + 2);
+        if (line->text == NULL)
+            return;
+        length = json_dumpb(object, line->text + 1, length, DUMP_FLAGS);
     }
-    return writer.length;
+    line->text[0] = '\n';
+    line->text[1 + length] = '\n';
+    line->length = length + 2;
 }
 
 void connection_line_init(struct connection_line *line, const struct connection_record *record)
 {
-    line->text = line->room;
-    line->length = render(record, line->room, sizeof line->room) + 2;
-    if (line->length <= sizeof line->room)
-        return;
-    line->text = malloc(line->length);
-    if (line->text != NULL)
-        (void)render(record, line->text, line->length);
+    json_t *object = json_of_record(record);
+    line->text = NULL;
+    if (object != NULL)
+        render(line, object);
+    json_decref(object);
 }
 
 void connection_line_release(struct connection_line *line)

@@ -9,6 +9,7 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/net/patience.h"
+#include "bitflow/net/resolve.h"
 
 #define LOOK_UP_INTERVAL (60 * NS_PER_S)
 #define LOOK_UP_RETRY (5 * NS_PER_S)       // after a failure
@@ -93,12 +94,31 @@ static bool probe(struct statsd_socket *socket)
     return os_errno == 0;
 }
 
-static bool is_among(const struct resolution *resolution, const struct endpoint *endpoint)
+static bool is_known(const struct statsd_socket *socket, const struct endpoint *endpoint)
 {
-    for (size_t i = 0; i < resolution->count; i++)
-        if (endpoint_equal(&resolution->endpoints[i], endpoint))
+    for (size_t i = 0; i < socket->count; i++)
+        if (endpoint_equal(&socket->endpoints[i], endpoint))
             return true;
     return false;
+}
+
+static void keep(struct statsd_socket *socket, const struct resolution *found)
+{
+    socket->count = 0;
+    for (int turn = 0; turn < RESOLVED_FAMILIES; turn++) {
+        int family = turn == 0 ? found->first : 1 - found->first;
+        for (size_t i = 0; i < found->counts[family] && socket->count < STATSD_ADDRESSES_MAX; i++)
+            resolution_endpoint(found, family, i, socket->address.port, &socket->endpoints[socket->count++]);
+    }
+}
+
+// False: it is a name.
+static bool take_literal(struct statsd_socket *socket)
+{
+    if (!endpoint_of_address(&socket->address, &socket->endpoints[0]))
+        return false;
+    socket->count = 1;
+    return true;
 }
 
 // The socket stays where the name still stands for its address.
@@ -112,10 +132,9 @@ static bool look_up(struct statsd_socket *socket, int64_t deadline, struct error
         return false;
     }
     struct endpoint peer = {.length = sizeof peer.address};
-    if (socket->fd >= 0 && !is_unix(socket) &&
-        (getpeername(socket->fd, &peer.address.any, &peer.length) != 0 || !is_among(&found, &peer)))
+    keep(socket, &found);
+    if (socket->fd >= 0 && (getpeername(socket->fd, &peer.address.any, &peer.length) != 0 || !is_known(socket, &peer)))
         statsd_socket_close(socket);
-    socket->resolution = found;
     socket->next = 0;
     socket->resolved = clock_now();
     return true;
@@ -124,26 +143,25 @@ static bool look_up(struct statsd_socket *socket, int64_t deadline, struct error
 // An answer that is too old is still better than none.
 static bool keep_looked_up(struct statsd_socket *socket, int64_t deadline, struct error *error)
 {
-    bool is_known = socket->resolution.count > 0;
-    bool is_fresh = is_known && (socket->address.is_literal || is_unix(socket) ||
-                                 clock_now() - socket->resolved < LOOK_UP_INTERVAL);
-    if (is_fresh)
+    if (take_literal(socket))
         return true;
-    if (clock_now() >= socket->look_up_after && look_up(socket, deadline, is_known ? NULL : error))
+    bool has_some = socket->count > 0;
+    if (has_some && clock_now() - socket->resolved < LOOK_UP_INTERVAL)
         return true;
-    if (!is_known)
+    if (clock_now() >= socket->look_up_after && look_up(socket, deadline, has_some ? NULL : error))
+        return true;
+    if (!has_some)
         error_set(error, ERROR_RESOLVE, "the name has not been found, and is looked up again in a moment");
-    return is_known;
+    return has_some;
 }
 
 // Each address in turn, from the one after the one that failed last.
 static bool find_receiver(struct statsd_socket *socket, struct error *error)
 {
-    const struct resolution *found = &socket->resolution;
     int os_errno = ECONNREFUSED;
-    for (size_t tried = 0; tried < found->count; tried++) {
+    for (size_t tried = 0; tried < socket->count; tried++) {
         if (socket->fd < 0) {
-            const struct endpoint *endpoint = &found->endpoints[socket->next++ % found->count];
+            const struct endpoint *endpoint = &socket->endpoints[socket->next++ % socket->count];
             if (!open_to(socket, endpoint)) {
                 os_errno = errno;
                 continue;
@@ -185,7 +203,7 @@ static bool wait_for_reader(struct statsd_socket *socket)
 // A receiver that was restarted has made its socket anew.
 static bool reopen(struct statsd_socket *socket)
 {
-    return is_unix(socket) && open_to(socket, &socket->resolution.endpoints[0]);
+    return is_unix(socket) && open_to(socket, &socket->endpoints[0]);
 }
 
 static enum statsd_outcome outcome_of(struct statsd_socket *socket, int os_errno)

@@ -19,6 +19,12 @@ const char *aead_provider(void)
     return backend->name;
 }
 
+void aead_prepare(void)
+{
+    if (backend->prepare != NULL)
+        backend->prepare();
+}
+
 struct aead *aead_create(enum aead_algorithm algorithm, const uint8_t *key, struct error *error)
 {
     return backend->create(algorithm, key, error);

@@ -12,11 +12,16 @@
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static EVP_CIPHER *ciphers[3];
 
+// At the process's end other threads may still be at work with it, or about to give back what is theirs of it: then it
+// must not clean up under their feet. It takes this only from whoever is the first to use it.
+static void libcrypto_prepare(void)
+{
+    (void)OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
+}
+
 static void fetch_ciphers(void)
 {
-    // At the process's end other threads may still be at work with it, or about to give back what is theirs of it: then
-    // it must not clean up under their feet.
-    (void)OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
+    libcrypto_prepare();
     ciphers[AEAD_AES_128_GCM] = EVP_CIPHER_fetch(NULL, "AES-128-GCM", NULL);
     ciphers[AEAD_AES_256_GCM] = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
     ciphers[AEAD_CHACHA20_POLY1305] = EVP_CIPHER_fetch(NULL, "ChaCha20-Poly1305", NULL);
@@ -99,6 +104,7 @@ static bool libcrypto_open(struct aead *aead, const uint8_t *nonce, const uint8_
 
 const struct aead_backend aead_libcrypto = {
     .name = "libcrypto",
+    .prepare = libcrypto_prepare,
     .create = libcrypto_create,
     .destroy = libcrypto_destroy,
     .seal = libcrypto_seal,

@@ -8,6 +8,8 @@
 #include <mbedtls/psa_util.h>
 #include <psa/crypto.h>
 
+#include "bitflow/base/hash.h"
+#include "bitflow/tls/aead.h"
 #include "tls_parts.h"
 #include "tls_pem.h"
 
@@ -15,6 +17,7 @@
 
 bool tls_init(struct error *error)
 {
+    aead_prepare();
     psa_status_t status = psa_crypto_init();
     if (status == PSA_SUCCESS)
         return true;
@@ -27,6 +30,14 @@ static bool out_of_memory(struct error *error)
 {
     error_set(error, ERROR_NO_MEMORY, "out of memory for a TLS context");
     return false;
+}
+
+static bool read_file(struct tls_context *context, const char *path, struct pem_text *text, struct error *error)
+{
+    if (!pem_text_read(path, text, error))
+        return false;
+    context->fingerprint = hash_bytes(context->fingerprint, text->bytes, text->length);
+    return true;
 }
 
 static bool copy_text(const char *from, char **to, struct error *error)
@@ -92,13 +103,14 @@ static bool load_pair(struct entry_loader *loader)
     struct error *error = loader->error;
     struct pem_text text = {.bytes = NULL};
     loader->key = "certificate";
-    bool is_good = pem_text_read(entry->certificate_path, &text, error) &&
+    bool is_good = read_file(loader->context, entry->certificate_path, &text, error) &&
                    pem_parse_certificates(entry->certificate_path, &text, &entry->chain, NULL, error);
     pem_text_release(&text);
     if (!is_good)
         return false;
     loader->key = "key";
-    is_good = pem_text_read(entry->key_path, &text, error) && pem_parse_key(entry->key_path, &text, &entry->key, error);
+    is_good = read_file(loader->context, entry->key_path, &text, error) &&
+              pem_parse_key(entry->key_path, &text, &entry->key, error);
     entry->others_may_read_key = text.others_may_read;
     pem_text_release(&text);
     if (!is_good || !check_pair(entry, error))
@@ -117,7 +129,7 @@ static bool load_authority(struct entry_loader *loader)
     const char *path = entry->authority_path;
     unsigned again;
     loader->key = "authority";
-    bool is_good = pem_text_read(path, &text, error) &&
+    bool is_good = read_file(context, path, &text, error) &&
                    pem_parse_certificates(path, &text, &entry->authorities, &entry->skipped_authorities, error) &&
                    pem_parse_certificates(path, &text, &context->authorities, &again, error);
     pem_text_release(&text);
@@ -125,7 +137,8 @@ static bool load_authority(struct entry_loader *loader)
     if (!is_good || path == NULL)
         return is_good;
     loader->key = "revocation_list";
-    is_good = pem_text_read(path, &text, error) && pem_parse_revocation_lists(path, &text, &entry->revoked, error) &&
+    is_good = read_file(context, path, &text, error) &&
+              pem_parse_revocation_lists(path, &text, &entry->revoked, error) &&
               pem_parse_revocation_lists(path, &text, &context->revoked, error);
     pem_text_release(&text);
     return is_good;
@@ -187,8 +200,8 @@ static bool load_system_authorities(struct tls_context *context, struct error *e
     struct pem_text text = {.bytes = NULL};
     unsigned skipped; // what mbedTLS cannot use of a public bundle is nobody's mistake
     struct error why = ERROR_INIT;
-    bool is_good =
-        pem_text_read(path, &text, &why) && pem_parse_certificates(path, &text, &context->authorities, &skipped, &why);
+    bool is_good = read_file(context, path, &text, &why) &&
+                   pem_parse_certificates(path, &text, &context->authorities, &skipped, &why);
     pem_text_release(&text);
     if (!is_good)
         error_set(error, why.code, "no authority is configured, and the system's do not load: %s", why.text);
@@ -238,6 +251,24 @@ static bool finish(struct tls_context *context, const struct tls_config *config,
            tls_policy_apply(context, config->minimum_version, error);
 }
 
+static uint64_t fingerprint_of(const struct tls_config *config)
+{
+    uint64_t hash = hash_number(hash_begin(), config->verify_mode);
+    hash = hash_number(hash, config->minimum_version);
+    hash = hash_number(hash, (uint64_t)config->handshake_timeout);
+    hash = hash_text(hash, config->server_name);
+    hash = hash_number(hash, config->application_protocol_count);
+    for (size_t i = 0; i < config->application_protocol_count; i++)
+        hash = hash_text(hash, config->application_protocols[i]);
+    for (size_t i = 0; i < config->certificate_count; i++) {
+        hash = hash_text(hash, config->certificates[i].certificate);
+        hash = hash_text(hash, config->certificates[i].key);
+        hash = hash_text(hash, config->certificates[i].authority);
+        hash = hash_text(hash, config->certificates[i].revocation_list);
+    }
+    return hash;
+}
+
 struct tls_context *tls_context_load(const struct tls_config *config, enum tls_role role, const struct tls_reporter *to)
 {
     struct error error = ERROR_INIT;
@@ -249,6 +280,7 @@ struct tls_context *tls_context_load(const struct tls_config *config, enum tls_r
     }
     context->role = role;
     context->verify_mode = config->verify_mode;
+    context->fingerprint = fingerprint_of(config);
     mbedtls_ssl_config_init(&context->config);
     mbedtls_x509_crt_init(&context->authorities);
     mbedtls_x509_crl_init(&context->revoked);
@@ -272,6 +304,11 @@ struct tls_context *tls_context_create(const struct tls_config *config, enum tls
 {
     const struct tls_reporter to = {.report = keep_first, .argument = error};
     return tls_context_load(config, role, &to);
+}
+
+uint64_t tls_context_fingerprint(const struct tls_context *context)
+{
+    return context->fingerprint;
 }
 
 static void release_entry(struct tls_entry *entry)

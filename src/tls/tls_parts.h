@@ -38,6 +38,7 @@ struct tls_context {
     mbedtls_x509_crl revoked;
     char **protocols;  // ends with NULL; NULL: no ALPN
     char *server_name; // NULL: the address's host
+    uint64_t fingerprint;
 };
 
 // Gives the server's handshake the entry that the client's server name asks for: its certificate and its authority.

@@ -153,7 +153,7 @@ static const char *read_body(const uint8_t *bytes, size_t length, struct proxy_h
     if (fields.left < lengths[family])
         return has_addresses ? "a PROXY protocol header that is too short for its addresses" : NULL;
     // Datagrams do not come by a stream: their addresses are as good as unknown.
-    if (transport == V2_STREAM)
+    if (has_addresses && transport == V2_STREAM)
         read_addresses(fields.at, family, header);
     fields.at += lengths[family];
     fields.left -= lengths[family];

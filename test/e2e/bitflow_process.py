@@ -63,6 +63,7 @@ class Bitflow:
     def __init__(self, config, directory, serial, log_path, plan=None, environment=None):
         self.config = config
         self.log_path = log_path
+        self.records_read = set()  # connection logs beside that one
         self.stderr_path = directory / f"stderr-{serial}.txt"
         self.expected_status = 0
         self.quiet_check = True
@@ -170,6 +171,7 @@ class Bitflow:
     def records(self, path=None):
         """The connection log's records; each line must be a whole JSON object."""
         file = pathlib.Path(path or self.log_path)
+        self.records_read.add(file)
 
         def whole_lines():  # a reader may see a write half done at a page's boundary
             text = file.read_text() if file.exists() else ""
@@ -243,15 +245,19 @@ class Bitflow:
         )
         return int(done.stdout)
 
-    def thread_names(self):
-        names = []
+    def tasks(self):
+        """{the kernel's id: name} of the threads."""
+        names = {}
         for entry in os.scandir(f"/proc/{self.pid}/task"):
             try:
                 with open(entry.path + "/comm") as stream:
-                    names.append(stream.read().rstrip("\n"))
+                    names[int(entry.name)] = stream.read().rstrip("\n")
             except (FileNotFoundError, ProcessLookupError):
                 continue
         return names
+
+    def thread_names(self):
+        return list(self.tasks().values())
 
     def busy_threads(self):
         """The threads that serve a connection: their names have its id after a '#'."""

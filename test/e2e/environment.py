@@ -10,6 +10,7 @@ import tempfile
 import yaml
 
 import peers
+import records_schema
 import sockets
 from bitflow_process import Bitflow
 
@@ -33,6 +34,7 @@ class Environment:
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="bitflow-e2e-"))
         self.directory.chmod(0o755)
         self.records_path = self.directory / "connections.jsonl"
+        self.records_are_checked = True
         self.bitflows = []
         self.stack = contextlib.ExitStack()
 
@@ -126,10 +128,20 @@ class Environment:
                     bitflow.assert_quiet()
             for bitflow in self.bitflows:
                 bitflow.stop()
+            self.check_records()
         finally:
             for bitflow in self.bitflows:
                 bitflow.kill()
             shutil.rmtree(self.directory, ignore_errors=True)
+
+    def check_records(self):
+        """Every connection log of the test has nothing but records as the schema describes them."""
+        if not self.records_are_checked:
+            return
+        paths = {self.records_path}.union(*(bitflow.records_read for bitflow in self.bitflows))
+        for path in paths:
+            if path.is_file():
+                records_schema.check_file(path)
 
     def abandon(self):
         """The end after a failed test: no more checks, only tidying."""

@@ -18,15 +18,15 @@ def need_root():
         pytest.skip("a mount namespace with its own /etc/hosts takes root")
 
 
-def plan(env, names, nameserver=None):
+def plan(env, names, nameserver=None, options="timeout:3 attempts:1"):
     """A launch plan under which these (name, address) pairs resolve; other names go to the name server, or
-    nowhere."""
+    nowhere. `options`: resolv.conf's."""
     need_root()
     text = "".join(f"{address} {name}\n" for name, address in names)
     binds = {}
     for place, content in [
         ("/etc/hosts", text),
-        ("/etc/resolv.conf", f"nameserver {nameserver or '127.0.0.99'}\noptions timeout:3 attempts:1\n"),
+        ("/etc/resolv.conf", f"nameserver {nameserver or '127.0.0.99'}\noptions {options}\n"),
         ("/etc/nsswitch.conf", "hosts: files dns\n"),
     ]:
         if os.path.exists(place):
@@ -70,9 +70,9 @@ class SilentNameServer:
 
 class Dnsmasq(programs.Program):
     """A name server on port 53 of a loopback address. `names`: (name, address) pairs, of which a name may
-    have many; other names do not exist."""
+    have many; other names do not exist, but for those below `far.test`, for which `upstream` is asked."""
 
-    def __init__(self, names, address="127.0.0.78"):
+    def __init__(self, names, address="127.0.0.78", upstream=None):
         need_root()
         super().__init__()
         self.address = address
@@ -80,6 +80,8 @@ class Dnsmasq(programs.Program):
         for name, host in names:
             by_name.setdefault(name, []).append(host)
         records = [f"--host-record={name},{host}" for name, found in by_name.items() for host in found]
+        if upstream:
+            records.append(f"--server=/far.test/{upstream}")
         self.launch(
             ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"]
             + ["--bind-interfaces", f"--listen-address={address}", "--except-interface=lo0", "--user=root"]
@@ -105,12 +107,16 @@ def question(name, kind):
     return struct.pack(">HHHHHH", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack(">HH", kind, 1)
 
 
-class HalfNameServer(SilentNameServer):
-    """Answers questions of one kind with one address, and no other question ever."""
+class FaultyNameServer(SilentNameServer):
+    """Answers every name with the same addresses, badly. `answers`: addresses by kind of question; of a kind
+    that is missing, no question is ever answered. `delays`: seconds by kind. `lost`: how many questions of a
+    kind are lost before the first is answered."""
 
-    def __init__(self, kind, host, address="127.0.0.79"):
-        self.kind = kind
-        self.host = socket.inet_pton(socket.AF_INET if kind == A else socket.AF_INET6, host)
+    def __init__(self, answers, delays=None, lost=None, address="127.0.0.79"):
+        self.answers = answers
+        self.delays = delays or {}
+        self.lost = dict(lost or {})
+        self.asked = []  # the kinds of all questions
         super().__init__(address)
 
     def take(self):
@@ -121,8 +127,26 @@ class HalfNameServer(SilentNameServer):
                     return  # the socket was shut down
                 self.questions += 1
                 end = data.index(b"\0", 12) + 5
-                if struct.unpack(">H", data[end - 4 : end - 2])[0] != self.kind:
+                kind = struct.unpack(">H", data[end - 4 : end - 2])[0]
+                self.asked.append(kind)
+                self.lost[kind] = self.lost.get(kind, 0) - 1
+                if kind not in self.answers or self.lost[kind] >= 0:
                     continue
-                answer = struct.pack(">HHHLH", 0xC00C, self.kind, 1, 60, len(self.host)) + self.host
-                head = data[:2] + struct.pack(">HHHHH", 0x8180, 1, 1, 0, 0)
-                self.socket.sendto(head + data[12:end] + answer, asker)
+                answer = self.answer(data, end, kind)
+                if self.delays.get(kind):
+                    late = threading.Timer(self.delays[kind], self.send, (answer, asker))
+                    late.daemon = True
+                    late.start()
+                else:
+                    self.send(answer, asker)
+
+    def answer(self, data, end, kind):
+        family = socket.AF_INET if kind == A else socket.AF_INET6
+        packed = [socket.inet_pton(family, host) for host in self.answers[kind]]
+        head = data[:2] + struct.pack(">HHHHH", 0x8180, 1, len(packed), 0, 0)
+        records = [struct.pack(">HHHLH", 0xC00C, kind, 1, 60, len(each)) + each for each in packed]
+        return head + data[12:end] + b"".join(records)
+
+    def send(self, answer, asker):
+        with contextlib.suppress(OSError):  # it was closed meanwhile
+            self.socket.sendto(answer, asker)

@@ -41,7 +41,7 @@ class Program:
         if command:
             self.launch(command)
 
-    def launch(self, command):
+    def launch(self, command, environment=None):
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 [find(command[0]), *command[1:]],
@@ -49,6 +49,7 @@ class Program:
                 stdout=log,
                 stderr=log,
                 cwd=self.directory,
+                env=environment,
             )
 
     def wait_answering(self, *addresses):

@@ -97,9 +97,9 @@ DEFAULTS = "defaults\n timeout connect 5s\n timeout client 30s\n timeout server 
 class HaproxyReceiver(Program):
     """HAProxy that demands a header of either version, and answers HTTP requests with what it was told."""
 
-    def __init__(self, certificate=None):
+    def __init__(self, certificate=None, address=None):
         super().__init__()
-        self.address = f"127.0.0.1:{sockets.free_port()}"
+        self.address = address or f"127.0.0.1:{sockets.free_port()}"
         tls = f" ssl crt {certificate}" if certificate else ""
         (self.directory / "haproxy.cfg").write_text(
             f"{DEFAULTS} mode http\n"
@@ -130,9 +130,9 @@ class HaproxySender(Program):
 class NginxReceiver(Program):
     """nginx that demands a header of either version, and answers HTTP requests with what it was told."""
 
-    def __init__(self):
+    def __init__(self, address=None):
         super().__init__()
-        self.address = f"127.0.0.1:{sockets.free_port()}"
+        self.address = address or f"127.0.0.1:{sockets.free_port()}"
         names = "client_body proxy fastcgi uwsgi scgi".split()
         temporary = "".join(f" {name}_temp_path temp;" for name in names)
         (self.directory / "nginx.conf").write_text(

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import subprocess
 
 import hosts
 import programs
@@ -13,15 +12,40 @@ HERE = pathlib.Path(__file__).resolve().parent
 YES = b"\x05\x00\x00\x01\0\0\0\0\0\0"
 
 
+def launch_with_files(program, files, command, **plan):
+    """Runs the command with files of /etc of its own (mount namespace, root)."""
+    hosts.need_root()
+    binds = {}
+    for name, text in files.items():
+        path = program.directory / name
+        path.write_text(text)
+        path.chmod(0o644)
+        binds[str(path)] = f"/etc/{name}"
+    plan = {"binds": binds, "command": [programs.find(command[0]), *command[1:]], **plan}
+    program.launch(["/usr/bin/python3", str(HERE / "launch.py"), json.dumps(plan)])
+
+
+def names_files(names):
+    return {
+        "hosts": "".join(f"{address} {name}\n" for name, address in names),
+        "nsswitch.conf": "passwd: files\nshadow: files\ngroup: files\nhosts: files\n",
+    }
+
+
 class Microsocks(programs.Program):
-    def __init__(self, user=None, password=None):
+    """`names`: (name, address) pairs, the only ones that it knows; without them it knows the machine's."""
+
+    def __init__(self, user=None, password=None, names=(), address=None):
         super().__init__()
-        port = sockets.free_port()
-        self.address = f"127.0.0.1:{port}"
-        command = ["microsocks", "-i", "127.0.0.1", "-p", str(port)]
+        self.address = address or f"127.0.0.1:{sockets.free_port()}"
+        host, _, port = self.address.rpartition(":")
+        command = ["microsocks", "-i", host, "-p", port]
         if user:
             command += ["-u", user, "-P", password]
-        self.launch(command)
+        if names:
+            launch_with_files(self, names_files(names), command)
+        else:
+            self.launch(command)
         self.wait_answering(self.address)
 
 
@@ -48,31 +72,17 @@ class Dante(programs.Program):
         super().__init__()
         port = sockets.free_port()
         self.address = f"127.0.0.1:{port}"
-        binds = {"passwd": "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"}
-        binds["shadow"] = "root:*:1::::::\nnobody:*:1::::::\n"
-        binds["hosts"] = "".join(f"{address} {name}\n" for name, address in names)
-        binds["nsswitch.conf"] = "passwd: files\nshadow: files\ngroup: files\nhosts: files\n"
+        files = {"passwd": "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"}
+        files["shadow"] = "root:*:1::::::\nnobody:*:1::::::\n"
+        files.update(names_files(names))
         if user:
             secret = programs.run(["openssl", "passwd", "-6", password]).stdout.strip()
-            binds["passwd"] += f"{user}:x:4711:65534::/:/bin/false\n"
-            binds["shadow"] += f"{user}:{secret}:1::::::\n"
-        plan = {"binds": {}, "command": [programs.find("danted"), "-f", "danted.conf", "-p", "danted.pid"]}
-        for name, text in binds.items():
-            path = self.directory / name
-            path.write_text(text)
-            path.chmod(0o644)
-            plan["binds"][str(path)] = f"/etc/{name}"
+            files["passwd"] += f"{user}:x:4711:65534::/:/bin/false\n"
+            files["shadow"] += f"{user}:{secret}:1::::::\n"
         (self.directory / "danted.conf").write_text(
             DANTE.format(port=port, method="username" if user else "none")
         )
-        with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(
-                ["/usr/bin/python3", str(HERE / "launch.py"), json.dumps(plan)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.directory,
-            )
+        launch_with_files(self, files, ["danted", "-f", "danted.conf", "-p", "danted.pid"])
         self.wait_answering(self.address)
 
 

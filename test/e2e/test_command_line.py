@@ -1,13 +1,16 @@
 """The command line: options, exit statuses, --check, --version, --help."""
 
 import re
+import signal
 import subprocess
 
 import pytest
 
 import bitflow_process
 import configs
+import sockets
 from environment import proxy
+from waiting import wait_for
 
 GOOD = configs.with_line("top", "")
 
@@ -49,6 +52,26 @@ def test_usage_errors(arguments):
     assert done.returncode == 2, done
     assert done.stdout == ""
     assert done.stderr != "" and len(done.stderr.splitlines()) < 10
+
+
+@pytest.mark.parametrize("key", ["resolve_timeout", "proxy_timeout"])
+def test_keys_without_effect_are_warnings(env, key):
+    """On stderr with --check, in the log at the start and after a reload; the configuration is used all the same."""
+    entry = {"address": env.echo().address, key: "5s"}
+    address = env.address()
+    path = env.config(proxy(address, entry))
+    done = bitflow_process.run("--check", "--config", path)
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    where = rf"{re.escape(str(path))}:\d+:7: warning: server\.proxies\[0\]\.targets\[0\]\.{key}: means nothing without "
+    assert re.match(where, line), line
+    bitflow = env.start(proxy(address, entry))
+    sockets.round_trip(env.connect(address))
+    for count in (1, 2):
+        logged = [entry["warning"] for entry in bitflow.log_lines(True) if entry["msg"] == "configuration warning"]
+        assert logged == [line] * count
+        bitflow.signal(signal.SIGHUP)
+        wait_for(lambda: bitflow.stderr().count("msg=reloaded") == count, "the reload")
 
 
 def test_forms_of_config(env):

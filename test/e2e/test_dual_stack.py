@@ -160,8 +160,8 @@ def test_resolve_timeout(env):
     records = bitflow.wait_records(len(clients))
     assert {record["reason"] for record in records} == {"resolve_failed"}
     assert all("no answer in time" in record["error"] for record in records)
-    # One look-up for each family, however many wait.
-    assert len([name for name in bitflow.thread_names() if name == "resolve"]) <= 2
+    # One look-up of both families and one of each, however many wait.
+    assert len([name for name in bitflow.thread_names() if name == "resolve"]) <= 3
 
 
 def test_connect_timeout_bounds_the_resolver_too(env):
@@ -181,7 +181,7 @@ def test_connect_timeout_bounds_the_resolver_too(env):
 def test_a_name_server_that_answers_for_the_clients_family_only(env, both):
     """Whoever drops AAAA questions, as some do, does not hold up clients by IPv4."""
     targets, port = both
-    server = env.enter(hosts.HalfNameServer(hosts.A, "127.0.0.1"))
+    server = env.enter(hosts.FaultyNameServer({hosts.A: ["127.0.0.1"]}))
     address = env.address()
     bitflow = env.start(
         proxy(address, f"half.test:{port}", enable_dual_stack=True), plan=hosts.plan(env, [], server.address)
@@ -195,7 +195,7 @@ def test_a_name_server_that_answers_for_the_clients_family_only(env, both):
 def test_a_name_server_that_answers_for_the_other_family_only(env, both):
     """resolve_timeout ends the wait for the client's family; the other one's address will do."""
     targets, port = both
-    server = env.enter(hosts.HalfNameServer(hosts.A, "127.0.0.1"))
+    server = env.enter(hosts.FaultyNameServer({hosts.A: ["127.0.0.1"]}))
     front = env.address("::1")
     target = {"address": f"half.test:{port}", "resolve_timeout": "700ms", "connect_timeout": "10s"}
     bitflow = env.start(
@@ -205,6 +205,17 @@ def test_a_name_server_that_answers_for_the_other_family_only(env, both):
     watch = Stopwatch()
     env.pair(front, targets["127.0.0.1"])
     watch.between(0.6, 2, "resolve_timeout, then the connect")
+
+
+def test_black_holes_of_the_clients_family_do_not_come_first_all_of_them(env):
+    """The other family is next once one address does not answer, not after all of them."""
+    target, port = same_port(env, "::1", ["127.0.0.1", "127.0.0.2", "127.0.0.3"])
+    address = env.address()
+    names = [("holes.test", host) for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3", "::1")]
+    env.start(proxy(address, f"holes.test:{port}", enable_dual_stack=True), plan=hosts.plan(env, names))
+    watch = Stopwatch()
+    env.pair(address, target)
+    watch.between(0.2, 0.6, "the connect past black holes")
 
 
 def test_without_it_the_families_take_turns(env, dnsmasq):

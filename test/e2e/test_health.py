@@ -2,12 +2,16 @@
 least-connections."""
 
 import collections
+import contextlib
 import signal
 
 import pytest
 
 import peers
 import sockets
+import socks_peers
+import tls_cases
+import tls_raw
 from environment import proxy
 from waiting import Stopwatch, scale, wait_for
 
@@ -85,8 +89,9 @@ def test_it_is_tried_again_and_comes_back(env):
         return any_pending(held)
 
     wait_for(reached, "a connection that reaches it", timeout=5)
-    held.accept().close()
     wait_for(lambda: said(bitflow, "the target is back"), "it is said to be back")
+    holds.append(env.connect(address))
+    held.accept().close()
     client.close()
     for each in holds:
         each.close()
@@ -211,6 +216,58 @@ def test_a_reload_keeps_what_is_known(env):
     wait_for(lambda: len(said(bitflow, "reloaded")) == 2, "the reload")
     assert visit(env, address) == "good"
     assert in_order(bitflow.wait_records(3)) == [2, 1, 2]
+
+
+def goes_to_the_spare_until(env, before, after, correct=lambda: None):
+    """The first target fails and is out for a minute; it is used as soon as a reload corrects the mistake."""
+    spare = env.serve(peers.greeter("spare"))
+    address = env.address()
+
+    def configured(first):
+        rule = {"max_fails": 1, "fail_timeout": "60s"}
+        return proxy(address, {**first, **rule}, spare.address, connection_load_balancer="failover")
+
+    bitflow = env.start(configured(before))
+    for _ in range(2):
+        assert visit(env, address) == "spare"
+    correct()
+    env.config(configured(after))
+    bitflow.signal(signal.SIGHUP)
+    wait_for(lambda: said(bitflow, "reloaded"), "the reload")
+    assert visit(env, address) == "first"
+    assert in_order(bitflow.wait_records(3)) == [2, 1, 1]
+    return bitflow
+
+
+def test_a_corrected_password_works_at_once(env):
+    server = env.enter(socks_peers.Microsocks("me", "s3cret"))
+    first = {"address": env.serve(peers.greeter("first")).address}
+    wrong, right = [{**first, "proxy": f"socks5://me:{word}@{server.address}"} for word in ("wr0ng", "s3cret")]
+    bitflow = goes_to_the_spare_until(env, wrong, right)
+    for secret in ("wr0ng", "s3cret"):
+        assert secret not in bitflow.stderr() + env.records_path.read_text()
+
+
+@pytest.mark.parametrize("where", ["in the configuration", "in the file"])
+def test_a_corrected_authority_works_at_once(env, pki, where):
+    """Also if it is the file that was corrected, and the configuration names the same one."""
+    context = tls_raw.server_context(pki.server)
+
+    def greet(connection):
+        tls_raw.Tls(connection, context, server_side=True).handshake().write(b"first\n")
+        sockets.receive_to_end(connection)
+
+    def quiet(connection):
+        with contextlib.suppress(OSError, EOFError):
+            greet(connection)
+
+    target = env.serve(quiet)
+    bundle = env.write(pki.rsa.certificate.read_text(), "authority.pem")
+    before = tls_cases.tls_target(target.address, bundle)
+    if where == "in the file":
+        goes_to_the_spare_until(env, before, before, lambda: bundle.write_text(pki.trusted.read_text()))
+    else:
+        goes_to_the_spare_until(env, before, tls_cases.tls_target(target.address, pki.trusted))
 
 
 # least-connections

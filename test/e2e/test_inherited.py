@@ -48,6 +48,48 @@ def test_listener_that_is_a_unix_socket(env):
     assert bitflow.wait_records(1)[0]["local"] == inherited.address
 
 
+SOURCES = [
+    {"authorized_sources": ["127.0.0.0/8"]},
+    {"proxy_protocol": True, "proxy_protocol_sources": ["127.0.0.1"]},
+]
+
+
+@pytest.mark.parametrize("listener", SOURCES, ids=lambda listener: list(listener)[-1])
+@pytest.mark.parametrize("kind", ["listening", "pair"])
+def test_clients_of_a_unix_socket_cannot_be_told_by_address(env, kind, listener):
+    """What the configuration's check cannot know: a list that would reject everyone is an error at the start."""
+    target = env.listen()
+    if kind == "listening":
+        inherited = env.listen(env.unix("inherited.sock")).socket
+    else:
+        inherited = env.keep(socket.socketpair()[0])
+    said = start_fails(env, proxy("fd://3", target.address, listener=listener), plan=numbered((inherited, 3)))
+    key = list(listener)[-1]
+    assert f"bitflow: proxy front: fd://3 is a Unix socket, whose clients have no IP address: {key} " in said
+
+
+@pytest.mark.parametrize("listener", SOURCES, ids=lambda listener: list(listener)[-1])
+def test_nor_after_a_reload(env, listener):
+    echo, inherited = env.echo(), env.listen(env.unix("inherited.sock"))
+    bitflow = env.start(proxy("fd://3", echo.address), plan=numbered((inherited.socket, 3)))
+    env.config(proxy("fd://3", echo.address, listener=listener))
+    bitflow.signal(signal.SIGHUP)
+    wait_for(lambda: "the old configuration stays in force" in bitflow.stderr(), "the reload fails")
+    assert "whose clients have no IP address" in bitflow.stderr()
+    sockets.round_trip(env.connect(inherited.address))
+
+
+def test_clients_of_an_inherited_tcp_socket_are_told_by_address(env):
+    echo, inherited = env.echo(), env.listen()
+    bitflow = env.start(
+        proxy("fd://3", echo.address, listener={"authorized_sources": ["127.0.0.8"]}),
+        plan=numbered((inherited.socket, 3)),
+    )
+    sockets.round_trip(env.connect(inherited.address, source="127.0.0.8"))
+    sockets.was_rejected(env.connect(inherited.address))
+    assert bitflow.wait_records(1)[0]["reason"] == "source_not_authorized"
+
+
 def test_file_of_an_inherited_socket_stays(env):
     """It was not bitflow that made the file."""
     echo, inherited = env.echo(), env.listen(env.unix("inherited.sock"))

@@ -9,6 +9,7 @@ import pytest
 import proxy_headers
 import sockets
 import tls_cases
+import tls_peers
 import tls_raw
 from environment import proxy
 from waiting import Stopwatch, wait_for
@@ -220,6 +221,33 @@ def test_a_clients_tls_is_told(env, pki):
         assert sockets.receive_exactly(connection, 9) == b"behind it"
         connection.close()
         client.close()
+
+
+@pytest.mark.parametrize("kind", ["rsa", "p256"])
+def test_ciphers_are_told_by_openssls_names(env, pki, kind):
+    """As the specification shows them, and receivers print them; the log keeps IANA's."""
+    target = env.listen()
+    address = env.address()
+    bitflow = env.start(
+        proxy(
+            address,
+            target.address,
+            listener=tls_cases.tls_listener(pki.servers[kind]),
+            enable_proxy_header=True,
+            proxy_header_version=2,
+        )
+    )
+    for suite in tls_peers.suites("TLSv1.2", kind):
+        theirs = tls_peers.openssl_name(suite)
+        context = tls_raw.client_context(pki.trusted, version="TLSv1.2", suites=theirs)
+        client = tls_cases.tls_client(env, address, context)
+        own = sockets.local_name(client.socket)
+        connection = target.accept()
+        inside = proxy_headers.read_ssl(proxy_headers.receive_v2(connection)[4][proxy_headers.SSL])[2]
+        assert (inside[0x21], inside[0x23]) == ("TLSv1.2", theirs)
+        connection.close()
+        client.close()
+        assert bitflow.record_of(own)["client_tls"]["cipher"] == suite
 
 
 def test_without_it_no_byte_is_added(env):

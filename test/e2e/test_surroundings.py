@@ -15,6 +15,7 @@ import bitflow_process
 import programs
 import sockets
 from environment import proxy
+from networks import Networks
 from waiting import Stopwatch, pace, scale, wait_for
 
 
@@ -155,50 +156,6 @@ def test_working_directory_that_vanishes(env):
             assert process.wait(10 * pace()) == 0
         finally:
             process.kill()
-
-
-class Networks:
-    """Two network namespaces with a cable between them: bitflow's and the target's."""
-
-    def __init__(self):
-        if os.geteuid() != 0:
-            pytest.skip("network namespaces take root")
-        self.near, self.far = (f"bitflow-{os.getpid()}-{side}" for side in ("near", "far"))
-        self.address = "198.18.7.2"
-
-    def __enter__(self):
-        ip = self.ip
-        ip("netns", "add", self.near)
-        ip("netns", "add", self.far)
-        ip(
-            "-n",
-            self.near,
-            "link",
-            "add",
-            "cable",
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "cable",
-            "netns",
-            self.far,
-        )
-        for name, address in ((self.near, "198.18.7.1/30"), (self.far, self.address + "/30")):
-            ip("-n", name, "address", "add", address, "dev", "cable")
-            for device in ("lo", "cable"):
-                ip("-n", name, "link", "set", device, "up")
-        return self
-
-    def ip(self, *arguments):
-        programs.run(["ip", *arguments])
-
-    def cut(self):
-        self.ip("-n", self.far, "link", "set", "cable", "down")
-
-    def __exit__(self, *_):
-        for name in (self.near, self.far):
-            subprocess.run([programs.find("ip"), "netns", "delete", name], check=False, capture_output=True)
 
 
 def test_target_that_vanishes(env):

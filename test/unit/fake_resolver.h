@@ -1,8 +1,14 @@
 // A getaddrinfo() that the test commands. The program's own definition comes before the C library's, so that the net
 // floor calls this one. Names it doesn't know go to the C library, which answers "localhost" from /etc/hosts:
-//   list.test   what fake_add() has added
+//   list.test   what fake_add() has added; for one family alone it fails for now, so that on a busy machine, too, the
+//       order is that of both
+//   one.test    the same, for one family alone as well
 //   slow.test, slow1.test, slow2.test ...   waits until fake_release(), then 127.0.0.1
-//   late4.test, late6.test   what fake_add() has added; that family's look-up waits until fake_release()
+//   late4.test, late6.test   what fake_add() has added; that family's look-up, and that of both, waits until
+//       fake_release()
+//   whole.test   the same, where only the look-up of both families waits
+//   lost.test    the same, where the first fake_lose() look-ups of one family wait, and all those of both; the others
+//       end with fake_lost_code, if that is set
 //   again.test, fail.test, memory.test, no-name.test, system.test   the error of that name
 
 #ifndef BITFLOW_TEST_FAKE_RESOLVER_H
@@ -25,6 +31,10 @@ static struct endpoint fake_list[FAKE_MAX];
 static size_t fake_count;
 static sem_t fake_slow; // posted once for each slow look-up that is to end
 static atomic_int fake_slow_calls;
+static atomic_int fake_waiting; // of the slow look-ups, those under way
+static atomic_int fake_lost;    // how many of lost.test's look-ups are yet to hang
+static atomic_int fake_lost_code;
+static atomic_int fake_list_calls;  // look-ups that got what fake_add() has added, or are to get it
 static atomic_int fake_slow_number; // of the slow name looked up last
 
 static inline void fake_clear(void)
@@ -49,15 +59,33 @@ static inline void fake_release(void)
     assert_int_equal(sem_post(&fake_slow), 0);
 }
 
-// The same, until the look-up that nobody waits for any more is over: its event is closed then, and the process has
-// `descriptors` again.
+static inline void fake_lose(int count)
+{
+    atomic_store(&fake_lost, count);
+}
+
+// Releases all of them until each look-up that nobody waits for any more is over: its event is closed then, and the
+// process has `descriptors` again.
 static inline void fake_release_to_end(unsigned descriptors)
 {
     int64_t limit = rig_limit();
-    fake_release();
-    while (rig_descriptors() != descriptors && deadline_left(limit) > 0)
+    while (rig_descriptors() != descriptors && deadline_left(limit) > 0) {
+        int posted = 0;
+        if (atomic_load(&fake_waiting) > 0 && sem_getvalue(&fake_slow, &posted) == 0 && posted == 0)
+            fake_release();
         (void)poll(NULL, 0, 1);
+    }
     assert_int_equal(rig_descriptors(), descriptors);
+    (void)sem_trywait(&fake_slow); // one too many
+}
+
+static void fake_hang(void)
+{
+    atomic_fetch_add(&fake_slow_calls, 1);
+    atomic_fetch_add(&fake_waiting, 1);
+    while (sem_wait(&fake_slow) != 0)
+        continue;
+    atomic_fetch_sub(&fake_waiting, 1);
 }
 
 static struct addrinfo *fake_entry(const struct endpoint *endpoint, struct addrinfo *next)
@@ -96,10 +124,32 @@ static int fake_slow_answer(int family, struct addrinfo **result)
 {
     struct address address = rig_address("127.0.0.1:1", ADDRESS_TO_CONNECT);
     struct endpoint endpoint;
-    while (sem_wait(&fake_slow) != 0)
-        continue;
+    fake_hang();
     assert_true(endpoint_of_address(&address, &endpoint));
     return fake_answer(&endpoint, 1, family, result);
+}
+
+// Whether this look-up hangs until it is released.
+static bool fake_hangs(const char *name, int family)
+{
+    if (strcmp(name, "late4.test") == 0)
+        return family != AF_INET6;
+    if (strcmp(name, "late6.test") == 0)
+        return family != AF_INET;
+    if (strcmp(name, "whole.test") == 0)
+        return family == AF_UNSPEC;
+    if (strcmp(name, "lost.test") == 0)
+        return family == AF_UNSPEC || atomic_fetch_sub(&fake_lost, 1) > 0;
+    return false;
+}
+
+static bool fake_has_list(const char *name)
+{
+    static const char *const names[] = {"list.test", "one.test", "late4.test", "late6.test", "whole.test", "lost.test"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    return false;
 }
 
 // Not the library's prototype's attributes, but its meaning.
@@ -119,16 +169,17 @@ int getaddrinfo(const char *name, const char *service, const struct addrinfo *hi
         }
     if (strncmp(name, "slow", 4) == 0) {
         atomic_store(&fake_slow_number, (int)strtol(name + 4, NULL, 10));
-        atomic_fetch_add(&fake_slow_calls, 1);
         return fake_slow_answer(hints->ai_family, result);
     }
-    if ((strcmp(name, "late4.test") == 0 && hints->ai_family == AF_INET) ||
-        (strcmp(name, "late6.test") == 0 && hints->ai_family == AF_INET6)) {
-        atomic_fetch_add(&fake_slow_calls, 1);
-        while (sem_wait(&fake_slow) != 0)
-            continue;
-    }
-    if (strcmp(name, "list.test") == 0 || strncmp(name, "late", 4) == 0)
+    if (fake_has_list(name))
+        atomic_fetch_add(&fake_list_calls, 1);
+    if (strcmp(name, "list.test") == 0 && hints->ai_family != AF_UNSPEC)
+        return EAI_AGAIN;
+    if (fake_hangs(name, hints->ai_family))
+        fake_hang();
+    else if (strcmp(name, "lost.test") == 0 && atomic_load(&fake_lost_code) != 0)
+        return atomic_load(&fake_lost_code);
+    if (fake_has_list(name))
         return fake_answer_list(hints->ai_family, result);
     int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
     *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");

@@ -19,6 +19,7 @@
 struct scene {
     struct target_config targets[TARGETS_MAX];
     struct target_state states[TARGETS_MAX];
+    struct target_place places[TARGETS_MAX];
     struct target_state *pointers[TARGETS_MAX];
     struct proxy_config settings;
 };
@@ -33,12 +34,13 @@ static void set_up(struct scene *scene, enum balancer_policy policy, const char 
     for (size_t i = 0; i < scene->settings.target_count; i++) {
         scene->targets[i].max_fails = 1;
         scene->targets[i].fail_timeout = NS_PER_S;
+        scene->states[i].place = &scene->places[i];
         scene->pointers[i] = &scene->states[i];
         const struct health_rule rule = {.max_fails = 1, .fail_timeout = NS_PER_S};
         if (targets[i] != 'g')
             (void)health_note_failure(&scene->states[i].health, &rule, targets[i] == 'o' ? NOW : NOW - NS_PER_S);
         if (active != NULL)
-            atomic_store(&scene->states[i].active, (uint64_t)(active[i] - '0'));
+            atomic_store(&scene->places[i].active, (uint64_t)(active[i] - '0'));
     }
 }
 

@@ -122,20 +122,37 @@ static void test_metrics(void **state)
     config_drop(&config);
 }
 
-static void test_unsupported_features(void **state)
+static void test_sentry(void **state)
 {
     (void)state;
-    static const char text[] =
-        "application:\n"
-        "  sentry_dsn: https://key@sentry.example.com/path/42\n"
-        "  metrics: {address: 'udp://localhost:8125', prefix: bitflow.}\n" PROXY("p", LISTENER, TARGET, "");
-    assert_problems(text, "f:2:3: application.sentry_dsn: not supported yet\n");
+#define SENTRY(keys) "application: {" keys "}\n" PROXY("p", LISTENER, TARGET, "")
+    static const char wrong[] = "is no environment's name: expected 1 to 64 visible ASCII characters other than '/', "
+                                "and not None\n";
+    static const char *const environments[] = {"None", "a b", "a/b"};
+    for (size_t i = 0; i < ARRAY_LENGTH(environments); i++) {
+        char text[512], lines[512];
+        (void)snprintf(text, sizeof text, SENTRY("sentry_dsn: 'http://k@h/1', sentry_environment: \"%s\""),
+                       environments[i]);
+        (void)snprintf(lines, sizeof lines, "f:1:63: application.sentry_environment: \"%s\" %s", environments[i],
+                       wrong);
+        assert_problems(text, lines);
+    }
+    assert_problems(SENTRY("sentry_environment: a, sentry_authority: b"),
+                    "f:1:15: application.sentry_environment: means nothing without sentry_dsn\n"
+                    "f:1:38: application.sentry_authority: means nothing without sentry_dsn\n");
+    assert_problems(SENTRY("sentry_dsn: 'http://k@h/1', sentry_authority: b"),
+                    "f:1:43: application.sentry_authority: means nothing without TLS: the sentry_dsn is not https\n");
+    const struct config *config =
+        load_good(SENTRY("sentry_dsn: 'https://k@h/1', sentry_environment: test, sentry_authority: /a.pem"));
+    assert_string_equal(config->sentry_dsn, "https://k@h/1");
+    assert_string_equal(config->sentry_environment, "test");
+    assert_string_equal(config->sentry_authority, "/a.pem");
+    config_drop(&config);
 }
 
 static void test_syntaxes_that_pass(void **state)
 {
     (void)state;
-    // Until their features are built, "not supported yet" is what says that the syntax is right.
     static const char *const socks[] = {"h:1",
                                         "127.0.0.1:1080",
                                         "'[::1]:1'",
@@ -158,7 +175,9 @@ static void test_syntaxes_that_pass(void **state)
     }
     for (size_t i = 0; i < ARRAY_LENGTH(dsns); i++) {
         (void)snprintf(text, sizeof text, "application: {sentry_dsn: %s}\n" PROXY("p", LISTENER, TARGET, ""), dsns[i]);
-        assert_problems(text, "f:1:15: application.sentry_dsn: not supported yet\n");
+        const struct config *config = load_good(text);
+        assert_non_null(config->sentry_dsn);
+        config_drop(&config);
     }
     for (size_t i = 0; i < ARRAY_LENGTH(metrics); i++) {
         (void)snprintf(text, sizeof text, METRICS("address: '%s'"), metrics[i]);
@@ -396,7 +415,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_secrets_are_not_repeated),
         cmocka_unit_test(test_metrics),
-        cmocka_unit_test(test_unsupported_features),
+        cmocka_unit_test(test_sentry),
         cmocka_unit_test(test_syntaxes_that_pass),
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_every_value_arrives),

@@ -136,13 +136,13 @@ static void write_record(struct connection_log *log, uint64_t id)
     "\"timings\":{\"wait_ms\":null,\"admit_ms\":null,\"client_header_ms\":null,\"client_hello_ms\":null,"      \
     "\"client_handshake_ms\":null,\"dial_ms\":null,\"resolve_ms\":null,\"connect_ms\":null,\"socks_ms\":null," \
     "\"target_handshake_ms\":null,\"relay_ms\":null,\"first_byte_ms\":null}"
-#define RECORD(id)                                                                                            \
-    "{\"event\":\"rejected\",\"id\":" #id ",\"proxy\":\"web\",\"time\":\"1970-01-01T00:00:00.000Z\","         \
-    "\"start\":\"1970-01-01T00:00:00.000Z\",\"end\":\"1970-01-01T00:00:00.000Z\","                            \
-    "\"client\":\"192.0.2.1:1\",\"local\":\"192.0.2.2:80\",\"proxy_header\":null,\"sni\":null,"               \
-    "\"client_tls\":null,\"target\":null,\"target_tls\":null,\"attempts\":0,\"resolve_ms\":0.000,"            \
-    "\"connect_ms\":0.000,\"total_ms\":0.000," NO_TIMINGS ",\"bytes_from_client\":0,\"bytes_from_target\":0," \
-    "\"client_tcp\":null,\"target_tcp\":null,\"phase\":\"accepting\",\"step\":null,"                          \
+#define RECORD(id)                                                                                        \
+    "{\"event\":\"rejected\",\"id\":" #id ",\"proxy\":\"web\",\"time\":\"1970-01-01T00:00:00.000Z\","     \
+    "\"start\":\"1970-01-01T00:00:00.000Z\",\"end\":\"1970-01-01T00:00:00.000Z\","                        \
+    "\"client\":\"192.0.2.1:1\",\"local\":\"192.0.2.2:80\",\"proxy_header\":null,\"sni\":null,"           \
+    "\"client_tls\":null,\"target\":null,\"target_tls\":null,\"attempts\":0,\"resolve_ms\":0.0,"          \
+    "\"connect_ms\":0.0,\"total_ms\":0.0," NO_TIMINGS ",\"bytes_from_client\":0,\"bytes_from_target\":0," \
+    "\"client_tcp\":null,\"target_tcp\":null,\"phase\":\"accepting\",\"step\":null,"                      \
     "\"reason\":\"connection_limit\",\"ended_by\":\"proxy\",\"error\":null}\n"
 
 static void test_the_same_path_is_one_log(void **state)

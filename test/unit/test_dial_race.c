@@ -2,39 +2,75 @@
 
 #include "dial_rig.h"
 
-static void assert_order(const char *families, enum address_family preferred, const char *wanted)
+// `families`: those of the addresses, in the resolver's order. `fates`: what became of each as the next one began, 's'
+// it was silent, 'f' it had failed; the last one's counts for the rest.
+static void assert_order(const char *families, enum address_family preferred, const char *fates, const char *wanted)
 {
-    static struct resolution resolution;
-    uint8_t order[RESOLVE_ADDRESSES_MAX];
-    resolution.count = strlen(families);
-    for (size_t i = 0; i < resolution.count; i++)
-        resolution.endpoints[i].address.any.sa_family = families[i] == '4' ? AF_INET : AF_INET6;
-    dial_race_order(&resolution, preferred, order);
-    for (size_t i = 0; i < resolution.count; i++)
-        if (order[i] != wanted[i] - '0')
-            fail_msg("%s: %u at %zu", families, (unsigned)order[i], i);
+    struct resolution resolution = {.first = families[0] == '4' ? RESOLVED_IPV4 : RESOLVED_IPV6};
+    struct dial_order order = {.preferred = preferred};
+    for (size_t i = 0; families[i] != '\0'; i++)
+        resolution.counts[families[i] == '4' ? RESOLVED_IPV4 : RESOLVED_IPV6]++;
+    char got[64] = "";
+    size_t count = 0;
+    bool is_silent = false;
+    int family;
+    while (dial_order_next(&order, &resolution, is_silent, &family)) {
+        got[count++] = family == RESOLVED_IPV4 ? '4' : '6';
+        order.begun[family]++;
+        order.last = family;
+        is_silent = *fates == 's';
+        if (fates[1] != '\0')
+            fates++;
+    }
+    assert_string_equal(got, wanted);
 }
 
 static void test_order(void **state)
 {
     (void)state;
     static const struct {
-        const char *families; // in the resolver's order
-        const char *order;
+        const char *families, *order;
     } rows[] = {
-
-        {"", ""},           {"4", "0"},           {"6", "0"},           {"44", "01"},       {"64", "01"},
-        {"46", "01"},       {"664", "021"},       {"6644", "0213"},     {"4466", "0213"},   {"66664", "04123"},
-        {"44446", "04123"}, {"646464", "012345"}, {"644466", "014253"}, {"46666", "01234"},
+        {"", ""},           {"4", "4"},           {"6", "6"},           {"44", "44"},       {"64", "64"},
+        {"46", "46"},       {"664", "646"},       {"6644", "6464"},     {"4466", "4646"},   {"66664", "64666"},
+        {"44446", "46444"}, {"646464", "646464"}, {"644466", "646464"}, {"46666", "46666"},
     };
-    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++)
-        assert_order(rows[i].families, ADDRESS_ANY, rows[i].order);
-    assert_order("", ADDRESS_IPV4, "");
-    assert_order("6464", ADDRESS_IPV4, "1302");
-    assert_order("6464", ADDRESS_IPV6, "0213");
-    assert_order("4466", ADDRESS_IPV6, "2301");
-    assert_order("666", ADDRESS_IPV4, "012");
-    assert_order("444", ADDRESS_IPV4, "012");
+    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
+        assert_order(rows[i].families, ADDRESS_ANY, "s", rows[i].order);
+        assert_order(rows[i].families, ADDRESS_ANY, "f", rows[i].order);
+    }
+    assert_order("", ADDRESS_IPV4, "f", "");
+    assert_order("6464", ADDRESS_IPV4, "f", "4466");
+    assert_order("6464", ADDRESS_IPV6, "f", "6644");
+    assert_order("4466", ADDRESS_IPV6, "f", "6644");
+    assert_order("666", ADDRESS_IPV4, "f", "666");
+    assert_order("444", ADDRESS_IPV4, "s", "444");
+    // What does not answer costs time, so that the other family is next; what fails does not.
+    assert_order("444666", ADDRESS_IPV4, "s", "464646");
+    assert_order("444666", ADDRESS_IPV4, "ffs", "444666");
+    assert_order("444666", ADDRESS_IPV4, "fsf", "446466");
+    assert_order("4466", ADDRESS_IPV6, "s", "6464");
+}
+
+// Addresses that come late take their turn.
+static void test_order_of_late_addresses(void **state)
+{
+    (void)state;
+    struct resolution resolution = {.first = RESOLVED_IPV4, .counts = {[RESOLVED_IPV4] = 3}};
+    struct dial_order order = {.preferred = ADDRESS_ANY};
+    int family = -1;
+    assert_true(dial_order_next(&order, &resolution, false, &family));
+    assert_int_equal(family, RESOLVED_IPV4);
+    order.begun[RESOLVED_IPV4] = 1;
+    order.last = RESOLVED_IPV4;
+    assert_true(dial_order_next(&order, &resolution, true, &family));
+    assert_int_equal(family, RESOLVED_IPV4);
+    resolution.counts[RESOLVED_IPV6] = 1;
+    assert_true(dial_order_next(&order, &resolution, true, &family));
+    assert_int_equal(family, RESOLVED_IPV6);
+    order.begun[RESOLVED_IPV4] = 3;
+    order.begun[RESOLVED_IPV6] = 1;
+    assert_false(dial_order_next(&order, &resolution, true, &family));
 }
 
 // The resolver gives the port as the address has it; addresses of 127/8 tell the endpoints of one port apart.
@@ -199,6 +235,31 @@ static void test_race_families_take_turns(void **state)
     (void)close(listener);
 }
 
+// Two of the preferred family do not answer: the other family is not kept waiting for both.
+static void test_race_preferred_family_is_silent(void **state)
+{
+    (void)state;
+    struct endpoint ipv6, silent[2];
+    int fillers[2], black_holes[2], listener = rig_listen("[::1]:0", &ipv6);
+    char text[64];
+    fake_clear();
+    for (int i = 0; i < 2; i++) {
+        (void)snprintf(text, sizeof text, "127.0.0.%d:%u", 2 + i, (unsigned)rig_port(&ipv6));
+        black_holes[i] = rig_black_hole(text, &silent[i], &fillers[i]);
+        fake_add(&silent[i]);
+    }
+    fake_add(&ipv6);
+    (void)snprintf(text, sizeof text, "list.test:%u", (unsigned)rig_port(&ipv6));
+    struct dialled dialled = dial_preferring(text, ADDRESS_IPV4, 0);
+    assert_in_range(dialled.result.connect_time, DIAL_ATTEMPT_DELAY, 2 * DIAL_ATTEMPT_DELAY - 1);
+    assert_connected(&dialled, listener, &ipv6);
+    for (int i = 0; i < 2; i++) {
+        (void)close(fillers[i]);
+        (void)close(black_holes[i]);
+    }
+    (void)close(listener);
+}
+
 static void test_race_all_fail(void **state)
 {
     (void)state;
@@ -285,12 +346,14 @@ int main(void)
     before = rig_descriptors();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_order),
+        cmocka_unit_test(test_order_of_late_addresses),
         cmocka_unit_test_prestate(test_names, &before),
         cmocka_unit_test(test_preferred_family),
         cmocka_unit_test_prestate(test_resolver_has_its_own_bound, &before),
         cmocka_unit_test(test_race_first_refuses),
         cmocka_unit_test(test_race_first_is_silent),
         cmocka_unit_test(test_race_families_take_turns),
+        cmocka_unit_test(test_race_preferred_family_is_silent),
         cmocka_unit_test(test_race_all_fail),
         cmocka_unit_test(test_race_times_out),
         cmocka_unit_test(test_race_is_cancelled),

@@ -105,6 +105,7 @@ struct fixture {
     struct port ports[PORTS];
     struct target_config targets[PORTS];
     struct target_state states[PORTS];
+    struct target_place places[PORTS];
     struct target_state *state_pointers[PORTS];
     struct proxy_config settings;
     int client[2]; // ours, the client's end
@@ -122,8 +123,10 @@ static int setup(void **state)
         fixture->targets[i] =
             (struct target_config){.name = names[i], .address = fixture->ports[i].address, .connect_attempts = 1};
     }
-    for (size_t i = 0; i < PORTS; i++)
+    for (size_t i = 0; i < PORTS; i++) {
+        fixture->states[i].place = &fixture->places[i];
         fixture->state_pointers[i] = &fixture->states[i];
+    }
     fixture->settings = (struct proxy_config){
         .name = "web", .targets = fixture->targets, .target_count = PORTS, .balancer = BALANCER_FAILOVER};
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fixture->client), 0);
@@ -249,19 +252,19 @@ static void test_a_failure_of_all_says_how_many(void **state)
     assert_int_equal(fixture->error.code, ERROR_REFUSED);
     assert_int_equal(fixture->error.os_errno, ECONNREFUSED);
     for (size_t i = 0; i < PORTS; i++)
-        assert_int_equal(atomic_load(&fixture->states[i].active), 0);
+        assert_int_equal(atomic_load(&fixture->places[i].active), 0);
 }
 
 static void test_a_connection_is_counted_where_it_is(void **state)
 {
     struct fixture *fixture = *state;
     assert_true(connect_now(fixture, 0));
-    assert_int_equal(atomic_load(&fixture->states[REFUSES].active), 0);
-    assert_int_equal(atomic_load(&fixture->states[LISTENS].active), 1);
+    assert_int_equal(atomic_load(&fixture->places[REFUSES].active), 0);
+    assert_int_equal(atomic_load(&fixture->places[LISTENS].active), 1);
     egress_leave(&fixture->egress);
-    assert_int_equal(atomic_load(&fixture->states[LISTENS].active), 0);
+    assert_int_equal(atomic_load(&fixture->places[LISTENS].active), 0);
     egress_leave(&fixture->egress);
-    assert_int_equal(atomic_load(&fixture->states[LISTENS].active), 0);
+    assert_int_equal(atomic_load(&fixture->places[LISTENS].active), 0);
 }
 
 static void test_a_target_that_fails_is_passed_over(void **state)
@@ -292,7 +295,7 @@ static void test_a_client_that_leaves_is_no_failure_of_the_target(void **state)
     assert_false(connect_now(fixture, 0));
     assert_int_equal(fixture->error.code, ERROR_CANCELLED);
     assert_int_equal(atomic_load(&fixture->states[REFUSES].health.state), 0);
-    assert_int_equal(atomic_load(&fixture->states[REFUSES].active), 0);
+    assert_int_equal(atomic_load(&fixture->places[REFUSES].active), 0);
 }
 
 static void test_the_header_comes_first_and_whole(void **state)

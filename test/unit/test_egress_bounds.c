@@ -38,7 +38,8 @@ static void set_up(struct scene *scene, const char *address)
 // Returns how long the attempt took to fail.
 static int64_t fail_to_connect(struct scene *scene)
 {
-    struct target_state state = {.references = 1};
+    struct target_place place = {.references = 1};
+    struct target_state state = {.place = &place};
     struct target_state *const states[] = {&state};
     static struct tls_context *const plain[] = {NULL};
     const struct egress_plan plan = {.settings = &scene->settings,
@@ -75,6 +76,7 @@ static void test_a_socks_server_that_is_silent(void **state)
     socklen_t length = sizeof address;
     char server[64];
     int listening = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(listening >= 0);
     assert_int_equal(bind(listening, (struct sockaddr *)&address, length), 0);
     assert_int_equal(listen(listening, 16), 0);
     assert_int_equal(getsockname(listening, (struct sockaddr *)&address, &length), 0);

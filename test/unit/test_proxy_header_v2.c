@@ -207,8 +207,17 @@ static void test_fields_without_addresses(void **state)
     assert_text(&decoded.header.authority, "ab");
     set_hex(&bytes, "21 10 0013" INET_ADDRESSES "03 0004 00000000");
     assert_refused(&bytes, wrong);
+    // A transport without a family has no addresses, and no ports either.
+    set_hex(&bytes, "21 01 0000");
+    assert_decodes(&bytes);
+    assert_int_equal(decoded.length, V2_FIXED);
+    set_hex(&bytes, "21 01 0007 01 0004 68747470");
+    assert_decodes(&bytes);
+    assert_text(&decoded.header.protocol, "http");
+    assert_int_equal(decoded.header.source.port, 0);
+    assert_int_equal(decoded.header.destination.port, 0);
     static const char *const others[] = {"21 00 0001 03", "21 00 0005 03 0004 00 00", "21 10 0003 030000",
-                                         "21 00 000c" INET_ADDRESSES};
+                                         "21 00 000c c0a80001 c0a8000b dc04 01bb"};
     for (size_t i = 0; i < ARRAY_LENGTH(others); i++) {
         set_hex(&bytes, others[i]);
         assert_decodes(&bytes);

@@ -1,22 +1,12 @@
-// Resolving where one family is preferred: the order, and a name server that answers for one of them only.
+// Resolving for who can begin with some of the addresses: the order, and name servers that answer for one family only,
+// or late.
 
+#include "../../src/net/resolve_lookup.h"
 #include "bitflow/base/compiler.h"
 #include "bitflow/net/resolve.h"
 #include "fake_resolver.h"
 
-static struct patience nobody(void)
-{
-    struct patience patience;
-    patience_init(&patience, -1);
-    return patience;
-}
-
-static void assert_endpoint(const struct endpoint *endpoint, const char *expected)
-{
-    char text[ENDPOINT_TEXT_SIZE];
-    endpoint_format(endpoint, text);
-    assert_string_equal(text, expected);
-}
+static unsigned descriptors_at_start;
 
 static struct endpoint endpoint_of(const char *text)
 {
@@ -26,18 +16,8 @@ static struct endpoint endpoint_of(const char *text)
     return endpoint;
 }
 
-static unsigned descriptors_at_start;
-
-static bool resolve_families(const char *text, enum address_family preferred, int64_t deadline,
-                             struct resolution *resolution, struct error *error)
-{
-    struct address address = rig_address(text, ADDRESS_TO_CONNECT);
-    struct patience patience = nobody();
-    return resolve_preferring(&address, preferred, &patience, deadline, resolution, error);
-}
-
-// The families of list.test are added in this order: "4", "6", "46", ...; what comes, in which order.
-static void assert_families(const char *name, const char *families, enum address_family preferred, const char *order)
+// What list.test and its like have: "46" is 192.0.2.1 and 2001:db8::2, in this order.
+static void set_list(const char *families)
 {
     fake_clear();
     for (size_t i = 0; families[i] != '\0'; i++) {
@@ -46,83 +26,276 @@ static void assert_families(const char *name, const char *families, enum address
         struct endpoint endpoint = endpoint_of(text);
         fake_add(&endpoint);
     }
+}
+
+// One asker.
+struct asker {
+    struct address address;
+    struct resolving resolving;
     struct resolution resolution;
-    struct error error = ERROR_INIT;
-    if (!resolve_families(name, preferred, rig_limit(), &resolution, &error))
-        fail_msg("%s %s: %s", name, families, error.text);
-    assert_int_equal(resolution.count, strlen(order));
-    for (size_t i = 0; i < resolution.count; i++) {
-        char text[64];
-        (void)snprintf(text, sizeof text, families[order[i] - '0'] == '4' ? "192.0.2.%d:80" : "[2001:db8::%d]:80",
-                       order[i] - '0' + 1);
-        assert_endpoint(&resolution.endpoints[i], text);
+    struct error error;
+    int64_t took;
+};
+
+static bool await(struct asker *asker, const char *text, enum address_family preferred, int64_t resolve_timeout,
+                  int64_t deadline)
+{
+    const struct resolving_terms terms = {.preferred = preferred, .resolve_timeout = resolve_timeout};
+    int64_t start = clock_now();
+    asker->address = rig_address(text, ADDRESS_TO_CONNECT);
+    asker->error = ERROR_INIT;
+    bool good = resolving_begin(&asker->resolving, &asker->address, &terms, deadline, &asker->error) &&
+                resolving_await(&asker->resolving, rig_nobody(), &asker->resolution, &asker->error);
+    asker->took = clock_now() - start;
+    return good;
+}
+
+static void assert_counts(const struct asker *asker, size_t ipv4, size_t ipv6, int first)
+{
+    if (asker->error.code != ERROR_NONE)
+        fail_msg("%s", asker->error.text);
+    assert_int_equal(asker->resolution.counts[RESOLVED_IPV4], ipv4);
+    assert_int_equal(asker->resolution.counts[RESOLVED_IPV6], ipv6);
+    assert_int_equal(asker->resolution.first, first);
+}
+
+static void assert_family(const struct asker *asker, int family, size_t at, const char *expected)
+{
+    struct endpoint endpoint, wanted = endpoint_of(expected);
+    resolution_endpoint(&asker->resolution, family, at, 80, &endpoint);
+    assert_true(endpoint_equal(&endpoint, &wanted));
+}
+
+static void release(struct asker *asker)
+{
+    resolving_release(&asker->resolving);
+    fake_release_to_end(descriptors_at_start);
+}
+
+// What is known at once costs one look-up, and the system tells the order.
+static void test_one_look_up(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *families;
+        enum address_family preferred;
+        size_t ipv4, ipv6;
+        int first;
+    } rows[] = {
+        {"list.test:80", "4646", ADDRESS_ANY, 2, 2, RESOLVED_IPV4},
+        {"list.test:80", "6446", ADDRESS_ANY, 2, 2, RESOLVED_IPV6},
+        {"list.test:80", "46", ADDRESS_IPV6, 1, 1, RESOLVED_IPV4},
+        {"list.test:80", "44", ADDRESS_IPV6, 2, 0, RESOLVED_IPV4},
+        {"list.test:80", "6", ADDRESS_IPV4, 0, 1, RESOLVED_IPV6},
+        {"tcp4://one.test:80", "64", ADDRESS_IPV6, 1, 0, RESOLVED_IPV4},
+        {"tcp6://one.test:80", "46", ADDRESS_IPV4, 0, 1, RESOLVED_IPV6},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
+        struct asker asker;
+        int calls = atomic_load(&fake_list_calls);
+        set_list(rows[i].families);
+        assert_true(await(&asker, rows[i].text, rows[i].preferred, 0, rig_limit()));
+        assert_counts(&asker, rows[i].ipv4, rows[i].ipv6, rows[i].first);
+        struct pollfd descriptors[RESOLVING_DESCRIPTORS_MAX];
+        assert_int_equal(resolving_descriptors(&asker.resolving, descriptors), 0);
+        assert_true(resolving_advance(&asker.resolving, &asker.resolution) == DEADLINE_NONE);
+        assert_true(resolving_worth_until(&asker.resolving) == 0);
+        release(&asker);
+        if (asker.took < RESOLVE_SPLIT)
+            assert_int_equal(atomic_load(&fake_list_calls), calls + 1);
     }
 }
 
-static void test_preferred_family(void **state)
+static void test_within_families(void **state)
 {
     (void)state;
-    assert_families("list.test:80", "4646", ADDRESS_IPV4, "0213");
-    assert_families("list.test:80", "4646", ADDRESS_IPV6, "1302");
-    assert_families("list.test:80", "4646", ADDRESS_ANY, "0123");
-    assert_families("list.test:80", "44", ADDRESS_IPV6, "01");
-    assert_families("list.test:80", "6", ADDRESS_IPV4, "0");
-    assert_families("tcp4://list.test:80", "46", ADDRESS_IPV6, "0");
-    assert_families("tcp6://list.test:80", "46", ADDRESS_IPV4, "1");
-
-    struct resolution resolution;
-    struct error error = ERROR_INIT;
-    assert_false(resolve_families("no-name.test:80", ADDRESS_IPV6, rig_limit(), &resolution, &error));
-    assert_int_equal(error.code, ERROR_RESOLVE);
-    assert_string_equal(error.text, "cannot resolve no-name.test: Name or service not known");
-    assert_true(resolve_families("192.0.2.7:80", ADDRESS_IPV6, rig_limit(), &resolution, &error));
-    assert_endpoint(&resolution.endpoints[0], "192.0.2.7:80");
-    assert_false(resolve_families("localhost:80", ADDRESS_IPV6, clock_now(), &resolution, &error));
-    assert_string_equal(error.text, "cannot resolve no-name.test: Name or service not known"); // the first one set
+    struct asker asker;
+    set_list("4646");
+    assert_true(await(&asker, "list.test:80", ADDRESS_ANY, 0, rig_limit()));
+    assert_family(&asker, RESOLVED_IPV4, 0, "192.0.2.1:80");
+    assert_family(&asker, RESOLVED_IPV4, 1, "192.0.2.3:80");
+    assert_family(&asker, RESOLVED_IPV6, 0, "[2001:db8::2]:80");
+    assert_family(&asker, RESOLVED_IPV6, 1, "[2001:db8::4]:80");
+    release(&asker);
 }
 
-// A name server that answers for one family and never for the other.
-static void test_a_family_that_is_late(void **state)
+static void test_failures(void **state)
 {
     (void)state;
-    struct resolution resolution;
-    struct error error = ERROR_INIT;
-    // The other one has a moment to come, no more.
-    int64_t start = clock_now();
-    assert_families("late6.test:80", "46", ADDRESS_IPV4, "0");
-    assert_in_range(clock_now() - start, RESOLVE_DELAY, RIG_LIMIT / 2);
-    fake_release_to_end(descriptors_at_start);
-    // The preferred one is waited for until the deadline; then the other one counts.
-    start = clock_now();
-    assert_true(resolve_families("late4.test:80", ADDRESS_IPV4, deadline_after(300 * NS_PER_MS), &resolution, &error));
-    assert_in_range(clock_now() - start, 300 * NS_PER_MS, RIG_LIMIT / 2);
-    assert_int_equal(resolution.count, 1);
-    assert_endpoint(&resolution.endpoints[0], "[2001:db8::2]:80");
-    fake_release_to_end(descriptors_at_start);
-    // Neither has come; one that has no addresses does not help.
-    fake_clear();
-    assert_false(resolve_families("late6.test:80", ADDRESS_IPV4, deadline_after(100 * NS_PER_MS), &resolution, &error));
-    assert_int_equal(error.code, ERROR_TIMEOUT);
-    assert_string_equal(error.text, "cannot resolve late6.test: no answer in time");
-    fake_release_to_end(descriptors_at_start);
+    struct asker asker;
+    assert_false(await(&asker, "no-name.test:80", ADDRESS_IPV6, 0, rig_limit()));
+    assert_int_equal(asker.error.code, ERROR_RESOLVE);
+    assert_string_equal(asker.error.text, "cannot resolve no-name.test: Name or service not known");
+    release(&asker);
+    assert_false(await(&asker, "localhost:80", ADDRESS_IPV6, 0, clock_now()));
+    assert_int_equal(asker.error.code, ERROR_TIMEOUT);
+    assert_string_equal(asker.error.text, "cannot resolve localhost: no time is left");
+    release(&asker);
 }
 
-static void test_the_client_leaves_two_look_ups(void **state)
+// Whoever drops questions for one family holds up nobody: A has come, AAAA has the Resolution Delay.
+static void test_ipv6_does_not_come(void **state)
+{
+    (void)state;
+    struct asker asker;
+    set_list("46");
+    assert_true(await(&asker, "late6.test:80", ADDRESS_ANY, 0, rig_limit()));
+    assert_counts(&asker, 1, 0, RESOLVED_IPV4);
+    assert_in_range(asker.took, RESOLVE_SPLIT + RESOLVE_DELAY, RIG_LIMIT / 2);
+    // Who asks while the question is an old one already does not wait for it again. (A busy machine may take as long.)
+    int64_t limit = rig_limit(), least = INT64_MAX;
+    while (least >= RESOLVE_DELAY && deadline_left(limit) > 0) {
+        struct asker second;
+        assert_true(await(&second, "late6.test:80", ADDRESS_ANY, 0, rig_limit()));
+        assert_counts(&second, 1, 0, RESOLVED_IPV4);
+        least = second.took < least ? second.took : least;
+        resolving_release(&second.resolving);
+    }
+    assert_true(least < RESOLVE_DELAY);
+    release(&asker);
+}
+
+// A question that is never answered is not asked again and again, as long as the other one is answered.
+static void test_what_does_not_come_is_not_asked_for_again(void **state)
+{
+    (void)state;
+    struct asker first;
+    set_list("46");
+    assert_true(await(&first, "late6.test:80", ADDRESS_ANY, 0, rig_limit()));
+    (void)poll(NULL, 0, (int)(LOOKUP_RETRY / NS_PER_MS) + 1); // now it could be
+    int64_t limit = rig_limit();
+    for (bool is_known = false; !is_known && deadline_left(limit) > 0;) {
+        struct asker next;
+        int calls = atomic_load(&fake_slow_calls);
+        assert_true(await(&next, "late6.test:80", ADDRESS_ANY, 0, rig_limit()));
+        is_known = next.took < RESOLVE_DELAY; // on a busy machine it may take as long, and is asked again
+        if (is_known)
+            assert_int_equal(atomic_load(&fake_slow_calls), calls);
+        resolving_release(&next.resolving);
+    }
+    release(&first);
+}
+
+// AAAA came first: that is where to begin.
+static void test_ipv4_does_not_come(void **state)
+{
+    (void)state;
+    struct asker asker;
+    set_list("46");
+    assert_true(await(&asker, "late4.test:80", ADDRESS_ANY, 0, rig_limit()));
+    assert_counts(&asker, 0, 1, RESOLVED_IPV6);
+    assert_true(asker.resolving.hold_until == 0); // it was not waited for
+    release(&asker);
+}
+
+// A name of one family, whose look-up of both hangs: "none" is an answer for the other one.
+static void test_both_in_one_do_not_come(void **state)
+{
+    (void)state;
+    struct asker asker;
+    set_list("4");
+    assert_true(await(&asker, "whole.test:80", ADDRESS_ANY, 0, rig_limit()));
+    assert_counts(&asker, 1, 0, RESOLVED_IPV4);
+    assert_true(resolving_worth_until(&asker.resolving) == 0); // nothing more will come
+    release(&asker);
+    set_list("46");
+    assert_true(await(&asker, "whole.test:80", ADDRESS_ANY, 0, rig_limit()));
+    assert_true(asker.resolution.counts[RESOLVED_IPV6] == 1);
+    release(&asker);
+}
+
+// The preferred family is waited for, if nothing else says so for a moment; then the other one will do.
+static void test_the_preferred_family_does_not_come(void **state)
+{
+    (void)state;
+    struct asker asker;
+    set_list("46");
+    assert_true(await(&asker, "late6.test:80", ADDRESS_IPV6, 0, rig_limit()));
+    assert_counts(&asker, 1, 0, RESOLVED_IPV4);
+    assert_in_range(asker.took, RESOLVE_PREFERRED_DELAY, RIG_LIMIT / 2);
+    release(&asker);
+    assert_true(await(&asker, "late4.test:80", ADDRESS_IPV4, 600 * NS_PER_MS, rig_limit()));
+    assert_counts(&asker, 0, 1, RESOLVED_IPV6);
+    assert_in_range(asker.took, 600 * NS_PER_MS, RIG_LIMIT / 2);
+    release(&asker);
+    assert_true(await(&asker, "late6.test:80", ADDRESS_IPV4, 0, rig_limit())); // the other one is not waited for
+    assert_counts(&asker, 1, 0, RESOLVED_IPV4);
+    assert_true(asker.resolving.hold_until == 0);
+    release(&asker);
+}
+
+// What has come by the deadline counts, also where more was hoped for.
+static void test_the_deadline(void **state)
+{
+    (void)state;
+    struct asker asker;
+    set_list("46");
+    assert_true(await(&asker, "late4.test:80", ADDRESS_IPV4, 0, deadline_after(150 * NS_PER_MS)));
+    assert_counts(&asker, 0, 1, RESOLVED_IPV6);
+    assert_in_range(asker.took, 150 * NS_PER_MS, RIG_LIMIT / 2);
+    release(&asker);
+    set_list("");
+    assert_false(await(&asker, "late6.test:80", ADDRESS_IPV4, 0, deadline_after(100 * NS_PER_MS)));
+    assert_int_equal(asker.error.code, ERROR_TIMEOUT);
+    assert_string_equal(asker.error.text, "cannot resolve late6.test: no answer in time");
+    release(&asker);
+}
+
+// An answer that comes when connecting has begun is added.
+static void test_a_late_answer(void **state)
+{
+    (void)state;
+    struct asker asker;
+    set_list("46");
+    assert_true(await(&asker, "late6.test:80", ADDRESS_ANY, 0, rig_limit()));
+    assert_counts(&asker, 1, 0, RESOLVED_IPV4);
+    int64_t worth = resolving_worth_until(&asker.resolving);
+    assert_in_range(worth, clock_now(), clock_now() + RESOLVE_LATE);
+    for (int i = atomic_load(&fake_waiting); i > 0; i--)
+        fake_release();
+    int64_t limit = rig_limit(), next = 0;
+    while (next != DEADLINE_NONE && deadline_left(limit) > 0) {
+        struct pollfd descriptors[RESOLVING_DESCRIPTORS_MAX];
+        size_t count = resolving_descriptors(&asker.resolving, descriptors);
+        assert_true(count > 0);
+        (void)patience_poll(rig_nobody(), descriptors, count, limit);
+        next = resolving_advance(&asker.resolving, &asker.resolution);
+    }
+    assert_counts(&asker, 1, 1, asker.resolution.first); // each address once
+    assert_family(&asker, RESOLVED_IPV6, 0, "[2001:db8::2]:80");
+    assert_true(resolving_worth_until(&asker.resolving) == 0);
+    release(&asker);
+}
+
+// A lost packet costs a second, not the C library's five.
+static void test_a_lost_packet(void **state)
+{
+    (void)state;
+    struct asker asker;
+    set_list("4");
+    fake_lose(1);
+    assert_true(await(&asker, "tcp4://lost.test:80", ADDRESS_ANY, 0, rig_limit()));
+    assert_counts(&asker, 1, 0, RESOLVED_IPV4);
+    assert_in_range(asker.took, NS_PER_S, RIG_LIMIT / 2);
+    release(&asker);
+}
+
+static void test_the_client_leaves(void **state)
 {
     (void)state;
     int pair[2];
-    struct address address = rig_address("late4.test:80", ADDRESS_TO_CONNECT);
+    struct asker asker = {.address = rig_address("late4.test:80", ADDRESS_TO_CONNECT)};
+    const struct resolving_terms terms = {.preferred = ADDRESS_IPV6};
     struct patience patience;
-    struct resolution resolution;
-    struct error error = ERROR_INIT;
     fake_clear();
     rig_pair(pair);
     patience_init(&patience, pair[0]);
     socket_reset(pair[1]);
-    assert_false(resolve_preferring(&address, ADDRESS_IPV6, &patience, rig_limit(), &resolution, &error));
-    assert_int_equal(error.code, ERROR_CANCELLED);
+    assert_true(resolving_begin(&asker.resolving, &asker.address, &terms, rig_limit(), &asker.error));
+    assert_false(resolving_await(&asker.resolving, &patience, &asker.resolution, &asker.error));
+    assert_int_equal(asker.error.code, ERROR_CANCELLED);
     (void)close(pair[0]);
-    fake_release_to_end(descriptors_at_start);
+    release(&asker);
 }
 
 int main(void)
@@ -131,9 +304,18 @@ int main(void)
         return 1;
     descriptors_at_start = rig_descriptors();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_preferred_family),
-        cmocka_unit_test(test_a_family_that_is_late),
-        cmocka_unit_test(test_the_client_leaves_two_look_ups),
+        cmocka_unit_test(test_one_look_up),
+        cmocka_unit_test(test_within_families),
+        cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_ipv6_does_not_come),
+        cmocka_unit_test(test_what_does_not_come_is_not_asked_for_again),
+        cmocka_unit_test(test_ipv4_does_not_come),
+        cmocka_unit_test(test_both_in_one_do_not_come),
+        cmocka_unit_test(test_the_preferred_family_does_not_come),
+        cmocka_unit_test(test_the_deadline),
+        cmocka_unit_test(test_a_late_answer),
+        cmocka_unit_test(test_a_lost_packet),
+        cmocka_unit_test(test_the_client_leaves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

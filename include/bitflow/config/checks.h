@@ -10,7 +10,4 @@
 // What must hold between keys: unique names and addresses, certificates with their keys, and the like.
 void check_across_keys(const struct place *root, const struct config *config, struct problem_list *problems);
 
-// What is configured, but is not built yet. A value that could not be read is as one that isn't there.
-void check_unsupported(const struct place *root, const struct config *config, struct problem_list *problems);
-
 #endif

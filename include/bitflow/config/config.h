@@ -75,13 +75,15 @@ struct listener_config {
 struct target_config {
     const char *name;
     struct address address;
-    const char *socks_proxy; // as written, validated; NULL: none. It may hold a password: never log it.
-    int64_t proxy_timeout;   // of the dialogue with that
+    const char *socks_proxy;             // as written, validated; NULL: none. It may hold a password: never log it.
+    int64_t proxy_timeout;               // of the dialogue with that
+    struct yaml_mark proxy_timeout_mark; // of the key; line 0: it is not there
     int64_t connect_backoff;
     int64_t connect_attempts; // >= 1
     int64_t connect_timeout;
     int64_t resolve_timeout;
-    int64_t max_fails; // 0: it is never out
+    struct yaml_mark resolve_timeout_mark; // likewise
+    int64_t max_fails;                     // 0: it is never out
     int64_t fail_timeout;
     int64_t write_timeout;
     int64_t read_timeout;
@@ -106,7 +108,10 @@ struct proxy_config {
 };
 
 struct config {
-    const char *sentry_dsn;      // NULL: off. It holds a key: never log it.
+    const char *sentry_dsn;         // NULL: off. It holds a key: never log it.
+    const char *sentry_environment; // NULL: the default
+    const char *sentry_authority;   // path; NULL: the system's
+    struct yaml_mark sentry_authority_mark;
     const char *metrics_address; // NULL: off
     const char *metrics_prefix;  // NULL: none
     enum metrics_tag_format metrics_tag_format;

@@ -10,6 +10,7 @@
 
 #define SYNTAX_NAME_MAX 64         // bytes
 #define SYNTAX_TARGET_NAME_MAX 255 // bytes
+#define SYNTAX_DSN_MAX 1000        // bytes
 
 // A proxy's or target's name: not empty, no control characters, at most SYNTAX_NAME_MAX bytes.
 bool syntax_name(const char *text, struct error *error);
@@ -21,8 +22,11 @@ bool syntax_metric_prefix(const char *text, struct error *error);
 // HOST:PORT, udp://HOST:PORT or unix:///path.
 bool syntax_metrics_address(const char *text, struct error *error);
 
-// A secret: SCHEME://KEY@HOST[:PORT]/[PATH/]PROJECT.
+// A secret: SCHEME://KEY@HOST[:PORT]/[PATH/]PROJECT, at most SYNTAX_DSN_MAX bytes.
 bool syntax_sentry_dsn(const char *text, struct error *error);
+
+// What Sentry takes as an environment's name: up to 64 bytes, no white space, no slash, not "None".
+bool syntax_sentry_environment(const char *text, struct error *error);
 
 // A secret: as net/socks.h reads it.
 bool syntax_socks_proxy(const char *text, struct error *error);

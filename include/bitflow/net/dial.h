@@ -1,6 +1,7 @@
 // One attempt to connect to an address: resolve it, then race its endpoints as RFC 8305 says (families
-// interleaved, or one before the other; a new non-blocking connect every 250 ms or when one fails; the first to
-// succeed wins), all before one deadline. An fd:// address is borrowed (net/inherited.h) instead. Any thread; blocks.
+// interleaved; a new non-blocking connect every 250 ms or when one fails; addresses that are resolved late join; the
+// first to succeed wins), all before one deadline. An fd:// address is borrowed (net/inherited.h) instead. Any thread;
+// blocks.
 
 #ifndef BITFLOW_NET_DIAL_H
 #define BITFLOW_NET_DIAL_H
@@ -25,7 +26,7 @@ struct dial_result {
 struct dial_terms {
     int64_t deadline;              // base/clock.h
     enum address_family preferred; // whose addresses a name is connected to first; ADDRESS_ANY: the families take turns
-    int64_t resolve_timeout;       // ns, on name resolution within the deadline; 0: no bound of its own
+    int64_t resolve_timeout;       // ns, on name resolution within the deadline; 0: no bound of its own (net/resolve.h)
 };
 
 // On failure `result` still tells the times spent, and as `remote` the endpoint that was tried last, the one the

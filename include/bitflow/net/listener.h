@@ -23,7 +23,8 @@ struct listener {
     int sockets[LISTENER_SOCKETS_MAX]; // non-blocking, close-on-exec
     bool is_connected; // an inherited connected socket: sockets[0] is not to be accepted from, it is the connection
     bool is_inherited;
-    dev_t device; // of the Unix socket's file, to know it again
+    bool is_local; // its clients come by a Unix socket, and have no IP address
+    dev_t device;  // of the Unix socket's file, to know it again
     ino_t inode;
 };
 

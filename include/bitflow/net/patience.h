@@ -32,7 +32,7 @@ enum patience_result { PATIENCE_READY, PATIENCE_DEADLINE, PATIENCE_GONE, PATIENC
 
 void patience_init(struct patience *patience, int client);
 
-#define PATIENCE_DESCRIPTORS_MAX 32
+#define PATIENCE_DESCRIPTORS_MAX 36
 // poll() on `count` descriptors (0: just wait) and on the client, until one of them is ready, the deadline
 // (base/clock.h) or the client's end. A deadline that has passed only looks.
 enum patience_result patience_poll(struct patience *patience, struct pollfd *descriptors, size_t count,

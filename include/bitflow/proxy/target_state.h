@@ -1,6 +1,7 @@
-// What is known of a proxy's targets from one connection to the next: health, and how many connections each has. A
-// target keeps it over a reload as long as its name and its address stay. The list has a lock, which reloads take; what
-// connections touch is atomic. Any thread.
+// What is known of a proxy's targets from one connection to the next: health, and how many connections each has. Both
+// outlive a reload: the number for as long as the target's name and address stay, health as long as it is also reached
+// in the same way, since what failed before a mistake was corrected says nothing about the time after it. The list has
+// a lock, which reloads take; what connections touch is atomic. Any thread.
 
 #ifndef BITFLOW_PROXY_TARGET_STATE_H
 #define BITFLOW_PROXY_TARGET_STATE_H
@@ -14,19 +15,30 @@
 #include "bitflow/base/mutex.h"
 #include "bitflow/config/config.h"
 #include "bitflow/proxy/health.h"
+#include "bitflow/tls/tls_context.h"
 
-struct target_state {
-    struct health health;
+// A name and an address, however it is reached.
+struct target_place {
     _Atomic uint64_t active; // connections to it, those that are being made included
     // The list's:
-    LIST_ENTRY(target_state) link GUARDED; // by the list's lock, as all that is GUARDED
-    unsigned references GUARDED;
+    SLIST_ENTRY(target_place) link GUARDED; // by the list's lock, as all that is GUARDED
+    unsigned references GUARDED;            // of states
     char *name;
     struct address address;
 };
 
+struct target_state {
+    struct health health;
+    struct target_place *place;
+    // The list's:
+    LIST_ENTRY(target_state) link GUARDED;
+    unsigned references GUARDED;
+    uint64_t way; // a fingerprint (base/hash.h) of how it is reached
+};
+
 struct target_list {
     struct mutex lock;
+    SLIST_HEAD(, target_place) places GUARDED;
     LIST_HEAD(, target_state) states GUARDED;
 };
 
@@ -34,9 +46,10 @@ void target_list_init(struct target_list *list);
 // Every reference has been given back.
 void target_list_release(struct target_list *list);
 
-// The states of the targets, by their index, with a reference to each. NULL: ERROR_NO_MEMORY.
-struct target_state **target_list_hold(struct target_list *list, const struct target_config *targets, size_t count,
-                                       struct error *error);
+// The states of a proxy's targets, by their index, with a reference to each. `tls`: their contexts, likewise (NULL:
+// plain). NULL: ERROR_NO_MEMORY.
+struct target_state **target_list_hold(struct target_list *list, const struct proxy_config *settings,
+                                       struct tls_context *const *tls, struct error *error);
 
 // Gives the references back and nulls the pointer. Accepts NULL.
 void target_list_drop(struct target_list *list, struct target_state ***states, size_t count);

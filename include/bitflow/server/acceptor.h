@@ -40,6 +40,9 @@ bool acceptor_is_intact(const struct acceptor *acceptor);
 // It was made for one inherited connection, not for a listening socket.
 bool acceptor_is_connected(const struct acceptor *acceptor);
 
+// Its clients come by a Unix socket, and have no IP address.
+bool acceptor_is_local(const struct acceptor *acceptor);
+
 // Stops the thread and closes the sockets. Accepts NULL.
 void acceptor_destroy(struct acceptor **acceptor);
 

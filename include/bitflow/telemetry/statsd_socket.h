@@ -14,17 +14,20 @@
 
 #include "bitflow/base/error.h"
 #include "bitflow/net/address.h"
-#include "bitflow/net/resolve.h"
 #include "bitflow/telemetry/statsd_batch.h"
 
 // Through any network with Ethernet's MTU and some tunnel's headers; what Datadog's clients use, too.
 #define STATSD_UDP_DATAGRAM 1432
 
+// Addresses of a name that are tried; further ones are left out.
+#define STATSD_ADDRESSES_MAX 16
+
 struct statsd_socket {
     struct address address;
     int fd;         // -1: not open
     bool is_proven; // nothing has come back since it was opened, or failed last
-    struct resolution resolution;
+    struct endpoint endpoints[STATSD_ADDRESSES_MAX];
+    size_t count;
     size_t next;           // the address to be tried next
     int64_t resolved;      // when, CLOCK_MONOTONIC; 0: never
     int64_t look_up_after; // not before

@@ -22,6 +22,9 @@ size_t aead_key_size(enum aead_algorithm algorithm); // bytes
 // "libcrypto" or "mbedtls", for --version and the docs' measurements.
 const char *aead_provider(void);
 
+// What must be said to the library before anyone else uses it (libcurl may be built on it, too). Called by tls_init().
+void aead_prepare(void);
+
 struct aead;
 
 // The key is copied. NULL: ERROR_NO_MEMORY, ERROR_SYSTEM.

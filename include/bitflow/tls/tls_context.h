@@ -37,6 +37,9 @@ struct tls_context *tls_context_create(const struct tls_config *config, enum tls
 // Wipes the keys. Accepts NULL. No connection may use it any more.
 void tls_context_destroy(struct tls_context **context);
 
+// Another one (base/hash.h) where anything that it was loaded from has changed, in the configuration or in a file.
+uint64_t tls_context_fingerprint(const struct tls_context *context);
+
 // Called for each certificate of the context that has expired, is not yet valid, or expires within `days`: a text for
 // the log or for --check. Any thread.
 void tls_context_check_expiry(const struct tls_context *context, int days,

@@ -1,13 +1,8 @@
-"""Keys whose features come later: validated in full, then refused as not supported yet, never ignored."""
+"""Each feature's keys: what is wrong with a value is told, with its place."""
 
 import pytest
 
 import configs
-
-LATER = [
-    # place, lines, the path of what is refused
-    ("top", "application: {sentry_dsn: 'https://key@sentry.example/1'}", "application.sentry_dsn"),
-]
 
 WRONG = [
     ("listener", "tls_context: {verify_mode: lax}", "server.proxies[0].listener.tls_context.verify_mode"),
@@ -38,34 +33,8 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("place, text, path", LATER)
-def test_refused_for_now(env, place, text, path):
-    _, line, column = configs.PLACES[place]
-    problems = configs.rejects(
-        env,
-        configs.with_line(place, text),
-        line=line,
-        columns=(column, column + len(text)),
-        mentions=["not supported yet"],
-    )
-    assert problems[0]["path"].startswith(path), problems[0][0]
-    assert "secret" not in problems[0][0]
-
-
 @pytest.mark.parametrize("place, text, path", WRONG)
-def test_validated_now(env, place, text, path):
-    """What is wrong with it is told now, whatever is supported."""
+def test_is_rejected(env, place, text, path):
     _, line, _ = configs.PLACES[place]
     _, problems, stderr = configs.check(env, configs.with_line(place, text))
-    wrong = [problem for problem in problems if "not supported yet" not in problem["text"]]
-    assert wrong, stderr
-    assert any(int(problem["line"]) == line and problem["path"].startswith(path) for problem in wrong), stderr
-
-
-def test_refused_at_the_start_too(env):
-    text = configs.with_line("top", "application: {sentry_dsn: 'https://key@sentry.example/1'}")
-    path = env.write(text.replace("127.0.0.1:8080", env.unix()))
-    bitflow = env.launch(path)
-    bitflow.expected_status = 2
-    assert bitflow.wait_ended() == 2
-    assert "not supported yet" in bitflow.stderr() and f"{path}:14:" in bitflow.stderr()
+    assert any(int(problem["line"]) == line and problem["path"].startswith(path) for problem in problems), stderr

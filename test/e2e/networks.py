@@ -1,0 +1,76 @@
+"""Network namespaces that a test makes itself, and enters (root)."""
+
+import contextlib
+import ctypes
+import os
+import subprocess
+
+import pytest
+
+import programs
+
+CLONE_NEWNET = 0x40000000
+
+
+class Networks:
+    """Two network namespaces with a cable between them: bitflow's and the target's."""
+
+    def __init__(self):
+        if os.geteuid() != 0:
+            pytest.skip("network namespaces take root")
+        self.near, self.far = (f"bitflow-{os.getpid()}-{side}" for side in ("near", "far"))
+        self.address = "198.18.7.2"
+
+    def __enter__(self):
+        ip = self.ip
+        ip("netns", "add", self.near)
+        ip("netns", "add", self.far)
+        ip(
+            "-n",
+            self.near,
+            "link",
+            "add",
+            "cable",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "cable",
+            "netns",
+            self.far,
+        )
+        for name, address in ((self.near, "198.18.7.1/30"), (self.far, self.address + "/30")):
+            ip("-n", name, "address", "add", address, "dev", "cable")
+            for device in ("lo", "cable"):
+                ip("-n", name, "link", "set", device, "up")
+        return self
+
+    def ip(self, *arguments):
+        programs.run(["ip", *arguments])
+
+    def cut(self):
+        self.ip("-n", self.far, "link", "set", "cable", "down")
+
+    def __exit__(self, *_):
+        for name in (self.near, self.far):
+            subprocess.run([programs.find("ip"), "netns", "delete", name], check=False, capture_output=True)
+
+
+def enter(descriptor):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+@contextlib.contextmanager
+def inside(name):
+    """This thread's sockets, and the processes and threads that it starts, are of that namespace."""
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    other = os.open(f"/run/netns/{name}", os.O_RDONLY)
+    try:
+        enter(other)
+        yield
+    finally:
+        enter(own)
+        os.close(own)
+        os.close(other)

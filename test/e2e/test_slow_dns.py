@@ -1,0 +1,192 @@
+"""Name servers that drop questions for one family, answer late, or lose packets: the time to connect is
+bounded, with and without dual stack. The C library's resolver has its usual bounds here, 5 s twice."""
+
+import pytest
+
+import hosts
+import peers
+import sockets
+from environment import proxy
+from hosts import AAAA, A
+from test_names import join
+from waiting import Stopwatch, pace, scale, wait_for
+
+SERVER = "127.0.0.81"
+DNSMASQ = "127.0.0.82"
+OPTIONS = "timeout:5 attempts:2"
+
+BOTH = {A: ["127.0.0.1"], AAAA: ["::1"]}
+
+
+@pytest.fixture
+def serve(env):
+    """Starts a faulty name server, and with `through` a dnsmasq that asks it; returns it and a launch plan."""
+
+    def begin(answers, through=False, names=(), **faults):
+        server = env.enter(hosts.FaultyNameServer(answers, address=SERVER, **faults))
+        if through:
+            env.enter(hosts.Dnsmasq([], DNSMASQ, SERVER))
+        return server, hosts.plan(env, names, DNSMASQ if through else SERVER, OPTIONS)
+
+    return begin
+
+
+def listen(env, hosts_of_it):
+    """Listeners on one port of these addresses, by address."""
+    for _ in range(50):
+        port = sockets.free_port()
+        try:
+            return {host: env.enter(peers.Listener(join(host, port))) for host in hosts_of_it}, port
+        except OSError:
+            continue
+    raise AssertionError("no port is free on all of them")
+
+
+def start(env, plan, name, port, dual, front="127.0.0.1"):
+    address = env.address(front)
+    target = {"address": f"{name}:{port}", "connect_timeout": "9s"}
+    bitflow = env.start(proxy(address, target, enable_dual_stack=dual), plan=plan)
+    bitflow.quiet_check = False  # look-ups are still under way at the end
+    return bitflow, address
+
+
+def timed(env, address, listener):
+    watch = Stopwatch()
+    client, connection = env.pair(address, listener)
+    seconds = watch.seconds
+    client.close()
+    connection.close()
+    return seconds
+
+
+def connects(env, address, listener, least, most):
+    watch = Stopwatch()
+    client, connection = env.pair(address, listener)
+    watch.between(least, most, "the connect")
+    client.close()
+    connection.close()
+
+
+@pytest.mark.parametrize("through", [False, True], ids=["asked directly", "by dnsmasq"])
+@pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
+@pytest.mark.parametrize("client", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("kind", [A, AAAA], ids=["A", "AAAA"])
+def test_questions_for_one_family_are_dropped(env, serve, kind, client, dual, through):
+    """The target has one address, of the family that is answered."""
+    answers = {other: BOTH[other] for other in BOTH if other != kind}
+    host = "::1" if kind == A else "127.0.0.1"
+    _, plan = serve(answers, through)
+    targets, port = listen(env, [host])
+    fronts = [env.address(client) for _ in range(3)]
+    proxies = [
+        proxy(front, f"x{number}.far.test:{port}", name=f"p{number}", enable_dual_stack=dual)
+        for number, front in enumerate(fronts)
+    ]
+    env.start(*proxies, plan=plan).quiet_check = False
+    # A busy machine has its pauses, so of three connects one counts. First each is the first to ask for its
+    # name, then each finds questions that are under way.
+    for _ in range(2):
+        took = [timed(env, front, targets[host]) for front in fronts]
+        assert min(took) < 0.6 * pace() and max(took) < 2.5 * pace(), took
+
+
+@pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
+def test_a_crowd_where_aaaa_is_dropped(env, serve, dual):
+    """Few look-ups serve them all, and none of them waits for long."""
+    _, plan = serve({A: BOTH[A]})
+    targets, port = listen(env, ["127.0.0.1"])
+    bitflow, address = start(env, plan, "crowd.far.test", port, dual)
+    watch = Stopwatch()
+    clients = [env.connect(address) for _ in range(scale(100))]
+    for _ in clients:
+        env.keep(targets["127.0.0.1"].accept())
+    watch.between(0, 2.5, "all the connects")
+    # Of both families, of each; on a busy machine one may be done once more.
+    assert len([name for name in bitflow.thread_names() if name == "resolve"]) <= 4
+
+
+@pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
+def test_both_are_late(env, serve, dual):
+    _, plan = serve(BOTH, delays={A: 0.3, AAAA: 0.3})
+    targets, port = listen(env, BOTH[A] + BOTH[AAAA])
+    _, address = start(env, plan, "late.far.test", port, dual)
+    watch = Stopwatch()
+    env.connect(address)
+    wait_for(lambda: any(target.has_pending() for target in targets.values()), "a target is connected")
+    watch.between(0.3, 1.2, "the connect")
+
+
+@pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
+@pytest.mark.parametrize("late", [0.3, 1.5])
+def test_the_late_family_is_the_one_that_works(env, serve, late, dual):
+    """127.0.0.1 refuses long before AAAA is answered: the attempt waits for it."""
+    _, plan = serve(BOTH, delays={AAAA: late})
+    targets, port = listen(env, ["::1"])
+    bitflow, address = start(env, plan, "late.far.test", port, dual)
+    connects(env, address, targets["::1"], late - 0.05, late + 1)
+    assert bitflow.wait_records(1)[0]["attempts"] == 1
+
+
+def test_the_late_family_joins_a_race_that_hangs(env, serve):
+    _, plan = serve(BOTH, delays={AAAA: 0.5})
+    targets, port = listen(env, ["127.0.0.1", "::1"])
+    hole = targets["127.0.0.1"]
+    hole.close()
+    env.keep(peers.Listener(join("127.0.0.1", port), backlog=0)).fill_queue()
+    _, address = start(env, plan, "hole.far.test", port, False)
+    connects(env, address, targets["::1"], 0.4, 2)
+
+
+@pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
+def test_the_first_packets_are_lost(env, serve, dual):
+    """Of the look-up of both families: those of each come next, the C library's own second try after 5 s."""
+    _, plan = serve(BOTH, lost={A: 1, AAAA: 1})
+    targets, port = listen(env, ["127.0.0.1", "::1"])
+    _, address = start(env, plan, "lost.far.test", port, dual)
+    watch = Stopwatch()
+    env.connect(address)
+    wait_for(lambda: any(target.has_pending() for target in targets.values()), "a target is connected")
+    watch.between(0, 1.5, "the connect")
+
+
+@pytest.mark.parametrize("lost, most", [(1, 2.4), (2, 3.6)])
+def test_packets_for_the_only_family_are_lost(env, serve, lost, most):
+    """It is asked again after a second, for all who wait."""
+    _, plan = serve(BOTH, lost={A: lost})
+    targets, port = listen(env, ["127.0.0.1"])
+    _, address = start(env, plan, "tcp4://lost.far.test", port, False)
+    watch = Stopwatch()
+    clients = [env.connect(address) for _ in range(scale(50))]
+    for _ in clients:
+        env.keep(targets["127.0.0.1"].accept())
+    watch.between(lost - 0.1, most, "all the connects")
+
+
+@pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
+@pytest.mark.parametrize("client", ["127.0.0.1", "::1"])
+def test_what_the_hosts_file_says_is_not_asked_for(env, serve, client, dual):
+    """A name that it has of one family is not looked for in DNS for the other."""
+    server, plan = serve(BOTH, names=[("mine.far.test", "127.0.0.1")])
+    targets, port = listen(env, ["127.0.0.1", "::1"])
+    _, address = start(env, plan, "mine.far.test", port, dual, client)
+    for _ in range(20):
+        connects(env, address, targets["127.0.0.1"], 0, 2)
+    # On a busy machine a look-up may, now and then, take so long that it looks like one of DNS.
+    assert len(server.asked) <= 4, server.asked
+
+
+def test_a_refusal_where_aaaa_is_dropped(env, serve):
+    """The other family's addresses are hoped for, no longer than connect_timeout; then the refusal is the
+    reason."""
+    _, plan = serve({A: BOTH[A]})
+    refusing = env.enter(peers.Refusing())
+    address = env.address()
+    port = refusing.address.rpartition(":")[2]
+    bitflow = env.start(proxy(address, {"address": f"x.far.test:{port}", "connect_timeout": "1s"}), plan=plan)
+    bitflow.quiet_check = False
+    watch = Stopwatch()
+    sockets.was_rejected(env.connect(address))
+    watch.between(0.9, 2, "connect_timeout")
+    record = bitflow.wait_records(1)[0]
+    assert record["reason"] == "connect_refused"
+    assert "no answer in time about its other IP family" in record["error"]
