@@ -28,14 +28,14 @@ static bool note_client(struct patience *patience, short events)
     if ((events & POLLHUP) != 0) {
         // TCP says so after a reset only, as we have not closed our direction; a Unix socket says so of every
         // close.
-        if (!is_unix(patience->client) || !(socket_has_data(patience->client) || patience->has_spoken))
+        if (!is_unix(patience->client) || !socket_has_data(patience->client))
             return false;
         patience->unwatched = true;
         patience->half_closed = true;
         patience->deadline = DEADLINE_NONE;
     } else if ((events & POLLRDHUP) != 0 && !patience->half_closed) {
         patience->half_closed = true;
-        if (!patience->has_spoken && !socket_has_data(patience->client))
+        if (!socket_has_data(patience->client))
             patience->deadline = deadline_after(PATIENCE_GRACE);
     }
     return true;

@@ -93,6 +93,18 @@ static uint64_t fewest_connections(const struct choice *choice)
     return fewest;
 }
 
+// Others' connections come and go between the looks at their numbers. Where that leaves none with the fewest, whoever
+// has the turn is as good.
+static size_t by_connections(struct choice *choice)
+{
+    choice->active_most = fewest_connections(choice);
+    size_t index = by_turn(choice);
+    if (index != BALANCER_NO_MORE)
+        return index;
+    choice->active_most = UINT64_MAX;
+    return by_turn(choice);
+}
+
 static size_t choose(const struct balancer *balancer, int64_t now, bool is_last_resort)
 {
     struct choice choice = {
@@ -106,8 +118,7 @@ static size_t choose(const struct balancer *balancer, int64_t now, bool is_last_
     case BALANCER_ROUND_ROBIN:
         return balancer->last == BALANCER_NO_MORE ? by_turn(&choice) : first_from(&choice, balancer->last + 1);
     case BALANCER_LEAST_CONNECTIONS:
-        choice.active_most = fewest_connections(&choice);
-        return by_turn(&choice);
+        return by_connections(&choice);
     }
     return first_from(&choice, 0);
 }

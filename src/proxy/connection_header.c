@@ -68,6 +68,7 @@ static void describe_tls(const struct tls_facts *facts, struct proxy_header *hea
     header->tls = (struct proxy_header_tls){
         .is_used = true,
         .has_certificate = has_certificate,
+        .is_session_certified = has_certificate, // sessions are not resumed here
         .verify_result = has_certificate ? 0 : 1,
         .version = text_of(facts->version == TLS_1_3 ? "TLSv1.3" : "TLSv1.2"),
         .cipher = text_of(openssl_name(facts->cipher)),

@@ -26,8 +26,11 @@ void header_end_of_endpoint(const struct endpoint *endpoint, struct proxy_header
         memcpy(end->address, &inet.sin6_addr, sizeof inet.sin6_addr);
         end->port = ntohs(inet.sin6_port);
     } else if (family == AF_UNIX) {
+        // Of a path that takes all of the room, the kernel's length counts a zero that has none (unix(7), BUGS).
+        size_t length = endpoint->length - UNIX_HEADER;
         end->family = PROXY_HEADER_UNIX;
-        memcpy(end->address, endpoint->address.local.sun_path, endpoint->length - UNIX_HEADER);
+        memcpy(end->address, endpoint->address.local.sun_path,
+               length < sizeof end->address ? length : sizeof end->address);
     }
 }
 

@@ -163,8 +163,8 @@ static void put_tls(struct writer *writer, const struct proxy_header_tls *tls)
         return;
     put_number(writer, 1, TLV_TLS);
     size_t length_at = put_length(writer);
-    // There are no resumed sessions here whose certificate was seen on another connection.
-    unsigned bits = TLS_IS_USED | (tls->has_certificate ? TLS_CERTIFICATE_CONN | TLS_CERTIFICATE_SESS : 0);
+    unsigned bits = TLS_IS_USED | (tls->has_certificate ? TLS_CERTIFICATE_CONN : 0) |
+                    (tls->is_session_certified ? TLS_CERTIFICATE_SESS : 0);
     put_number(writer, 1, bits);
     put_number(writer, 4, tls->verify_result);
     put_text(writer, TLV_TLS_VERSION, &tls->version, PROXY_HEADER_TEXT_MAX);

@@ -62,7 +62,8 @@ static const char *read_tls(const struct proxy_header_text *value, struct proxy_
     uint8_t bits = value->bytes[0];
     *tls = (struct proxy_header_tls){
         .is_used = (bits & TLS_IS_USED) != 0,
-        .has_certificate = (bits & (TLS_CERTIFICATE_CONN | TLS_CERTIFICATE_SESS)) != 0,
+        .has_certificate = (bits & TLS_CERTIFICATE_CONN) != 0,
+        .is_session_certified = (bits & TLS_CERTIFICATE_SESS) != 0,
         .verify_result = number_of(value->bytes + 1, 4),
     };
     struct fields fields = {.at = value->bytes + TLV_TLS_FIXED, .left = value->length - TLV_TLS_FIXED};

@@ -132,9 +132,10 @@ def test_without_addresses_the_sockets_own_count(env, name):
     assert record["proxy_header"]["local"] == name.startswith("LOCAL")
 
 
-def test_what_the_sender_tells_is_told_on(env):
+@pytest.mark.parametrize("bits", [1, 5, 7], ids=["no certificate", "a resumed session's", "one of its own"])
+def test_what_the_sender_tells_is_told_on(env, bits):
     """ALPN, server name and TLS of a header are passed on where nothing better is known; the id is ours."""
-    ssl_tlv = tlv(proxy_headers.SSL, b"\x07\0\0\0\0" + tlv(0x21, b"TLSv1.2") + tlv(0x22, b"someone"))
+    ssl_tlv = tlv(proxy_headers.SSL, bytes([bits, 0, 0, 0, 0]) + tlv(0x21, b"TLSv1.2") + tlv(0x22, b"someone"))
     tlvs = (
         tlv(proxy_headers.NOOP, b"\0\0")
         + tlv(proxy_headers.ALPN, b"h2")
@@ -148,7 +149,7 @@ def test_what_the_sender_tells_is_told_on(env):
     fields = proxy_headers.receive_v2(connection)[4]
     assert fields[proxy_headers.ALPN] == b"h2"
     assert fields[proxy_headers.AUTHORITY] == b"www.example.com"
-    assert proxy_headers.read_ssl(fields[proxy_headers.SSL]) == (7, 0, {0x21: "TLSv1.2", 0x22: "someone"})
+    assert proxy_headers.read_ssl(fields[proxy_headers.SSL]) == (bits, 0, {0x21: "TLSv1.2", 0x22: "someone"})
     client.close()
     connection.close()
     record = bitflow.wait_records(1)[0]

@@ -77,6 +77,7 @@ static void check_sent_on(const struct proxy_header *header)
     }
     if (!header->is_local && header->tls.is_used) {
         check(header->tls.has_certificate == again.header.tls.has_certificate);
+        check(header->tls.is_session_certified == again.header.tls.is_session_certified);
         check(header->tls.verify_result == again.header.tls.verify_result);
         check(same_text(&header->tls.version, &again.header.tls.version, PROXY_HEADER_TEXT_MAX));
         check(same_text(&header->tls.cipher, &again.header.tls.cipher, PROXY_HEADER_TEXT_MAX));

@@ -1,7 +1,10 @@
 // The order in which each policy tries the targets, as tables.
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -220,6 +223,50 @@ static void test_by_name(void **state)
     assert_true(balancer_by_name(targets + 1, 3, "") == BALANCER_NO_MORE);
 }
 
+// Connections that come to a target and leave it while others choose.
+struct bustle {
+    struct scene *scene;
+    _Atomic bool is_over;
+};
+
+static void *come_and_go(void *argument)
+{
+    struct bustle *bustle = argument;
+    while (!atomic_load(&bustle->is_over))
+        for (size_t i = 0; i < bustle->scene->settings.target_count; i++) {
+            atomic_fetch_add(&bustle->scene->places[i].active, 1);
+            atomic_fetch_sub(&bustle->scene->places[i].active, 1);
+        }
+    return NULL;
+}
+
+// Numbers that change between two looks at them must neither leave a client without a target nor send it to one that
+// is out.
+static void test_a_bustle_leaves_a_choice(void **state)
+{
+    (void)state;
+    static struct scene scene;
+    struct bustle bustle = {.scene = &scene};
+    pthread_t threads[2];
+    size_t none = 0, out = 0;
+    set_up(&scene, BALANCER_LEAST_CONNECTIONS, "gog", NULL);
+    for (size_t i = 0; i < ARRAY_LENGTH(threads); i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, come_and_go, &bustle), 0);
+    for (uint64_t turn = 0; turn < 300000; turn++) {
+        struct balancer balancer;
+        balancer_init(&balancer, &scene.settings, scene.pointers, turn, BALANCER_NO_MORE);
+        size_t index = balancer_next(&balancer, NOW);
+        none += index == BALANCER_NO_MORE;
+        out += index == 1;
+        balancer_release(&balancer);
+    }
+    atomic_store(&bustle.is_over, true);
+    for (size_t i = 0; i < ARRAY_LENGTH(threads); i++)
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+    assert_int_equal(none, 0);
+    assert_int_equal(out, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -229,6 +276,7 @@ int main(void)
         cmocka_unit_test(test_one_trial),
         cmocka_unit_test(test_failures_put_a_target_out),
         cmocka_unit_test(test_a_lone_target_is_never_out),
+        cmocka_unit_test(test_a_bustle_leaves_a_choice),
         cmocka_unit_test(test_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -93,12 +93,28 @@ static void test_a_path_without_an_end(void **state)
     assert_int_equal(endpoint.length, offsetof(struct sockaddr_un, sun_path) + 3);
 }
 
+// The kernel counts a zero behind such a path, for which struct sockaddr_un has no room.
+static void test_a_path_whose_end_is_beyond(void **state)
+{
+    (void)state;
+    const socklen_t length = sizeof(struct sockaddr_un) + 1;
+    struct endpoint endpoint = {.length = length};
+    struct proxy_header_end end;
+    endpoint.address.local.sun_family = AF_UNIX;
+    memset((char *)&endpoint.address + offsetof(struct sockaddr_un, sun_path), 'x', PROXY_HEADER_UNIX_SIZE + 1);
+    header_end_of_endpoint(&endpoint, &end);
+    assert_int_equal(end.family, PROXY_HEADER_UNIX);
+    assert_int_equal(end.address[PROXY_HEADER_UNIX_SIZE - 1], 'x');
+    assert_int_equal(end.port, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_there_and_back),
         cmocka_unit_test(test_what_has_no_address),
         cmocka_unit_test(test_a_path_without_an_end),
+        cmocka_unit_test(test_a_path_whose_end_is_beyond),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -151,22 +151,6 @@ static void test_end_after_data_is_a_half_close(void **state)
     }
 }
 
-static void test_end_after_data_that_was_taken_already(void **state)
-{
-    (void)state;
-    for (int local = 0; local < 2; local++) {
-        int pair[2];
-        struct patience patience;
-        local ? rig_unix_pair(pair) : rig_pair(pair);
-        patience_init(&patience, pair[0]);
-        patience.has_spoken = true;
-        (void)close(pair[1]);
-        assert_int_equal(wait_for(&patience, PATIENCE_GRACE + SHORT), PATIENCE_DEADLINE);
-        assert_waits_asleep(&patience);
-        (void)close(pair[0]);
-    }
-}
-
 static void test_full_close_of_a_unix_client(void **state)
 {
     (void)state;
@@ -238,7 +222,6 @@ int main(void)
         cmocka_unit_test(test_reset_is_leaving_at_once),
         cmocka_unit_test(test_end_without_a_word_has_a_grace),
         cmocka_unit_test(test_end_after_data_is_a_half_close),
-        cmocka_unit_test(test_end_after_data_that_was_taken_already),
         cmocka_unit_test(test_full_close_of_a_unix_client),
         cmocka_unit_test(test_full_close_of_a_tcp_client),
         cmocka_unit_test(test_ended_from_outside),

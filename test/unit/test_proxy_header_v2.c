@@ -90,7 +90,7 @@ static void test_haproxy(void **state)
     assert_text(&header->protocol, "h2");
     assert_text(&header->authority, "www.example.com");
     assert_text(&header->unique_id, "id-1234");
-    assert_true(header->tls.is_used && header->tls.has_certificate);
+    assert_true(header->tls.is_used && header->tls.has_certificate && header->tls.is_session_certified);
     assert_int_equal(header->tls.verify_result, 0);
     assert_text(&header->tls.version, "TLSv1.3");
     assert_text(&header->tls.common_name, "client.example");
@@ -377,7 +377,7 @@ static void test_decodes_what_it_encodes(void **state)
         .authority = text_of("www.example.com"),
         .unique_id = text_of("1234-42"),
         .tls = {.is_used = true,
-                .has_certificate = true,
+                .is_session_certified = true, // by a connection before this one
                 .verify_result = 0x12345678,
                 .version = text_of("TLSv1.2"),
                 .cipher = text_of("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"),
@@ -392,7 +392,8 @@ static void test_decodes_what_it_encodes(void **state)
     assert_same_text(&decoded.header.protocol, &header.protocol);
     assert_same_text(&decoded.header.authority, &header.authority);
     assert_same_text(&decoded.header.unique_id, &header.unique_id);
-    assert_true(decoded.header.tls.is_used && decoded.header.tls.has_certificate);
+    assert_true(decoded.header.tls.is_used && decoded.header.tls.is_session_certified);
+    assert_false(decoded.header.tls.has_certificate);
     assert_int_equal(decoded.header.tls.verify_result, 0x12345678);
     assert_same_text(&decoded.header.tls.version, &header.tls.version);
     assert_same_text(&decoded.header.tls.cipher, &header.tls.cipher);

@@ -16,10 +16,7 @@
 #define PATIENCE_GRACE (INT64_C(500) * 1000 * 1000) // ns: two RFC 8305 connection attempt delays
 
 struct patience {
-    int client; // -1: nobody to watch
-    // Set by the owner when it has read from the client what is yet to be delivered: its end of stream is
-    // then a half-close whether more is readable or not.
-    bool has_spoken;
+    int client;       // -1: nobody to watch
     bool half_closed; // the client's end of stream was seen; it isn't asked for again
     bool unwatched;   // a closed Unix socket whose data is yet to be delivered: its POLLHUP would never cease
     int64_t deadline; // DEADLINE_NONE until the client closed without a word

@@ -32,8 +32,10 @@ struct proxy_header_text {
 
 // The client's TLS (PP2_TYPE_SSL).
 struct proxy_header_tls {
-    bool is_used; // else all else means nothing
-    bool has_certificate;
+    bool is_used;         // else all else means nothing
+    bool has_certificate; // sent on this connection
+    // In this TLS session: a connection that resumes one has its certificate without having sent it.
+    bool is_session_certified;
     uint32_t verify_result; // 0: the certificate verified
     struct proxy_header_text version;
     struct proxy_header_text cipher;
