@@ -1,5 +1,5 @@
-"""PROXY headers that are cut at every byte, as large as can be, or lie about their lengths; in one-byte segments
-with TLS behind; and whom they declare, for a target of two families."""
+"""PROXY headers that are cut at every byte, as large as can be, or lie about their lengths; in one-byte
+segments with TLS behind; and whom they declare, for a target of two families."""
 
 import socket
 
@@ -18,7 +18,7 @@ from waiting import holds_for, wait_for
 
 TRUSTING = {"proxy_protocol": True, "proxy_protocol_timeout": "60s"}
 ENDS = "192.0.2.1", "192.0.2.2", 1000, 2000
-LONGEST_V1 = v1("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "ffff:f3ff:ffff:ffff:ffff:ffff:ffff:ff0f", 65535, 65534)
+LONGEST_V1 = v1(":".join(["ffff"] * 8), ":".join(["f3ff"] * 8), 65535, 65534)
 HEADERS = {
     "version 1": (proxy_headers.EXAMPLE, "192.168.0.1:56324"),
     "version 1, IPv6": (LONGEST_V1, "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"),
@@ -83,8 +83,8 @@ def test_the_end_at_every_byte(env, name, end):
     allowed = {"proxy_header_invalid"} if end == "close" else {"proxy_header_invalid", "client_left"}
     for record in records:
         assert record["reason"] in allowed and record["ended_by"] == "client", record
-        assert (record["phase"], record["step"], record["attempts"]) == ("admitting", "proxy_header", 0), record
-        assert record["proxy_header"] is None and record["error"], record
+        assert (record["phase"], record["step"]) == ("admitting", "proxy_header"), record
+        assert record["proxy_header"] is None and record["error"] and not record["attempts"], record
     assert not target.has_pending()
     bitflow.assert_quiet()
 
@@ -179,7 +179,7 @@ def test_lengths_that_lie(env):
                 pass  # it was found out before the last byte
             sockets.was_rejected(client)
             record = bitflow.record_of(own)
-            assert (record["reason"], record["ended_by"]) == ("proxy_header_invalid", "client"), (name, record)
+            assert record["reason"] == "proxy_header_invalid", (name, record)
             assert record["error"] and record["attempts"] == 0, (name, record)
     assert not target.has_pending()
     bitflow.assert_quiet()
@@ -373,8 +373,9 @@ def test_half_a_mapped_pair_stays_as_it_is(env, ends, version):
     client = env.connect(address)
     client.sendall(v2(*ends, 1, 2))
     connection = target.accept()
-    if version == 1:
-        assert proxy_headers.receive_v1(connection) == v1(*ends, 1, 2)
+    if version == 1:  # the specification has no dots in IPv6 addresses
+        written = [end.replace("192.0.2.", "c000:20") for end in ends]
+        assert proxy_headers.receive_v1(connection) == v1(*written, 1, 2)
     else:
         _, _, family, block, _ = proxy_headers.receive_v2(connection)
         assert (family, block) == proxy_headers.addresses(*ends, 1, 2)

@@ -1,5 +1,5 @@
-"""SOCKS5 servers whose answers come in odd pieces, with the target's first words in the same segment; long and
-strange credentials; every way of failing, with another target to go to."""
+"""SOCKS5 servers whose answers come in odd pieces, with the target's first words in the same segment; long
+and strange credentials; every way of failing, with another target to go to."""
 
 import socket
 import threading
