@@ -260,6 +260,7 @@ static void become_reporter(int fd)
     sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
     (void)fcntl(fd, F_SETFD, 0);
+    (void)fcntl(STDERR_FILENO, F_SETFD, 0); // net/inherited.c hands no socket down; this one is where it tells the rest
     put_number(&number, (uint64_t)fd, 10);
     number.bytes[number.length] = '\0';
     char name[] = "bitflow", option[] = CRASH_REPORT_OPTION;

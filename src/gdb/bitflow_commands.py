@@ -242,10 +242,13 @@ connections."""
             generations.append((connection.value["generation"], "(closed)"))
         seen, rows, clock = set(), [], Clock()
         for generation, address in generations:
-            proxy = generation["proxy"]
-            if int(proxy) not in seen:
-                seen.add(int(proxy))
-                rows += self.rows(generation, proxy, address, clock)
+            try:
+                proxy = generation["proxy"]
+                if int(proxy) not in seen:
+                    seen.add(int(proxy))
+                    rows += self.rows(generation, proxy, address, clock)
+            except gdb.error as error:
+                problems.append("The proxy at %s cannot be read: %s" % (address, error))
         write_table(["PROXY", "ADDRESS", "ACTIVE", "ACCEPTED", "TARGET", "ADDRESS", "ACTIVE", "HEALTH"], rows,
                     ("ACTIVE", "ACCEPTED"))
 
