@@ -2,6 +2,7 @@
 which statsd's, Sentry's and the log's are held."""
 
 import collections
+import contextlib
 import pathlib
 import re
 import socket
@@ -177,11 +178,16 @@ class Datagrams:
         self.lines = []
 
     def poll(self):
-        try:
-            while True:
-                self.lines += self.socket.recv(65536).decode("ascii").split("\n")
-        except BlockingIOError:
-            return self.lines
+        with contextlib.suppress(BlockingIOError):
+            while self.socket.fileno() >= 0 and (data := self.socket.recv(65536)):
+                self.lines += data.decode("ascii").split("\n")
+        return self.lines
+
+    def retire(self):
+        """Closes it so that no datagram is lost: nothing more can be sent to it, then the rest is read."""
+        self.socket.shutdown(socket.SHUT_RD)
+        self.poll()
+        self.socket.close()
 
     def counters(self):
         sums = collections.Counter()
