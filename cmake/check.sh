@@ -23,6 +23,7 @@ PYTHON=/usr/bin/python3
 CLANG_TIDY=clang-tidy-19
 E2E_LIMIT=1200
 JOBS=$(nproc)
+E2E_PARTS=$((JOBS + 1))
 
 export PYTHONDONTWRITEBYTECODE=1
 export ASAN_OPTIONS="detect_stack_use_after_return=1:strict_string_checks=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
@@ -77,35 +78,28 @@ unit() { # PRESET
 # What refuses to start has one thread only: ThreadSanitizer has nothing to find there.
 ONE_THREAD_TESTS="test_command_line test_config_features test_config_files test_config_values test_docs_examples"
 
-# Every second file of the end-to-end tests, from number PART on.
-e2e_files() { # PRESET PART
-    number=0
-    for file in test/e2e/test_*.py; do
+# The longest first, as far as their length tells, so that none is left to run alone.
+e2e_files() { # PRESET
+    for file in $(ls -S test/e2e/test_*.py); do
         name=${file##*/}
         case " $ONE_THREAD_TESTS " in
         *" ${name%.py} "*) [ "$1" != tsan ] || continue ;;
         esac
-        [ $((number % 2)) -ne "$2" ] || echo "$file"
-        number=$((number + 1))
+        echo "$file"
     done
 }
 
-e2e_part() { # PRESET PART
-    # shellcheck disable=SC2046
-    BITFLOW="$PWD/build/$1/bitflow" BITFLOW_TEST_PART="$2" fixed_addresses "$1" timeout "$E2E_LIMIT" \
-        "$PYTHON" -m pytest -p no:cacheprovider -ra --durations=5 $(e2e_files "$1" "$2")
-}
-
-# In two halves at once: they wait more than they compute.
+# A file at a time, several at once: they wait more than they compute. Each prints what it has to say at its end.
 e2e() { # PRESET
-    e2e_part "$1" 1 >"build/$1/e2e-second-half.log" 2>&1 &
-    second=$!
-    e2e_part "$1" 0
-    first_status=$?
-    wait $second
-    second_status=$?
-    cat "build/$1/e2e-second-half.log"
-    [ $first_status -eq 0 ] && [ $second_status -eq 0 ]
+    mkdir -p "build/$1/e2e"
+    # shellcheck disable=SC2016
+    e2e_files "$1" | BITFLOW="$PWD/build/$1/bitflow" BITFLOW_TEST_PARTS="$E2E_PARTS" LOGS="build/$1/e2e" PYTHON="$PYTHON" \
+        fixed_addresses "$1" timeout "$E2E_LIMIT" xargs -P "$E2E_PARTS" -n 1 --process-slot-var=BITFLOW_TEST_PART sh -c '
+            log=$LOGS/$(basename "$1" .py).log
+            "$PYTHON" -m pytest -p no:cacheprovider -ra --durations=3 "$1" >"$log" 2>&1
+            status=$?
+            cat "$log"
+            exit $status' sh
 }
 
 style() {

@@ -32,8 +32,8 @@ static _Atomic(size_t) reporter_offset;
 static struct crash crash;
 static volatile sig_atomic_t is_walking_stack; // which may be what fails
 
-// Alternate stacks, many to a mapping, of which there may not be as many as there are threads. A stack must hold what the
-// kernel keeps there (the registers, up to 11 KiB), the unwinder and our own.
+// Alternate stacks, many to a mapping: a process may not have one for each thread. A stack must hold what the kernel
+// keeps there (the registers, up to 11 KiB), the unwinder and our own.
 #define STACK_SIZE ((size_t)32 * 1024)
 #define CHUNK_STACKS ((size_t)64)
 struct chunk {
@@ -260,6 +260,7 @@ static void become_reporter(int fd)
     sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
     (void)fcntl(fd, F_SETFD, 0);
+    (void)fcntl(STDERR_FILENO, F_SETFD, 0); // net/inherited.c hands no socket down; this one is where it tells the rest
     put_number(&number, (uint64_t)fd, 10);
     number.bytes[number.length] = '\0';
     char name[] = "bitflow", option[] = CRASH_REPORT_OPTION;

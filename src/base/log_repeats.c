@@ -77,7 +77,8 @@ static const char *keep_text(struct kind *kind, const char *text)
 static void kind_init(struct kind *kind, const struct log_event *event)
 {
     kind->text_length = 0;
-    kind->event = (struct log_event){.level = event->level, .message = event->message, .fields = kind->fields};
+    kind->event = (struct log_event){.level = event->level, .fields = kind->fields};
+    kind->event.message = keep_text(kind, event->message); // some are put together, and gone when this is told of
     if (event->proxy != NULL)
         kind->event.proxy = keep_text(kind, event->proxy);
     for (size_t i = 0; i < event->field_count && kind->event.field_count < LOG_FIELDS_MAX - 1; i++)

@@ -242,10 +242,13 @@ connections."""
             generations.append((connection.value["generation"], "(closed)"))
         seen, rows, clock = set(), [], Clock()
         for generation, address in generations:
-            proxy = generation["proxy"]
-            if int(proxy) not in seen:
-                seen.add(int(proxy))
-                rows += self.rows(generation, proxy, address, clock)
+            try:
+                proxy = generation["proxy"]
+                if int(proxy) not in seen:
+                    seen.add(int(proxy))
+                    rows += self.rows(generation, proxy, address, clock)
+            except gdb.error as error:
+                problems.append("The proxy at %s cannot be read: %s" % (address, error))
         write_table(["PROXY", "ADDRESS", "ACTIVE", "ACCEPTED", "TARGET", "ADDRESS", "ACTIVE", "HEALTH"], rows,
                     ("ACTIVE", "ACCEPTED"))
 
@@ -256,7 +259,7 @@ connections."""
         for index in range(min(int(settings["target_count"]), LIST_LIMIT)):
             target, state = settings["targets"][index], generation["targets"][index]
             rows.append([*(first if index == 0 else [""] * 4), text_at(target["name"]),
-                         address_text(target["address"]), str(int(state["active"])),
+                         address_text(target["address"]), str(int(state["place"]["active"])),
                          health_text(state, target, clock)])
         return rows
 

@@ -25,6 +25,9 @@ TASKS = {
     "run_acceptor": "accepts",
     "watch_lifetimes": "ends what is due",
     "run_lookups": "looks a name up",
+    "run_reports": "reports live connections",
+    "run_statsd": "sends metrics",
+    "run_sentry": "sends errors to Sentry",
 }
 STAGES = {
     "accepted": "begins",

@@ -52,6 +52,7 @@ struct connection *connection_create(uint64_t id, struct engine *engine, struct 
     connection->client = *client;
     connection->start_wall = clock_wall();
     connection->start = clock_now();
+    atomic_fetch_add_explicit(&generation->proxy->accepted, 1, memory_order_relaxed);
     connection->egress.dialled.fd = -1;
     connection->entry.client = client->fd;
     connection->entry.deadline = deadline_after(generation->settings->connection_lifetime);

@@ -120,7 +120,7 @@ static void report(struct reports *reports, struct report_entry *entry) REQUIRES
     enter(reports, entry, REPORT_WAITS);
 }
 
-static void *run(void *argument)
+static void *run_reports(void *argument)
 {
     struct reports *reports = argument;
     thread_set_name("reports");
@@ -140,7 +140,7 @@ bool reports_start(struct reports *reports, struct error *error)
 {
     mutex_lock(&reports->lock);
     if (!reports->has_reporter)
-        reports->has_reporter = thread_start(&reports->reporter, REPORTER_STACK_SIZE, run, reports, error);
+        reports->has_reporter = thread_start(&reports->reporter, REPORTER_STACK_SIZE, run_reports, reports, error);
     bool is_running = reports->has_reporter;
     mutex_unlock(&reports->lock);
     return is_running;

@@ -5,6 +5,7 @@
 #include "bitflow/proxy/relay.h"
 #include "bitflow/server/metric_names.h"
 #include "bitflow/server/process_usage.h"
+#include "bitflow/telemetry/sentry.h"
 
 #define S_PER_DAY (INT64_C(24) * 3600)
 
@@ -81,6 +82,7 @@ static void report_losses(struct statsd_batch *batch, struct metrics_report *rep
     report_counter(batch, METRIC_DROPPED_TIMINGS, &batch->losses->timings);
     report_total(batch, METRIC_DROPPED_RECORDS, &report->lost_records, connection_log_lost());
     report_total(batch, METRIC_DROPPED_LOG_LINES, &report->lost_lines, log_dropped());
+    report_total(batch, METRIC_DROPPED_SENTRY_EVENTS, &report->lost_events, sentry_lost());
 }
 
 static void report_reasons(struct statsd_batch *batch, const struct statsd_name *base, const char *key,

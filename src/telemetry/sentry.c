@@ -277,7 +277,7 @@ static void log_lost(uint64_t count)
         log_warn(NULL, "events for Sentry are lost", "count", log_number(number, (int64_t)count), NULL);
 }
 
-static void *run(void *argument)
+static void *run_sentry(void *argument)
 {
     (void)argument;
     thread_set_name("sentry");
@@ -311,7 +311,7 @@ bool sentry_prepare(struct error *error)
         condition_init(&changed);
         sentry_sender_init(&sender);
     }
-    is_started = thread_start(&thread, STACK_SIZE, run, NULL, error);
+    is_started = thread_start(&thread, STACK_SIZE, run_sentry, NULL, error);
     return is_started;
 }
 

@@ -88,7 +88,8 @@ static size_t ignore_body(const char *bytes, size_t size, size_t count, void *ar
     return size * count;
 }
 
-// "name: value\r\n"; not ended by a zero byte.
+// "name: value\r\n"; not ended by a zero byte. The value goes behind what is in `out`; what of a list does not fit is
+// left out.
 static void keep_header(const char *line, size_t length, const char *name, char *out, size_t size)
 {
     size_t name_length = strlen(name);
@@ -99,15 +100,24 @@ static void keep_header(const char *line, size_t length, const char *name, char 
         at++;
     while (length > at && (line[length - 1] == '\r' || line[length - 1] == '\n' || line[length - 1] == ' '))
         length--;
-    (void)snprintf(out, size, "%.*s", (int)(length - at), line + at); // what is too long is cut
+    size_t used = strlen(out);
+    int written = snprintf(out + used, size - used, "%s%.*s", used == 0 ? "" : ", ", (int)(length - at), line + at);
+    char *last = (size_t)written < size - used ? NULL : strrchr(out, ',');
+    if (last != NULL)
+        *last = '\0';
 }
 
 static size_t note_header(char *line, size_t size, size_t count, void *argument)
 {
+    static const char status[] = "HTTP/";
     struct sentry_answer *answer = argument;
-    keep_header(line, size * count, "Retry-After", answer->retry_after, sizeof answer->retry_after);
-    keep_header(line, size * count, "X-Sentry-Rate-Limits", answer->rate_limits, sizeof answer->rate_limits);
-    return size * count;
+    size_t length = size * count;
+    // A proxy's answer, or one that is not the last, may have come before.
+    if (length >= sizeof status && memcmp(line, status, sizeof status - 1) == 0)
+        answer->retry_after[0] = answer->rate_limits[0] = '\0';
+    keep_header(line, length, "Retry-After", answer->retry_after, sizeof answer->retry_after);
+    keep_header(line, length, "X-Sentry-Rate-Limits", answer->rate_limits, sizeof answer->rate_limits);
+    return length;
 }
 
 // ---- a request

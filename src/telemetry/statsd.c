@@ -139,7 +139,7 @@ static bool take_orders(struct statsd *statsd)
     return !stopping;
 }
 
-static void *run(void *argument)
+static void *run_statsd(void *argument)
 {
     struct statsd *statsd = argument;
     thread_set_name("statsd");
@@ -172,7 +172,7 @@ struct statsd *statsd_create(statsd_collect *collect, void *argument, struct err
     statsd->batch.sink = (struct statsd_sink){.send = send_datagram, .argument = statsd};
     mutex_init(&statsd->lock);
     condition_init(&statsd->changed);
-    if (thread_start(&statsd->thread, STACK_SIZE, run, statsd, error))
+    if (thread_start(&statsd->thread, STACK_SIZE, run_statsd, statsd, error))
         return statsd;
     condition_release(&statsd->changed);
     mutex_release(&statsd->lock);

@@ -11,7 +11,7 @@ SOURCES = pathlib.Path(__file__).resolve().parents[1] / "bench"
 
 
 class Load:
-    """Makes connections through bitflow to an origin of its own, which answers with as many bytes as it got."""
+    """Makes connections through bitflow to an origin of its own, which answers each with SIZE bytes."""
 
     SIZE = 100  # of a request, and of its response
 

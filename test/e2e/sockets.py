@@ -61,13 +61,15 @@ given_ports = set()
 
 def free_port():
     """A port nobody listens on, a new one each time, outside of the range that the kernel gives connecting
-    sockets. Two halves of the suite that run at once (BITFLOW_TEST_PART is 0 or 1) have even and odd ones."""
-    part = os.environ.get("BITFLOW_TEST_PART")
+    sockets. Where several run at once (BITFLOW_TEST_PARTS, of which this is number BITFLOW_TEST_PART), each has its
+    own."""
+    parts = int(os.environ.get("BITFLOW_TEST_PARTS", "1"))
+    part = int(os.environ.get("BITFLOW_TEST_PART", "0"))
     with open("/proc/sys/net/ipv4/ip_local_port_range") as stream:
         low = int(stream.read().split()[0])
     for _ in range(1000):
         port = random.randrange(10240, max(low, 10241 + 1000))
-        if port in given_ports or (part and port % 2 != int(part)):
+        if port in given_ports or port % parts != part:
             continue
         try:
             with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:

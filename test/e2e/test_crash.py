@@ -4,6 +4,7 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -186,6 +187,27 @@ def test_hanging_server(env):
         watch.between(2, 7, "the end")
         assert "could not be reported" in bitflow.stderr()
         assert not os.path.exists(f"/proc/{child}")
+
+
+def test_stderr_that_is_a_socket(env):
+    """As systemd's is: what becomes of the report is told there, too."""
+    listener, address = env.listen(), env.address()
+    reader, writer = socket.socketpair()
+    with Scripted() as receiver, reader:
+        path = env.config(proxy(address, listener.address), application={"sentry_dsn": receiver.dsn})
+        command = [bitflow_process.binary(), "--config", path]
+        process = subprocess.Popen(command, stdout=writer, stderr=writer, stdin=subprocess.DEVNULL)
+        writer.close()
+        try:
+            wait_for(lambda: is_answering(address), "it listens")
+            process.send_signal(signal.SIGSEGV)
+            assert process.wait(30) == -signal.SIGSEGV
+            text = b"".join(iter(lambda: reader.recv(65536), b"")).decode()
+        finally:
+            process.kill()
+            process.wait()
+        (event,) = receiver.items()
+        assert f"bitflow: the crash was reported to Sentry as event {event['event_id']}" in text.splitlines()
 
 
 def test_gone_server(env):

@@ -203,8 +203,11 @@ def test_memory_exhausted(env):
     for client in clients:
         client.close()
     # Records may have been lost meanwhile, and the log says so; what is there is whole, and from now on all is.
-    records = bitflow.wait_records(40)
-    assert [record.get("reason") for record in records].count("completed") >= 40
+    wait_for(
+        lambda: [record.get("reason") for record in bitflow.records()].count("completed") >= 40,
+        lambda: f"forty records of connections that were served: {bitflow.records()}",
+    )
+    records = bitflow.records()
     for record in records:
         assert record.get("event") in ("connection", "rejected") and record.get("client"), record
         assert record.get("reason") and "bytes_from_client" in record, record

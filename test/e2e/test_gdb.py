@@ -235,6 +235,9 @@ bitflow connections
 echo \\n=== garbage\\n
 set var $registry->unlimited.next = (struct registry_entry *)&debugged_process
 bitflow connections
+echo \\n=== proxies\\n
+set var debugged_process.doors->acceptors[0]->current = (struct generation *)0x10
+bitflow proxies
 echo \\n=== threads\\n
 set var all_threads.next->next = all_threads.next
 bitflow threads
@@ -255,7 +258,7 @@ def test_memory_that_is_broken(env):
     text = gdb_session.gdb("-p", bitflow.pid, "-x", script)
     bitflow.wait_ended()
     parts = dict(zip(*[iter(re.split(r"^=== (\w+)$", text, flags=re.MULTILINE)[1:])] * 2))
-    assert set(parts) == {"moved", "loop", "wild", "garbage", "threads"}, text
+    assert set(parts) == {"moved", "loop", "wild", "garbage", "proxies", "threads"}, text
     for row in gdb_session.connections(parts["moved"]).values():
         assert tasks[row.lwps[">"]] == f"web#{row.id}>", "found by their stacks"
     assert "The list of connections goes round in itself after 1 entries." in parts["loop"]
@@ -264,6 +267,9 @@ def test_memory_that_is_broken(env):
         # The threads know them, too.
         assert set(gdb_session.connections(parts[name])) >= {1, 2, 3}, parts[name]
     assert "warning: " in parts["garbage"] and "Traceback" not in text and "Python Exception" not in text, text
+    # One that cannot be read hides no other.
+    assert f"The proxy at {address} cannot be read: Cannot access memory" in parts["proxies"]
+    assert gdb_session.proxies(parts["proxies"])["web"][:2] == ("(closed)", 3)
     assert "The list of threads goes round in itself after 1 entries." in parts["threads"]
 
 

@@ -213,6 +213,8 @@ def test_flush_at_the_end(env):
 
 # Servers that limit, fail, hang or are gone
 
+MANY_LIMITS = ", ".join(f"50:category{number}:organization" for number in range(40))
+
 
 @pytest.mark.parametrize(
     "status, headers",
@@ -220,9 +222,12 @@ def test_flush_at_the_end(env):
         (429, {"Retry-After": "2"}),
         (429, {"X-Sentry-Rate-Limits": "2:error;default:organization"}),
         (200, {"X-Sentry-Rate-Limits": "2::organization, 50:transaction:key"}),
+        (200, {"X-Sentry-Rate-Limits": MANY_LIMITS + ", 2:error:key"}),
+        (429, {"X-Sentry-Rate-Limits": "2:error:key\r\nX-Sentry-Rate-Limits: 50:transaction:key"}),
         (503, {"Retry-After": "2"}),
     ],
-    ids=["429 Retry-After", "429 X-Sentry-Rate-Limits", "200 X-Sentry-Rate-Limits", "503 Retry-After"],
+    ids=["429 Retry-After", "429 X-Sentry-Rate-Limits", "200 X-Sentry-Rate-Limits", "a long list", "two lines",
+         "503 Retry-After"],
 )
 def test_limits_are_kept(env, status, headers):
     with Scripted(lambda number: (status, headers) if number == 1 else (200, {})) as receiver:

@@ -213,6 +213,22 @@ static void test_long_texts(void **state)
     assert_true(strlen(text) < 700);
 }
 
+// As of a certificate that many targets have: its subject and its date are in the message.
+static void test_a_message_that_is_gone(void **state)
+{
+    (void)state;
+    const struct log_context web = {.proxy = "web"};
+    char message[64];
+    for (unsigned i = 0; i <= LOG_REPEATS_MAX; i++) {
+        (void)snprintf(message, sizeof message, "the certificate CN=%s expires on %s", "old", "2026-11-28");
+        log_warn(&web, message, "file", "ca.pem", NULL);
+    }
+    (void)logged();
+    memset(message, 'x', sizeof message - 1);
+    (void)log_flush_repeats(true);
+    assert_logged("level=warn msg=\"the certificate CN=old expires on 2026-11-28\" proxy=web file=ca.pem more=1\n");
+}
+
 // Shaped like what a peer did, as JSON.
 static void test_json(void **state)
 {
@@ -270,6 +286,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_not_told_below_the_level, open_repeats, close_log),
         cmocka_unit_test_setup_teardown(test_more_kinds_than_places, open_repeats, close_log),
         cmocka_unit_test_setup_teardown(test_long_texts, open_repeats, close_log),
+        cmocka_unit_test_setup_teardown(test_a_message_that_is_gone, open_repeats, close_log),
         cmocka_unit_test_setup_teardown(test_json, open_repeats, close_log),
         cmocka_unit_test_setup_teardown(test_many_threads, open_repeats, close_log),
     };

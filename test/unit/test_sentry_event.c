@@ -278,6 +278,49 @@ static void test_crash(void **state)
     json_decref(json);
 }
 
+// ---- each allocation of JSON fails in turn
+
+static unsigned allocations_left;
+
+static void *allocate(size_t size)
+{
+    return allocations_left == 0 || --allocations_left == 0 ? NULL : malloc(size);
+}
+
+static void test_out_of_memory(void **state)
+{
+    (void)state;
+    const struct log_field fields[] = {{"reason", "connect_refused"}, {"target", "bl\xffue"}};
+    const struct log_event event = {.level = LOG_ERROR,
+                                    .proxy = "web",
+                                    .connection = 42,
+                                    .message = "m",
+                                    .fields = fields,
+                                    .field_count = ARRAY_LENGTH(fields)};
+    struct sentry_error error = make_error(&event);
+    sentry_line_pack(&event, &error.crumbs[0].line, error.crumbs[0].text, SENTRY_CRUMB_TEXT);
+    error.crumb_count = 1;
+    error.repeated = 3;
+    const uint64_t lost[SENTRY_LOSSES] = {3};
+    struct crash crash = {.signal = 6, .frame_count = 1};
+    json_set_alloc_funcs(allocate, free);
+    for (unsigned kind = 0; kind < 2; kind++) {
+        char *envelope = NULL;
+        unsigned limit = 1;
+        for (; envelope == NULL; limit++) {
+            size_t length;
+            allocations_left = limit;
+            envelope = kind == 0 ? sentry_error_envelope(&identity, &error, lost, &length)
+                                 : sentry_crash_envelope(&identity, error.id, &crash, error.crumbs, 1, &length);
+            if (envelope != NULL)
+                assert_int_equal(strlen(envelope), length);
+        }
+        assert_true(limit > 50);
+        free(envelope);
+    }
+    json_set_alloc_funcs(malloc, free);
+}
+
 static void test_symbols(void **state)
 {
     (void)state;
@@ -299,6 +342,7 @@ int main(void)
         cmocka_unit_test(test_error_of_the_process),
         cmocka_unit_test(test_hostile_text),
         cmocka_unit_test(test_crash),
+        cmocka_unit_test(test_out_of_memory),
         cmocka_unit_test(test_symbols),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,8 +3,9 @@
 // dump are as if nobody had caught it.
 //
 // The handler runs on whichever thread crashed, on an alternate stack, as the thread's own may be what has run out. It
-// calls nothing but what is async-signal-safe. A lock guards the alternate stacks that are free. Other threads go on meanwhile; a second one that crashes waits for the
-// first one to end the process. With a sanitizer nothing is installed: it has handlers of its own.
+// calls nothing but what is async-signal-safe. Other threads go on meanwhile; a second one that crashes waits for the
+// first one to end the process. With a sanitizer nothing is installed: it has handlers of its own. A lock guards which
+// alternate stacks are free.
 //
 // The reporter is this program once more, started by fork and exec with CRASH_REPORT_OPTION and the number of a
 // descriptor, which it inherits: what it has to know is in there, and not in its arguments or its environment. The

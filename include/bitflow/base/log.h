@@ -40,7 +40,7 @@ struct log_event {
     int64_t wall;        // ns, wall clock
     const char *proxy;   // NULL: none
     uint64_t connection; // 0: none
-    const char *message; // a constant
+    const char *message;
     const struct log_field *fields;
     size_t field_count; // at most LOG_FIELDS_MAX
 };
@@ -69,7 +69,7 @@ void log_set_descriptor(int fd);
 // How many lines it has not taken, since the start.
 uint64_t log_dropped(void);
 
-// `message` is a constant; what varies follows as pairs of strings, key and value, ended by NULL:
+// `message` is a constant as a rule; what varies follows as pairs of strings, key and value, ended by NULL:
 //   log_warn(&context, "cannot connect", "target", name, "error", error.text, NULL);
 // A pair whose value is NULL is left out, and so is what is beyond LOG_FIELDS_MAX. Values are quoted and escaped where
 // they need to be, so that nothing a peer sent can forge a line or a field.

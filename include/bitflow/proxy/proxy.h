@@ -25,6 +25,7 @@
 struct proxy {
     _Atomic unsigned references;
     _Atomic uint64_t active;    // connections that hold a place below the connection limit
+    _Atomic uint64_t accepted;  // connections that got one, since the start; for a debugger
     _Atomic uint64_t turns;     // connections that came to choose a target, since the start, for round-robin
     struct target_list targets; // what is known of them, by whichever generation has them
     struct proxy_metrics *metrics;

@@ -36,7 +36,8 @@
     X(METRIC_DROPPED_DATAGRAMS, "telemetry.dropped.datagrams", "counter", "datagrams")                      \
     X(METRIC_DROPPED_TIMINGS, "telemetry.dropped.timings", "counter", "durations")                          \
     X(METRIC_DROPPED_RECORDS, "telemetry.dropped.connection_records", "counter", "records")                 \
-    X(METRIC_DROPPED_LOG_LINES, "telemetry.dropped.log_lines", "counter", "lines")
+    X(METRIC_DROPPED_LOG_LINES, "telemetry.dropped.log_lines", "counter", "lines")                          \
+    X(METRIC_DROPPED_SENTRY_EVENTS, "telemetry.dropped.sentry_events", "counter", "events")
 
 #define METRIC_CONSTANT(constant, pattern, type, unit) constant,
 enum metric { METRIC_NAMES(METRIC_CONSTANT) METRIC_COUNT };

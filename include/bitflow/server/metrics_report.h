@@ -18,7 +18,7 @@ struct metrics_report {
     int64_t start;         // of the process, CLOCK_MONOTONIC
     // The reporting thread's:
     struct metric_counter user_ms, system_ms;
-    struct metric_counter lost_records, lost_lines;
+    struct metric_counter lost_records, lost_lines, lost_events;
 };
 
 void metrics_report_init(struct metrics_report *report, struct engine *engine);

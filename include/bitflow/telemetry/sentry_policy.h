@@ -17,10 +17,10 @@
 #define SENTRY_LIMIT_MAX (INT64_C(24) * 3600 * NS_PER_S)
 
 struct sentry_answer {
-    int status;           // of HTTP; 0: there was no answer
-    char error[256];      // what libcurl says about that
-    char retry_after[64]; // headers' values; empty: it has none
-    char rate_limits[512];
+    int status;             // of HTTP; 0: there was no answer
+    char error[256];        // what libcurl says about that
+    char retry_after[64];   // headers' values; empty: it has none
+    char rate_limits[2048]; // of all lines of that name, as one list
 };
 
 struct sentry_policy {
