@@ -157,15 +157,15 @@ static const char *host_of(const struct target_config *target)
 static bool connect_tls(const struct attempt *attempt)
 {
     struct egress *egress = attempt->egress;
-    int64_t own = deadline_after(attempt->target->tls->handshake_timeout);
+    int64_t deadline = deadline_of_step(attempt, attempt->target->tls->handshake_timeout);
     egress->step = EGRESS_TLS;
     egress->tls = calloc(1, sizeof *egress->tls);
     bool is_done = false;
     if (egress->tls == NULL) {
         error_set_errno(attempt->error, ENOMEM, "cannot begin a TLS handshake");
     } else {
-        is_done = tls_connect(attempt->tls, egress->dialled.fd, host_of(attempt->target), attempt->patience,
-                              own < attempt->deadline ? own : attempt->deadline, egress->tls, attempt->error);
+        is_done = tls_connect(attempt->tls, egress->dialled.fd, host_of(attempt->target), attempt->patience, deadline,
+                              egress->tls, attempt->error);
         egress->handshake_time += egress->tls->facts.handshake_time;
     }
     if (!is_done)

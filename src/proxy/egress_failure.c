@@ -25,6 +25,8 @@ static enum close_reason reason_of_timeout(const struct egress *egress)
         return CLOSE_SOCKS_TIMEOUT;
     if (egress->has_own_bound && egress->step == EGRESS_HEADER)
         return CLOSE_TARGET_WRITE_TIMEOUT;
+    if (egress->has_own_bound && egress->step == EGRESS_TLS)
+        return CLOSE_TARGET_HANDSHAKE_TIMEOUT;
     return CLOSE_CONNECT_TIMEOUT;
 }
 

@@ -157,7 +157,7 @@ def targets_cases(pki):
     failed, server = "target_handshake_failed", tls_raw.server_context
     demanding = server(pki.server, authority=str(pki.other.certificate), version="TLSv1.2")
     cases = {
-        "silent": ("timeout", "connect_timeout", sockets.receive_until_broken, {"handshake_timeout": "150ms"}),
+        "silent": ("timeout", "target_handshake_timeout", sockets.receive_until_broken, {"handshake_timeout": "150ms"}),
         "deserted": ("cancelled", "client_left", sockets.receive_until_broken, {}),
         "closes": ("closed", failed, lambda connection: connection.recv(65536), {}),
         "resets": ("closed", failed, sockets.reset, {}),

@@ -274,8 +274,16 @@ def test_client_that_leaves_stops_a_hanging_handshake_with_the_target(env):
     assert record["reason"] == "client_left", record
 
 
-@pytest.mark.parametrize("keys", [{"target": {"connect_timeout": "700ms"}}, {"handshake_timeout": "700ms"}])
-def test_a_targets_hanging_handshake_is_bounded(env, keys):
+@pytest.mark.parametrize(
+    "keys, reason",
+    [
+        ({"target": {"connect_timeout": "700ms"}}, "connect_timeout"),
+        ({"handshake_timeout": "700ms"}, "target_handshake_timeout"),
+        ({"target": {"connect_timeout": "700ms"}, "handshake_timeout": "9s"}, "connect_timeout"),
+        ({"target": {"connect_timeout": "9s"}, "handshake_timeout": "700ms"}, "target_handshake_timeout"),
+    ],
+)
+def test_a_targets_hanging_handshake_is_bounded(env, keys, reason):
     silent, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, tls_target(silent.address, verify_mode="none", **keys)))
     watch = Stopwatch()
@@ -284,7 +292,7 @@ def test_a_targets_hanging_handshake_is_bounded(env, keys):
     assert sockets.receive_until_broken(client)[0] == b""
     watch.between(0.6, 4, "bounded")
     record = bitflow.wait_records(1)[0]
-    assert record["reason"] == "connect_timeout" and "TLS" in record["error"], record
+    assert (record["reason"], record["ended_by"]) == (reason, "proxy") and "TLS" in record["error"], record
 
 
 def test_failover_goes_on_after_a_failed_handshake(env, pki):

@@ -37,6 +37,7 @@ static const struct {
     {CLOSE_CLIENT_HANDSHAKE_FAILED, "client_handshake_failed", "client", false},
     {CLOSE_CLIENT_HANDSHAKE_TIMEOUT, "client_handshake_timeout", "proxy", false},
     {CLOSE_TARGET_HANDSHAKE_FAILED, "target_handshake_failed", "target", true},
+    {CLOSE_TARGET_HANDSHAKE_TIMEOUT, "target_handshake_timeout", "proxy", true},
     {CLOSE_UNRECOGNIZED_NAME, "unrecognized_name", "proxy", false},
     {CLOSE_SNI_UNMATCHED, "sni_unmatched", "proxy", false},
     {CLOSE_LIFETIME, "lifetime", "proxy", false},

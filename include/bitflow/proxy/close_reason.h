@@ -36,6 +36,8 @@ enum ended_by { ENDED_BY_CLIENT, ENDED_BY_TARGET, ENDED_BY_PROXY };
       "the client's TLS handshake took too long")                                                                 \
     X(CLOSE_TARGET_HANDSHAKE_FAILED, "target_handshake_failed", ENDED_BY_TARGET, true,                            \
       "the target's TLS handshake failed")                                                                        \
+    X(CLOSE_TARGET_HANDSHAKE_TIMEOUT, "target_handshake_timeout", ENDED_BY_PROXY, true,                           \
+      "the target's TLS handshake took too long")                                                                 \
     X(CLOSE_UNRECOGNIZED_NAME, "unrecognized_name", ENDED_BY_PROXY, false,                                        \
       "no target has the server name of the client's TLS handshake")                                              \
     X(CLOSE_SNI_UNMATCHED, "sni_unmatched", ENDED_BY_PROXY, false,                                                \
