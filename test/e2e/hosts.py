@@ -42,12 +42,19 @@ def no_names(env):
     return plan(env, []) if os.geteuid() == 0 else None
 
 
+def own_address(number):
+    """A loopback address that is this process's alone: name servers have one port only, and several tests
+    run at once."""
+    pid = os.getpid()
+    return f"127.{100 + number}.{pid >> 8 & 255}.{pid & 255}"
+
+
 class SilentNameServer:
     """Takes questions on port 53 of a loopback address and never answers."""
 
-    def __init__(self, address="127.0.0.77"):
+    def __init__(self, address=None):
         need_root()
-        self.address = address
+        self.address = address = address or own_address(1)
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind((address, 53))
         self.questions = 0
@@ -72,10 +79,10 @@ class Dnsmasq(programs.Program):
     """A name server on port 53 of a loopback address. `names`: (name, address) pairs, of which a name may
     have many; other names do not exist, but for those below `far.test`, for which `upstream` is asked."""
 
-    def __init__(self, names, address="127.0.0.78", upstream=None):
+    def __init__(self, names, address=None, upstream=None):
         need_root()
         super().__init__()
-        self.address = address
+        self.address = address = address or own_address(2)
         by_name = {}
         for name, host in names:
             by_name.setdefault(name, []).append(host)
@@ -112,12 +119,12 @@ class FaultyNameServer(SilentNameServer):
     that is missing, no question is ever answered. `delays`: seconds by kind. `lost`: how many questions of a
     kind are lost before the first is answered."""
 
-    def __init__(self, answers, delays=None, lost=None, address="127.0.0.79"):
+    def __init__(self, answers, delays=None, lost=None, address=None):
         self.answers = answers
         self.delays = delays or {}
         self.lost = dict(lost or {})
         self.asked = []  # the kinds of all questions
-        super().__init__(address)
+        super().__init__(address or own_address(3))
 
     def take(self):
         with contextlib.suppress(OSError):

@@ -60,7 +60,8 @@ class Client:
 
 def dribble(sock, data):
     """A segment for each byte."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for byte in data:
         sock.sendall(bytes([byte]))
 

@@ -193,7 +193,7 @@ def test_resolver_that_hangs(env):
 def test_dead_name_does_not_hold_up_other_names(env):
     """However many wait for the one name, the look-up of another proxy's is not queued behind them."""
     dead, address, echo = env.address(), env.address(), env.echo()
-    with hosts.SilentNameServer("127.0.0.76") as server:
+    with hosts.SilentNameServer(hosts.own_address(4)) as server:
         bitflow = env.start(
             proxy(dead, {"address": "slow.test:80", "connect_timeout": "60s"}, name="dead"),
             proxy(address, "localhost:" + echo.address.rpartition(":")[2]),
@@ -213,7 +213,7 @@ def test_dead_name_does_not_hold_up_other_names(env):
 
 def test_client_leaves_while_the_resolver_hangs(env):
     address = env.address()
-    with hosts.SilentNameServer("127.0.0.78") as server:
+    with hosts.SilentNameServer(hosts.own_address(5)) as server:
         bitflow = env.start(
             proxy(address, {"address": "slow.test:80", "connect_timeout": "60s"}),
             plan=hosts.plan(env, [], server.address),
@@ -228,7 +228,7 @@ def test_client_leaves_while_the_resolver_hangs(env):
 
 def test_end_while_the_resolver_hangs(env):
     address = env.address()
-    with hosts.SilentNameServer("127.0.0.79") as server:
+    with hosts.SilentNameServer(hosts.own_address(6)) as server:
         bitflow = env.start(
             proxy(address, {"address": "slow.test:80"}),
             plan=hosts.plan(env, [], server.address),

@@ -7,9 +7,11 @@ import threading
 
 import pytest
 
+import hosts
 import peers
 import reach_cases
 import sockets
+import tls_raw
 from environment import proxy
 from reach_cases import DOORS, STATIONS, Client, StoppingSocks, said
 from waiting import Stopwatch, pace, wait_for
@@ -140,6 +142,81 @@ def test_a_drain_is_over(env, pki, how):
     assert dials.bitflow.wait_ended() == 0
     watch.between(0.6 if how == "the bound" else 0, 4, "the end")
     dials.assert_all_ended("drain", "proxy")
+
+
+# Before the dial, and in the name's look-up
+
+
+def parts_of(hello):
+    """Where a ClientHello is cut: within the record's head, the message's, and here and there behind."""
+    return [1, 4, 5, 6, 9, 43, len(hello) // 2, len(hello) - 1]
+
+
+@pytest.mark.parametrize("leave", [socket.socket.close, sockets.reset], ids=["close", "reset"])
+@pytest.mark.parametrize("step", ["tls_handshake", "client_hello"])
+def test_a_client_leaves_before_it_is_let_in(env, pki, step, leave):
+    """The header has come, the ClientHello has not, or not what has to follow it: nothing is dialled, and the
+    log has whom the header declared."""
+    target = env.listen()
+    address = env.address()
+    trusting = {"proxy_protocol": True}
+    if step == "tls_handshake":
+        entry = proxy(address, target.address, listener=reach_cases.door("both", pki))
+    else:
+        name = {"address": target.address, "name": "server.test"}
+        entry = proxy(address, name, listener=trusting, connection_load_balancer="sni")
+    bitflow = env.start(entry)
+    context = tls_raw.client_context(pki.trusted)
+    hello = tls_raw.Tls(env.keep(socket.socket(socket.AF_UNIX)), context, server_name="server.test").hello()
+    cuts = [0, *parts_of(hello)] + ([len(hello)] if step == "tls_handshake" else [])
+    clients = [env.connect(address) for _ in cuts]
+    for client, cut in zip(clients, cuts):
+        client.sendall(reach_cases.HEADER + hello[:cut])
+    for client in clients:
+        sockets.wait_acknowledged(client)
+    if step == "tls_handshake":
+        sockets.receive_exactly(clients[-1], 5)  # the answer to the whole one
+    wait_for(lambda: len(bitflow.busy_threads()) == len(clients), "all are waited for")
+    for client in clients:
+        leave(client)
+    for record in bitflow.wait_records(len(clients)):
+        assert record["reason"] in ("client_handshake_failed", "client_left", "client_reset"), record
+        assert (record["ended_by"], record["phase"], record["step"]) == ("client", "admitting", step), record
+        assert (record["client"], record["attempts"]) == (reach_cases.DECLARED, 0), record
+    assert not target.has_pending()
+    bitflow.assert_quiet()
+
+
+def test_the_end_in_the_names_lookup(env, pki):
+    """A name server that hangs: the client leaves, the lifetime is over, the process drains."""
+    server = env.enter(hosts.SilentNameServer())
+    ends = {"leaves": "client_left", "ages": "lifetime", "drains": "drain"}
+    addresses = {name: env.address() for name in ends}
+    target = {"address": "slow.test:80", "resolve_timeout": "60s", "connect_timeout": "60s"}
+    bitflow = env.start(
+        *[
+            proxy(
+                addresses[name],
+                target,
+                name=name,
+                listener=reach_cases.door("header", pki),
+                enable_dual_stack=True,
+                connection_lifetime="1s" if name == "ages" else "60s",
+            )
+            for name in ends
+        ],
+        server={"drain_timeout": "500ms"},
+        plan=hosts.plan(env, [], server.address),
+    )
+    clients = {name: Client(env, address, "header", pki) for name, address in addresses.items()}
+    wait_for(lambda: server.questions, "the name server is asked")
+    clients["leaves"].socket.close()
+    bitflow.wait_records(2)
+    bitflow.signal(signal.SIGTERM)
+    assert bitflow.wait_ended() == 0
+    for name, record in reach_cases.records_by_proxy(bitflow, 3).items():
+        assert (record["reason"], record["step"]) == (ends[name], "resolve"), record
+        assert record["client"] == reach_cases.DECLARED and record["connect_ms"] == 0, record
 
 
 # Dials that succeed in the end

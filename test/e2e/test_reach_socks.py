@@ -19,7 +19,7 @@ import tls_raw
 from environment import proxy
 from reach_cases import dribble, said, through
 from socks_peers import YES
-from waiting import Stopwatch
+from waiting import Stopwatch, scale
 
 BANNER = b"220 mail.example ready\r\n"
 REPLIES = {
@@ -36,7 +36,6 @@ def dialogue(reply, send, credentials=True):
     """A handler that goes through the dialogue, with its answers sent by `send`, then echoes."""
 
     def handler(connection):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         socks_peers.read_greeting(connection)
         if credentials:
             send(connection, b"\x05\x02")
@@ -122,6 +121,43 @@ def test_a_large_banner_and_the_end(env, end):
     record = bitflow.wait_records(1)[0]
     expected = ("completed", "target") if end == "end" else ("target_reset", "target")
     assert (record["reason"], record["ended_by"], record["bytes_from_target"]) == (*expected, len(banner))
+
+
+@pytest.mark.parametrize("kind", ["path", "abstract"])
+def test_bytewise_over_a_unix_socket(env, kind):
+    server = env.serve(
+        dialogue(REPLIES["IPv6"] + BANNER, dribble),
+        env.unix("socks.sock") if kind == "path" else env.abstract("socks"),
+    )
+    address = env.address()
+    url = "socks5+unix://u:p@" + server.address[len("unix://") :]
+    bitflow = env.start(proxy(address, through(url, "192.0.2.1:25")))
+    client = env.connect(address)
+    assert sockets.receive_exactly(client, len(BANNER)) == BANNER
+    sockets.round_trip(client)
+    client.close()
+    record = bitflow.wait_records(1)[0]
+    assert (record["reason"], record["target"]["via"]) == ("completed", server.address)
+    assert record["target_tcp"] is None
+
+
+def test_a_server_that_answers_before_it_is_asked(env):
+    """All answers and the banner in one segment: each is taken for what it is."""
+
+    def handler(connection):
+        connection.sendall(b"\x05\x00" + YES + BANNER)
+        socks_peers.read_greeting(connection)
+        socks_peers.read_request(connection)
+        peers.echo(connection)
+
+    server = env.serve(handler)
+    address = env.address()
+    bitflow = env.start(proxy(address, through(server.address, "192.0.2.1:25")))
+    client = env.connect(address)
+    assert sockets.receive_exactly(client, len(BANNER)) == BANNER
+    sockets.round_trip(client)
+    client.close()
+    assert bitflow.wait_records(1)[0]["reason"] == "completed"
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -409,3 +445,30 @@ def test_a_certificate_that_does_not_verify_behind_it(env, pki):
     assert record["target_tls"]["version"] == "TLSv1.3"
     (line,) = said(bitflow, "cannot connect to the target")
     assert (line["target"], "stranger server" in line["error"]) == ("target1", True), line
+
+
+def test_rounds_of_failures_leave_nothing(env):
+    """All the ways of failing at once, again and again: no descriptor and no thread more than at first."""
+    names = [name for name in FAILURES if "in time" not in FAILURES[name][1]]
+    address = env.address()
+    bitflow = env.start(
+        proxy(
+            address,
+            *[failing_target(env, FAILURES[name][0]) for name in names],
+            connection_load_balancer="round-robin",
+        ),
+        level="error",
+        wait=False,
+    )
+    bitflow.wait_bound(int(address.rpartition(":")[2]))
+    held = []
+    for _ in range(3):
+        clients = [env.connect(address) for _ in range(scale(30, 5))]
+        for client in clients:
+            sockets.was_rejected(client, timeout=30)
+        bitflow.assert_quiet()
+        held.append((len(bitflow.thread_names()), bitflow.descriptors()))
+    assert held[2][0] <= held[0][0] + 2, f"threads pile up: {held}"
+    assert held[2][1] == held[0][1], f"descriptors pile up: {held}"
+    records = bitflow.wait_records(3 * scale(30, 5))
+    assert {record["attempts"] for record in records} == {len(names)}

@@ -11,8 +11,7 @@ from hosts import AAAA, A
 from test_names import join
 from waiting import Stopwatch, pace, scale, wait_for
 
-SERVER = "127.0.0.81"
-DNSMASQ = "127.0.0.82"
+SERVER, DNSMASQ = hosts.own_address(7), hosts.own_address(8)
 OPTIONS = "timeout:5 attempts:2"
 
 BOTH = {A: ["127.0.0.1"], AAAA: ["::1"]}
