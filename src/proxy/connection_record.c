@@ -54,10 +54,15 @@ void connection_log_connected(const struct connection *connection)
               NULL);
 }
 
+static enum log_level level_of(enum close_reason reason)
+{
+    return close_reason_is_error(reason) ? LOG_ERROR : LOG_INFO;
+}
+
 static void write_application_log(const struct connection *connection, const struct connection_record *record,
                                   enum close_reason reason)
 {
-    enum log_level level = close_reason_is_error(reason) ? LOG_ERROR : LOG_INFO;
+    enum log_level level = level_of(reason);
     if (!log_enabled(level))
         return;
     struct log_context context = connection_log_context(connection);
@@ -179,7 +184,8 @@ static const char *describe_address(const struct egress *egress, char out[ADDRES
 
 bool connection_is_logged(const struct connection *connection)
 {
-    return connection->generation->log != NULL || log_enabled(LOG_ERROR);
+    enum close_reason reason = atomic_load_explicit(&connection->entry.reason, memory_order_relaxed);
+    return connection->generation->log != NULL || log_enabled(level_of(reason));
 }
 
 // Where the texts of a record lie that are not the connection's own.

@@ -2,7 +2,8 @@
 
 #include "bitflow/base/clock.h"
 
-#define COUNT_BITS 32
+// As many as come to nothing in centuries, should no receiver be there to take them; an interval's number may wrap.
+#define COUNT_BITS 48
 #define COUNT_MASK ((UINT64_C(1) << COUNT_BITS) - 1)
 
 bool metric_is_settled(const struct metric_counter *counter)

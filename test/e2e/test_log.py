@@ -7,6 +7,7 @@ import pytest
 
 import sockets
 from environment import proxy
+from programs import Program
 from waiting import wait_for
 
 LEVELS = ["debug", "info", "warn", "error"]
@@ -48,6 +49,30 @@ def test_no_log_when_off(env):
     bitflow.signal(signal.SIGHUP)
     bitflow.stop()
     assert bitflow.stderr() == ""
+
+
+def names_asked_for(env, level):
+    """How often the ends of sockets are asked for while three connections come and go well."""
+    echo, address = env.echo(), env.address()
+    port = int(address.rpartition(":")[2])
+    bitflow = env.launch(env.config(proxy(address, echo.address, connection_log=None), level=level))
+    bitflow.wait_bound(port)
+    command = ["strace", "-f", "-e", "trace=getsockname,getpeername", "-p", str(bitflow.pid)]
+    with Program(command) as strace:
+        wait_for(lambda: "attached" in strace.log.read_text(), lambda: strace.log.read_text())
+        for _ in range(3):
+            traffic(env, address)
+        wait_for(lambda: bitflow.descriptors() == bitflow.resting, "they have ended")
+        strace.process.terminate()
+        strace.process.wait(10)
+        return strace.log.read_text().count("name(")
+
+
+def test_what_is_not_told_is_not_found_out(env):
+    """A log of errors alone costs connections that end well nothing."""
+    silent = names_asked_for(env, None)
+    assert names_asked_for(env, "error") == silent
+    assert names_asked_for(env, "info") > silent
 
 
 def test_start_up_errors_print_without_a_log(env):

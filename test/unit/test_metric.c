@@ -53,6 +53,28 @@ static void test_few_values_are_all_kept(void **state)
 }
 
 // Of the values 0 .. 9999 those kept are some of all parts, not the first or the last ones.
+// A receiver that is away for days does not make the count overflow.
+static void test_very_many_values_are_counted(void **state)
+{
+    (void)state;
+    struct metric_timer *timer = calloc(1, sizeof *timer);
+    struct metric_times times;
+    assert_non_null(timer);
+    metric_time(timer, NS_PER_MS);
+    atomic_fetch_add(&timer->state, UINT32_MAX);
+    metric_time(timer, NS_PER_MS);
+    metric_timer_take(timer, &times);
+    assert_true(times.total == UINT64_C(2) + UINT32_MAX);
+    assert_true(times.kept > 0);
+    // Many intervals later, it still works.
+    for (unsigned round = 0; round < 70000; round++) {
+        metric_time(timer, NS_PER_MS);
+        metric_timer_take(timer, &times);
+        assert_true(times.total == 1 && times.kept == 1);
+    }
+    free(timer);
+}
+
 static void test_many_values_are_sampled_evenly(void **state)
 {
     (void)state;
@@ -117,6 +139,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counter),
         cmocka_unit_test(test_few_values_are_all_kept),
+        cmocka_unit_test(test_very_many_values_are_counted),
         cmocka_unit_test(test_many_values_are_sampled_evenly),
         cmocka_unit_test(test_none_is_lost_or_counted_twice),
     };

@@ -29,7 +29,7 @@ bool metric_is_settled(const struct metric_counter *counter);
 #define METRIC_TIMER_KEPT 100
 
 struct metric_timer {
-    _Atomic uint64_t state;                      // the interval's number << 32 | how many values it has had
+    _Atomic uint64_t state;                      // the interval's number << 48 | how many values it has had
     _Atomic uint64_t kept[2][METRIC_TIMER_KEPT]; // by the interval's parity; microseconds + 1, 0: none
 };
 
