@@ -160,7 +160,7 @@ def targets_cases(pki):
         "silent": ("timeout", "connect_timeout", sockets.receive_until_broken, {"handshake_timeout": "150ms"}),
         "deserted": ("cancelled", "client_left", sockets.receive_until_broken, {}),
         "closes": ("closed", failed, lambda connection: connection.recv(65536), {}),
-        "resets": ("closed", failed, sockets.reset, {}),
+        "resets": ("closed", failed, lambda connection: (connection.recv(1), sockets.reset(connection)), {}),
         "http": ("not_tls", failed, answers(b"HTTP/1.1 400 Bad Request\r\n\r\n"), {}),
         "old": ("version", failed, serves(server(pki.server, version="TLSv1.2")), {"minimum_version": "1.3"}),
         "refuses": ("certificate_refused", failed, serves(demanding), {}),
