@@ -86,46 +86,55 @@ class Unheard:
             os.close(end)
 
 
-@pytest.mark.parametrize("case", ["closed", "a full disk", "a full pipe", "a pipe without a reader"])
-def test_log_that_nobody_takes(env, case):
+def records_at(path):
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def be_unheard(env, case, receiver):
+    statsd, address, bad = env.keep(Datagrams()), env.address(), env.address()
+    log = env.directory / f"{case}.jsonl"
+    options = {"connection_log_connect": True, "connection_log": str(log)}
+    path = env.config(
+        proxy(address, env.echo().address, **options),
+        proxy(bad, {"name": case, "address": env.refusing()}, name="bad", **options),
+        application=all_on(statsd, receiver),
+        name=f"{case}.yaml",
+    )
+    unheard = env.keep(Unheard(env, case, path))
+    wait_for(lambda: "process.uptime" in statsd.gauges(), "it runs", 20)
+    count = scale(60, 20)
+    for number in range(count):
+        with sockets.connect(address) as client:
+            observe_cases.timed_round_trips(client, 5)
+            sockets.round_trip(client, random.Random(number).randbytes(5000))
+    sockets.was_rejected(env.connect(bad))
+    wait_for(lambda: len(ends(records_at(log))) == count + 1, lambda: f"{len(records_at(log))} records")
+    observe_cases.wait_equal(
+        lambda: observe_cases.sums_of_records(records_at(log)),
+        lambda: observe_cases.sums_of_counters(statsd.counters()),
+    )
+    assert_each_ends_once(records_at(log))
+    check_schema(records_at(log), every=10)
+    receiver.wait_event(proxy="bad", target=case)
+    if case != "closed":  # there, /dev/null may have taken the place
+        wait_for(
+            lambda: statsd.counters()["telemetry.dropped.log_lines"] >= 3 * count,
+            lambda: f"lost lines are counted: {statsd.counters()}",
+        )
+    watch = Stopwatch()
+    unheard.process.send_signal(signal.SIGTERM)
+    assert unheard.process.wait(20 * pace()) == 0
+    watch.between(0, 5, "the end")
+
+
+def test_log_that_nobody_takes(env):
     """No line goes where a client's bytes should, none holds anything up; lost ones are counted."""
-    statsd = env.keep(Datagrams())
     with Scripted() as receiver:
-        address, bad = env.address(), env.address()
-        options = {"connection_log_connect": True}
-        path = env.config(
-            proxy(address, env.echo().address, **options),
-            proxy(bad, env.refusing(), name="bad", **options),
-            application=all_on(statsd, receiver),
+        observe_cases.all_of(
+            ["closed", "a full disk", "a full pipe", "a pipe without a reader"],
+            lambda case: be_unheard(env, case, receiver),
         )
-        unheard = env.keep(Unheard(env, case, path))
-        wait_for(lambda: "process.uptime" in statsd.gauges(), "it runs", 20)
-        count = scale(60, 20)
-        for number in range(count):
-            with sockets.connect(address) as client:
-                observe_cases.timed_round_trips(client)
-                sockets.round_trip(client, random.Random(number).randbytes(5000))
-        sockets.was_rejected(env.connect(bad))
-
-        def records():
-            text = env.records_path.read_text() if env.records_path.exists() else ""
-            return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-        wait_for(lambda: len(ends(records())) == count + 1, lambda: f"{len(records())} records")
-        observe_cases.wait_equal(
-            lambda: observe_cases.sums_of_records(records()), lambda: observe_cases.sums_of_counters(statsd.counters())
-        )
-        assert_each_ends_once(records())
-        receiver.wait_event(proxy="bad")
-        if case != "closed":  # there, /dev/null may have taken the place
-            wait_for(
-                lambda: statsd.counters()["telemetry.dropped.log_lines"] >= 3 * count,
-                lambda: f"lost lines are counted: {statsd.counters()}",
-            )
-        watch = Stopwatch()
-        unheard.process.send_signal(signal.SIGTERM)
-        assert unheard.process.wait(20 * pace()) == 0
-        watch.between(0, 5, "the end")
 
 
 @pytest.mark.skipif(
