@@ -6,6 +6,7 @@ import contextlib
 import pathlib
 import re
 import socket
+import threading
 
 import records_schema
 import sockets
@@ -212,3 +213,22 @@ def timed_round_trips(sock, seconds_at_most=2.0):
     """A round trip that no telemetry may hold up."""
     sock.settimeout(seconds_at_most * pace())
     sockets.round_trip(sock)
+
+
+def all_of(cases, check):
+    """Runs check(case) of each at once, since most of it is waiting."""
+    failed = []
+
+    def run(case):
+        try:
+            check(case)
+        except BaseException as error:  # told below
+            failed.append((case, error))
+
+    threads = [threading.Thread(target=run, args=[case]) for case in cases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise AssertionError(f"{[case for case, _ in failed]}") from failed[0][1]

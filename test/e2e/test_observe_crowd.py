@@ -16,7 +16,7 @@ from environment import proxy
 from metrics_cases import family, wait_counters
 from node_peers import Statsd
 from observe_cases import all_on, ends, wait_sums
-from sentry_peers import Spotlight
+from sentry_peers import Scripted, Spotlight
 from tls_cases import tls_listener, tls_target
 from waiting import scale, wait_for
 
@@ -26,11 +26,6 @@ RECORDS = {"connection_log_connect": True, "connection_log_interval": "1s"}
 @pytest.fixture
 def statsd(env):
     return env.keep(Statsd())
-
-
-@pytest.fixture
-def spotlight(env):
-    return env.keep(Spotlight())
 
 
 def obeying(connection):
@@ -168,8 +163,8 @@ class Crowd:
                 tls_raw.Tls(client, ssl.create_default_context(), server_name="server.test").handshake()
 
 
-def test_all_tell_the_same(env, pki, statsd, spotlight):
-    crowd = Crowd(env, pki)
+def test_all_tell_the_same(env, pki, statsd):
+    crowd, spotlight = Crowd(env, pki), env.keep(Spotlight())
     bitflow = env.start(
         *crowd.proxies(), application=all_on(statsd, spotlight), plan=hosts.no_names(env)
     )
@@ -259,9 +254,9 @@ def test_a_reload_takes_a_proxy_and_a_target_away(env, pki, statsd):
     bitflow.quiet_check = False  # a listener fewer than at the start
 
 
-def test_a_drain_brings_all_home(env, pki, statsd, spotlight):
+def test_a_drain_brings_all_home(env, pki, statsd):
     """Sent off before the exit: the ends of those that were cut, bytes, and an error that came during the drain."""
-    crowd, listener = Crowd(env, pki), env.listen()
+    crowd, listener, receiver = Crowd(env, pki), env.listen(), env.keep(Scripted())
     full = env.listen(backlog=0)
     full.fill_queue()
     slow = env.address()
@@ -271,7 +266,7 @@ def test_a_drain_brings_all_home(env, pki, statsd, spotlight):
         *crowd.proxies(),
         proxy(slow, late, name="slow", **RECORDS),
         proxy(hold, listener.address, name="hold", **RECORDS),
-        application=all_on(statsd, spotlight),
+        application=all_on(statsd, receiver),
         server={"drain_timeout": "1500ms"},
         plan=hosts.no_names(env),
     )
@@ -297,4 +292,4 @@ def test_a_drain_brings_all_home(env, pki, statsd, spotlight):
     wait_sums(bitflow, statsd)
     observe_cases.assert_each_ends_once(records)
     observe_cases.assert_log_tells(bitflow.log_lines(), records)
-    observe_cases.assert_sentry_got(spotlight, records)
+    observe_cases.assert_sentry_got(receiver, records)

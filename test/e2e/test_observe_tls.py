@@ -5,6 +5,7 @@ import datetime
 import re
 import signal
 import ssl
+import threading
 
 import pytest
 
@@ -152,15 +153,22 @@ def refuses_by(pki, alert):
     return serves(context)
 
 
-def targets_cases(pki):
-    """name: (cause, the record's reason, what the target does, keys of its tls_context)"""
+def targets_cases(pki, asked):
+    """name: (cause, the record's reason, what the target does, keys of its tls_context). `asked` is released when
+    the one that never answers has got a ClientHello."""
+
+    def never(connection):
+        connection.recv(1)
+        asked.release()
+        sockets.receive_until_broken(connection)
+
     failed, server = "target_handshake_failed", tls_raw.server_context
     demanding = server(pki.server, authority=str(pki.other.certificate), version="TLSv1.2")
     cases = {
         "silent": ("timeout", "target_handshake_timeout", sockets.receive_until_broken, {"handshake_timeout": "150ms"}),
-        "deserted": ("cancelled", "client_left", sockets.receive_until_broken, {}),
+        "deserted": ("cancelled", "client_left", never, {}),
         "closes": ("closed", failed, lambda connection: connection.recv(65536), {}),
-        "resets": ("closed", failed, sockets.reset, {}),
+        "resets": ("closed", failed, lambda connection: (connection.recv(1), sockets.reset(connection)), {}),
         "http": ("not_tls", failed, answers(b"HTTP/1.1 400 Bad Request\r\n\r\n"), {}),
         "old": ("version", failed, serves(server(pki.server, version="TLSv1.2")), {"minimum_version": "1.3"}),
         "refuses": ("certificate_refused", failed, serves(demanding), {}),
@@ -176,7 +184,8 @@ def targets_cases(pki):
 
 def test_targets_handshakes(env, pki, statsd):
     """Each failed one is a failed dial under the record's reason, too."""
-    cases, addresses, entries = targets_cases(pki), {}, []
+    asked = threading.Semaphore(0)
+    cases, addresses, entries = targets_cases(pki, asked), {}, []
     for name, (_, _, handler, keys) in cases.items():
         addresses[name] = env.address()
         identity = pki.client if name == "refuses" else None
@@ -187,16 +196,7 @@ def test_targets_handshakes(env, pki, statsd):
         for _ in range(2):
             with sockets.connect(addresses[name]) as client:
                 if name == "deserted":
-                    wait_for(lambda: any(one.startswith("deserted#") for one in bitflow.thread_names()), "its dial")
-                    number = len(ends(bitflow.records()))
-                    wait_for(
-                        lambda: sum(  # it is connected: what it waits for is the handshake
-                            line.startswith("socket") for line in bitflow.links()
-                        ) > sum(bitflow.resting[kind] for kind in ("socket",)) + 1,
-                        "its target is connected to",
-                    )
-                    client.close()
-                    wait_for(lambda number=number: len(ends(bitflow.records())) > number, "its end")
+                    asked.acquire(timeout=10)
                 else:
                     sockets.receive_until_broken(client)
     wait_for(lambda: len(ends(bitflow.records())) == 2 * len(cases), "their records")
@@ -210,9 +210,6 @@ def test_targets_handshakes(env, pki, statsd):
 
 
 # Certificates' days
-
-HALF_A_DAY = datetime.timedelta(hours=12)
-
 
 def until(**left):
     """An end date that is so far away, as openssl takes it."""
@@ -238,7 +235,8 @@ def test_days_left(env, pki, statsd):
     days = {"ten": 10, "two": 5, "hours": 0, "barely": 1, "chained": 3649, "plain": None}
     live = identities["ten"][0].copy(env.directory)
     identities["ten"] = [live]
-    shown = pki.root.issue(pki.second_key, "a dated client", "DNS:client.test", "clientAuth", end=until(days=33, hours=1))
+    names, end = "DNS:client.test", until(days=33, hours=1)
+    shown = pki.root.issue(pki.second_key, "a dated client", names, "clientAuth", end=end)
     target = tls_target(env.refusing(), pki.trusted, shown) | {"name": "shown"}
     entries = [
         proxy(env.address(), target, name=name, listener=tls_listener(*identities[name]) if name != "plain" else None)
@@ -258,7 +256,10 @@ def test_days_left(env, pki, statsd):
     live.certificate.write_bytes(renewed.certificate.read_bytes())
     bitflow.signal(signal.SIGHUP)
     wait_for(lambda: left() == days | {"ten": 90}, lambda: f"{left()}: it was renewed")
-    # One that nobody loads anew is still the old one.
-    live.certificate.write_bytes(lasting(days=7, hours=1).certificate.read_bytes())
+    # A file that does not go with its key is refused, and the one in force goes on to be told.
+    live.certificate.write_bytes(pki.second_server.certificate.read_bytes())
     bitflow.signal(signal.SIGHUP)
-    wait_for(lambda: left() == days | {"ten": 7}, lambda: f"{left()}: it was renewed")
+    wait_for(lambda: "reload failed" in bitflow.stderr(), "it is refused")
+    statsd.poll()
+    statsd.lines.clear()
+    wait_for(lambda: left() == days | {"ten": 90}, lambda: f"{left()}: the old one is in force")
