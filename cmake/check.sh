@@ -89,17 +89,21 @@ e2e_files() { # PRESET
     done
 }
 
-# A file at a time, several at once: they wait more than they compute. Each prints what it has to say at its end.
+# Prints what a file's tests have to say when they are over, since several run at once.
+e2e_file() { # PRESET FILE
+    log=build/$1/e2e/$(basename "$2" .py).log
+    BITFLOW="$PWD/build/$1/bitflow" fixed_addresses "$1" \
+        "$PYTHON" -m pytest -p no:cacheprovider -ra --durations=3 "$2" >"$log" 2>&1
+    status=$?
+    cat "$log"
+    return $status
+}
+
+# A file at a time, several at once: they wait more than they compute.
 e2e() { # PRESET
     mkdir -p "build/$1/e2e"
-    # shellcheck disable=SC2016
-    e2e_files "$1" | BITFLOW="$PWD/build/$1/bitflow" BITFLOW_TEST_PARTS="$E2E_PARTS" LOGS="build/$1/e2e" PYTHON="$PYTHON" \
-        fixed_addresses "$1" timeout "$E2E_LIMIT" xargs -P "$E2E_PARTS" -n 1 --process-slot-var=BITFLOW_TEST_PART sh -c '
-            log=$LOGS/$(basename "$1" .py).log
-            "$PYTHON" -m pytest -p no:cacheprovider -ra --durations=3 "$1" >"$log" 2>&1
-            status=$?
-            cat "$log"
-            exit $status' sh
+    e2e_files "$1" | BITFLOW_TEST_PARTS="$E2E_PARTS" timeout "$E2E_LIMIT" \
+        xargs -P "$E2E_PARTS" -n 1 --process-slot-var=BITFLOW_TEST_PART sh cmake/check.sh e2e-file "$1"
 }
 
 style() {
@@ -127,6 +131,11 @@ run_stage() {
     quickstart) timed quickstart cmake/quickstart.sh ;;
     esac
 }
+
+if [ "${1:-}" = e2e-file ]; then # e2e() calls us for each
+    e2e_file "$2" "$3"
+    exit
+fi
 
 [ $# -gt 0 ] || set -- style release
 packages=test
