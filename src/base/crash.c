@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -299,15 +300,19 @@ static void report(void)
 
 // ---- the end
 
-static void end_by(int number, bool comes_again)
+// `fault`: what the kernel said of it. It is queued again, so that it comes when the handler returns, with the
+// registers of that moment in the core dump, even if what the instruction stumbled on is gone by now. NULL: it was no
+// fault.
+static void end_by(int number, siginfo_t *fault)
 {
     struct sigaction action = {.sa_handler = SIG_DFL};
-    (void)sigaction(number, &action, NULL);
-    if (comes_again)
-        return; // to the instruction that faults: the core dump then is of that moment
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, number);
+    (void)sigaction(number, &action, NULL);
+    if (fault != NULL && pthread_sigmask(SIG_BLOCK, &set, NULL) == 0 &&
+        syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), number, fault) == 0)
+        return;
     (void)raise(number);
     (void)pthread_sigmask(SIG_UNBLOCK, &set, NULL);
     // Process 1 of a container is not ended by a signal from within.
@@ -322,16 +327,16 @@ static void tell(void)
 }
 
 // The thread has crashed once more, in here.
-static void handle_again(int number)
+static void handle_again(int number, siginfo_t *info)
 {
     if (!is_walking_stack) {
-        end_by(number, true);
+        end_by(number, info);
         return;
     }
     is_walking_stack = 0;
     say("  (the stack cannot be followed)\n");
     tell();
-    end_by(crash.signal, false);
+    end_by(crash.signal, NULL);
 }
 
 static void handle(int number, siginfo_t *info, void *context)
@@ -340,9 +345,9 @@ static void handle(int number, siginfo_t *info, void *context)
     if (atomic_compare_exchange_strong(&crashed_thread, &first, gettid())) {
         describe(number, info, context);
         tell();
-        end_by(number, info->si_code > 0 && number != SIGABRT);
+        end_by(number, info->si_code > 0 && number != SIGABRT ? info : NULL);
     } else if (first == gettid()) {
-        handle_again(number);
+        handle_again(number, info);
     } else {
         for (;;)
             (void)poll(NULL, 0, -1); // another thread was first, and ends the process

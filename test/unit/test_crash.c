@@ -259,6 +259,7 @@ static void test_a_stack_that_cannot_be_followed(void **state)
 // ---- the reporter, which is this program again
 
 #define OFFSET 100
+#define AWAY ((off_t)1 << 20) // beyond the end of what it inherits
 static const char notes[] = "what the reporter has to know";
 
 static void crash_with_a_reporter(void)
@@ -283,6 +284,8 @@ static int report(int fd)
     if (pread(fd, text, sizeof text, 0) != (ssize_t)sizeof text || memcmp(text, notes, sizeof text) != 0 ||
         pread(fd, &crash, sizeof crash, OFFSET) != (ssize_t)sizeof crash)
         return 1;
+    if (crash.signal == SIGBUS && ftruncate(fd, 2 * AWAY) == 0)
+        say("the reporter has mended it\n");
     (void)pthread_sigmask(SIG_BLOCK, NULL, &blocked);
     if (crash.signal == SIGSEGV && crash.code == SEGV_MAPERR && crash.address == 16 && crash.frame_count > 1 &&
         crash.frames[0].base != 0 && crash.process == getppid() && !sigismember(&blocked, SIGTERM))
@@ -295,6 +298,23 @@ static void test_reporter(void **state)
     (void)state;
     assert_crashed_by(SIGSEGV, crash_with_a_reporter);
     assert_said("the reporter has it all\n");
+}
+
+// By the time that the handler returns, the instruction would go well.
+static void crash_but_once(void)
+{
+    int fd = memfd_create("report", MFD_CLOEXEC);
+    volatile char *away = mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_SHARED, fd, AWAY);
+    if (pwrite(fd, notes, sizeof notes, 0) == (ssize_t)sizeof notes)
+        crash_set_reporter(fd, OFFSET);
+    *away = 1;
+}
+
+static void test_a_fault_that_is_gone(void **state)
+{
+    (void)state;
+    assert_crashed_by(SIGBUS, crash_but_once);
+    assert_said("the reporter has mended it\n");
 }
 
 static void crash_with_a_closed_descriptor(void)
@@ -341,6 +361,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_a_stack_that_cannot_be_followed),
         cmocka_unit_test(test_one_of_several_is_told),
         cmocka_unit_test(test_reporter),
+        cmocka_unit_test(test_a_fault_that_is_gone),
         cmocka_unit_test(test_without_a_reporter),
         cmocka_unit_test(test_no_process_for_the_reporter),
     };
