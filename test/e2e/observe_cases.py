@@ -205,6 +205,12 @@ class Datagrams:
             if match
         }
 
+    def counter(self, name):
+        return self.counters()[name]
+
+    def wait_gauge(self, name, value):
+        wait_for(lambda: self.gauges().get(name) == value, lambda: f"{name} is {value}, but: {self.gauges()}")
+
     def close(self):
         self.socket.close()
 

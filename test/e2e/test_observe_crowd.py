@@ -15,17 +15,12 @@ import tls_raw
 from environment import proxy
 from metrics_cases import family, wait_counters
 from node_peers import Statsd
-from observe_cases import all_on, ends, wait_sums
+from observe_cases import Datagrams, all_on, ends, wait_sums
 from sentry_peers import Scripted, Spotlight
 from tls_cases import tls_listener, tls_target
 from waiting import scale, wait_for
 
 RECORDS = {"connection_log_connect": True, "connection_log_interval": "1s"}
-
-
-@pytest.fixture
-def statsd(env):
-    return env.keep(Statsd())
 
 
 def obeying(connection):
@@ -163,8 +158,9 @@ class Crowd:
                 tls_raw.Tls(client, ssl.create_default_context(), server_name="server.test").handshake()
 
 
-def test_all_tell_the_same(env, pki, statsd):
-    crowd, spotlight = Crowd(env, pki), env.keep(Spotlight())
+def test_all_tell_the_same(env, pki):
+    """As real receivers heard it."""
+    crowd, statsd, spotlight = Crowd(env, pki), env.keep(Statsd()), env.keep(Spotlight())
     bitflow = env.start(
         *crowd.proxies(), application=all_on(statsd, spotlight), plan=hosts.no_names(env)
     )
@@ -209,10 +205,9 @@ def test_all_tell_the_same(env, pki, statsd):
     assert not family(statsd, "telemetry.dropped"), family(statsd, "telemetry.dropped")
 
 
-def test_a_reload_takes_a_proxy_and_a_target_away(env, pki, statsd):
+def test_a_reload_takes_a_proxy_and_a_target_away(env, pki):
     """What they counted, and what their last connections still do, arrives; their gauge does not stay."""
-    crowd = Crowd(env, pki)
-    listener = env.listen()
+    crowd, statsd, listener = Crowd(env, pki), env.keep(Datagrams()), env.listen()
     entries = {entry["name"]: entry for entry in crowd.proxies()}
     waiting = {"name": "waiting", "address": listener.address}
     entries["gone"]["targets"] = [waiting]
@@ -254,9 +249,10 @@ def test_a_reload_takes_a_proxy_and_a_target_away(env, pki, statsd):
     bitflow.quiet_check = False  # a listener fewer than at the start
 
 
-def test_a_drain_brings_all_home(env, pki, statsd):
+def test_a_drain_brings_all_home(env, pki):
     """Sent off before the exit: the ends of those that were cut, bytes, and an error that came during the drain."""
-    crowd, listener, receiver = Crowd(env, pki), env.listen(), env.keep(Scripted())
+    crowd, listener = Crowd(env, pki), env.listen()
+    statsd, receiver = env.keep(Datagrams()), env.keep(Scripted())
     full = env.listen(backlog=0)
     full.fill_queue()
     slow = env.address()

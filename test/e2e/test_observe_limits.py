@@ -216,13 +216,13 @@ def test_a_thousand_idle(env):
                 times.append(watch.seconds)
             return statistics.median(times)
 
-    before = laps(0.5)
+    before = laps(0.3)
     pairs = [env.pair(address, listener) for _ in range(count)]
     for number, (client, target) in enumerate(pairs):
         client.sendall(bytes(1 + number % 7))
         sockets.receive_exactly(target, 1 + number % 7)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        meanwhile = pool.submit(laps, 2.5)
+        meanwhile = pool.submit(laps, 1.5)
 
         def reported():
             seen = collections.Counter(

@@ -11,7 +11,7 @@ import sockets
 from environment import proxy
 from node_peers import Statsd
 from observe_cases import Datagrams, all_on, assert_sentry_got, ends, sanitized, wait_sums
-from sentry_peers import Spotlight
+from sentry_peers import Scripted
 from waiting import wait_for
 
 NAMES = [
@@ -56,13 +56,13 @@ def connect(env, entry):
 
 def test_in_all_places(env):
     """The connection log and both logs have a name as it is; statsd has it harmless; Sentry has it as a tag."""
-    statsd, spotlight = env.keep(Statsd()), env.keep(Spotlight())
+    statsd, receiver = env.keep(Statsd()), env.keep(Scripted())
     good = entries(env, NAMES, connection_log_connect=True)
     bad = entries(env, [f"!{name[: 63 // len(name.encode()) * len(name)]}"[:20] for name in NAMES], env.refusing())
     for number, entry in enumerate(bad):
         entry["listener"]["address"] = env.unix(f"bad{number}.sock")
     assert len({entry["name"] for entry in good + bad}) == 2 * len(NAMES)
-    bitflow = env.start(*good, *bad, application=all_on(statsd, spotlight))
+    bitflow = env.start(*good, *bad, application=all_on(statsd, receiver))
     clients = [connect(env, entry) for entry in good]
     for client in clients:
         sockets.round_trip(client)
@@ -94,7 +94,7 @@ def test_in_all_places(env):
     assert sorted(told) == sorted((record["proxy"], record["target"]["name"]) for record in ends(records))
     wait_sums(bitflow, statsd)
     statsd.assert_clean()
-    assert_sentry_got(spotlight, records)
+    assert_sentry_got(receiver, records)
 
 
 def test_in_logfmt(env):

@@ -105,7 +105,7 @@ def test_rude_servers(env):
             before = bitflow.memory_kib("VmRSS")
             sockets.was_rejected(env.connect(bad))
             wait_for(lambda: rude.requests, f"{name}: a request")
-            for _ in range(10):
+            for _ in range(6):
                 timed_round_trips(client, 5)
                 rude.over.wait(0.1)
             assert bitflow.memory_kib("VmRSS") - before < 12_000 * pace(), name

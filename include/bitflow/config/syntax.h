@@ -12,9 +12,10 @@
 #define SYNTAX_TARGET_NAME_MAX 255 // bytes
 #define SYNTAX_DSN_MAX 1000        // bytes
 
-// A proxy's or target's name: not empty, no control characters, at most SYNTAX_NAME_MAX bytes.
+// A proxy's or a target's name: not empty, no control characters, at most SYNTAX_NAME_MAX bytes; a target's, which may
+// be a server name, SYNTAX_TARGET_NAME_MAX.
 bool syntax_name(const char *text, struct error *error);
-bool syntax_target_name(const char *text, struct error *error); // a server name fits in it
+bool syntax_target_name(const char *text, struct error *error);
 
 // What goes before every statsd metric's name: printable ASCII without what statsd gives a meaning.
 bool syntax_metric_prefix(const char *text, struct error *error);
