@@ -23,7 +23,7 @@ PYTHON=/usr/bin/python3
 CLANG_TIDY=clang-tidy-19
 E2E_LIMIT=1200
 JOBS=$(nproc)
-E2E_PARTS=$((JOBS + 1))
+E2E_PARTS=$((JOBS * 2))
 
 export PYTHONDONTWRITEBYTECODE=1
 export ASAN_OPTIONS="detect_stack_use_after_return=1:strict_string_checks=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
