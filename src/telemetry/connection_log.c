@@ -72,16 +72,6 @@ struct connection_log *connection_log_open(const char *path, struct error *error
     return log;
 }
 
-struct connection_log *connection_log_hold(struct connection_log *log)
-{
-    if (log == NULL)
-        return NULL;
-    mutex_lock(&logs_lock);
-    log->references++;
-    mutex_unlock(&logs_lock);
-    return log;
-}
-
 void connection_log_close(struct connection_log **log)
 {
     struct connection_log *closing = *log;

@@ -107,9 +107,6 @@ struct connection_log;
 // The log at `path`, opened or created (mode 0640), or one more reference if it is open already.
 struct connection_log *connection_log_open(const char *path, struct error *error);
 
-// One more reference; accepts and returns NULL.
-struct connection_log *connection_log_hold(struct connection_log *log);
-
 // Gives a reference back and nulls the pointer. Accepts NULL.
 void connection_log_close(struct connection_log **log);
 
