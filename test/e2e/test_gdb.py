@@ -85,7 +85,8 @@ class Crowd:
         self.tasks = self.bitflow.tasks()
 
     def begin(self, env, name, *facts):
-        client = env.connect(self.addresses[name])
+        # Bound, so that no two have the same port: those to different proxies could.
+        client = env.connect(self.addresses[name], source="127.0.0.1")
         self.expected[sockets.local_name(client)] = (name, *facts)
         self.clients[sockets.local_name(client)] = client
         return client
