@@ -24,7 +24,7 @@ struct connection {
     struct registry_entry entry; // client socket, target socket, reason, lifetime
     struct report_entry report;
     int64_t start_wall;
-    // CLOCK_MONOTONIC; 0: it did not come to that. Durations of them: connection_times_of().
+    // CLOCK_MONOTONIC; 0: it did not come to that. Durations of them: connection_timings_of().
     int64_t start;
     int64_t served;      // a worker took it over
     int64_t admitted;    // dialling began
@@ -37,20 +37,6 @@ struct connection {
     struct connection_reported reported;
     struct error error;
 };
-
-// How long each phase took, or has taken so far: ns, 0: the connection did not come to it. What the phases are made of
-// is told by ingress (PROXY header, ClientHello, its session's handshake) and egress (resolve, connect, SOCKS5, TLS).
-struct connection_times {
-    int64_t wait;       // from the accept to the worker's first step
-    int64_t admit;      // all of ingress
-    int64_t dial;       // all of egress, with the pauses between attempts
-    int64_t relay;      // from the target's answer to the end
-    int64_t first_byte; // from the target's answer to its first byte that was given to the client
-    int64_t total;      // the connection's age
-};
-
-// `now`: clock_now(), for one that has not ended yet.
-void connection_times_of(const struct connection *connection, int64_t now, struct connection_times *times);
 
 // The two ends of the client's connection: as it was declared, or else the socket's.
 struct connection_ends {
@@ -82,7 +68,7 @@ struct socket_facts {
 // What the connection log does not need is left out where there is none.
 void connection_socket_facts(const struct connection *connection, struct socket_facts *facts);
 
-// The same as the records tell it, with the parts. Returns the total.
+// How long each phase took, or has taken until `now` (clock_now()). Returns the connection's age.
 int64_t connection_timings_of(const struct connection *connection, int64_t now, struct connection_timings *timings);
 
 // The phase that the connection is in, or ended in, as the records call it, and the step within it; NULL: none.

@@ -1,4 +1,4 @@
-// Which phases a connection went through and how long each took, for the connection log and the metrics.
+// Which phases a connection went through and how long each took, for the connection log.
 
 #include <stdatomic.h>
 
@@ -21,41 +21,27 @@ static int64_t first_of(int64_t one, int64_t other)
     return one != 0 ? one : other;
 }
 
-void connection_times_of(const struct connection *connection, int64_t now, struct connection_times *times)
-{
-    const int64_t ended = connection->ended;
-    int64_t first_byte = atomic_load_explicit(&connection->relay.first_byte, memory_order_relaxed);
-    *times = (struct connection_times){
-        .wait = lasted(connection->start, first_of(connection->served, ended), now),
-        .admit = lasted(connection->served, first_of(connection->admitted, ended), now),
-        .dial = lasted(connection->admitted, first_of(connection->relay_start, ended), now),
-        .relay = lasted(connection->relay_start, ended, now),
-        .first_byte = first_byte == 0 ? 0 : between(connection->relay_start, first_byte),
-        .total = lasted(connection->start, ended, now),
-    };
-}
-
 int64_t connection_timings_of(const struct connection *connection, int64_t now, struct connection_timings *timings)
 {
     const struct ingress *ingress = &connection->ingress;
     const struct egress *egress = &connection->egress;
-    struct connection_times times;
-    connection_times_of(connection, now, &times);
+    const int64_t ended = connection->ended;
+    int64_t first_byte = atomic_load_explicit(&connection->relay.first_byte, memory_order_relaxed);
     *timings = (struct connection_timings){
-        .wait = times.wait,
-        .admit = times.admit,
+        .wait = lasted(connection->start, first_of(connection->served, ended), now),
+        .admit = lasted(connection->served, first_of(connection->admitted, ended), now),
         .client_header = ingress->proxy_header_time,
         .client_hello = ingress->client_hello_time,
         .client_handshake = ingress->tls == NULL ? 0 : ingress->tls->facts.handshake_time,
-        .dial = times.dial,
+        .dial = lasted(connection->admitted, first_of(connection->relay_start, ended), now),
         .resolve = egress->resolve_time,
         .connect = egress->connect_time,
         .socks = egress->socks_time,
         .target_handshake = egress->handshake_time,
-        .relay = times.relay,
-        .first_byte = times.first_byte,
+        .relay = lasted(connection->relay_start, ended, now),
+        .first_byte = first_byte == 0 ? 0 : between(connection->relay_start, first_byte),
     };
-    return times.total;
+    return lasted(connection->start, ended, now);
 }
 
 static const char *step_of_ingress(const struct ingress *ingress)

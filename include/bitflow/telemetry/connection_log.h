@@ -39,12 +39,12 @@ struct connection_header {
 
 // How long each phase took, or has taken so far: ns; 0: the connection did not come to it.
 struct connection_timings {
-    int64_t wait; // for a worker
-    int64_t admit;
+    int64_t wait;          // for a worker
+    int64_t admit;         // all before the target is chosen
     int64_t client_header; // the next three are parts of it
     int64_t client_hello;
     int64_t client_handshake;
-    int64_t dial;
+    int64_t dial;    // with the pauses between attempts
     int64_t resolve; // the next four are parts of it, over all attempts
     int64_t connect;
     int64_t socks;
