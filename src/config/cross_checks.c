@@ -29,16 +29,22 @@ static void check_certificates(const struct place *tls, struct problem_list *pro
     }
 }
 
-// What says how the header is read, without a header to read, is a mistake: somebody counts on it.
+// A key that has no effect without another is a mistake: somebody counts on it.
+static void check_needed(const struct place *parent, const char *const *keys, size_t count, bool has_it,
+                         const char *what, struct problem_list *problems)
+{
+    for (size_t i = 0; !has_it && i < count; i++) {
+        struct place place = place_key(parent, keys[i]);
+        if (place.node != NULL)
+            problem_at_key(problems, &place, "means nothing without %s", what);
+    }
+}
+
 static void check_proxy_protocol(const struct place *listener, const struct listener_config *config,
                                  struct problem_list *problems)
 {
     static const char *const keys[] = {"proxy_protocol_sources", "proxy_protocol_timeout"};
-    for (size_t i = 0; i < ARRAY_LENGTH(keys); i++) {
-        struct place place = place_key(listener, keys[i]);
-        if (place.node != NULL && !config->proxy_protocol)
-            problem_at_key(problems, &place, "means nothing without proxy_protocol: true");
-    }
+    check_needed(listener, keys, ARRAY_LENGTH(keys), config->proxy_protocol, "proxy_protocol: true", problems);
     struct place sources = place_key(listener, "proxy_protocol_sources");
     if (sources.node != NULL && config->address.kind == ADDRESS_UNIX)
         problem_at_key(problems, &sources, "clients of a unix:// listener have no IP address to tell them by");
@@ -150,11 +156,7 @@ static void check_connection_log(const struct place *options, const struct proxy
                                  struct problem_list *problems)
 {
     static const char *const keys[] = {"connection_log_connect", "connection_log_interval"};
-    for (size_t i = 0; i < ARRAY_LENGTH(keys); i++) {
-        struct place place = place_key(options, keys[i]);
-        if (place.node != NULL && config->connection_log == NULL)
-            problem_at_key(problems, &place, "means nothing without connection_log");
-    }
+    check_needed(options, keys, ARRAY_LENGTH(keys), config->connection_log != NULL, "connection_log", problems);
     struct place interval = place_key(options, "connection_log_interval");
     if (config->connection_log_interval > 0 && config->connection_log_interval < NS_PER_S)
         problem_at_value(problems, &interval, "is too short: at least 1s");
@@ -162,10 +164,10 @@ static void check_connection_log(const struct place *options, const struct proxy
 
 static void check_options(const struct place *proxy, const struct proxy_config *config, struct problem_list *problems)
 {
+    static const char *const keys[] = {"proxy_header_version"};
     struct place options = place_key(proxy, "options");
-    struct place version = place_key(&options, "proxy_header_version");
-    if (version.node != NULL && !config->enable_proxy_header)
-        problem_at_key(problems, &version, "means nothing without enable_proxy_header: true");
+    check_needed(&options, keys, ARRAY_LENGTH(keys), config->enable_proxy_header, "enable_proxy_header: true",
+                 problems);
     check_connection_log(&options, config, problems);
 }
 
@@ -204,11 +206,7 @@ static void check_sentry(const struct place *root, const struct config *config, 
     struct place application = place_key(root, "application");
     // One that could not be read is there nevertheless.
     struct place dsn = place_key(&application, "sentry_dsn");
-    for (size_t i = 0; i < ARRAY_LENGTH(keys); i++) {
-        struct place place = place_key(&application, keys[i]);
-        if (place.node != NULL && dsn.node == NULL)
-            problem_at_key(problems, &place, "means nothing without sentry_dsn");
-    }
+    check_needed(&application, keys, ARRAY_LENGTH(keys), dsn.node != NULL, "sentry_dsn", problems);
     if (config->sentry_authority != NULL && config->sentry_dsn != NULL &&
         strncmp(config->sentry_dsn, "https:", strlen("https:")) != 0) {
         struct place authority = place_key(&application, "sentry_authority");
@@ -222,11 +220,7 @@ static void check_metrics(const struct place *root, struct problem_list *problem
     struct place application = place_key(root, "application");
     struct place metrics = place_key(&application, "metrics");
     struct place address = place_key(&metrics, "address");
-    for (size_t i = 0; i < ARRAY_LENGTH(keys); i++) {
-        struct place place = place_key(&metrics, keys[i]);
-        if (place.node != NULL && address.node == NULL)
-            problem_at_key(problems, &place, "means nothing without address");
-    }
+    check_needed(&metrics, keys, ARRAY_LENGTH(keys), address.node != NULL, "address", problems);
 }
 
 void check_across_keys(const struct place *root, const struct config *config, struct problem_list *problems)
