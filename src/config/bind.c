@@ -167,6 +167,13 @@ static bool parse_integer(const char *text, int64_t *number, bool *is_number)
     return true;
 }
 
+static void store_number(const struct schema_row *row, const struct place *place, void *base, int64_t number)
+{
+    store(base, row->offset, &number, sizeof number);
+    if (row->has_mark)
+        store(base, row->mark_offset, &place->key_mark, sizeof place->key_mark);
+}
+
 static void bind_integer(struct binder *binder, const struct schema_row *row, const struct place *place, void *base)
 {
     const char *text = plain_text(binder, row, place, "an integer");
@@ -187,7 +194,7 @@ static void bind_integer(struct binder *binder, const struct schema_row *row, co
                               : "must be from %" PRId64 " to 9223372036854775807, not %.32s",
                          row->min, text);
     else
-        store(base, row->offset, &number, sizeof number);
+        store_number(row, place, base, number);
 }
 
 static void bind_duration(struct binder *binder, const struct schema_row *row, const struct place *place, void *base)
@@ -214,9 +221,7 @@ static void bind_duration(struct binder *binder, const struct schema_row *row, c
         problem_at_value(binder->problems, place, "is too long: at most %s", limit);
         return;
     }
-    store(base, row->offset, &duration, sizeof duration);
-    if (row->has_mark)
-        store(base, row->mark_offset, &place->key_mark, sizeof place->key_mark);
+    store_number(row, place, base, duration);
 }
 
 static void bind_address(struct binder *binder, const struct schema_row *row, const struct place *place, void *base)

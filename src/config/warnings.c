@@ -11,12 +11,32 @@ struct warner {
     size_t target;
 };
 
-static void warn_of(const struct warner *warner, struct yaml_mark mark, const char *key, const char *what)
+// `key` is one of the proxy's, with what is between it and the proxy.
+static void warn_of_proxy(const struct warner *warner, struct yaml_mark mark, const char *key, const char *what)
 {
     char line[PATH_MAX + 256];
-    (void)snprintf(line, sizeof line, "%s:%zu:%zu: warning: server.proxies[%zu].targets[%zu].%s: %s", warner->file,
-                   mark.line, mark.column, warner->proxy, warner->target, key, what);
+    (void)snprintf(line, sizeof line, "%s:%zu:%zu: warning: server.proxies[%zu].%s: %s", warner->file, mark.line,
+                   mark.column, warner->proxy, key, what);
     warner->warn(warner->argument, line);
+}
+
+static void warn_of(const struct warner *warner, struct yaml_mark mark, const char *key, const char *what)
+{
+    char path[64];
+    (void)snprintf(path, sizeof path, "targets[%zu].%s", warner->target, key);
+    warn_of_proxy(warner, mark, path, what);
+}
+
+static void check_source_limit(const struct warner *warner, const struct proxy_config *proxy)
+{
+    static const char key[] = "options.source_connection_limit";
+    int64_t limit = proxy->source_connection_limit;
+    if (limit > 0 && proxy->listener.address.kind == ADDRESS_UNIX && !proxy->listener.proxy_protocol)
+        warn_of_proxy(warner, proxy->source_connection_limit_mark, key,
+                      "means nothing at a unix:// listener: its clients have no IP address");
+    else if (limit > 0 && proxy->connection_limit > 0 && limit >= proxy->connection_limit)
+        warn_of_proxy(warner, proxy->source_connection_limit_mark, key,
+                      "protects nobody: a single source can take all of connection_limit");
 }
 
 static void check_target(const struct warner *warner, const struct proxy_config *proxy,
@@ -38,6 +58,7 @@ void config_warn(const char *file, const struct config *config, void (*warn)(voi
     struct warner warner = {.file = file, .warn = warn, .argument = argument};
     for (; warner.proxy < config->proxy_count; warner.proxy++) {
         const struct proxy_config *proxy = &config->proxies[warner.proxy];
+        check_source_limit(&warner, proxy);
         for (warner.target = 0; warner.target < proxy->target_count; warner.target++)
             check_target(&warner, proxy, &proxy->targets[warner.target]);
     }

@@ -187,6 +187,8 @@ By default it is the selected thread's. Its threads' backtraces follow; $connect
         ingress, egress = value["ingress"], value["egress"]
         if int(ingress["declared"]):
             rows.append(["declared", endpoint_text(ingress["declared"]["client"])])
+        if int(value["client"]["source"]):
+            rows.append(["source", "has %d connections" % int(value["client"]["source"]["connections"])])
         name = text_in(ingress["server_name"])
         if name:
             rows.append(["server name", name])

@@ -104,13 +104,28 @@ static bool await_first_byte(struct connection *connection)
     return false;
 }
 
+// Behind the PROXY protocol the acceptor could not know whose connection it is.
+static bool count_source(struct connection *connection, enum close_reason *reason)
+{
+    const struct proxy_config *settings = connection->generation->settings;
+    if (!settings->listener.proxy_protocol)
+        return true;
+    *reason = source_counts_enter(&connection->generation->proxy->sources, connection_client(connection),
+                                  settings->source_connection_limit, &connection->client.source, &connection->error);
+    return *reason == CLOSE_NONE;
+}
+
 static bool admit_client(struct connection *connection)
 {
+    const struct generation *generation = connection->generation;
+    struct ingress *ingress = &connection->ingress;
+    struct error *error = &connection->error;
+    int client = connection->entry.client;
     enum close_reason reason;
     connection->served = clock_now();
     connection_enter(connection, STAGE_ADMITTING);
-    if (ingress_admit(&connection->ingress, connection->generation, connection->entry.client, &reason,
-                      &connection->error))
+    if (ingress_declare(ingress, &generation->settings->listener, client, &reason, error) &&
+        count_source(connection, &reason) && ingress_admit(ingress, generation, client, &reason, error))
         return true;
     if (!connection_end(connection, reason))
         connection->error = ERROR_INIT; // ended from outside, which looked like a client that left
@@ -222,6 +237,7 @@ static void finish(struct connection *connection)
     connection_count_closed(connection);
     egress_leave(&connection->egress);
     atomic_fetch_sub(&connection->generation->proxy->active, 1);
+    source_counts_leave(&connection->generation->proxy->sources, &connection->client.source);
     reports_settle(connection->engine->reports, &connection->report);
     if (is_logged)
         connection_write_records(connection, &facts);

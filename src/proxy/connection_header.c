@@ -11,16 +11,24 @@
 #include "bitflow/net/socket.h"
 #include "bitflow/proxy/header_end.h"
 
-void connection_ends_of(const struct connection *connection, struct connection_ends *ends)
+static bool is_declared(const struct connection *connection)
 {
     const struct declaration *declared = connection->ingress.declared;
-    *ends = (struct connection_ends){.client = connection->client.peer};
-    if (declared != NULL && declared->client.length > 0) {
-        ends->client = declared->client;
-        ends->local = declared->local;
-    } else {
+    return declared != NULL && declared->client.length > 0;
+}
+
+const struct endpoint *connection_client(const struct connection *connection)
+{
+    return is_declared(connection) ? &connection->ingress.declared->client : &connection->client.peer;
+}
+
+void connection_ends_of(const struct connection *connection, struct connection_ends *ends)
+{
+    *ends = (struct connection_ends){.client = *connection_client(connection)};
+    if (is_declared(connection))
+        ends->local = connection->ingress.declared->local;
+    else
         (void)socket_local(connection->client.fd, &ends->local);
-    }
 }
 
 enum address_family connection_family(const struct connection_ends *ends)

@@ -44,6 +44,9 @@ struct connection_ends {
     struct endpoint local; // where the client connected to
 };
 
+// The first of them.
+const struct endpoint *connection_client(const struct connection *connection);
+
 // The client's socket is open.
 void connection_ends_of(const struct connection *connection, struct connection_ends *ends);
 

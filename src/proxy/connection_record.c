@@ -56,6 +56,8 @@ void connection_log_connected(const struct connection *connection)
 
 static enum log_level level_of(enum close_reason reason)
 {
+    if (reason == CLOSE_SOURCE_CONNECTION_LIMIT)
+        return LOG_WARN; // as where the client could be rejected before it was let in
     return close_reason_is_error(reason) ? LOG_ERROR : LOG_INFO;
 }
 

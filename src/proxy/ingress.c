@@ -107,20 +107,24 @@ static bool accept_tls(struct ingress *ingress, const struct generation *generat
     return false;
 }
 
+bool ingress_declare(struct ingress *ingress, const struct listener_config *listener, int client,
+                     enum close_reason *reason, struct error *error)
+{
+    *ingress = (struct ingress){.target = BALANCER_NO_MORE};
+    if (!listener->proxy_protocol)
+        return true;
+    int64_t begin = clock_now(), until = deadline_after(listener->proxy_protocol_timeout);
+    ingress->step = INGRESS_PROXY_HEADER;
+    ingress->declared = declaration_read(client, until, reason, error);
+    ingress->proxy_header_time = clock_now() - begin;
+    return ingress->declared != NULL;
+}
+
 bool ingress_admit(struct ingress *ingress, const struct generation *generation, int client, enum close_reason *reason,
                    struct error *error)
 {
     const struct proxy_config *settings = generation->settings;
     const struct tls_config *tls = settings->listener.tls;
-    *ingress = (struct ingress){.target = BALANCER_NO_MORE};
-    if (settings->listener.proxy_protocol) {
-        int64_t begin = clock_now(), until = deadline_after(settings->listener.proxy_protocol_timeout);
-        ingress->step = INGRESS_PROXY_HEADER;
-        ingress->declared = declaration_read(client, until, reason, error);
-        ingress->proxy_header_time = clock_now() - begin;
-        if (ingress->declared == NULL)
-            return false;
-    }
     if (tls == NULL && settings->balancer != BALANCER_SNI)
         return true;
     int64_t deadline = deadline_after(tls != NULL ? tls->handshake_timeout : settings->listener.client_hello_timeout);

@@ -22,6 +22,7 @@ struct proxy *proxy_create(const char *name, struct metrics *metrics, struct err
     }
     proxy->name = own_name;
     target_list_init(&proxy->targets);
+    source_counts_init(&proxy->sources);
     atomic_init(&proxy->references, 1);
     return proxy;
 }
@@ -39,6 +40,7 @@ void proxy_drop(struct proxy **proxy)
     if (dropped == NULL || atomic_fetch_sub_explicit(&dropped->references, 1, memory_order_acq_rel) > 1)
         return;
     target_list_release(&dropped->targets);
+    source_counts_release(&dropped->sources);
     proxy_metrics_drop(&dropped->metrics);
     free(dropped->name);
     free(dropped);

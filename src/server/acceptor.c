@@ -78,41 +78,48 @@ static enum close_reason judge_source(const struct listener_config *listener, co
     return CLOSE_NONE;
 }
 
-// Takes a place below the connection limit.
-static bool take_place(const struct generation *generation)
+static void give_back_places(const struct generation *generation, struct client *client)
 {
-    uint64_t limit = (uint64_t)generation->settings->connection_limit;
-    if (atomic_fetch_add(&generation->proxy->active, 1) < limit || limit == 0)
-        return true;
     atomic_fetch_sub(&generation->proxy->active, 1);
-    return false;
+    source_counts_leave(&generation->proxy->sources, &client->source);
 }
 
-static void give_back_place(const struct generation *generation)
+// Takes a place below its source's limit, then one below the proxy's, which a source that has had its share thus never
+// touches. CLOSE_NONE: it has both.
+static enum close_reason take_places(const struct generation *generation, struct client *client, struct error *error)
 {
-    atomic_fetch_sub(&generation->proxy->active, 1);
+    const struct proxy_config *settings = generation->settings;
+    // Behind the PROXY protocol it is not the peer that counts, but whom it declares.
+    int64_t source_limit = settings->listener.proxy_protocol ? 0 : settings->source_connection_limit;
+    uint64_t limit = (uint64_t)settings->connection_limit;
+    enum close_reason refusal =
+        source_counts_enter(&generation->proxy->sources, &client->peer, source_limit, &client->source, error);
+    if (refusal != CLOSE_NONE)
+        return refusal;
+    if (atomic_fetch_add(&generation->proxy->active, 1) < limit || limit == 0)
+        return CLOSE_NONE;
+    give_back_places(generation, client);
+    return CLOSE_CONNECTION_LIMIT;
 }
 
 // From a client's descriptor to a worker that owns it; or it is turned away, and closed.
-static void admit(struct acceptor *acceptor, const struct client *client)
+static void admit(struct acceptor *acceptor, struct client *client)
 {
     struct generation *generation = acceptor->current;
     enum close_reason refusal = judge_source(&generation->settings->listener, &client->peer);
-    if (refusal != CLOSE_NONE) {
-        turn_away(acceptor, client, refusal, NULL);
-        return;
-    }
-    if (!take_place(generation)) {
-        turn_away(acceptor, client, CLOSE_CONNECTION_LIMIT, NULL);
-        return;
-    }
     struct error error = ERROR_INIT;
+    if (refusal == CLOSE_NONE)
+        refusal = take_places(generation, client, &error);
+    if (refusal != CLOSE_NONE) {
+        turn_away(acceptor, client, refusal, error.code == ERROR_NONE ? NULL : error.text);
+        return;
+    }
     struct connection *connection =
         connection_create(connection_next_id(), acceptor->engine, generation, client, &error);
     if (connection != NULL && thread_pool_run(acceptor->engine->threads, connection_serve, connection, &error))
         return;
     connection_abandon(&connection);
-    give_back_place(generation);
+    give_back_places(generation, client);
     turn_away(acceptor, client, error.code == ERROR_NO_THREADS ? CLOSE_OUT_OF_THREADS : CLOSE_OUT_OF_MEMORY,
               error.text);
 }
@@ -124,6 +131,7 @@ static bool accept_client(const struct acceptor *acceptor, int listening, struct
     if (acceptor->listener.is_inherited)
         socket_set_blocking(listening, false);
     client->is_inherited = false;
+    client->source = NULL;
     client->peer.length = sizeof client->peer.address;
     client->fd = accept4(listening, &client->peer.address.any, &client->peer.length, SOCK_CLOEXEC);
     return client->fd >= 0;

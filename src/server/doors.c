@@ -74,6 +74,20 @@ static bool check_sources(const struct listener_config *settings, const struct a
     return false;
 }
 
+// Nor this, which does no harm. Of unix:// it is known, and has been told.
+static void warn_of_source_limit(const struct proxy_config *settings, const struct acceptor *acceptor)
+{
+    const struct listener_config *listener = &settings->listener;
+    if (settings->source_connection_limit == 0 || listener->proxy_protocol || !acceptor_is_local(acceptor) ||
+        listener->address.kind == ADDRESS_UNIX)
+        return;
+    struct log_context context = {.proxy = settings->name};
+    char address[ADDRESS_TEXT_SIZE];
+    address_format(&listener->address, address);
+    log_warn(&context, "source_connection_limit means nothing at a Unix socket: its clients have no IP address",
+             "address", address, NULL);
+}
+
 static bool plan_door(struct doors *doors, const struct config *config, struct credentials *credentials,
                       struct planned_door *plan, size_t index, struct error *error)
 {
@@ -95,7 +109,10 @@ static bool plan_door(struct doors *doors, const struct config *config, struct c
         door->acceptor = open_acceptor(doors, door->generation, error);
         door->is_new = door->acceptor != NULL;
     }
-    return door->acceptor != NULL && check_sources(&settings->listener, door->acceptor, error);
+    if (door->acceptor == NULL || !check_sources(&settings->listener, door->acceptor, error))
+        return false;
+    warn_of_source_limit(settings, door->acceptor);
+    return true;
 }
 
 static void abandon_plan(struct planned_door *plan, size_t count)

@@ -144,6 +144,23 @@ def start_as_user(env, *proxies, **settings):
     return env.start(*proxies, plan=plan, **settings), UID if plan else os.geteuid()
 
 
+def test_who_gets_no_thread_takes_none_of_its_sources_places(env):
+    echo, address, source = env.echo(), env.address(), "127.0.0.31"
+    bitflow, uid = start_as_user(env, proxy(address, echo.address, source_connection_limit=20))
+    former = bitflow.limit("NPROC", threads_of_user(uid) + 5)
+    clients, outcomes = crowd(env, address, 60)  # of another source
+    assert {"served", "rejected"} == set(outcomes)
+    for _ in range(30):
+        assert outcome(env.connect(address, source=source)) == "rejected"
+    reasons = {record["reason"] for record in bitflow.records() if record["client"].startswith(f"{source}:")}
+    assert reasons == {"out_of_threads"}
+    bitflow.limit("NPROC", former)
+    ends = [outcome(env.connect(address, source=source)) for _ in range(25)]
+    assert ends == ["served"] * 20 + ["rejected"] * 5
+    for client in clients:
+        client.close()
+
+
 def test_threads_exhausted(env):
     echo, address = env.echo(), env.address()
     bitflow, uid = start_as_user(env, proxy(address, echo.address))

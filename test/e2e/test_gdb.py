@@ -40,7 +40,12 @@ class Crowd:
         self.bitflow = env.start(
             proxy(addresses["web"], {"name": "echo", "address": self.echo.address}, name="web"),
             proxy(addresses["bulk"], {"name": "idle", "address": self.idle.address}, name="bulk"),
-            proxy(addresses["slow"], {"name": "full", "address": full.address, **LONG}, name="slow"),
+            proxy(
+                addresses["slow"],
+                {"name": "full", "address": full.address, **LONG},
+                name="slow",
+                source_connection_limit=50,
+            ),
             proxy(addresses["hello"], self.echo.address, name="hello", listener=tls),
             proxy(
                 addresses["named"],
@@ -185,6 +190,7 @@ def check_one(told, bulk, slow):
     assert f"connection   {bulk} of bulk" in told["bitflow connection"], "the selected thread's"
     text = told[f"bitflow connection {slow}"]
     assert f"{slow} of slow, dialling" in text and "\nattempts     1, the last one in dial" in text
+    assert "\nsource       has 10 connections\n" in text and "\nsource " not in told[f"bitflow connection {bulk}"]
     assert "There is no connection 99." in told["bitflow connection 99"]
 
 

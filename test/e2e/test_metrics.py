@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+import proxy_headers
 import sockets
 import tls_raw
 from environment import proxy
@@ -80,12 +81,15 @@ def test_a_transfer_is_counted_while_it_lives(env, statsd):
 
 def test_rejections_and_ends_by_reason(env, statsd):
     echo, first, second, third = env.echo(), env.address(), env.address(), env.address()
+    fourth, fifth = env.address(), env.address()
     bitflow = start(
         env,
         statsd,
         proxy(first, echo.address, name="closed", listener={"authorized_sources": ["10.0.0.0/8"]}),
         proxy(second, echo.address, name="limited", connection_limit=1),
         proxy(third, {"address": echo.address, "read_timeout": "50ms"}, name="hasty"),
+        proxy(fourth, echo.address, name="shared", source_connection_limit=1),
+        proxy(fifth, echo.address, name="behind", listener={"proxy_protocol": True}, source_connection_limit=1),
     )
     for _ in range(4):
         sockets.was_rejected(env.connect(first))
@@ -95,7 +99,15 @@ def test_rejections_and_ends_by_reason(env, statsd):
         sockets.was_rejected(env.connect(second))
     sockets.receive_until_broken(env.connect(third))
     sockets.reset(holder)
-    bitflow.wait_records(8)
+    sockets.round_trip(env.connect(fourth))
+    for _ in range(3):
+        sockets.was_rejected(env.connect(fourth))
+    first_declared, second_declared = env.connect(fifth), env.connect(fifth)
+    first_declared.sendall(proxy_headers.EXAMPLE)
+    sockets.round_trip(first_declared)
+    second_declared.sendall(proxy_headers.EXAMPLE)
+    sockets.was_rejected(second_declared)
+    bitflow.wait_records(12)
     wait_counters(
         statsd,
         {
@@ -104,6 +116,10 @@ def test_rejections_and_ends_by_reason(env, statsd):
             "proxy.limited.connections.accepted": 1,
             "proxy.limited.connections.closed.client_reset": 1,
             "proxy.hasty.connections.closed.target_read_timeout": 1,
+            "proxy.shared.connections.rejected.source_connection_limit": 3,
+            "proxy.shared.connections.accepted": 1,
+            "proxy.behind.connections.accepted": 2,
+            "proxy.behind.connections.closed.source_connection_limit": 1,
         },
     )
     assert not family(statsd, "proxy.closed.connections.accepted")

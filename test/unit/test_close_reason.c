@@ -53,6 +53,7 @@ static const struct {
     {CLOSE_SOCKS_TIMEOUT, "socks_timeout", "proxy", true},
     {CLOSE_PROXY_SOURCE_NOT_TRUSTED, "proxy_source_not_trusted", "proxy", false},
     {CLOSE_SOURCE_NOT_AUTHORIZED, "source_not_authorized", "proxy", false},
+    {CLOSE_SOURCE_CONNECTION_LIMIT, "source_connection_limit", "proxy", false},
     {CLOSE_CONNECTION_LIMIT, "connection_limit", "proxy", true},
     {CLOSE_OUT_OF_DESCRIPTORS, "out_of_descriptors", "proxy", true},
     {CLOSE_OUT_OF_THREADS, "out_of_threads", "proxy", true},

@@ -210,6 +210,7 @@ static void test_defaults(void **state)
     assert_true(proxy->listener.proxy_protocol_timeout == 3 * NS_PER_S);
     assert_null(proxy->listener.tls);
     assert_int_equal(proxy->connection_limit, 0);
+    assert_int_equal(proxy->source_connection_limit, 0);
     assert_int_equal(proxy->connection_lifetime, 0);
     assert_null(proxy->connection_log);
     assert_false(proxy->connection_log_connect);
@@ -268,6 +269,7 @@ static const char everything[] = "application:\n"
                                  "    - {name: b, address: 'fd://out', keepalive_interval: '90'}\n"
                                  "    options:\n"
                                  "      connection_limit: 9223372036854775807\n"
+                                 "      source_connection_limit: 1\n"
                                  "      connection_lifetime: 1h\n"
                                  "      connection_log: log/one.json\n"
                                  "      connection_log_connect: true\n"
@@ -305,6 +307,7 @@ static void test_every_value_arrives(void **state)
     assert_true(one->listener.read_timeout == 60 * NS_PER_S);
     assert_true(one->listener.write_timeout == 2 * NS_PER_S);
     assert_true(one->connection_limit == INT64_MAX);
+    assert_true(one->source_connection_limit == 1);
     assert_true(one->connection_lifetime == 3600 * NS_PER_S);
     assert_string_equal(one->connection_log, "log/one.json");
     assert_true(one->connection_log_connect);

@@ -109,6 +109,7 @@ static void test_names(void **state)
 }
 
 #define OPTION(key, value) PROXY("p", LISTENER, TARGET, key ": " value)
+#define AT_SOURCE_LIMIT "f:7:40: server.proxies[0].options.source_connection_limit: "
 #define AT_LIMIT "f:7:33: server.proxies[0].options.connection_limit: "
 #define AT_HEADER "f:7:36: server.proxies[0].options.enable_proxy_header: "
 #define AT_LIFETIME "f:7:36: server.proxies[0].options.connection_lifetime: "
@@ -120,6 +121,7 @@ static void test_scalars(void **state)
     static const struct bad_case cases[] = {
         {OPTION("connection_limit", "0"), AT_LIMIT "must be at least 1, not 0\n"},
         {OPTION("connection_limit", "-9223372036854775808"), AT_LIMIT "must be at least 1, not -9223372036854775808\n"},
+        {OPTION("source_connection_limit", "0"), AT_SOURCE_LIMIT "must be at least 1, not 0\n"},
         {OPTION("connection_limit", "many"), AT_LIMIT "must be an integer, not \"many\"\n"},
         {OPTION("connection_limit", "1.5"), AT_LIMIT "must be an integer, not \"1.5\"\n"},
         {OPTION("connection_limit", "0x10"), AT_LIMIT "must be an integer, not \"0x10\"\n"},

@@ -31,7 +31,9 @@ static void assert_warnings(const char *text, const char *wanted)
 }
 
 #define AT "f:6:33: warning: server.proxies[0].targets[0]."
+#define AT_SOURCE_LIMIT "f:7:15: warning: server.proxies[0].options.source_connection_limit: "
 #define SOCKS ", proxy: 's:1'"
+#define UNIX_LISTENER "address: 'unix:///s'"
 
 static const struct {
     const char *text;
@@ -48,6 +50,16 @@ static const struct {
     {PROXY("p", LISTENER, TARGET ", proxy_timeout: 0", ""), AT "proxy_timeout: means nothing without proxy\n"},
     {PROXY("p", LISTENER, TARGET ", proxy_timeout: 10s" SOCKS, ""), ""},
     {PROXY("p", LISTENER, TARGET ", proxy_timeout: ~", ""), ""},
+    {PROXY("p", LISTENER, TARGET, "source_connection_limit: 1"), ""},
+    {PROXY("p", UNIX_LISTENER, TARGET, "source_connection_limit: 1"),
+     AT_SOURCE_LIMIT "means nothing at a unix:// listener: its clients have no IP address\n"},
+    {PROXY("p", UNIX_LISTENER ", proxy_protocol: true", TARGET, "source_connection_limit: 1"), ""},
+    {PROXY("p", UNIX_LISTENER, TARGET, ""), ""},
+    {PROXY("p", LISTENER, TARGET, "source_connection_limit: 5, connection_limit: 6"), ""},
+    {PROXY("p", LISTENER, TARGET, "source_connection_limit: 5, connection_limit: 5"),
+     AT_SOURCE_LIMIT "protects nobody: a single source can take all of connection_limit\n"},
+    {PROXY("p", LISTENER, TARGET, "source_connection_limit: 6, connection_limit: 5"),
+     AT_SOURCE_LIMIT "protects nobody: a single source can take all of connection_limit\n"},
 };
 
 static void test_each(void **state)

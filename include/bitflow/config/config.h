@@ -95,8 +95,10 @@ struct proxy_config {
     const char *name;
     struct listener_config listener;
     const struct target_config *targets;
-    size_t target_count;      // >= 1
-    int64_t connection_limit; // 0: none
+    size_t target_count;             // >= 1
+    int64_t connection_limit;        // 0: none
+    int64_t source_connection_limit; // likewise; for each source of clients
+    struct yaml_mark source_connection_limit_mark;
     int64_t connection_lifetime;
     const char *connection_log; // path; NULL: off
     bool connection_log_connect;

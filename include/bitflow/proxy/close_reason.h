@@ -58,6 +58,8 @@ enum ended_by { ENDED_BY_CLIENT, ENDED_BY_TARGET, ENDED_BY_PROXY };
       "the client's address is not trusted to send a PROXY protocol header")                                      \
     X(CLOSE_SOURCE_NOT_AUTHORIZED, "source_not_authorized", ENDED_BY_PROXY, false,                                \
       "the client's address is not allowed")                                                                      \
+    X(CLOSE_SOURCE_CONNECTION_LIMIT, "source_connection_limit", ENDED_BY_PROXY, false,                            \
+      "the client's source has as many connections as it may")                                                    \
     X(CLOSE_CONNECTION_LIMIT, "connection_limit", ENDED_BY_PROXY, true, "the connection limit is reached")        \
     X(CLOSE_OUT_OF_DESCRIPTORS, "out_of_descriptors", ENDED_BY_PROXY, true, "out of file descriptors")            \
     X(CLOSE_OUT_OF_THREADS, "out_of_threads", ENDED_BY_PROXY, true, "out of threads")                             \

@@ -24,7 +24,8 @@ struct connection;
 struct client {
     int fd;
     struct endpoint peer;
-    bool is_inherited; // other processes may hold the socket, too
+    bool is_inherited;     // other processes may hold the socket, too
+    struct source *source; // that it counts for, of the proxy's; NULL: none
 };
 
 // Closes the client's socket; one that others hold as well is first disconnected, in order or by a reset.
@@ -33,12 +34,12 @@ void client_close(const struct client *client, bool reset);
 // An id that no other connection of this process has, from 1.
 uint64_t connection_next_id(void);
 
-// Takes the client's socket and a reference to the generation, and enters the registry. NULL: out of memory, and
-// nothing was taken.
+// Takes the client, with its place among those of its source, and a reference to the generation, and enters the
+// registry. NULL: out of memory, and nothing was taken.
 struct connection *connection_create(uint64_t id, struct engine *engine, struct generation *generation,
                                      const struct client *client, struct error *error);
 
-// Undoes connection_create() for a connection that got no worker; the client's socket is its owner's again.
+// Undoes connection_create() for a connection that got no worker; the client is its owner's again.
 void connection_abandon(struct connection **connection);
 
 // The whole story of the struct connection passed (a thread pool's task); frees it.

@@ -29,7 +29,12 @@ struct ingress {
     int64_t client_hello_time;                   // likewise, of looking at the server name
 };
 
-// False: the connection is to end for that reason; the error has the words.
+// Begins with whom the client is declared to be, where the listener wants a PROXY protocol header. False: the
+// connection is to end for that reason; the error has the words.
+bool ingress_declare(struct ingress *ingress, const struct listener_config *listener, int client,
+                     enum close_reason *reason, struct error *error);
+
+// What comes after it. Likewise.
 bool ingress_admit(struct ingress *ingress, const struct generation *generation, int client, enum close_reason *reason,
                    struct error *error);
 

@@ -3,7 +3,8 @@
 // struct proxy is what outlives a reload: the name, the counts, and what is known of targets that stay. struct
 // generation is one configuration of it: the snapshot and what was opened for it. A connection holds the generation it
 // began with, and through it the proxy and the snapshot; the last holder frees them. Both are shared by reference count
-// and, but for the atomics and the list of targets, never written after they were made. Any thread.
+// and, but for the atomics, the list of targets and the counts of sources, never written after they were made. Any
+// thread.
 
 #ifndef BITFLOW_PROXY_PROXY_H
 #define BITFLOW_PROXY_PROXY_H
@@ -19,15 +20,17 @@
 #include "bitflow/proxy/metrics.h"
 #include "bitflow/proxy/registry.h"
 #include "bitflow/proxy/reports.h"
+#include "bitflow/proxy/source_counts.h"
 #include "bitflow/proxy/target_state.h"
 #include "bitflow/telemetry/connection_log.h"
 
 struct proxy {
     _Atomic unsigned references;
-    _Atomic uint64_t active;    // connections that hold a place below the connection limit
-    _Atomic uint64_t accepted;  // connections that got one, since the start; for a debugger
-    _Atomic uint64_t turns;     // connections that came to choose a target, since the start, for round-robin
-    struct target_list targets; // what is known of them, by whichever generation has them
+    _Atomic uint64_t active;      // connections that hold a place below the connection limit
+    _Atomic uint64_t accepted;    // connections that got one, since the start; for a debugger
+    _Atomic uint64_t turns;       // connections that came to choose a target, since the start, for round-robin
+    struct target_list targets;   // what is known of them, by whichever generation has them
+    struct source_counts sources; // live connections by source, of those that began with a limit for it
     struct proxy_metrics *metrics;
     char *name;
 };

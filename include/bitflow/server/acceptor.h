@@ -1,5 +1,6 @@
 // One proxy's door: a thread that accepts, turns away whom the configuration does not let in (authorized_sources,
-// connection_limit), and hands everyone else to a worker. It waits for nothing but clients and its orders.
+// source_connection_limit, connection_limit), and hands everyone else to a worker. It waits for nothing but clients and
+// its orders.
 //
 // A door belongs to an address, not to a name: a reload gives an acceptor whose address is still wanted its new
 // generation and never closes its sockets. The server's thread owns acceptors and calls these functions.

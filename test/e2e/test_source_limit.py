@@ -1,0 +1,383 @@
+"""source_connection_limit: what one source may have, what others still get, and that every place comes back."""
+
+import contextlib
+import signal
+import socket
+import threading
+
+import pytest
+
+import bitflow_process
+import networks
+import sockets
+import tls_cases
+import tls_raw
+from environment import proxy
+from proxy_headers import v1, v2
+from waiting import scale, wait_for
+
+ONE, OTHER, THIRD = "127.0.0.11", "127.0.0.12", "127.0.0.13"
+LIMITED = "source_connection_limit"
+
+
+def served(env, address, source, count=1):
+    """So many clients of that source, all of them served and open."""
+    clients = [env.connect(address, source=source) for _ in range(count)]
+    for client in clients:
+        sockets.round_trip(client)
+    return clients
+
+
+def assert_turned_away(env, bitflow, address, source, reason=LIMITED):
+    client = env.connect(address, source=source)
+    own = sockets.local_name(client)
+    sockets.was_rejected(client)
+    client.close()
+    record = bitflow.record_of(own)
+    assert (record["event"], record["reason"], record["phase"]) == ("rejected", reason, "accepting")
+    return record
+
+
+def close(bitflow, *clients):
+    """Until each has its record: then it is counted no more."""
+    names = [sockets.local_name(client) for client in clients]
+    for client in clients:
+        client.close()
+    for name in names:
+        bitflow.record_of(name)
+
+
+def assert_room(env, bitflow, address, source, limit):
+    """Exactly so many places are free for the source; they are free again afterwards."""
+    clients = served(env, address, source, limit)
+    assert_turned_away(env, bitflow, address, source)
+    close(bitflow, *clients)
+
+
+def reload(env, bitflow, entry):
+    before = len(bitflow.log_lines(partial=True))
+    env.config(entry)
+    bitflow.signal(signal.SIGHUP)
+    wait_for(
+        lambda: any(line["msg"] == "reloaded" for line in bitflow.log_lines(partial=True)[before:]),
+        lambda: f"the reload is told: {bitflow.stderr()}",
+    )
+
+
+def test_one_source_has_its_share_and_others_theirs(env):
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address, source_connection_limit=3))
+    held = {source: served(env, address, source, 3) for source in (ONE, OTHER)}
+    for source in (ONE, OTHER, ONE):
+        record = assert_turned_away(env, bitflow, address, source)
+        assert (record["ended_by"], record["error"], record["target"]) == ("proxy", None, None)
+    lines = [line for line in bitflow.log_lines(partial=True) if line["msg"] == "rejected"]
+    assert {(line["level"], line["reason"]) for line in lines} == {("warn", LIMITED)}
+    for clients in held.values():
+        for number in range(3):  # given back, and taken again
+            close(bitflow, clients[number])
+            clients[number] = served(env, address, ONE if clients is held[ONE] else OTHER)[0]
+    assert_turned_away(env, bitflow, address, ONE)
+    for client in held[ONE] + held[OTHER]:
+        sockets.round_trip(client)
+
+
+def test_nothing_is_read_from_who_is_turned_away(env):
+    listener, address = env.listen(), env.address()
+    bitflow = env.start(proxy(address, listener.address, source_connection_limit=1))
+    first, _ = env.pair(address, listener)
+    client = env.connect(address)
+    own = sockets.local_name(client)
+    with contextlib.suppress(OSError):
+        client.sendall(b"x" * 100_000)
+    record = bitflow.record_of(own)
+    assert (record["reason"], record["bytes_from_client"]) == (LIMITED, 0)
+    assert not listener.has_pending() and sockets.is_open(first)
+
+
+def test_the_order_of_reasons(env):
+    """Each is told the nearest one, and who is turned away by one limit takes nothing of the other."""
+    echo, address = env.echo(), env.address()
+    listener = {"authorized_sources": [f"{ONE}/32", f"{OTHER}/32", f"{THIRD}/32"]}
+    bitflow = env.start(
+        proxy(address, echo.address, listener=listener, connection_limit=4, source_connection_limit=2)
+    )
+    for _ in range(5):
+        assert_turned_away(env, bitflow, address, "127.0.0.14", "source_not_authorized")
+    first = served(env, address, ONE, 2)
+    for _ in range(5):  # these would fill the proxy
+        assert_turned_away(env, bitflow, address, ONE)
+    second = served(env, address, OTHER, 2)
+    for _ in range(5):
+        assert_turned_away(env, bitflow, address, ONE)
+        assert_turned_away(env, bitflow, address, THIRD, "connection_limit")
+    close(bitflow, *first)
+    assert_room(env, bitflow, address, THIRD, 2)
+    assert_room(env, bitflow, address, ONE, 2)
+    for client in second:
+        sockets.round_trip(client)
+
+
+@pytest.fixture
+def own_network():
+    """The test, and what it starts, are in a network of their own, with IPv6 addresses of two /64."""
+    with networks.Networks() as both:
+        for number in (1, 2, 3):
+            both.ip("-n", both.near, "address", "add", f"fd00:1:2:3::{number}/128", "dev", "lo", "nodad")
+        both.ip("-n", both.near, "address", "add", "fd00:1:2:4::1/128", "dev", "lo", "nodad")
+        with networks.inside(both.near):
+            yield
+
+
+def test_an_ipv6_network_is_one_source_and_a_mapped_address_its_ipv4_one(own_network, env):
+    echo, port = env.echo(), sockets.free_port()
+    bitflow = env.start(proxy(f":{port}", echo.address, source_connection_limit=3))
+    by_six, by_four = f"[fd00:1:2:3::1]:{port}", f"127.0.0.1:{port}"
+    for number in (1, 2, 3):
+        served(env, by_six, f"fd00:1:2:3::{number}")
+    for number in (1, 2, 3):
+        assert_turned_away(env, bitflow, by_six, f"fd00:1:2:3::{number}")
+    assert_room(env, bitflow, by_six, "fd00:1:2:4::1", 3)
+    for source in (ONE, OTHER, THIRD):  # all of them in ::ffff:0:0/96
+        assert_room(env, bitflow, by_four, source, 3)
+
+
+# Behind the PROXY protocol
+
+
+def declared(env, address, header, data=b"x"):
+    client = env.connect(address)
+    client.sendall(header + data)
+    return client
+
+
+def test_declared_clients_are_the_sources(env):
+    target, address = env.listen(), env.address()
+    bitflow = env.start(
+        proxy(address, target.address, listener={"proxy_protocol": True}, source_connection_limit=2)
+    )
+
+    def let_in(header):
+        client = declared(env, address, header)
+        connection = target.accept()
+        assert sockets.receive_exactly(connection, 1) == b"x"
+        return client, connection
+
+    def assert_ended(header, name):
+        sockets.was_rejected(declared(env, address, header))
+        record = bitflow.record_of(name)
+        assert (record["event"], record["reason"], record["phase"]) == ("connection", LIMITED, "admitting")
+        assert (record["step"], record["bytes_from_client"], record["attempts"]) == ("proxy_header", 0, 0)
+
+    first = let_in(v1("203.0.113.1", "192.0.2.1", 1, 443))
+    let_in(v2("203.0.113.1", "192.0.2.1", 2, 443))
+    assert_ended(v1("203.0.113.1", "192.0.2.1", 3, 443), "203.0.113.1:3")
+    assert_ended(v2("203.0.113.1", "192.0.2.1", 4, 443), "203.0.113.1:4")
+    assert_ended(v2("::ffff:203.0.113.1", "::1", 5, 443), "203.0.113.1:5")
+    let_in(v1("203.0.113.2", "192.0.2.1", 1, 443))
+    for number in (1, 2):
+        let_in(v2(f"2001:db8::{number}", "2001:db8::9", number, 443))
+    assert_ended(v2("2001:db8::3", "2001:db8::9", 3, 443), "[2001:db8::3]:3")
+    # One that declares nobody counts for the balancer's own address; one without an IP address for none.
+    for header in (v2(command=0x20), b"PROXY UNKNOWN\r\n"):
+        let_in(header)
+    own = declared(env, address, v2(command=0x20))
+    name = sockets.local_name(own)
+    sockets.was_rejected(own)
+    assert bitflow.record_of(name)["reason"] == LIMITED
+    for _ in range(4):
+        let_in(v2("/client", "/server"))
+    lines = [line for line in bitflow.log_lines(partial=True) if line.get("reason") == LIMITED]
+    assert lines and {line["level"] for line in lines} == {"warn"}
+    # Given back, and taken again.
+    for end in first:
+        end.close()
+    bitflow.record_of("203.0.113.1:1")
+    let_in(v1("203.0.113.1", "192.0.2.1", 6, 443))
+    assert_ended(v1("203.0.113.1", "192.0.2.1", 7, 443), "203.0.113.1:7")
+
+
+def test_a_declared_client_is_turned_away_before_tls(env, pki):
+    """Behind its header it is not answered, and is not waited for."""
+    target, address = env.listen(), env.address()
+    listener = tls_cases.tls_listener(pki.server, listener={"proxy_protocol": True}, handshake_timeout="1h")
+    bitflow = env.start(proxy(address, target.address, listener=listener, source_connection_limit=1))
+    header = v1("203.0.113.1", "192.0.2.1", 1, 443)
+    first = tls_raw.Tls(declared(env, address, header, b""), tls_raw.client_context())
+    first.handshake()
+    silent = declared(env, address, v1("203.0.113.1", "192.0.2.1", 2, 443), b"")
+    sockets.was_rejected(silent)
+    record = bitflow.record_of("203.0.113.1:2")
+    assert (record["reason"], record["client_tls"]) == (LIMITED, None)
+
+
+# Reload
+
+
+def test_a_reload_changes_the_limit_and_closes_nobody(env):
+    echo, address = env.echo(), env.address()
+
+    def entry(limit):
+        return proxy(address, echo.address, **({LIMITED: limit} if limit else {}))
+
+    bitflow = env.start(entry(2))
+    held = served(env, address, ONE, 2)
+    assert_turned_away(env, bitflow, address, ONE)
+    reload(env, bitflow, entry(4))
+    held += served(env, address, ONE, 2)
+    assert_turned_away(env, bitflow, address, ONE)
+    reload(env, bitflow, entry(1))
+    for client in held:
+        sockets.round_trip(client)
+    close(bitflow, held.pop(), held.pop())
+    assert_turned_away(env, bitflow, address, ONE)  # two are left
+    reload(env, bitflow, entry(None))
+    uncounted = served(env, address, ONE, 3)
+    reload(env, bitflow, entry(4))
+    # The two from before count, the three from between do not.
+    held += served(env, address, ONE, 2)
+    assert_turned_away(env, bitflow, address, ONE)
+    close(bitflow, *uncounted)
+    assert_turned_away(env, bitflow, address, ONE)
+    close(bitflow, *held)
+    assert_room(env, bitflow, address, ONE, 4)
+
+
+# Exactness
+
+
+def test_a_rush_from_four_sources(env):
+    """Thousands of quick clients: each source is counted by itself, and afterwards all places are there."""
+    limit, address = 5, env.address()
+    lock, live, most = threading.Lock(), {}, {}
+
+    def handler(connection):
+        source = connection.recv(1)
+        with lock:
+            live[source] = live.get(source, 0) + 1
+            most[source] = max(most.get(source, 0), live[source])
+        connection.sendall(source)
+        sockets.receive_until_broken(connection)
+        with lock:
+            live[source] -= 1
+
+    target = env.serve(handler)
+    bitflow = env.start(proxy(address, target.address, source_connection_limit=limit))
+    count, outcomes = scale(4000, 400) // 16, []
+
+    def come(number):
+        for _ in range(count):
+            client = sockets.connect(address, source=f"127.0.0.{20 + number}")
+            try:
+                client.sendall(b"%d" % number)
+                outcomes.append(client.recv(1))
+            except (ConnectionResetError, BrokenPipeError):
+                outcomes.append(b"")
+            sockets.reset(client) if len(outcomes) % 2 else client.close()
+
+    rushers = [threading.Thread(target=come, args=(index % 4,), daemon=True) for index in range(16)]
+    # One holds all but one of its places meanwhile, so that there is a limit to meet.
+    held = [env.connect(address, source="127.0.0.20") for _ in range(limit - 1)]
+    for client in held:
+        client.sendall(b"0")
+        assert client.recv(1) == b"0"
+    for each in rushers:
+        each.start()
+    for each in rushers:
+        each.join(120)
+    assert len(outcomes) == 16 * count
+    for client in held:
+        client.close()
+    records = bitflow.wait_records(16 * count + len(held), timeout=30)
+    rejected = [record for record in records if record["event"] == "rejected"]
+    assert {record["reason"] for record in rejected} == {LIMITED}
+    assert len(rejected) >= outcomes.count(b"") > 0
+    # The target may see an end later than bitflow, but never more than those beside the limit's.
+    assert all(most[b"%d" % number] <= 2 * limit for number in range(4)), most
+    for number in range(4):
+        clients = [env.connect(address, source=f"127.0.0.{20 + number}") for _ in range(limit)]
+        for client in clients:
+            client.sendall(b"%d" % number)
+            assert client.recv(1) == b"%d" % number
+        assert_turned_away(env, bitflow, address, f"127.0.0.{20 + number}")
+
+
+def test_an_attacker_of_one_address_does_not_starve_the_others(env, pki):
+    """It holds idle handshakes, more than the proxy may have, and opens new ones as fast as they end."""
+    echo, address = env.echo(), env.address()
+    listener = tls_cases.tls_listener(pki.server, handshake_timeout="1s")
+    env.start(
+        proxy(address, echo.address, listener=listener, connection_limit=40, source_connection_limit=10),
+    )
+    is_over, opened = threading.Event(), [0]
+
+    def attack():
+        held = []
+        while not is_over.is_set():
+            while len(held) < 60:
+                held.append(sockets.connect(address, source="127.0.0.66"))
+                opened[0] += 1
+            still_open = [each for each in held if sockets.is_open(each)]
+            for each in set(held) - set(still_open):
+                each.close()
+            held = still_open
+        for each in held:
+            each.close()
+
+    attacker = threading.Thread(target=attack, daemon=True)
+    attacker.start()
+    try:
+        wait_for(lambda: opened[0] > 200, "the attack goes on")
+        context = tls_raw.client_context()
+        for _ in range(scale(60, 10)):
+            with contextlib.closing(env.connect(address)) as client:
+                end = tls_raw.Tls(client, context)
+                end.handshake()
+                end.round_trip()
+    finally:
+        is_over.set()
+        attacker.join(30)
+    assert not attacker.is_alive()
+
+
+# Where there is no source
+
+
+def test_clients_of_unix_sockets_are_not_limited(env):
+    echo, inherited = env.echo(), env.listen(env.unix("inherited.sock"))
+    limited = {LIMITED: 1}
+    bitflow = env.start(
+        proxy(env.unix(), echo.address, name="file", **limited),
+        proxy("fd://3", echo.address, name="inherited", **limited),
+        plan={"descriptors": [(inherited.socket.fileno(), 3)]},
+    )
+    for address in (env.unix(), inherited.address):
+        for _ in range(5):
+            sockets.round_trip(env.connect(address))
+    said = [line for line in bitflow.log_lines(partial=True) if line["level"] == "warn"]
+    assert len(said) == 2
+    assert any(f"[0].options.{LIMITED}: means nothing" in line.get("warning", "") for line in said)
+    assert any(LIMITED in line["msg"] and line.get("proxy") == "inherited" for line in said)
+
+
+def test_an_inherited_connection_counts_like_any_other(env):
+    target, acceptor = env.listen(), env.listen()
+    client = env.connect(acceptor.address)
+    bitflow = env.start(
+        proxy("fd://3", target.address, source_connection_limit=1),
+        plan={"descriptors": [(acceptor.accept().fileno(), 3)]},
+        wait=False,
+    )
+    connection = target.accept()
+    client.sendall(b"x")
+    assert sockets.receive_exactly(connection, 1) == b"x"
+    client.close()
+    connection.close()
+    bitflow.wait_ended()
+
+
+def test_check_warns(env):
+    path = env.config(proxy(env.address(), env.address(), connection_limit=5, source_connection_limit=5))
+    done = bitflow_process.run("--check", "--config", path)
+    assert done.returncode == 0
+    assert f"warning: server.proxies[0].options.{LIMITED}: protects nobody" in done.stderr
