@@ -95,13 +95,15 @@ struct proxy_config {
     const char *name;
     struct listener_config listener;
     const struct target_config *targets;
-    size_t target_count;      // >= 1
-    int64_t connection_limit; // 0: none
+    size_t target_count;           // >= 1
+    struct yaml_mark targets_mark; // of the key
+    int64_t connection_limit;      // 0: none
     int64_t connection_lifetime;
     const char *connection_log; // path; NULL: off
     bool connection_log_connect;
     int64_t connection_log_interval; // 0: none
     enum balancer_policy balancer;
+    struct yaml_mark balancer_mark; // of the key; line 0: it is not there
     bool enable_proxy_header;
     enum proxy_header_version proxy_header_version;
     bool enable_dual_stack;
