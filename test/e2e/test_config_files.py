@@ -207,7 +207,8 @@ def test_duplicate_key(env, place, key):
 def test_duplicate_names(env):
     two = "server:\n  proxies:\n" + "".join(
         f"    - {{name: {name}, listener: {{address: ':{port}'}}, "
-        f"targets: [{{name: {target}, address: 'h:1'}}, {{name: {other}, address: 'h:2'}}]}}\n"
+        f"targets: [{{name: {target}, address: 'h:1'}}, {{name: {other}, address: 'h:2'}}], "
+        "options: {connection_load_balancer: none}}\n"
         for name, port, target, other in [("{0}", 80, "a", "{1}"), ("two", 81, "a", "b")]
     )
     configs.accepts(env, two.replace("{0}", "one").replace("{1}", "b"))
