@@ -105,7 +105,7 @@ def package_of(path):
 
 
 def test_its_packages_have_every_library():
-    """Each that bitflow is linked with is of a package that `install-deps.sh run` installs, or that such a one takes."""
+    """Each that bitflow is linked with is of a package that `install-deps.sh run` installs, or one that these take."""
     program = str(bitflow_process.binary())
     if bitflow_process.is_sanitized(bitflow_process.binary()):
         pytest.skip("a sanitizer's library is nothing that an image has")
