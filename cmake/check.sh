@@ -12,6 +12,9 @@
 # quickstart        cmake/quickstart.sh
 #
 # All stages are run, also after one has failed; the exit status tells whether each went well.
+#
+# What this machine lacks (a peer, npm's registry, network namespaces, ...) leaves out the tests that take it, and the
+# summary names it. With CI=true it is a failure instead.
 set -u
 
 cd "$(dirname "$0")/.." || exit 1
@@ -20,7 +23,7 @@ exec </dev/null
 
 # Debian's python3: it has Debian's pytest, another one that comes first in PATH may not.
 PYTHON=/usr/bin/python3
-CLANG_TIDY=clang-tidy-19
+LLVM=19
 E2E_LIMIT=1200
 JOBS=$(nproc)
 E2E_PARTS=$((JOBS * 2))
@@ -32,6 +35,32 @@ export TSAN_OPTIONS="second_deadlock_stack=1${TSAN_OPTIONS:+:$TSAN_OPTIONS}"
 
 results=
 failed=0
+
+is_ci() {
+    [ "${CI:-}" = true ]
+}
+
+# A line of the closing table.
+record() { # NAME SECONDS OUTCOME
+    results="$results$(printf '%-22s %5s s  %s' "$1" "$2" "$3")
+"
+}
+
+# Whether a stage's tools are there; without one it is left out.
+has_tools() { # NAME TOOL...
+    name=$1
+    shift
+    for tool in "$@"; do
+        case $tool in
+        cmocka) echo '#include <cmocka.h>' | cc -E - ;;
+        python3-*) "$PYTHON" -c "import ${tool#python3-}" ;;
+        *) command -v "$tool" ;;
+        esac >/dev/null 2>&1 && continue
+        record "$name" - "left out for want of $tool"
+        ! is_ci || failed=$((failed + 1))
+        return 1
+    done
+}
 
 # Runs a command as one line of the closing table.
 timed() { # NAME COMMAND...
@@ -48,8 +77,7 @@ timed() { # NAME COMMAND...
         outcome="FAILED (exit status $status)"
         failed=$((failed + 1))
     fi
-    results="$results$(printf '%-22s %5d s  %s' "$name" "$took" "$outcome")
-"
+    record "$name" "$took" "$outcome"
     return $status
 }
 
@@ -89,14 +117,30 @@ e2e_files() { # PRESET
     done
 }
 
-# Prints what a file's tests have to say when they are over, since several run at once.
-e2e_file() { # PRESET FILE
-    log=build/$1/e2e/$(basename "$2" .py).log
-    BITFLOW="$PWD/build/$1/bitflow" fixed_addresses "$1" \
-        "$PYTHON" -m pytest -p no:cacheprovider -ra --durations=3 "$2" >"$log" 2>&1
+# Prints what a command has to say when it is over, since several run at once; the summary reads the log.
+logged() { # LOG COMMAND...
+    log=$1
+    shift
+    "$@" >"$log" 2>&1
     status=$?
     cat "$log"
     return $status
+}
+
+e2e_file() { # PRESET FILE
+    export BITFLOW="$PWD/build/$1/bitflow"
+    logged "build/$1/e2e/$(basename "$2" .py).log" \
+        fixed_addresses "$1" "$PYTHON" -m pytest -p no:cacheprovider -ra --durations=3 "$2"
+}
+
+# What tests were left out for, and how many, by the logs of pytest.
+left_out() { # STAGE LOG...
+    stage=$1
+    shift
+    sed -n 's/^SKIPPED \[\([0-9]*\)\] .*left out for want of: /\1 /p' "$@" 2>/dev/null |
+        awk -v stage="$stage" '
+            { count = $1; sub(/^[0-9]+ /, ""); tests[$0] += count }
+            END { for (what in tests) printf "%-22s %5d tests  %s\n", stage, tests[what], what }' | sort
 }
 
 # A file at a time, several at once: they wait more than they compute.
@@ -107,27 +151,33 @@ e2e() { # PRESET
 }
 
 style() {
-    "$PYTHON" -m pytest -p no:cacheprovider -q test/style
+    mkdir -p build && logged build/style.log "$PYTHON" -m pytest -p no:cacheprovider -q -ra test/style
 }
 
 tidy() {
     cmake --preset clang -DBITFLOW_TESTS=ON >/dev/null &&
-        find src -name '*.c' -print0 | xargs -0 -P "$JOBS" -n 3 "$CLANG_TIDY" -p build/clang --quiet
+        find src -name '*.c' -print0 | xargs -0 -P "$JOBS" -n 3 "clang-tidy-$LLVM" -p build/clang --quiet
 }
 
 run_stage() {
     case $1 in
-    style) timed style style ;;
+    style) has_tools style python3-pytest && timed style style ;;
     release | debug | asan | tsan)
-        timed "$1 build" build "$1" -DBITFLOW_TESTS=ON || return
-        timed "$1 unit" unit "$1"
-        timed "$1 e2e" e2e "$1"
+        tests=ON
+        has_tools "$1 unit" cmocka || tests=OFF
+        timed "$1 build" build "$1" -DBITFLOW_TESTS=$tests || return
+        [ $tests = OFF ] || timed "$1 unit" unit "$1"
+        has_tools "$1 e2e" python3-pytest python3-yaml python3-jsonschema && timed "$1 e2e" e2e "$1"
         ;;
     clang)
-        timed "clang build" build clang -DBITFLOW_TESTS=ON && timed "clang unit" unit clang
+        has_tools clang "clang-$LLVM" cmocka &&
+            timed "clang build" build clang -DBITFLOW_TESTS=ON && timed "clang unit" unit clang
         ;;
-    tidy) timed tidy tidy ;;
-    fuzz) timed "fuzz build" build fuzz && timed fuzz ctest --preset fuzz --parallel "$JOBS" ;;
+    tidy) has_tools tidy "clang-$LLVM" "clang-tidy-$LLVM" cmocka && timed tidy tidy ;;
+    fuzz)
+        has_tools fuzz "clang-$LLVM" && timed "fuzz build" build fuzz &&
+            timed fuzz ctest --preset fuzz --parallel "$JOBS"
+        ;;
     quickstart) timed quickstart cmake/quickstart.sh ;;
     esac
 }
@@ -150,12 +200,16 @@ for stage in "$@"; do
     esac
 done
 
-cmake/install-deps.sh $packages || exit 1
+# Without the packages of the build there is nothing to test.
+cmake/install-deps.sh $packages || { ! is_ci && cmake/install-deps.sh build; } || exit 1
 for stage in "$@"; do
+    rm -f "build/$stage.log" "build/$stage/e2e"/*.log
     run_stage "$stage"
 done
 
 printf '\n==== summary\n%s' "$results"
+left=$(for stage in "$@"; do left_out "$stage" "build/$stage.log" "build/$stage/e2e"/*.log; done)
+[ -z "$left" ] || printf '\n==== left out, for want of\n%s\n' "$left"
 if [ $failed -gt 0 ]; then
     printf '%s: %d of the above failed\n' "$0" "$failed" >&2
     exit 1

@@ -30,7 +30,7 @@ BUILD_PACKAGES="gcc libc6-dev make cmake libyaml-dev libjansson-dev libssl-dev z
 DEMO_PACKAGES="python3 curl"
 TEST_PACKAGES="libcmocka-dev python3 python3-jsonschema python3-pytest python3-yaml curl nginx haproxy redis-server
     redis-tools openssl gnutls-bin sslscan microsocks dnsmasq-base socat netcat-openbsd iproute2 gdb strace procps
-    clang-format-$LLVM"
+    systemd libnginx-mod-stream clang-format-$LLVM"
 # Debian 13 has it no more.
 BOOKWORM_TEST_PACKAGES="dante-server"
 CI_PACKAGES="clang-$LLVM clang-tidy-$LLVM libclang-rt-$LLVM-dev llvm-$LLVM"
@@ -273,6 +273,8 @@ npm_node() {
 }
 
 install_npm_peers() {
+    command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1 ||
+        fail "there are no node and npm to install the packages of test/e2e/npm with"
     say "installing the packages of test/e2e/npm from npm"
     rm -rf "$npm_dir.new"
     mkdir -p "$npm_dir.new" || fail "cannot write to ${npm_dir%/*}"
@@ -281,7 +283,8 @@ install_npm_peers() {
     # shellcheck disable=SC2086
     if ! cp "$npm_wanted" "$npm_dir.new/package.json" ||
         ! (cd "$npm_dir.new" && npm_config_cache="$work/npm" npm install --ignore-scripts --no-package-lock --no-save \
-            --no-audit --no-fund --no-update-notifier --loglevel=error $node_package) >"$log" 2>&1 </dev/null; then
+            --no-audit --no-fund --no-update-notifier --fetch-retries=1 --fetch-timeout=60000 --loglevel=error \
+            $node_package) >"$log" 2>&1 </dev/null; then
         tail -n 25 "$log" >&2
         fail "npm could not install test/e2e/npm/package.json"
     fi
@@ -343,10 +346,16 @@ if [ -z "$missing$missing_mbedtls" ] && has_npm_peers; then
 fi
 
 as_root=
+status=0
 if [ -n "$missing$missing_mbedtls" ] && [ "$(id -u)" -ne 0 ]; then
-    command -v sudo >/dev/null 2>&1 ||
-        fail "these packages are missing, and installing them takes root (or sudo): $missing $missing_mbedtls"
     as_root=sudo
+    if ! command -v sudo >/dev/null 2>&1; then
+        # npm may go on without them.
+        say "error: these packages are missing, and installing them takes root (or sudo): $missing $missing_mbedtls"
+        status=1
+        missing=
+        missing_mbedtls=
+    fi
 fi
 
 work=$(mktemp -d)
@@ -371,4 +380,5 @@ install_packages() {
 
 [ -z "$missing$missing_mbedtls" ] || install_packages
 has_npm_peers || install_npm_peers
+[ $status -eq 0 ] || exit $status
 say "done"

@@ -33,6 +33,12 @@ static void store_list(const struct schema_row *row, void *base, const void *ite
     store(base, row->count_offset, &count, sizeof count);
 }
 
+static void store_key_mark(const struct schema_row *row, const struct place *place, void *base)
+{
+    if (row->has_mark)
+        store(base, row->mark_offset, &place->key_mark, sizeof place->key_mark);
+}
+
 static void bind_object(struct binder *binder, const struct schema_object *object, const struct place *place,
                         void *base);
 
@@ -170,8 +176,7 @@ static bool parse_integer(const char *text, int64_t *number, bool *is_number)
 static void store_number(const struct schema_row *row, const struct place *place, void *base, int64_t number)
 {
     store(base, row->offset, &number, sizeof number);
-    if (row->has_mark)
-        store(base, row->mark_offset, &place->key_mark, sizeof place->key_mark);
+    store_key_mark(row, place, base);
 }
 
 static void bind_integer(struct binder *binder, const struct schema_row *row, const struct place *place, void *base)
@@ -253,6 +258,7 @@ static void bind_enum(struct binder *binder, const struct schema_row *row, const
     for (const struct schema_word *word = row->words; word->word != NULL; word++) {
         if (strcmp(text, word->word) == 0) {
             store(base, row->offset, &word->value, sizeof word->value);
+            store_key_mark(row, place, base);
             return;
         }
     }
@@ -318,6 +324,7 @@ static void bind_objects(struct binder *binder, const struct schema_row *row, co
         return;
     // Stored even when an item has problems: the checks across keys go on with the others.
     store_list(row, base, items, place->node->count);
+    store_key_mark(row, place, base);
     for (size_t i = 0; i < place->node->count; i++) {
         struct place item = place_item(place, i);
         bind_object(binder, row->object, &item, items + i * row->object->size);
@@ -331,8 +338,7 @@ static void bind_optional_object(struct binder *binder, const struct schema_row 
     if (object == NULL)
         return;
     store(base, row->offset, &object, sizeof object);
-    if (row->has_mark)
-        store(object, row->mark_offset, &place->key_mark, sizeof place->key_mark);
+    store_key_mark(row, place, object);
     bind_object(binder, row->object, place, object);
 }
 

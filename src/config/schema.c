@@ -413,8 +413,11 @@ static const struct schema_row options_rows[] = {
      .type = SCHEMA_ENUM,
      .offset = offsetof(struct proxy_config, balancer),
      .fallback = BALANCER_NONE,
+     .mark_offset = offsetof(struct proxy_config, balancer_mark),
+     .has_mark = true,
      .words = balancers,
-     .description = "`none`: only the first target. `failover`: in order, until one connects. `round-robin`: each "
+     .description = "`none`: only the first target; a warning tells of others, unless `none` is written. "
+                    "`failover`: in order, until one connects. `round-robin`: each "
                     "connection begins at the next target and goes on to others if it cannot connect. "
                     "`least-connections`: each begins at the target that has the fewest, and goes on likewise. `sni`: "
                     "the target that the client's SNI names."},
@@ -455,6 +458,8 @@ static const struct schema_row proxy_rows[] = {
      .is_required = true,
      .offset = offsetof(struct proxy_config, targets),
      .count_offset = offsetof(struct proxy_config, target_count),
+     .mark_offset = offsetof(struct proxy_config, targets_mark),
+     .has_mark = true,
      .min = 1,
      .object = &target_object,
      .description = "Where connections go; at least one."},

@@ -34,19 +34,20 @@ class Direct:
         return None
 
 
-# What is switched on beside the proxying: metrics alone, and the connection log, too.
-TELEMETRY = (("metrics",), ("metrics", "log"))
-ON_REQUEST = {"-".join(["bitflow", *telemetry]) for telemetry in TELEMETRY}
+# What bitflow has beside the default options: metrics alone, the connection log, too; the usual scheduling.
+VARIANTS = ((), ("metrics",), ("metrics", "log"), ("normal",))
+BITFLOWS = tuple("-".join(["bitflow", *variant]) for variant in VARIANTS)
+ON_REQUEST = {*BITFLOWS[1:], "nginx"}
 
 
 class Bitflow:
     is_proxy = True
 
-    def __init__(self, program, telemetry=()):
+    def __init__(self, program, variant=()):
         self.program = program
-        self.telemetry = telemetry
-        self.name = "-".join(["bitflow", *telemetry])
-        self.note = f"default options{''.join(f', {each}' for each in telemetry)}"
+        self.variant = variant
+        self.name = "-".join(["bitflow", *variant])
+        self.note = f"default options{''.join(f', {each}' for each in variant)}"
         self.receiver = None
 
     def missing(self):
@@ -63,8 +64,11 @@ class Bitflow:
 
     def command(self, directory, link):
         path = os.path.join(directory, f"{self.name}.yaml")
-        application = f"application: {{metrics: {{address: '{self._statsd()}'}}}}\n" if self.telemetry else ""
-        log = f"{directory}/{self.name}.jsonl" if "log" in self.telemetry else ""
+        application = ""
+        if "metrics" in self.variant:
+            application = f"application: {{metrics: {{address: '{self._statsd()}'}}}}\n"
+        scheduling = "  scheduling: normal\n" if "normal" in self.variant else ""
+        log = f"{directory}/{self.name}.jsonl" if "log" in self.variant else ""
         options = f'      options: {{connection_log: "{log}"}}\n' if log else ""
         pair = f"{{key: {link.certificate.key}, certificate: {link.certificate.chain}}}"
         accept = f", tls_context: {{verify_mode: none, certificates: [{pair}]}}" if link.tls_side == "client" else ""
@@ -72,7 +76,8 @@ class Bitflow:
         with open(path, "w", encoding="ascii") as file:
             file.write(
                 application +
-                "server:\n"
+                "server:\n" +
+                scheduling +
                 "  proxies:\n"
                 "    - name: bench\n"
                 f'      listener: {{address: "tcp://127.0.0.1:{link.listen_port}"{accept}}}\n'
@@ -121,6 +126,41 @@ class Haproxy:
         return [self.program, "-db", "-f", path]
 
 
+class Nginx:
+    name = "nginx"
+    is_proxy = True
+    module = "/usr/lib/nginx/modules/ngx_stream_module.so"
+
+    def __init__(self):
+        self.program = _find("nginx")
+        self.workers = len(os.sched_getaffinity(0))
+        self.note = f"stream, worker_processes {self.workers}"
+
+    def missing(self):
+        if not self.program:
+            return "nginx is not installed"
+        return None if os.path.exists(self.module) else f"there is no {self.module} (libnginx-mod-stream)"
+
+    def command(self, directory, link):
+        path = os.path.join(directory, f"{self.name}.conf")
+        is_tls = link.tls_side == "client"
+        # Older releases do not offer 1.3 by themselves.
+        tls = (f"ssl_certificate {link.certificate.chain}; ssl_certificate_key {link.certificate.key}; "
+               "ssl_protocols TLSv1.2 TLSv1.3;" if is_tls else "")
+        with open(path, "w", encoding="ascii") as file:
+            file.write(
+                f"load_module {self.module};\n"
+                f"daemon off; pid {directory}/nginx.pid; error_log stderr;\n"
+                f"worker_processes {self.workers}; worker_rlimit_nofile {link.descriptors};\n"
+                f"events {{ worker_connections {link.descriptors - 200}; }}\n"
+                "stream {\n"
+                "    proxy_timeout 1h; proxy_half_close on;\n"
+                f"    server {{ listen 127.0.0.1:{link.listen_port}{' ssl' if is_tls else ''} backlog=4096; {tls}\n"
+                f"             proxy_pass 127.0.0.1:{link.origin_port}; }}\n"
+                "}\n")
+        return [self.program, "-e", "stderr", "-p", directory, "-c", path]
+
+
 class Socat:
     name = "socat"
     note = "a process per connection"
@@ -145,8 +185,8 @@ def _find(program):
 
 def all_contenders(bitflow):
     """By name, in the order in which they take turns."""
-    everyone = [*(Bitflow(bitflow, telemetry) for telemetry in ((), *TELEMETRY)),
-                Haproxy(), Haproxy(splice=True), Socat(), Direct()]
+    everyone = [*(Bitflow(bitflow, variant) for variant in VARIANTS),
+                Haproxy(), Haproxy(splice=True), Nginx(), Socat(), Direct()]
     return {contender.name: contender for contender in everyone}
 
 

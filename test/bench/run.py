@@ -42,6 +42,8 @@ def parse_arguments():
     parser.add_argument("--rounds", type=int, help="timed runs of each contender (5)")
     parser.add_argument("--seconds", type=float, help="length of a timed run (2)")
     parser.add_argument("--idle-connections", type=int, help="for the memory scenario (2000)")
+    parser.add_argument("--neighbours", action="store_true",
+                        help="beside a process on each processor that computes all the time; no memory scenarios then")
     parser.add_argument("--quick", action="store_true", help="a smoke test: one short round, figures mean little")
     parser.add_argument("--retries", type=int, help="of a run during which other processes were busy (3)")
     parser.add_argument("--tls-key", choices=certificates.KINDS, default="p256", help="of the certificate (p256)")
@@ -59,6 +61,8 @@ def parse_arguments():
         parser.error("rounds, seconds and connections are positive")
     patterns = arguments.scenario or ["*"]
     arguments.chosen = [one for one in scenarios.ALL if any(fnmatch.fnmatch(one.name, each) for each in patterns)]
+    if arguments.neighbours:
+        arguments.chosen = [one for one in arguments.chosen if not one.is_memory]
     if not arguments.chosen:
         parser.error(f"no scenario is named {' or '.join(patterns)}")
     return parser, arguments
@@ -192,13 +196,15 @@ def measure_all(arguments, contenders, directory):
     bitflow = contenders["bitflow"].program if "bitflow" in contenders else ""
     bench = scenarios.Bench(find_load(bitflow or ROOT, directory), directory,
                             certificates.create(directory, arguments.tls_key), arguments.seconds,
-                            arguments.idle_connections, processes.raise_descriptor_limit(), arguments.quick)
+                            arguments.idle_connections, processes.raise_descriptor_limit(), arguments.quick,
+                            arguments.neighbours)
     runner = Runner(bench, arguments.rounds, arguments.retries, contenders)
     summary = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": describe_machine(),
         "settings": {"rounds": arguments.rounds, "seconds": arguments.seconds, "retries": arguments.retries,
-                     "idle_connections": arguments.idle_connections, "tls_key": arguments.tls_key},
+                     "idle_connections": arguments.idle_connections, "tls_key": arguments.tls_key,
+                     "neighbours": arguments.neighbours},
         "contenders": {name: contender.note for name, contender in contenders.items()},
         "scenarios": {},
     }

@@ -10,6 +10,7 @@ import time
 import certificates
 import contenders as contending
 import measure
+import neighbours
 import processes
 
 
@@ -30,6 +31,7 @@ class Scenario:
     metrics: tuple
     arguments: tuple = ()  # the load generator's
     is_memory: bool = False
+    has_ends: bool = False  # of connections, which have to come through
     tls_side: str = ""  # "client" or "target": the proxies speak TLS there
     tls_version: str = "1.3"
 
@@ -56,6 +58,7 @@ class Bench:
     idle_connections: int
     descriptors: int
     is_quick: bool
+    has_neighbours: bool
 
 
 def start_origin(bench, scenario, has_tls):
@@ -114,8 +117,19 @@ class ForeignLoad:
 
 
 def run_traffic(bench, arguments, child, port, origin, seconds):
-    """One timed run, and the processor time it took: the proxy's, and that of everybody else on the machine."""
-    own = [member for member in (child, origin) if member is not None]
+    """One timed run, beside neighbours if they are wanted."""
+    if not bench.has_neighbours:
+        return timed_run(bench, arguments, child, port, origin, seconds, ())
+    with neighbours.on_each_processor(bench.directory, seconds + 60) as beside:
+        return timed_run(bench, arguments, child, port, origin, seconds, beside)
+
+
+def timed_run(bench, arguments, child, port, origin, seconds, beside):
+    """One timed run, and the processor time it took: the proxy's, the neighbours', and that of everybody else on the
+    machine."""
+    own = [member for member in (child, origin, *beside) if member is not None]
+    began = time.monotonic()
+    computed = sum(measure.processor_seconds(one.pid) for one in beside)
     foreign = ForeignLoad(own)
     before = measure.processor_seconds(child.pid) if child else 0
     result = run_load(bench, port, arguments, seconds)
@@ -123,6 +137,9 @@ def run_traffic(bench, arguments, child, port, origin, seconds):
         child.check_alive()
         result["proxy_cpu_seconds"] = measure.processor_seconds(child.pid) - before
     result["foreign_processors"] = foreign.read(result["cpu_seconds"])
+    if beside:
+        computed = sum(measure.processor_seconds(one.pid) for one in beside) - computed
+        result["neighbour_processors"] = computed / (time.monotonic() - began)
     if result.get("bytes") and child is not None:
         result["cpu_per_gigabyte"] = result["proxy_cpu_seconds"] / (result["bytes"] / 1e9)
     if result.get("completed") and child is not None:
@@ -202,21 +219,23 @@ def per_connection(results, direct, connections, is_direct):
 
 
 RATE = Metric("rate", "/s")
+NEIGHBOURS = Metric("neighbour_processors", "neighbours", digits=2)
 EXCHANGE = (RATE, Metric("p50_us", "us p50", digits=1), Metric("p99_us", "us p99", digits=1),
-            Metric("cpu_per_exchange", "us CPU each", 1e6, 1))
-STREAM = (Metric("rate", "MB/s", 1e-6), Metric("cpu_per_gigabyte", "s CPU/GB", digits=3))
+            Metric("cpu_per_exchange", "us CPU each", 1e6, 1), NEIGHBOURS)
+STREAM = (Metric("rate", "MB/s", 1e-6), Metric("cpu_per_gigabyte", "s CPU/GB", digits=3), NEIGHBOURS)
 MEMORY = (Metric("user", "KiB user", 1 / 1024, 1), Metric("kernel", "KiB kernel", 1 / 1024, 1),
           Metric("used", "KiB all", 1 / 1024, 1))
 
-EVERY_BITFLOW = ("bitflow", *sorted(contending.ON_REQUEST))
-FEW = (*EVERY_BITFLOW, "haproxy", "socat", "direct")
-TLS = ("bitflow", "haproxy", "direct")
-BULK = (*EVERY_BITFLOW, "haproxy", "haproxy-splice", "socat", "direct")
+FEW = (*contending.BITFLOWS, "haproxy", "nginx", "socat", "direct")
+TLS = ("bitflow", "bitflow-normal", "haproxy", "direct")
+# nginx does not pass the end of one direction on as TLS's, and closes when the client has answered its close_notify.
+TLS_WITHOUT_ENDS = (*TLS[:-1], "nginx", "direct")
+BULK = (*contending.BITFLOWS, "haproxy", "haproxy-splice", "nginx", "socat", "direct")
 
 
 def _connections(count):
     return Scenario(f"connect-{count}", f"short connections, {count} at a time", "respond", FEW, EXCHANGE,
-                    ("connections", "--connections", str(count)))
+                    ("connections", "--connections", str(count)), has_ends=True)
 
 
 def _pingpong(count):
@@ -227,23 +246,25 @@ def _pingpong(count):
 def _stream(direction, count):
     mode = "sink" if direction == "up" else "source"
     return Scenario(f"{direction}-{count}", f"bulk, {direction}stream, {count} connections", mode, BULK, STREAM,
-                    ("stream", "--direction", direction, "--connections", str(count)))
+                    ("stream", "--direction", direction, "--connections", str(count)), has_ends=True)
 
 
 def _tls(scenario, version="1.3"):
     """The same with TLS between the client and the proxy."""
     name = f"tls-{scenario.name}" if version == "1.3" else f"tls-{version}-{scenario.name}"
     return dataclasses.replace(scenario, name=name, text=f"{scenario.text}, TLS {version} from the client",
-                               contenders=TLS, tls_side="client", tls_version=version)
+                               contenders=TLS if scenario.has_ends else TLS_WITHOUT_ENDS, tls_side="client",
+                               tls_version=version)
 
 
 def _tls_target(scenario):
     """The same with TLS between the proxy and the origin."""
     return dataclasses.replace(scenario, name=f"tls-target-{scenario.name}", text=f"{scenario.text}, TLS to the origin",
-                               contenders=("bitflow", "haproxy"), tls_side="target")
+                               contenders=TLS[:-1], tls_side="target")
 
 
-IDLE = Scenario("idle", "memory per idle connection", "echo", ("bitflow", "haproxy", "direct"), MEMORY, is_memory=True)
+IDLE = Scenario("idle", "memory per idle connection", "echo", ("bitflow", "haproxy", "nginx", "direct"), MEMORY,
+                is_memory=True)
 STREAMS = (_stream("up", 1), _stream("down", 1), _stream("up", 4), _stream("down", 4))
 
 # Memory comes first, before the others leave sockets in TIME_WAIT and full caches.

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 
+import needs
 import waiting
 from waiting import pace, wait_for
 
@@ -206,7 +207,13 @@ class Bitflow:
 
     def links(self):
         links = []
-        for entry in os.scandir(f"/proc/{self.pid}/fd"):
+        try:
+            entries = list(os.scandir(f"/proc/{self.pid}/fd"))
+        except PermissionError:
+            if self.is_running():
+                raise
+            return []  # it has ended, and what is left of it is root's
+        for entry in entries:
             try:
                 links.append(os.readlink(entry.path))
             except FileNotFoundError:
@@ -274,6 +281,7 @@ class Bitflow:
 
     def borrow_sockets(self):
         """Duplicates of the process's sockets, to look at their options. The caller closes them."""
+        needs.TRACING.need()
         libc = ctypes.CDLL(None, use_errno=True)
         handle = os.pidfd_open(self.pid)
         borrowed = []

@@ -9,6 +9,7 @@ import tempfile
 
 import yaml
 
+import needs
 import peers
 import records_schema
 import sockets
@@ -41,6 +42,8 @@ class Environment:
     # Addresses
 
     def address(self, host="127.0.0.1"):
+        if ":" in host:
+            needs.IPV6.need()
         port = sockets.free_port()
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -4,6 +4,7 @@ import re
 import subprocess
 
 import bitflow_process
+import needs
 import programs
 from waiting import pace
 
@@ -13,6 +14,8 @@ PROXIES_OF_TARGETS = 4  # columns of `bitflow proxies` that only a proxy's first
 def gdb(*arguments, trusted=True, timeout=60.0):
     """The output of one run of gdb without anybody's configuration."""
     path = bitflow_process.binary()
+    if "-p" in arguments:
+        needs.TRACING.need()
     command = [programs.find("gdb"), "-q", "-nx", "-batch", "-iex", "set debuginfod enabled off"]
     if trusted:
         command += ["-iex", f"add-auto-load-safe-path {path}"]

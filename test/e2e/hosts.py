@@ -1,5 +1,5 @@
-"""Names for tests: a hosts file, and a name server that hangs, seen by one process only (mount namespace,
-root)."""
+"""Names for tests: a hosts file, and a name server that hangs, seen by one process only (mount
+namespace)."""
 
 import contextlib
 import os
@@ -7,21 +7,17 @@ import socket
 import struct
 import threading
 
-import pytest
-
+import needs
 import programs
 from waiting import wait_for
-
-
-def need_root():
-    if os.geteuid() != 0:
-        pytest.skip("a mount namespace with its own /etc/hosts takes root")
 
 
 def plan(env, names, nameserver=None, options="timeout:3 attempts:1"):
     """A launch plan under which these (name, address) pairs resolve; other names go to the name server, or
     nowhere. `options`: resolv.conf's."""
-    need_root()
+    needs.OWN_FILES.need()
+    if any(":" in address for _, address in names):
+        needs.IPV6.need()
     text = "".join(f"{address} {name}\n" for name, address in names)
     binds = {}
     for place, content in [
@@ -37,9 +33,8 @@ def plan(env, names, nameserver=None, options="timeout:3 attempts:1"):
 
 
 def no_names(env):
-    """A launch plan under which no name resolves, and that is told at once; without root, what the machine
-    has."""
-    return plan(env, []) if os.geteuid() == 0 else None
+    """A launch plan under which no name resolves, and that is told at once."""
+    return plan(env, [])
 
 
 def own_address(number):
@@ -53,8 +48,8 @@ class SilentNameServer:
     """Takes questions on port 53 of a loopback address and never answers."""
 
     def __init__(self, address=None):
-        need_root()
         self.address = address = address or own_address(1)
+        needs.NAME_SERVER_PORT.need()
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind((address, 53))
         self.questions = 0
@@ -80,9 +75,10 @@ class Dnsmasq(programs.Program):
     have many; other names do not exist, but for those below `far.test`, for which `upstream` is asked."""
 
     def __init__(self, names, address=None, upstream=None):
-        need_root()
+        address = address or own_address(2)
+        needs.NAME_SERVER_PORT.need()
         super().__init__()
-        self.address = address = address or own_address(2)
+        self.address = address
         by_name = {}
         for name, host in names:
             by_name.setdefault(name, []).append(host)

@@ -1,12 +1,11 @@
-"""Network namespaces that a test makes itself, and enters (root)."""
+"""Network namespaces that a test makes itself, and enters."""
 
 import contextlib
 import ctypes
 import os
 import subprocess
 
-import pytest
-
+import needs
 import programs
 
 CLONE_NEWNET = 0x40000000
@@ -16,8 +15,7 @@ class Networks:
     """Two network namespaces with a cable between them: bitflow's and the target's."""
 
     def __init__(self):
-        if os.geteuid() != 0:
-            pytest.skip("network namespaces take root")
+        needs.NETWORKS.need()
         self.near, self.far = (f"bitflow-{os.getpid()}-{side}" for side in ("near", "far"))
         self.address = "198.18.7.2"
 

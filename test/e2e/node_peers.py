@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import needs
 import sockets
 from programs import Program, find
 from waiting import wait_for
@@ -14,10 +15,12 @@ INSTALLED = HERE.parents[1] / "build" / "npm"
 def package(name):
     """The directory of an installed package."""
     path = INSTALLED / "node_modules" / name
-    assert path.is_dir(), f"{path} is missing; the suite needs it: run cmake/install-deps.sh test"
+    if not path.is_dir():
+        needs.missing(f"{name}, of npm")
     wanted = json.loads((HERE / "npm" / "package.json").read_text())["dependencies"][name]
     version = json.loads((path / "package.json").read_text())["version"]
-    assert version == wanted, f"{name} is {version} and not {wanted}: run cmake/install-deps.sh test"
+    if version != wanted:
+        needs.missing(f"{name} {wanted}, of npm: it is {version}")
     return path
 
 

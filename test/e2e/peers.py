@@ -74,8 +74,9 @@ class Refusing:
     """A port that is bound but not listened on: connects are refused, and nobody else can take the port."""
 
     def __init__(self, host="127.0.0.1", port=0):
-        self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        self.socket.bind((host, port))
+        family, address = sockets.parse(f"{host}:{port}")
+        self.socket = socket.socket(family, socket.SOCK_STREAM)
+        self.socket.bind(address)
         self.address = sockets.local_name(self.socket)
 
     def listen(self):

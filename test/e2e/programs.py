@@ -1,23 +1,18 @@
 """Real programs as peers: nginx, redis, haproxy, and any other; each in its own directory, ended by its
 pid."""
 
-import os
 import pathlib
 import shutil
 import subprocess
 import tempfile
 
+import needs
 import sockets
 from waiting import pace, wait_for
 
-# Root's paths are not in everybody's.
-PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
-
 
 def find(name):
-    path = shutil.which(name, path=PATH)
-    assert path, f"{name} is not installed; the suite needs it"
-    return path
+    return shutil.which(name, path=needs.PATH) or needs.missing(name)
 
 
 def run(command, **settings):
@@ -97,7 +92,7 @@ http {{
     access_log off; sendfile on; client_max_body_size 0; client_body_temp_path temp;
     proxy_temp_path temp; fastcgi_temp_path temp; uwsgi_temp_path temp; scgi_temp_path temp;
     server {{
-        listen {tcp}; listen {tcp6}; listen unix:{unix};
+        listen {tcp}; {listen6} listen unix:{unix};
         root {root}/files;
         location /upload/ {{ root {root}; dav_methods PUT; }}
     }}
@@ -106,23 +101,24 @@ http {{
 
 
 class Nginx(Program):
-    """Serves files, takes uploads by PUT; on IPv4, IPv6 and a Unix socket."""
+    """Serves files, takes uploads by PUT; on IPv4, IPv6 (where there is that) and a Unix socket."""
 
     def __init__(self):
         super().__init__()
         self.tcp, self.tcp6 = f"127.0.0.1:{sockets.free_port()}", f"[::1]:{sockets.free_port()}"
         self.unix = f"unix://{self.directory}/nginx.sock"
+        listen6 = "" if needs.IPV6.lack else f"listen {self.tcp6};"
         for name in ("files", "upload", "temp"):
             (self.directory / name).mkdir()
         self.small = "a small page\n"
         (self.directory / "files" / "small.txt").write_text(self.small)
         (self.directory / "nginx.conf").write_text(
-            NGINX.format(tcp=self.tcp, tcp6=self.tcp6, unix=self.unix[len("unix://") :], root=self.directory)
+            NGINX.format(tcp=self.tcp, listen6=listen6, unix=self.unix[len("unix://") :], root=self.directory)
         )
         self.launch(
             ["nginx", "-p", str(self.directory), "-e", "stderr", "-c", str(self.directory / "nginx.conf")]
         )
-        self.wait_answering(self.tcp, self.tcp6, self.unix)
+        self.wait_answering(self.tcp, self.unix, *([self.tcp6] if listen6 else []))
 
     def publish(self, path):
         (self.directory / "files" / path.name).symlink_to(path)

@@ -10,6 +10,7 @@ import socket
 import struct
 import termios
 
+import needs
 from waiting import pace, wait_for
 
 TIMEOUT = 15.0
@@ -22,6 +23,8 @@ def parse(address):
         return socket.AF_UNIX, ("\0" + path[1:] if path.startswith("@") else path)
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
+    if ":" in host:
+        needs.IPV6.need()
     return (socket.AF_INET6 if ":" in host else socket.AF_INET), (host, int(port))
 
 
@@ -72,9 +75,11 @@ def free_port():
         if port in given_ports or port % parts != part:
             continue
         try:
-            with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-                probe.bind(("::", port))
+            family, everywhere = (socket.AF_INET, "") if needs.IPV6.lack else (socket.AF_INET6, "::")
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                probe.bind((everywhere, port))
             given_ports.add(port)
             return port
         except OSError:

@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-import hosts
+import needs
 import programs
 import sockets
 
@@ -13,8 +13,8 @@ YES = b"\x05\x00\x00\x01\0\0\0\0\0\0"
 
 
 def launch_with_files(program, files, command, **plan):
-    """Runs the command with files of /etc of its own (mount namespace, root)."""
-    hosts.need_root()
+    """Runs the command with files of /etc of its own (mount namespace)."""
+    needs.OWN_FILES.need()
     binds = {}
     for name, text in files.items():
         path = program.directory / name
@@ -65,10 +65,12 @@ socks pass {{ from: 0/0 to: 0/0 }}
 
 
 class Dante(programs.Program):
-    """Checks users against the system's, which here is a file of the test's own (mount namespace, root)."""
+    """Checks users against the system's, which here is a file of the test's own (mount namespace)."""
 
     def __init__(self, user=None, password=None, names=()):
-        hosts.need_root()
+        needs.OWN_FILES.need()
+        needs.ANOTHER_USER.need()
+        programs.find("danted")
         super().__init__()
         port = sockets.free_port()
         self.address = f"127.0.0.1:{port}"

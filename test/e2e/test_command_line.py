@@ -54,18 +54,25 @@ def test_usage_errors(arguments):
     assert done.stderr != "" and len(done.stderr.splitlines()) < 10
 
 
-@pytest.mark.parametrize("key", ["resolve_timeout", "proxy_timeout"])
-def test_keys_without_effect_are_warnings(env, key):
+@pytest.mark.parametrize(
+    "settings, spares, place, what",
+    [
+        ({"resolve_timeout": "5s"}, 0, r"7: warning: .*targets\[0\]\.resolve_timeout", "means nothing without "),
+        ({"proxy_timeout": "5s"}, 0, r"7: warning: .*targets\[0\]\.proxy_timeout", "means nothing without "),
+        ({}, 1, r"5: warning: .*\[0\]\.targets", "only the first is used without connection_load_balancer"),
+    ],
+    ids=["resolve_timeout", "proxy_timeout", "targets"],
+)
+def test_what_has_no_effect_is_a_warning(env, settings, spares, place, what):
     """On stderr with --check, in the log at the start and after a reload; the configuration is used all the same."""
-    entry = {"address": env.echo().address, key: "5s"}
+    targets = [{"address": env.echo().address, **settings}, *[env.refusing()] * spares]
     address = env.address()
-    path = env.config(proxy(address, entry))
+    path = env.config(proxy(address, *targets))
     done = bitflow_process.run("--check", "--config", path)
     assert done.returncode == 0
     (line,) = done.stderr.splitlines()
-    where = rf"{re.escape(str(path))}:\d+:7: warning: server\.proxies\[0\]\.targets\[0\]\.{key}: means nothing without "
-    assert re.match(where, line), line
-    bitflow = env.start(proxy(address, entry))
+    assert re.match(rf"{re.escape(str(path))}:\d+:{place}: {what}", line), line
+    bitflow = env.start(proxy(address, *targets))
     sockets.round_trip(env.connect(address))
     for count in (1, 2):
         logged = [entry["warning"] for entry in bitflow.log_lines(True) if entry["msg"] == "configuration warning"]

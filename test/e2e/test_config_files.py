@@ -9,6 +9,7 @@ import pytest
 
 import bitflow_process
 import configs
+import needs
 import sockets
 from environment import proxy
 from waiting import pace
@@ -207,7 +208,8 @@ def test_duplicate_key(env, place, key):
 def test_duplicate_names(env):
     two = "server:\n  proxies:\n" + "".join(
         f"    - {{name: {name}, listener: {{address: ':{port}'}}, "
-        f"targets: [{{name: {target}, address: 'h:1'}}, {{name: {other}, address: 'h:2'}}]}}\n"
+        f"targets: [{{name: {target}, address: 'h:1'}}, {{name: {other}, address: 'h:2'}}], "
+        "options: {connection_load_balancer: none}}\n"
         for name, port, target, other in [("{0}", 80, "a", "{1}"), ("two", 81, "a", "b")]
     )
     configs.accepts(env, two.replace("{0}", "one").replace("{1}", "b"))
@@ -403,6 +405,8 @@ def test_directory_as_file(env):
 
 def test_unreadable_file(env):
     """As root everything can be read, so that root becomes somebody else."""
+    if os.geteuid() == 0:
+        needs.ANOTHER_USER.need()
     path = env.write(GOOD)
     path.chmod(0)
     bitflow = env.launch(path, {"uid": 61001} if os.geteuid() == 0 else None)

@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 
+import needs
 import proxy_headers
 import sockets
 from environment import proxy
@@ -226,12 +227,25 @@ def drop_all(sock):
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_of_one)
 
 
+def cannot_drop():
+    with socket.socket() as sock:
+        try:
+            drop_all(sock)
+        except OSError as error:
+            return error.strerror
+    return None
+
+
+DROPPING = needs.Capability("the right to filter what a socket takes", cannot_drop)
+
+
 def take_again(sock):
     sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
 
 
 def test_a_lossy_path_is_told(env):
     """A path to the target that is cut for a while: retransmits, and what is under way; then all is delivered."""
+    DROPPING.need()
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address, connection_log_interval="1s"))
     client, target = env.pair(address, listener)

@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 import bitflow_process
+import needs
 import programs
 import sockets
 import waiting
@@ -116,6 +117,7 @@ def test_thread_of_a_connection(env, spotlight):
 
 def gdb(bitflow, thread, *commands):
     """Changes a thread's registers, and lets it go on."""
+    needs.TRACING.need()
     number = thread_id(bitflow, thread)
     script = [f"python [t.switch() for t in gdb.selected_inferior().threads() if t.ptid[1] == {number}]", *commands]
     return programs.run(["gdb", "-q", "-nx", "-batch", "-p", str(bitflow.pid),
@@ -262,12 +264,13 @@ def test_report_option_by_hand(env):
 
 def test_process_1(env):
     """In a container: signals from within do not end it, and a crash still does."""
+    needs.PROCESS_NAMESPACE.need()
     listener, address = env.listen(), env.address()
     path = env.config(proxy(address, listener.address), level="info")
     output = env.directory / "stderr.txt"
     with open(output, "wb") as stream:
         outer = subprocess.Popen(
-            [programs.find("unshare"), *([] if os.geteuid() == 0 else ["--user"]), "--pid", "--fork", "--kill-child",
+            [programs.find("unshare"), *needs.process_namespace_options(), "--kill-child",
              bitflow_process.binary(), "--config", path],
             stderr=stream, stdin=subprocess.DEVNULL,
         )

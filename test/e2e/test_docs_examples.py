@@ -3,8 +3,10 @@ close reasons is the program's."""
 
 import pathlib
 import re
+import textwrap
 
 import pytest
+import yaml
 
 import bitflow_process
 import programs
@@ -15,14 +17,29 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
-def whole_examples():
-    """The YAML blocks that are a configuration by themselves; the others show a part of one."""
+# What the examples that show a part of a proxy leave out.
+PROXY = {"name": "example", "listener": {"address": ":8080"}, "targets": [{"name": "t", "address": "host:80"}]}
+
+
+def completed(text):
+    """The configuration that a YAML block shows, or shows a part of; None if it is of another program."""
+    if re.match(r"(#.*\n|\n)*(server|application):", text):
+        return text
+    if re.match(r"    (listener|targets|options):", text):
+        proxy = {**PROXY, **yaml.safe_load(textwrap.dedent(text))}
+        return yaml.safe_dump({"server": {"proxies": [proxy]}})
+    return None
+
+
+def examples():
+    yield pytest.param((ROOT / "config.example.yaml").read_text(), id="config.example.yaml")
     for document in DOCUMENTS:
         text = document.read_text()
         for match in FENCE.finditer(text):
-            if match.group(1) == "yaml" and re.match(r"(#.*\n|\n)*(server|application):", match.group(2)):
+            config = completed(match.group(2)) if match.group(1) == "yaml" else None
+            if config:
                 line = text.count("\n", 0, match.start()) + 1
-                yield pytest.param(match.group(2), id=f"{document.name}:{line}")
+                yield pytest.param(config, id=f"{document.name}:{line}")
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +54,16 @@ def credentials(tmp_path_factory):
     return directory
 
 
-@pytest.mark.parametrize("text", whole_examples())
-def test_example_is_valid(tmp_path, credentials, text):
+@pytest.mark.parametrize("text", examples())
+def test_example_is_valid_and_has_an_effect(tmp_path, credentials, text):
     config = tmp_path / "bitflow.yaml"
     config.write_text(re.sub(r"/etc/bitflow/[\w-]+\.(key|crt)", lambda match: f"{credentials}/{match.group(1)}", text))
     done = bitflow_process.run("--check", "--config", config)
-    assert done.returncode == 0, f"{done.stderr}\n{text}"
+    assert (done.returncode, done.stderr) == (0, ""), f"{done.stderr}\n{text}"
 
 
 def test_there_are_examples_to_check():
-    shown = {parameter.id.split(":")[0] for parameter in whole_examples()}
+    shown = {parameter.id.split(":")[0] for parameter in examples()}
     assert {"README.md", "configuration.md", "operations.md", "reaching-targets.md", "tls.md"} <= shown
 
 

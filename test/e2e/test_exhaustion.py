@@ -8,6 +8,7 @@ import socket
 import pytest
 
 import bitflow_process
+import needs
 import sockets
 from environment import proxy
 from waiting import holds_for, pace, wait_for
@@ -138,6 +139,7 @@ def start_as_user(env, *proxies, **settings):
     """bitflow as a user who is not root, for whom alone RLIMIT_NPROC means anything."""
     plan = None
     if os.geteuid() == 0:
+        needs.ANOTHER_USER.need()
         env.records_path.touch()
         os.chown(env.records_path, UID, UID)
         plan = {"uid": UID}

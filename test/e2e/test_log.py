@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+import needs
 import sockets
 from environment import proxy
 from programs import Program
@@ -57,6 +58,7 @@ def names_asked_for(env, level):
     port = int(address.rpartition(":")[2])
     bitflow = env.launch(env.config(proxy(address, echo.address, connection_log=None), level=level))
     bitflow.wait_bound(port)
+    needs.TRACING.need()
     command = ["strace", "-f", "-e", "trace=getsockname,getpeername", "-p", str(bitflow.pid)]
     with Program(command) as strace:
         wait_for(lambda: "attached" in strace.log.read_text(), lambda: strace.log.read_text())

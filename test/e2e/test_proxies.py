@@ -1,12 +1,12 @@
 """Listeners by address form, many proxies in a process, thread names, start-up failures."""
 
-import os
 import socket
 import subprocess
 
 import pytest
 
 import bitflow_process
+import needs
 import sockets
 from environment import proxy
 from waiting import holds_for, pace, scale, wait_for
@@ -30,6 +30,8 @@ from waiting import holds_for, pace, scale, wait_for
     ],
 )
 def test_listener_forms(env, form, come_by):
+    if "::1" in come_by:
+        needs.IPV6.need()
     echo, port = env.echo(), sockets.free_port()
     env.start(proxy(form.format(port), echo.address))
     for host in come_by:
@@ -153,8 +155,7 @@ def test_two_proxies_on_one_address(env):
 
 
 def test_privileged_port_as_another_user(env):
-    if os.geteuid() != 0:
-        pytest.skip("becoming another user takes root")
+    needs.ANOTHER_USER.need()
     with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as stream:
         if int(stream.read()) <= 81:
             pytest.skip("no port is privileged here")

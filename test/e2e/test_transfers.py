@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+import needs
 import peers
 import programs
 import sockets
@@ -79,6 +80,8 @@ def test_curl_nginx_both_ways(env, nginx, payload, pair):
     size = source.stat().st_size
     kind, target_kind = pair.split("-")
     target = {"tcp": nginx.tcp, "ipv4": nginx.tcp, "ipv6": nginx.tcp6, "unix": nginx.unix}[target_kind]
+    if "ipv6" in (kind, target_kind):
+        needs.IPV6.need()
     plan = None
     front = listen = {
         "tcp": env.address,

@@ -1,4 +1,4 @@
-// Keys without an effect: the lines that they are told in.
+// Keys and targets without an effect: the lines that they are told in.
 
 #include "config_text.h"
 
@@ -62,6 +62,32 @@ static const struct {
      AT_SOURCE_LIMIT "protects nobody: a single source can take all of connection_limit\n"},
 };
 
+#define SPARE TARGET "}\n    - {name: spare, address: 'h:2'"
+#define UNUSED                                                                                                   \
+    "f:5:5: warning: server.proxies[0].targets: only the first is used without connection_load_balancer; write " \
+    "none there if it is to be so\n"
+
+static const struct {
+    const char *text;
+    const char *lines;
+} balancers[] = {
+    {PROXY("p", LISTENER, SPARE, ""), UNUSED},
+    {PROXY("p", LISTENER, SPARE, "connection_load_balancer: ~"), UNUSED},
+    {PROXY("p", LISTENER, SPARE, "connection_load_balancer: none"), ""},
+    {PROXY("p", LISTENER, SPARE, "connection_load_balancer: failover"), ""},
+    {PROXY("p", LISTENER, "name: a.example, address: 'h:1'}\n    - {name: '*', address: 'h:2'",
+           "connection_load_balancer: sni"),
+     ""},
+    {PROXY("p", LISTENER, TARGET, "connection_load_balancer: none"), ""},
+};
+
+static void test_targets_without_a_balancer(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(balancers); i++)
+        assert_warnings(balancers[i].text, balancers[i].lines);
+}
+
 static void test_each(void **state)
 {
     (void)state;
@@ -82,11 +108,13 @@ static void test_the_place_is_told(void **state)
                     "      address: h:2\n"
                     "      proxy_timeout: 3s\n"
                     "      resolve_timeout: 3s\n"
-                    "    options: {enable_dual_stack: true}\n"
+                    "    options: {enable_dual_stack: true, connection_load_balancer: failover}\n"
                     "  - name: two\n"
                     "    listener: {address: ':2'}\n"
                     "    targets: *targets\n",
                     "f:9:7: warning: server.proxies[0].targets[1].proxy_timeout: means nothing without proxy\n"
+                    "f:14:5: warning: server.proxies[1].targets: only the first is used without "
+                    "connection_load_balancer; write none there if it is to be so\n"
                     "f:10:7: warning: server.proxies[1].targets[1].resolve_timeout: means nothing without "
                     "enable_dual_stack: true; connect_timeout bounds the look-up, too\n"
                     "f:9:7: warning: server.proxies[1].targets[1].proxy_timeout: means nothing without proxy\n");
@@ -96,6 +124,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each),
+        cmocka_unit_test(test_targets_without_a_balancer),
         cmocka_unit_test(test_the_place_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

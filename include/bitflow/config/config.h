@@ -96,6 +96,7 @@ struct proxy_config {
     struct listener_config listener;
     const struct target_config *targets;
     size_t target_count;             // >= 1
+    struct yaml_mark targets_mark;   // of the key
     int64_t connection_limit;        // 0: none
     int64_t source_connection_limit; // likewise; for each source of clients
     struct yaml_mark source_connection_limit_mark;
@@ -104,6 +105,7 @@ struct proxy_config {
     bool connection_log_connect;
     int64_t connection_log_interval; // 0: none
     enum balancer_policy balancer;
+    struct yaml_mark balancer_mark; // of the key; line 0: it is not there
     bool enable_proxy_header;
     enum proxy_header_version proxy_header_version;
     bool enable_dual_stack;

@@ -44,8 +44,8 @@ struct schema_row {
     bool is_secret;   // its value never gets into a message
     size_t offset;    // in the object's struct
     size_t count_offset;
-    // Where the value's position goes; of an integer or a duration the key's; of an optional object the key's, in its
-    // own struct.
+    // Where a string's position goes; of an integer, a duration, an enumeration or a list of objects the key's; of an
+    // optional object the key's, in its own struct.
     size_t mark_offset;
     bool has_mark;
     int64_t min; // of a number or a duration; of a list, how many items

@@ -1,0 +1,115 @@
+"""What a test takes that a machine may lack: programs, and what the kernel grants this process. Each is tried, not
+guessed from who runs the tests. Where it is missing, the test says so and is left out; in CI (CI=true) it fails.
+cmake/check.sh collects what was left out, by LEFT_OUT.
+
+A helper that takes something asks for it, and so may a test: needs.TRACING.need().
+"""
+
+import functools
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+LEFT_OUT = "left out for want of: "
+# Root's paths are not in everybody's.
+PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+HERE = pathlib.Path(__file__).resolve().parent
+PTRACE_SEIZE = 0x4206
+
+
+def missing(what):
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"this machine lacks {what}", pytrace=False)
+    pytest.skip(LEFT_OUT + what)
+
+
+class Capability:
+    """`trial` does the thing itself, and returns why it could not, or nothing."""
+
+    def __init__(self, name, trial):
+        self.name = name
+        self.trial = trial
+
+    @functools.cached_property
+    def lack(self):
+        return self.trial()
+
+    def need(self):
+        if self.lack:
+            missing(f"{self.name} ({self.lack})")
+
+
+def said_by(*command):
+    """Nothing if it ends well, else its last words."""
+    path = shutil.which(command[0], path=PATH)
+    if not path:
+        return f"{command[0]} is not installed"
+    done = subprocess.run([path, *command[1:]], capture_output=True, text=True, timeout=60, check=False)
+    return (done.stderr.strip().splitlines() or ["it failed"])[-1] if done.returncode else None
+
+
+def launched(**plan):
+    """What launch.py, which starts bitflow and peers, has to say about such a plan."""
+    plan["command"] = ["/bin/true"]
+    return said_by(sys.executable, str(HERE / "launch.py"), json.dumps(plan))
+
+
+def launched_with_own_files():
+    with tempfile.NamedTemporaryFile() as file:
+        return launched(binds={file.name: os.path.realpath("/etc/hosts")})
+
+
+def bound(family, kind, *address):
+    try:
+        with socket.socket(family, kind) as probe:
+            probe.bind(address)
+    except OSError as error:
+        return error.strerror
+    return None
+
+
+def made_networks():
+    """Not only a namespace: also the cable, which takes a driver."""
+    name = f"bitflow-{os.getpid()}-trial"
+    cable = ("link", "add", "cable", "type", "veth", "peer", "name", "end")
+    try:
+        return said_by("ip", "netns", "add", name) or said_by("ip", "-n", name, *cable)
+    finally:
+        said_by("ip", "netns", "delete", name)
+
+
+def traced():
+    """A process that is not the tracer's child, as those of gdb and strace."""
+    code = (
+        "import ctypes, os, sys; libc = ctypes.CDLL(None, use_errno=True); "
+        f"libc.ptrace({PTRACE_SEIZE}, int(sys.argv[1]), None, None) and sys.exit(os.strerror(ctypes.get_errno()))"
+    )
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            return said_by(sys.executable, "-c", code, str(process.pid))
+        finally:
+            process.kill()
+
+
+def process_namespace_options():
+    """unshare's; whoever is not root becomes it in a user namespace."""
+    return [*([] if os.geteuid() == 0 else ["--user"]), "--pid", "--fork"]
+
+
+IPV6 = Capability("IPv6", lambda: bound(socket.AF_INET6, socket.SOCK_STREAM, "::1", 0))
+OWN_FILES = Capability("a mount namespace with files of its own", launched_with_own_files)
+ANOTHER_USER = Capability("the right to become another user", lambda: launched(uid=61000))
+NETWORKS = Capability("network namespaces", made_networks)
+TRACING = Capability("the right to trace processes", traced)
+PROCESS_NAMESPACE = Capability(
+    "a process namespace", lambda: said_by("unshare", *process_namespace_options(), "true")
+)
+# Of any loopback address: the tests' servers have one each.
+NAME_SERVER_PORT = Capability("port 53", lambda: bound(socket.AF_INET, socket.SOCK_DGRAM, "127.0.0.97", 53))
