@@ -101,13 +101,14 @@ static void raise_descriptor_limit(void)
     (void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-static bool create_engine(struct engine *engine, struct error *error)
+static bool create_engine(struct engine *engine, const struct config *config, struct error *error)
 {
-    static const struct thread_pool_options workers = {
+    const struct thread_pool_options workers = {
         .parked_name = "parked",
         .stack_size = RELAY_STACK_SIZE,
         .max_parked = WORKERS_PARKED_MAX,
         .idle_time = WORKER_IDLE_TIME,
+        .scheduling = config->scheduling,
     };
     engine->threads = thread_pool_create(&workers, error);
     if (engine->threads == NULL)
@@ -198,6 +199,7 @@ static void reload(struct server *server)
                   error.text, NULL);
     } else {
         set_up_log(server->config);
+        thread_pool_set_scheduling(server->engine.threads, server->config->scheduling);
         log_info(NULL, "reloaded", "file", server->path, NULL);
     }
     config_problems_release(&problems);
@@ -279,7 +281,7 @@ bool server_run(const char *path, const struct config *config, struct credential
     log_set_descriptor(STDERR_FILENO);
     log_set_repeats_notice(send_notice);
     set_up_log(config);
-    if (!error_reports_prepare(config, error) || !create_engine(&server.engine, error)) {
+    if (!error_reports_prepare(config, error) || !create_engine(&server.engine, config, error)) {
         credentials_free(&credentials, config->proxy_count);
         config_drop(&config);
         return false;
