@@ -460,8 +460,8 @@ static const struct schema_row server_rows[] = {
      .type = SCHEMA_DURATION,
      .offset = offsetof(struct config, drain_timeout),
      .fallback = 25 * NS_PER_S,
-     .description = "How long live connections may go on after SIGTERM or SIGINT before they are closed; 0: until they "
-                    "end. The default is within the 30s that Kubernetes waits."},
+     .description = "How long live connections may go on after SIGTERM, SIGINT or SIGQUIT before they are closed; 0: "
+                    "until they end. The default is within the 30s that Kubernetes waits."},
     {.key = "scheduling",
      .type = SCHEMA_ENUM,
      .offset = offsetof(struct config, scheduling),

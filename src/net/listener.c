@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/base/signals.h"
 #include "bitflow/net/inherited.h"
 #include "bitflow/net/resolve.h"
 #include "bitflow/net/socket.h"
@@ -68,17 +69,20 @@ static bool open_wildcard(struct listener *listener, const struct endpoint *endp
     return endpoint_of_address(&ipv4, &any) && add_tcp(listener, &any, false, error);
 }
 
-// Bounded: whoever opens listeners does nothing else meanwhile, not even answer signals.
+// Bounded: whoever opens listeners does nothing else meanwhile. What tells the process to end, ends the wait.
 static bool resolve_listener(const struct address *address, struct resolution *resolution, struct error *error)
 {
     struct patience nobody;
     struct error failure = ERROR_INIT;
     patience_init(&nobody, -1);
+    nobody.interruption = signals_end_descriptor();
     if (resolve(address, &nobody, deadline_after(RESOLVE_TIMEOUT_S * NS_PER_S), resolution, &failure))
         return true;
     if (failure.code == ERROR_TIMEOUT)
         error_set(error, ERROR_TIMEOUT, "cannot listen on %s: the name was not resolved within %d s", address->host,
                   RESOLVE_TIMEOUT_S);
+    else if (failure.code == ERROR_CANCELLED)
+        error_set(error, ERROR_CANCELLED, "cannot listen on %s: the process is told to end", address->host);
     else
         error_pass(error, &failure);
     return false;

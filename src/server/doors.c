@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bitflow/base/signals.h"
 #include "bitflow/net/listener.h"
 
 // One proxy of the configuration that is about to be in force.
@@ -137,7 +138,9 @@ bool doors_change(struct doors *doors, const struct config *config, struct crede
     if (!planned)
         error_set_errno(error, ENOMEM, "cannot prepare %zu proxies", count);
     for (size_t i = 0; planned && i < count; i++) {
-        planned = plan_door(doors, config, credentials, plan, i, &cause);
+        if (signals_told_to_end())
+            error_set(&cause, ERROR_CANCELLED, "the process is told to end");
+        planned = cause.code == ERROR_NONE && plan_door(doors, config, credentials, plan, i, &cause);
         if (!planned)
             error_set(error, cause.code, "proxy %s: %s", config->proxies[i].name, cause.text);
     }

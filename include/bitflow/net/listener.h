@@ -28,7 +28,8 @@ struct listener {
     ino_t inode;
 };
 
-// Resolves, binds and listens. May wait for the resolver, at most 10 s. False: nothing is left bound.
+// Resolves, binds and listens. May wait for the resolver, at most 10 s, or until the process is told to end
+// (ERROR_CANCELLED). False: nothing is left bound. The main thread only.
 bool listener_open(const struct address *address, struct listener *listener, struct error *error);
 
 // Whether the file of a Unix socket is still the one that listener_open() made; true for all others.
