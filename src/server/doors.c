@@ -110,6 +110,10 @@ static void abandon_plan(struct planned_door *plan, size_t count)
 
 static void switch_over(struct doors *doors, struct planned_door *plan, size_t count, struct acceptor **acceptors)
 {
+    // All at once, as each serves its queue first.
+    for (size_t i = 0; i < doors->count; i++)
+        if (!is_planned(doors->acceptors[i], plan, count))
+            acceptor_stop(doors->acceptors[i]);
     for (size_t i = 0; i < doors->count; i++)
         if (!is_planned(doors->acceptors[i], plan, count))
             acceptor_destroy(&doors->acceptors[i]);
@@ -171,6 +175,26 @@ size_t doors_close_failed(struct doors *doors, bool *any_failed)
     }
     doors->count = kept;
     return live;
+}
+
+void doors_stop(struct doors *doors)
+{
+    for (size_t i = 0; i < doors->count; i++)
+        acceptor_stop(doors->acceptors[i]);
+}
+
+bool doors_have_ended(const struct doors *doors)
+{
+    for (size_t i = 0; i < doors->count; i++)
+        if (!acceptor_has_ended(doors->acceptors[i]))
+            return false;
+    return true;
+}
+
+void doors_hurry(struct doors *doors)
+{
+    for (size_t i = 0; i < doors->count; i++)
+        acceptor_hurry(doors->acceptors[i]);
 }
 
 void doors_release(struct doors *doors)

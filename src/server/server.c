@@ -211,31 +211,42 @@ static bool serve(struct server *server)
     }
 }
 
-// Lets live connections finish, until the bound or a second signal. Returns once they are gone or have been ended.
-static void drain_connections(struct server *server)
+// Why the drain is over before its connections are; NULL: it goes on.
+static const char *hear_during_drain(int64_t deadline)
 {
-    int64_t deadline = deadline_after(server->config->drain_timeout);
-    registry_drain(server->engine.registry);
-    while (registry_count(server->engine.registry) > 0) {
-        int number = wait_for_signal(deadline);
-        if (number == SIGHUP || number == SIGUSR1) {
-            reopen_logs();
-        } else if (number != signals_notice()) {
-            char count[LOG_NUMBER_SIZE];
-            log_warn(NULL, "closing the connections that are left", "count",
-                     log_number(count, (int64_t)registry_count(server->engine.registry)), "because",
-                     number == 0 ? "drain_timeout is over" : "of a second signal", NULL);
-            registry_end_all(server->engine.registry, CLOSE_DRAIN);
-            return;
-        }
-    }
+    int number = wait_for_signal(deadline);
+    if (number == SIGHUP || number == SIGUSR1)
+        reopen_logs();
+    return number == 0 ? "drain_timeout is over" : signals_is_end(number) ? "of a second signal" : NULL;
 }
 
-// Doors first, so that what is balanced over several processes goes elsewhere.
+// Lets the clients that queue be served and live connections finish, until the bound or a second signal. Returns once
+// they are gone or have been ended. Doors first, so that what is balanced over several processes goes elsewhere.
+static void drain(struct server *server)
+{
+    int64_t deadline = deadline_after(server->config->drain_timeout);
+    const char *because = NULL;
+    doors_stop(&server->doors);
+    while (!doors_have_ended(&server->doors) && because == NULL)
+        because = hear_during_drain(deadline);
+    if (because != NULL)
+        doors_hurry(&server->doors);
+    doors_release(&server->doors); // from here on nobody can be added
+    registry_drain(server->engine.registry);
+    while (registry_count(server->engine.registry) > 0 && because == NULL)
+        because = hear_during_drain(deadline);
+    size_t left = registry_count(server->engine.registry);
+    if (left == 0)
+        return;
+    char count[LOG_NUMBER_SIZE];
+    log_warn(NULL, "closing the connections that are left", "count", log_number(count, (int64_t)left), "because",
+             because, NULL);
+    registry_end_all(server->engine.registry, CLOSE_DRAIN);
+}
+
 static void shut_down(struct server *server)
 {
-    doors_release(&server->doors);
-    drain_connections(server);
+    drain(server);
     bool done = thread_pool_drain(server->engine.threads, deadline_after(LAST_RECORDS_TIME));
     metrics_report_release(&server->metrics);
     (void)log_flush_repeats(true);
