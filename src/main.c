@@ -7,7 +7,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bitflow/base/clock.h"
 #include "bitflow/base/crash.h"
+#include "bitflow/base/signals.h"
 #include "bitflow/config/config_load.h"
 #include "bitflow/config/warnings.h"
 #include "bitflow/net/inherited.h"
@@ -36,8 +38,11 @@ static const char help[] = "\n"
                            "  -V, --version      print the version and exit\n"
                            "  -h, --help         print this and exit\n"
                            "\n"
-                           "Signals: SIGTERM, SIGINT  stop accepting, let connections finish, end; twice: end at once\n"
-                           "         SIGHUP           read the configuration again, re-open the connection logs\n"
+                           "Signals: SIGTERM, SIGINT, SIGQUIT  stop accepting, let connections finish, end;\n"
+                           "                                   twice: end at once\n"
+                           "         SIGHUP                    read the configuration again, re-open the\n"
+                           "                                   connection logs\n"
+                           "         SIGUSR1                   re-open the connection logs\n"
                            "Exit status: 0 ended in order, 1 could not start, or all listeners failed,\n"
                            "             2 wrong usage or configuration\n";
 
@@ -69,16 +74,21 @@ static struct arguments parse_arguments(int argc, char **argv)
             arguments.check = true;
             break;
         case 'V':
+            signals_restore();
             (void)printf("bitflow %s\n", BITFLOW_VERSION);
             exit(status_of_output());
         case 'h':
+            signals_restore();
             (void)printf("%s%s", usage, help);
             exit(status_of_output());
         default: // getopt has said what is wrong
+            signals_restore();
             (void)fputs(usage, stderr);
             exit(EXIT_USAGE);
         }
     }
+    if (arguments.check || optind < argc || arguments.config == NULL)
+        signals_restore();
     if (optind < argc)
         (void)fprintf(stderr, "bitflow: unexpected argument '%s'\n%s", argv[optind], usage);
     else if (arguments.config == NULL)
@@ -88,7 +98,16 @@ static struct arguments parse_arguments(int argc, char **argv)
     return arguments;
 }
 
-// All of it, the certificates included. NULL: what is wrong was printed.
+static void print_problems(const char *path, const struct config_problems *problems)
+{
+    signals_restore(); // the end of it all, and whoever reads stderr may be slow
+    for (size_t i = 0; i < problems->kept; i++)
+        (void)fprintf(stderr, "%s\n", problems->lines[i]);
+    if (problems->count > problems->kept)
+        (void)fprintf(stderr, "%s: and %zu more problems\n", path, problems->count - problems->kept);
+}
+
+// All of it, the certificates included. NULL: what is wrong was printed, or the process is told to end.
 static const struct config *load(const char *path, struct credentials **credentials)
 {
     struct config_problems problems;
@@ -101,10 +120,8 @@ static const struct config *load(const char *path, struct credentials **credenti
         if (*credentials == NULL)
             config_drop(&config);
     }
-    for (size_t i = 0; i < problems.kept; i++)
-        (void)fprintf(stderr, "%s\n", problems.lines[i]);
-    if (problems.count > problems.kept)
-        (void)fprintf(stderr, "%s: and %zu more problems\n", path, problems.count - problems.kept);
+    if (config == NULL && !signals_told_to_end())
+        print_problems(path, &problems);
     config_problems_release(&problems);
     return config;
 }
@@ -135,6 +152,8 @@ static bool fill_standard_descriptors(void)
 // A process that crashed has started us.
 static int report_crash(const char *descriptor)
 {
+    if (!fill_standard_descriptors())
+        return EXIT_START_FAILED;
     char id[SENTRY_ID_SIZE];
     struct error error = ERROR_INIT;
     if (!sentry_report_crash((int)strtol(descriptor, NULL, 10), id, &error)) {
@@ -145,12 +164,21 @@ static int report_crash(const char *descriptor)
     return EXIT_SUCCESS;
 }
 
+// As later on: an end that was asked for is no failure.
+static int end_before_start(void)
+{
+    int number = signals_wait(DEADLINE_NONE);
+    (void)fprintf(stderr, "bitflow: ended by SIG%s before it had started\n", sigabbrev_np(number));
+    return EXIT_SUCCESS;
+}
+
 int main(int argc, char **argv)
 {
-    if (!fill_standard_descriptors())
-        return EXIT_START_FAILED;
     if (argc == 3 && strcmp(argv[1], CRASH_REPORT_OPTION) == 0)
         return report_crash(argv[2]);
+    signals_init();
+    if (!fill_standard_descriptors())
+        return EXIT_START_FAILED;
     crash_install();
     struct arguments arguments = parse_arguments(argc, argv);
     struct error error = ERROR_INIT;
@@ -161,7 +189,7 @@ int main(int argc, char **argv)
     }
     const struct config *config = load(arguments.config, &credentials);
     if (config == NULL)
-        return EXIT_USAGE;
+        return signals_told_to_end() ? end_before_start() : EXIT_USAGE;
     if (arguments.check) {
         config_warn(arguments.config, config, print_line, NULL);
         credentials_warn(credentials, config, print_warning, (void *)arguments.config);

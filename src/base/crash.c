@@ -21,6 +21,7 @@
 #include "bitflow/base/compiler.h"
 #include "bitflow/base/mutex.h"
 #include "bitflow/version.h"
+#include "thread_scheduling.h"
 
 // How long a reader of stderr that does not read may hold up the end.
 #define STDERR_PATIENCE_MS 500
@@ -260,6 +261,7 @@ static void become_reporter(int fd)
     sigset_t none;
     sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
+    thread_scheduling_undo();
     (void)fcntl(fd, F_SETFD, 0);
     (void)fcntl(STDERR_FILENO, F_SETFD, 0); // net/inherited.c hands no socket down; this one is where it tells the rest
     put_number(&number, (uint64_t)fd, 10);

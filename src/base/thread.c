@@ -13,6 +13,7 @@
 #include "bitflow/base/crash.h"
 #include "bitflow/base/mutex.h"
 #include "thread_list.h"
+#include "thread_scheduling.h"
 
 // One thread of a pool; lives on that thread's stack. While parked, it is linked into the pool.
 struct pooled_thread {
@@ -27,6 +28,7 @@ struct pooled_thread {
 
 struct thread_pool {
     struct thread_pool_options options;
+    _Atomic enum thread_scheduling scheduling; // in the place of the options'
     struct mutex lock;
     struct condition changed; // a thread has ended
     // Guarded by the lock:
@@ -40,10 +42,12 @@ struct thread_pool {
 struct first_run {
     void *(*run)(void *);
     void *argument;
+    bool scheduling_is_ours; // the creator's
 };
 
 struct first_task {
     struct thread_pool *pool;
+    bool scheduling_is_ours; // likewise
     void (*task)(void *);
     void *argument;
 };
@@ -125,6 +129,8 @@ static void *run_first(void *argument)
 {
     struct first_run first = *(struct first_run *)argument;
     free(argument);
+    thread_scheduling_inherit(first.scheduling_is_ours);
+    thread_scheduling_settle(THREAD_SCHEDULING_NORMAL);
     void *alternate_stack = crash_stack_take();
     struct listed_thread listed = {.task = (uintptr_t)first.run, .argument = first.argument};
     thread_list_enter(&listed);
@@ -141,7 +147,7 @@ bool thread_start(pthread_t *thread, size_t stack_size, void *(*run)(void *), vo
         error_set_errno(error, ENOMEM, "cannot start a thread");
         return false;
     }
-    *first = (struct first_run){.run = run, .argument = argument};
+    *first = (struct first_run){.run = run, .argument = argument, .scheduling_is_ours = thread_scheduling_is_ours()};
     if (start(thread, stack_size, PTHREAD_CREATE_JOINABLE, run_first, first, error))
         return true;
     free(first);
@@ -156,6 +162,7 @@ struct thread_pool *thread_pool_create(const struct thread_pool_options *options
         return NULL;
     }
     pool->options = *options;
+    atomic_init(&pool->scheduling, options->scheduling);
     mutex_init(&pool->lock);
     condition_init(&pool->changed);
     return pool;
@@ -236,8 +243,9 @@ static void forget_thread(struct thread_pool *pool) EXCLUDES(pool->lock)
     mutex_unlock(&pool->lock);
 }
 
-static void run_task(struct pooled_thread *self)
+static void run_task(const struct thread_pool *pool, struct pooled_thread *self)
 {
+    thread_scheduling_settle(atomic_load_explicit(&pool->scheduling, memory_order_relaxed));
     void (*task)(void *) = atomic_load_explicit(&self->task, memory_order_relaxed);
     self->listed.argument = self->argument;
     self->listed.task = (uintptr_t)task;
@@ -251,12 +259,13 @@ static void *run_pooled(void *argument)
     struct thread_pool *pool = first->pool;
     struct pooled_thread self = {.argument = first->argument};
     void *alternate_stack = crash_stack_take();
+    thread_scheduling_inherit(first->scheduling_is_ours);
     atomic_init(&self.task, first->task);
     free(first);
     (void)sem_init(&self.wake, 0, 0);
     thread_list_enter(&self.listed);
     do
-        run_task(&self);
+        run_task(pool, &self);
     while (next_task(pool, &self));
     thread_list_leave(&self.listed);
     (void)sem_destroy(&self.wake);
@@ -272,7 +281,8 @@ static bool start_pooled(struct thread_pool *pool, void (*task)(void *), void *a
         error_set_errno(error, ENOMEM, "cannot start a thread");
         return false;
     }
-    *first = (struct first_task){.pool = pool, .task = task, .argument = argument};
+    *first = (struct first_task){
+        .pool = pool, .scheduling_is_ours = thread_scheduling_is_ours(), .task = task, .argument = argument};
     pthread_t thread;
     if (!start(&thread, pool->options.stack_size, PTHREAD_CREATE_DETACHED, run_pooled, first, error)) {
         free(first);
@@ -305,6 +315,11 @@ bool thread_pool_run(struct thread_pool *pool, void (*task)(void *), void *argum
         return false;
     }
     return true;
+}
+
+void thread_pool_set_scheduling(struct thread_pool *pool, enum thread_scheduling scheduling)
+{
+    atomic_store_explicit(&pool->scheduling, scheduling, memory_order_relaxed);
 }
 
 struct thread_pool_count thread_pool_count(struct thread_pool *pool)

@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/base/compiler.h"
+#include "bitflow/base/signals.h"
 
 enum read_result { READ_END, READ_FULL, READ_NOTHING_YET, READ_FAILED /* errno says why */ };
 
@@ -31,11 +33,15 @@ static enum read_result read_available(int fd, char *buffer, size_t size, size_t
 // Waits until a pipe has bytes, or its end.
 static bool await_pipe(int fd, int64_t deadline, struct error *error)
 {
-    struct pollfd pipe = {.fd = fd, .events = POLLIN};
+    struct pollfd pollers[] = {{.fd = fd, .events = POLLIN}, {.fd = signals_end_descriptor(), .events = POLLIN}};
     int ready;
     do
-        ready = poll(&pipe, 1, deadline_poll_ms(deadline));
+        ready = poll(pollers, ARRAY_LENGTH(pollers), deadline_poll_ms(deadline));
     while (ready < 0 && errno == EINTR);
+    if (ready > 0 && pollers[1].revents != 0) {
+        error_set(error, ERROR_CANCELLED, "cannot read: the process is told to end");
+        return false;
+    }
     if (ready == 0)
         error_set(error, ERROR_TIMEOUT, "cannot read: nothing more came within %d s", CONFIG_FILE_PATIENCE_S);
     else if (ready < 0)

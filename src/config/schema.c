@@ -38,6 +38,9 @@ static const struct schema_word proxy_header_versions[] = {
 static const struct schema_word metrics_tag_formats[] = {
     {"none", METRICS_TAGS_NONE}, {"dogstatsd", METRICS_TAGS_DOGSTATSD}, {"influxdb", METRICS_TAGS_INFLUXDB}, {NULL, 0}};
 
+static const struct schema_word schedulings[] = {
+    {"batch", THREAD_SCHEDULING_BATCH}, {"normal", THREAD_SCHEDULING_NORMAL}, {NULL, 0}};
+
 static const struct schema_row metrics_rows[] = {
     {.key = "address",
      .type = SCHEMA_STRING,
@@ -472,8 +475,15 @@ static const struct schema_row server_rows[] = {
      .type = SCHEMA_DURATION,
      .offset = offsetof(struct config, drain_timeout),
      .fallback = 25 * NS_PER_S,
-     .description = "How long live connections may go on after SIGTERM or SIGINT before they are closed; 0: until they "
-                    "end. The default is within the 30s that Kubernetes waits."},
+     .description = "How long live connections may go on after SIGTERM, SIGINT or SIGQUIT before they are closed; 0: "
+                    "until they end. The default is within the 30s that Kubernetes waits."},
+    {.key = "scheduling",
+     .type = SCHEMA_ENUM,
+     .offset = offsetof(struct config, scheduling),
+     .fallback = THREAD_SCHEDULING_BATCH,
+     .words = schedulings,
+     .description = "How the kernel schedules the threads that serve connections. `batch`: SCHED_BATCH, for more work "
+                    "with fewer switches. `normal`: the policy that the process was started with."},
     {.key = "proxies",
      .type = SCHEMA_OBJECTS,
      .is_required = true,

@@ -1,17 +1,22 @@
 #include "bitflow/net/listener.h"
 
 #include <errno.h>
+#include <linux/filter.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdint.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/base/compiler.h"
+#include "bitflow/base/signals.h"
 #include "bitflow/net/inherited.h"
 #include "bitflow/net/resolve.h"
 #include "bitflow/net/socket.h"
 #include "unix_file.h"
 
-#define BACKLOG 4096 // the kernel caps it at net.core.somaxconn
+#define BACKLOG LISTENER_QUEUE_MAX // the kernel caps it at net.core.somaxconn
 #define RESOLVE_TIMEOUT_S 10
 
 static void set_error(const struct endpoint *endpoint, int os_errno, struct error *error)
@@ -68,17 +73,20 @@ static bool open_wildcard(struct listener *listener, const struct endpoint *endp
     return endpoint_of_address(&ipv4, &any) && add_tcp(listener, &any, false, error);
 }
 
-// Bounded: whoever opens listeners does nothing else meanwhile, not even answer signals.
+// Bounded: whoever opens listeners does nothing else meanwhile. What tells the process to end, ends the wait.
 static bool resolve_listener(const struct address *address, struct resolution *resolution, struct error *error)
 {
     struct patience nobody;
     struct error failure = ERROR_INIT;
     patience_init(&nobody, -1);
+    nobody.interruption = signals_end_descriptor();
     if (resolve(address, &nobody, deadline_after(RESOLVE_TIMEOUT_S * NS_PER_S), resolution, &failure))
         return true;
     if (failure.code == ERROR_TIMEOUT)
         error_set(error, ERROR_TIMEOUT, "cannot listen on %s: the name was not resolved within %d s", address->host,
                   RESOLVE_TIMEOUT_S);
+    else if (failure.code == ERROR_CANCELLED)
+        error_set(error, ERROR_CANCELLED, "cannot listen on %s: the process is told to end", address->host);
     else
         error_pass(error, &failure);
     return false;
@@ -185,6 +193,38 @@ bool listener_is_intact(const struct listener *listener)
 {
     struct unix_file file = {.device = listener->device, .inode = listener->inode};
     return listener->inode == 0 || unix_file_is_there(listener->address.path, &file);
+}
+
+// On a listening socket a filter sees each segment that belongs to it, from the TCP header on.
+static bool refuse_connecting(int fd)
+{
+    enum { TCP_FLAGS_OFFSET = 13 }; // RFC 9293, section 3.1
+    struct sock_filter steps[] = {
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, TCP_FLAGS_OFFSET),
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, TH_SYN, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+    };
+    const struct sock_fprog filter = {.len = ARRAY_LENGTH(steps), .filter = steps};
+    return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) == 0;
+}
+
+bool listener_stop_arrivals(const struct listener *listener)
+{
+    bool all = true;
+    for (size_t i = 0; i < listener->socket_count; i++) {
+        int fd = listener->sockets[i];
+        // shutdown() would reset the queue of a TCP socket.
+        if (!(listener->is_local ? shutdown(fd, SHUT_RD) == 0 : refuse_connecting(fd)))
+            all = false;
+    }
+    return all;
+}
+
+void listener_clear_filter(int fd)
+{
+    int unused = 0;
+    (void)setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof unused); // fails if there is none
 }
 
 static void close_sockets(struct listener *listener, bool spend_inherited)

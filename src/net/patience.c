@@ -9,7 +9,7 @@
 
 void patience_init(struct patience *patience, int client)
 {
-    *patience = (struct patience){.client = client, .deadline = DEADLINE_NONE};
+    *patience = (struct patience){.client = client, .interruption = -1, .deadline = DEADLINE_NONE};
 }
 
 static bool is_unix(int fd)
@@ -56,26 +56,29 @@ static int64_t wait_until(const struct patience *patience, int64_t deadline)
 enum patience_result patience_poll(struct patience *patience, struct pollfd *descriptors, size_t count,
                                    int64_t deadline)
 {
-    struct pollfd all[PATIENCE_DESCRIPTORS_MAX + 1];
+    struct pollfd all[PATIENCE_DESCRIPTORS_MAX + 2];
     if (count > PATIENCE_DESCRIPTORS_MAX) {
         errno = EINVAL;
         return PATIENCE_FAILED;
     }
     if (count > 0)
         memcpy(all, descriptors, count * sizeof *all);
-    struct pollfd *client = &all[count];
+    struct pollfd *client = &all[count], *interruption = &all[count + 1];
     for (;;) {
         if (patience->is_over != NULL && patience->is_over(patience->subject))
             return PATIENCE_GONE;
         // poll() passes over negative descriptors. POLLHUP and POLLERR need no asking.
         *client = (struct pollfd){.fd = patience->unwatched ? -1 : patience->client,
                                   .events = patience->half_closed ? 0 : POLLRDHUP};
+        *interruption = (struct pollfd){.fd = patience->interruption, .events = POLLIN};
         int64_t until = wait_until(patience, deadline);
-        int ready = poll(all, count + 1, deadline_poll_ms(until));
+        int ready = poll(all, count + 2, deadline_poll_ms(until));
         if (ready < 0 && errno == EINTR)
             continue;
         if (ready < 0)
             return PATIENCE_FAILED;
+        if (interruption->revents != 0)
+            return PATIENCE_GONE;
         if (client->revents != 0 && !note_client(patience, client->revents))
             return PATIENCE_GONE;
         if (deadline_left(patience->deadline) == 0)

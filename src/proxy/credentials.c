@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "bitflow/base/signals.h"
 #include "bitflow/config/problem.h"
 
 #define EXPIRY_DAYS 30 // certificates that are renewed by themselves are new by then
@@ -75,8 +76,10 @@ struct credentials *credentials_load(const char *file, const struct config *conf
         problem_at_mark(&list, (struct yaml_mark){.line = 0}, "out of memory");
         return NULL;
     }
-    for (size_t i = 0; i < config->proxy_count; i++)
+    for (size_t i = 0; i < config->proxy_count && !signals_told_to_end(); i++)
         load_proxy(&list, i, &config->proxies[i], &credentials[i]);
+    if (signals_told_to_end())
+        problem_at_mark(&list, (struct yaml_mark){.line = 0}, "the process is told to end");
     if (problems->count > 0)
         credentials_free(&credentials, config->proxy_count);
     return credentials;

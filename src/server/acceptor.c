@@ -20,6 +20,11 @@
 #define ACCEPT_BATCH 64                  // clients taken from one socket before orders are looked at again
 #define SHORTAGE_PAUSE (100 * NS_PER_MS) // when even turning clients away is impossible
 
+// What bounds the serving of one socket's queue at the end, however many still come: who queues there, and as many
+// whose handshakes were under way; and a time, for a machine that has run out of something.
+#define LAST_CLIENTS_MAX (2 * (LISTENER_QUEUE_MAX + 1))
+#define LAST_CLIENTS_TIME (5 * NS_PER_S)
+
 #define SPARES_MAX 4
 
 struct acceptor {
@@ -34,6 +39,7 @@ struct acceptor {
     int spare_count;
     struct generation *current; // the acceptor's thread's own once it runs
     _Atomic bool has_ended;
+    _Atomic bool is_hurried; // whoever still queues is not served
 
     struct mutex lock;
     // Orders, guarded by the lock:
@@ -217,28 +223,69 @@ static void take_generation(struct acceptor *acceptor)
     set_thread_name(next);
 }
 
+enum accept_result { ACCEPT_TOOK_ONE, ACCEPT_NOBODY, ACCEPT_SHORTAGE, ACCEPT_FAILED /* errno says why */ };
+
+// `is_last`: the listener ends, and gets no other generation.
+static enum accept_result accept_one(struct acceptor *acceptor, int listening, bool is_last)
+{
+    struct client client;
+    if (accept_client(acceptor, listening, &client)) {
+        if (is_last)
+            listener_clear_filter(client.fd);
+        else
+            take_generation(acceptor); // who comes after a reload is served by it, even in the middle of a batch
+        refill_spares(acceptor);
+        admit(acceptor, &client);
+        return ACCEPT_TOOK_ONE;
+    }
+    int os_errno = errno;
+    if (os_errno == EAGAIN)
+        return ACCEPT_NOBODY;
+    if (survive(acceptor, listening, os_errno))
+        return ACCEPT_SHORTAGE;
+    errno = os_errno;
+    return ACCEPT_FAILED;
+}
+
 static bool accept_batch(struct acceptor *acceptor, int listening)
 {
     for (int i = 0; i < ACCEPT_BATCH; i++) {
-        struct client client;
-        if (accept_client(acceptor, listening, &client)) {
-            refill_spares(acceptor);
-            take_generation(acceptor); // who comes after a reload is served by it, even in the middle of a batch
-            admit(acceptor, &client);
-            continue;
-        }
-        int os_errno = errno;
-        if (os_errno == EAGAIN)
+        enum accept_result result = accept_one(acceptor, listening, false);
+        if (result == ACCEPT_NOBODY)
             return true;
-        if (!survive(acceptor, listening, os_errno)) {
+        if (result == ACCEPT_FAILED) {
             struct error error = ERROR_INIT;
             struct log_context context = {.proxy = acceptor->current->proxy->name};
-            error_set_errno(&error, os_errno, "accept");
+            error_set_errno(&error, errno, "accept");
             log_error(&context, "the listener failed and is closed", "error", error.text, NULL);
             return false;
         }
     }
     return true;
+}
+
+static void serve_queue(struct acceptor *acceptor, int listening, int64_t deadline)
+{
+    for (int i = 0; i < LAST_CLIENTS_MAX; i++) {
+        if (deadline_left(deadline) == 0 || atomic_load(&acceptor->is_hurried))
+            return;
+        enum accept_result result = accept_one(acceptor, listening, true);
+        if (result == ACCEPT_NOBODY || result == ACCEPT_FAILED)
+            return; // a Unix socket that is shut down and empty fails
+    }
+}
+
+// Who is connected, as far as the system is concerned, is served: closing the socket would reset them. An inherited one
+// stays open, and they may be meant for whoever comes after us.
+static void serve_queues(struct acceptor *acceptor)
+{
+    const struct listener *listener = &acceptor->listener;
+    if (listener->is_inherited)
+        return;
+    (void)listener_stop_arrivals(listener); // where it cannot be done, the bounds do
+    int64_t deadline = deadline_after(LAST_CLIENTS_TIME);
+    for (size_t i = 0; i < listener->socket_count; i++)
+        serve_queue(acceptor, listener->sockets[i], deadline);
 }
 
 // Returns false when the acceptor shall stop.
@@ -269,16 +316,16 @@ static void accept_clients(struct acceptor *acceptor)
         if (pollers[0].revents != 0) {
             if (take_orders(acceptor, &is_open))
                 continue;
-            // Who is connected, as far as TCP is concerned, is served: closing the socket would reset them. An
-            // inherited one stays open, and they may be meant for whoever comes after us.
-            for (nfds_t i = 1; is_open && !acceptor->listener.is_inherited && i < count; i++)
-                (void)accept_batch(acceptor, pollers[i].fd);
-            return;
+            break;
         }
-        for (nfds_t i = 1; i < count; i++)
-            if (pollers[i].revents != 0 && !accept_batch(acceptor, pollers[i].fd))
-                return;
+        bool is_good = true;
+        for (nfds_t i = 1; is_good && i < count; i++)
+            is_good = pollers[i].revents == 0 || accept_batch(acceptor, pollers[i].fd);
+        if (!is_good)
+            break; // the other addresses have clients, too
     }
+    if (is_open)
+        serve_queues(acceptor);
 }
 
 // An inherited connected socket is the one client there will be.
@@ -440,21 +487,37 @@ bool acceptor_is_connected(const struct acceptor *acceptor)
     return acceptor->listener.is_connected;
 }
 
+void acceptor_stop(struct acceptor *acceptor)
+{
+    mutex_lock(&acceptor->lock);
+    acceptor->stopping = true;
+    mutex_unlock(&acceptor->lock);
+    ring(acceptor);
+}
+
+void acceptor_hurry(struct acceptor *acceptor)
+{
+    atomic_store(&acceptor->is_hurried, true);
+    ring(acceptor); // it may be pausing
+}
+
 void acceptor_destroy(struct acceptor **acceptor)
 {
     struct acceptor *destroyed = *acceptor;
     *acceptor = NULL;
     if (destroyed == NULL)
         return;
+    acceptor_stop(destroyed);
     mutex_lock(&destroyed->lock);
-    destroyed->stopping = true;
     bool was_open = destroyed->is_open;
     mutex_unlock(&destroyed->lock);
-    ring(destroyed);
     (void)pthread_join(destroyed->thread, NULL);
-    if (was_open)
+    if (was_open) {
+        // Others may have taken their time to stop: whose handshakes have ended since then queue now.
+        serve_queues(destroyed);
         listener_close(&destroyed->listener);
-    else
+    } else {
         listener_give_up(&destroyed->listener);
+    }
     free_acceptor(destroyed);
 }

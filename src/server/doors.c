@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bitflow/base/signals.h"
 #include "bitflow/net/listener.h"
 
 // One proxy of the configuration that is about to be in force.
@@ -126,6 +127,10 @@ static void abandon_plan(struct planned_door *plan, size_t count)
 
 static void switch_over(struct doors *doors, struct planned_door *plan, size_t count, struct acceptor **acceptors)
 {
+    // All at once, as each serves its queue first.
+    for (size_t i = 0; i < doors->count; i++)
+        if (!is_planned(doors->acceptors[i], plan, count))
+            acceptor_stop(doors->acceptors[i]);
     for (size_t i = 0; i < doors->count; i++)
         if (!is_planned(doors->acceptors[i], plan, count))
             acceptor_destroy(&doors->acceptors[i]);
@@ -154,7 +159,9 @@ bool doors_change(struct doors *doors, const struct config *config, struct crede
     if (!planned)
         error_set_errno(error, ENOMEM, "cannot prepare %zu proxies", count);
     for (size_t i = 0; planned && i < count; i++) {
-        planned = plan_door(doors, config, credentials, plan, i, &cause);
+        if (signals_told_to_end())
+            error_set(&cause, ERROR_CANCELLED, "the process is told to end");
+        planned = cause.code == ERROR_NONE && plan_door(doors, config, credentials, plan, i, &cause);
         if (!planned)
             error_set(error, cause.code, "proxy %s: %s", config->proxies[i].name, cause.text);
     }
@@ -185,6 +192,26 @@ size_t doors_close_failed(struct doors *doors, bool *any_failed)
     }
     doors->count = kept;
     return live;
+}
+
+void doors_stop(struct doors *doors)
+{
+    for (size_t i = 0; i < doors->count; i++)
+        acceptor_stop(doors->acceptors[i]);
+}
+
+bool doors_have_ended(const struct doors *doors)
+{
+    for (size_t i = 0; i < doors->count; i++)
+        if (!acceptor_has_ended(doors->acceptors[i]))
+            return false;
+    return true;
+}
+
+void doors_hurry(struct doors *doors)
+{
+    for (size_t i = 0; i < doors->count; i++)
+        acceptor_hurry(doors->acceptors[i]);
 }
 
 void doors_release(struct doors *doors)

@@ -1,13 +1,13 @@
 #include "bitflow/server/server.h"
 
-#include <errno.h>
 #include <signal.h>
-#include <stdio.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/log.h"
+#include "bitflow/base/signals.h"
 #include "bitflow/base/thread.h"
 #include "bitflow/config/config_load.h"
 #include "bitflow/config/warnings.h"
@@ -33,61 +33,14 @@ struct server {
     bool has_failed; // the sockets of some listener failed
 };
 
-// What other threads send the server's thread: an acceptor ended, the last connection left, or the log has left out its
-// first line.
-static int notice_signal(void)
-{
-    return SIGRTMIN;
-}
-
-static void send_notice(void)
-{
-    (void)kill(getpid(), notice_signal());
-}
-
-static void awaited_signals(sigset_t *set)
-{
-    sigemptyset(set);
-    sigaddset(set, SIGTERM);
-    sigaddset(set, SIGINT);
-    sigaddset(set, SIGHUP);
-    sigaddset(set, notice_signal());
-}
-
-static void set_disposition(int number, void (*handler)(int))
-{
-    struct sigaction action = {.sa_handler = handler};
-    (void)sigaction(number, &action, NULL);
-}
-
-static void prepare_signals(void)
-{
-    sigset_t set;
-    awaited_signals(&set);
-    (void)sigprocmask(SIG_BLOCK, &set, NULL);
-    // A shell may have started us with some of them ignored (nohup, &); what is ignored is not delivered to sigwait.
-    set_disposition(SIGTERM, SIG_DFL);
-    set_disposition(SIGINT, SIG_DFL);
-    set_disposition(SIGHUP, SIG_DFL);
-    // A write to a closed socket or pipe, or to a file at its size limit, is an error where it happens, not a death.
-    set_disposition(SIGPIPE, SIG_IGN);
-    set_disposition(SIGXFSZ, SIG_IGN);
-}
-
 // The next signal, or 0 at the deadline. Meanwhile the log's lines that were left out are told of when that is due.
 static int wait_for_signal(int64_t deadline)
 {
-    sigset_t set;
-    awaited_signals(&set);
     for (;;) {
         int64_t flush = log_flush_repeats(false);
-        int64_t until = flush < deadline ? flush : deadline;
-        struct timespec left = clock_timespec(deadline_left(until));
-        int number = sigtimedwait(&set, NULL, until == DEADLINE_NONE ? NULL : &left);
-        if (number > 0)
+        int number = signals_wait(flush < deadline ? flush : deadline);
+        if (number > 0 || deadline_left(deadline) == 0)
             return number;
-        if (errno == EAGAIN && deadline_left(deadline) == 0)
-            return 0;
     }
 }
 
@@ -101,18 +54,19 @@ static void raise_descriptor_limit(void)
     (void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-static bool create_engine(struct engine *engine, struct error *error)
+static bool create_engine(struct engine *engine, const struct config *config, struct error *error)
 {
-    static const struct thread_pool_options workers = {
+    const struct thread_pool_options workers = {
         .parked_name = "parked",
         .stack_size = RELAY_STACK_SIZE,
         .max_parked = WORKERS_PARKED_MAX,
         .idle_time = WORKER_IDLE_TIME,
+        .scheduling = config->scheduling,
     };
     engine->threads = thread_pool_create(&workers, error);
     if (engine->threads == NULL)
         return false;
-    engine->registry = registry_create(send_notice, error);
+    engine->registry = registry_create(signals_send_notice, error);
     engine->reports = engine->registry == NULL ? NULL : reports_create(&connection_reports, error);
     if (engine->reports == NULL) {
         registry_destroy(&engine->registry);
@@ -169,10 +123,27 @@ static bool change(struct server *server, const struct config *config, struct cr
     return changed;
 }
 
-static void log_problems(const struct config_problems *problems)
+// Each log that cannot be re-opened has said so.
+static void reopen_logs(void)
 {
+    if (connection_log_reopen_all())
+        log_info(NULL, "connection logs re-opened", NULL);
+}
+
+// `error`: why it could not be put in force; empty: the problems say it.
+static void log_failed_reload(const char *path, const struct config_problems *problems, const struct error *error)
+{
+    if (signals_told_to_end()) {
+        log_info(NULL, "reload given up, the process is told to end", "file", path, NULL);
+        return;
+    }
     for (size_t i = 0; i < problems->kept; i++)
         log_error(NULL, "configuration error", "error", problems->lines[i], NULL);
+    if (error->code == ERROR_NONE)
+        log_error(NULL, "reload failed, the old configuration stays in force", "file", path, NULL);
+    else
+        log_error(NULL, "reload failed, the old configuration stays in force", "file", path, "error", error->text,
+                  NULL);
 }
 
 // Puts what the file says now in force; on any error the old configuration stays.
@@ -190,14 +161,13 @@ static void reload(struct server *server)
     if (config != NULL && !error_reports_check(server->path, config, &problems))
         credentials_free(&credentials, config->proxy_count);
     if (credentials == NULL) {
-        log_problems(&problems);
-        log_error(NULL, "reload failed, the old configuration stays in force", "file", server->path, NULL);
+        log_failed_reload(server->path, &problems, &error);
         config_drop(&config);
     } else if (!change(server, config, credentials, &error)) {
-        log_error(NULL, "reload failed, the old configuration stays in force", "file", server->path, "error",
-                  error.text, NULL);
+        log_failed_reload(server->path, &problems, &error);
     } else {
         set_up_log(server->config);
+        thread_pool_set_scheduling(server->engine.threads, server->config->scheduling);
         log_info(NULL, "reloaded", "file", server->path, NULL);
     }
     config_problems_release(&problems);
@@ -215,6 +185,11 @@ static bool has_nothing_left(struct server *server)
     return false;
 }
 
+static void log_end(int number)
+{
+    log_info(NULL, "shutting down", "signal", sigabbrev_np(number), NULL);
+}
+
 // Until the process is told to end (true), or has nothing left to do (false).
 static bool serve(struct server *server)
 {
@@ -222,43 +197,56 @@ static bool serve(struct server *server)
         int number = wait_for_signal(DEADLINE_NONE);
         if (number == SIGHUP) {
             reload(server);
-        } else if (number == notice_signal()) {
+        } else if (number == SIGUSR1) {
+            reopen_logs();
+        } else if (number == signals_notice()) {
             if (has_nothing_left(server)) {
                 log_info(NULL, "no listener and no connection is left", NULL);
                 return false;
             }
         } else {
-            log_info(NULL, "shutting down", "signal", sigabbrev_np(number), NULL);
+            log_end(number);
             return true;
         }
     }
 }
 
-// Lets live connections finish, until the bound or a second signal. Returns once they are gone or have been ended.
-static void drain_connections(struct server *server)
+// Why the drain is over before its connections are; NULL: it goes on.
+static const char *hear_during_drain(int64_t deadline)
 {
-    int64_t deadline = deadline_after(server->config->drain_timeout);
-    registry_drain(server->engine.registry);
-    while (registry_count(server->engine.registry) > 0) {
-        int number = wait_for_signal(deadline);
-        if (number == SIGHUP) {
-            (void)connection_log_reopen_all();
-        } else if (number != notice_signal()) {
-            char count[LOG_NUMBER_SIZE];
-            log_warn(NULL, "closing the connections that are left", "count",
-                     log_number(count, (int64_t)registry_count(server->engine.registry)), "because",
-                     number == 0 ? "drain_timeout is over" : "of a second signal", NULL);
-            registry_end_all(server->engine.registry, CLOSE_DRAIN);
-            return;
-        }
-    }
+    int number = wait_for_signal(deadline);
+    if (number == SIGHUP || number == SIGUSR1)
+        reopen_logs();
+    return number == 0 ? "drain_timeout is over" : signals_is_end(number) ? "of a second signal" : NULL;
 }
 
-// Doors first, so that what is balanced over several processes goes elsewhere.
+// Lets the clients that queue be served and live connections finish, until the bound or a second signal. Returns once
+// they are gone or have been ended. Doors first, so that what is balanced over several processes goes elsewhere.
+static void drain(struct server *server)
+{
+    int64_t deadline = deadline_after(server->config->drain_timeout);
+    const char *because = NULL;
+    doors_stop(&server->doors);
+    while (!doors_have_ended(&server->doors) && because == NULL)
+        because = hear_during_drain(deadline);
+    if (because != NULL)
+        doors_hurry(&server->doors);
+    doors_release(&server->doors); // from here on nobody can be added
+    registry_drain(server->engine.registry);
+    while (registry_count(server->engine.registry) > 0 && because == NULL)
+        because = hear_during_drain(deadline);
+    size_t left = registry_count(server->engine.registry);
+    if (left == 0)
+        return;
+    char count[LOG_NUMBER_SIZE];
+    log_warn(NULL, "closing the connections that are left", "count", log_number(count, (int64_t)left), "because",
+             because, NULL);
+    registry_end_all(server->engine.registry, CLOSE_DRAIN);
+}
+
 static void shut_down(struct server *server)
 {
-    doors_release(&server->doors);
-    drain_connections(server);
+    drain(server);
     bool done = thread_pool_drain(server->engine.threads, deadline_after(LAST_RECORDS_TIME));
     metrics_report_release(&server->metrics);
     (void)log_flush_repeats(true);
@@ -274,26 +262,29 @@ bool server_run(const char *path, const struct config *config, struct credential
     // Not on the stack: where connections outlast the shut-down, their threads use it until the process is gone.
     static struct server server;
     server = (struct server){.path = path};
-    prepare_signals();
     raise_descriptor_limit();
     log_set_descriptor(STDERR_FILENO);
-    log_set_repeats_notice(send_notice);
+    log_set_repeats_notice(signals_send_notice);
     set_up_log(config);
-    if (!error_reports_prepare(config, error) || !create_engine(&server.engine, error)) {
+    if (!error_reports_prepare(config, error) || !create_engine(&server.engine, config, error)) {
         credentials_free(&credentials, config->proxy_count);
         config_drop(&config);
         return false;
     }
     error_reports_configure(config); // the lines from here on are known to it
     metrics_report_init(&server.metrics, &server.engine);
-    doors_init(&server.doors, &server.engine, send_notice);
+    doors_init(&server.doors, &server.engine, signals_send_notice);
     debugger_set_process(&server.engine, &server.doors);
     if (!change(&server, config, credentials, error)) {
-        log_error(NULL, "cannot start", "error", error->text, NULL);
+        bool is_told_to_end = error->code == ERROR_CANCELLED;
+        if (is_told_to_end)
+            log_end(signals_wait(DEADLINE_NONE));
+        else
+            log_error(NULL, "cannot start", "error", error->text, NULL);
         error_reports_end();
         metrics_report_release(&server.metrics);
         destroy_engine(&server.engine);
-        return false;
+        return is_told_to_end;
     }
     bool was_told_to_end = serve(&server);
     shut_down(&server);

@@ -27,6 +27,7 @@ SANITIZER_REPORTS = (
 )
 LOGFMT_PAIR = re.compile(r'([A-Za-z_][\w.]*)=("(?:[^"\\]|\\.)*"|[^\s"]*)(?:\s+|$)')
 SYS_PIDFD_GETFD = 438
+SYS_TGKILL = 234 if os.uname().machine == "x86_64" else 131
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -128,6 +129,11 @@ class Bitflow:
 
     def signal(self, number):
         self.process.send_signal(number)
+
+    def signal_thread(self, thread, number):
+        """A signal for one thread; one for the process may hit any."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.syscall(SYS_TGKILL, self.pid, thread, number) == 0, os.strerror(ctypes.get_errno())
 
     def wait_ended(self, timeout=10.0):
         """Waits for the end; returns the exit status."""

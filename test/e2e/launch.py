@@ -1,18 +1,22 @@
-"""Prepares a process as its JSON argument says (limits, user, descriptors, networks), then becomes it.
+"""Prepares a process as its JSON argument says (limits, user, descriptors, networks, scheduling), then becomes it.
 
 A program of its own, because descriptors must get given numbers, LISTEN_PID must be the pid of the very
 process, and a hook between fork and exec is no place for any of it in a process that has threads.
 """
 
 import ctypes
+import errno
 import fcntl
 import json
 import os
 import resource
+import struct
 import sys
 
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
+SYS_SCHED_SETSCHEDULER = 144 if os.uname().machine == "x86_64" else 119
 
 
 def own_files(binds):
@@ -48,6 +52,18 @@ def place_descriptors(pairs):
         os.close(source)
 
 
+def refuse_scheduling():
+    """From now on sched_setscheduler() fails with EPERM, as under a container's or systemd's filter."""
+    load_number, equal, end, allow, refuse = 0x20, 0x15, 0x06, 0x7FFF0000, 0x00050000 | errno.EPERM
+    steps = [(load_number, 0, 0, 0), (equal, 0, 1, SYS_SCHED_SETSCHEDULER), (end, 0, 0, refuse), (end, 0, 0, allow)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    header = ctypes.create_string_buffer(struct.pack("HP", len(steps), ctypes.addressof(program)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    for arguments in [(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header, 0, 0)]:
+        if libc.prctl(*arguments) != 0:
+            raise OSError(ctypes.get_errno(), "prctl")
+
+
 def main():
     plan = json.loads(sys.argv[1])
     if plan.get("binds"):
@@ -64,6 +80,11 @@ def main():
         os.environ["LISTEN_PID"] = str(os.getpid() + plan.get("listen_pid_offset", 0))
     for number in plan.get("closed", []):
         os.close(number)
+    if plan.get("scheduling"):
+        policy, priority = plan["scheduling"]
+        os.sched_setscheduler(0, policy, os.sched_param(priority))
+    if plan.get("refuse_scheduling"):
+        refuse_scheduling()
     if plan.get("uid"):
         os.setgroups([])
         os.setgid(plan["uid"])

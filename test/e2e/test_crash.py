@@ -1,6 +1,5 @@
 """A crash: the trace in stderr, the status that the process ends with, and the event that Sentry gets."""
 
-import ctypes
 import os
 import re
 import signal
@@ -18,7 +17,6 @@ from environment import proxy
 from sentry_peers import HANG, Scripted, Spotlight
 from waiting import Stopwatch, wait_for
 
-SYS_TGKILL = 234 if os.uname().machine == "x86_64" else 131
 FRAME = re.compile(r"^  #\d+ 0x[0-9a-f]+( \S+\+0x[0-9a-f]+)?$", re.MULTILINE)
 
 
@@ -43,12 +41,6 @@ def start(env, receiver=None, level="info"):
         plan={"limits": {"CORE": 0}},
     )
     return bitflow, listener, address
-
-
-def send(bitflow, thread, number):
-    """A signal for one thread; one for the process may hit any."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.syscall(SYS_TGKILL, bitflow.pid, thread, number) == 0, os.strerror(ctypes.get_errno())
 
 
 def assert_crashed(bitflow, number, thread=None, timeout=10):
@@ -79,7 +71,7 @@ def thread_id(bitflow, name):
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL])
 def test_signal(env, spotlight, number):
     bitflow, _, _ = start(env, spotlight)
-    send(bitflow, bitflow.pid, number)
+    bitflow.signal_thread(bitflow.pid, number)
     assert_crashed(bitflow, number, "bitflow")
     told = re.search(r"^bitflow: the crash was reported to Sentry as event ([0-9a-f]{32})$", bitflow.stderr(), re.M)
     assert told, bitflow.stderr()
@@ -107,7 +99,7 @@ def test_thread_of_a_connection(env, spotlight):
     bitflow, listener, address = start(env, spotlight)
     env.pair(address, listener)
     wait_for(lambda: "front#1>" in bitflow.thread_names(), "the connection has its thread")
-    send(bitflow, thread_id(bitflow, "front#1>"), signal.SIGSEGV)
+    bitflow.signal_thread(thread_id(bitflow, "front#1>"), signal.SIGSEGV)
     assert_crashed(bitflow, signal.SIGSEGV, "front#1>")
     event = spotlight.wait_event(level="fatal", thread="front#1>")
     assert event["tags"]["connection"] == "1"
@@ -173,7 +165,7 @@ def test_hanging_server(env):
     with Scripted(lambda number: HANG) as receiver:
         bitflow, _, _ = start(env, receiver)
         watch = Stopwatch()
-        send(bitflow, bitflow.pid, signal.SIGABRT)
+        bitflow.signal_thread(bitflow.pid, signal.SIGABRT)
         receiver.wait_requests(1)
         (child,) = children(bitflow.pid)
         with open(f"/proc/{child}/cmdline", "rb") as stream:

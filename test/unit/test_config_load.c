@@ -197,6 +197,7 @@ static void test_defaults(void **state)
     assert_int_equal(config->metrics_tag_format, METRICS_TAGS_NONE);
     assert_int_equal(config->log_level, LOG_OFF);
     assert_true(config->drain_timeout == 25 * NS_PER_S);
+    assert_int_equal(config->scheduling, THREAD_SCHEDULING_BATCH);
     assert_int_equal(config->proxy_count, 1);
     const struct proxy_config *proxy = config->proxies;
     assert_string_equal(proxy->name, "p");
@@ -245,6 +246,7 @@ static const char everything[] = "application:\n"
                                  "  log: {level: warn}\n"
                                  "server:\n"
                                  "  drain_timeout: 0\n"
+                                 "  scheduling: normal\n"
                                  "  proxies:\n"
                                  "  - name: one\n"
                                  "    listener:\n"
@@ -299,6 +301,7 @@ static void test_every_value_arrives(void **state)
     assert_null(config->sentry_dsn);
     assert_int_equal(config->log_level, LOG_WARN);
     assert_int_equal(config->drain_timeout, 0);
+    assert_int_equal(config->scheduling, THREAD_SCHEDULING_NORMAL);
     assert_int_equal(config->proxy_count, 2);
 
     const struct proxy_config *one = &config->proxies[0];

@@ -396,6 +396,59 @@ static void test_host_name(void **state)
     listener_close(&listener);
 }
 
+// Returns a socket whose connect() has begun; `failure`: what it said, or 0.
+static int begin_connect(const struct endpoint *endpoint, int *failure)
+{
+    int fd = socket(endpoint->address.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    *failure = connect(fd, &endpoint->address.any, endpoint->length) == 0 ? 0 : errno;
+    return fd;
+}
+
+static unsigned accept_all(int listening)
+{
+    unsigned count = 0;
+    for (int fd; (fd = accept4(listening, NULL, NULL, SOCK_CLOEXEC)) >= 0; count++) {
+        listener_clear_filter(fd);
+        (void)close(fd);
+    }
+    return count;
+}
+
+static void check_stopped(const char *address, int refusal)
+{
+    enum { EARLY = 3, LATE = 2 };
+    struct listener listener = open_listener(address);
+    struct endpoint endpoint;
+    int clients[EARLY + LATE], failure;
+    assert_true(socket_local(listener.sockets[0], &endpoint));
+    for (int i = 0; i < EARLY; i++)
+        clients[i] = begin_connect(&endpoint, &failure);
+    assert_true(listener_stop_arrivals(&listener));
+    for (int i = EARLY; i < EARLY + LATE; i++) {
+        clients[i] = begin_connect(&endpoint, &failure);
+        assert_int_equal(failure, refusal);
+    }
+    assert_true(listener_stop_arrivals(&listener)); // once more does no harm
+    assert_int_equal(accept_all(listener.sockets[0]), EARLY);
+    for (int i = EARLY; i < EARLY + LATE; i++) {
+        struct pollfd poller = {.fd = clients[i], .events = POLLOUT};
+        // A TCP client's first packet was left unanswered.
+        assert_int_equal(poll(&poller, 1, 0), refusal == EINPROGRESS ? 0 : 1);
+    }
+    for (int i = 0; i < EARLY + LATE; i++)
+        (void)close(clients[i]);
+    listener_close(&listener);
+}
+
+static void test_stopped_arrivals(void **state)
+{
+    (void)state;
+    check_stopped("127.0.0.1:0", EINPROGRESS);
+    check_stopped("[::1]:0", EINPROGRESS);
+    check_stopped("unix://@bitflow-test-stopped", ECONNREFUSED);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -417,6 +470,7 @@ int main(void)
         cmocka_unit_test(test_inherited_connected),
         cmocka_unit_test(test_inherited_neither),
         cmocka_unit_test(test_host_name),
+        cmocka_unit_test(test_stopped_arrivals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

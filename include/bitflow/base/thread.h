@@ -23,8 +23,13 @@ void thread_set_name(const char *name);
 // `head` and `tail` put together as a name: the head is cut, never within a UTF-8 sequence, so that the tail fits.
 void thread_name(char out[THREAD_NAME_SIZE], const char *head, const char *tail);
 
-// Starts a joinable thread with all signals blocked (one thread alone waits for them). `stack_size` in bytes, without
-// the guard page; it is raised to what the C library and a sanitizer need. ERROR_NO_THREADS, ERROR_NO_MEMORY.
+// How the kernel schedules a thread that nobody gave another policy: SCHED_OTHER, or SCHED_BATCH, which does not
+// interrupt another thread when it wakes up, so that there are fewer switches and more is done in each turn.
+enum thread_scheduling { THREAD_SCHEDULING_NORMAL, THREAD_SCHEDULING_BATCH };
+
+// Starts a joinable thread with all signals blocked (one thread alone waits for them), and of normal scheduling, even
+// where its creator's is another. `stack_size` in bytes, without the guard page; it is raised to what the C library and
+// a sanitizer need. ERROR_NO_THREADS, ERROR_NO_MEMORY.
 bool thread_start(pthread_t *thread, size_t stack_size, void *(*run)(void *), void *argument, struct error *error);
 
 struct thread_pool_options {
@@ -33,6 +38,7 @@ struct thread_pool_options {
     unsigned max_threads;    // busy and parked together; 0: no bound of ours
     unsigned max_parked;
     int64_t idle_time; // ns after which a parked thread ends
+    enum thread_scheduling scheduling;
 };
 
 struct thread_pool;
@@ -41,6 +47,9 @@ struct thread_pool *thread_pool_create(const struct thread_pool_options *options
 // Runs task(argument) on a thread of the pool. False: no thread could be had (ERROR_NO_THREADS, ERROR_NO_MEMORY) and
 // the task will not run.
 bool thread_pool_run(struct thread_pool *pool, void (*task)(void *), void *argument, struct error *error);
+
+// Of every task that begins from now on; those that run go on as they are. Any thread.
+void thread_pool_set_scheduling(struct thread_pool *pool, enum thread_scheduling scheduling);
 
 struct thread_pool_count {
     unsigned busy;

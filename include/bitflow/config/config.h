@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "bitflow/base/log.h"
+#include "bitflow/base/thread.h"
 #include "bitflow/config/mark.h"
 #include "bitflow/net/address.h"
 #include "bitflow/net/cidr.h"
@@ -122,6 +123,7 @@ struct config {
     enum log_level log_level; // LOG_OFF if omitted
     enum log_format log_format;
     int64_t drain_timeout;
+    enum thread_scheduling scheduling; // of the threads that serve connections
     const struct proxy_config *proxies;
     size_t proxy_count; // >= 1
 };

@@ -16,6 +16,7 @@
 #include "bitflow/net/address.h"
 
 #define LISTENER_SOCKETS_MAX 16
+#define LISTENER_QUEUE_MAX 4096 // clients of a socket that have connected and were not accepted yet
 
 struct listener {
     struct address address;
@@ -28,11 +29,20 @@ struct listener {
     ino_t inode;
 };
 
-// Resolves, binds and listens. May wait for the resolver, at most 10 s. False: nothing is left bound.
+// Resolves, binds and listens. May wait for the resolver, at most 10 s, or until the process is told to end
+// (ERROR_CANCELLED). False: nothing is left bound. The main thread only.
 bool listener_open(const struct address *address, struct listener *listener, struct error *error);
 
 // Whether the file of a Unix socket is still the one that listener_open() made; true for all others.
 bool listener_is_intact(const struct listener *listener);
+
+// From now on nobody new gets into the queues, while who is in them can be accepted: a Unix socket refuses, a TCP
+// socket lets the handshakes go on that have begun and leaves the first packet of others unanswered. False: the system
+// cannot do that. Not for an inherited socket, which others may share. Any thread.
+bool listener_stop_arrivals(const struct listener *listener);
+
+// A connection that was accepted after that, and may have the listener's filter, has none any more.
+void listener_clear_filter(int fd);
 
 // Closes the sockets (an inherited listening socket only our descriptor of it) and removes the Unix socket's
 // file. Whoever takes an inherited connection (is_connected) sets socket_count to 0 first and closes it in

@@ -17,6 +17,7 @@
 
 struct patience {
     int client;       // -1: nobody to watch
+    int interruption; // a descriptor that ends the wait like the client's leaving when it can be read; -1: none
     bool half_closed; // the client's end of stream was seen; it isn't asked for again
     bool unwatched;   // a closed Unix socket whose data is yet to be delivered: its POLLHUP would never cease
     int64_t deadline; // DEADLINE_NONE until the client closed without a word

@@ -44,7 +44,14 @@ bool acceptor_is_connected(const struct acceptor *acceptor);
 // Its clients come by a Unix socket, and have no IP address.
 bool acceptor_is_local(const struct acceptor *acceptor);
 
-// Stops the thread and closes the sockets. Accepts NULL.
+// Nobody new is let in; who queues already is served, unless the socket is an inherited one, and the thread ends, which
+// acceptor_has_ended() and `on_end` tell. It takes a moment, and at most 5 s.
+void acceptor_stop(struct acceptor *acceptor);
+
+// After acceptor_stop(): who still queues is left.
+void acceptor_hurry(struct acceptor *acceptor);
+
+// Stops the thread, waits for its end, and closes the sockets. Accepts NULL.
 void acceptor_destroy(struct acceptor **acceptor);
 
 #endif

@@ -31,6 +31,11 @@ bool doors_change(struct doors *doors, const struct config *config, struct crede
 // client in.
 size_t doors_close_failed(struct doors *doors, bool *any_failed);
 
+// Lets nobody new in, and lets each door serve its queue: see acceptor_stop(), acceptor_hurry().
+void doors_stop(struct doors *doors);
+bool doors_have_ended(const struct doors *doors);
+void doors_hurry(struct doors *doors);
+
 // Closes all of them.
 void doors_release(struct doors *doors);
 

@@ -1,6 +1,6 @@
-// The process from its start to its end: opens what the configuration names, waits for signals (on the thread that
-// calls server_run(), by sigwait; every other thread has them blocked), reloads on SIGHUP, drains on SIGTERM and
-// SIGINT.
+// The process from its start to its end: opens what the configuration names, waits for signals (base/signals.h),
+// reloads on SIGHUP, re-opens logs on SIGUSR1, drains on SIGTERM, SIGINT and SIGQUIT. The main thread's, after
+// signals_init().
 
 #ifndef BITFLOW_SERVER_SERVER_H
 #define BITFLOW_SERVER_SERVER_H

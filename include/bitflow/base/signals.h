@@ -1,0 +1,41 @@
+// The process's signals. They are blocked from the first moment, in every thread, and taken by the main thread one
+// after the other, so none comes at a bad time, and none is lost: what is sent during the start is done after it.
+//
+// SIGTERM, SIGINT and SIGQUIT tell the process to end, SIGHUP to reload, SIGUSR1 to re-open logs. SIGRTMIN is sent by
+// other threads to say that there is news for the main thread. What else would kill and may come astray is ignored,
+// among it all that a platform may send everyone (SIGPWR). Not touched: what stops and continues (SIGTSTP, SIGTTIN), a
+// debugger's SIGTRAP, the limit on CPU time (SIGXCPU), faults (base/crash.h).
+
+#ifndef BITFLOW_BASE_SIGNALS_H
+#define BITFLOW_BASE_SIGNALS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+// By main(), before anything else. Whatever mask and dispositions the parent left us; only a handler that a preloaded
+// library has installed stays.
+void signals_init(void);
+
+// For what only prints and ends (--check, --help): signals have the meaning again that they had at the start, and ^C
+// interrupts, for process 1 of a container, too. May be called twice.
+void signals_restore(void);
+
+// Takes the next signal; 0: the deadline (base/clock.h) has passed. Those that tell the process to end come first.
+// The main thread only.
+int signals_wait(int64_t deadline);
+
+// What signals_send_notice() sends. Any thread.
+int signals_notice(void);
+void signals_send_notice(void);
+
+// Whether `number` tells the process to end.
+bool signals_is_end(int number);
+
+// Whether a signal has come that tells the process to end, and was not taken yet.
+bool signals_told_to_end(void);
+
+// poll() says it can be read as long as signals_told_to_end(): for waits that are not for signals. Nobody reads it.
+// -1: there are no descriptors left. The main thread only.
+int signals_end_descriptor(void);
+
+#endif

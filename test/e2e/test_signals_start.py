@@ -1,0 +1,380 @@
+"""Signals during the start and during a reload, from the first moment on; and those that ask for logs, an end, or
+nothing at all."""
+
+import contextlib
+import itertools
+import os
+import re
+import signal
+import threading
+import time
+
+import pytest
+
+import bitflow_process
+import hosts
+import sockets
+import waiting
+from environment import proxy
+from sentry_peers import HANG, Scripted
+from waiting import Stopwatch, holds_for, scale, wait_for
+
+ENDING = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
+ORDERS = [signal.SIGHUP, signal.SIGUSR1]
+STRAY = [
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGVTALRM,
+    signal.SIGPROF,
+    signal.SIGIO,
+    signal.SIGSTKFLT,
+    signal.SIGPWR,
+    signal.SIGTTOU,
+    signal.SIGXFSZ,
+    signal.SIGRTMIN,  # what threads send: from outside there is no news
+    signal.SIGRTMIN + 3,
+    signal.SIGRTMAX,
+]
+
+
+def mask(bitflow, kind):
+    """The numbers of the signals in a line of /proc/PID/status."""
+    with open(f"/proc/{bitflow.pid}/status") as stream:
+        value = next(int(line.split()[1], 16) for line in stream if line.startswith(kind + ":"))
+    return {number for number in range(1, 65) if value >> (number - 1) & 1}
+
+
+def reading(bitflow, pipe):
+    """Whether it has that file open."""
+    return str(pipe) in bitflow.links()
+
+
+def messages(bitflow):
+    """The application log's, but for those of connections."""
+    return [line["msg"] for line in bitflow.log_lines() if line["msg"] != "both sides finished"]
+
+
+def on_a_silent_pipe(env):
+    """bitflow, started with a configuration that nobody writes; and the pipe."""
+    pipe = env.directory / "pipe.yaml"
+    os.mkfifo(pipe)
+    bitflow = env.launch(pipe)
+    wait_for(lambda: reading(bitflow, pipe), "it waits for its configuration")
+    return bitflow, pipe
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_end_while_the_configuration_is_awaited(env, number):
+    bitflow, _ = on_a_silent_pipe(env)
+    watch = Stopwatch()
+    bitflow.signal(number)
+    assert bitflow.wait_ended() == 0
+    watch.between(0, 1, "the end")
+    assert bitflow.stderr() == f"bitflow: ended by {signal.Signals(number).name} before it had started\n"
+
+
+@pytest.mark.parametrize("number", ORDERS + STRAY)
+def test_nothing_else_kills_while_the_configuration_is_awaited(env, number):
+    listener, address = env.listen(), env.address()
+    text = env.config(proxy(address, listener.address)).read_bytes()
+    bitflow, pipe = on_a_silent_pipe(env)
+    bitflow.signal(number)
+    pipe.write_bytes(text)
+    bitflow.wait_listening(["front"])
+    env.pair(address, listener)
+
+
+def test_a_hangup_during_the_start_is_a_reload_after_it(env):
+    """The file may have changed after it was read."""
+    one, two, echo = env.address(), env.address(), env.echo()
+    second = env.config(proxy(one, echo.address), proxy(two, echo.address, name="later")).read_bytes()
+    first = env.config(proxy(one, echo.address)).read_bytes()
+    bitflow, pipe = on_a_silent_pipe(env)
+    for _ in range(3):
+        bitflow.signal(signal.SIGHUP)  # signals of a kind are one
+    pipe.write_bytes(first)
+    bitflow.wait_listening(["front"])
+    threading.Thread(target=pipe.write_bytes, args=[second], daemon=True).start()
+    bitflow.wait_listening(["front", "later"])
+    sockets.round_trip(env.connect(two))
+    holds_for(0.2, lambda: bitflow.stderr().count("msg=reloaded") == 1, "one reload")
+    assert bitflow.is_running()
+
+
+def test_signals_are_blocked_before_anything_is_read(env):
+    bitflow, _ = on_a_silent_pipe(env)
+    assert set(ENDING + ORDERS + [signal.SIGRTMIN]) == mask(bitflow, "SigBlk")
+    assert set(STRAY) - {signal.SIGRTMIN} <= mask(bitflow, "SigIgn")
+    bitflow.signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", ORDERS)
+def test_hammered_from_the_first_millisecond(env, number):
+    """None kills, and none is lost. The parent blocks it, as while the system loads the program nobody else can."""
+    listener, address = env.listen(), env.address()
+    config = env.config(proxy(address, listener.address))
+    said = "msg=reloaded" if number == signal.SIGHUP else 'msg="connection logs re-opened"'
+    for milliseconds in range(0, 31, 30 // scale(30)):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+        try:
+            bitflow = env.launch(config)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+        watch = Stopwatch()
+        while watch.seconds < milliseconds / 1000:
+            pass
+        bitflow.signal(number)
+        wait_for(lambda bitflow=bitflow: said in bitflow.stderr(), lambda bitflow=bitflow: bitflow.stderr())
+        bitflow.stop()
+
+
+def has_signals(bitflow):
+    """Blocked, or, as the kernel shows it, not blocked for as long as they are waited for."""
+    return signal.SIGTERM in mask(bitflow, "SigBlk") or "listening" in bitflow.stderr()
+
+
+def test_end_at_every_moment_of_the_start(env):
+    """From when it is bitflow that has the signal: always status 0, and no socket's file is left."""
+    config = env.config(proxy(env.unix(), env.echo().address))
+    for milliseconds in range(0, 31, 30 // scale(30)):
+        bitflow = env.launch(config)
+        wait_for(lambda bitflow=bitflow: has_signals(bitflow), "it is bitflow that has the signal")
+        time.sleep(milliseconds / 1000)  # a moment of the start, not a condition
+        bitflow.signal(signal.SIGTERM)
+        assert bitflow.wait_ended() == 0
+        assert not (env.directory / "front.sock").exists()
+
+
+server_numbers = itertools.count(40)
+
+
+@pytest.fixture
+def unresolved(env):
+    """A name that no server answers for, and the plan under which that is so."""
+    server = env.enter(hosts.SilentNameServer(hosts.own_address(next(server_numbers))))
+    return "silent.test:0", hosts.plan(env, [], server.address, "timeout:9 attempts:2"), server
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_end_while_a_listeners_name_is_looked_up(env, unresolved, number):
+    name, plan, server = unresolved
+    target = env.refusing()
+    # What is opened before it is closed again.
+    config = env.config(proxy(env.unix(), target, name="first"), proxy(name, target, name="second"))
+    bitflow = env.launch(config, plan)
+    wait_for(lambda: server.questions > 0, "the name is asked for")
+    watch = Stopwatch()
+    bitflow.signal(number)
+    assert bitflow.wait_ended() == 0
+    watch.between(0, 1.5, "the end")
+    assert [line["msg"] for line in bitflow.log_lines()] == ["shutting down"]
+    assert not (env.directory / "front.sock").exists()
+
+
+@pytest.mark.parametrize("awaited", ["pipe", "name"])
+def test_end_during_a_reload(env, unresolved, awaited):
+    """The reload is given up, and no error; then it is an end like any other."""
+    name, plan, server = unresolved
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address), plan=plan)
+    client = env.connect(address)
+    sockets.round_trip(client)
+    path = env.directory / "config.yaml"
+    if awaited == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        env.config(proxy(address, echo.address), proxy(name, echo.address, name="second"))
+    bitflow.signal(signal.SIGHUP)
+    if awaited == "pipe":
+        wait_for(lambda: reading(bitflow, path), "it waits for its configuration")
+    else:
+        wait_for(lambda: server.questions > 0, "the name is asked for")
+    watch = Stopwatch()
+    bitflow.signal(signal.SIGTERM)
+    wait_for(lambda: 'msg="shutting down"' in bitflow.stderr(), lambda: bitflow.stderr())
+    watch.between(0, 1, "until the end begins")
+    sockets.round_trip(client)
+    client.close()
+    assert bitflow.wait_ended() == 0
+    assert messages(bitflow)[1:] == ["reload given up, the process is told to end", "shutting down", "ended"]
+
+
+@pytest.mark.parametrize("number", [*ENDING, signal.SIGHUP])
+def test_check_is_interrupted(env, number):
+    """By the signal itself, so that a shell's && stops."""
+    pipe = env.directory / "pipe.yaml"
+    os.mkfifo(pipe)
+    done = threading.Event()
+    statuses = []
+
+    def check():
+        with contextlib.suppress(AssertionError):
+            statuses.append(bitflow_process.run("--check", "--config", pipe, plan={"limits": {"CORE": 0}}).returncode)
+        done.set()
+
+    before = children()
+    threading.Thread(target=check, daemon=True).start()
+
+    def waiting_check():
+        for pid in children() - before:
+            with contextlib.suppress(OSError):
+                if str(pipe) in {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")}:
+                    return pid
+        return None
+
+    pid = wait_for(waiting_check, "the check waits for its configuration")
+    watch = Stopwatch()
+    os.kill(pid, number)
+    assert done.wait(5 * waiting.pace())
+    watch.between(0, 1, "the end")
+    assert statuses == [-number]
+
+
+def children():
+    found = set()
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{task}/children") as stream:
+            found |= set(map(int, stream.read().split()))
+    return found
+
+
+@pytest.mark.parametrize("number", STRAY)
+def test_a_stray_signal_means_nothing(env, number):
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address))
+    client = env.connect(address)
+    for _ in range(5):
+        bitflow.signal(number)
+        sockets.round_trip(client)
+    sockets.round_trip(env.connect(address))
+
+
+def test_usr1_opens_the_logs_anew_and_nothing_else(env):
+    """A configuration that is wrong by now does not matter: it is not read."""
+    listener, address = env.listen(), env.address()
+    bitflow = env.start(proxy(address, listener.address))
+    rotated = env.directory / "connections.jsonl.1"
+
+    def serve():
+        client, target = env.pair(address, listener)
+        target.close()
+        client.close()
+
+    serve()
+    bitflow.wait_records(1)
+    env.records_path.rename(rotated)
+    serve()
+    wait_for(lambda: rotated.read_text().count("\n") == 2, "the moved file is still written")
+    env.write("server: [")
+    bitflow.signal(signal.SIGUSR1)
+    wait_for(lambda: env.records_path.exists(), "the path is opened anew")
+    serve()
+    wait_for(lambda: env.records_path.read_text().count("\n") == 1, "it is written")
+    assert rotated.read_text().count("\n") == 2
+    assert messages(bitflow) == ["listening", "connection logs re-opened"]
+
+
+@pytest.mark.parametrize("number", ORDERS)
+def test_logs_are_opened_anew_during_a_drain(env, number):
+    listener, address = env.listen(), env.address()
+    bitflow = env.start(proxy(address, listener.address))
+    client, target = env.pair(address, listener)
+    bitflow.signal(signal.SIGQUIT)
+    wait_for(lambda: 'msg="shutting down" signal=QUIT' in bitflow.stderr(), "the drain begins")
+    env.records_path.unlink()
+    bitflow.signal(number)
+    wait_for(lambda: env.records_path.exists(), "the log is opened anew")
+    client.sendall(b"still served")
+    assert sockets.receive_exactly(target, 12) == b"still served"
+    target.close()
+    client.close()
+    assert bitflow.wait_ended() == 0
+    assert env.records_path.read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("first", ENDING)
+def test_quit_drains_and_a_second_signal_ends(env, first):
+    listener, address = env.listen(), env.address()
+    bitflow = env.start(proxy(address, listener.address), server={"drain_timeout": 0})
+    client, _ = env.pair(address, listener)
+    bitflow.signal(first)
+    wait_for(lambda: "shutting down" in bitflow.stderr(), "the drain begins")
+    holds_for(0.3, lambda: bitflow.is_running() and sockets.is_open(client), "the drain lasts")
+    bitflow.signal(signal.SIGQUIT)
+    assert bitflow.wait_ended() == 0
+    assert bitflow.records()[0]["reason"] == "drain"
+
+
+def test_an_end_is_not_held_up_by_hangups(env):
+    """Taken first, even if there is always another."""
+    bitflow = env.start(proxy(env.address(), env.echo().address))
+    over = threading.Event()
+
+    def hammer():
+        with contextlib.suppress(ProcessLookupError):
+            while not over.is_set():
+                os.kill(bitflow.pid, signal.SIGHUP)
+
+    hammering = threading.Thread(target=hammer, daemon=True)
+    hammering.start()
+    try:
+        wait_for(lambda: "msg=reloaded" in bitflow.stderr(), "it reloads")
+        bitflow.signal(signal.SIGTERM)
+        assert bitflow.wait_ended() == 0
+    finally:
+        over.set()
+        hammering.join()
+
+
+def test_the_crash_reporters_signals_are_any_programs(env):
+    """Nothing is blocked in it, and what may end a program ends it."""
+    bitflow_process.note_sanitizer()
+    if waiting.SANITIZED:
+        pytest.skip("a sanitizer's own handlers are in place")
+    with Scripted(lambda number: HANG) as sentry:
+        bitflow = env.start(
+            proxy(env.address(), env.refusing()),
+            application={"sentry_dsn": sentry.dsn},
+            plan={"limits": {"CORE": 0}},
+        )
+        bitflow.signal_thread(bitflow.pid, signal.SIGSEGV)
+
+        def reporter():
+            with open(f"/proc/{bitflow.pid}/task/{bitflow.pid}/children") as stream:
+                pids = stream.read().split()
+            if not pids or b"--report-crash" not in open(f"/proc/{pids[0]}/cmdline", "rb").read():
+                return None
+            return int(pids[0])
+
+        pid = wait_for(reporter, "the reporter runs")
+        wait_for(lambda: sentry.requests or re.search("could not be reported", bitflow.stderr()), "it reports")
+        with open(f"/proc/{pid}/status") as stream:
+            lines = dict(line.rstrip("\n").split(":\t", 1) for line in stream)
+        assert int(lines["SigBlk"], 16) == 0
+        for number in ENDING + ORDERS:
+            assert int(lines["SigIgn"], 16) >> (number - 1) & 1 == 0
+        os.kill(pid, signal.SIGTERM)
+        bitflow.expected_status = -signal.SIGSEGV
+        watch = Stopwatch()
+        assert bitflow.wait_ended() == -signal.SIGSEGV
+        watch.between(0, 1, "the end")
+
+
+@pytest.mark.parametrize("ignored", ENDING + ORDERS)
+def test_what_a_shell_ignores_is_taken(env, ignored):
+    """nohup and & ignore signals for their programs."""
+    listener, address = env.listen(), env.address()
+    config = env.config(proxy(address, listener.address))
+    before = signal.signal(ignored, signal.SIG_IGN)
+    try:
+        bitflow = env.launch(config)
+    finally:
+        signal.signal(ignored, before)
+    bitflow.wait_listening(["front"])
+    assert ignored not in mask(bitflow, "SigIgn")
+    bitflow.signal(ignored)
+    if ignored in ENDING:
+        assert bitflow.wait_ended() == 0
+    else:
+        wait_for(lambda: "reloaded" in bitflow.stderr() or "re-opened" in bitflow.stderr(), "it is obeyed")
