@@ -1,0 +1,89 @@
+// An allocator that fails when a test says so, for everything in the process, libraries included. The functions are
+// defined here, in front of the C library's; under the address sanitizer they go to its own. The thread sanitizer
+// allocates before it is ready for that, and has nothing to find here: then such a test is skipped. One thread.
+
+#ifndef BITFLOW_TEST_FAILING_MEMORY_H
+#define BITFLOW_TEST_FAILING_MEMORY_H
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__SANITIZE_THREAD__)
+#define HAS_THREAD_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define HAS_THREAD_SANITIZER 1
+#endif
+#endif
+
+static bool is_counting;
+static long live;                // blocks taken and not given back, while counting
+static long left_before_failure; // -1: none fails
+static bool has_failed;
+
+#ifndef HAS_THREAD_SANITIZER
+
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t count, size_t size);
+void *__libc_realloc(void *block, size_t size);
+void __libc_free(void *block);
+void *__interceptor_malloc(size_t size) __attribute__((weak));
+void *__interceptor_calloc(size_t count, size_t size) __attribute__((weak));
+void *__interceptor_realloc(void *block, size_t size) __attribute__((weak));
+void __interceptor_free(void *block) __attribute__((weak));
+
+static bool fails_now(void)
+{
+    if (!is_counting || left_before_failure < 0 || left_before_failure-- > 0)
+        return false;
+    has_failed = true;
+    errno = ENOMEM;
+    return true;
+}
+
+void *malloc(size_t size)
+{
+    if (fails_now())
+        return NULL;
+    live += is_counting;
+    return __interceptor_malloc != NULL ? __interceptor_malloc(size) : __libc_malloc(size);
+}
+
+void *calloc(size_t count, size_t size)
+{
+    if (fails_now())
+        return NULL;
+    live += is_counting;
+    return __interceptor_calloc != NULL ? __interceptor_calloc(count, size) : __libc_calloc(count, size);
+}
+
+void *realloc(void *block, size_t size)
+{
+    if (fails_now())
+        return NULL;
+    live += is_counting && block == NULL;
+    return __interceptor_realloc != NULL ? __interceptor_realloc(block, size) : __libc_realloc(block, size);
+}
+
+void free(void *block)
+{
+    live -= is_counting && block != NULL;
+    if (__interceptor_free != NULL)
+        __interceptor_free(block);
+    else
+        __libc_free(block);
+}
+
+// The sanitizer has its own, which would not come by here.
+char *strdup(const char *text)
+{
+    size_t size = strlen(text) + 1;
+    char *copy = malloc(size);
+    return copy != NULL ? memcpy(copy, text, size) : NULL;
+}
+
+#endif
+
+#endif
