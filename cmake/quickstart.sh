@@ -89,7 +89,7 @@ work=$(mktemp -d) || fail "no temporary directory"
     show "$work/build.end"
     fail "the build failed; its last lines are above"
 }
-echo "   $("$BITFLOW" --version)"
+"$BITFLOW" --version | sed 's/^/   /'
 
 say "3. Starting a web server on $TARGET and bitflow with $CONFIG in front of it"
 check_free "$TARGET" "the web server"

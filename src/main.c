@@ -17,6 +17,7 @@
 #include "bitflow/server/error_reports.h"
 #include "bitflow/server/server.h"
 #include "bitflow/telemetry/sentry.h"
+#include "bitflow/tls/tls_arithmetic.h"
 #include "bitflow/tls/tls_context.h"
 #include "bitflow/version.h"
 
@@ -52,6 +53,15 @@ static int status_of_output(void)
     return fflush(stdout) == 0 && !ferror(stdout) ? EXIT_SUCCESS : EXIT_START_FAILED;
 }
 
+// Which arithmetic runs is known only once the libraries have been asked.
+static int print_version(void)
+{
+    struct error error = ERROR_INIT;
+    bool is_good = tls_init(&error);
+    (void)printf("bitflow %s\narithmetic: %s\n", BITFLOW_VERSION, is_good ? tls_arithmetic_provider() : error.text);
+    return is_good ? status_of_output() : EXIT_START_FAILED;
+}
+
 // Exits for --help, --version and wrong usage.
 static struct arguments parse_arguments(int argc, char **argv)
 {
@@ -75,8 +85,7 @@ static struct arguments parse_arguments(int argc, char **argv)
             break;
         case 'V':
             signals_restore();
-            (void)printf("bitflow %s\n", BITFLOW_VERSION);
-            exit(status_of_output());
+            exit(print_version());
         case 'h':
             signals_restore();
             (void)printf("%s%s", usage, help);

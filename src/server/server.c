@@ -17,6 +17,8 @@
 #include "bitflow/server/doors.h"
 #include "bitflow/server/error_reports.h"
 #include "bitflow/server/metrics_report.h"
+#include "bitflow/tls/tls_arithmetic.h"
+#include "bitflow/version.h"
 #include "debugger.h"
 
 #define WORKERS_PARKED_MAX 512
@@ -266,6 +268,7 @@ bool server_run(const char *path, const struct config *config, struct credential
     log_set_descriptor(STDERR_FILENO);
     log_set_repeats_notice(signals_send_notice);
     set_up_log(config);
+    log_debug(NULL, "starting", "version", BITFLOW_VERSION, "arithmetic", tls_arithmetic_provider(), NULL);
     if (!error_reports_prepare(config, error) || !create_engine(&server.engine, config, error)) {
         credentials_free(&credentials, config->proxy_count);
         config_drop(&config);

@@ -10,6 +10,7 @@
 
 #include "bitflow/base/hash.h"
 #include "bitflow/tls/aead.h"
+#include "bitflow/tls/tls_arithmetic.h"
 #include "tls_parts.h"
 #include "tls_pem.h"
 
@@ -20,7 +21,7 @@ bool tls_init(struct error *error)
     aead_prepare();
     psa_status_t status = psa_crypto_init();
     if (status == PSA_SUCCESS)
-        return true;
+        return tls_arithmetic_init(error);
     error_set(error, status == PSA_ERROR_INSUFFICIENT_MEMORY ? ERROR_NO_MEMORY : ERROR_SYSTEM,
               "the cryptographic library cannot start: PSA status %d", (int)status);
     return false;
@@ -113,7 +114,7 @@ static bool load_pair(struct entry_loader *loader)
               pem_parse_key(entry->key_path, &text, &entry->key, error);
     entry->others_may_read_key = text.others_may_read;
     pem_text_release(&text);
-    if (!is_good || !check_pair(entry, error))
+    if (!is_good || !check_pair(entry, error) || !rsa_twin_create(&entry->key, &entry->key_twin, error))
         return false;
     loader->key = "certificate";
     return loader->context->role == TLS_CLIENT || is_for_servers(entry->certificate_path, &entry->chain, error);
@@ -313,6 +314,7 @@ uint64_t tls_context_fingerprint(const struct tls_context *context)
 
 static void release_entry(struct tls_entry *entry)
 {
+    rsa_twin_destroy(&entry->key_twin);
     mbedtls_pk_free(&entry->key); // wipes it
     mbedtls_x509_crt_free(&entry->chain);
     mbedtls_x509_crt_free(&entry->authorities);

@@ -13,6 +13,7 @@
 #include <mbedtls/x509_crt.h>
 
 #include "bitflow/tls/tls_context.h"
+#include "tls_arithmetic_parts.h"
 
 // One of the configuration's certificates: a pair, an authority, or both.
 struct tls_entry {
@@ -23,7 +24,8 @@ struct tls_entry {
     bool others_may_read_key;
     unsigned skipped_authorities;
     mbedtls_x509_crt chain;
-    mbedtls_pk_context key; // RSA: mbedTLS locks it for each signature
+    mbedtls_pk_context key;    // RSA: mbedTLS locks it for each signature that it makes itself
+    struct rsa_twin *key_twin; // NULL: it does
     mbedtls_x509_crt authorities;
     mbedtls_x509_crl revoked;
 };

@@ -5,6 +5,7 @@
 
 #include <mbedtls/platform_util.h>
 
+#include "tls_arithmetic_parts.h"
 #include "tls_handshake.h"
 #include "tls_parts.h"
 
@@ -65,6 +66,7 @@ static bool begin(const struct tls_context *context, int fd, const char *host, s
                                     ? TLS_PLAIN_MAX // 1.3's are one less by mbedTLS's own padding
                                     : (size_t)mbedtls_ssl_get_max_out_record_payload(&handshake->ssl);
     tls_handshake_release(handshake);
+    arithmetic_leave_thread();
     free(handshake);
     return is_good;
 }

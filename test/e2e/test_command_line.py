@@ -1,7 +1,9 @@
 """The command line: options, exit statuses, --check, --version, --help."""
 
+import pathlib
 import re
 import signal
+import struct
 import subprocess
 
 import pytest
@@ -18,7 +20,40 @@ GOOD = configs.with_line("top", "")
 def test_version():
     done = bitflow_process.run("--version")
     assert done.returncode == 0 and done.stderr == ""
-    assert re.fullmatch(r"bitflow v?\d+\.\d+(\.\d+)?[^\n]*\n(.*\n)*", done.stdout), done.stdout
+    assert re.fullmatch(r"bitflow v?\d+\.\d+(\.\d+)?[^\n]*\n"
+                        r"arithmetic: (libcrypto \(OpenSSL 3\.[\w.-]+\)|mbedTLS 3\.[\w.-]+)\n",
+                        done.stdout), done.stdout
+
+
+REPLACED = ("mbedtls_ecp_mul", "mbedtls_ecp_mul_restartable", "mbedtls_ecp_muladd", "mbedtls_ecp_muladd_restartable",
+            "mbedtls_rsa_public", "mbedtls_rsa_private")
+
+
+def test_version_tells_whose_arithmetic_runs():
+    """The dynamic linker says where mbedTLS's library finds each of the functions that the program replaces."""
+    done = bitflow_process.run("--version", environment={"LD_DEBUG": "bindings"})
+    assert done.returncode == 0
+    bound = {name: target for target, name in re.findall(
+        r"binding file \S*/libmbedcrypto\S* \[0\] to (\S+) \[0\]: normal symbol `(\w+)'", done.stderr)}
+    assert "mbedtls_ecp_mul" in bound or "mbedTLS" in done.stdout, done.stderr[-2000:]
+    ours = [name for name in REPLACED if bound.get(name) == str(bitflow_process.binary())]
+    assert ours == (list(REPLACED) if "arithmetic: libcrypto" in done.stdout else []), bound
+
+
+def test_version_when_mbedtls_calls_itself(tmp_path):
+    """As a library linked with -Bsymbolic does: the program cannot replace its functions then, and says so."""
+    linked = subprocess.run(["ldd", bitflow_process.binary()], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"(libmbedcrypto\S*) => (\S+)", linked)
+    if found is None:
+        pytest.skip("mbedTLS is linked statically")
+    content = pathlib.Path(found.group(2)).read_bytes()
+    flags, bind_now, symbolic = 30, 8, 2  # DT_FLAGS, DF_BIND_NOW, DF_SYMBOLIC
+    before, after = struct.pack("=QQ", flags, bind_now), struct.pack("=QQ", flags, bind_now | symbolic)
+    if content.count(before) != 1:
+        pytest.skip("mbedTLS's library is not linked as Debian's is")
+    (tmp_path / found.group(1)).write_bytes(content.replace(before, after))
+    done = bitflow_process.run("--version", environment={"LD_LIBRARY_PATH": str(tmp_path)})
+    assert done.returncode == 0 and re.search(r"^arithmetic: mbedTLS 3\.[\d.]+$", done.stdout, re.M), done
 
 
 def test_help():

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+import bitflow_process
 import needs
 import sockets
 from environment import proxy
@@ -132,6 +133,14 @@ def test_failed_dial_is_told(env):
         ],
         "the log tells why",
     )
+
+
+def test_the_first_line_tells_version_and_arithmetic(env):
+    bitflow = env.start(proxy(env.address(), env.echo().address), level="debug")
+    version, arithmetic = bitflow_process.run("--version").stdout.splitlines()
+    first = bitflow.log_lines()[0]
+    assert first["msg"] == "starting" and first["level"] == "debug", first
+    assert version == "bitflow " + first["version"] and arithmetic == "arithmetic: " + first["arithmetic"], first
 
 
 def test_listening_line(env):

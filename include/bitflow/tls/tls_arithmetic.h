@@ -1,0 +1,20 @@
+// Which library does the arithmetic of mbedTLS's handshakes: curves and RSA. Where the build can
+// (cmake/Arithmetic.cmake), the program has mbedTLS's public functions for it itself, done by libcrypto, and mbedTLS's
+// shared libraries call these in place of their own.
+
+#ifndef BITFLOW_TLS_TLS_ARITHMETIC_H
+#define BITFLOW_TLS_TLS_ARITHMETIC_H
+
+#include <stdbool.h>
+
+#include "bitflow/base/error.h"
+
+// Prepares it, and finds out whether mbedTLS really calls it; by tls_init(), before there are other threads. Where it
+// does not, its own functions do the work, which is no error. ERROR_SYSTEM: libcrypto does not give the curves (for
+// want of memory, too) or computes something else than it should, or mbedTLS's own functions are not found.
+bool tls_arithmetic_init(struct error *error);
+
+// For --version and the log, as tls_arithmetic_init() has found it: "libcrypto (OpenSSL 3.0.19)", "mbedTLS 3.6.6".
+const char *tls_arithmetic_provider(void);
+
+#endif

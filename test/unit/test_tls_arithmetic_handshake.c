@@ -1,0 +1,95 @@
+// Whole handshakes with OpenSSL: that their arithmetic is libcrypto's, on both sides and with every kind of key.
+
+#include "tls_peer.h"
+
+#include "../../src/tls/tls_arithmetic_parts.h"
+
+static struct rig_issued ca;
+static const char *const kinds[] = {"rsa", "P-256", "P-384"};
+
+// What libcrypto has done for a handshake of this thread.
+static struct arithmetic_counts shake_hands(enum tls_role role, int version, const char *kind, const char *groups)
+{
+    struct rig_config config;
+    char key[32];
+    char certificate[32];
+    (void)snprintf(key, sizeof key, "%s.key", kind);
+    (void)snprintf(certificate, sizeof certificate, "%s.crt", kind);
+    rig_config_init(&config, VERIFY_STRICT);
+    rig_config_add(&config, key, certificate, "ca.crt", NULL);
+    struct tls_context *context = rig_context(&config, role);
+    struct peer peer = {.minimum = version,
+                        .maximum = version,
+                        .groups = groups,
+                        .server_name = role == TLS_SERVER ? "s.example" : NULL,
+                        .pair = kind,
+                        .authorities = "ca.crt"};
+    struct tls_session session;
+    struct error error;
+    const struct arithmetic_counts before = arithmetic_counts;
+    if (!run_session(context, role, "s.example", &peer, &session, &error))
+        fail_msg("%s, %s, %d: %s (the peer: %s)", groups, kind, role, error.text, peer.error);
+    struct arithmetic_counts done = arithmetic_counts;
+    for (size_t i = 0; i < ARITHMETIC_COUNT; i++) {
+        done.entered[i] -= before.entered[i];
+        done.done[i] -= before.done[i];
+    }
+    tls_context_destroy(&context);
+    return done;
+}
+
+static void test_every_handshake(void **state)
+{
+    (void)state;
+    static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
+    // The certificate's own curve must be among them in TLS 1.2; 1.3 takes the first.
+    static const char *const groups[] = {"X25519:P-256:P-384", "P-256:P-384", "P-384:P-256"};
+    for (size_t i = 0; i < ARRAY_LENGTH(versions); i++)
+        for (size_t j = 0; j < ARRAY_LENGTH(kinds); j++)
+            for (size_t k = 0; k < ARRAY_LENGTH(groups); k++) {
+                bool is_rsa = j == 0;
+                struct arithmetic_counts as_server = shake_hands(TLS_SERVER, versions[i], kinds[j], groups[k]);
+                struct arithmetic_counts as_client = shake_hands(TLS_CLIENT, versions[i], kinds[j], groups[k]);
+                // The exchange of keys. Of the base point of P-384, mbedTLS makes products itself before OpenSSL 3.2.
+                unsigned long least = k == 2 ? 1 : 2;
+                assert_true(as_server.done[CURVE_PRODUCT] >= least && as_client.done[CURVE_PRODUCT] >= least);
+                // Each side signs with its certificate's key; the authority's own is P-256.
+                assert_int_equal(as_server.done[RSA_PRIVATE], is_rsa);
+                assert_int_equal(as_server.entered[RSA_PRIVATE], is_rsa);
+                assert_true(as_client.done[CURVE_SUM] >= 1);
+                assert_int_equal(as_client.done[CURVE_SUM], as_client.entered[CURVE_SUM]);
+                assert_int_equal(as_client.done[RSA_PUBLIC] > 0, is_rsa);
+                assert_int_equal(as_client.done[RSA_PUBLIC], as_client.entered[RSA_PUBLIC]);
+            }
+}
+
+static int begin(void **state)
+{
+    (void)state;
+    rig_tls_begin();
+    ca = rig_issue(&(struct rig_request){.subject = "ca", .is_ca = true});
+    rig_write_pair("ca", &ca);
+    for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++) {
+        struct rig_issued issued = rig_issue(
+            &(struct rig_request){.subject = "server", .names = "DNS:s.example", .kind = kinds[i], .issuer = &ca});
+        rig_write_pair(kinds[i], &issued);
+        rig_drop(&issued);
+    }
+    return 0;
+}
+
+static int end(void **state)
+{
+    (void)state;
+    rig_drop(&ca);
+    rig_tls_end();
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_handshake),
+    };
+    return cmocka_run_group_tests(tests, begin, end);
+}

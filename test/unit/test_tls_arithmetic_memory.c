@@ -1,0 +1,138 @@
+// The arithmetic when memory runs out: each allocation fails in turn, both libraries' too. What comes out is the right
+// result, where mbedTLS could still do it, or an error; and all that was taken is given back.
+
+#include "arithmetic_rig.h"
+
+#include <mbedtls/pk.h>
+#include <openssl/crypto.h>
+
+#include "failing_memory.h"
+
+struct operands {
+    struct rig_curve curve;
+    mbedtls_pk_context key;
+    unsigned char input[128];
+    unsigned char expected[128];
+    unsigned char output[128];
+};
+
+static int multiply(struct operands *with)
+{
+    return mbedtls_ecp_mul(&with->curve.group, &with->curve.r, &with->curve.m, &with->curve.p, RIG_RANDOM);
+}
+
+static int multiply_base(struct operands *with)
+{
+    return mbedtls_ecp_mul(&with->curve.group, &with->curve.r, &with->curve.m, &with->curve.group.G, RIG_RANDOM);
+}
+
+static int add(struct operands *with)
+{
+    struct rig_curve *curve = &with->curve;
+    return mbedtls_ecp_muladd(&curve->group, &curve->r, &curve->m, &curve->group.G, &curve->m, &curve->p);
+}
+
+static int raise(struct operands *with)
+{
+    return mbedtls_rsa_public(mbedtls_pk_rsa(with->key), with->input, with->output);
+}
+
+static int sign_with_twin(struct operands *with)
+{
+    struct error error = ERROR_INIT;
+    struct rsa_twin *twin = NULL;
+    if (!rsa_twin_create(&with->key, &twin, &error))
+        return error.code == ERROR_NO_MEMORY ? -1 : 1;
+    int status = mbedtls_rsa_private(mbedtls_pk_rsa(with->key), RIG_RANDOM, with->input, with->output);
+    rsa_twin_destroy(&twin);
+    return status;
+}
+
+// Once with the allocation `failing`; -1: none. libcrypto keeps a list of errors for each thread, which is not to be
+// taken for a leak.
+static int attempt(int (*run)(struct operands *), struct operands *with, long failing)
+{
+    OPENSSL_thread_stop();
+    memory_count_begin(failing);
+    int status = run(with);
+    OPENSSL_thread_stop();
+    (void)memory_count_end();
+    return status;
+}
+
+static void assert_survives(int (*run)(struct operands *), struct operands *with, bool is_curve)
+{
+    struct rig_curve *curve = &with->curve;
+    assert_int_equal(attempt(run, with, -1), 0);
+    assert_int_equal(mbedtls_ecp_copy(&curve->expected, &curve->r), 0);
+    memcpy(with->expected, with->output, sizeof with->output);
+    long failing = 0;
+    for (;; failing++) {
+        mbedtls_ecp_point_free(&curve->r);
+        memset(with->output, 0, sizeof with->output);
+        int status = attempt(run, with, failing);
+        if (!has_failed)
+            break;
+        if (status > 0)
+            fail_msg("with allocation %ld failing: %d", failing, status);
+        if (status == 0 && is_curve)
+            assert_int_equal(mbedtls_ecp_point_cmp(&curve->r, &curve->expected), 0);
+        else if (status == 0)
+            assert_memory_equal(with->output, with->expected, sizeof with->output);
+        is_counting = true;
+        mbedtls_ecp_point_free(&curve->r);
+        is_counting = false;
+        if (live != 0)
+            fail_msg("with allocation %ld failing: %ld blocks leaked", failing, live);
+    }
+    assert_true(failing > 5); // otherwise the allocator here is not the one in use
+}
+
+static void test_curves(void **state)
+{
+    (void)state;
+    static const mbedtls_ecp_group_id ids[] = {MBEDTLS_ECP_DP_CURVE25519, MBEDTLS_ECP_DP_SECP256R1};
+#ifdef HAS_THREAD_SANITIZER
+    skip();
+#endif
+    for (size_t i = 0; i < ARRAY_LENGTH(ids); i++) {
+        struct operands with;
+        rig_curve_init(&with.curve, ids[i]);
+        assert_int_equal(mbedtls_ecp_gen_privkey(&with.curve.group, &with.curve.m, RIG_RANDOM), 0);
+        rig_random_point(&with.curve, &with.curve.p);
+        assert_survives(multiply, &with, true);
+        assert_survives(multiply_base, &with, true);
+        if (ids[i] != MBEDTLS_ECP_DP_CURVE25519)
+            assert_survives(add, &with, true);
+        rig_curve_release(&with.curve);
+    }
+}
+
+static void test_rsa(void **state)
+{
+    (void)state;
+#ifdef HAS_THREAD_SANITIZER
+    skip();
+#endif
+    struct operands with = {.input = {0, 1, 2, 3}};
+    rig_curve_init(&with.curve, MBEDTLS_ECP_DP_SECP256R1);
+    mbedtls_pk_init(&with.key);
+    assert_int_equal(mbedtls_pk_setup(&with.key, mbedtls_pk_info_from_type(MBEDTLS_PK_RSA)), 0);
+    assert_int_equal(mbedtls_rsa_gen_key(mbedtls_pk_rsa(with.key), RIG_RANDOM, 1024, 65537), 0);
+    // mbedTLS's own keep something in the key the first time.
+    assert_int_equal(rig_originals->rsa_public(mbedtls_pk_rsa(with.key), with.input, with.output), 0);
+    assert_int_equal(rig_originals->rsa_private(mbedtls_pk_rsa(with.key), RIG_RANDOM, with.input, with.output), 0);
+    assert_survives(raise, &with, false);
+    assert_survives(sign_with_twin, &with, false);
+    mbedtls_pk_free(&with.key);
+    rig_curve_release(&with.curve);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_curves),
+        cmocka_unit_test(test_rsa),
+    };
+    return cmocka_run_group_tests(tests, rig_begin, NULL);
+}
