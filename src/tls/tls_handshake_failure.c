@@ -2,8 +2,11 @@
 
 #include <string.h>
 
+#include <mbedtls/asn1.h>
 #include <mbedtls/ecp.h>
 #include <mbedtls/error.h>
+#include <mbedtls/md.h>
+#include <mbedtls/pem.h>
 #include <mbedtls/rsa.h>
 
 #include "tls_handshake.h"
@@ -175,11 +178,15 @@ bool tls_handshake_owes_alert(const struct tls_handshake *handshake, int status,
     return true;
 }
 
-static bool is_memory_error(int status)
+bool tls_is_memory_error(int status)
 {
-    return status == MBEDTLS_ERR_SSL_ALLOC_FAILED || status == MBEDTLS_ERR_X509_ALLOC_FAILED ||
-           status == MBEDTLS_ERR_PK_ALLOC_FAILED || status == MBEDTLS_ERR_MPI_ALLOC_FAILED ||
-           status == MBEDTLS_ERR_ECP_ALLOC_FAILED;
+    // A sum of what failed, in steps of 0x80, and of what failed below that.
+    int high = -(-status & ~0x7f);
+    int low = -(-status & 0x7f);
+    return high == MBEDTLS_ERR_SSL_ALLOC_FAILED || high == MBEDTLS_ERR_X509_ALLOC_FAILED ||
+           high == MBEDTLS_ERR_PK_ALLOC_FAILED || high == MBEDTLS_ERR_ECP_ALLOC_FAILED ||
+           high == MBEDTLS_ERR_PEM_ALLOC_FAILED || high == MBEDTLS_ERR_MD_ALLOC_FAILED ||
+           low == MBEDTLS_ERR_MPI_ALLOC_FAILED || low == MBEDTLS_ERR_ASN1_ALLOC_FAILED;
 }
 
 static enum tls_failure classify_alert(const struct tls_handshake *handshake)
@@ -244,7 +251,7 @@ enum tls_failure tls_handshake_classify(const struct tls_handshake *handshake, i
     }
     if (has_ended_by_alert(handshake, status))
         return classify_alert(handshake);
-    if (is_memory_error(status))
+    if (tls_is_memory_error(status))
         return TLS_FAILURE_OUT_OF_MEMORY;
     if (handshake->first_length > 0 && !is_tls_record(handshake))
         return TLS_FAILURE_NOT_TLS;
@@ -272,7 +279,7 @@ void tls_handshake_describe(struct tls_handshake *handshake, int status, struct 
     } else if (status == MBEDTLS_ERR_X509_CERT_VERIFY_FAILED || status == MBEDTLS_ERR_SSL_BAD_CERTIFICATE) {
         error_set(error, ERROR_INVALID, "%s",
                   tls_verify_reason(&handshake->verification, mbedtls_ssl_get_verify_result(&handshake->ssl)));
-    } else if (is_memory_error(status)) {
+    } else if (tls_is_memory_error(status)) {
         error_set(error, ERROR_NO_MEMORY, "out of memory for a TLS handshake");
     } else if (handshake->first_length > 0 && !is_tls_record(handshake)) {
         describe_stranger(handshake, peer, error);

@@ -14,6 +14,8 @@
 
 #include "bitflow/tls/tls_context.h"
 
+#define TLS_SUITE_COUNT 9 // that we can speak
+
 // One of the configuration's certificates: a pair, an authority, or both.
 struct tls_entry {
     char *certificate_path; // NULL: it has no pair
@@ -32,6 +34,7 @@ struct tls_context {
     enum tls_role role;
     enum verify_mode verify_mode;
     mbedtls_ssl_config config;
+    int suites[TLS_SUITE_COUNT + 1]; // its cipher suites, 0 at the end
     struct tls_entry *entries;
     size_t entry_count;
     mbedtls_x509_crt authorities; // of all entries; or, of a target without any, the system's
@@ -48,6 +51,9 @@ int tls_choose_entry(const struct tls_context *context, const char *name, mbedtl
 // The suites, versions and so on, the same for both roles but for what only one of them has. `context` has everything
 // but its `config`.
 bool tls_policy_apply(struct tls_context *context, enum tls_minimum minimum, struct error *error);
+
+// Whether mbedTLS has failed for want of memory.
+bool tls_is_memory_error(int status);
 
 // mbedTLS's certificate callback: copies the server name to the handshake that is the connection's user data, and
 // chooses.

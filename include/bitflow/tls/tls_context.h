@@ -16,8 +16,12 @@ enum tls_role { TLS_SERVER /* a listener's */, TLS_CLIENT /* a target's */ };
 
 struct tls_context;
 
-// psa_crypto_init() and the like; once, in main, before any other thread. ERROR_SYSTEM.
+// Starts the cryptographic libraries, and finds out whether they can be used; in main, before any other thread, so that
+// a connection has nothing to start. ERROR_SYSTEM, ERROR_NO_MEMORY.
 bool tls_init(struct error *error);
+
+// Is called for each cipher that is not to be had, so that its cipher suites are not offered. After tls_init().
+void tls_warn(void (*tell)(void *argument, const char *text), void *argument);
 
 // Is told what is wrong: an error that names the file and the reason in words (no such file, not a PEM, the key is
 // encrypted, the key does not belong to the certificate, an unsupported kind of key, ...). `entry` is the index of the
