@@ -140,6 +140,11 @@ static int receive(void *argument, unsigned char *buffer, size_t room)
         if (got > 0) {
             follow(handshake, buffer, (size_t)got);
             handshake->received += (uint64_t)got;
+            // mbedTLS passes over the version where it speaks both: a ServerHello that says 1.3 here, and gives a suite
+            // of 1.3's without choosing that version, would have it finish a handshake without keys.
+            if (handshake->context->role == TLS_CLIENT &&
+                !server_hello_follow(&handshake->server_hello, buffer, (size_t)got))
+                return MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION;
             return (int)got;
         }
         if (got == 0) {

@@ -14,6 +14,7 @@
 #include "bitflow/net/patience.h"
 #include "bitflow/tls/tls_record.h"
 #include "bitflow/tls/tls_session.h"
+#include "bitflow/wire/server_hello.h"
 #include "tls_parts.h"
 #include "tls_verify.h"
 
@@ -59,6 +60,7 @@ struct tls_handshake {
     size_t body_left;     // of that record
     bool has_plain_alert; // an alert came that was not encrypted
     uint8_t plain_alert;
+    struct server_hello server_hello; // a target's
 };
 
 struct tls_suite {

@@ -224,7 +224,7 @@ static enum tls_failure classify_status(const struct tls_handshake *handshake, i
     case MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE:
         return TLS_FAILURE_CERTIFICATE_MISSING;
     case MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION:
-        return TLS_FAILURE_VERSION;
+        return handshake->server_hello.version > SERVER_HELLO_VERSION ? TLS_FAILURE_RULES : TLS_FAILURE_VERSION;
     case MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE:
         return is_bad_signature(handshake, status) ? TLS_FAILURE_CERTIFICATE_INVALID : TLS_FAILURE_CIPHER;
     case MBEDTLS_ERR_SSL_NO_APPLICATION_PROTOCOL:
@@ -266,6 +266,21 @@ const char *tls_failure_name(enum tls_failure failure)
     return names[failure];
 }
 
+static void describe_server_hello(const struct tls_handshake *handshake, struct error *error)
+{
+    unsigned version = handshake->server_hello.version;
+    if (version >= 0x0300 && version < SERVER_HELLO_VERSION)
+        error_set(error, ERROR_INVALID, "no TLS version in common: the target chose %s",
+                  version == 0x0300   ? "SSL 3.0"
+                  : version == 0x0301 ? "TLS 1.0"
+                                      : "TLS 1.1");
+    else
+        error_set(error, ERROR_INVALID,
+                  "the target broke the rules of TLS: its ServerHello has the version 0x%04x, where 1.2 and 1.3 both "
+                  "have 0x%04x",
+                  version, SERVER_HELLO_VERSION);
+}
+
 void tls_handshake_describe(struct tls_handshake *handshake, int status, struct error *error)
 {
     const char *peer = handshake->context->role == TLS_SERVER ? "the client" : "the target";
@@ -290,6 +305,8 @@ void tls_handshake_describe(struct tls_handshake *handshake, int status, struct 
                   "%s made a choice that we did not offer, such as an RSA-PSS signature in TLS 1.2", peer);
     } else if (is_bad_signature(handshake, status)) {
         error_set(error, ERROR_INVALID, "%s has not the key of its certificate: its signature is wrong", peer);
+    } else if (handshake->server_hello.is_refused) {
+        describe_server_hello(handshake, error);
     } else if (words != NULL) {
         error_set(error, ERROR_INVALID, "%s%s%s", words->is_about_peer ? peer : "", words->is_about_peer ? " " : "",
                   words->text);
