@@ -34,7 +34,8 @@ static struct tls_entry *choose(const struct tls_context *context, const char *n
     return best;
 }
 
-int tls_choose_entry(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl)
+int tls_choose_entry(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl,
+                     const struct tls_entry **authority)
 {
     enum name_match how;
     struct tls_entry *chosen = choose(context, name, &how);
@@ -53,8 +54,8 @@ int tls_choose_entry(const struct tls_context *context, const char *name, mbedtl
     }
     // Without an authority of its own, the context's are in force.
     bool has_own = context->verify_mode != VERIFY_NONE && chosen->authority_path != NULL;
-    mbedtls_ssl_set_hs_ca_chain(ssl, has_own ? &chosen->authorities : NULL,
-                                has_own && chosen->revoked.raw.p != NULL ? &chosen->revoked : NULL);
+    *authority = has_own ? chosen : NULL;
+    mbedtls_ssl_set_hs_ca_chain(ssl, has_own ? &chosen->authorities : NULL, NULL); // no lists: see tls_revocation.h
     // A TLS 1.3 server is done with the handshake's keys by the time that it sees the client's certificate, but mbedTLS
     // would still use them for the alert, which no client could then read. So the handshake is let through to its end,
     // where tls_verify_result() has the last word in any case.

@@ -193,7 +193,7 @@ int tls_certificate_callback(mbedtls_ssl_context *ssl)
         return MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER;
     handshake->has_chosen = true;
     memcpy(handshake->facts->server_name, asked, sizeof asked);
-    return tls_choose_entry(handshake->context, handshake->facts->server_name, ssl);
+    return tls_choose_entry(handshake->context, handshake->facts->server_name, ssl, &handshake->verification.entry);
 }
 
 // Whom we connect to: the name to be sent and verified.
@@ -211,7 +211,7 @@ static int set_host(struct tls_handshake *handshake)
 static bool prepare(struct tls_handshake *handshake, const char *host, struct error *error)
 {
     const struct tls_context *context = handshake->context;
-    if (!tls_verification_init(&handshake->verification, context->role, context->verify_mode, host)) {
+    if (!tls_verification_init(&handshake->verification, context, host)) {
         error_set(error, ERROR_INVALID, "the target has no name that its certificate could be for");
         return false;
     }

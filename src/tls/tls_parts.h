@@ -45,8 +45,10 @@ struct tls_context {
 };
 
 // Gives the server's handshake the entry that the client's server name asks for: its certificate and its authority.
-// `name` is in lower case; empty: none was sent. 0, or mbedTLS's error.
-int tls_choose_entry(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl);
+// `name` is in lower case; empty: none was sent. `authority` gets the entry if its own authority is in force, NULL if
+// the context's are. 0, or mbedTLS's error.
+int tls_choose_entry(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl,
+                     const struct tls_entry **authority);
 
 // The suites, versions and so on, the same for both roles but for what only one of them has. `context` has everything
 // but its `config`.

@@ -58,8 +58,7 @@ bool tls_policy_apply(struct tls_context *context, enum tls_minimum minimum, str
     mbedtls_ssl_conf_session_tickets(config, MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
     mbedtls_ssl_conf_tls13_key_exchange_modes(config, MBEDTLS_SSL_TLS1_3_KEY_EXCHANGE_MODE_EPHEMERAL);
     if (context->authorities.raw.p != NULL)
-        mbedtls_ssl_conf_ca_chain(config, &context->authorities,
-                                  context->revoked.raw.p != NULL ? &context->revoked : NULL);
+        mbedtls_ssl_conf_ca_chain(config, &context->authorities, NULL); // no lists: see tls_revocation.h
     if (is_server) {
         mbedtls_ssl_conf_new_session_tickets(config, 0);
         mbedtls_ssl_conf_cert_cb(config, tls_certificate_callback);
