@@ -147,6 +147,12 @@ static void print_line(void *argument, const char *line)
     (void)fprintf(stderr, "%s\n", line);
 }
 
+static void print_tls_warning(void *argument, const char *text)
+{
+    (void)argument;
+    (void)fprintf(stderr, "bitflow: warning: %s\n", text);
+}
+
 // Where the parent closed one of the standard descriptors, a client's socket could become number 2, and be sent the
 // log.
 static bool fill_standard_descriptors(void)
@@ -201,6 +207,7 @@ int main(int argc, char **argv)
         return signals_told_to_end() ? end_before_start() : EXIT_USAGE;
     if (arguments.check) {
         config_warn(arguments.config, config, print_line, NULL);
+        tls_warn(print_tls_warning, NULL);
         credentials_warn(credentials, config, print_warning, (void *)arguments.config);
         credentials_free(&credentials, config->proxy_count);
         (void)printf("%s: the configuration is valid\n", arguments.config);

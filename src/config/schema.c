@@ -144,7 +144,8 @@ static const struct schema_row certificate_rows[] = {
      .has_mark = true,
      .check = syntax_path,
      .fallback_text = "none",
-     .description = "What the authority has revoked: its CRLs, a PEM file. Goes together with `authority`."},
+     .description = "What has been revoked, a PEM file of CRLs: a current one of every CA that a chain leads over is "
+                    "needed, or the certificate is refused. Goes together with `authority`."},
 };
 OBJECT(certificate, struct certificate_config);
 

@@ -34,18 +34,27 @@ static void send_unrecognized_name(int client)
     socket_end_and_drain(client);
 }
 
-static bool choose_target(struct ingress *ingress, const struct proxy_config *settings, int client,
+static bool choose_target(struct ingress *ingress, const struct generation *generation, int client,
                           enum close_reason *reason, struct error *error)
 {
-    ingress->target = balancer_by_name(settings->targets, settings->target_count, ingress->server_name);
-    if (ingress->target != BALANCER_NO_MORE)
+    const struct proxy_config *settings = generation->settings;
+    const struct tls_context *context = generation->credentials.listener; // NULL: passed through
+    const char *name = ingress->server_name;
+    bool has_name = *name != '\0';
+    size_t target = balancer_by_name(settings->targets, settings->target_count, name);
+    if (target != BALANCER_NO_MORE && (context == NULL || tls_context_has_judge(context, name))) {
+        ingress->target = target;
         return true;
-    if (*ingress->server_name == '\0')
-        error_set(error, ERROR_INVALID, "the client sent no server name, and no target is named *");
+    }
+    if (target != BALANCER_NO_MORE)
+        error_set(error, ERROR_INVALID, "%s%s, and which authority is to judge the client depends on that",
+                  has_name ? "no certificate is for the server name " : "the client sent no server name", name);
+    else if (has_name)
+        error_set(error, ERROR_INVALID, "no target is for the server name %s", name);
     else
-        error_set(error, ERROR_INVALID, "no target is for the server name %s", ingress->server_name);
-    *reason = settings->listener.tls != NULL ? CLOSE_UNRECOGNIZED_NAME : CLOSE_SNI_UNMATCHED;
-    if (settings->listener.tls != NULL)
+        error_set(error, ERROR_INVALID, "the client sent no server name, and no target is named *");
+    *reason = context != NULL ? CLOSE_UNRECOGNIZED_NAME : CLOSE_SNI_UNMATCHED;
+    if (context != NULL)
         send_unrecognized_name(client);
     return false;
 }
@@ -66,9 +75,10 @@ static bool is_routed_as_agreed(const struct ingress *ingress, int client, struc
 }
 
 // What is no ClientHello is told by the handshake, where there is one.
-static bool route(struct ingress *ingress, const struct proxy_config *settings, int client, int64_t deadline,
+static bool route(struct ingress *ingress, const struct generation *generation, int client, int64_t deadline,
                   enum close_reason *reason, struct error *error)
 {
+    const struct proxy_config *settings = generation->settings;
     struct client_hello *hello = malloc(sizeof *hello);
     if (hello == NULL) {
         error_set_errno(error, ENOMEM, "cannot look at the client's hello");
@@ -84,7 +94,7 @@ static bool route(struct ingress *ingress, const struct proxy_config *settings, 
         memcpy(ingress->server_name, hello->server_name, sizeof ingress->server_name);
     free(hello);
     if (is_hello)
-        return choose_target(ingress, settings, client, reason, error);
+        return choose_target(ingress, generation, client, reason, error);
     if (settings->listener.tls != NULL && why.code == ERROR_INVALID)
         return true;
     *reason = reason_of(&why);
@@ -128,7 +138,7 @@ bool ingress_admit(struct ingress *ingress, const struct generation *generation,
     if (tls == NULL && settings->balancer != BALANCER_SNI)
         return true;
     int64_t deadline = deadline_after(tls != NULL ? tls->handshake_timeout : settings->listener.client_hello_timeout);
-    if (settings->balancer == BALANCER_SNI && !route(ingress, settings, client, deadline, reason, error))
+    if (settings->balancer == BALANCER_SNI && !route(ingress, generation, client, deadline, reason, error))
         return false;
     if (tls == NULL)
         return true;

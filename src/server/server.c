@@ -18,6 +18,7 @@
 #include "bitflow/server/error_reports.h"
 #include "bitflow/server/metrics_report.h"
 #include "bitflow/tls/tls_arithmetic.h"
+#include "bitflow/tls/tls_context.h"
 #include "bitflow/version.h"
 #include "debugger.h"
 
@@ -105,12 +106,19 @@ static void log_config_warning(void *argument, const char *line)
     log_warn(NULL, "configuration warning", "warning", line, NULL);
 }
 
+static void log_tls_warning(void *argument, const char *text)
+{
+    (void)argument;
+    log_warn(NULL, text, NULL);
+}
+
 // Puts both in force, and takes them over. False: nothing has changed.
 static bool change(struct server *server, const struct config *config, struct credentials *credentials,
                    struct error *error)
 {
     size_t proxy_count = config->proxy_count;
     config_warn(server->path, config, log_config_warning, NULL);
+    tls_warn(log_tls_warning, NULL);
     credentials_warn(credentials, config, log_warning, NULL);
     bool changed = metrics_report_prepare(&server->metrics, config, error) && error_reports_prepare(config, error) &&
                    doors_change(&server->doors, config, credentials, error);

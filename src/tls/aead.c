@@ -14,15 +14,27 @@ size_t aead_key_size(enum aead_algorithm algorithm)
     return algorithm == AEAD_AES_128_GCM ? 16 : 32;
 }
 
+const char *aead_name(enum aead_algorithm algorithm)
+{
+    static const char *const names[AEAD_ALGORITHM_COUNT] = {[AEAD_AES_128_GCM] = "AES-128-GCM",
+                                                            [AEAD_AES_256_GCM] = "AES-256-GCM",
+                                                            [AEAD_CHACHA20_POLY1305] = "ChaCha20-Poly1305"};
+    return names[algorithm];
+}
+
 const char *aead_provider(void)
 {
     return backend->name;
 }
 
-void aead_prepare(void)
+bool aead_prepare(struct error *error)
 {
-    if (backend->prepare != NULL)
-        backend->prepare();
+    return backend->prepare == NULL || backend->prepare(error);
+}
+
+bool aead_is_available(enum aead_algorithm algorithm)
+{
+    return backend->is_available == NULL || backend->is_available(algorithm);
 }
 
 struct aead *aead_create(enum aead_algorithm algorithm, const uint8_t *key, struct error *error)

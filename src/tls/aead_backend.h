@@ -18,7 +18,8 @@
 // Each backend has its own idea of what is in a `struct aead`.
 struct aead_backend {
     const char *name;
-    void (*prepare)(void); // NULL: nothing is to be prepared
+    bool (*prepare)(struct error *error);                // NULL: nothing is to be prepared
+    bool (*is_available)(enum aead_algorithm algorithm); // NULL: all are
     struct aead *(*create)(enum aead_algorithm algorithm, const uint8_t *key, struct error *error);
     void (*destroy)(struct aead *aead);
     // `last`, if not NULL, is one more byte of plaintext.

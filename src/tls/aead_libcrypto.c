@@ -2,29 +2,81 @@
 
 #include "aead_backend.h"
 
-#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include <openssl/conf.h>
 #include <openssl/crypto.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
 
-// Looking a cipher up by name takes longer than sealing a record: once for the process, kept until its end.
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static EVP_CIPHER *ciphers[3];
+// Looking a cipher up by name takes longer than sealing a record: once for the process, kept until its end. Written by
+// libcrypto_prepare() before there is another thread. NULL: a policy has left it out.
+static EVP_CIPHER *ciphers[AEAD_ALGORITHM_COUNT];
 
-// At the process's end other threads may still be at work with it, or about to give back what is theirs of it: then it
-// must not clean up under their feet. It takes this only from whoever is the first to use it.
-static void libcrypto_prepare(void)
+// libcrypto's errors are a list: the first one is the cause of the others. It is empty afterwards. False.
+static bool fail(struct error *error, const char *what)
 {
-    (void)OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
+    const char *data;
+    int flags;
+    char text[160] = "no reason is given";
+    unsigned long code = ERR_peek_error_all(NULL, NULL, NULL, &data, &flags);
+    const char *reason = ERR_SYSTEM_ERROR(code) ? strerrordesc_np(ERR_GET_REASON(code)) : ERR_reason_error_string(code);
+    bool has_data = code != 0 && (flags & ERR_TXT_STRING) != 0 && *data != '\0';
+    if (reason != NULL)
+        (void)snprintf(text, sizeof text, "%s%s%s", reason, has_data ? ", " : "", has_data ? data : "");
+    // It may be what stands in a file, whatever that is.
+    for (char *at = text; *at != '\0'; at++)
+        if (*at < ' ' || *at == 0x7f)
+            *at = '?';
+    bool is_memory = false;
+    while ((code = ERR_get_error()) != 0)
+        is_memory = is_memory || ERR_GET_REASON(code) == ERR_R_MALLOC_FAILURE;
+    if (is_memory)
+        error_set(error, ERROR_NO_MEMORY, "out of memory: %s", what);
+    else
+        error_set(error, ERROR_SYSTEM, "%s: %s", what, text);
+    return false;
 }
 
-static void fetch_ciphers(void)
+// By itself libcrypto would pass over what is wrong with its configuration, and go on without the policy in it.
+static bool read_configuration(struct error *error)
 {
-    libcrypto_prepare();
-    ciphers[AEAD_AES_128_GCM] = EVP_CIPHER_fetch(NULL, "AES-128-GCM", NULL);
-    ciphers[AEAD_AES_256_GCM] = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
-    ciphers[AEAD_CHACHA20_POLY1305] = EVP_CIPHER_fetch(NULL, "ChaCha20-Poly1305", NULL);
+    char what[160];
+    unsigned long flags = CONF_MFLAGS_DEFAULT_SECTION;
+    const char *asked = secure_getenv("OPENSSL_CONF"); // only what is asked for has to be there
+    if (asked == NULL || *asked == '\0')
+        flags |= CONF_MFLAGS_IGNORE_MISSING_FILE;
+    char *path = CONF_get1_default_config_file();
+    OPENSSL_INIT_SETTINGS *settings = OPENSSL_INIT_new();
+    (void)snprintf(what, sizeof what, "libcrypto cannot use its configuration %s", path != NULL ? path : "");
+    if (settings != NULL)
+        OPENSSL_INIT_set_config_file_flags(settings, flags);
+    bool is_read = path != NULL && settings != NULL && OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CONFIG, settings) == 1;
+    OPENSSL_INIT_free(settings);
+    OPENSSL_free(path);
+    return is_read || fail(error, what);
+}
+
+// False: nobody can tell whether there is one. `missing`: there is none, and why.
+static bool fetch(enum aead_algorithm algorithm, struct error *missing, struct error *error)
+{
+    char what[64];
+    struct error why = ERROR_INIT;
+    EVP_CIPHER *cipher = EVP_CIPHER_fetch(NULL, aead_name(algorithm), NULL);
+    bool is_unknown = cipher == NULL && ERR_GET_REASON(ERR_peek_last_error()) == ERR_R_UNSUPPORTED;
+    (void)snprintf(what, sizeof what, "libcrypto cannot provide %s", aead_name(algorithm));
+    if (cipher == NULL)
+        (void)fail(&why, what);
+    ciphers[algorithm] = cipher;
+    error_pass(is_unknown && why.code != ERROR_NO_MEMORY ? missing : error, &why);
+    return cipher != NULL || (is_unknown && why.code != ERROR_NO_MEMORY);
+}
+
+static bool libcrypto_is_available(enum aead_algorithm algorithm)
+{
+    return ciphers[algorithm] != NULL;
 }
 
 static EVP_CIPHER_CTX *context_of(struct aead *aead)
@@ -34,8 +86,8 @@ static EVP_CIPHER_CTX *context_of(struct aead *aead)
 
 static struct aead *libcrypto_create(enum aead_algorithm algorithm, const uint8_t *key, struct error *error)
 {
-    if (pthread_once(&once, fetch_ciphers) != 0 || ciphers[algorithm] == NULL) {
-        error_set(error, ERROR_SYSTEM, "libcrypto has no such cipher (is its configuration limiting it?)");
+    if (ciphers[algorithm] == NULL) {
+        error_set(error, ERROR_SYSTEM, "libcrypto has no %s (is its configuration limiting it?)", aead_name(algorithm));
         return NULL;
     }
     EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
@@ -102,9 +154,52 @@ static bool libcrypto_open(struct aead *aead, const uint8_t *nonce, const uint8_
     return is_good;
 }
 
+// What a provider makes only when it is needed, a self-test included, is made now.
+static bool try_out(enum aead_algorithm algorithm, struct error *error)
+{
+    static const uint8_t key[AEAD_KEY_MAX];
+    static const uint8_t nonce[AEAD_NONCE_SIZE];
+    static const uint8_t plain[AEAD_TAG_SIZE];
+    uint8_t out[sizeof plain + AEAD_TAG_SIZE];
+    char what[64];
+    struct aead *aead = libcrypto_create(algorithm, key, error);
+    if (aead == NULL)
+        return false;
+    bool works = libcrypto_seal(aead, nonce, plain, sizeof plain, plain, sizeof plain, NULL, out) &&
+                 libcrypto_open(aead, nonce, plain, sizeof plain, out, sizeof plain, out) &&
+                 memcmp(out, plain, sizeof plain) == 0;
+    libcrypto_destroy(aead);
+    (void)snprintf(what, sizeof what, "libcrypto's %s does not work", aead_name(algorithm));
+    return works || fail(error, what);
+}
+
+static bool libcrypto_prepare(struct error *error)
+{
+    struct error missing = ERROR_INIT;
+    bool has_any = false;
+    // At the process's end other threads may still be at work with it, or about to give back what is theirs of it: then
+    // it must not clean up under their feet. It takes this only from whoever is the first to use it.
+    if (OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL) != 1)
+        return fail(error, "libcrypto cannot start");
+    if (!read_configuration(error))
+        return false;
+    for (int i = 0; i < AEAD_ALGORITHM_COUNT; i++) {
+        enum aead_algorithm algorithm = (enum aead_algorithm)i;
+        if (ciphers[i] == NULL && !fetch(algorithm, &missing, error))
+            return false;
+        if (ciphers[i] != NULL && !try_out(algorithm, error))
+            return false;
+        has_any = has_any || ciphers[i] != NULL;
+    }
+    if (!has_any)
+        error_set(error, ERROR_SYSTEM, "there is no cipher that TLS records could be protected by: %s", missing.text);
+    return has_any;
+}
+
 const struct aead_backend aead_libcrypto = {
     .name = "libcrypto",
     .prepare = libcrypto_prepare,
+    .is_available = libcrypto_is_available,
     .create = libcrypto_create,
     .destroy = libcrypto_destroy,
     .seal = libcrypto_seal,

@@ -34,7 +34,26 @@ static struct tls_entry *choose(const struct tls_context *context, const char *n
     return best;
 }
 
-int tls_choose_entry(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl)
+static bool is_same_authority(const struct tls_entry *a, const struct tls_entry *b)
+{
+    return is_same_text(a->authority_path, b->authority_path) &&
+           is_same_text(a->revocation_list_path, b->revocation_list_path);
+}
+
+bool tls_context_has_judge(const struct tls_context *context, const char *name)
+{
+    enum name_match how;
+    const struct tls_entry *chosen = choose(context, name, &how);
+    if (context->verify_mode == VERIFY_NONE || how != NAME_DIFFERS)
+        return true;
+    for (size_t i = 0; i < context->entry_count; i++)
+        if (context->entries[i].certificate_path != NULL && !is_same_authority(&context->entries[i], chosen))
+            return false;
+    return true;
+}
+
+int tls_choose_entry(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl,
+                     const struct tls_entry **authority)
 {
     enum name_match how;
     struct tls_entry *chosen = choose(context, name, &how);
@@ -46,15 +65,13 @@ int tls_choose_entry(const struct tls_context *context, const char *name, mbedtl
     // can verify. Clients must be held to the same authority, whichever it is.
     for (size_t i = 0; status == 0 && how != NAME_DIFFERS && i < context->entry_count; i++) {
         struct tls_entry *other = &context->entries[i];
-        if (other != chosen && entry_matches(other, name) == how &&
-            is_same_text(other->authority_path, chosen->authority_path) &&
-            is_same_text(other->revocation_list_path, chosen->revocation_list_path))
+        if (other != chosen && entry_matches(other, name) == how && is_same_authority(other, chosen))
             status = mbedtls_ssl_set_hs_own_cert(ssl, &other->chain, &other->key);
     }
     // Without an authority of its own, the context's are in force.
     bool has_own = context->verify_mode != VERIFY_NONE && chosen->authority_path != NULL;
-    mbedtls_ssl_set_hs_ca_chain(ssl, has_own ? &chosen->authorities : NULL,
-                                has_own && chosen->revoked.raw.p != NULL ? &chosen->revoked : NULL);
+    *authority = has_own ? chosen : NULL;
+    mbedtls_ssl_set_hs_ca_chain(ssl, has_own ? &chosen->authorities : NULL, NULL); // no lists: see tls_revocation.h
     // A TLS 1.3 server is done with the handshake's keys by the time that it sees the client's certificate, but mbedTLS
     // would still use them for the alert, which no client could then read. So the handshake is let through to its end,
     // where tls_verify_result() has the last word in any case.

@@ -1,5 +1,6 @@
 #include "bitflow/tls/tls_context.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -18,13 +19,29 @@
 
 bool tls_init(struct error *error)
 {
-    aead_prepare();
+    if (!aead_prepare(error))
+        return false;
     psa_status_t status = psa_crypto_init();
     if (status == PSA_SUCCESS)
         return tls_arithmetic_init(error);
-    error_set(error, status == PSA_ERROR_INSUFFICIENT_MEMORY ? ERROR_NO_MEMORY : ERROR_SYSTEM,
-              "the cryptographic library cannot start: PSA status %d", (int)status);
+    if (status == PSA_ERROR_INSUFFICIENT_MEMORY)
+        error_set(error, ERROR_NO_MEMORY, "out of memory: mbedTLS cannot start");
+    else
+        error_set(error, ERROR_SYSTEM, "mbedTLS cannot start: PSA status %d", (int)status);
     return false;
+}
+
+void tls_warn(void (*tell)(void *argument, const char *text), void *argument)
+{
+    for (int i = 0; i < AEAD_ALGORITHM_COUNT; i++) {
+        char text[160];
+        if (aead_is_available((enum aead_algorithm)i))
+            continue;
+        (void)snprintf(text, sizeof text,
+                       "%s has no %s (is its configuration limiting it?): the cipher suites with it are not offered",
+                       aead_provider(), aead_name((enum aead_algorithm)i));
+        tell(argument, text);
+    }
 }
 
 static bool out_of_memory(struct error *error)
@@ -65,20 +82,23 @@ static bool is_for_servers(const char *path, const mbedtls_x509_crt *certificate
     return false;
 }
 
-static bool is_pair(const mbedtls_x509_crt *certificate, const mbedtls_pk_context *key)
+static int compare_pair(const mbedtls_x509_crt *certificate, const mbedtls_pk_context *key)
 {
-    return mbedtls_pk_check_pair(&certificate->pk, key, mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE) == 0;
+    return mbedtls_pk_check_pair(&certificate->pk, key, mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE);
 }
 
 static bool check_pair(const struct tls_entry *entry, struct error *error)
 {
     char key[PEM_PATH_SIZE];
     char certificate[PEM_PATH_SIZE];
-    if (is_pair(&entry->chain, &entry->key))
+    int status = compare_pair(&entry->chain, &entry->key);
+    if (status == 0)
         return true;
+    if (tls_is_memory_error(status))
+        return out_of_memory(error);
     unsigned position = 2;
     for (const mbedtls_x509_crt *other = entry->chain.next; other != NULL; other = other->next, position++) {
-        if (!is_pair(other, &entry->key))
+        if (compare_pair(other, &entry->key) != 0)
             continue;
         error_set(error, ERROR_INVALID, "%s: the key's certificate must be the first, not the %u., of %s",
                   pem_path(entry->key_path, key), position, pem_path(entry->certificate_path, certificate));

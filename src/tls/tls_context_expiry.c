@@ -6,6 +6,7 @@
 
 #include "tls_certificate.h"
 #include "tls_parts.h"
+#include "tls_revocation.h"
 
 struct report {
     int days;
@@ -51,18 +52,43 @@ static void check_chain(const struct report *report, const char *file, const mbe
                      "the chain is not in order: each certificate is to follow the one it issued");
 }
 
+static bool has_current(const mbedtls_x509_crl *lists, const mbedtls_x509_buf *issuer)
+{
+    for (const mbedtls_x509_crl *list = lists; list != NULL && list->raw.p != NULL; list = list->next)
+        if (list->issuer_raw.len == issuer->len && memcmp(list->issuer_raw.p, issuer->p, issuer->len) == 0 &&
+            !mbedtls_x509_time_is_past(&list->next_update))
+            return true;
+    return false;
+}
+
 static void check_lists(const struct report *report, const char *file, const mbedtls_x509_crl *lists)
 {
     for (const mbedtls_x509_crl *list = lists; list != NULL && list->raw.p != NULL; list = list->next) {
         char issuer[CERTIFICATE_SUBJECT_SIZE];
         char text[CERTIFICATE_SUBJECT_SIZE + 96];
         char date[CERTIFICATE_DATE_SIZE];
-        if (!mbedtls_x509_time_is_past(&list->next_update))
+        if (has_current(lists, &list->issuer_raw))
             continue;
         (void)snprintf(text, sizeof text, "the revocation list of %s expired on %s: no certificate of it verifies",
                        certificate_subject(&list->issuer, issuer, sizeof issuer),
                        certificate_date(&list->next_update, date));
         report->warn(report->argument, file, text);
+    }
+}
+
+// Once there is a revocation list, each authority needs a current one.
+static void check_coverage(const struct report *report, const struct tls_entry *entry)
+{
+    for (const mbedtls_x509_crt *at = &entry->authorities; at != NULL && at->raw.p != NULL; at = at->next) {
+        char words[160];
+        char text[sizeof words + 64];
+        struct revocation found = revocation_check(&entry->revoked, NULL, (mbedtls_x509_crt *)at);
+        // Whoever is no CA has issued nothing. An expired one has been told of.
+        if (mbedtls_x509_crt_get_ca_istrue(at) != 1 || found.flag == 0 || found.flag == MBEDTLS_X509_BADCRL_EXPIRED)
+            continue;
+        (void)snprintf(text, sizeof text, "%s: no certificate that it issued verifies",
+                       revocation_words(&found, at, words, sizeof words));
+        report->warn(report->argument, entry->revocation_list_path, text);
     }
 }
 
@@ -81,6 +107,8 @@ static void check_entry(const struct report *report, const struct tls_entry *ent
     for (const mbedtls_x509_crt *at = &entry->authorities; at != NULL && at->raw.p != NULL; at = at->next)
         check_certificate(report, entry->authority_path, at);
     check_lists(report, entry->revocation_list_path, &entry->revoked);
+    if (entry->revocation_list_path != NULL)
+        check_coverage(report, entry);
 }
 
 void tls_context_check_expiry(const struct tls_context *context, int days,

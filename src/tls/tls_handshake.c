@@ -140,6 +140,11 @@ static int receive(void *argument, unsigned char *buffer, size_t room)
         if (got > 0) {
             follow(handshake, buffer, (size_t)got);
             handshake->received += (uint64_t)got;
+            // mbedTLS passes over the version where it speaks both: a ServerHello that says 1.3 here, and gives a suite
+            // of 1.3's without choosing that version, would have it finish a handshake without keys.
+            if (handshake->context->role == TLS_CLIENT &&
+                !server_hello_follow(&handshake->server_hello, buffer, (size_t)got))
+                return MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION;
             return (int)got;
         }
         if (got == 0) {
@@ -188,7 +193,7 @@ int tls_certificate_callback(mbedtls_ssl_context *ssl)
         return MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER;
     handshake->has_chosen = true;
     memcpy(handshake->facts->server_name, asked, sizeof asked);
-    return tls_choose_entry(handshake->context, handshake->facts->server_name, ssl);
+    return tls_choose_entry(handshake->context, handshake->facts->server_name, ssl, &handshake->verification.entry);
 }
 
 // Whom we connect to: the name to be sent and verified.
@@ -206,7 +211,7 @@ static int set_host(struct tls_handshake *handshake)
 static bool prepare(struct tls_handshake *handshake, const char *host, struct error *error)
 {
     const struct tls_context *context = handshake->context;
-    if (!tls_verification_init(&handshake->verification, context->role, context->verify_mode, host)) {
+    if (!tls_verification_init(&handshake->verification, context, host)) {
         error_set(error, ERROR_INVALID, "the target has no name that its certificate could be for");
         return false;
     }

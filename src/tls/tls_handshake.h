@@ -14,6 +14,8 @@
 #include "bitflow/net/patience.h"
 #include "bitflow/tls/tls_record.h"
 #include "bitflow/tls/tls_session.h"
+#include "bitflow/wire/server_hello.h"
+#include "tls_parts.h"
 #include "tls_verify.h"
 
 // What the callback was given; wiped at the handshake's end.
@@ -58,6 +60,7 @@ struct tls_handshake {
     size_t body_left;     // of that record
     bool has_plain_alert; // an alert came that was not encrypted
     uint8_t plain_alert;
+    struct server_hello server_hello; // a target's
 };
 
 struct tls_suite {
@@ -69,6 +72,9 @@ struct tls_suite {
 
 // NULL: not one of ours.
 const struct tls_suite *tls_suite_find(int id);
+
+// The ids of those whose cipher there is, as mbedTLS takes them: 0 at the end.
+void tls_suites_list(int ids[TLS_SUITE_COUNT + 1]);
 
 // Runs it to its end, verification included. The caller has filled in what is above `ssl`, and calls
 // tls_handshake_release() in any case. `host`: a target's.

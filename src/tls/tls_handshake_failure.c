@@ -2,8 +2,11 @@
 
 #include <string.h>
 
+#include <mbedtls/asn1.h>
 #include <mbedtls/ecp.h>
 #include <mbedtls/error.h>
+#include <mbedtls/md.h>
+#include <mbedtls/pem.h>
 #include <mbedtls/rsa.h>
 
 #include "tls_handshake.h"
@@ -175,11 +178,15 @@ bool tls_handshake_owes_alert(const struct tls_handshake *handshake, int status,
     return true;
 }
 
-static bool is_memory_error(int status)
+bool tls_is_memory_error(int status)
 {
-    return status == MBEDTLS_ERR_SSL_ALLOC_FAILED || status == MBEDTLS_ERR_X509_ALLOC_FAILED ||
-           status == MBEDTLS_ERR_PK_ALLOC_FAILED || status == MBEDTLS_ERR_MPI_ALLOC_FAILED ||
-           status == MBEDTLS_ERR_ECP_ALLOC_FAILED;
+    // A sum of what failed, in steps of 0x80, and of what failed below that.
+    int high = -(-status & ~0x7f);
+    int low = -(-status & 0x7f);
+    return high == MBEDTLS_ERR_SSL_ALLOC_FAILED || high == MBEDTLS_ERR_X509_ALLOC_FAILED ||
+           high == MBEDTLS_ERR_PK_ALLOC_FAILED || high == MBEDTLS_ERR_ECP_ALLOC_FAILED ||
+           high == MBEDTLS_ERR_PEM_ALLOC_FAILED || high == MBEDTLS_ERR_MD_ALLOC_FAILED ||
+           low == MBEDTLS_ERR_MPI_ALLOC_FAILED || low == MBEDTLS_ERR_ASN1_ALLOC_FAILED;
 }
 
 static enum tls_failure classify_alert(const struct tls_handshake *handshake)
@@ -217,7 +224,7 @@ static enum tls_failure classify_status(const struct tls_handshake *handshake, i
     case MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE:
         return TLS_FAILURE_CERTIFICATE_MISSING;
     case MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION:
-        return TLS_FAILURE_VERSION;
+        return handshake->server_hello.version > SERVER_HELLO_VERSION ? TLS_FAILURE_RULES : TLS_FAILURE_VERSION;
     case MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE:
         return is_bad_signature(handshake, status) ? TLS_FAILURE_CERTIFICATE_INVALID : TLS_FAILURE_CIPHER;
     case MBEDTLS_ERR_SSL_NO_APPLICATION_PROTOCOL:
@@ -244,7 +251,7 @@ enum tls_failure tls_handshake_classify(const struct tls_handshake *handshake, i
     }
     if (has_ended_by_alert(handshake, status))
         return classify_alert(handshake);
-    if (is_memory_error(status))
+    if (tls_is_memory_error(status))
         return TLS_FAILURE_OUT_OF_MEMORY;
     if (handshake->first_length > 0 && !is_tls_record(handshake))
         return TLS_FAILURE_NOT_TLS;
@@ -257,6 +264,21 @@ const char *tls_failure_name(enum tls_failure failure)
     static const char *const names[TLS_FAILURE_COUNT] = {[TLS_FAILURE_NONE] = "none", TLS_FAILURES(TLS_FAILURE_NAME)};
 #undef TLS_FAILURE_NAME
     return names[failure];
+}
+
+static void describe_server_hello(const struct tls_handshake *handshake, struct error *error)
+{
+    unsigned version = handshake->server_hello.version;
+    if (version >= 0x0300 && version < SERVER_HELLO_VERSION)
+        error_set(error, ERROR_INVALID, "no TLS version in common: the target chose %s",
+                  version == 0x0300   ? "SSL 3.0"
+                  : version == 0x0301 ? "TLS 1.0"
+                                      : "TLS 1.1");
+    else
+        error_set(error, ERROR_INVALID,
+                  "the target broke the rules of TLS: its ServerHello has the version 0x%04x, where 1.2 and 1.3 both "
+                  "have 0x%04x",
+                  version, SERVER_HELLO_VERSION);
 }
 
 void tls_handshake_describe(struct tls_handshake *handshake, int status, struct error *error)
@@ -272,7 +294,7 @@ void tls_handshake_describe(struct tls_handshake *handshake, int status, struct 
     } else if (status == MBEDTLS_ERR_X509_CERT_VERIFY_FAILED || status == MBEDTLS_ERR_SSL_BAD_CERTIFICATE) {
         error_set(error, ERROR_INVALID, "%s",
                   tls_verify_reason(&handshake->verification, mbedtls_ssl_get_verify_result(&handshake->ssl)));
-    } else if (is_memory_error(status)) {
+    } else if (tls_is_memory_error(status)) {
         error_set(error, ERROR_NO_MEMORY, "out of memory for a TLS handshake");
     } else if (handshake->first_length > 0 && !is_tls_record(handshake)) {
         describe_stranger(handshake, peer, error);
@@ -283,6 +305,8 @@ void tls_handshake_describe(struct tls_handshake *handshake, int status, struct 
                   "%s made a choice that we did not offer, such as an RSA-PSS signature in TLS 1.2", peer);
     } else if (is_bad_signature(handshake, status)) {
         error_set(error, ERROR_INVALID, "%s has not the key of its certificate: its signature is wrong", peer);
+    } else if (handshake->server_hello.is_refused) {
+        describe_server_hello(handshake, error);
     } else if (words != NULL) {
         error_set(error, ERROR_INVALID, "%s%s%s", words->is_about_peer ? peer : "", words->is_about_peer ? " " : "",
                   words->text);

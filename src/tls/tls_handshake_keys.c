@@ -7,7 +7,8 @@
 
 #include "tls_handshake.h"
 
-static const struct tls_suite suites[] = {
+// In the order in which a client offers them.
+static const struct tls_suite suites[TLS_SUITE_COUNT] = {
     {MBEDTLS_TLS1_3_AES_128_GCM_SHA256, "TLS_AES_128_GCM_SHA256", AEAD_AES_128_GCM, TLS_SHA256},
     {MBEDTLS_TLS1_3_AES_256_GCM_SHA384, "TLS_AES_256_GCM_SHA384", AEAD_AES_256_GCM, TLS_SHA384},
     {MBEDTLS_TLS1_3_CHACHA20_POLY1305_SHA256, "TLS_CHACHA20_POLY1305_SHA256", AEAD_CHACHA20_POLY1305, TLS_SHA256},
@@ -31,6 +32,15 @@ const struct tls_suite *tls_suite_find(int id)
         if (suites[i].id == id)
             return &suites[i];
     return NULL;
+}
+
+void tls_suites_list(int ids[TLS_SUITE_COUNT + 1])
+{
+    size_t count = 0;
+    for (size_t i = 0; i < ARRAY_LENGTH(suites); i++)
+        if (aead_is_available(suites[i].algorithm))
+            ids[count++] = suites[i].id;
+    ids[count] = 0;
 }
 
 void tls_export_keys(void *argument, mbedtls_ssl_key_export_type type, const unsigned char *secret, size_t length,

@@ -15,6 +15,8 @@
 #include "bitflow/tls/tls_context.h"
 #include "tls_arithmetic_parts.h"
 
+#define TLS_SUITE_COUNT 9 // that we can speak
+
 // One of the configuration's certificates: a pair, an authority, or both.
 struct tls_entry {
     char *certificate_path; // NULL: it has no pair
@@ -34,6 +36,7 @@ struct tls_context {
     enum tls_role role;
     enum verify_mode verify_mode;
     mbedtls_ssl_config config;
+    int suites[TLS_SUITE_COUNT + 1]; // its cipher suites, 0 at the end
     struct tls_entry *entries;
     size_t entry_count;
     mbedtls_x509_crt authorities; // of all entries; or, of a target without any, the system's
@@ -44,12 +47,17 @@ struct tls_context {
 };
 
 // Gives the server's handshake the entry that the client's server name asks for: its certificate and its authority.
-// `name` is in lower case; empty: none was sent. 0, or mbedTLS's error.
-int tls_choose_entry(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl);
+// `name` is in lower case; empty: none was sent. `authority` gets the entry if its own authority is in force, NULL if
+// the context's are. 0, or mbedTLS's error.
+int tls_choose_entry(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl,
+                     const struct tls_entry **authority);
 
 // The suites, versions and so on, the same for both roles but for what only one of them has. `context` has everything
 // but its `config`.
 bool tls_policy_apply(struct tls_context *context, enum tls_minimum minimum, struct error *error);
+
+// Whether mbedTLS has failed for want of memory.
+bool tls_is_memory_error(int status);
 
 // mbedTLS's certificate callback: copies the server name to the handshake that is the connection's user data, and
 // chooses.

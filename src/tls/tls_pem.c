@@ -13,6 +13,8 @@
 #include <mbedtls/platform_util.h>
 #include <mbedtls/psa_util.h>
 
+#include "tls_parts.h"
+
 #define CERTIFICATE "CERTIFICATE"
 #define CRL "X509 CRL"
 #define BEGIN(label) "-----BEGIN " label "-----"
@@ -149,12 +151,6 @@ static const char *unsupported_kind(const unsigned char *der, size_t length)
     return NULL;
 }
 
-static bool is_memory_error(int status)
-{
-    return status == MBEDTLS_ERR_X509_ALLOC_FAILED || status == MBEDTLS_ERR_PEM_ALLOC_FAILED ||
-           status == MBEDTLS_ERR_PK_ALLOC_FAILED;
-}
-
 // `what`: "2. certificate". The DER is that of the PEM block, empty if there is none.
 static bool unusable(struct error *error, const char *path, const char *what, int status, const unsigned char *der,
                      size_t length)
@@ -166,7 +162,7 @@ static bool unusable(struct error *error, const char *path, const char *what, in
         why = "unknown format";
     else if (strncmp(why, "PEM - ", 6) == 0)
         why = "its base64 is damaged";
-    if (is_memory_error(status))
+    if (tls_is_memory_error(status))
         error_set(error, ERROR_NO_MEMORY, "%s: out of memory", pem_path(path, shown));
     else if (kind != NULL)
         error_set(error, ERROR_INVALID, "%s: the %s uses %s, which is not supported", pem_path(path, shown), what,
@@ -209,11 +205,11 @@ bool pem_parse_certificates(const char *path, const struct pem_text *text, mbedt
         if (status != 0 && ++bad > 0)
             (void)unusable(&first, path, what, status, der, length);
         mbedtls_pem_free(&pem);
-        if (used == 0 || is_memory_error(status))
+        if (used == 0 || tls_is_memory_error(status))
             break;
         at += used;
     }
-    if (has_cut_block(path, at, BEGIN(CERTIFICATE), error))
+    if (first.code != ERROR_NO_MEMORY && has_cut_block(path, at, BEGIN(CERTIFICATE), error))
         return false;
     if (count == 0)
         return describe_contents(path, text, CERTIFICATE, error);

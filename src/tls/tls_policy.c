@@ -1,22 +1,9 @@
 // What is spoken: TLS 1.2 with ECDHE and an AEAD, and 1.3; nothing that is older or weaker, and no resumption.
 
 #include <mbedtls/psa_util.h>
-#include <mbedtls/ssl_ciphersuites.h>
 
+#include "tls_handshake.h"
 #include "tls_parts.h"
-
-static const int suites[] = {
-    MBEDTLS_TLS1_3_AES_128_GCM_SHA256,
-    MBEDTLS_TLS1_3_AES_256_GCM_SHA384,
-    MBEDTLS_TLS1_3_CHACHA20_POLY1305_SHA256,
-    MBEDTLS_TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-    MBEDTLS_TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-    MBEDTLS_TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-    MBEDTLS_TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-    MBEDTLS_TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-    MBEDTLS_TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-    0,
-};
 
 // mbedTLS's own list has ffdhe8192, a key share of which takes a second of processor time.
 static const uint16_t groups[] = {
@@ -60,7 +47,8 @@ bool tls_policy_apply(struct tls_context *context, enum tls_minimum minimum, str
     mbedtls_ssl_conf_min_tls_version(config, minimum == TLS_MINIMUM_1_3 ? MBEDTLS_SSL_VERSION_TLS1_3
                                                                         : MBEDTLS_SSL_VERSION_TLS1_2);
     mbedtls_ssl_conf_max_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_3);
-    mbedtls_ssl_conf_ciphersuites(config, suites);
+    tls_suites_list(context->suites);
+    mbedtls_ssl_conf_ciphersuites(config, context->suites);
     mbedtls_ssl_conf_groups(config, groups);
     mbedtls_ssl_conf_sig_algs(config, signatures);
     mbedtls_ssl_conf_authmode(config, authentication_mode(context));
@@ -70,8 +58,7 @@ bool tls_policy_apply(struct tls_context *context, enum tls_minimum minimum, str
     mbedtls_ssl_conf_session_tickets(config, MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
     mbedtls_ssl_conf_tls13_key_exchange_modes(config, MBEDTLS_SSL_TLS1_3_KEY_EXCHANGE_MODE_EPHEMERAL);
     if (context->authorities.raw.p != NULL)
-        mbedtls_ssl_conf_ca_chain(config, &context->authorities,
-                                  context->revoked.raw.p != NULL ? &context->revoked : NULL);
+        mbedtls_ssl_conf_ca_chain(config, &context->authorities, NULL); // no lists: see tls_revocation.h
     if (is_server) {
         mbedtls_ssl_conf_new_session_tickets(config, 0);
         mbedtls_ssl_conf_cert_cb(config, tls_certificate_callback);

@@ -7,11 +7,13 @@
 
 #include "bitflow/base/compiler.h"
 #include "tls_certificate.h"
+#include "tls_parts.h"
 
-bool tls_verification_init(struct tls_verification *verification, enum tls_role role, enum verify_mode mode,
-                           const char *host)
+bool tls_verification_init(struct tls_verification *verification, const struct tls_context *context, const char *host)
 {
-    *verification = (struct tls_verification){.role = role, .mode = mode};
+    enum tls_role role = context->role;
+    enum verify_mode mode = context->verify_mode;
+    *verification = (struct tls_verification){.context = context, .role = role, .mode = mode};
     if (role == TLS_SERVER || host == NULL || *host == '\0')
         return role == TLS_SERVER || mode != VERIFY_STRICT;
     char address[INET6_ADDRSTRLEN];
@@ -27,6 +29,11 @@ bool tls_verification_init(struct tls_verification *verification, enum tls_role 
     return true;
 }
 
+// There is no current revocation list of its issuer.
+#define REVOCATION_FLAGS                                                                          \
+    (MBEDTLS_X509_BADCRL_EXPIRED | MBEDTLS_X509_BADCRL_FUTURE | MBEDTLS_X509_BADCRL_NOT_TRUSTED | \
+     MBEDTLS_X509_BADCRL_BAD_MD | MBEDTLS_X509_BADCRL_BAD_KEY)
+
 // What may be said of a certificate, that which matters most first; and the alert that goes with it.
 static const struct {
     uint32_t flag;
@@ -36,11 +43,7 @@ static const struct {
     {MBEDTLS_X509_BADCERT_REVOKED, MBEDTLS_SSL_ALERT_MSG_CERT_REVOKED},
     {MBEDTLS_X509_BADCERT_EXPIRED, MBEDTLS_SSL_ALERT_MSG_CERT_EXPIRED},
     {MBEDTLS_X509_BADCERT_FUTURE, MBEDTLS_SSL_ALERT_MSG_BAD_CERT},
-    {MBEDTLS_X509_BADCRL_EXPIRED, MBEDTLS_SSL_ALERT_MSG_CERT_UNKNOWN},
-    {MBEDTLS_X509_BADCRL_FUTURE, MBEDTLS_SSL_ALERT_MSG_CERT_UNKNOWN},
-    {MBEDTLS_X509_BADCRL_NOT_TRUSTED | MBEDTLS_X509_BADCRL_BAD_MD | MBEDTLS_X509_BADCRL_BAD_PK |
-         MBEDTLS_X509_BADCRL_BAD_KEY,
-     MBEDTLS_SSL_ALERT_MSG_CERT_UNKNOWN},
+    {REVOCATION_FLAGS, MBEDTLS_SSL_ALERT_MSG_CERT_UNKNOWN},
     {MBEDTLS_X509_BADCERT_BAD_MD, MBEDTLS_SSL_ALERT_MSG_BAD_CERT},
     {MBEDTLS_X509_BADCERT_BAD_PK | MBEDTLS_X509_BADCERT_BAD_KEY, MBEDTLS_SSL_ALERT_MSG_UNSUPPORTED_CERT},
     {MBEDTLS_X509_BADCERT_CN_MISMATCH, MBEDTLS_SSL_ALERT_MSG_BAD_CERT},
@@ -53,7 +56,7 @@ static const struct {
 static size_t worst_flaw(uint32_t flags)
 {
     size_t i = 0;
-    while ((flaws[i].flag & flags) == 0)
+    while (i + 1 < ARRAY_LENGTH(flaws) && (flaws[i].flag & flags) == 0)
         i++;
     return i;
 }
@@ -102,10 +105,8 @@ static const char *plain_words(const struct tls_verification *verification, uint
     switch (flag) {
     case MBEDTLS_X509_BADCERT_REVOKED:
         return "the certificate is revoked";
-    case MBEDTLS_X509_BADCRL_EXPIRED:
-        return "the authority's revocation list has expired";
-    case MBEDTLS_X509_BADCRL_FUTURE:
-        return "the authority's revocation list is not valid yet";
+    case REVOCATION_FLAGS:
+        return "there is no current revocation list of the certificate's issuer";
     case MBEDTLS_X509_BADCERT_BAD_MD:
         return "the certificate is signed with too weak a hash";
     case MBEDTLS_X509_BADCERT_BAD_PK | MBEDTLS_X509_BADCERT_BAD_KEY:
@@ -118,9 +119,7 @@ static const char *plain_words(const struct tls_verification *verification, uint
     case MBEDTLS_X509_BADCERT_MISSING | MBEDTLS_X509_BADCERT_SKIP_VERIFY:
         return is_server ? "the client sent no certificate" : "the target sent no certificate";
     default:
-        return (flag & MBEDTLS_X509_BADCRL_NOT_TRUSTED) != 0 && flag != UINT32_MAX
-                   ? "the revocation list is not the authority's"
-                   : "the certificate does not verify";
+        return "the certificate does not verify";
     }
 }
 
@@ -129,6 +128,7 @@ static void describe(struct tls_verification *verification, const mbedtls_x509_c
 {
     char subject[96];
     char date[CERTIFICATE_DATE_SIZE];
+    char words[160];
     char whose[128] = "the certificate";
     if (depth > 0)
         (void)snprintf(whose, sizeof whose, "the CA certificate %s",
@@ -141,13 +141,58 @@ static void describe(struct tls_verification *verification, const mbedtls_x509_c
         say(verification, "%s expired on %s", whose, certificate_date(&certificate->valid_to, date));
     else if (flag == MBEDTLS_X509_BADCERT_FUTURE)
         say(verification, "%s is not valid before %s", whose, certificate_date(&certificate->valid_from, date));
+    else if (flag == MBEDTLS_X509_BADCERT_REVOKED)
+        say(verification, "%s is revoked", whose);
+    else if (flag == REVOCATION_FLAGS)
+        say(verification, "it cannot be told whether %s is revoked: %s", whose,
+            revocation_words(&verification->revocation, verification->issuer, words, sizeof words));
     else
         say(verification, "%s", plain_words(verification, flag));
+}
+
+static bool is_among(const mbedtls_x509_crt *certificate, const mbedtls_x509_crt *list)
+{
+    for (; list != NULL && list->raw.p != NULL; list = list->next)
+        if (list->raw.len == certificate->raw.len && memcmp(list->raw.p, certificate->raw.p, list->raw.len) == 0)
+            return true;
+    return false;
+}
+
+// Whether the anchor was configured with a revocation list: each entry's is about its own authority.
+static bool needs_lists(const struct tls_verification *verification, const mbedtls_x509_crt *anchor)
+{
+    const struct tls_context *context = verification->context;
+    if (verification->entry != NULL)
+        return verification->entry->revocation_list_path != NULL;
+    for (size_t i = 0; i < context->entry_count; i++)
+        if (context->entries[i].revocation_list_path != NULL && is_among(anchor, &context->entries[i].authorities))
+            return true;
+    return false;
+}
+
+// As OpenSSL's X509_V_FLAG_CRL_CHECK_ALL: every certificate but the anchor must be known not to be revoked. Adds to
+// `flags`.
+static void check_revocation(struct tls_verification *verification, const mbedtls_x509_crt *certificate,
+                             uint32_t *flags)
+{
+    const struct tls_entry *entry = verification->entry;
+    const mbedtls_x509_crl *lists = entry != NULL ? &entry->revoked : &verification->context->revoked;
+    mbedtls_x509_crt *issuer = verification->issuer;
+    if (issuer == NULL) {
+        verification->needs_lists = needs_lists(verification, certificate);
+        return;
+    }
+    verification->revocation = revocation_check(lists, certificate, issuer);
+    uint32_t flag = verification->revocation.flag;
+    // Another entry's list, that is for a lower issuer of this chain by chance, still says what it says.
+    if (flag == MBEDTLS_X509_BADCERT_REVOKED || verification->needs_lists)
+        *flags |= flag;
 }
 
 int tls_verify_callback(void *argument, mbedtls_x509_crt *certificate, int depth, uint32_t *flags)
 {
     struct tls_verification *verification = argument;
+    check_revocation(verification, certificate, flags);
     if (depth == 0 && verification->role == TLS_CLIENT) {
         if (verification->mode != VERIFY_STRICT)
             *flags &= ~(uint32_t)MBEDTLS_X509_BADCERT_CN_MISMATCH;
@@ -155,13 +200,12 @@ int tls_verify_callback(void *argument, mbedtls_x509_crt *certificate, int depth
                  !certificate_matches_address(certificate, verification->address, verification->address_length))
             *flags |= MBEDTLS_X509_BADCERT_CN_MISMATCH;
     }
-    if (*flags == 0)
-        return 0;
     size_t flaw = worst_flaw(*flags);
-    if (verification->named == 0 || flaw < worst_flaw(verification->named)) {
+    if (*flags != 0 && (verification->named == 0 || flaw < worst_flaw(verification->named))) {
         verification->named = flaws[flaw].flag;
         describe(verification, certificate, depth, flaws[flaw].flag);
     }
+    verification->issuer = certificate;
     return 0;
 }
 

@@ -12,11 +12,19 @@
 
 #include "bitflow/config/config.h"
 #include "bitflow/tls/tls_context.h"
+#include "tls_revocation.h"
 
 #define VERIFY_REASON_SIZE 240
 
+struct tls_entry;
+
 struct tls_verification {
-    enum tls_role role; // ours
+    const struct tls_context *context;
+    const struct tls_entry *entry; // whose own authority is in force; NULL: the context's
+    mbedtls_x509_crt *issuer;      // of the certificate at hand, as the callback came along it; NULL: at the first
+    bool needs_lists;              // each issuer must have a current revocation list
+    struct revocation revocation;  // what they say of the certificate at hand
+    enum tls_role role;            // ours
     enum verify_mode mode;
     const char *name;      // the name that a target is to have, NULL if it is an address
     uint8_t address[16];   // the address that it is to have
@@ -26,8 +34,7 @@ struct tls_verification {
 };
 
 // `host`: a target's, NULL for a listener. False: strict, and there is nothing to hold the certificate to.
-bool tls_verification_init(struct tls_verification *verification, enum tls_role role, enum verify_mode mode,
-                           const char *host);
+bool tls_verification_init(struct tls_verification *verification, const struct tls_context *context, const char *host);
 
 // mbedTLS's f_vrfy, with a struct tls_verification: from the root down to the leaf.
 int tls_verify_callback(void *argument, mbedtls_x509_crt *certificate, int depth, uint32_t *flags);

@@ -194,7 +194,14 @@ class Pki:
         self.clean_list = self.root.revocation_list("clean.pem")
         for identity in (self.bad_servers["revoked"], self.bad_clients["revoked"]):
             self.root.revoke(identity)
-        self.revocation_list = self.root.revocation_list("revoked.pem")
+        # Of all issuers in the trusted chains: without one of them, its certificates are refused.
+        self.revocation_list = self.directory / "revoked.pem"
+        self.revocation_list.write_text(
+            "".join(
+                authority.revocation_list("revoked.pem").read_text()
+                for authority in (self.root, self.middle, self.rsa)
+            )
+        )
         self.stale_list = self.root.revocation_list(
             "stale.pem", "-crl_lastupdate", "20200101000000Z", "-crl_nextupdate", "20210101000000Z"
         )

@@ -11,6 +11,7 @@
 
 #include "../unit/tls_record_rig.h"
 
+int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { KIND_RAW = 0x80, KIND_PADDED = 0x40, KIND_CONTENT = 0x3f };
@@ -63,6 +64,14 @@ static bool deliver(struct tls_receiver *receiver, struct record_key *key, const
     }
     free(bytes);
     return goes_on;
+}
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    (void)argc;
+    (void)argv;
+    check(aead_prepare(NULL));
+    return 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

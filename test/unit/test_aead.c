@@ -182,6 +182,10 @@ static void test_public_functions(void **state)
     uint8_t nonce[12] = {2};
     uint8_t sealed[3 + AEAD_TAG_SIZE];
     uint8_t out[3];
+    assert_true(aead_prepare(NULL));
+    for (int i = 0; i < AEAD_ALGORITHM_COUNT; i++)
+        assert_true(aead_is_available((enum aead_algorithm)i));
+    assert_string_equal(aead_name(AEAD_CHACHA20_POLY1305), "ChaCha20-Poly1305");
     assert_int_equal(aead_key_size(AEAD_AES_128_GCM), 16);
     assert_int_equal(aead_key_size(AEAD_AES_256_GCM), 32);
     assert_int_equal(aead_key_size(AEAD_CHACHA20_POLY1305), 32);
@@ -257,7 +261,8 @@ int main(void)
 {
 #if BITFLOW_TEST_LIBCRYPTO
     // Has to come before anything else of libcrypto.
-    if (CRYPTO_set_mem_functions(counting_malloc, counting_realloc, counting_free) != 1)
+    if (CRYPTO_set_mem_functions(counting_malloc, counting_realloc, counting_free) != 1 ||
+        !aead_libcrypto.prepare(NULL))
         return 1;
 #endif
     const struct CMUnitTest tests[] = {

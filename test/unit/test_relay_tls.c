@@ -328,6 +328,8 @@ static void tickets_are_skipped(void **state)
 
 int main(void)
 {
+    if (!aead_prepare(NULL))
+        return 1;
     const struct CMUnitTest with_threads[] = {
         cmocka_unit_test(messages_pass_both_ways),
         cmocka_unit_test(messages_take_one_thread),

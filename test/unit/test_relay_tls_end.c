@@ -245,6 +245,8 @@ static void both_sides_close_at_once(void **state)
 
 int main(void)
 {
+    if (!aead_prepare(NULL))
+        return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_side_ends_and_the_other_goes_on),
         cmocka_unit_test(everything_in_one_segment),

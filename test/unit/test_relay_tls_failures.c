@@ -282,6 +282,8 @@ static void what_comes_after_the_end_breaks_nothing(void **state)
 
 int main(void)
 {
+    if (!aead_prepare(NULL))
+        return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_breaks_tls_is_told_by_an_alert),
         cmocka_unit_test(a_stream_to_who_breaks_tls_is_stopped),

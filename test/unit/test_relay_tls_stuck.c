@@ -140,6 +140,8 @@ static void a_whole_stream_behind_a_stuck_write(void **state)
 
 int main(void)
 {
+    if (!aead_prepare(NULL))
+        return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_stuck_reader_gets_every_byte),
         cmocka_unit_test(a_stuck_reader_runs_into_the_write_timeout),

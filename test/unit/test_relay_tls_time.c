@@ -173,6 +173,8 @@ static void an_end_from_outside_is_no_close_notify(void **state)
 
 int main(void)
 {
+    if (!aead_prepare(NULL))
+        return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_read_timeout_cuts_both_streams),
         cmocka_unit_test(a_slow_record_is_no_silence),

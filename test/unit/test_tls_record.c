@@ -378,6 +378,8 @@ static void test_alerts_are_sent(void **state)
 
 int main(void)
 {
+    if (!aead_prepare(NULL))
+        return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rfc_8448_keys),
         cmocka_unit_test(test_rfc_8448_records),

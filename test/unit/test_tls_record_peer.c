@@ -12,6 +12,7 @@
 #include <openssl/err.h>
 
 #include "bitflow/base/compiler.h"
+#include "bitflow/tls/aead.h"
 #include "libssl_peer.h"
 
 static const struct libssl_suite suites[] = {
@@ -227,6 +228,8 @@ static void test_renegotiation(void **state)
 
 int main(void)
 {
+    if (!aead_prepare(NULL))
+        return 1;
     for (size_t i = 0; i < sizeof data; i++)
         data[i] = (uint8_t)(i * 31 + i / 256);
     const struct CMUnitTest tests[] = {

@@ -426,6 +426,8 @@ static void test_floods(void **state)
 
 int main(void)
 {
+    if (!aead_prepare(NULL))
+        return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tampering),    cmocka_unit_test(test_headers),
         cmocka_unit_test(test_record_sizes), cmocka_unit_test(test_contents),

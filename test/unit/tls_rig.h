@@ -171,7 +171,8 @@ static inline struct rig_issued rig_issue(const struct rig_request *request)
     rig_extend(certificate, issuer, NID_basic_constraints, request->is_ca ? "critical,CA:TRUE" : NULL);
     rig_extend(certificate, issuer, NID_subject_alt_name, request->names);
     rig_extend(certificate, issuer, NID_ext_key_usage, request->usage);
-    rig_extend(certificate, issuer, NID_key_usage, request->is_ca ? "keyCertSign,cRLSign" : request->key_usage);
+    rig_extend(certificate, issuer, NID_key_usage,
+               request->is_ca && request->key_usage == NULL ? "keyCertSign,cRLSign" : request->key_usage);
     rig_sign(certificate, request->issuer != NULL ? request->issuer->key : issued.key, request);
     return issued;
 }
@@ -231,29 +232,44 @@ static inline void rig_write_pair(const char *name, const struct rig_issued *iss
     rig_write_chain(file, issued->certificate, NULL, NULL);
 }
 
-// A revocation list of the issuer, with one certificate or none.
-static inline void rig_write_crl(const char *name, const struct rig_issued *issuer, X509 *revoked, long until)
+struct rig_list {
+    const struct rig_issued *issuer;
+    X509 *revoked;      // NULL: none
+    EVP_PKEY *key;      // that signs in place of the issuer's
+    const char *digest; // NULL: SHA-256
+    long from;          // seconds from now; 0: ten days ago
+    long until;         // 0: in a day
+};
+
+static inline void rig_put_list(FILE *file, const struct rig_list *request)
 {
     X509_CRL *list = X509_CRL_new();
-    ASN1_TIME *from = X509_gmtime_adj(NULL, -10L * RIG_DAY);
-    ASN1_TIME *to = X509_gmtime_adj(NULL, until);
+    ASN1_TIME *from = X509_gmtime_adj(NULL, request->from != 0 ? request->from : -10L * RIG_DAY);
+    ASN1_TIME *to = X509_gmtime_adj(NULL, request->until != 0 ? request->until : RIG_DAY);
     assert_int_equal(X509_CRL_set_version(list, X509_CRL_VERSION_2), 1);
-    assert_int_equal(X509_CRL_set_issuer_name(list, X509_get_subject_name(issuer->certificate)), 1);
+    assert_int_equal(X509_CRL_set_issuer_name(list, X509_get_subject_name(request->issuer->certificate)), 1);
     assert_int_equal(X509_CRL_set1_lastUpdate(list, from), 1);
     assert_int_equal(X509_CRL_set1_nextUpdate(list, to), 1);
-    if (revoked != NULL) {
+    if (request->revoked != NULL) {
         X509_REVOKED *entry = X509_REVOKED_new();
-        assert_int_equal(X509_REVOKED_set_serialNumber(entry, X509_get_serialNumber(revoked)), 1);
+        assert_int_equal(X509_REVOKED_set_serialNumber(entry, X509_get_serialNumber(request->revoked)), 1);
         assert_int_equal(X509_REVOKED_set_revocationDate(entry, from), 1);
         assert_int_equal(X509_CRL_add0_revoked(list, entry), 1);
     }
-    assert_true(X509_CRL_sign(list, issuer->key, EVP_sha256()) > 0);
-    FILE *file = rig_create(name);
+    const EVP_MD *digest = EVP_get_digestbyname(request->digest != NULL ? request->digest : "SHA256");
+    assert_true(X509_CRL_sign(list, request->key != NULL ? request->key : request->issuer->key, digest) > 0);
     assert_int_equal(PEM_write_X509_CRL(file, list), 1);
-    assert_int_equal(fclose(file), 0);
     ASN1_TIME_free(from);
     ASN1_TIME_free(to);
     X509_CRL_free(list);
+}
+
+// A file with one revocation list of the issuer's.
+static inline void rig_write_crl(const char *name, const struct rig_issued *issuer, X509 *revoked, long until)
+{
+    FILE *file = rig_create(name);
+    rig_put_list(file, &(struct rig_list){.issuer = issuer, .revoked = revoked, .until = until});
+    assert_int_equal(fclose(file), 0);
 }
 
 // The configuration of a context: paths relative to the rig's directory, kept in static room.

@@ -39,7 +39,7 @@ enum ended_by { ENDED_BY_CLIENT, ENDED_BY_TARGET, ENDED_BY_PROXY };
     X(CLOSE_TARGET_HANDSHAKE_TIMEOUT, "target_handshake_timeout", ENDED_BY_PROXY, true,                           \
       "the target's TLS handshake took too long")                                                                 \
     X(CLOSE_UNRECOGNIZED_NAME, "unrecognized_name", ENDED_BY_PROXY, false,                                        \
-      "no target has the server name of the client's TLS handshake")                                              \
+      "no target or no certificate has the server name of the client's TLS handshake")                            \
     X(CLOSE_SNI_UNMATCHED, "sni_unmatched", ENDED_BY_PROXY, false,                                                \
       "no target has the server name that the client asks for")                                                   \
     X(CLOSE_LIFETIME, "lifetime", ENDED_BY_PROXY, false, "the connection's lifetime is over")                     \

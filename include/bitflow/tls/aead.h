@@ -16,14 +16,24 @@
 #define AEAD_TAG_SIZE 16
 
 enum aead_algorithm { AEAD_AES_128_GCM, AEAD_AES_256_GCM, AEAD_CHACHA20_POLY1305 };
+#define AEAD_ALGORITHM_COUNT 3
 
 size_t aead_key_size(enum aead_algorithm algorithm); // bytes
+
+// "AES-128-GCM", ...
+const char *aead_name(enum aead_algorithm algorithm);
 
 // "libcrypto" or "mbedtls", for --version and the docs' measurements.
 const char *aead_provider(void);
 
-// What must be said to the library before anyone else uses it (libcurl may be built on it, too). Called by tls_init().
-void aead_prepare(void);
+// Starts the library, before anyone else uses it (libcurl may be built on it, too): its configuration is read, its
+// ciphers are looked up, and each is used once, so that nothing of this is left for a connection to do, which might
+// fail at it. By tls_init(). False: ERROR_NO_MEMORY, ERROR_SYSTEM (its configuration cannot be used, or leaves no
+// cipher). May be called again.
+bool aead_prepare(struct error *error);
+
+// Whether the library has it: a policy in its configuration may leave some out. After aead_prepare(); any thread.
+bool aead_is_available(enum aead_algorithm algorithm);
 
 struct aead;
 

@@ -16,8 +16,12 @@ enum tls_role { TLS_SERVER /* a listener's */, TLS_CLIENT /* a target's */ };
 
 struct tls_context;
 
-// psa_crypto_init() and the like; once, in main, before any other thread. ERROR_SYSTEM.
+// Starts the cryptographic libraries, and finds out whether they can be used; in main, before any other thread, so that
+// a connection has nothing to start. ERROR_SYSTEM, ERROR_NO_MEMORY.
 bool tls_init(struct error *error);
+
+// Is called for each cipher that is not to be had, so that its cipher suites are not offered. After tls_init().
+void tls_warn(void (*tell)(void *argument, const char *text), void *argument);
 
 // Is told what is wrong: an error that names the file and the reason in words (no such file, not a PEM, the key is
 // encrypted, the key does not belong to the certificate, an unsupported kind of key, ...). `entry` is the index of the
@@ -36,6 +40,12 @@ struct tls_context *tls_context_create(const struct tls_config *config, enum tls
 
 // Wipes the keys. Accepts NULL. No connection may use it any more.
 void tls_context_destroy(struct tls_context **context);
+
+// A listener's: whether it is settled whose authority judges a client that asks for `name` (lower case, no dot at its
+// end; empty: it asks for none). False: no certificate is for the name, so that the first one would stand in, and that
+// one's authority or revocation list is not that of all. Where names choose targets, a client that another's authority
+// vouches for would be let through. Any thread.
+bool tls_context_has_judge(const struct tls_context *context, const char *name);
 
 // Another one (base/hash.h) where anything that it was loaded from has changed, in the configuration or in a file.
 uint64_t tls_context_fingerprint(const struct tls_context *context);

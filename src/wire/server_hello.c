@@ -1,0 +1,70 @@
+#include "bitflow/wire/server_hello.h"
+
+#include <string.h>
+
+enum { RECORD_HANDSHAKE = 22, MESSAGE_SERVER_HELLO = 2, MESSAGE_HEADER = 4, MESSAGE_VERSION_END = 6 };
+
+static bool is_retry_request(const struct server_hello *hello)
+{
+    // RFC 8446 4.1.3: SHA-256 of "HelloRetryRequest".
+    static const uint8_t random[32] = {0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c,
+                                       0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb,
+                                       0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c};
+    return hello->message_length == SERVER_HELLO_BEGINNING &&
+           memcmp(hello->message + MESSAGE_VERSION_END, random, sizeof random) == 0;
+}
+
+// The message at hand has one byte more of its beginning.
+static void look(struct server_hello *hello)
+{
+    const uint8_t *message = hello->message;
+    if (hello->message_length == MESSAGE_HEADER)
+        hello->message_left = (size_t)message[1] << 16 | (size_t)message[2] << 8 | message[3];
+    if (hello->message_length == MESSAGE_VERSION_END && message[0] == MESSAGE_SERVER_HELLO) {
+        hello->version = (uint16_t)(message[4] << 8 | message[5]);
+        hello->is_refused = hello->version != SERVER_HELLO_VERSION;
+    }
+}
+
+// Takes bytes of a handshake record; how many.
+static size_t follow_message(struct server_hello *hello, const uint8_t *bytes, size_t length)
+{
+    size_t taken = 1;
+    if (hello->message_length < MESSAGE_HEADER) {
+        hello->message[hello->message_length++] = *bytes;
+        look(hello);
+    } else if (hello->message_length < SERVER_HELLO_BEGINNING) {
+        hello->message[hello->message_length++] = *bytes;
+        hello->message_left--;
+        look(hello);
+    } else {
+        taken = length < hello->message_left ? length : hello->message_left;
+        hello->message_left -= taken;
+    }
+    if (hello->message_length >= MESSAGE_HEADER && hello->message_left == 0) {
+        hello->is_over = hello->message[0] == MESSAGE_SERVER_HELLO && hello->message_length >= MESSAGE_VERSION_END &&
+                         !is_retry_request(hello);
+        hello->message_length = 0;
+    }
+    return taken;
+}
+
+bool server_hello_follow(struct server_hello *hello, const uint8_t *bytes, size_t length)
+{
+    while (length > 0 && !hello->is_over && !hello->is_refused) {
+        size_t taken = 1;
+        if (hello->header_length < SERVER_HELLO_RECORD_HEADER) {
+            hello->header[hello->header_length++] = *bytes;
+            hello->record_left = (size_t)hello->header[3] << 8 | hello->header[4];
+        } else {
+            size_t available = length < hello->record_left ? length : hello->record_left;
+            taken = hello->header[0] == RECORD_HANDSHAKE ? follow_message(hello, bytes, available) : available;
+            hello->record_left -= taken;
+        }
+        if (hello->header_length == SERVER_HELLO_RECORD_HEADER && hello->record_left == 0)
+            hello->header_length = 0;
+        bytes += taken;
+        length -= taken;
+    }
+    return !hello->is_refused;
+}

@@ -1,0 +1,120 @@
+"""What openssl.cnf says of the ciphers: a file that cannot be used ends the start, a cipher that a policy leaves out is
+not offered."""
+
+import pytest
+
+import bitflow_process
+import compiled
+import sockets
+import tls_peers
+from environment import proxy
+from tls_cases import assert_leg, tls_client, tls_listener, tls_target
+from tls_peers import VERSIONS
+
+pytestmark = pytest.mark.skipif(
+    b"EVP_CIPHER_fetch" not in bitflow_process.binary().read_bytes(), reason="built without libcrypto"
+)
+BEGIN = "openssl_conf = main\n[main]\n"
+LEFT_OUT = "has no ChaCha20-Poly1305 (is its configuration limiting it?): the cipher suites with it are not offered"
+
+
+def policy(env, text):
+    return {"OPENSSL_CONF": str(env.write(text, "openssl.cnf"))}
+
+
+def one_proxy(env, pki):
+    return env.config(proxy(env.address(), env.refusing(), listener=tls_listener(pki.server)))
+
+
+@pytest.mark.parametrize("more", [["--check"], []])
+@pytest.mark.parametrize("text, words", [
+    ("openssl_conf = main\n[main\n", "missing close square bracket"),
+    ("openssl_conf = main\n", "missing section"),
+    (BEGIN + "providers = none\n", "provider section error"),
+    (BEGIN + "alg_section = these\n[these]\nnonsense = yes\n", "unknown option"),
+    ("\x01\x1b[31m no = \x7f\n[", "missing equal sign"),
+])
+def test_a_file_that_cannot_be_used(env, pki, text, words, more):
+    environment = policy(env, text)
+    done = bitflow_process.run(*more, "--config", one_proxy(env, pki), environment=environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"bitflow: libcrypto cannot use its configuration {environment['OPENSSL_CONF']}: "), line
+    assert words in line and line.isprintable()
+
+
+def test_a_file_that_is_asked_for_and_not_there(env, pki):
+    environment = {"OPENSSL_CONF": str(env.directory / "nowhere.cnf")}
+    done = bitflow_process.run("--check", "--config", one_proxy(env, pki), environment=environment)
+    assert done.returncode == 1 and "nowhere.cnf: No such file" in done.stderr
+
+
+@pytest.mark.parametrize("value", ["", "/dev/null"])
+def test_no_file(env, pki, value):
+    done = bitflow_process.run("--check", "--config", one_proxy(env, pki), environment={"OPENSSL_CONF": value})
+    assert done.returncode == 0 and "libcrypto" not in done.stderr
+
+
+@pytest.mark.parametrize("text", [
+    BEGIN + "alg_section = these\n[these]\ndefault_properties = fips=yes\n",  # and no provider that is
+    BEGIN + "providers = these\n[these]\nbase = it\n[it]\nactivate = 1\n",
+], ids=["fips", "no provider"])
+def test_a_policy_that_leaves_no_cipher(env, pki, text):
+    for more in (["--check"], []):
+        done = bitflow_process.run(*more, "--config", one_proxy(env, pki), environment=policy(env, text))
+        assert done.returncode == 1
+        assert done.stderr.startswith("bitflow: there is no cipher that TLS records could be protected by: "), done
+
+
+@pytest.fixture(scope="module")
+def provider(tmp_path_factory):
+    return compiled.shared_object("provider_without_chacha20", tmp_path_factory.mktemp("provider"), "crypto")
+
+
+@pytest.fixture
+def without_chacha20(env, provider):
+    return policy(env, BEGIN + f"providers = these\n[these]\nmine = it\n[it]\nmodule = {provider}\nactivate = 1\n")
+
+
+def test_a_cipher_that_a_policy_leaves_out_is_told_of(env, pki, without_chacha20):
+    path = one_proxy(env, pki)
+    done = bitflow_process.run("--check", "--config", path, environment=without_chacha20)
+    assert done.returncode == 0
+    told = [line for line in done.stderr.splitlines() if "libcrypto" in line]
+    assert told == [f"bitflow: warning: libcrypto {LEFT_OUT}"]
+    bitflow = env.launch(path, environment=without_chacha20)
+    bitflow.wait_listening(["front"])
+    warnings = [line["msg"] for line in bitflow.log_lines(True) if line["level"] == "warn"]
+    assert [text for text in warnings if "libcrypto" in text] == [f"libcrypto {LEFT_OUT}"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_listener_does_not_take_it(env, pki, without_chacha20, version):
+    address = env.address()
+    env.start(proxy(address, env.echo().address, listener=tls_listener(pki.server)), environment=without_chacha20)
+    *others, foreign = tls_peers.suites(version, "p256")
+    with tls_peers.openssl_client(address, version=version, suite=foreign) as client:
+        client.wait_said("alert handshake failure")
+    for suite in others:
+        with tls_peers.openssl_client(address, pki.trusted, version=version, suite=suite) as client:
+            client.echoes(b"hello")
+    # Who offers all of them gets another.
+    tls_client(env, address).round_trip()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_target_is_not_offered_it(env, pki, without_chacha20, version):
+    back, front = env.address(), env.address()
+    bitflow = env.start(proxy(front, tls_target(back, pki.trusted)), environment=without_chacha20)
+    *others, foreign = tls_peers.suites(version, "p256")
+    for suite in others:
+        with tls_peers.openssl_server(back, pki.server, version=version, suite=suite):
+            client = env.connect(front)
+            client.sendall(b"hello\n")
+            assert sockets.receive_exactly(client, 6) == b"olleh\n"
+            client.close()
+    assert_leg(bitflow.wait_records(len(others))[-1]["target_tls"], version, others[-1], "server.test", peer=pki.server)
+    with tls_peers.openssl_server(back, pki.server, version=version, suite=foreign):
+        sockets.was_rejected(env.connect(front))
+    record = bitflow.wait_records(len(others) + 1)[-1]
+    assert record["reason"] == "target_handshake_failed" and "nothing acceptable in our offer" in record["error"]

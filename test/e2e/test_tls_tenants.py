@@ -1,0 +1,129 @@
+"""A listener for two tenants: each has a certificate, an authority for its clients, and a target, chosen by the server
+name. No client of one gets to what is not its tenant's."""
+
+import pytest
+
+import peers
+import sockets
+import tls_peers
+import tls_raw
+from environment import proxy
+from tls_cases import assert_refused, tls_client, tls_listener
+from tls_peers import VERSIONS
+
+TARGETS = ("a.test", "b.test", "c.test", "*")
+NO_JUDGE = "which authority is to judge the client depends on that"
+
+
+class Tenants:
+    def __init__(self, env, pki, mode="strict", authorities=None, **entries):
+        first, second = authorities or (pki.root, pki.rsa)
+        listener = tls_listener(
+            pki.server_for("a.test").entry(authority=str(first.certificate)),
+            pki.server_for("b.test", "*.b.test").entry(authority=str(second.certificate), **entries),
+            verify_mode=mode,
+        )
+        targets = [
+            {"name": name, "address": env.serve(peers.greeter(name)).address} for name in TARGETS
+        ]
+        self.env, self.address = env, env.address()
+        self.clients = {"a": pki.client, "b": pki.rsa_client, None: None}
+        self.bitflow = env.start(
+            proxy(self.address, *targets, listener=listener, connection_load_balancer="sni")
+        )
+
+    def context(self, tenant, version=None):
+        return tls_raw.client_context(identity=self.clients[tenant], version=version)
+
+    def reaches(self, tenant, name, target, version=None):
+        client = tls_client(self.env, self.address, self.context(tenant, version), server_name=name)
+        assert client.read_exactly(len(target) + 1) == target.encode() + b"\n"
+        client.close()
+        return True
+
+    def refusal(self, tenant, name, version=None):
+        """The alert, and the record."""
+        sock = self.env.connect(self.address)
+        local = sockets.local_name(sock)
+        alert = tls_raw.refusal(tls_raw.Tls(sock, self.context(tenant, version), server_name=name))
+        record = self.bitflow.record_of(local)
+        assert record["target"] is None and record["bytes_from_target"] == 0, record
+        return alert, record
+
+
+@pytest.fixture
+def tenants(env, pki):
+    return Tenants(env, pki)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_each_gets_to_its_own(tenants, version):
+    assert tenants.reaches("a", "a.test", "a.test", version)
+    assert tenants.reaches("b", "b.test", "b.test", version)
+    assert tenants.reaches("b", "x.b.test", "*", version)  # by the certificate's wildcard
+    for tenant, name in (("a", "b.test"), ("b", "a.test"), ("a", "x.b.test"), ("a", "B.TEST")):
+        alert, record = tenants.refusal(tenant, name, version)
+        assert alert == "unknown_ca"
+        assert_refused(record, "client", "unknown CA")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("mode", ["strict", "relaxed"])
+@pytest.mark.parametrize("name", ["c.test", "d.test", "y.x.b.test", None])
+def test_a_name_of_no_certificate(env, pki, mode, name, version):
+    """One that has a target, one for which the target named * is, and none."""
+    tenants = Tenants(env, pki, mode)
+    for tenant in ("a", "b", None):
+        alert, record = tenants.refusal(tenant, name, version)
+        assert alert == "unrecognized_name"
+        assert (record["reason"], record["ended_by"], record["sni"]) == ("unrecognized_name", "proxy", name)
+        assert NO_JUDGE in record["error"] and (name or "sent no server name") in record["error"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name, is_for_b", [
+    ("b.test.", True), ("B.Test", True), ("B.TEST.", True),
+    ("b.test..", False), ("127.0.0.1", False), (".b.test", False),
+])
+def test_other_ways_to_write_a_name(tenants, pki, name, is_for_b, version):
+    """A dot at the end and the case do not matter; what is left is compared as it is."""
+    client = tls_peers.openssl_client(tenants.address, name=name, version=version, identity=pki.rsa_client)
+    stranger = tls_peers.openssl_client(tenants.address, name=name, version=version, identity=pki.client)
+    with client, stranger:
+        client.wait_said("b\\.test\r?\n?" if is_for_b else "alert number 112|unrecognized name")
+        stranger.wait_said("unknown ca" if is_for_b else "alert number 112|unrecognized name")
+
+
+@pytest.mark.parametrize("mode", ["none", "relaxed", "strict"])
+def test_where_all_are_judged_alike(env, pki, mode):
+    """One authority for all certificates: a name that none of them has is its target's affair, as ever."""
+    tenants = Tenants(env, pki, mode, authorities=(pki.root, pki.root))
+    for name, target in (("c.test", "c.test"), ("d.test", "*"), (None, "*")):
+        assert tenants.reaches("a", name, target)
+
+
+def test_where_nobody_is_judged(env, pki):
+    tenants = Tenants(env, pki, "none")
+    for tenant in ("a", "b", None):
+        assert tenants.reaches(tenant, "c.test", "c.test")
+
+
+def test_lists_make_a_difference_too(env, pki):
+    """The same authority, but one of the certificates has its revocation list."""
+    tenants = Tenants(env, pki, authorities=(pki.root, pki.root), revocation_list=str(pki.revocation_list))
+    assert tenants.reaches("a", "a.test", "a.test")
+    assert tenants.refusal("a", "c.test")[0] == "unrecognized_name"
+
+
+def test_other_balancers_have_one_set_of_targets(env, pki):
+    """There the name chooses the certificate and its authority only, and the first one stands in."""
+    address = env.address()
+    entries = [
+        pki.server_for("a.test").entry(authority=str(pki.root.certificate)),
+        pki.server_for("b.test").entry(authority=str(pki.rsa.certificate)),
+    ]
+    target = env.serve(peers.greeter("here")).address
+    env.start(proxy(address, target, listener=tls_listener(*entries, verify_mode="strict")))
+    client = tls_client(env, address, tls_raw.client_context(identity=pki.client), server_name="c.test")
+    assert client.read_exactly(5) == b"here\n"
+    client.close()

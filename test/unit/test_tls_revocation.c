@@ -1,0 +1,285 @@
+// With a revocation list configured, every issuer below and at the anchor must have a current one: chains of three, in
+// both roles, with all that a file of lists can have or lack.
+
+#include "tls_peer.h"
+
+enum { LISTS = 3 };
+
+static struct rig_issued root;
+static struct rig_issued middle;
+static struct rig_issued namesake; // the middle's name, another key
+static struct rig_issued silent;   // a CA that may not sign lists
+static struct rig_issued leaf;
+static struct rig_issued revoked;
+static struct rig_issued under_silent;
+
+#define MIDDLE {.issuer = &middle}
+#define ROOT {.issuer = &root}
+#define TOLD "it cannot be told whether the certificate is revoked: "
+#define TOLD_OF_MIDDLE "it cannot be told whether the CA certificate CN=Middle CA is revoked: "
+
+struct lists_case {
+    const char *name;
+    struct rig_list lists[LISTS];
+    const char *words;     // NULL: the chain is good
+    const char *pair;      // NULL: "leaf"
+    const char *authority; // NULL: "root.crt"
+    const char *alert;     // NULL: certificate unknown
+};
+
+static void write_lists(const char *name, const struct rig_list lists[LISTS])
+{
+    FILE *file = rig_create(name);
+    for (size_t i = 0; i < LISTS; i++)
+        if (lists[i].issuer != NULL)
+            rig_put_list(file, &lists[i]);
+    assert_int_equal(fclose(file), 0);
+}
+
+static void check_session(const struct tls_context *context, enum tls_role role, const struct lists_case *one,
+                          int version)
+{
+    struct peer peer = {.pair = one->pair != NULL ? one->pair : "leaf", .minimum = version, .maximum = version};
+    struct tls_session session;
+    struct error error;
+    bool is_good = run_session(context, role, "s.example", &peer, &session, &error);
+    if (is_good != (one->words == NULL) || (!is_good && strstr(error.text, one->words) == NULL))
+        fail_msg("%s, role %d: %s", one->name, role, is_good ? "accepted" : error.text);
+    const char *alert = one->alert != NULL ? one->alert : "certificate unknown";
+    if (!is_good && strstr(peer.error, alert) == NULL)
+        fail_msg("%s, role %d: the peer heard \"%s\"", one->name, role, peer.error);
+}
+
+static void check_case(const struct lists_case *one)
+{
+    static const enum verify_mode modes[] = {VERIFY_STRICT, VERIFY_RELAXED};
+    write_lists("lists.crl", one->lists);
+    for (int i = 0; i < 4; i++) {
+        bool is_server = i % 2 == 0;
+        struct rig_config config;
+        rig_config_init(&config, modes[i / 2]);
+        rig_config_add(&config, is_server ? "server.key" : NULL, is_server ? "server.crt" : NULL,
+                       one->authority != NULL ? one->authority : "root.crt", "lists.crl");
+        struct tls_context *context = rig_context(&config, is_server ? TLS_SERVER : TLS_CLIENT);
+        check_session(context, is_server ? TLS_SERVER : TLS_CLIENT, one, i % 3 == 0 ? TLS1_2_VERSION : TLS1_3_VERSION);
+        tls_context_destroy(&context);
+    }
+}
+
+static void test_chains(void **state)
+{
+    (void)state;
+    const struct lists_case cases[] = {
+        {"both", {MIDDLE, ROOT}, NULL, NULL, NULL, NULL},
+        {"in the other order", {ROOT, MIDDLE}, NULL, NULL, NULL, NULL},
+        {"the root's only", {ROOT}, TOLD "there is no revocation list of CN=Middle CA", NULL, NULL, NULL},
+        {"the middle's only", {MIDDLE}, TOLD_OF_MIDDLE "there is no revocation list of CN=Root CA", NULL, NULL, NULL},
+        {"another's", {{.issuer = &silent}}, TOLD_OF_MIDDLE "there is no revocation list of", NULL, NULL, NULL},
+        {"expired",
+         {ROOT, {.issuer = &middle, .until = -RIG_DAY}},
+         TOLD "the revocation list of CN=Middle CA expired on ",
+         NULL,
+         NULL,
+         NULL},
+        {"the root's expired",
+         {MIDDLE, {.issuer = &root, .until = -RIG_DAY}},
+         TOLD_OF_MIDDLE "the revocation list of CN=Root CA expired on ",
+         NULL,
+         NULL,
+         NULL},
+        {"an old and a new one", {ROOT, {.issuer = &middle, .until = -RIG_DAY}, MIDDLE}, NULL, NULL, NULL, NULL},
+        {"a new and an old one", {ROOT, MIDDLE, {.issuer = &middle, .until = -RIG_DAY}}, NULL, NULL, NULL, NULL},
+        {"not yet valid",
+         {ROOT, {.issuer = &middle, .from = 5L * RIG_DAY, .until = 9L * RIG_DAY}},
+         TOLD "the revocation list of CN=Middle CA is not valid before ",
+         NULL,
+         NULL,
+         NULL},
+        {"of a namesake",
+         {ROOT, {.issuer = &namesake}},
+         TOLD "the revocation list of CN=Middle CA is signed by another key",
+         NULL,
+         NULL,
+         NULL},
+        {"of a namesake, and the right one", {ROOT, {.issuer = &namesake}, MIDDLE}, NULL, NULL, NULL, NULL},
+        {"a namesake's revokes nothing",
+         {ROOT, MIDDLE, {.issuer = &namesake, .revoked = revoked.certificate}},
+         NULL,
+         "revoked",
+         NULL,
+         NULL},
+        {"SHA-1",
+         {ROOT, {.issuer = &middle, .digest = "SHA1"}},
+         TOLD "the revocation list of CN=Middle CA is signed with too weak a hash",
+         NULL,
+         NULL,
+         NULL},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
+        check_case(&cases[i]);
+}
+
+static void test_revoked_and_anchors(void **state)
+{
+    (void)state;
+    const struct lists_case cases[] = {
+        {"the leaf is revoked",
+         {ROOT, {.issuer = &middle, .revoked = revoked.certificate}},
+         "the certificate is revoked",
+         "revoked",
+         NULL,
+         "certificate revoked"},
+        {"another leaf is", {ROOT, {.issuer = &middle, .revoked = revoked.certificate}}, NULL, NULL, NULL, NULL},
+        {"the old list has it",
+         {ROOT, MIDDLE, {.issuer = &middle, .revoked = revoked.certificate, .until = -RIG_DAY}},
+         "the certificate is revoked",
+         "revoked",
+         NULL,
+         "certificate revoked"},
+        {"the middle is revoked",
+         {MIDDLE, {.issuer = &root, .revoked = middle.certificate}},
+         "the CA certificate CN=Middle CA is revoked",
+         NULL,
+         NULL,
+         "certificate revoked"},
+        {"no key for lists",
+         {ROOT, {.issuer = &silent}},
+         TOLD "CN=Silent CA is not for the signing of revocation lists (key usage)",
+         "under-silent",
+         NULL,
+         NULL},
+        {"the middle is the anchor", {MIDDLE}, NULL, NULL, "middle.crt", NULL},
+        {"the middle is the anchor, without",
+         {ROOT},
+         TOLD "there is no revocation list of CN=Middle CA",
+         NULL,
+         "middle.crt",
+         NULL},
+        {"the leaf is the anchor", {ROOT}, NULL, "pinned", "pinned.crt", NULL},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
+        check_case(&cases[i]);
+}
+
+// Where the authorities of several entries judge together, each has its own lists, or none.
+static void test_lists_are_of_their_entry(void **state)
+{
+    (void)state;
+    const struct rig_list lists[LISTS] = {ROOT};
+    write_lists("lists.crl", lists);
+    const struct lists_case without = {.name = "no list is configured", .pair = "under-silent"};
+    const struct lists_case with = {
+        .name = "a list is", .words = TOLD "there is no revocation list of CN=Silent CA", .pair = "under-silent"};
+    for (int has_list = 0; has_list < 2; has_list++) {
+        struct rig_config config;
+        rig_config_init(&config, VERIFY_STRICT);
+        rig_config_add(&config, "server.key", "server.crt", NULL, NULL);
+        rig_config_add(&config, NULL, NULL, "other.crt", "lists.crl");
+        rig_config_add(&config, NULL, NULL, "root.crt", has_list ? "lists.crl" : NULL);
+        struct tls_context *context = rig_context(&config, TLS_SERVER);
+        check_session(context, TLS_SERVER, has_list ? &with : &without, TLS1_3_VERSION);
+        tls_context_destroy(&context);
+    }
+}
+
+struct told {
+    size_t count;
+    char text[400];
+};
+
+static void note(void *argument, const char *file, const char *text)
+{
+    struct told *told = argument;
+    assert_true(strlen(file) > 0);
+    told->count++;
+    (void)snprintf(told->text, sizeof told->text, "%s", text);
+}
+
+static void test_authorities_without_lists_are_told_of(void **state)
+{
+    (void)state;
+    const struct {
+        struct rig_list lists[LISTS];
+        size_t count;
+        const char *text;
+    } cases[] = {
+        {{MIDDLE, ROOT}, 0, ""},
+        {{ROOT}, 1, "there is no revocation list of CN=Middle CA: no certificate that it issued verifies"},
+        {{ROOT, {.issuer = &namesake}}, 1, "the revocation list of CN=Middle CA is signed by another key than"},
+        {{ROOT, {.issuer = &middle, .until = -RIG_DAY}}, 1, "the revocation list of CN=Middle CA expired on "},
+        {{ROOT, {.issuer = &middle, .until = -RIG_DAY}, MIDDLE}, 0, ""},
+    };
+    rig_write_chain("both.crt", middle.certificate, root.certificate, NULL);
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        write_lists("lists.crl", cases[i].lists);
+        struct rig_config config;
+        rig_config_init(&config, VERIFY_STRICT);
+        rig_config_add(&config, NULL, NULL, "both.crt", "lists.crl");
+        struct tls_context *context = rig_context(&config, TLS_CLIENT);
+        struct told told = {.count = 0};
+        tls_context_check_expiry(context, 30, note, &told);
+        if (told.count != cases[i].count || strstr(told.text, cases[i].text) == NULL)
+            fail_msg("%zu: %zu warnings, the last: %s", i, told.count, told.text);
+        tls_context_destroy(&context);
+    }
+}
+
+// With the chain behind it.
+static void write_peer(const char *pair, const struct rig_issued *issued, X509 *above)
+{
+    char file[64];
+    rig_write_pair(pair, issued);
+    (void)snprintf(file, sizeof file, "%s.crt", pair);
+    rig_write_chain(file, issued->certificate, above, NULL);
+}
+
+static int begin(void **state)
+{
+    (void)state;
+    rig_tls_begin();
+    root = rig_issue(&(struct rig_request){.subject = "Root CA", .is_ca = true});
+    middle = rig_issue(&(struct rig_request){.subject = "Middle CA", .is_ca = true, .issuer = &root});
+    namesake = rig_issue(&(struct rig_request){.subject = "Middle CA", .is_ca = true, .issuer = &root});
+    silent = rig_issue(
+        &(struct rig_request){.subject = "Silent CA", .is_ca = true, .key_usage = "keyCertSign", .issuer = &root});
+    const struct rig_request request = {.subject = "peer", .names = "DNS:s.example", .issuer = &middle};
+    leaf = rig_issue(&request);
+    revoked = rig_issue(&request);
+    under_silent = rig_issue(&(struct rig_request){.subject = "peer", .names = "DNS:s.example", .issuer = &silent});
+    struct rig_issued pinned = rig_issue(&(struct rig_request){.subject = "pinned", .names = "DNS:s.example"});
+    struct rig_issued server = rig_issue(&(struct rig_request){.subject = "server", .names = "DNS:s.example"});
+    struct rig_issued other = rig_issue(&(struct rig_request){.subject = "Other CA", .is_ca = true});
+    rig_write_chain("root.crt", root.certificate, NULL, NULL);
+    rig_write_chain("middle.crt", middle.certificate, NULL, NULL);
+    rig_write_chain("other.crt", other.certificate, NULL, NULL);
+    write_peer("leaf", &leaf, middle.certificate);
+    write_peer("revoked", &revoked, middle.certificate);
+    write_peer("under-silent", &under_silent, silent.certificate);
+    write_peer("pinned", &pinned, NULL);
+    write_peer("server", &server, NULL);
+    rig_drop(&pinned);
+    rig_drop(&server);
+    rig_drop(&other);
+    return 0;
+}
+
+static int end(void **state)
+{
+    (void)state;
+    struct rig_issued *const all[] = {&root, &middle, &namesake, &silent, &leaf, &revoked, &under_silent};
+    for (size_t i = 0; i < ARRAY_LENGTH(all); i++)
+        rig_drop(all[i]);
+    rig_tls_end();
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_chains),
+        cmocka_unit_test(test_revoked_and_anchors),
+        cmocka_unit_test(test_lists_are_of_their_entry),
+        cmocka_unit_test(test_authorities_without_lists_are_told_of),
+    };
+    return cmocka_run_group_tests(tests, begin, end);
+}
