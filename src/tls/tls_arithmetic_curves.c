@@ -10,6 +10,7 @@
 #include <openssl/core_names.h>
 #include <openssl/crypto.h>
 #include <openssl/ec.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/obj_mac.h>
 
@@ -35,6 +36,9 @@ static struct curve curves[] = {
     {MBEDTLS_ECP_DP_SECP521R1, NID_secp521r1, COORDINATE_MAX, 0, NULL},
 };
 
+// Unlike the others it is a provider's, and a policy in libcrypto's configuration may leave it out.
+static bool has_x25519;
+
 bool arithmetic_curves_prepare(void)
 {
     for (size_t i = 0; i < ARRAY_LENGTH(curves); i++) {
@@ -43,8 +47,14 @@ bool arithmetic_curves_prepare(void)
             return false;
     }
     EVP_PKEY_CTX *context = EVP_PKEY_CTX_new_from_name(NULL, "X25519", NULL);
+    has_x25519 = context != NULL;
     EVP_PKEY_CTX_free(context);
-    return context != NULL;
+    return has_x25519 || ERR_GET_REASON(ERR_peek_last_error()) == ERR_R_UNSUPPORTED;
+}
+
+bool arithmetic_has_x25519(void)
+{
+    return has_x25519;
 }
 
 static const struct curve *find_curve(const mbedtls_ecp_group *group)
@@ -216,7 +226,9 @@ static size_t multiply(const mbedtls_ecp_group *group, const mbedtls_mpi *scalar
                        unsigned char *bytes)
 {
     if (group->id == MBEDTLS_ECP_DP_CURVE25519)
-        return is_valid(group, scalar, point) && multiply_x25519(group, scalar, point, bytes) ? X25519_SIZE : 0;
+        return has_x25519 && is_valid(group, scalar, point) && multiply_x25519(group, scalar, point, bytes)
+                   ? X25519_SIZE
+                   : 0;
     const struct curve *curve = find_curve(group);
     if (curve == NULL || !is_valid(group, scalar, point))
         return 0;

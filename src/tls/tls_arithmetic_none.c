@@ -40,3 +40,8 @@ void rsa_twin_destroy(struct rsa_twin **twin)
 void arithmetic_leave_thread(void)
 {
 }
+
+bool arithmetic_has_x25519(void)
+{
+    return true;
+}

@@ -31,6 +31,9 @@ void rsa_twin_destroy(struct rsa_twin **twin);
 // end of a handshake: the connection may go on for days.
 void arithmetic_leave_thread(void);
 
+// Whether the group is to be offered: not where a policy keeps it from libcrypto. After tls_arithmetic_init().
+bool arithmetic_has_x25519(void);
+
 // ---- what follows is for tls_arithmetic*.c alone
 
 enum arithmetic { CURVE_PRODUCT, CURVE_SUM, RSA_PUBLIC, RSA_PRIVATE, ARITHMETIC_COUNT };
@@ -58,7 +61,7 @@ bool arithmetic_enter(enum arithmetic which, const struct arithmetic_originals *
 // Counts the result; a failure's reason is taken off this thread's list of libcrypto's errors.
 bool arithmetic_leave(enum arithmetic which, bool is_done);
 
-// Looks the curves up; once for the process, kept until its end.
+// Looks the curves up; once for the process, kept until its end. That there is no X25519 is no failure.
 bool arithmetic_curves_prepare(void);
 
 #endif

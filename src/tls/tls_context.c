@@ -42,6 +42,8 @@ void tls_warn(void (*tell)(void *argument, const char *text), void *argument)
                        aead_provider(), aead_name((enum aead_algorithm)i));
         tell(argument, text);
     }
+    if (!arithmetic_has_x25519())
+        tell(argument, "libcrypto has no X25519 (is its configuration limiting it?): the group is not offered");
 }
 
 static bool out_of_memory(struct error *error)

@@ -7,7 +7,7 @@
 
 // mbedTLS's own list has ffdhe8192, a key share of which takes a second of processor time.
 static const uint16_t groups[] = {
-    MBEDTLS_SSL_IANA_TLS_GROUP_X25519,
+    MBEDTLS_SSL_IANA_TLS_GROUP_X25519, // the first, since it may have to be left out
     MBEDTLS_SSL_IANA_TLS_GROUP_SECP256R1,
     MBEDTLS_SSL_IANA_TLS_GROUP_SECP384R1,
     MBEDTLS_SSL_IANA_TLS_GROUP_NONE,
@@ -49,7 +49,7 @@ bool tls_policy_apply(struct tls_context *context, enum tls_minimum minimum, str
     mbedtls_ssl_conf_max_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_3);
     tls_suites_list(context->suites);
     mbedtls_ssl_conf_ciphersuites(config, context->suites);
-    mbedtls_ssl_conf_groups(config, groups);
+    mbedtls_ssl_conf_groups(config, arithmetic_has_x25519() ? groups : groups + 1);
     mbedtls_ssl_conf_sig_algs(config, signatures);
     mbedtls_ssl_conf_authmode(config, authentication_mode(context));
     mbedtls_ssl_conf_renegotiation(config, MBEDTLS_SSL_RENEGOTIATION_DISABLED);

@@ -1,5 +1,5 @@
-"""What openssl.cnf says of the ciphers: a file that cannot be used ends the start, a cipher that a policy leaves out is
-not offered."""
+"""What openssl.cnf says: a file that cannot be used ends the start, a cipher or a group that a policy leaves out is not
+offered."""
 
 import pytest
 
@@ -15,7 +15,10 @@ pytestmark = pytest.mark.skipif(
     b"EVP_CIPHER_fetch" not in bitflow_process.binary().read_bytes(), reason="built without libcrypto"
 )
 BEGIN = "openssl_conf = main\n[main]\n"
-LEFT_OUT = "has no ChaCha20-Poly1305 (is its configuration limiting it?): the cipher suites with it are not offered"
+LEFT_OUT = [
+    "libcrypto has no ChaCha20-Poly1305 (is its configuration limiting it?): the cipher suites with it are not offered",
+    "libcrypto has no X25519 (is its configuration limiting it?): the group is not offered",
+]
 
 
 def policy(env, text):
@@ -68,30 +71,30 @@ def test_a_policy_that_leaves_no_cipher(env, pki, text):
 
 @pytest.fixture(scope="module")
 def provider(tmp_path_factory):
-    return compiled.shared_object("provider_without_chacha20", tmp_path_factory.mktemp("provider"), "crypto")
+    return compiled.shared_object("limiting_provider", tmp_path_factory.mktemp("provider"), "crypto")
 
 
 @pytest.fixture
-def without_chacha20(env, provider):
+def limited(env, provider):
     return policy(env, BEGIN + f"providers = these\n[these]\nmine = it\n[it]\nmodule = {provider}\nactivate = 1\n")
 
 
-def test_a_cipher_that_a_policy_leaves_out_is_told_of(env, pki, without_chacha20):
+def test_what_a_policy_leaves_out_is_told_of(env, pki, limited):
     path = one_proxy(env, pki)
-    done = bitflow_process.run("--check", "--config", path, environment=without_chacha20)
+    done = bitflow_process.run("--check", "--config", path, environment=limited)
     assert done.returncode == 0
     told = [line for line in done.stderr.splitlines() if "libcrypto" in line]
-    assert told == [f"bitflow: warning: libcrypto {LEFT_OUT}"]
-    bitflow = env.launch(path, environment=without_chacha20)
+    assert told == [f"bitflow: warning: {text}" for text in LEFT_OUT]
+    bitflow = env.launch(path, environment=limited)
     bitflow.wait_listening(["front"])
     warnings = [line["msg"] for line in bitflow.log_lines(True) if line["level"] == "warn"]
-    assert [text for text in warnings if "libcrypto" in text] == [f"libcrypto {LEFT_OUT}"]
+    assert [text for text in warnings if "libcrypto" in text] == LEFT_OUT
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_listener_does_not_take_it(env, pki, without_chacha20, version):
+def test_a_listener_does_not_take_it(env, pki, limited, version):
     address = env.address()
-    env.start(proxy(address, env.echo().address, listener=tls_listener(pki.server)), environment=without_chacha20)
+    env.start(proxy(address, env.echo().address, listener=tls_listener(pki.server)), environment=limited)
     *others, foreign = tls_peers.suites(version, "p256")
     with tls_peers.openssl_client(address, version=version, suite=foreign) as client:
         client.wait_said("alert handshake failure")
@@ -103,9 +106,9 @@ def test_a_listener_does_not_take_it(env, pki, without_chacha20, version):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_target_is_not_offered_it(env, pki, without_chacha20, version):
+def test_a_target_is_not_offered_it(env, pki, limited, version):
     back, front = env.address(), env.address()
-    bitflow = env.start(proxy(front, tls_target(back, pki.trusted)), environment=without_chacha20)
+    bitflow = env.start(proxy(front, tls_target(back, pki.trusted)), environment=limited)
     *others, foreign = tls_peers.suites(version, "p256")
     for suite in others:
         with tls_peers.openssl_server(back, pki.server, version=version, suite=suite):
@@ -118,3 +121,28 @@ def test_a_target_is_not_offered_it(env, pki, without_chacha20, version):
         sockets.was_rejected(env.connect(front))
     record = bitflow.wait_records(len(others) + 1)[-1]
     assert record["reason"] == "target_handshake_failed" and "nothing acceptable in our offer" in record["error"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_listener_does_not_take_x25519(env, pki, limited, version):
+    address = env.address()
+    env.start(proxy(address, env.echo().address, listener=tls_listener(pki.server)), environment=limited)
+    with tls_peers.openssl_client(address, version=version, more=("-groups", "X25519")) as client:
+        client.wait_said("alert handshake failure")
+    for groups in ("P-256", "P-384:P-256", "X25519:P-256"):  # the last one by a HelloRetryRequest in 1.3
+        with tls_peers.openssl_client(address, pki.trusted, version=version, more=("-groups", groups)) as client:
+            client.echoes(b"hello")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_target_is_not_offered_x25519(env, pki, limited, version):
+    back, front = env.address(), env.address()
+    bitflow = env.start(proxy(front, tls_target(back, pki.trusted)), environment=limited)
+    with tls_peers.openssl_server(back, pki.server, version=version, more=("-groups", "X25519")):
+        sockets.was_rejected(env.connect(front))
+    (record,) = bitflow.wait_records(1)
+    assert record["reason"] == "target_handshake_failed" and "nothing acceptable in our offer" in record["error"]
+    with tls_peers.openssl_server(back, pki.server, version=version, more=("-groups", "P-256")):
+        client = env.connect(front)
+        client.sendall(b"hello\n")
+        assert sockets.receive_exactly(client, 6) == b"olleh\n"

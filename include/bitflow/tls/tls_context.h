@@ -20,7 +20,7 @@ struct tls_context;
 // a connection has nothing to start. ERROR_SYSTEM, ERROR_NO_MEMORY.
 bool tls_init(struct error *error);
 
-// Is called for each cipher that is not to be had, so that its cipher suites are not offered. After tls_init().
+// Is called for each cipher, and for X25519, that is not to be had, so that it is not offered. After tls_init().
 void tls_warn(void (*tell)(void *argument, const char *text), void *argument);
 
 // Is told what is wrong: an error that names the file and the reason in words (no such file, not a PEM, the key is
