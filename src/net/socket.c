@@ -39,6 +39,11 @@ void socket_set_nodelay(int fd)
     set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 }
 
+void socket_acknowledge(int fd)
+{
+    set_int(fd, IPPROTO_TCP, TCP_QUICKACK, 1);
+}
+
 #define KEEPALIVE_MAX 32767 // s; the kernel refuses more (MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL)
 
 void socket_set_keepalive(int fd, int64_t interval)

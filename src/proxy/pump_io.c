@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/net/socket.h"
 #include "bitflow/tls/tls_session.h"
 #include "pump.h"
 
@@ -49,7 +50,8 @@ ssize_t pump_receive(struct pump *pump, int flags)
     return received;
 }
 
-// What a record's event means besides data. False: the direction has come to its end.
+// What a record's event means besides data. False: the direction has come to its end. What is neither passed on nor
+// answered is acknowledged: TLS 1.3 servers send tickets before their first data.
 static bool heed(struct pump *pump, const struct tls_received *received)
 {
     struct tls_session *session = pump_from(pump)->tls;
@@ -59,12 +61,14 @@ static bool heed(struct pump *pump, const struct tls_received *received)
             tls_sender_request_key_update(session->sender);
             pump->owes_reply = true;
         }
+        socket_acknowledge(pump->from);
         return true;
     case TLS_IGNORED:
         if (received->alert == TLS_ALERT_NO_RENEGOTIATION) {
             tls_sender_refuse_renegotiation(session->sender);
             pump->owes_reply = true;
         }
+        socket_acknowledge(pump->from);
         return true;
     case TLS_CLOSE_NOTIFY:
         pump_close_notified(pump);

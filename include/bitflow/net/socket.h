@@ -16,6 +16,11 @@ void socket_set_send_timeout(int fd, int64_t timeout);
 
 void socket_set_nodelay(int fd);
 
+// Acknowledges at once what has been received. The kernel puts that off for up to 40 ms in a dialogue, since what is
+// said next may carry it. To be called where nothing is said next: a peer without TCP_NODELAY keeps its next message
+// until then. Does not last (tcp(7), TCP_QUICKACK). Other sockets ignore it.
+void socket_acknowledge(int fd);
+
 // interval in ns: 0 leaves the system's default (on, the kernel's timing), < 0 turns keepalive off, > 0 sets
 // it, rounded up to a second, as TCP_KEEPIDLE and TCP_KEEPINTVL.
 void socket_set_keepalive(int fd, int64_t interval);
