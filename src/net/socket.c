@@ -39,6 +39,11 @@ void socket_set_nodelay(int fd)
     set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 }
 
+void socket_keep_urgent_data(int fd)
+{
+    set_int(fd, SOL_SOCKET, SO_OOBINLINE, 1);
+}
+
 void socket_acknowledge(int fd)
 {
     set_int(fd, IPPROTO_TCP, TCP_QUICKACK, 1);
@@ -55,6 +60,13 @@ void socket_set_keepalive(int fd, int64_t interval)
     int value = (int)(seconds < KEEPALIVE_MAX ? seconds : KEEPALIVE_MAX);
     set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, value);
     set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, value);
+}
+
+void socket_prepare_tcp(int fd, int64_t keepalive_interval)
+{
+    socket_set_nodelay(fd);
+    socket_set_keepalive(fd, keepalive_interval);
+    socket_keep_urgent_data(fd);
 }
 
 void socket_set_blocking(int fd, bool blocking)

@@ -71,10 +71,8 @@ static bool connect_to(const struct attempt *attempt, const struct address *addr
         }
     }
     // Whatever is said from now on, header and handshake included, is not to wait for an acknowledgement.
-    if (endpoint_is_tcp(&egress->dialled.remote)) {
-        socket_set_nodelay(egress->dialled.fd);
-        socket_set_keepalive(egress->dialled.fd, attempt->target->keepalive_interval);
-    }
+    if (endpoint_is_tcp(&egress->dialled.remote))
+        socket_prepare_tcp(egress->dialled.fd, attempt->target->keepalive_interval);
     return true;
 }
 

@@ -83,6 +83,11 @@ static void test_nodelay_and_blocking(void **state)
     socket_set_nodelay(pair[0]);
     assert_int_equal(option(pair[0], IPPROTO_TCP, TCP_NODELAY), 1);
     socket_set_nodelay(local[0]); // no such option there, and no harm
+    socket_prepare_tcp(pair[1], 7 * NS_PER_S);
+    assert_int_equal(option(pair[1], IPPROTO_TCP, TCP_NODELAY), 1);
+    assert_int_equal(option(pair[1], IPPROTO_TCP, TCP_KEEPIDLE), 7);
+    assert_int_equal(option(pair[1], SOL_SOCKET, SO_OOBINLINE), 1);
+    assert_int_equal(option(pair[0], SOL_SOCKET, SO_OOBINLINE), 0);
     socket_set_blocking(pair[0], false);
     assert_true((fcntl(pair[0], F_GETFL) & O_NONBLOCK) != 0);
     socket_set_blocking(pair[0], true);

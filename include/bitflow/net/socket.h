@@ -21,9 +21,17 @@ void socket_set_nodelay(int fd);
 // until then. Does not last (tcp(7), TCP_QUICKACK). Other sockets ignore it.
 void socket_acknowledge(int fd);
 
+// What the peer sends as urgent data stays in the stream, at its place, instead of being lost to read() and splice()
+// (SO_OOBINLINE; RFC 6093 3.1 asks for it).
+void socket_keep_urgent_data(int fd);
+
 // interval in ns: 0 leaves the system's default (on, the kernel's timing), < 0 turns keepalive off, > 0 sets
 // it, rounded up to a second, as TCP_KEEPIDLE and TCP_KEEPINTVL.
 void socket_set_keepalive(int fd, int64_t interval);
+
+// What every TCP socket that is relayed gets: TCP_NODELAY, keepalive of this interval, urgent data in the stream.
+// Sockets that a listening one accepts inherit it, which saves these calls a connection.
+void socket_prepare_tcp(int fd, int64_t keepalive_interval);
 
 void socket_set_blocking(int fd, bool blocking);
 
