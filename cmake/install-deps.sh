@@ -28,9 +28,9 @@ RUN_PACKAGES="libyaml-0-2 libjansson4 libcurl4|libcurl4t64 zlib1g libssl3|libssl
 BUILD_PACKAGES="gcc libc6-dev make cmake libyaml-dev libjansson-dev libssl-dev zlib1g-dev
     libcurl4-openssl-dev|libcurl4-gnutls-dev|libcurl4-nss-dev ca-certificates"
 DEMO_PACKAGES="python3 curl"
-TEST_PACKAGES="libcmocka-dev python3 python3-jsonschema python3-pytest python3-yaml curl nginx haproxy redis-server
-    redis-tools openssl gnutls-bin sslscan microsocks dnsmasq-base socat netcat-openbsd iproute2 gdb strace procps
-    clang-format-$LLVM"
+TEST_PACKAGES="libcmocka-dev python3 python3-jsonschema python3-pytest python3-yaml curl nginx
+    libnginx-mod-stream haproxy redis-server redis-tools openssl gnutls-bin sslscan microsocks dnsmasq-base
+    socat netcat-openbsd iproute2 gdb strace procps clang-format-$LLVM"
 # Debian 13 has it no more.
 BOOKWORM_TEST_PACKAGES="dante-server"
 CI_PACKAGES="clang-$LLVM clang-tidy-$LLVM libclang-rt-$LLVM-dev llvm-$LLVM"
