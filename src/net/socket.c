@@ -1,6 +1,7 @@
 #include "bitflow/net/socket.h"
 
 #include <errno.h>
+#include <linux/sock_diag.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -83,6 +84,19 @@ bool socket_has_data(int fd)
         peeked = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     while (peeked < 0 && errno == EINTR);
     return peeked > 0;
+}
+
+size_t socket_room(int fd)
+{
+    uint32_t memory[SK_MEMINFO_VARS];
+    socklen_t size = sizeof memory;
+    if (getsockopt(fd, SOL_SOCKET, SO_MEMINFO, memory, &size) != 0 || size < sizeof memory)
+        return SIZE_MAX;
+    // TCP counts what is queued, Unix sockets what is allocated.
+    uint32_t used = memory[SK_MEMINFO_WMEM_QUEUED];
+    if (used < memory[SK_MEMINFO_WMEM_ALLOC])
+        used = memory[SK_MEMINFO_WMEM_ALLOC];
+    return memory[SK_MEMINFO_SNDBUF] > used ? memory[SK_MEMINFO_SNDBUF] - used : 0;
 }
 
 // Bytes that TCP has not sent; 0 for other sockets and for a connection that is over.

@@ -6,6 +6,7 @@
 #define BITFLOW_NET_SOCKET_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "bitflow/net/address.h"
@@ -37,6 +38,9 @@ void socket_set_blocking(int fd, bool blocking);
 
 // Whether something can be read right now; an end of stream is nothing.
 bool socket_has_data(int fd);
+
+// About how many bytes a write would take without waiting; SIZE_MAX: the kernel does not tell.
+size_t socket_room(int fd);
 
 // Waits, at most until `deadline`, until the kernel has sent what was written to this TCP socket (sent, not
 // acknowledged). Returns at once for others.
