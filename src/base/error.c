@@ -83,6 +83,8 @@ const char *error_code_name(enum error_code code)
         return "no_memory";
     case ERROR_NO_DESCRIPTORS:
         return "no_descriptors";
+    case ERROR_NO_PORTS:
+        return "no_ports";
     case ERROR_NO_THREADS:
         return "no_threads";
     case ERROR_TIMEOUT:

@@ -43,12 +43,35 @@ int dial_finish(int fd, const struct endpoint *endpoint)
     return 0;
 }
 
+// The two are told apart by a datagram socket: its connect() sends nothing, chooses its own address in the same way,
+// and has ports of its own.
+bool dial_lacks_port(const struct endpoint *endpoint, int os_errno)
+{
+    if (os_errno != EADDRNOTAVAIL || !endpoint_is_tcp(endpoint))
+        return false;
+    int fd = socket(endpoint->address.any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return true; // another shortage; one of an address would have been told earlier
+    bool has_address = connect(fd, &endpoint->address.any, endpoint->length) == 0 || errno != EADDRNOTAVAIL;
+    (void)close(fd);
+    return has_address;
+}
+
 void dial_set_error(const struct endpoint *endpoint, int os_errno, struct error *error)
 {
     char text[ENDPOINT_TEXT_SIZE];
     endpoint_format(endpoint, text);
     struct error failure = ERROR_INIT;
-    error_set_errno(&failure, os_errno, "cannot connect to %s", text);
+    if (dial_lacks_port(endpoint, os_errno))
+        error_set(&failure, ERROR_NO_PORTS,
+                  "cannot connect to %s: no local port is left for it (net.ipv4.ip_local_port_range and "
+                  "net.ipv4.tcp_tw_reuse=1 give more)",
+                  text);
+    else if (os_errno == EADDRNOTAVAIL)
+        error_set(&failure, ERROR_SYSTEM, "cannot connect to %s: no address of this host leads there", text);
+    else
+        error_set_errno(&failure, os_errno, "cannot connect to %s", text);
+    failure.os_errno = os_errno;
     // A Unix socket that isn't there is a server that isn't there.
     if (os_errno == ENOENT && endpoint->address.any.sa_family == AF_UNIX)
         failure.code = ERROR_REFUSED;
@@ -107,8 +130,10 @@ struct race {
     struct pollfd polled[PATIENCE_DESCRIPTORS_MAX]; // the sockets; while polling, the look-ups behind them
     struct candidate candidates[RUNNING_MAX];       // behind each socket
     size_t failed;
-    struct candidate last_failed;
+    struct candidate
+        last_failed; // and the errno; once it is for want of a local port, which is our own trouble, it stays
     int last_errno;
+    bool is_out_of_ports;
     int shortage; // the errno that keeps the next address from being tried; 0: none
     unsigned shortage_pauses;
 };
@@ -138,10 +163,15 @@ static void note_begun(struct race *race, struct candidate candidate)
 static void note_failure(struct race *race, struct candidate candidate, int os_errno)
 {
     race->failed++;
-    race->last_failed = candidate;
-    race->last_errno = os_errno;
     race->is_silent = false;
     race->next_start = 0; // the next one needs no delay
+    if (race->is_out_of_ports)
+        return;
+    struct endpoint endpoint;
+    endpoint_of(race, candidate, &endpoint);
+    race->last_failed = candidate;
+    race->last_errno = os_errno;
+    race->is_out_of_ports = dial_lacks_port(&endpoint, os_errno);
 }
 
 static bool is_shortage(int os_errno)
@@ -242,7 +272,8 @@ static void set_stopped(const struct race *race, struct dial_result *result, str
     else if (race->shortage == 0 && resolving_worth_until(race->resolving) != 0)
         error_set(&text, last.code, "%s; no answer in time about its other IP family", last.text);
     else if (race->shortage == 0 && count > 1)
-        error_set(&text, last.code, "all %zu addresses failed, the last: %s", count, last.text);
+        error_set(&text, last.code, "all %zu addresses failed, %s: %s", count,
+                  race->is_out_of_ports ? "one of them so" : "the last", last.text);
     else
         text = last;
     pass_with_errno(&text, last.os_errno, error);

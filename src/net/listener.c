@@ -34,6 +34,7 @@ static int listen_tcp(const struct endpoint *endpoint, bool v6_only)
     if (fd < 0)
         return -1;
     int on = 1, only = v6_only;
+    socket_prepare_tcp(fd, 0); // before the first client can be in the queue
     // Connections of a former process that linger in TIME_WAIT must not keep us from the port.
     if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
         (family != AF_INET6 || setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only) == 0) &&
@@ -162,6 +163,8 @@ static bool open_inherited(struct listener *listener, struct error *error)
         inherited_return(fd, false);
         return false;
     }
+    if (!listener->is_local)
+        socket_prepare_tcp(fd, 0);
     socket_set_blocking(fd, listener->is_connected);
     listener->sockets[listener->socket_count++] = fd;
     return true;

@@ -1,6 +1,7 @@
 #include "bitflow/net/socket.h"
 
 #include <errno.h>
+#include <linux/sock_diag.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -39,6 +40,16 @@ void socket_set_nodelay(int fd)
     set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 }
 
+void socket_keep_urgent_data(int fd)
+{
+    set_int(fd, SOL_SOCKET, SO_OOBINLINE, 1);
+}
+
+void socket_acknowledge(int fd)
+{
+    set_int(fd, IPPROTO_TCP, TCP_QUICKACK, 1);
+}
+
 #define KEEPALIVE_MAX 32767 // s; the kernel refuses more (MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL)
 
 void socket_set_keepalive(int fd, int64_t interval)
@@ -50,6 +61,13 @@ void socket_set_keepalive(int fd, int64_t interval)
     int value = (int)(seconds < KEEPALIVE_MAX ? seconds : KEEPALIVE_MAX);
     set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, value);
     set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, value);
+}
+
+void socket_prepare_tcp(int fd, int64_t keepalive_interval)
+{
+    socket_set_nodelay(fd);
+    socket_set_keepalive(fd, keepalive_interval);
+    socket_keep_urgent_data(fd);
 }
 
 void socket_set_blocking(int fd, bool blocking)
@@ -66,6 +84,19 @@ bool socket_has_data(int fd)
         peeked = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     while (peeked < 0 && errno == EINTR);
     return peeked > 0;
+}
+
+size_t socket_room(int fd)
+{
+    uint32_t memory[SK_MEMINFO_VARS];
+    socklen_t size = sizeof memory;
+    if (getsockopt(fd, SOL_SOCKET, SO_MEMINFO, memory, &size) != 0 || size < sizeof memory)
+        return SIZE_MAX;
+    // TCP counts what is queued, Unix sockets what is allocated.
+    uint32_t used = memory[SK_MEMINFO_WMEM_QUEUED];
+    if (used < memory[SK_MEMINFO_WMEM_ALLOC])
+        used = memory[SK_MEMINFO_WMEM_ALLOC];
+    return memory[SK_MEMINFO_SNDBUF] > used ? memory[SK_MEMINFO_SNDBUF] - used : 0;
 }
 
 // Bytes that TCP has not sent; 0 for other sockets and for a connection that is over.

@@ -42,12 +42,13 @@ static void log_failure(const struct target_config *target, int64_t attempt, con
              "error", error->text, NULL);
 }
 
-// Being out of descriptors, threads or memory is our own trouble, which another attempt would only add to.
+// Being out of descriptors, ports, threads or memory is our own trouble, which another attempt would only add to.
 static bool is_worth_another(const struct error *error)
 {
     switch (error->code) {
     case ERROR_CANCELLED:
     case ERROR_NO_DESCRIPTORS:
+    case ERROR_NO_PORTS:
     case ERROR_NO_THREADS:
     case ERROR_NO_MEMORY:
         return false;
@@ -135,6 +136,8 @@ static size_t try_targets(struct egress *egress, struct balancer *balancer, cons
             return failed;
         }
         failed++;
+        if (last->code == ERROR_NO_PORTS) // to another target there may be some
+            continue;
         // What is our own trouble, or the client's, says nothing about the target.
         if (!is_worth_another(last))
             return failed;

@@ -71,10 +71,8 @@ static bool connect_to(const struct attempt *attempt, const struct address *addr
         }
     }
     // Whatever is said from now on, header and handshake included, is not to wait for an acknowledgement.
-    if (endpoint_is_tcp(&egress->dialled.remote)) {
-        socket_set_nodelay(egress->dialled.fd);
-        socket_set_keepalive(egress->dialled.fd, attempt->target->keepalive_interval);
-    }
+    if (endpoint_is_tcp(&egress->dialled.remote))
+        socket_prepare_tcp(egress->dialled.fd, attempt->target->keepalive_interval);
     return true;
 }
 
@@ -188,6 +186,10 @@ bool egress_attempt(struct egress *egress, const struct egress_plan *plan, size_
     egress->step = EGRESS_DIAL;
     egress->has_own_bound = false;
     egress->is_header_sent = false;
-    return (target->socks_proxy == NULL ? connect_directly(&attempt) : connect_by_socks(&attempt)) &&
-           send_header(&attempt) && (attempt.tls == NULL || connect_tls(&attempt));
+    bool is_connected = (target->socks_proxy == NULL ? connect_directly(&attempt) : connect_by_socks(&attempt)) &&
+                        send_header(&attempt) && (attempt.tls == NULL || connect_tls(&attempt));
+    // The SOCKS5 server, or a target that speaks TLS 1.2, may have had the last word.
+    if (is_connected && (egress->step == EGRESS_SOCKS || egress->step == EGRESS_TLS))
+        socket_acknowledge(egress->dialled.fd);
+    return is_connected;
 }

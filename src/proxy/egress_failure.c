@@ -41,6 +41,8 @@ enum close_reason egress_failure(const struct egress *egress, enum error_code co
         return reason_of_timeout(egress);
     case ERROR_NO_DESCRIPTORS:
         return CLOSE_OUT_OF_DESCRIPTORS;
+    case ERROR_NO_PORTS:
+        return CLOSE_OUT_OF_PORTS;
     case ERROR_NO_THREADS:
         return CLOSE_OUT_OF_THREADS;
     case ERROR_NO_MEMORY:

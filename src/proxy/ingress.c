@@ -110,8 +110,10 @@ static bool accept_tls(struct ingress *ingress, const struct generation *generat
     ingress->tls = calloc(1, sizeof *ingress->tls);
     if (ingress->tls == NULL)
         error_set_errno(&why, ENOMEM, "cannot begin a TLS handshake");
-    else if (tls_accept(generation->credentials.listener, client, deadline, ingress->tls, &why))
+    else if (tls_accept(generation->credentials.listener, client, deadline, ingress->tls, &why)) {
+        socket_acknowledge(client); // in TLS 1.3 the client has the last word
         return true;
+    }
     *reason = reason_of(&why);
     error_pass(error, &why);
     return false;

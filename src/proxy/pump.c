@@ -42,6 +42,8 @@ static bool end_write(struct pump *pump)
 // A write took less than all: it has waited for a slice, if the socket blocks.
 static bool goes_on_writing(struct pump *pump)
 {
+    if (!pump->stalled)
+        pump_release_pages(pump);
     if (!pump_outlasts_stall(pump))
         return false;
     struct pollfd poller = {.fd = pump->to, .events = POLLOUT};
@@ -89,7 +91,7 @@ static bool forward(struct pump *pump)
 static bool receive(struct pump *pump)
 {
     for (;;) {
-        ssize_t received = pump_receive(pump, 0);
+        ssize_t received = pump_receive(pump, SIZE_MAX, 0);
         if (received > 0)
             return true;
         if (received == 0) {
@@ -252,9 +254,19 @@ static bool create_bulk_buffers(const struct pump *pump, struct pump_buffers *bu
     return false;
 }
 
+// What is read is to be written without waiting: a peer that takes nothing more would keep a big buffer full. So no
+// more is read than the kernel has room for on the other side, but for its own overhead. (While the peer is slow but
+// takes something, a write is woken up when a third of the room is free: then reads are big again.)
+static size_t bulk_share(const struct pump *pump)
+{
+    size_t room = socket_room(pump->to);
+    size_t fits = room - room / 8;
+    return fits > PUMP_ROOM ? fits : PUMP_ROOM;
+}
+
 static enum verdict copy_bulk(struct pump *pump, unsigned *small)
 {
-    ssize_t received = pump_receive(pump, 0);
+    ssize_t received = pump_receive(pump, bulk_share(pump), 0);
     if (received <= 0)
         return judge_bulk_read(pump, received);
     *small = (size_t)received < PUMP_BUFFER ? *small + 1 : 0;
@@ -263,9 +275,10 @@ static enum verdict copy_bulk(struct pump *pump, unsigned *small)
 
 static enum stage move_by_big_copy(struct pump *pump)
 {
-    struct pump_buffers bulk, before = pump->buffers;
+    struct pump_buffers bulk;
     if (!create_bulk_buffers(pump, &bulk))
         return STAGE_SMALL;
+    pump->laid_by = pump->buffers;
     pump_change_buffers(pump, &bulk);
     begin_bulk(pump);
     enum verdict verdict = READ_AGAIN;
@@ -277,7 +290,8 @@ static enum stage move_by_big_copy(struct pump *pump)
     }
     if (verdict == READ_ENDED)
         pump->filled = pump->used = 0;
-    pump_change_buffers(pump, &before); // all is written, but for a part of a record
+    pump_change_buffers(pump, &pump->laid_by); // all is written, but for a part of a record
+    pump->laid_by = (struct pump_buffers){.input = NULL};
     free(bulk.input);
     free(bulk.output);
     return end_bulk(pump, verdict, small < SMALL_AFTER ? STAGE_SPLICE : STAGE_SMALL);

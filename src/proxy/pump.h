@@ -58,6 +58,7 @@ struct pump {
     struct tls_sender *sender;     // NULL: the write side is plain
     size_t record_limit;           // plaintext bytes a record, with `sender`
     struct pump_buffers buffers;   // in use: those it began with, or a bulk stage's
+    struct pump_buffers laid_by;   // those it began with, while a bulk stage's are in use; else none
     size_t used, filled;           // input[used .. filled) was read and not looked at yet
     uint8_t *plain;                // what was looked at and is not among the pieces yet
     size_t plain_length;
@@ -129,9 +130,13 @@ void pump_run(struct pump *pump);
 // The pump has given `size` bytes of the read side to the other one.
 void pump_account(struct pump *pump, size_t size);
 
-// One recv() into the input, whose result it returns (-1 with errno). `flags`: recv()'s. There must be nothing pending,
-// and pump_take() must have said that there is nothing more.
-ssize_t pump_receive(struct pump *pump, int flags);
+// One recv() of at most `most` bytes into the input, whose result it returns (-1 with errno). `flags`: recv()'s. There
+// must be nothing pending, and pump_take() must have said that there is nothing more.
+ssize_t pump_receive(struct pump *pump, size_t most, int flags);
+
+// For a write that waits: gives the pages of the buffers that hold nothing back to the system. The buffers remain, and
+// have pages again as they are filled.
+void pump_release_pages(const struct pump *pump);
 
 // Makes pieces of what was read. True: they are pending; write them, and call again. False: there is nothing more in
 // the input, or the direction is over. May end it: the peer's close_notify, an alert, a broken record.

@@ -2,9 +2,12 @@
 // buffer of their own.
 
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/net/socket.h"
 #include "bitflow/tls/tls_session.h"
 #include "pump.h"
 
@@ -37,10 +40,12 @@ static void compact(struct pump *pump)
     pump->used = 0;
 }
 
-ssize_t pump_receive(struct pump *pump, int flags)
+ssize_t pump_receive(struct pump *pump, size_t most, int flags)
 {
     compact(pump);
     size_t room = pump->buffers.input_size - pump->filled;
+    if (room > most)
+        room = most;
     ssize_t received = recv(pump->from, pump->buffers.input + pump->filled, room, flags);
     if (received > 0) {
         pump->filled += (size_t)received;
@@ -49,7 +54,8 @@ ssize_t pump_receive(struct pump *pump, int flags)
     return received;
 }
 
-// What a record's event means besides data. False: the direction has come to its end.
+// What a record's event means besides data. False: the direction has come to its end. What is neither passed on nor
+// answered is acknowledged: TLS 1.3 servers send tickets before their first data.
 static bool heed(struct pump *pump, const struct tls_received *received)
 {
     struct tls_session *session = pump_from(pump)->tls;
@@ -59,12 +65,14 @@ static bool heed(struct pump *pump, const struct tls_received *received)
             tls_sender_request_key_update(session->sender);
             pump->owes_reply = true;
         }
+        socket_acknowledge(pump->from);
         return true;
     case TLS_IGNORED:
         if (received->alert == TLS_ALERT_NO_RENEGOTIATION) {
             tls_sender_refuse_renegotiation(session->sender);
             pump->owes_reply = true;
         }
+        socket_acknowledge(pump->from);
         return true;
     case TLS_CLOSE_NOTIFY:
         pump_close_notified(pump);
@@ -237,4 +245,29 @@ void pump_change_buffers(struct pump *pump, const struct pump_buffers *buffers)
     compact(pump);
     memcpy(buffers->input, pump->buffers.input, pump->filled);
     pump->buffers = *buffers;
+}
+
+// The whole pages between `kept` bytes and the buffer's end.
+static void release_behind(uint8_t *buffer, size_t size, size_t kept)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t from = ((uintptr_t)buffer + kept + page - 1) / page * page, to = ((uintptr_t)buffer + size) / page * page;
+    if (buffer != NULL && from < to)
+        (void)madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
+void pump_release_pages(const struct pump *pump)
+{
+    const struct pump_buffers *buffers = &pump->buffers, *laid_by = &pump->laid_by;
+    // Without a sender the pieces are the input's.
+    bool is_input_held = pump->sender == NULL || pump->plain_length > 0 || pump->used < pump->filled;
+    size_t sealed = 0;
+    if (pump->sender != NULL && pump->pending > 0) {
+        const struct iovec *last = &pump->pieces[pump->piece_count - 1];
+        sealed = (size_t)((uint8_t *)last->iov_base - buffers->output) + last->iov_len;
+    }
+    release_behind(buffers->input, buffers->input_size, is_input_held ? pump->filled : 0);
+    release_behind(buffers->output, buffers->output_size, sealed);
+    release_behind(laid_by->input, laid_by->input_size, 0);
+    release_behind(laid_by->output, laid_by->output_size, 0);
 }

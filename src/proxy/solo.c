@@ -69,7 +69,7 @@ static void forward(struct pump *pump)
 
 static void move(struct pump *pump, short revents)
 {
-    ssize_t received = pump_receive(pump, MSG_DONTWAIT);
+    ssize_t received = pump_receive(pump, SIZE_MAX, MSG_DONTWAIT);
     if (received < 0) {
         if (errno == EAGAIN || errno == EINTR)
             return;

@@ -37,6 +37,9 @@ struct acceptor {
     // another thread may be faster to one that was given up for it.
     int spares[SPARES_MAX];
     int spare_count;
+    // An inherited queue may have clients that came before the listening socket got the options that they would
+    // inherit: those that a service manager starts us for.
+    bool may_have_older_clients;
     struct generation *current; // the acceptor's thread's own once it runs
     _Atomic bool has_ended;
     _Atomic bool is_hurried; // whoever still queues is not served
@@ -235,6 +238,8 @@ static enum accept_result accept_one(struct acceptor *acceptor, int listening, b
         else
             take_generation(acceptor); // who comes after a reload is served by it, even in the middle of a batch
         refill_spares(acceptor);
+        if (acceptor->may_have_older_clients)
+            socket_prepare_tcp(client.fd, 0);
         admit(acceptor, &client);
         return ACCEPT_TOOK_ONE;
     }
@@ -251,8 +256,10 @@ static bool accept_batch(struct acceptor *acceptor, int listening)
 {
     for (int i = 0; i < ACCEPT_BATCH; i++) {
         enum accept_result result = accept_one(acceptor, listening, false);
-        if (result == ACCEPT_NOBODY)
+        if (result == ACCEPT_NOBODY) {
+            acceptor->may_have_older_clients = false;
             return true;
+        }
         if (result == ACCEPT_FAILED) {
             struct error error = ERROR_INIT;
             struct log_context context = {.proxy = acceptor->current->proxy->name};
@@ -357,18 +364,6 @@ static void *run_acceptor(void *argument)
     return NULL;
 }
 
-// Accepted sockets inherit both options from the listening one, which saves two system calls a connection.
-static void prepare_sockets(const struct listener *listener)
-{
-    for (size_t i = 0; i < listener->socket_count; i++) {
-        struct endpoint local;
-        if (socket_local(listener->sockets[i], &local) && endpoint_is_tcp(&local)) {
-            socket_set_nodelay(listener->sockets[i]);
-            socket_set_keepalive(listener->sockets[i], 0);
-        }
-    }
-}
-
 static void free_acceptor(struct acceptor *acceptor)
 {
     if (acceptor->wake >= 0)
@@ -394,6 +389,7 @@ struct acceptor *acceptor_create(struct engine *engine, struct generation *gener
     acceptor->engine = engine;
     acceptor->listener = *listener;
     acceptor->on_end = on_end;
+    acceptor->may_have_older_clients = listener->is_inherited && !listener->is_connected && !listener->is_local;
     acceptor->current = generation_hold(generation);
     mutex_init(&acceptor->lock);
     mutex_lock(&acceptor->lock);
@@ -407,7 +403,6 @@ struct acceptor *acceptor_create(struct engine *engine, struct generation *gener
         free_acceptor(acceptor);
         return NULL;
     }
-    prepare_sockets(listener);
     if (!thread_start(&acceptor->thread, ACCEPTOR_STACK_SIZE, run_acceptor, acceptor, error)) {
         free_acceptor(acceptor);
         return NULL;

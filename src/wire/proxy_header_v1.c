@@ -60,13 +60,13 @@ static bool take_number(struct cursor *cursor, unsigned max, unsigned *number)
 
 static bool take_ipv4(struct cursor *cursor, struct proxy_header_end *end)
 {
+    end->family = PROXY_HEADER_IPV4;
     for (size_t i = 0; i < 4; i++) {
         unsigned number;
         if ((i > 0 && !take(cursor, ".")) || !take_number(cursor, 255, &number))
             return false;
         end->address[i] = (uint8_t)number;
     }
-    end->family = PROXY_HEADER_IPV4;
     return true;
 }
 
@@ -80,6 +80,17 @@ static bool take_ipv6(struct cursor *cursor, struct proxy_header_end *end)
     text[length] = '\0';
     end->family = PROXY_HEADER_IPV6;
     return inet_pton(AF_INET6, text, end->address) == 1;
+}
+
+// Each address is of the family that it is written in. A line that names the family of one end only is beyond the
+// specification, too: nginx names the source's, and writes what it knows of both, which are of two families where a
+// client of one was declared to it over the other.
+static bool take_address(struct cursor *cursor, struct proxy_header_end *end)
+{
+    const uint8_t *at = cursor->at;
+    while (at < cursor->end && *at != ' ' && *at != ':')
+        at++;
+    return at < cursor->end && *at == ':' ? take_ipv6(cursor, end) : take_ipv4(cursor, end);
 }
 
 static bool take_port(struct cursor *cursor, struct proxy_header_end *end)
@@ -100,11 +111,13 @@ static const char *read_line(struct cursor *cursor, struct proxy_header *header)
     bool is_ipv4 = take(cursor, "TCP4 ");
     if (!is_ipv4 && !take(cursor, "TCP6 "))
         return "a PROXY protocol line of an unknown protocol";
-    bool (*take_address)(struct cursor *, struct proxy_header_end *) = is_ipv4 ? take_ipv4 : take_ipv6;
     if (!take_address(cursor, &header->source) || !take(cursor, " "))
         return "a PROXY protocol line whose source address is malformed";
     if (!take_address(cursor, &header->destination) || !take(cursor, " "))
         return "a PROXY protocol line whose destination address is malformed";
+    enum proxy_header_family named = is_ipv4 ? PROXY_HEADER_IPV4 : PROXY_HEADER_IPV6;
+    if (header->source.family != named && header->destination.family != named)
+        return "a PROXY protocol line whose addresses are both of another family than it names";
     if (!take_port(cursor, &header->source) || !take(cursor, " "))
         return "a PROXY protocol line whose source port is malformed";
     if (!take_port(cursor, &header->destination))

@@ -148,6 +148,26 @@ class NginxReceiver(Program):
         self.wait_answering(self.address)
 
 
+class NginxSender(Program):
+    """nginx that believes the header that it is told, and hands connections on with one of version 1."""
+
+    MODULE = "/usr/lib/nginx/modules/ngx_stream_module.so"
+
+    def __init__(self, back, front):
+        super().__init__()
+        self.address = front
+        (self.directory / "nginx.conf").write_text(
+            f"load_module {self.MODULE};\n"
+            "daemon off; master_process off; pid nginx.pid; error_log stderr; events {}\n"
+            f"stream {{ server {{ listen {front} proxy_protocol; set_real_ip_from 127.0.0.0/8; set_real_ip_from ::1;\n"
+            f" proxy_pass {back}; proxy_protocol on; }} }}\n"
+        )
+        self.launch(
+            ["nginx", "-p", str(self.directory), "-e", "stderr", "-c", str(self.directory / "nginx.conf")]
+        )
+        self.wait_answering(self.address)
+
+
 def ask(client):
     """What the receiver behind a connection says it was told, as a dict."""
     client.sendall(b"GET / HTTP/1.0\r\n\r\n")

@@ -346,7 +346,7 @@ BAD = {
     "a line without an end": (b"PROXY TCP4 " + b"1" * 200, "longer than 107"),
     "wrong order": (b"PROXY TCP4 443 56324 192.168.0.1 192.168.0.11\r\n", "source address"),
     "leading zeros": (b"PROXY TCP4 192.168.000.1 192.168.0.11 1 2\r\n", "source address"),
-    "wrong family": (b"PROXY TCP4 ::1 ::1 1 2\r\n", "source address"),
+    "wrong family": (b"PROXY TCP4 ::1 ::1 1 2\r\n", "both of another family"),
     "a port too large": (b"PROXY TCP4 1.2.3.4 1.2.3.4 1 65536\r\n", "destination port"),
     "LF only": (proxy_headers.EXAMPLE.replace(b"\r\n", b"\n"), "LF"),
     "more fields": (b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2 3\r\n", "behind its ports"),

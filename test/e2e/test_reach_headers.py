@@ -1,6 +1,7 @@
 """PROXY headers that are cut at every byte, as large as can be, or lie about their lengths; in one-byte
 segments with TLS behind; and whom they declare, for a target of two families."""
 
+import ipaddress
 import socket
 
 import pytest
@@ -382,3 +383,34 @@ def test_half_a_mapped_pair_stays_as_it_is(env, ends, version):
     client.close()
     connection.close()
     bitflow.wait_records(1)
+
+
+# nginx names the family of the client that it was told of, and writes its own address as it is.
+TWO_FAMILIES = {
+    "a client of IPv6 over IPv4": ("127.0.0.1", "2001:db8::7", "[2001:db8::7]:5000"),
+    "a client of IPv4 over IPv6": ("::1", "192.0.2.7", "192.0.2.7:5000"),
+}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("name", TWO_FAMILIES)
+def test_nginxs_lines_of_two_families(env, name, version):
+    """They are understood, and sent on so that HAProxy and nginx understand them."""
+    host, source, declared = TWO_FAMILIES[name]
+    for receiver in (proxy_headers.HaproxyReceiver, proxy_headers.NginxReceiver):
+        told = env.enter(receiver())
+        bitflow, address = start(env, told.address, enable_proxy_header=True, proxy_header_version=version)
+        sender = env.enter(proxy_headers.NginxSender(address, env.address(host)))
+        client = env.connect(sender.address)
+        client.sendall(v2(source, "2001:db8::9" if ":" in source else "192.0.2.9", 5000, 443))
+        answer = proxy_headers.ask(client)
+        mapped = [ipaddress.ip_address(answer[key]) for key in ("src", "dst")]
+        expected = [ipaddress.ip_address(each if ":" in each else f"::ffff:{each}") for each in (source, host)]
+        assert (mapped, answer["sport"]) == (expected, "5000"), answer
+        client.close()
+        records = wait_for(
+            lambda: [record for record in bitflow.records() if record["local"] == sender.address and
+                     record["client"] == declared],
+            lambda: f"the record of {declared} at {sender.address}: {bitflow.records()}",
+        )
+        assert [record["proxy_header"]["version"] for record in records] == [1]

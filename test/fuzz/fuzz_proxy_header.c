@@ -38,24 +38,44 @@ static bool same_text(const struct proxy_header_text *a, const struct proxy_head
     return a->length == b->length && (a->length == 0 || memcmp(a->bytes, b->bytes, a->length) == 0);
 }
 
+static const uint8_t mapped_prefix[12] = {[10] = 0xff, [11] = 0xff};
+
 static bool is_mapped(const struct proxy_header_end *end)
 {
-    static const uint8_t prefix[12] = {[10] = 0xff, [11] = 0xff};
-    return end->family == PROXY_HEADER_IPV6 && memcmp(end->address, prefix, sizeof prefix) == 0;
+    return end->family == PROXY_HEADER_IPV6 && memcmp(end->address, mapped_prefix, sizeof mapped_prefix) == 0;
+}
+
+static bool is_ipv4(const struct proxy_header_end *end)
+{
+    return end->family == PROXY_HEADER_IPV4 || is_mapped(end);
+}
+
+// As the end is sent in a pair of that family.
+static void check_end(const struct proxy_header_end *end, const struct proxy_header_end *sent,
+                      enum proxy_header_family family)
+{
+    uint8_t expected[PROXY_HEADER_UNIX_SIZE] = {0};
+    memcpy(expected, end->address, sizeof expected);
+    if (family == PROXY_HEADER_IPV4 && end->family == PROXY_HEADER_IPV6) {
+        memset(expected, 0, sizeof expected);
+        memcpy(expected, end->address + sizeof mapped_prefix, 4);
+    } else if (family == PROXY_HEADER_IPV6 && end->family == PROXY_HEADER_IPV4) {
+        memcpy(expected, mapped_prefix, sizeof mapped_prefix);
+        memcpy(expected + sizeof mapped_prefix, end->address, 4);
+    }
+    check(sent->family == family && sent->port == end->port);
+    check(memcmp(sent->address, expected, sizeof expected) == 0);
 }
 
 static void check_ends(const struct proxy_header *a, const struct proxy_header *b)
 {
-    if (is_mapped(&a->source) && is_mapped(&a->destination)) {
-        check(b->source.family == PROXY_HEADER_IPV4 && b->destination.family == PROXY_HEADER_IPV4);
-        check(memcmp(a->source.address + 12, b->source.address, 4) == 0);
-        check(memcmp(a->destination.address + 12, b->destination.address, 4) == 0);
-    } else {
-        check(a->source.family == b->source.family && a->destination.family == b->destination.family);
-        check(memcmp(a->source.address, b->source.address, sizeof a->source.address) == 0);
-        check(memcmp(a->destination.address, b->destination.address, sizeof a->destination.address) == 0);
-    }
-    check(a->source.port == b->source.port && a->destination.port == b->destination.port);
+    enum proxy_header_family family = a->source.family;
+    if (is_ipv4(&a->source) && is_ipv4(&a->destination))
+        family = PROXY_HEADER_IPV4;
+    else if (a->source.family != a->destination.family)
+        family = PROXY_HEADER_IPV6;
+    check_end(&a->source, &b->source, family);
+    check_end(&a->destination, &b->destination, family);
 }
 
 static void check_sent_on(const struct proxy_header *header)

@@ -56,6 +56,7 @@ static const struct {
     {CLOSE_SOURCE_CONNECTION_LIMIT, "source_connection_limit", "proxy", false},
     {CLOSE_CONNECTION_LIMIT, "connection_limit", "proxy", true},
     {CLOSE_OUT_OF_DESCRIPTORS, "out_of_descriptors", "proxy", true},
+    {CLOSE_OUT_OF_PORTS, "out_of_ports", "proxy", true},
     {CLOSE_OUT_OF_THREADS, "out_of_threads", "proxy", true},
     {CLOSE_OUT_OF_MEMORY, "out_of_memory", "proxy", true},
 };

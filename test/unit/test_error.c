@@ -87,8 +87,9 @@ static void test_long_texts_are_cut(void **state)
 static void test_code_names(void **state)
 {
     (void)state;
-    static const char *const names[] = {"none",    "invalid", "system",  "no_memory", "no_descriptors", "no_threads",
-                                        "timeout", "resolve", "refused", "cancelled", "denied",         "unknown"};
+    static const char *const names[] = {"none",      "invalid",    "system",  "no_memory", "no_descriptors",
+                                        "no_ports",  "no_threads", "timeout", "resolve",   "refused",
+                                        "cancelled", "denied",     "unknown"};
     for (size_t i = 0; i < ARRAY_LENGTH(names); i++)
         assert_string_equal(error_code_name((enum error_code)i), names[i]);
 }

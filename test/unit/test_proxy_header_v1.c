@@ -124,6 +124,7 @@ static void test_length_is_bounded(void **state)
 #define BAD_DESTINATION "a PROXY protocol line whose destination address is malformed"
 #define BAD_SOURCE_PORT "a PROXY protocol line whose source port is malformed"
 #define BAD_DESTINATION_PORT "a PROXY protocol line whose destination port is malformed"
+#define BAD_FAMILIES "a PROXY protocol line whose addresses are both of another family than it names"
 #define BAD_PROTOCOL "a PROXY protocol line of an unknown protocol"
 
 static void test_refused(void **state)
@@ -146,12 +147,14 @@ static void test_refused(void **state)
         {"PROXY TCP4 1.2.3.00 1.2.3.4 1 2\r\n", BAD_SOURCE},
         {"PROXY TCP4 1.2.3.-4 1.2.3.4 1 2\r\n", BAD_SOURCE},
         {"PROXY TCP4 1.2.3.4294967297 1.2.3.4 1 2\r\n", BAD_SOURCE},
-        {"PROXY TCP4 ::1 ::1 1 2\r\n", BAD_SOURCE},
+        {"PROXY TCP4 ::1 ::1 1 2\r\n", BAD_FAMILIES},
+        {"PROXY TCP4 ::ffff:1.2.3.4 ::ffff:1.2.3.4 1 2\r\n", BAD_FAMILIES},
         {"PROXY TCP4 localhost 1.2.3.4 1 2\r\n", BAD_SOURCE},
         {"PROXY TCP4 1 2 1.2.3.4 1.2.3.4\r\n", BAD_SOURCE}, // the wrong order
         {"PROXY TCP4 1.2.3.4\r\n", BAD_SOURCE},             // there is no more
         {"PROXY TCP4 1.2.3.4\t1.2.3.4 1 2\r\n", BAD_SOURCE},
-        {"PROXY TCP6 1.2.3.4 1.2.3.4 1 2\r\n", BAD_SOURCE},
+        {"PROXY TCP6 1.2.3.4 1.2.3.4 1 2\r\n", BAD_FAMILIES},
+        {"PROXY TCP6 1.2.3 ::1 1 2\r\n", BAD_SOURCE},
         {"PROXY TCP6 [::1] ::1 1 2\r\n", BAD_SOURCE},
         {"PROXY TCP6 ::1::2 ::1 1 2\r\n", BAD_SOURCE},
         {"PROXY TCP6 1:2:3:4:5:6:7 ::1 1 2\r\n", BAD_SOURCE},
@@ -161,8 +164,9 @@ static void test_refused(void **state)
         {"PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ::1 1 2\r\n", BAD_SOURCE},
         {"PROXY TCP4 1.2.3.4  1.2.3.4 1 2\r\n", BAD_DESTINATION},
         {"PROXY TCP4 1.2.3.4 1.2.3 1 2\r\n", BAD_DESTINATION},
-        {"PROXY TCP4 1.2.3.4 ::1 1 2\r\n", BAD_DESTINATION},
-        {"PROXY TCP6 ::1 1.2.3.4 1 2\r\n", BAD_DESTINATION},
+        {"PROXY TCP4 1.2.3.4 ::1::2 1 2\r\n", BAD_DESTINATION},
+        {"PROXY TCP6 ::1 1.2.3.256 1 2\r\n", BAD_DESTINATION},
+        {"PROXY TCP6 ::1 localhost 1 2\r\n", BAD_DESTINATION},
         {"PROXY TCP4 1.2.3.4 1.2.3.4\r\n", BAD_DESTINATION},
         {"PROXY TCP4 1.2.3.4 1.2.3.4 65536 2\r\n", BAD_SOURCE_PORT},
         {"PROXY TCP4 1.2.3.4 1.2.3.4 01 2\r\n", BAD_SOURCE_PORT},
@@ -238,6 +242,50 @@ static void test_nginx_mapped_address(void **state)
     assert_end(&decoded.header.destination, "::ffff:127.0.0.2", 2);
 }
 
+// What a line of two families is sent on as, in either version, is of one.
+static void assert_sent_on(const struct proxy_header *header, const char *source, const char *destination)
+{
+    struct proxy_header_decoded again;
+    uint8_t out[PROXY_HEADER_V2_MAX];
+    for (unsigned version = 1; version <= 2; version++) {
+        size_t length = version == 1 ? proxy_header_encode_v1(header, out) : proxy_header_encode_v2(header, out);
+        assert_int_equal(decode(out, length, &again), PROXY_HEADER_COMPLETE);
+        assert_int_equal(again.version, version);
+        assert_end(&again.header.source, source, header->source.port);
+        assert_end(&again.header.destination, destination, header->destination.port);
+    }
+}
+
+// nginx writes the client that it was told of and the address of its own where that came, whatever their families.
+static void test_two_families(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *line, *source, *destination, *sent_source, *sent_destination;
+    } rows[] = {
+        {"PROXY TCP6 2001:db8::7 127.0.0.1 5000 443\r\n", "2001:db8::7", "127.0.0.1", "2001:db8::7",
+         "::ffff:127.0.0.1"},
+        {"PROXY TCP4 192.0.2.7 2001:db8::9 5000 443\r\n", "192.0.2.7", "2001:db8::9", "::ffff:192.0.2.7",
+         "2001:db8::9"},
+        {"PROXY TCP6 192.0.2.7 2001:db8::9 5000 443\r\n", "192.0.2.7", "2001:db8::9", "::ffff:192.0.2.7",
+         "2001:db8::9"},
+        {"PROXY TCP4 192.0.2.7 ::ffff:127.0.0.1 5000 443\r\n", "192.0.2.7", "::ffff:127.0.0.1", "192.0.2.7",
+         "127.0.0.1"},
+        {"PROXY TCP6 ::ffff:192.0.2.7 127.0.0.1 5000 443\r\n", "::ffff:192.0.2.7", "127.0.0.1", "192.0.2.7",
+         "127.0.0.1"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
+        assert_int_equal(decode_text(rows[i].line), PROXY_HEADER_COMPLETE);
+        assert_int_equal(decoded.length, strlen(rows[i].line));
+        assert_end(&decoded.header.source, rows[i].source, 5000);
+        assert_end(&decoded.header.destination, rows[i].destination, 443);
+        struct proxy_header header = decoded.header;
+        assert_sent_on(&header, rows[i].sent_source, rows[i].sent_destination);
+        for (size_t length = 0; length < strlen(rows[i].line); length++)
+            assert_int_equal(decode((const uint8_t *)rows[i].line, length, &decoded), PROXY_HEADER_NEEDS_MORE);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -249,6 +297,7 @@ int main(void)
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_families_of_a_pair),
         cmocka_unit_test(test_nginx_mapped_address),
+        cmocka_unit_test(test_two_families),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -155,7 +155,8 @@ static void bulk_through_pipes_of_the_default_size(void **state)
         (struct lack){.call = SYS_fcntl, .os_errno = EPERM, .argument = 1, .values = {F_SETPIPE_SZ, F_SETPIPE_SZ}});
 }
 
-// splice() stops at urgent data and returns 0, which is no end of stream. The urgent byte itself is not relayed.
+// splice() stops at urgent data and returns 0, which is no end of stream. Here the byte itself is not relayed: that is
+// up to the socket's owner (socket_keep_urgent_data()).
 static void urgent_data_does_not_end_a_stream(void **state)
 {
     (void)state;

@@ -83,6 +83,11 @@ static void test_nodelay_and_blocking(void **state)
     socket_set_nodelay(pair[0]);
     assert_int_equal(option(pair[0], IPPROTO_TCP, TCP_NODELAY), 1);
     socket_set_nodelay(local[0]); // no such option there, and no harm
+    socket_prepare_tcp(pair[1], 7 * NS_PER_S);
+    assert_int_equal(option(pair[1], IPPROTO_TCP, TCP_NODELAY), 1);
+    assert_int_equal(option(pair[1], IPPROTO_TCP, TCP_KEEPIDLE), 7);
+    assert_int_equal(option(pair[1], SOL_SOCKET, SO_OOBINLINE), 1);
+    assert_int_equal(option(pair[0], SOL_SOCKET, SO_OOBINLINE), 0);
     socket_set_blocking(pair[0], false);
     assert_true((fcntl(pair[0], F_GETFL) & O_NONBLOCK) != 0);
     socket_set_blocking(pair[0], true);
@@ -90,6 +95,35 @@ static void test_nodelay_and_blocking(void **state)
     for (int i = 0; i < 2; i++) {
         (void)close(pair[i]);
         (void)close(local[i]);
+    }
+}
+
+// As much as is said goes in without waiting, and once nothing more goes in, little is said.
+static void test_room(void **state)
+{
+    (void)state;
+    int pair[2], local[2];
+    static char bytes[1 << 20];
+    rig_pair(pair);
+    rig_unix_pair(local);
+    for (int i = 0; i < 2; i++) {
+        int fd = i == 0 ? pair[0] : local[0];
+        size_t room = socket_room(fd);
+        assert_in_range(room, 1024, 64 << 20);
+        size_t part = room / 2 < sizeof bytes ? room / 2 : sizeof bytes;
+        assert_int_equal(send(fd, bytes, part, MSG_DONTWAIT), part);
+        while (send(fd, bytes, sizeof bytes, MSG_DONTWAIT) > 0)
+            ;
+        assert_int_equal(errno, EAGAIN);
+        assert_true(socket_room(fd) < room);
+    }
+    int pipe_ends[2];
+    assert_int_equal(pipe(pipe_ends), 0);
+    assert_true(socket_room(pipe_ends[1]) == SIZE_MAX);
+    for (int i = 0; i < 2; i++) {
+        (void)close(pair[i]);
+        (void)close(local[i]);
+        (void)close(pipe_ends[i]);
     }
 }
 
@@ -234,6 +268,7 @@ int main(void)
         cmocka_unit_test(test_timeouts),
         cmocka_unit_test(test_keepalive),
         cmocka_unit_test(test_nodelay_and_blocking),
+        cmocka_unit_test(test_room),
         cmocka_unit_test(test_reset),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_flush),

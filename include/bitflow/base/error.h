@@ -13,6 +13,7 @@ enum error_code {
     ERROR_SYSTEM,         // a system call failed in a way that has no code of its own; see os_errno
     ERROR_NO_MEMORY,      // ENOMEM, ENOBUFS
     ERROR_NO_DESCRIPTORS, // EMFILE, ENFILE
+    ERROR_NO_PORTS,       // no local port is left for a connection to that address
     ERROR_NO_THREADS,     // pthread_create said EAGAIN, or a bound of ours on threads is reached
     ERROR_TIMEOUT,        // a deadline passed
     ERROR_RESOLVE,        // a name has no address

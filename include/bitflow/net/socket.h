@@ -6,6 +6,7 @@
 #define BITFLOW_NET_SOCKET_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "bitflow/net/address.h"
@@ -16,14 +17,30 @@ void socket_set_send_timeout(int fd, int64_t timeout);
 
 void socket_set_nodelay(int fd);
 
+// Acknowledges at once what has been received. The kernel puts that off for up to 40 ms in a dialogue, since what is
+// said next may carry it. To be called where nothing is said next: a peer without TCP_NODELAY keeps its next message
+// until then. Does not last (tcp(7), TCP_QUICKACK). Other sockets ignore it.
+void socket_acknowledge(int fd);
+
+// What the peer sends as urgent data stays in the stream, at its place, instead of being lost to read() and splice()
+// (SO_OOBINLINE; RFC 6093 3.1 asks for it).
+void socket_keep_urgent_data(int fd);
+
 // interval in ns: 0 leaves the system's default (on, the kernel's timing), < 0 turns keepalive off, > 0 sets
 // it, rounded up to a second, as TCP_KEEPIDLE and TCP_KEEPINTVL.
 void socket_set_keepalive(int fd, int64_t interval);
+
+// What every TCP socket that is relayed gets: TCP_NODELAY, keepalive of this interval, urgent data in the stream.
+// Sockets that a listening one accepts inherit it, which saves these calls a connection.
+void socket_prepare_tcp(int fd, int64_t keepalive_interval);
 
 void socket_set_blocking(int fd, bool blocking);
 
 // Whether something can be read right now; an end of stream is nothing.
 bool socket_has_data(int fd);
+
+// About how many bytes a write would take without waiting; SIZE_MAX: the kernel does not tell.
+size_t socket_room(int fd);
 
 // Waits, at most until `deadline`, until the kernel has sent what was written to this TCP socket (sent, not
 // acknowledged). Returns at once for others.

@@ -62,6 +62,7 @@ enum ended_by { ENDED_BY_CLIENT, ENDED_BY_TARGET, ENDED_BY_PROXY };
       "the client's source has as many connections as it may")                                                    \
     X(CLOSE_CONNECTION_LIMIT, "connection_limit", ENDED_BY_PROXY, true, "the connection limit is reached")        \
     X(CLOSE_OUT_OF_DESCRIPTORS, "out_of_descriptors", ENDED_BY_PROXY, true, "out of file descriptors")            \
+    X(CLOSE_OUT_OF_PORTS, "out_of_ports", ENDED_BY_PROXY, true, "out of local ports")                             \
     X(CLOSE_OUT_OF_THREADS, "out_of_threads", ENDED_BY_PROXY, true, "out of threads")                             \
     X(CLOSE_OUT_OF_MEMORY, "out_of_memory", ENDED_BY_PROXY, true, "out of memory")
 

@@ -1,0 +1,145 @@
+"""Our own shortage of local ports: no failure of the target, told in words that say what to do, and over as soon as
+there are ports again. Each in a network namespace of its own, with a few ports."""
+
+import socket
+
+import pytest
+
+import hosts
+import networks
+import programs
+import sockets
+import socks_peers
+from environment import proxy
+from waiting import pace, wait_for
+
+PORTS = 8
+
+
+@pytest.fixture
+def few_ports(env):
+    """This thread, and what it starts, is in a namespace where connecting sockets have PORTS ports for a target."""
+    with networks.Networks() as made, networks.inside(made.near):
+        set_ports(PORTS)
+        yield
+        env.stack.close()
+
+
+def set_ports(count):
+    with open("/proc/sys/net/ipv4/ip_local_port_range", "w") as stream:
+        stream.write(f"30000 {30000 + count - 1}")
+
+
+class Clients:
+    """From ports that are not among those, so that only the proxy's connections lack any."""
+
+    def __init__(self, env, address):
+        self.env, self.address, self.made = env, address, 0
+
+    def connect(self):
+        self.made += 1
+        client = self.env.keep(socket.socket())
+        client.settimeout(sockets.TIMEOUT * pace())
+        client.bind(("127.0.0.1", 40000 + self.made))
+        client.connect(sockets.parse(self.address)[1])
+        return client
+
+    def fill(self, count=PORTS):
+        clients = [self.connect() for _ in range(count)]
+        for client in clients:
+            sockets.round_trip(client)
+        return clients
+
+
+def failures(bitflow):
+    return [record for record in bitflow.records() if record["reason"] == "out_of_ports"]
+
+
+def passed_over(bitflow):
+    return [line for line in bitflow.log_lines(partial=True) if line["msg"] == "the target is passed over for now"]
+
+
+def test_one_target(few_ports, env):
+    target, address = env.echo(env.address()), env.address()
+    bitflow = env.start(
+        proxy(address, {"address": target.address, "max_fails": 1, "connect_attempts": 5, "connect_backoff": "9s"})
+    )
+    clients = Clients(env, address)
+    held = clients.fill()
+    sockets.was_rejected(clients.connect())
+    (record,) = wait_for(lambda: failures(bitflow), lambda: bitflow.stderr())
+    assert (record["ended_by"], record["attempts"]) == ("proxy", 1), "it is not tried again"
+    assert f"cannot connect to {target.address}: no local port is left" in record["error"]
+    assert "ip_local_port_range" in record["error"] and "tcp_tw_reuse" in record["error"]
+    sockets.reset(held[0])  # which leaves no TIME_WAIT
+    wait_for(lambda: len(bitflow.records()) == 2, "the port is free again")
+    clients.fill(1)
+    assert passed_over(bitflow) == []
+
+
+def test_another_target_has_other_ports(few_ports, env):
+    target, spare, address = env.echo(env.address()), env.echo(env.address()), env.address()
+    bitflow = env.start(
+        proxy(
+            address,
+            {"address": target.address, "max_fails": 1, "fail_timeout": "1h"},
+            spare.address,
+            connection_load_balancer="failover",
+        )
+    )
+    clients = Clients(env, address)
+    held = clients.fill(PORTS + 3)
+    assert (target.accepted, spare.accepted) == (PORTS, 3)
+    sockets.reset(held[0])
+    wait_for(lambda: len(bitflow.records()) == 1, "a port is free again")
+    clients.fill(1)
+    assert (target.accepted, spare.accepted) == (PORTS + 1, 3), "the target was blamed"
+    assert passed_over(bitflow) == []
+
+
+def test_another_address_of_the_name_has_other_ports(few_ports, env):
+    port, address = sockets.free_port(), env.address()
+    servers = [env.echo(f"127.0.0.{number}:{port}") for number in (2, 3)]
+    names = [("two.test", server.address.rpartition(":")[0]) for server in servers]
+    bitflow = env.start(proxy(address, f"two.test:{port}"), plan=hosts.plan(env, names))
+    clients = Clients(env, address)
+    clients.fill(2 * PORTS)
+    assert [server.accepted for server in servers] == [PORTS, PORTS]
+    sockets.was_rejected(clients.connect())
+    (record,) = wait_for(lambda: failures(bitflow), lambda: bitflow.stderr())
+    assert "all 2 addresses failed" in record["error"] and "no local port is left" in record["error"]
+
+
+def test_a_socks_server(few_ports, env):
+    admitting = socks_peers.answering(b"\x05\x00", b"\x05\x00\x00\x01" + bytes(6))
+    server, address = env.serve(admitting, env.address()), env.address()
+    bitflow = env.start(proxy(address, {"address": "a.test:1", "proxy": server.address, "max_fails": 1}))
+    clients = Clients(env, address)
+    held = [clients.connect() for _ in range(PORTS)]
+    wait_for(lambda: server.accepted == PORTS, "the ports are taken")
+    sockets.was_rejected(clients.connect())
+    (record,) = wait_for(lambda: failures(bitflow), lambda: bitflow.stderr())
+    assert "the SOCKS5 server: cannot connect to" in record["error"]
+    assert len(held) == PORTS and passed_over(bitflow) == []
+
+
+def test_no_address_of_that_family_is_the_targets_failure(few_ports, env):
+    """The same errno, where the host has a way to IPv6 addresses and none of its own."""
+    programs.run(["ip", "-6", "address", "flush", "dev", "lo"])
+    programs.run(["ip", "-6", "address", "flush", "dev", "cable"])
+    programs.run(["ip", "-6", "route", "add", "2001:db8::/64", "dev", "lo"])
+    with socket.socket(socket.AF_INET6) as probe, pytest.raises(OSError, match="Cannot assign requested address"):
+        probe.connect(("2001:db8::1", 80))
+    spare, address = env.echo(env.address()), env.address()
+    bitflow = env.start(
+        proxy(
+            address,
+            {"address": "[2001:db8::1]:80", "max_fails": 1, "connect_attempts": 2},
+            spare.address,
+            connection_load_balancer="failover",
+        )
+    )
+    Clients(env, address).fill(1)
+    assert [line["target"] for line in passed_over(bitflow)] == ["target1"]
+    said = [line["error"] for line in bitflow.log_lines(partial=True) if "error" in line]
+    assert said == ["cannot connect to [2001:db8::1]:80: no address of this host leads there"] * 2

@@ -1,0 +1,146 @@
+"""TCP's urgent data (telnet's and FTP's interrupt) stays in the stream, at its place: no byte is lost, whichever leg it
+comes by and however the bytes are moved."""
+
+import random
+import socket
+import threading
+
+import pytest
+
+import proxy_headers
+import sockets
+from environment import proxy
+from test_inherited import numbered
+from tls_cases import tls_client, tls_listener
+from waiting import Stopwatch, scale
+
+# FTP's ABOR as clients send it: the data mark (F2) is urgent.
+ABORT = [(b"RETR big\r\n", 0), (b"\xff\xf4\xff", 0), (b"\xf2", socket.MSG_OOB), (b"ABOR\r\n", 0)]
+WHOLE = b"".join(part for part, _ in ABORT)
+
+
+def interrupt(sender, receiver):
+    """Sends the interrupt and asserts that all of it arrives, byte by byte as well as in one piece."""
+    for part, flags in ABORT:
+        sender.send(part, flags)
+    assert sockets.receive_exactly(receiver, len(WHOLE)) == WHOLE
+    for part, flags in ABORT:
+        sender.send(part, flags)
+        assert sockets.receive_exactly(receiver, len(part)) == part
+
+
+def test_either_way(env):
+    target, address = env.listen(), env.address()
+    env.start(proxy(address, target.address))
+    client, connection = env.pair(address, target)
+    interrupt(client, connection)
+    interrupt(connection, client)
+    interrupt(client, connection)
+
+
+def test_clients_of_an_inherited_listener(env):
+    """Those that were in its queue before, whom a service manager starts the proxy for, and those that came later."""
+    target, inherited = env.listen(), env.listen()
+    early = [env.connect(inherited.address) for _ in range(3)]
+    env.start(proxy("fd://3", target.address), plan=numbered((inherited.socket, 3)))
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY), (socket.SOL_SOCKET, socket.SO_OOBINLINE)]
+    clients = [*early, env.connect(inherited.address)]
+    for number, client in enumerate(clients):
+        client.sendall(bytes([number]))
+    for connection in [target.accept() for _ in clients]:
+        interrupt(clients[sockets.receive_exactly(connection, 1)[0]], connection)
+    accepted = [sock for sock in map(env.keep, env.bitflows[0].borrow_sockets())
+                if sock.family == socket.AF_INET and sock.getsockname() == inherited.socket.getsockname()]
+    assert len(accepted) == 5  # the listening one among them
+    for sock in accepted:
+        assert all(sock.getsockopt(*option) for option in options), sock
+
+
+@pytest.mark.parametrize("role", ["listener", "target"])
+def test_inherited_connection(env, role):
+    listener, address = env.listen(), env.address()
+    near = env.connect(listener.address)
+    far = listener.accept()
+    if role == "listener":
+        target = env.listen()
+        env.start(proxy("fd://3", target.address), plan=numbered((far, 3)), wait=False)
+        ends = near, target.accept()
+    else:
+        env.start(proxy(address, "fd://3"), plan=numbered((far, 3)))
+        ends = near, env.connect(address)
+    far.close()
+    interrupt(*ends)
+    interrupt(*reversed(ends))
+
+
+def test_unix_sockets_know_none(env):
+    """Their own kind of it (MSG_OOB on AF_UNIX) is beyond us, and does no harm to the rest."""
+    target, address = env.listen(env.unix("target.sock")), env.address()
+    env.start(proxy(address, target.address))
+    client, connection = env.pair(address, target)
+    interrupt(client, connection)
+    connection.sendall(b"answer")
+    assert sockets.receive_exactly(client, 6) == b"answer"
+
+
+@pytest.mark.parametrize("upward", [True, False])
+def test_in_the_middle_of_bulk(env, upward):
+    """splice() stops at urgent data."""
+    target, address = env.listen(), env.address()
+    env.start(proxy(address, target.address))
+    sender, receiver = env.pair(address, target) if upward else reversed(env.pair(address, target))
+    generator = random.Random(4)
+    blocks = [generator.randbytes(300_000) for _ in range(scale(60, least=20))]
+
+    def send_all():
+        for number, block in enumerate(blocks):
+            sender.sendall(block, socket.MSG_OOB if number % 10 == 5 else 0)
+
+    thread = threading.Thread(target=send_all, daemon=True)
+    thread.start()
+    for block in blocks:
+        assert sockets.receive_exactly(receiver, len(block)) == block
+    thread.join()
+
+
+def test_within_a_tls_record(env, pki):
+    """To whom reads it out of line, the record is broken."""
+    target, address = env.listen(), env.address()
+    env.start(proxy(address, target.address, listener=tls_listener(pki.servers["p256"])))
+    client = tls_client(env, address)
+    connection = target.accept()
+    client.send = lambda data: client.socket.send(data, socket.MSG_OOB)
+    for size in (1, 1000, 16384):
+        data = bytes(range(256)) * (size // 256) + bytes(size % 256)
+        client.write(data)
+        assert sockets.receive_exactly(connection, size) == data
+
+
+def test_within_a_proxy_header(env):
+    target, address = env.listen(), env.address()
+    env.start(proxy(address, target.address, listener={"proxy_protocol": True}))
+    client = env.connect(address)
+    client.send(proxy_headers.EXAMPLE[:20], socket.MSG_OOB)
+    client.send(proxy_headers.EXAMPLE[20:] + b"hello")
+    assert sockets.receive_exactly(target.accept(), 5) == b"hello"
+
+
+def test_within_a_client_hello_that_is_looked_at(env):
+    """Nobody can look beyond urgent data that is not read: such a client has the time of others, and no more."""
+    address, target = env.address(), env.listen()
+    bitflow = env.start(
+        proxy(
+            address,
+            {"name": "*", "address": target.address},
+            listener={"client_hello_timeout": "1s"},
+            connection_load_balancer="sni",
+        )
+    )
+    client = env.connect(address)
+    before, watch = bitflow.cpu_seconds(), Stopwatch()
+    client.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", socket.MSG_OOB)
+    client.send(bytes(0x200 - 6))
+    sockets.was_rejected(client)
+    watch.between(0.9, 3.0, "the end of a client whose hello cannot be looked at")
+    assert bitflow.cpu_seconds() - before < 0.5, "it spins"
+    assert bitflow.wait_records(1)[0]["reason"] == "client_handshake_timeout"
