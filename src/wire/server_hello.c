@@ -42,8 +42,8 @@ static size_t follow_message(struct server_hello *hello, const uint8_t *bytes, s
         hello->message_left -= taken;
     }
     if (hello->message_length >= MESSAGE_HEADER && hello->message_left == 0) {
-        hello->is_over = hello->message[0] == MESSAGE_SERVER_HELLO && hello->message_length >= MESSAGE_VERSION_END &&
-                         !is_retry_request(hello);
+        hello->is_over = !hello->is_refused && hello->message[0] == MESSAGE_SERVER_HELLO &&
+                         hello->message_length >= MESSAGE_VERSION_END && !is_retry_request(hello);
         hello->message_length = 0;
     }
     return taken;
