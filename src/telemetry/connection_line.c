@@ -165,16 +165,19 @@ static json_t *json_of_record(const struct connection_record *record)
 
 #define DUMP_FLAGS (JSON_COMPACT | JSON_REAL_PRECISION(15) | JSON_ENSURE_ASCII)
 
-// The object between its newlines. Where the room does not do, the text is allocated; NULL: out of memory.
+// The object between its newlines. Where the room does not do, the text is allocated; NULL: out of memory, which jansson
+// needs to walk through the object, too, and tells by a length of 0.
 static void render(struct connection_line *line, const json_t *object)
 {
     line->text = line->room;
     size_t length = json_dumpb(object, line->room + 1, sizeof line->room - 2, DUMP_FLAGS);
     if (length > sizeof line->room - 2) {
         line->text = malloc(length + 2);
-        if (line->text == NULL)
-            return;
-        length = json_dumpb(object, line->text + 1, length, DUMP_FLAGS);
+        length = line->text == NULL ? 0 : json_dumpb(object, line->text + 1, length, DUMP_FLAGS);
+    }
+    if (length == 0) {
+        connection_line_release(line);
+        return;
     }
     line->text[0] = '\n';
     line->text[1 + length] = '\n';
