@@ -13,6 +13,7 @@ from environment import proxy
 from proxy_headers import HaproxySender
 from tls_cases import assert_refused, tls_listener, tls_target
 from tls_peers import VERSIONS
+from waiting import wait_for
 
 PAST = ("-crl_lastupdate", "20200101000000Z", "-crl_nextupdate", "20210101000000Z")
 COMING = ("-crl_lastupdate", "20450101000000Z", "-crl_nextupdate", "20460101000000Z")
@@ -110,7 +111,7 @@ def test_targets(env, pki, lists, case, mode):
         assert is_taken == (words is None)
         if words:
             assert_refused(bitflow.wait_records(1)[0], "target", words)
-            assert "alert certificate unknown" in server.said()
+            wait_for(lambda: "alert certificate unknown" in server.said(), lambda: f"the alert: {server.said()}")
         options = f"ssl verify required ca-file {pki.root.certificate} crl-file {path}"
         with HaproxySender(back, options) as haproxy:
             assert is_target_taken(env, haproxy.address) == (is_taken and case not in ALONE)
