@@ -20,6 +20,7 @@
 
 #include "bitflow/base/compiler.h"
 #include "bitflow/base/mutex.h"
+#include "bitflow/base/signals.h"
 #include "bitflow/version.h"
 #include "thread_scheduling.h"
 
@@ -315,10 +316,7 @@ static void end_by(int number, siginfo_t *fault)
     if (fault != NULL && pthread_sigmask(SIG_BLOCK, &set, NULL) == 0 &&
         syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), number, fault) == 0)
         return;
-    (void)raise(number);
-    (void)pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-    // Process 1 of a container is not ended by a signal from within.
-    _exit(128 + number);
+    signals_end_by(number);
 }
 
 static void tell(void)

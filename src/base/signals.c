@@ -72,10 +72,17 @@ void signals_init(void)
     (void)sigprocmask(SIG_SETMASK, &awaited, NULL);
 }
 
-static void end_by(int number)
+void signals_end_by(int number)
 {
-    (void)raise(number); // by default, as SA_RESETHAND has it
-    _exit(128 + number); // process 1 of a container is not ended by a signal from within
+    const struct sigaction by_default = {.sa_handler = SIG_DFL};
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, number);
+    (void)sigaction(number, &by_default, NULL);
+    (void)raise(number);
+    (void)pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    // Process 1 of a container is not ended by a signal from within.
+    _exit(128 + number);
 }
 
 void signals_restore(void)
@@ -83,7 +90,7 @@ void signals_restore(void)
     if (!is_restorable)
         return;
     is_restorable = false;
-    struct sigaction action = {.sa_handler = end_by, .sa_flags = (int)SA_RESETHAND | SA_NODEFER};
+    struct sigaction action = {.sa_handler = signals_end_by};
     const struct sigaction forget = {.sa_handler = SIG_IGN};
     sigemptyset(&action.sa_mask);
     // An order that came before we knew is for nobody; its default would kill.

@@ -250,10 +250,12 @@ void pump_change_buffers(struct pump *pump, const struct pump_buffers *buffers)
 // The whole pages between `kept` bytes and the buffer's end.
 static void release_behind(uint8_t *buffer, size_t size, size_t kept)
 {
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    uintptr_t from = ((uintptr_t)buffer + kept + page - 1) / page * page, to = ((uintptr_t)buffer + size) / page * page;
-    if (buffer != NULL && from < to)
-        (void)madvise((void *)from, to - from, MADV_DONTNEED);
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t offset = (uintptr_t)buffer % page; // from the beginning of its first page, as the following two
+    size_t from = (offset + kept + page - 1) / page * page;
+    size_t to = (offset + size) / page * page;
+    if (from < to)
+        (void)madvise(buffer + (from - offset), to - from, MADV_DONTNEED);
 }
 
 void pump_release_pages(const struct pump *pump)

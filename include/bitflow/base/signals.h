@@ -20,6 +20,9 @@ void signals_init(void);
 // interrupts, for process 1 of a container, too. May be called twice.
 void signals_restore(void);
 
+// Ends the process by this signal, so that its parent sees which it was. Async-signal-safe.
+_Noreturn void signals_end_by(int number);
+
 // Takes the next signal; 0: the deadline (base/clock.h) has passed. Those that tell the process to end come first.
 // The main thread only.
 int signals_wait(int64_t deadline);
