@@ -130,6 +130,14 @@ class Bitflow:
     def signal(self, number):
         self.process.send_signal(number)
 
+    def wait_taken(self, number):
+        """Waits until the process has taken a signal that was sent to it."""
+        def is_pending():
+            status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
+            return int(re.search(r"^ShdPnd:\s*(\w+)", status, re.MULTILINE)[1], 16) >> (number - 1) & 1
+
+        wait_for(lambda: not is_pending(), lambda: f"signal {number} is taken")
+
     def signal_thread(self, thread, number):
         """A signal for one thread; one for the process may hit any."""
         libc = ctypes.CDLL(None, use_errno=True)

@@ -2,6 +2,7 @@
 connection has everywhere."""
 
 import datetime
+import json
 import os
 import re
 import signal
@@ -102,11 +103,17 @@ def test_a_reload_changes_format_and_level(env):
 
     change(r'\{"ts":"[^"]+","level":"info","msg":"reloaded","file":"[^"]+"\}\n', application=json_log("info"))
     change(r"ts=\S+ level=info msg=reloaded file=\S+\n", level="info")
-    env.config(entry, application=json_log("error"))
     before = bitflow.stderr()
-    bitflow.signal(signal.SIGHUP)  # taken before the end, which has the higher number
+    env.config(entry, application=json_log("error"))
+    bitflow.signal(signal.SIGHUP)
+    bitflow.wait_taken(signal.SIGHUP)
+    # What is wrong is told at that level, in that format, and what was told before it is seen then.
+    env.write("server: {}\n")
+    bitflow.signal(signal.SIGHUP)
+    line = wait_for(lambda: "reload failed" in bitflow.stderr() and bitflow.stderr()[len(before):], "the reload fails")
+    assert {json.loads(each)["level"] for each in line.splitlines()} == {"error"}, line
     bitflow.stop()
-    assert bitflow.stderr() == before, "at level error neither the reload nor the end is told"
+    assert bitflow.stderr() == before + line, "at level error neither the reload nor the end is told"
 
 
 def told(lines, **wanted):
