@@ -108,9 +108,9 @@ static bool accept_tls(struct ingress *ingress, const struct generation *generat
     struct error why = ERROR_INIT;
     ingress->step = INGRESS_TLS;
     ingress->tls = calloc(1, sizeof *ingress->tls);
-    if (ingress->tls == NULL)
+    if (ingress->tls == NULL) {
         error_set_errno(&why, ENOMEM, "cannot begin a TLS handshake");
-    else if (tls_accept(generation->credentials.listener, client, deadline, ingress->tls, &why)) {
+    } else if (tls_accept(generation->credentials.listener, client, deadline, ingress->tls, &why)) {
         socket_acknowledge(client); // in TLS 1.3 the client has the last word
         return true;
     }
