@@ -34,8 +34,9 @@ class Direct:
         return None
 
 
-# What bitflow has beside the default options: metrics alone, the connection log, too; the usual scheduling.
-VARIANTS = ((), ("metrics",), ("metrics", "log"), ("normal",))
+# What bitflow has beside the default options: metrics alone, the connection log, too; the usual scheduling; another
+# build of it, to be compared with.
+VARIANTS = ((), ("metrics",), ("metrics", "log"), ("normal",), ("before",))
 BITFLOWS = tuple("-".join(["bitflow", *variant]) for variant in VARIANTS)
 ON_REQUEST = {*BITFLOWS[1:], "nginx"}
 
@@ -44,7 +45,8 @@ class Bitflow:
     is_proxy = True
 
     def __init__(self, program, variant=()):
-        self.program = program
+        self.variable = "BITFLOW_BEFORE" if "before" in variant else "BITFLOW"
+        self.program = os.environ.get(self.variable, "") if "before" in variant else program
         self.variant = variant
         self.name = "-".join(["bitflow", *variant])
         self.note = f"default options{''.join(f', {each}' for each in variant)}"
@@ -53,7 +55,7 @@ class Bitflow:
     def missing(self):
         if os.access(self.program, os.X_OK):
             return None
-        return f"no program at {self.program} (build it, or name one in the environment variable BITFLOW)"
+        return f"no program at '{self.program}' (build it, or name one in the environment variable {self.variable})"
 
     def _statsd(self):
         """The address of a receiver that nobody reads: what it has no room for, the kernel drops."""

@@ -227,7 +227,7 @@ MEMORY = (Metric("user", "KiB user", 1 / 1024, 1), Metric("kernel", "KiB kernel"
           Metric("used", "KiB all", 1 / 1024, 1))
 
 FEW = (*contending.BITFLOWS, "haproxy", "nginx", "socat", "direct")
-TLS = ("bitflow", "bitflow-normal", "haproxy", "direct")
+TLS = ("bitflow", "bitflow-normal", "bitflow-before", "haproxy", "direct")
 # nginx does not pass the end of one direction on as TLS's, and closes when the client has answered its close_notify.
 TLS_WITHOUT_ENDS = (*TLS[:-1], "nginx", "direct")
 BULK = (*contending.BITFLOWS, "haproxy", "haproxy-splice", "nginx", "socat", "direct")
@@ -263,8 +263,8 @@ def _tls_target(scenario):
                                contenders=TLS[:-1], tls_side="target")
 
 
-IDLE = Scenario("idle", "memory per idle connection", "echo", ("bitflow", "haproxy", "nginx", "direct"), MEMORY,
-                is_memory=True)
+IDLE = Scenario("idle", "memory per idle connection", "echo",
+                ("bitflow", "bitflow-before", "haproxy", "nginx", "direct"), MEMORY, is_memory=True)
 STREAMS = (_stream("up", 1), _stream("down", 1), _stream("up", 4), _stream("down", 4))
 
 # Memory comes first, before the others leave sockets in TIME_WAIT and full caches.

@@ -24,7 +24,8 @@ def bench(directory, *arguments, contenders):
     done = subprocess.run(
         ["/usr/bin/python3", str(RUN), "--quick", "--json", str(result), "--contenders", contenders, *arguments],
         capture_output=True, text=True, timeout=200 * pace(), check=False,
-        env={**os.environ, "BITFLOW": str(bitflow_process.binary()), "TMPDIR": str(directory)},
+        env={**os.environ, "BITFLOW": str(bitflow_process.binary()), "BITFLOW_BEFORE": str(bitflow_process.binary()),
+             "TMPDIR": str(directory)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert not processes_in(directory)
@@ -68,10 +69,10 @@ def test_tls_beside_nginx(tmp_path):
     """Each contender passes on what the scenario has: nginx plays where no end of TLS has to come through."""
     summary, _ = bench(
         tmp_path, "--scenario", "tls-pingpong-64", "--scenario", "tls-up-1", "--scenario", "up-1",
-        contenders="bitflow,nginx,direct",
+        contenders="bitflow,bitflow-normal,bitflow-before,nginx,direct",
     )  # fmt: skip
     played = {name: set(scenario["contenders"]) for name, scenario in summary["scenarios"].items()}
-    everyone = {"bitflow", "nginx", "direct"}
+    everyone = {"bitflow", "bitflow-normal", "bitflow-before", "nginx", "direct"}
     assert played == {"tls-pingpong-64": everyone, "tls-up-1": everyone - {"nginx"}, "up-1": everyone}
     assert not any("neighbour_processors" in contender["figures"]
                    for scenario in summary["scenarios"].values() for contender in scenario["contenders"].values())
