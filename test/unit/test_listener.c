@@ -1,11 +1,13 @@
 // Listeners: every kind of address, what is in use, what is stale, and that nothing is left behind.
 
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
 #include "bitflow/net/inherited.h"
 #include "bitflow/net/listener.h"
@@ -449,6 +451,58 @@ static void test_stopped_arrivals(void **state)
     check_stopped("unix://@bitflow-test-stopped", ECONNREFUSED);
 }
 
+// A client that hears nothing: the handshake stays under way. False: it hears again.
+static void set_deaf(int fd, bool is_deaf)
+{
+    struct sock_filter drop[] = {BPF_STMT(BPF_RET | BPF_K, 0)};
+    const struct sock_fprog filter = {.len = 1, .filter = drop};
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, is_deaf ? SO_ATTACH_FILTER : SO_DETACH_FILTER, &filter, sizeof filter),
+                     0);
+}
+
+static bool await_handshakes(const struct listener *listener, bool expected)
+{
+    int64_t deadline = deadline_after(5 * NS_PER_S);
+    while (listener_has_handshakes(listener) != expected && deadline_left(deadline) > 0)
+        (void)poll(NULL, 0, 1);
+    return listener_has_handshakes(listener) == expected;
+}
+
+static void check_handshakes(const char *listening, const char *host)
+{
+    struct listener listener = open_listener(listening);
+    struct endpoint endpoint;
+    char text[64];
+    (void)snprintf(text, sizeof text, "%s:%u", host, (unsigned)port_of(&listener, 0));
+    struct address address = rig_address(text, ADDRESS_TO_CONNECT);
+    assert_true(endpoint_of_address(&address, &endpoint));
+    assert_false(listener_has_handshakes(&listener));
+    int client = socket(endpoint.address.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    set_deaf(client, true);
+    assert_int_equal(connect(client, &endpoint.address.any, endpoint.length), -1);
+    assert_int_equal(errno, EINPROGRESS);
+    assert_true(await_handshakes(&listener, true));
+    assert_true(listener_stop_arrivals(&listener));
+    assert_true(listener_has_handshakes(&listener));
+    assert_int_equal(accept_all(listener.sockets[0]), 0);
+    set_deaf(client, false); // the listener's kernel says it again
+    assert_true(await_handshakes(&listener, false));
+    assert_int_equal(accept_all(listener.sockets[0]), 1);
+    (void)close(client);
+    listener_close(&listener);
+}
+
+static void test_handshakes_under_way(void **state)
+{
+    (void)state;
+    check_handshakes("127.0.0.1:0", "127.0.0.1");
+    check_handshakes("[::1]:0", "[::1]");
+    check_handshakes(":0", "127.0.0.1"); // IPv4 at an IPv6 socket
+    struct listener listener = open_listener("unix://@bitflow-test-handshakes");
+    assert_false(listener_has_handshakes(&listener));
+    listener_close(&listener);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -471,6 +525,7 @@ int main(void)
         cmocka_unit_test(test_inherited_neither),
         cmocka_unit_test(test_host_name),
         cmocka_unit_test(test_stopped_arrivals),
+        cmocka_unit_test(test_handshakes_under_way),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -41,7 +41,11 @@ bool listener_is_intact(const struct listener *listener);
 // cannot do that. Not for an inherited socket, which others may share. Any thread.
 bool listener_stop_arrivals(const struct listener *listener);
 
-// A connection that was accepted after that, and may have the listener's filter, has none any more.
+// Whether clients are on their way into a queue: TCP handshakes with this host's port are under way. False, too, where
+// the system does not tell. Looks at all of the system's connections. Any thread.
+bool listener_has_handshakes(const struct listener *listener);
+
+// A connection that was accepted after listener_stop_arrivals(), and may have the listener's filter, has none any more.
 void listener_clear_filter(int fd);
 
 // Closes the sockets (an inherited listening socket only our descriptor of it) and removes the Unix socket's
