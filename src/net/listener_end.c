@@ -1,6 +1,7 @@
 // How a listener ends without losing anyone: nobody new is let in, and who is on the way can be waited for.
 
 #include <errno.h>
+#include <limits.h>
 #include <linux/filter.h>
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
@@ -17,7 +18,7 @@
 #include "bitflow/net/socket.h"
 
 // On a listening socket a filter sees each segment that belongs to it, from the TCP header on.
-static bool refuse_connecting(int fd)
+static bool ignore_connecting(int fd)
 {
     enum { TCP_FLAGS_OFFSET = 13 }; // RFC 9293, section 3.1
     struct sock_filter steps[] = {
@@ -30,13 +31,24 @@ static bool refuse_connecting(int fd)
     return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) == 0;
 }
 
+// For kernels that let only the privileged have filters. A socket that is bound to an interface is found by no first
+// packet of another's, and there is none of this number. What comes later belongs to a connection, and finds that.
+static bool bind_to_nowhere(int fd)
+{
+    const int nowhere = INT_MAX;
+    int bound = 0;
+    socklen_t size = sizeof bound;
+    return setsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &nowhere, sizeof nowhere) == 0 ||
+           (getsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &bound, &size) == 0 && bound == nowhere); // it is already
+}
+
 bool listener_stop_arrivals(const struct listener *listener)
 {
     bool all = true;
     for (size_t i = 0; i < listener->socket_count; i++) {
         int fd = listener->sockets[i];
         // shutdown() would reset the queue of a TCP socket.
-        if (!(listener->is_local ? shutdown(fd, SHUT_RD) == 0 : refuse_connecting(fd)))
+        if (!(listener->is_local ? shutdown(fd, SHUT_RD) == 0 : ignore_connecting(fd) || bind_to_nowhere(fd)))
             all = false;
     }
     return all;
