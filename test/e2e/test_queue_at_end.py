@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+import needs
 import sockets
 import tls_raw
 from environment import proxy
@@ -244,15 +245,16 @@ def test_clients_that_keep_coming_do_not_hold_up_the_end(env, kind):
     assert not resets
 
 
-SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
+SO_DETACH_FILTER = 27
 SYN_RECV = "03"
 
 
 def deaf_client(address):
     """It has begun to connect, and drops the answer (a filter of one step: return 0)."""
+    needs.SOCKET_FILTERS.need()
     client = socket.socket(sockets.parse(address)[0])
     step = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))
-    client.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HxxxxxxP", 1, ctypes.addressof(step)))
+    client.setsockopt(socket.SOL_SOCKET, needs.SO_ATTACH_FILTER, struct.pack("HxxxxxxP", 1, ctypes.addressof(step)))
     client.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         client.connect(sockets.parse(address)[1])
@@ -355,7 +357,7 @@ def test_connections_of_the_end_have_no_filter(env):
     for each in borrowed:
         if each.family == socket.AF_INET and not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             with pytest.raises(FileNotFoundError):
-                each.setsockopt(socket.SOL_SOCKET, 27, 0)  # SO_DETACH_FILTER: there is none
+                each.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)  # there is none
         each.close()
     for client in clients:
         client.close()
