@@ -1,27 +1,14 @@
 // Listeners: every kind of address, what is in use, what is stale, and that nothing is left behind.
 
 #include <fcntl.h>
-#include <linux/filter.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
 #include "bitflow/net/inherited.h"
-#include "bitflow/net/listener.h"
-#include "net_rig.h"
-
-static struct listener open_listener(const char *text)
-{
-    struct address address = rig_address(text, ADDRESS_TO_LISTEN);
-    struct listener listener;
-    struct error error = ERROR_INIT;
-    if (!listener_open(&address, &listener, &error))
-        fail_msg("%s: %s", text, error.text);
-    return listener;
-}
+#include "listener_rig.h"
 
 static void refuse_listener(const char *text, const char *reason)
 {
@@ -36,13 +23,6 @@ static void refuse_listener(const char *text, const char *reason)
         fail_msg("\"%s\" does not say \"%s\"", error.text, reason);
     assert_memory_equal(&listener, &untouched, sizeof listener);
     assert_int_equal(rig_descriptors(), before);
-}
-
-static uint16_t port_of(const struct listener *listener, size_t index)
-{
-    struct endpoint endpoint;
-    assert_true(socket_local(listener->sockets[index], &endpoint));
-    return rig_port(&endpoint);
 }
 
 // Whether a connection to a literal is taken by one of the listener's sockets. Connections are made, not waited for:
@@ -79,13 +59,13 @@ static void test_tcp(void **state)
                 {"tcp4://:0", true, false},   {"tcp6://:0", false, true}, {"[::]:0", false, true},
                 {"0.0.0.0:0", true, false}};
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
-        struct listener listener = open_listener(rows[i].address);
+        struct listener listener = rig_listener(rows[i].address);
         assert_int_equal(listener.socket_count, 1);
         assert_false(listener.is_connected || listener.is_inherited);
         int fd = listener.sockets[0];
         assert_true((fcntl(fd, F_GETFL) & O_NONBLOCK) != 0);
         assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
-        uint16_t port = port_of(&listener, 0);
+        uint16_t port = rig_listener_port(&listener, 0);
         if (serves(&listener, "127.0.0.1", port) != rows[i].ipv4 || serves(&listener, "[::1]", port) != rows[i].ipv6)
             fail_msg("%s", rows[i].address);
         listener_close(&listener);
@@ -99,12 +79,12 @@ static void test_tcp_in_use(void **state)
 {
     (void)state;
     char text[32], reason[96];
-    struct listener listener = open_listener("127.0.0.1:0");
-    (void)snprintf(text, sizeof text, "127.0.0.1:%u", (unsigned)port_of(&listener, 0));
+    struct listener listener = rig_listener("127.0.0.1:0");
+    (void)snprintf(text, sizeof text, "127.0.0.1:%u", (unsigned)rig_listener_port(&listener, 0));
     (void)snprintf(reason, sizeof reason, "cannot listen on %s: Address already in use", text);
     refuse_listener(text, reason);
     listener_close(&listener);
-    listener = open_listener(text); // free again
+    listener = rig_listener(text); // free again
     listener_close(&listener);
 }
 
@@ -113,7 +93,7 @@ static void test_tcp_after_a_connection(void **state)
 {
     (void)state;
     char text[64];
-    struct listener listener = open_listener("127.0.0.1:0");
+    struct listener listener = rig_listener("127.0.0.1:0");
     struct endpoint bound;
     assert_true(socket_local(listener.sockets[0], &bound));
     (void)snprintf(text, sizeof text, "127.0.0.1:%u", (unsigned)rig_port(&bound));
@@ -122,7 +102,7 @@ static void test_tcp_after_a_connection(void **state)
     rig_await(client, POLLRDHUP);
     (void)close(client);
     listener_close(&listener);
-    listener = open_listener(text);
+    listener = rig_listener(text);
     listener_close(&listener);
 }
 
@@ -173,7 +153,7 @@ static int unix_socket(int type)
 static void test_unix(void **state)
 {
     (void)state;
-    struct listener listener = open_listener(socket_address);
+    struct listener listener = rig_listener(socket_address);
     struct endpoint endpoint;
     assert_true(exists(socket_path));
     assert_true(endpoint_of_address(&listener.address, &endpoint));
@@ -192,7 +172,7 @@ static void test_unix_stale_file_is_replaced(void **state)
     (void)state;
     (void)close(unix_socket(SOCK_STREAM)); // leaves its file
     assert_true(exists(socket_path));
-    struct listener listener = open_listener(socket_address);
+    struct listener listener = rig_listener(socket_address);
     listener_close(&listener);
     assert_false(exists(socket_path));
 }
@@ -246,7 +226,7 @@ static void test_unix_no_directory(void **state)
 static void test_unix_file_of_another_stays(void **state)
 {
     (void)state;
-    struct listener listener = open_listener(socket_address);
+    struct listener listener = rig_listener(socket_address);
     assert_int_equal(unlink(socket_path), 0);
     int other = unix_socket(SOCK_STREAM);
     listener_close(&listener);
@@ -260,7 +240,7 @@ static void test_unix_directory_lock_is_not_waited_for_for_ever(void **state)
     (void)state;
     int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     assert_int_equal(flock(fd, LOCK_EX), 0);
-    struct listener listener = open_listener(socket_address);
+    struct listener listener = rig_listener(socket_address);
     listener_close(&listener);
     (void)close(fd);
 }
@@ -319,13 +299,13 @@ static void test_abstract(void **state)
     (void)state;
     char text[64];
     (void)snprintf(text, sizeof text, "unix://@bitflow-test-%d", (int)getpid());
-    struct listener listener = open_listener(text);
+    struct listener listener = rig_listener(text);
     struct endpoint endpoint;
     assert_true(endpoint_of_address(&listener.address, &endpoint));
     (void)close(rig_connect(&endpoint));
     refuse_listener(text, "Address already in use");
     listener_close(&listener);
-    listener = open_listener(text);
+    listener = rig_listener(text);
     listener_close(&listener);
 }
 
@@ -337,7 +317,7 @@ static void test_inherited_listening(void **state)
     int fd = rig_listen("127.0.0.1:0", &bound);
     inherited_init();
     (void)snprintf(text, sizeof text, "fd://%d", fd);
-    struct listener listener = open_listener(text);
+    struct listener listener = rig_listener(text);
     assert_true(listener.is_inherited);
     assert_false(listener.is_connected);
     assert_int_equal(listener.sockets[0], fd);
@@ -347,7 +327,7 @@ static void test_inherited_listening(void **state)
     (void)close(served);
     refuse_listener(text, "in use");
     listener_give_up(&listener);
-    listener = open_listener(text); // as after a reload that failed
+    listener = rig_listener(text); // as after a reload that failed
     assert_int_equal(listener.sockets[0], fd);
     listener_close(&listener);
     assert_int_equal(fcntl(fd, F_GETFD), -1);
@@ -363,7 +343,7 @@ static void test_inherited_connected(void **state)
     socket_set_blocking(pair[0], false);
     inherited_init();
     (void)snprintf(text, sizeof text, "fd://%d", pair[0]);
-    struct listener listener = open_listener(text);
+    struct listener listener = rig_listener(text);
     assert_true(listener.is_inherited && listener.is_connected);
     assert_int_equal(listener.sockets[0], pair[0]);
     assert_int_equal(fcntl(pair[0], F_GETFL) & O_NONBLOCK, 0);
@@ -393,140 +373,8 @@ static void test_inherited_neither(void **state)
 static void test_host_name(void **state)
 {
     (void)state;
-    struct listener listener = open_listener("tcp4://localhost:0");
-    assert_true(serves(&listener, "127.0.0.1", port_of(&listener, 0)));
-    listener_close(&listener);
-}
-
-// Returns a socket whose connect() has begun; `failure`: what it said, or 0.
-static int begin_connect(const struct endpoint *endpoint, int *failure)
-{
-    int fd = socket(endpoint->address.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    assert_true(fd >= 0);
-    *failure = connect(fd, &endpoint->address.any, endpoint->length) == 0 ? 0 : errno;
-    return fd;
-}
-
-static unsigned accept_all(int listening)
-{
-    unsigned count = 0;
-    for (int fd; (fd = accept4(listening, NULL, NULL, SOCK_CLOEXEC)) >= 0; count++) {
-        listener_clear_filter(fd);
-        (void)close(fd);
-    }
-    return count;
-}
-
-// Attaches a filter that lets nothing through.
-static bool attach_filter(int fd)
-{
-    struct sock_filter drop[] = {BPF_STMT(BPF_RET | BPF_K, 0)};
-    const struct sock_fprog filter = {.len = 1, .filter = drop};
-    return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) == 0;
-}
-
-// Some systems grant filters only to the privileged.
-static bool has_filters(void)
-{
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool has = attach_filter(fd);
-    (void)close(fd);
-    return has;
-}
-
-// As if the system granted none.
-static void forbid_filters(const struct listener *listener)
-{
-    int on = 1;
-    assert_int_equal(setsockopt(listener->sockets[0], SOL_SOCKET, SO_LOCK_FILTER, &on, sizeof on), 0);
-}
-
-// `is_refused`: who comes late gets an answer.
-static void check_stopped(const char *address, bool is_forbidden, int at_once, bool is_refused)
-{
-    enum { EARLY = 3, LATE = 2 };
-    struct listener listener = open_listener(address);
-    if (is_forbidden)
-        forbid_filters(&listener);
-    struct endpoint endpoint;
-    int clients[EARLY + LATE], failure;
-    assert_true(socket_local(listener.sockets[0], &endpoint));
-    for (int i = 0; i < EARLY; i++)
-        clients[i] = begin_connect(&endpoint, &failure);
-    assert_true(listener_stop_arrivals(&listener));
-    for (int i = EARLY; i < EARLY + LATE; i++) {
-        clients[i] = begin_connect(&endpoint, &failure);
-        assert_int_equal(failure, at_once);
-    }
-    assert_true(listener_stop_arrivals(&listener)); // once more does no harm
-    assert_int_equal(accept_all(listener.sockets[0]), EARLY);
-    for (int i = EARLY; i < EARLY + LATE; i++) {
-        struct pollfd poller = {.fd = clients[i], .events = POLLOUT};
-        assert_int_equal(poll(&poller, 1, is_refused ? 5000 : 0), is_refused);
-        assert_true(!is_refused || (poller.revents & POLLHUP) != 0);
-    }
-    for (int i = 0; i < EARLY + LATE; i++)
-        (void)close(clients[i]);
-    listener_close(&listener);
-}
-
-static void test_stopped_arrivals(void **state)
-{
-    (void)state;
-    bool is_refused = !has_filters();
-    check_stopped("127.0.0.1:0", false, EINPROGRESS, is_refused);
-    check_stopped("[::1]:0", false, EINPROGRESS, is_refused);
-    check_stopped("127.0.0.1:0", true, EINPROGRESS, true);
-    check_stopped("[::1]:0", true, EINPROGRESS, true);
-    check_stopped("unix://@bitflow-test-stopped", false, ECONNREFUSED, true);
-}
-
-static bool await_handshakes(const struct listener *listener, bool expected)
-{
-    int64_t deadline = deadline_after(5 * NS_PER_S);
-    while (listener_has_handshakes(listener) != expected && deadline_left(deadline) > 0)
-        (void)poll(NULL, 0, 1);
-    return listener_has_handshakes(listener) == expected;
-}
-
-static void check_handshakes(const char *listening, const char *host, bool is_forbidden)
-{
-    struct listener listener = open_listener(listening);
-    if (is_forbidden)
-        forbid_filters(&listener);
-    struct endpoint endpoint;
-    char text[64];
-    (void)snprintf(text, sizeof text, "%s:%u", host, (unsigned)port_of(&listener, 0));
-    struct address address = rig_address(text, ADDRESS_TO_CONNECT);
-    assert_true(endpoint_of_address(&address, &endpoint));
-    assert_false(listener_has_handshakes(&listener));
-    int client = socket(endpoint.address.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    assert_true(attach_filter(client)); // it does not hear the answer
-    assert_int_equal(connect(client, &endpoint.address.any, endpoint.length), -1);
-    assert_int_equal(errno, EINPROGRESS);
-    assert_true(await_handshakes(&listener, true));
-    assert_true(listener_stop_arrivals(&listener));
-    assert_true(listener_has_handshakes(&listener));
-    assert_int_equal(accept_all(listener.sockets[0]), 0);
-    listener_clear_filter(client); // the listener's kernel says it again
-    assert_true(await_handshakes(&listener, false));
-    assert_int_equal(accept_all(listener.sockets[0]), 1);
-    (void)close(client);
-    listener_close(&listener);
-}
-
-static void test_handshakes_under_way(void **state)
-{
-    (void)state;
-    if (!has_filters())
-        skip();
-    check_handshakes("127.0.0.1:0", "127.0.0.1", false);
-    check_handshakes("[::1]:0", "[::1]", false);
-    check_handshakes(":0", "127.0.0.1", false); // IPv4 at an IPv6 socket
-    check_handshakes("127.0.0.1:0", "127.0.0.1", true);
-    check_handshakes("[::1]:0", "[::1]", true);
-    struct listener listener = open_listener("unix://@bitflow-test-handshakes");
-    assert_false(listener_has_handshakes(&listener));
+    struct listener listener = rig_listener("tcp4://localhost:0");
+    assert_true(serves(&listener, "127.0.0.1", rig_listener_port(&listener, 0)));
     listener_close(&listener);
 }
 
@@ -551,8 +399,6 @@ int main(void)
         cmocka_unit_test(test_inherited_connected),
         cmocka_unit_test(test_inherited_neither),
         cmocka_unit_test(test_host_name),
-        cmocka_unit_test(test_stopped_arrivals),
-        cmocka_unit_test(test_handshakes_under_way),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

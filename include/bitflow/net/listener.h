@@ -37,8 +37,9 @@ bool listener_open(const struct address *address, struct listener *listener, str
 bool listener_is_intact(const struct listener *listener);
 
 // From now on nobody new gets into the queues, while who is in them can be accepted: a Unix socket refuses, a TCP
-// socket lets the handshakes go on that have begun and leaves the first packet of others unanswered, or refuses it where
-// the system grants no socket filter. False: the system cannot do that. Not for an inherited socket, which others may share. Any thread.
+// socket lets the handshakes go on that have begun and leaves the first packet of others unanswered, or refuses it
+// where the system grants no socket filter. False: the system cannot do that. Not for an inherited socket, which others
+// may share. Any thread.
 bool listener_stop_arrivals(const struct listener *listener);
 
 // Whether clients are on their way into a queue: TCP handshakes with this host's port are under way. False, too, where
