@@ -1,15 +1,11 @@
 #include "bitflow/net/listener.h"
 
 #include <errno.h>
-#include <linux/filter.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <stdint.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "bitflow/base/clock.h"
-#include "bitflow/base/compiler.h"
 #include "bitflow/base/signals.h"
 #include "bitflow/net/inherited.h"
 #include "bitflow/net/resolve.h"
@@ -196,38 +192,6 @@ bool listener_is_intact(const struct listener *listener)
 {
     struct unix_file file = {.device = listener->device, .inode = listener->inode};
     return listener->inode == 0 || unix_file_is_there(listener->address.path, &file);
-}
-
-// On a listening socket a filter sees each segment that belongs to it, from the TCP header on.
-static bool refuse_connecting(int fd)
-{
-    enum { TCP_FLAGS_OFFSET = 13 }; // RFC 9293, section 3.1
-    struct sock_filter steps[] = {
-        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, TCP_FLAGS_OFFSET),
-        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, TH_SYN, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, 0),
-        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
-    };
-    const struct sock_fprog filter = {.len = ARRAY_LENGTH(steps), .filter = steps};
-    return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) == 0;
-}
-
-bool listener_stop_arrivals(const struct listener *listener)
-{
-    bool all = true;
-    for (size_t i = 0; i < listener->socket_count; i++) {
-        int fd = listener->sockets[i];
-        // shutdown() would reset the queue of a TCP socket.
-        if (!(listener->is_local ? shutdown(fd, SHUT_RD) == 0 : refuse_connecting(fd)))
-            all = false;
-    }
-    return all;
-}
-
-void listener_clear_filter(int fd)
-{
-    int unused = 0;
-    (void)setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof unused); // fails if there is none
 }
 
 static void close_sockets(struct listener *listener, bool spend_inherited)

@@ -24,6 +24,10 @@
 // whose handshakes were under way; and a time, for a machine that has run out of something.
 #define LAST_CLIENTS_MAX (2 * (LISTENER_QUEUE_MAX + 1))
 #define LAST_CLIENTS_TIME (5 * NS_PER_S)
+// How long handshakes that are under way are waited for. Nearly every round trip is shorter, and those who only pretend
+// to connect hold up the end by no more.
+#define LAST_HANDSHAKES_TIME (500 * NS_PER_MS)
+#define HANDSHAKES_INTERVAL (10 * NS_PER_MS)
 
 #define SPARES_MAX 4
 
@@ -146,10 +150,10 @@ static bool accept_client(const struct acceptor *acceptor, int listening, struct
     return client->fd >= 0;
 }
 
-static void pause_for_orders(const struct acceptor *acceptor)
+static void pause_for_orders(const struct acceptor *acceptor, int64_t time)
 {
     struct pollfd poller = {.fd = acceptor->wake, .events = POLLIN};
-    (void)poll(&poller, 1, (int)(SHORTAGE_PAUSE / NS_PER_MS));
+    (void)poll(&poller, 1, (int)(time / NS_PER_MS));
 }
 
 // Turns a client away whose descriptor was a spare one. Its number becomes that again in one step: between a close()
@@ -180,7 +184,7 @@ static void shed_client(struct acceptor *acceptor, int listening)
     }
     refill_spares(acceptor);
     if (acceptor->spare_count == 0)
-        pause_for_orders(acceptor);
+        pause_for_orders(acceptor, SHORTAGE_PAUSE);
 }
 
 // What accept4() failed with. False: the socket is of no more use.
@@ -193,7 +197,7 @@ static bool survive(struct acceptor *acceptor, int listening, int os_errno)
         return true;
     case ENOMEM:
     case ENOBUFS:
-        pause_for_orders(acceptor);
+        pause_for_orders(acceptor, SHORTAGE_PAUSE);
         return true;
     case EBADF:
     case EFAULT:
@@ -282,17 +286,25 @@ static void serve_queue(struct acceptor *acceptor, int listening, int64_t deadli
     }
 }
 
-// Who is connected, as far as the system is concerned, is served: closing the socket would reset them. An inherited one
-// stays open, and they may be meant for whoever comes after us.
-static void serve_queues(struct acceptor *acceptor)
+// Who is connected, as far as the system is concerned, is served: closing the socket would reset them. It would also
+// reset those whose handshakes are under way, and who believe that they are connected once the kernel has answered;
+// `handshakes_until`: how long they are waited for. An inherited socket stays open, and they may be meant for whoever
+// comes after us.
+static void serve_queues(struct acceptor *acceptor, int64_t handshakes_until)
 {
     const struct listener *listener = &acceptor->listener;
     if (listener->is_inherited)
         return;
-    (void)listener_stop_arrivals(listener); // where it cannot be done, the bounds do
+    bool is_closed = listener_stop_arrivals(listener); // where it cannot be done, the bounds do
     int64_t deadline = deadline_after(LAST_CLIENTS_TIME);
-    for (size_t i = 0; i < listener->socket_count; i++)
-        serve_queue(acceptor, listener->sockets[i], deadline);
+    for (;;) {
+        bool is_over = !is_closed || deadline_left(handshakes_until) == 0 || !listener_has_handshakes(listener);
+        for (size_t i = 0; i < listener->socket_count; i++)
+            serve_queue(acceptor, listener->sockets[i], deadline);
+        if (is_over || atomic_load(&acceptor->is_hurried))
+            return;
+        pause_for_orders(acceptor, HANDSHAKES_INTERVAL);
+    }
 }
 
 // Returns false when the acceptor shall stop.
@@ -332,7 +344,7 @@ static void accept_clients(struct acceptor *acceptor)
             break; // the other addresses have clients, too
     }
     if (is_open)
-        serve_queues(acceptor);
+        serve_queues(acceptor, deadline_after(LAST_HANDSHAKES_TIME));
 }
 
 // An inherited connected socket is the one client there will be.
@@ -485,9 +497,11 @@ bool acceptor_is_connected(const struct acceptor *acceptor)
 void acceptor_stop(struct acceptor *acceptor)
 {
     mutex_lock(&acceptor->lock);
+    bool was_stopping = acceptor->stopping;
     acceptor->stopping = true;
     mutex_unlock(&acceptor->lock);
-    ring(acceptor);
+    if (!was_stopping) // or what it waits for at the end would be cut short
+        ring(acceptor);
 }
 
 void acceptor_hurry(struct acceptor *acceptor)
@@ -509,7 +523,7 @@ void acceptor_destroy(struct acceptor **acceptor)
     (void)pthread_join(destroyed->thread, NULL);
     if (was_open) {
         // Others may have taken their time to stop: whose handshakes have ended since then queue now.
-        serve_queues(destroyed);
+        serve_queues(destroyed, clock_now());
         listener_close(&destroyed->listener);
     } else {
         listener_give_up(&destroyed->listener);

@@ -5,12 +5,14 @@ cmake/check.sh collects what was left out, by LEFT_OUT.
 A helper that takes something asks for it, and so may a test: needs.TRACING.need().
 """
 
+import ctypes
 import functools
 import json
 import os
 import pathlib
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,7 @@ LEFT_OUT = "left out for want of: "
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 HERE = pathlib.Path(__file__).resolve().parent
 PTRACE_SEIZE = 0x4206
+SO_ATTACH_FILTER = 26
 
 
 def missing(what):
@@ -98,6 +101,16 @@ def traced():
             process.kill()
 
 
+def attached_filter():
+    with socket.socket() as probe:
+        step = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HxxxxxxP", 1, ctypes.addressof(step)))
+        except OSError as error:
+            return error.strerror
+    return None
+
+
 def process_namespace_options():
     """unshare's; whoever is not root becomes it in a user namespace."""
     return [*([] if os.geteuid() == 0 else ["--user"]), "--pid", "--fork"]
@@ -111,5 +124,13 @@ TRACING = Capability("the right to trace processes", traced)
 PROCESS_NAMESPACE = Capability(
     "a process namespace", lambda: said_by("unshare", *process_namespace_options(), "true")
 )
+SOCKET_FILTERS = Capability("the right to filter a socket", attached_filter)
 # Of any loopback address: the tests' servers have one each.
 NAME_SERVER_PORT = Capability("port 53", lambda: bound(socket.AF_INET, socket.SOCK_DGRAM, "127.0.0.97", 53))
+
+
+@functools.cache
+def scheduling(policy, priority):
+    """The right to start a process under a scheduling policy, by its name."""
+    number = getattr(os, f"SCHED_{policy}")
+    return Capability(f"SCHED_{policy}", lambda: launched(scheduling=[number, priority]))

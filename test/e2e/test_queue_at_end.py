@@ -1,13 +1,17 @@
 """Clients that have connected but are not accepted yet when their listener ends, at SIGTERM or by a reload: all are
-served. The process is stopped (SIGSTOP) while they come, so that all of them queue."""
+served. The process is stopped (SIGSTOP) while they come, so that all of them queue. So are those whose handshakes are
+under way, if they finish them soon."""
 
 import contextlib
+import ctypes
 import signal
 import socket
+import struct
 import threading
 
 import pytest
 
+import needs
 import sockets
 import tls_raw
 from environment import proxy
@@ -241,6 +245,82 @@ def test_clients_that_keep_coming_do_not_hold_up_the_end(env, kind):
     assert not resets
 
 
+SO_DETACH_FILTER = 27
+SYN_RECV = "03"
+
+
+def deaf_client(address):
+    """It has begun to connect, and drops the answer (a filter of one step: return 0)."""
+    needs.SOCKET_FILTERS.need()
+    client = socket.socket(sockets.parse(address)[0])
+    step = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))
+    client.setsockopt(socket.SOL_SOCKET, needs.SO_ATTACH_FILTER, struct.pack("HxxxxxxP", 1, ctypes.addressof(step)))
+    client.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        client.connect(sockets.parse(address)[1])
+    return client
+
+
+def next_answers(address):
+    """In how many seconds the kernel will answer each handshake under way again."""
+    port = sockets.parse(address)[1][1]
+    with open("/proc/net/tcp") as stream:
+        rows = [line.split() for line in stream][1:]
+    return [
+        int(row[5].split(":")[1], 16) / 100
+        for row in rows
+        if row[3] == SYN_RECV and int(row[1].split(":")[1], 16) == port
+    ]
+
+
+@pytest.mark.parametrize("number", [SIGTERM, SIGHUP])
+def test_clients_whose_handshakes_are_under_way_are_served(env, number):
+    """To a client that is far away it seems that it is connected before it is so here."""
+    address, echo = env.address(), env.echo()
+    keep = proxy(env.address(), echo.address, name="keep")
+    bitflow = env.start(keep, proxy(address, echo.address, name="drop"))
+    clients = [deaf_client(address) for _ in range(20)]
+    wait_for(lambda: len(next_answers(address)) == 20, "all handshakes are under way")
+    wait_for(lambda: max(next_answers(address)) <= 0.2, "the kernel is about to answer again")
+    if number == SIGHUP:
+        remove(env, bitflow, keep)
+    else:
+        bitflow.signal(SIGTERM)
+    for client in clients:
+        client.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+        client.settimeout(sockets.TIMEOUT)
+    for client in clients:
+        sockets.round_trip(client)
+        client.close()
+    wait_for(lambda: len(bitflow.records()) == 20, "their records are written")
+
+
+def test_handshakes_that_nobody_finishes_hold_up_the_end_only_for_a_moment(env):
+    address = env.address()
+    bitflow = env.start(proxy(address, env.echo().address))
+    clients = [deaf_client(address) for _ in range(20)]
+    wait_for(lambda: len(next_answers(address)) == 20, "all handshakes are under way")
+    watch = Stopwatch()
+    bitflow.signal(SIGTERM)
+    assert bitflow.wait_ended() == 0
+    watch.between(0.4, 1.5, "the end")
+    for client in clients:
+        client.close()
+
+
+def test_a_second_signal_waits_for_no_handshakes(env):
+    address = env.address()
+    bitflow = env.start(proxy(address, env.echo().address))
+    client = deaf_client(address)
+    wait_for(lambda: next_answers(address), "the handshake is under way")
+    watch = Stopwatch()
+    bitflow.signal(SIGTERM)
+    bitflow.signal(signal.SIGINT)
+    assert bitflow.wait_ended() == 0
+    watch.between(0, 0.4, "the end")
+    client.close()
+
+
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 def test_the_queue_of_an_inherited_listener_is_left_to_others(env, kind):
     """Another process holds the socket, and serves whom bitflow has not accepted by then: as systemd's next instance
@@ -277,7 +357,7 @@ def test_connections_of_the_end_have_no_filter(env):
     for each in borrowed:
         if each.family == socket.AF_INET and not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             with pytest.raises(FileNotFoundError):
-                each.setsockopt(socket.SOL_SOCKET, 27, 0)  # SO_DETACH_FILTER: there is none
+                each.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)  # there is none
         each.close()
     for client in clients:
         client.close()

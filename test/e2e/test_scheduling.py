@@ -7,6 +7,7 @@ import signal
 import pytest
 
 import bitflow_process
+import needs
 import programs
 import sockets
 import waiting
@@ -115,12 +116,7 @@ def test_reload_changes_it_for_later_connections(env):
 @pytest.mark.parametrize("scheduling", ["batch", "normal"])
 def test_what_the_operator_chose_stays(env, policy, priority, scheduling):
     chosen = getattr(os, f"SCHED_{policy}")
-    mine = os.sched_getscheduler(0)
-    try:
-        os.sched_setscheduler(0, chosen, os.sched_param(priority))
-        os.sched_setscheduler(0, mine, os.sched_param(0))
-    except PermissionError:
-        pytest.skip(f"SCHED_{policy} is not permitted here")
+    needs.scheduling(policy, priority).need()
     listener, address = env.listen(), env.address()
     bitflow = env.start(
         proxy(address, listener.address), plan={"scheduling": [chosen, priority]}, server={"scheduling": scheduling}

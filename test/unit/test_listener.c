@@ -8,18 +8,7 @@
 
 #include "bitflow/base/compiler.h"
 #include "bitflow/net/inherited.h"
-#include "bitflow/net/listener.h"
-#include "net_rig.h"
-
-static struct listener open_listener(const char *text)
-{
-    struct address address = rig_address(text, ADDRESS_TO_LISTEN);
-    struct listener listener;
-    struct error error = ERROR_INIT;
-    if (!listener_open(&address, &listener, &error))
-        fail_msg("%s: %s", text, error.text);
-    return listener;
-}
+#include "listener_rig.h"
 
 static void refuse_listener(const char *text, const char *reason)
 {
@@ -34,13 +23,6 @@ static void refuse_listener(const char *text, const char *reason)
         fail_msg("\"%s\" does not say \"%s\"", error.text, reason);
     assert_memory_equal(&listener, &untouched, sizeof listener);
     assert_int_equal(rig_descriptors(), before);
-}
-
-static uint16_t port_of(const struct listener *listener, size_t index)
-{
-    struct endpoint endpoint;
-    assert_true(socket_local(listener->sockets[index], &endpoint));
-    return rig_port(&endpoint);
 }
 
 // Whether a connection to a literal is taken by one of the listener's sockets. Connections are made, not waited for:
@@ -77,13 +59,13 @@ static void test_tcp(void **state)
                 {"tcp4://:0", true, false},   {"tcp6://:0", false, true}, {"[::]:0", false, true},
                 {"0.0.0.0:0", true, false}};
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
-        struct listener listener = open_listener(rows[i].address);
+        struct listener listener = rig_listener(rows[i].address);
         assert_int_equal(listener.socket_count, 1);
         assert_false(listener.is_connected || listener.is_inherited);
         int fd = listener.sockets[0];
         assert_true((fcntl(fd, F_GETFL) & O_NONBLOCK) != 0);
         assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
-        uint16_t port = port_of(&listener, 0);
+        uint16_t port = rig_listener_port(&listener, 0);
         if (serves(&listener, "127.0.0.1", port) != rows[i].ipv4 || serves(&listener, "[::1]", port) != rows[i].ipv6)
             fail_msg("%s", rows[i].address);
         listener_close(&listener);
@@ -97,12 +79,12 @@ static void test_tcp_in_use(void **state)
 {
     (void)state;
     char text[32], reason[96];
-    struct listener listener = open_listener("127.0.0.1:0");
-    (void)snprintf(text, sizeof text, "127.0.0.1:%u", (unsigned)port_of(&listener, 0));
+    struct listener listener = rig_listener("127.0.0.1:0");
+    (void)snprintf(text, sizeof text, "127.0.0.1:%u", (unsigned)rig_listener_port(&listener, 0));
     (void)snprintf(reason, sizeof reason, "cannot listen on %s: Address already in use", text);
     refuse_listener(text, reason);
     listener_close(&listener);
-    listener = open_listener(text); // free again
+    listener = rig_listener(text); // free again
     listener_close(&listener);
 }
 
@@ -111,7 +93,7 @@ static void test_tcp_after_a_connection(void **state)
 {
     (void)state;
     char text[64];
-    struct listener listener = open_listener("127.0.0.1:0");
+    struct listener listener = rig_listener("127.0.0.1:0");
     struct endpoint bound;
     assert_true(socket_local(listener.sockets[0], &bound));
     (void)snprintf(text, sizeof text, "127.0.0.1:%u", (unsigned)rig_port(&bound));
@@ -120,7 +102,7 @@ static void test_tcp_after_a_connection(void **state)
     rig_await(client, POLLRDHUP);
     (void)close(client);
     listener_close(&listener);
-    listener = open_listener(text);
+    listener = rig_listener(text);
     listener_close(&listener);
 }
 
@@ -171,7 +153,7 @@ static int unix_socket(int type)
 static void test_unix(void **state)
 {
     (void)state;
-    struct listener listener = open_listener(socket_address);
+    struct listener listener = rig_listener(socket_address);
     struct endpoint endpoint;
     assert_true(exists(socket_path));
     assert_true(endpoint_of_address(&listener.address, &endpoint));
@@ -190,7 +172,7 @@ static void test_unix_stale_file_is_replaced(void **state)
     (void)state;
     (void)close(unix_socket(SOCK_STREAM)); // leaves its file
     assert_true(exists(socket_path));
-    struct listener listener = open_listener(socket_address);
+    struct listener listener = rig_listener(socket_address);
     listener_close(&listener);
     assert_false(exists(socket_path));
 }
@@ -244,7 +226,7 @@ static void test_unix_no_directory(void **state)
 static void test_unix_file_of_another_stays(void **state)
 {
     (void)state;
-    struct listener listener = open_listener(socket_address);
+    struct listener listener = rig_listener(socket_address);
     assert_int_equal(unlink(socket_path), 0);
     int other = unix_socket(SOCK_STREAM);
     listener_close(&listener);
@@ -258,7 +240,7 @@ static void test_unix_directory_lock_is_not_waited_for_for_ever(void **state)
     (void)state;
     int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     assert_int_equal(flock(fd, LOCK_EX), 0);
-    struct listener listener = open_listener(socket_address);
+    struct listener listener = rig_listener(socket_address);
     listener_close(&listener);
     (void)close(fd);
 }
@@ -317,13 +299,13 @@ static void test_abstract(void **state)
     (void)state;
     char text[64];
     (void)snprintf(text, sizeof text, "unix://@bitflow-test-%d", (int)getpid());
-    struct listener listener = open_listener(text);
+    struct listener listener = rig_listener(text);
     struct endpoint endpoint;
     assert_true(endpoint_of_address(&listener.address, &endpoint));
     (void)close(rig_connect(&endpoint));
     refuse_listener(text, "Address already in use");
     listener_close(&listener);
-    listener = open_listener(text);
+    listener = rig_listener(text);
     listener_close(&listener);
 }
 
@@ -335,7 +317,7 @@ static void test_inherited_listening(void **state)
     int fd = rig_listen("127.0.0.1:0", &bound);
     inherited_init();
     (void)snprintf(text, sizeof text, "fd://%d", fd);
-    struct listener listener = open_listener(text);
+    struct listener listener = rig_listener(text);
     assert_true(listener.is_inherited);
     assert_false(listener.is_connected);
     assert_int_equal(listener.sockets[0], fd);
@@ -345,7 +327,7 @@ static void test_inherited_listening(void **state)
     (void)close(served);
     refuse_listener(text, "in use");
     listener_give_up(&listener);
-    listener = open_listener(text); // as after a reload that failed
+    listener = rig_listener(text); // as after a reload that failed
     assert_int_equal(listener.sockets[0], fd);
     listener_close(&listener);
     assert_int_equal(fcntl(fd, F_GETFD), -1);
@@ -361,7 +343,7 @@ static void test_inherited_connected(void **state)
     socket_set_blocking(pair[0], false);
     inherited_init();
     (void)snprintf(text, sizeof text, "fd://%d", pair[0]);
-    struct listener listener = open_listener(text);
+    struct listener listener = rig_listener(text);
     assert_true(listener.is_inherited && listener.is_connected);
     assert_int_equal(listener.sockets[0], pair[0]);
     assert_int_equal(fcntl(pair[0], F_GETFL) & O_NONBLOCK, 0);
@@ -391,62 +373,9 @@ static void test_inherited_neither(void **state)
 static void test_host_name(void **state)
 {
     (void)state;
-    struct listener listener = open_listener("tcp4://localhost:0");
-    assert_true(serves(&listener, "127.0.0.1", port_of(&listener, 0)));
+    struct listener listener = rig_listener("tcp4://localhost:0");
+    assert_true(serves(&listener, "127.0.0.1", rig_listener_port(&listener, 0)));
     listener_close(&listener);
-}
-
-// Returns a socket whose connect() has begun; `failure`: what it said, or 0.
-static int begin_connect(const struct endpoint *endpoint, int *failure)
-{
-    int fd = socket(endpoint->address.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    assert_true(fd >= 0);
-    *failure = connect(fd, &endpoint->address.any, endpoint->length) == 0 ? 0 : errno;
-    return fd;
-}
-
-static unsigned accept_all(int listening)
-{
-    unsigned count = 0;
-    for (int fd; (fd = accept4(listening, NULL, NULL, SOCK_CLOEXEC)) >= 0; count++) {
-        listener_clear_filter(fd);
-        (void)close(fd);
-    }
-    return count;
-}
-
-static void check_stopped(const char *address, int refusal)
-{
-    enum { EARLY = 3, LATE = 2 };
-    struct listener listener = open_listener(address);
-    struct endpoint endpoint;
-    int clients[EARLY + LATE], failure;
-    assert_true(socket_local(listener.sockets[0], &endpoint));
-    for (int i = 0; i < EARLY; i++)
-        clients[i] = begin_connect(&endpoint, &failure);
-    assert_true(listener_stop_arrivals(&listener));
-    for (int i = EARLY; i < EARLY + LATE; i++) {
-        clients[i] = begin_connect(&endpoint, &failure);
-        assert_int_equal(failure, refusal);
-    }
-    assert_true(listener_stop_arrivals(&listener)); // once more does no harm
-    assert_int_equal(accept_all(listener.sockets[0]), EARLY);
-    for (int i = EARLY; i < EARLY + LATE; i++) {
-        struct pollfd poller = {.fd = clients[i], .events = POLLOUT};
-        // A TCP client's first packet was left unanswered.
-        assert_int_equal(poll(&poller, 1, 0), refusal == EINPROGRESS ? 0 : 1);
-    }
-    for (int i = 0; i < EARLY + LATE; i++)
-        (void)close(clients[i]);
-    listener_close(&listener);
-}
-
-static void test_stopped_arrivals(void **state)
-{
-    (void)state;
-    check_stopped("127.0.0.1:0", EINPROGRESS);
-    check_stopped("[::1]:0", EINPROGRESS);
-    check_stopped("unix://@bitflow-test-stopped", ECONNREFUSED);
 }
 
 int main(void)
@@ -470,7 +399,6 @@ int main(void)
         cmocka_unit_test(test_inherited_connected),
         cmocka_unit_test(test_inherited_neither),
         cmocka_unit_test(test_host_name),
-        cmocka_unit_test(test_stopped_arrivals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

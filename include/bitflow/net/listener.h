@@ -37,11 +37,16 @@ bool listener_open(const struct address *address, struct listener *listener, str
 bool listener_is_intact(const struct listener *listener);
 
 // From now on nobody new gets into the queues, while who is in them can be accepted: a Unix socket refuses, a TCP
-// socket lets the handshakes go on that have begun and leaves the first packet of others unanswered. False: the system
-// cannot do that. Not for an inherited socket, which others may share. Any thread.
+// socket lets the handshakes go on that have begun and leaves the first packet of others unanswered, or refuses it
+// where the system grants no socket filter. False: the system cannot do that. Not for an inherited socket, which others
+// may share. Any thread.
 bool listener_stop_arrivals(const struct listener *listener);
 
-// A connection that was accepted after that, and may have the listener's filter, has none any more.
+// Whether clients are on their way into a queue: TCP handshakes with this host's port are under way. False, too, where
+// the system does not tell. Looks at all of the system's connections. Any thread.
+bool listener_has_handshakes(const struct listener *listener);
+
+// A connection that was accepted after listener_stop_arrivals(), and may have the listener's filter, has none any more.
 void listener_clear_filter(int fd);
 
 // Closes the sockets (an inherited listening socket only our descriptor of it) and removes the Unix socket's
