@@ -47,6 +47,7 @@ static void compare(mbedtls_rsa_context *key, const unsigned char *input, bool i
     else
         assert_int_equal(output[0], 0x5a);
     assert_int_equal(rig_done(RSA_PRIVATE) - before.done[RSA_PRIVATE], is_done);
+    const unsigned long public_before = rig_done(RSA_PUBLIC); // each signature is checked, too
     memset(output, 0x5a, sizeof output);
     status = rig_originals->rsa_public(key, input, expected);
     assert_int_equal(mbedtls_rsa_public(key, input, output), status);
@@ -54,7 +55,7 @@ static void compare(mbedtls_rsa_context *key, const unsigned char *input, bool i
         assert_memory_equal(output, expected, mbedtls_rsa_get_len(key));
     else
         assert_int_equal(output[0], 0x5a);
-    assert_int_equal(rig_done(RSA_PUBLIC) - before.done[RSA_PUBLIC], is_done);
+    assert_int_equal(rig_done(RSA_PUBLIC) - public_before, is_done);
 }
 
 static void test_both_operations(void **state)
