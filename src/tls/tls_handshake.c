@@ -259,7 +259,10 @@ static void note_peer(struct tls_handshake *handshake)
 
 void tls_handshake_alert(struct tls_handshake *handshake, unsigned char alert)
 {
-    (void)mbedtls_ssl_send_alert_message(&handshake->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert);
+    // While mbedTLS still has a message in hand, the call sends that and no alert.
+    bool has_message = handshake->ssl.MBEDTLS_PRIVATE(out_left) != 0;
+    for (int calls = has_message ? 2 : 1; calls > 0; calls--)
+        (void)mbedtls_ssl_send_alert_message(&handshake->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert);
     (void)flush(handshake);
 }
 

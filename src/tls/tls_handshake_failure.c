@@ -124,9 +124,20 @@ struct status_words {
     const char *text;
 };
 
-static const struct status_words *find_words(int status)
+// mbedTLS says the same of a record that does not fit and of a client's key share in 1.3 that no secret comes of, which
+// it finds out only when it has written its ServerHello.
+static bool is_bad_share(const struct tls_handshake *handshake, int status)
+{
+    return status == MBEDTLS_ERR_SSL_BAD_INPUT_DATA && handshake->context->role == TLS_SERVER &&
+           handshake->ssl.MBEDTLS_PRIVATE(state) == MBEDTLS_SSL_SERVER_HELLO;
+}
+
+static const struct status_words *find_words(const struct tls_handshake *handshake, int status)
 {
     static const char unruly[] = "broke the rules of TLS";
+    static const struct status_words bad_share = {
+        MBEDTLS_ERR_SSL_BAD_INPUT_DATA, MBEDTLS_SSL_ALERT_MSG_ILLEGAL_PARAMETER, true,
+        "broke the rules of TLS: its key share is no point that a secret could come of"};
     static const struct status_words words[] = {
         {MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION, MBEDTLS_SSL_ALERT_MSG_PROTOCOL_VERSION, false,
          "no TLS version in common"},
@@ -149,6 +160,8 @@ static const struct status_words *find_words(int status)
         {MBEDTLS_ERR_SSL_BUFFER_TOO_SMALL, MBEDTLS_SSL_ALERT_MSG_RECORD_OVERFLOW, true,
          "sent a message that is too long"},
     };
+    if (is_bad_share(handshake, status))
+        return &bad_share;
     for (size_t i = 0; i < ARRAY_LENGTH(words); i++)
         if (words[i].status == status)
             return &words[i];
@@ -170,7 +183,7 @@ bool tls_handshake_owes_alert(const struct tls_handshake *handshake, int status,
     if (handshake->has_alerted || handshake->end != SOCKET_FINE || has_ended_by_alert(handshake, status) ||
         !is_tls_record(handshake))
         return false;
-    const struct status_words *words = find_words(status);
+    const struct status_words *words = find_words(handshake, status);
     if (is_bad_signature(handshake, status))
         *alert = MBEDTLS_SSL_ALERT_MSG_DECRYPT_ERROR;
     else
@@ -232,7 +245,7 @@ static enum tls_failure classify_status(const struct tls_handshake *handshake, i
     default:
         if (is_bad_signature(handshake, status))
             return TLS_FAILURE_CERTIFICATE_INVALID;
-        return find_words(status) != NULL ? TLS_FAILURE_RULES : TLS_FAILURE_OTHER;
+        return find_words(handshake, status) != NULL ? TLS_FAILURE_RULES : TLS_FAILURE_OTHER;
     }
 }
 
@@ -286,7 +299,7 @@ void tls_handshake_describe(struct tls_handshake *handshake, int status, struct 
     const char *peer = handshake->context->role == TLS_SERVER ? "the client" : "the target";
     const char *high = mbedtls_high_level_strerr(status);
     const char *low = mbedtls_low_level_strerr(status);
-    const struct status_words *words = find_words(status);
+    const struct status_words *words = find_words(handshake, status);
     if (handshake->end != SOCKET_FINE) {
         describe_socket(handshake, peer, error);
     } else if (has_ended_by_alert(handshake, status)) {

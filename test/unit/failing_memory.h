@@ -22,6 +22,7 @@ static bool is_counting;
 static long live;                // blocks taken and not given back, while counting
 static long left_before_failure; // -1: none fails
 static bool has_failed;
+static bool is_lasting; // all that come after the one that fails do so, too
 
 #ifndef HAS_THREAD_SANITIZER
 
@@ -36,8 +37,14 @@ void __interceptor_free(void *block) __attribute__((weak));
 
 static bool fails_now(void)
 {
-    if (!is_counting || left_before_failure < 0 || left_before_failure-- > 0)
+    if (!is_counting || left_before_failure < 0)
         return false;
+    if (left_before_failure > 0) {
+        left_before_failure--;
+        return false;
+    }
+    if (!is_lasting)
+        left_before_failure = -1;
     has_failed = true;
     errno = ENOMEM;
     return true;

@@ -128,11 +128,118 @@ static void test_rsa(void **state)
     rig_curve_release(&with.curve);
 }
 
+// ---- a key outlives a shortage
+
+#define RENEWAL 31 // the signature with which libcrypto makes its blinding anew: every 32nd, the trial included
+
+static const unsigned char message[128] = {0, 1, 2, 3};
+
+// Signs often, once with the allocation `failing`. False: there was no such allocation.
+static bool sign_through(const mbedtls_pk_context *key, int when, long failing)
+{
+    unsigned char signature[128], back[128];
+    bool has_found = false;
+    for (int i = 0; i < when + 3; i++) {
+        if (i == when)
+            OPENSSL_thread_stop();
+        memory_count_begin(i == when ? failing : -1);
+        int status = mbedtls_rsa_private(mbedtls_pk_rsa(*key), RIG_RANDOM, message, signature);
+        (void)memory_count_end();
+        has_found = has_found || has_failed;
+        if (status != 0 && i != when)
+            fail_msg("with allocation %ld of signature %d failing: %d at %d", failing, when, status, i);
+        if (status != 0)
+            continue;
+        assert_int_equal(mbedtls_rsa_public(mbedtls_pk_rsa(*key), signature, back), 0);
+        if (memcmp(back, message, sizeof back) != 0)
+            fail_msg("with allocation %ld of signature %d failing, signature %d is wrong", failing, when, i);
+    }
+    return has_found;
+}
+
+static void assert_outlives(const mbedtls_pk_context *made, bool has_twin, int when)
+{
+    bool has_found = true;
+    long failing = 0;
+    for (; has_found; failing++) {
+        mbedtls_pk_context key; // with no blinding yet
+        struct rsa_twin *twin = NULL;
+        struct error error = ERROR_INIT;
+        mbedtls_pk_init(&key);
+        assert_int_equal(mbedtls_pk_setup(&key, mbedtls_pk_info_from_type(MBEDTLS_PK_RSA)), 0);
+        assert_int_equal(mbedtls_rsa_copy(mbedtls_pk_rsa(key), mbedtls_pk_rsa(*made)), 0);
+        assert_true(!has_twin || rsa_twin_create(&key, &twin, &error));
+        assert_int_equal(twin != NULL, has_twin);
+        has_found = sign_through(&key, when, failing);
+        rsa_twin_destroy(&twin);
+        mbedtls_pk_free(&key);
+    }
+    assert_true(failing > 10);
+}
+
+static void test_no_signature_is_spoilt(void **state)
+{
+    (void)state;
+#ifdef HAS_THREAD_SANITIZER
+    skip();
+#endif
+    mbedtls_pk_context key;
+    mbedtls_pk_init(&key);
+    assert_int_equal(mbedtls_pk_setup(&key, mbedtls_pk_info_from_type(MBEDTLS_PK_RSA)), 0);
+    assert_int_equal(mbedtls_rsa_gen_key(mbedtls_pk_rsa(key), RIG_RANDOM, 1024, 65537), 0);
+    for (int lasting = 0; lasting < 2; lasting++) {
+        is_lasting = lasting != 0;
+        // The first makes the blinding, the second changes it.
+        static const int with_twin[] = {0, 1, RENEWAL - 1, RENEWAL, RENEWAL + 1};
+        for (size_t i = 0; i < ARRAY_LENGTH(with_twin); i++)
+            assert_outlives(&key, true, with_twin[i]);
+        assert_outlives(&key, false, 0);
+        assert_outlives(&key, false, 1);
+    }
+    is_lasting = false;
+    mbedtls_pk_free(&key);
+}
+
+// Else a shortage at a reload would leave the key with mbedTLS, and every handshake slow.
+static void test_no_twin_is_forgone(void **state)
+{
+    (void)state;
+#ifdef HAS_THREAD_SANITIZER
+    skip();
+#endif
+    mbedtls_pk_context key;
+    mbedtls_pk_init(&key);
+    assert_int_equal(mbedtls_pk_setup(&key, mbedtls_pk_info_from_type(MBEDTLS_PK_RSA)), 0);
+    assert_int_equal(mbedtls_rsa_gen_key(mbedtls_pk_rsa(key), RIG_RANDOM, 1024, 65537), 0);
+    for (int lasting = 0; lasting < 2; lasting++) {
+        long failing = 0;
+        is_lasting = lasting != 0;
+        for (bool has_found = true; has_found; failing++) {
+            struct rsa_twin *twin = NULL;
+            struct error error = ERROR_INIT;
+            OPENSSL_thread_stop();
+            memory_count_begin(failing);
+            bool is_good = rsa_twin_create(&key, &twin, &error);
+            (void)memory_count_end();
+            has_found = has_failed;
+            if (is_good != (twin != NULL) || (!is_good && error.code != ERROR_NO_MEMORY))
+                fail_msg("with allocation %ld failing: %d, and %s twin: %s", failing, is_good,
+                         twin != NULL ? "a" : "no", error.text);
+            rsa_twin_destroy(&twin);
+        }
+        assert_true(failing > 10);
+    }
+    is_lasting = false;
+    mbedtls_pk_free(&key);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_curves),
         cmocka_unit_test(test_rsa),
+        cmocka_unit_test(test_no_signature_is_spoilt),
+        cmocka_unit_test(test_no_twin_is_forgone),
     };
     return cmocka_run_group_tests(tests, rig_begin, NULL);
 }
