@@ -12,7 +12,7 @@ import sockets
 from environment import proxy
 from test_inherited import numbered
 from tls_cases import tls_client, tls_listener
-from waiting import Stopwatch, scale
+from waiting import Stopwatch, scale, wait_for
 
 # FTP's ABOR as clients send it: the data mark (F2) is urgent.
 ABORT = [(b"RETR big\r\n", 0), (b"\xff\xf4\xff", 0), (b"\xf2", socket.MSG_OOB), (b"ABOR\r\n", 0)]
@@ -36,6 +36,30 @@ def test_either_way(env):
     interrupt(client, connection)
     interrupt(connection, client)
     interrupt(client, connection)
+
+
+def is_connecting(address):
+    """Whether there is a socket from which a SYN was sent there."""
+    port = f":{int(address.rpartition(':')[2]):04X}"
+    with open("/proc/net/tcp") as stream:
+        return any(line.split()[2].endswith(port) and line.split()[3] == "02" for line in stream)
+
+
+def test_a_target_that_sends_it_at_once(env):
+    """Before the proxy has seen that the target has answered: where the option is set after that, all but the last of
+    these is lost."""
+    target, address = env.listen(backlog=0), env.address()
+    bitflow = env.start(proxy(address, target.address))
+    target.fill_queue()
+    client = env.connect(address)
+    wait_for(lambda: is_connecting(target.address), "the target is dialled")
+    with bitflow.stopped():
+        target.drain_queue()
+        connection = target.accept()
+        for byte in b"12345":
+            connection.send(bytes([byte]), socket.MSG_OOB)
+            sockets.wait_acknowledged(connection)
+    assert sockets.receive_exactly(client, 5) == b"12345"
 
 
 def test_clients_of_an_inherited_listener(env):
