@@ -14,6 +14,7 @@ int dial_start(const struct endpoint *endpoint)
     int fd = socket(endpoint->address.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -1;
+    socket_keep_urgent_data(fd); // before the peer can send any
     // An interrupted connect goes on in the background, like one in progress.
     if (connect(fd, &endpoint->address.any, endpoint->length) == 0 || errno == EINPROGRESS || errno == EINTR)
         return fd;

@@ -32,7 +32,8 @@ bool dial_order_next(const struct dial_order *order, const struct resolution *re
 bool dial_race(struct resolving *resolving, struct resolution *resolution, const struct dial_terms *terms,
                struct patience *patience, struct dial_result *result, struct error *error);
 
-// A non-blocking connect to `endpoint`. Returns the socket, connected or connecting, or -1 with errno.
+// A non-blocking connect to `endpoint`, an IP address. Returns the socket, connected or connecting, which keeps urgent
+// data in the stream from its first byte on, or -1 with errno.
 int dial_start(const struct endpoint *endpoint);
 
 // A connecting socket that poll() found ready: 0, or why it failed.

@@ -54,6 +54,19 @@ static void drop_socket(struct egress *egress)
     egress->dialled.fd = -1;
 }
 
+// Whatever is said from now on, header and handshake included, is not to wait for an acknowledgement.
+static void prepare_socket(const struct egress *egress, int64_t keepalive_interval)
+{
+    if (!endpoint_is_tcp(&egress->dialled.remote))
+        return;
+    if (egress->dialled.is_borrowed) {
+        socket_prepare_tcp(egress->dialled.fd, keepalive_interval);
+        return;
+    }
+    socket_set_nodelay(egress->dialled.fd); // dial() has seen to urgent data
+    socket_set_keepalive(egress->dialled.fd, keepalive_interval);
+}
+
 // Connects, which a shortage of descriptors delays at first.
 static bool connect_to(const struct attempt *attempt, const struct address *address, const struct dial_terms *terms)
 {
@@ -70,9 +83,7 @@ static bool connect_to(const struct attempt *attempt, const struct address *addr
             return false;
         }
     }
-    // Whatever is said from now on, header and handshake included, is not to wait for an acknowledgement.
-    if (endpoint_is_tcp(&egress->dialled.remote))
-        socket_prepare_tcp(egress->dialled.fd, attempt->target->keepalive_interval);
+    prepare_socket(egress, attempt->target->keepalive_interval);
     return true;
 }
 

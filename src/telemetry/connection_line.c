@@ -165,8 +165,8 @@ static json_t *json_of_record(const struct connection_record *record)
 
 #define DUMP_FLAGS (JSON_COMPACT | JSON_REAL_PRECISION(15) | JSON_ENSURE_ASCII)
 
-// The object between its newlines. Where the room does not do, the text is allocated; NULL: out of memory, which jansson
-// needs to walk through the object, too, and tells by a length of 0.
+// The object between its newlines. Where the room does not do, the text is allocated; NULL: out of memory, which
+// jansson needs to walk through the object, too, and tells by a length of 0.
 static void render(struct connection_line *line, const json_t *object)
 {
     line->text = line->room;

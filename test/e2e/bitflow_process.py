@@ -2,6 +2,7 @@
 end."""
 
 import collections
+import contextlib
 import ctypes
 import json
 import os
@@ -142,6 +143,21 @@ class Bitflow:
         """A signal for one thread; one for the process may hit any."""
         libc = ctypes.CDLL(None, use_errno=True)
         assert libc.syscall(SYS_TGKILL, self.pid, thread, number) == 0, os.strerror(ctypes.get_errno())
+
+    @contextlib.contextmanager
+    def stopped(self):
+        """Everything of the process stands still meanwhile; what it is sent, it gets afterwards."""
+
+        def state():
+            with open(f"/proc/{self.pid}/stat") as stream:
+                return stream.read().rpartition(")")[2].split()[0]
+
+        self.signal(signal.SIGSTOP)
+        try:
+            wait_for(lambda: state() == "T", "it is stopped")
+            yield
+        finally:
+            self.signal(signal.SIGCONT)
 
     def wait_ended(self, timeout=10.0):
         """Waits for the end; returns the exit status."""

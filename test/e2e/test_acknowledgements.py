@@ -48,6 +48,20 @@ def test_client_that_asks_after_its_handshake(env, pki, version):
     assert_prompt(durations)
 
 
+def test_client_with_a_certificate_by_ipv6(env, pki):
+    """Its last flight is longer, and OpenSSL writes it in parts."""
+    echo, address = env.echo(), env.address("::1")
+    listener = tls_listener(pki.server.entry(authority=str(pki.trusted)), verify_mode="strict")
+    env.start(proxy(address, echo.address, listener=listener))
+    context, durations = client_context(identity=pki.middle_client), []
+    for _ in range(EXCHANGES):
+        begin = time.monotonic()
+        with context.wrap_socket(env.connect(address), server_hostname="server.test") as client:
+            sockets.round_trip(client)
+            durations.append(time.monotonic() - begin)
+    assert_prompt(durations)
+
+
 def greetings_through(env, address, spoken):
     """How long the target's first words take to the client; `spoken` has when they were said."""
     durations = []

@@ -116,6 +116,18 @@ def test_what_has_no_effect_is_a_warning(env, settings, spares, place, what):
         wait_for(lambda: bitflow.stderr().count("msg=reloaded") == count, "the reload")
 
 
+def test_each_proxy_of_several_targets_without_a_balancer_is_warned_of(env):
+    """`none` is a choice, and so is any balancer."""
+    balancers = ["none", "failover", "round-robin", "least-connections", "sni"]
+    entries = [proxy(env.address(), *[env.refusing()] * 2, name=name) for name in ("one", "two")]
+    entries += [proxy(env.address(), *[env.refusing()] * 2, name=each, connection_load_balancer=each)
+                for each in balancers]
+    done = bitflow_process.run("--check", "--config", env.config(*entries, proxy(env.address(), env.refusing())))
+    assert done.returncode == 0
+    warned_of = re.findall(r": warning: server\.proxies\[(\d+)\]\.targets", done.stderr)
+    assert warned_of == ["0", "1"] and len(done.stderr.splitlines()) == 2, done.stderr
+
+
 def test_forms_of_config(env):
     path = env.write(GOOD)
     for arguments in (

@@ -214,7 +214,8 @@ def test_keepalive_interval(env, value, good):
 
 
 @pytest.mark.parametrize("value", BAD_COUNTS)
-@pytest.mark.parametrize("place, key", [("target", "connect_attempts"), ("options", "connection_limit")])
+@pytest.mark.parametrize("place, key", [("target", "connect_attempts"), ("options", "connection_limit"),
+                                        ("options", "source_connection_limit")])
 def test_bad_count(env, place, key, value):
     reject_value(env, place, key, value)
 

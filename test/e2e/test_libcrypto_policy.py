@@ -1,6 +1,8 @@
 """What openssl.cnf says: a file that cannot be used ends the start, a cipher or a group that a policy leaves out is not
 offered."""
 
+import signal
+
 import pytest
 
 import bitflow_process
@@ -8,8 +10,10 @@ import compiled
 import sockets
 import tls_peers
 from environment import proxy
+from launches import traced
 from tls_cases import assert_leg, tls_client, tls_listener, tls_target
 from tls_peers import VERSIONS
+from waiting import wait_for
 
 pytestmark = pytest.mark.skipif(
     b"EVP_CIPHER_fetch" not in bitflow_process.binary().read_bytes(), reason="built without libcrypto"
@@ -35,6 +39,9 @@ def one_proxy(env, pki):
     ("openssl_conf = main\n", "missing section"),
     (BEGIN + "providers = none\n", "provider section error"),
     (BEGIN + "alg_section = these\n[these]\nnonsense = yes\n", "unknown option"),
+    (BEGIN + "nonsense = these\n[these]\na = b\n", "could not load the shared library"),
+    (BEGIN + "engines = these\n[these]\nx = it\n[it]\ndynamic_path = /nowhere/x.so\ninit = 1\n",
+     "could not load the shared library"),
     ("\x01\x1b[31m no = \x7f\n[", "missing equal sign"),
 ])
 def test_a_file_that_cannot_be_used(env, pki, text, words, more):
@@ -61,12 +68,61 @@ def test_no_file(env, pki, value):
 @pytest.mark.parametrize("text", [
     BEGIN + "alg_section = these\n[these]\ndefault_properties = fips=yes\n",  # and no provider that is
     BEGIN + "providers = these\n[these]\nbase = it\n[it]\nactivate = 1\n",
-], ids=["fips", "no provider"])
-def test_a_policy_that_leaves_no_cipher(env, pki, text):
+    BEGIN + "providers = these\n[these]\nnull = it\n[it]\nactivate = 1\n",
+    BEGIN + "providers = these\n[these]\nx = it\n[it]\nmodule = /nowhere/x.so\nactivate = 1\n",
+], ids=["fips", "no provider", "the null provider", "a provider that is not there"])
+@pytest.mark.parametrize("has_tls", [True, False], ids=["TLS", "plain"])
+def test_a_policy_that_leaves_no_cipher(env, pki, text, has_tls):
+    config = one_proxy(env, pki) if has_tls else env.config(proxy(env.address(), env.refusing()))
     for more in (["--check"], []):
-        done = bitflow_process.run(*more, "--config", one_proxy(env, pki), environment=policy(env, text))
+        done = bitflow_process.run(*more, "--config", config, environment=policy(env, text))
         assert done.returncode == 1
         assert done.stderr.startswith("bitflow: there is no cipher that TLS records could be protected by: "), done
+
+
+LIBSSL = BEGIN + "ssl_conf = these\n[these]\nsystem_default = all\n[all]\n"
+
+
+@pytest.mark.parametrize("text", [
+    LIBSSL + "MinProtocol = TLSv1.3\n",
+    LIBSSL + "CipherString = DEFAULT@SECLEVEL=5\n",
+    BEGIN + "providers = these\n[these]\ndefault = it\nnonsense = it\n[it]\nactivate = 1\n",
+], ids=["libssl's minimum", "libssl's level", "a provider too many"])
+def test_what_does_not_concern_us(env, pki, text):
+    """The peers are other processes, which the policy is not for."""
+    address = env.address()
+    config = env.config(proxy(address, env.echo().address, listener=tls_listener(pki.server)))
+    bitflow = env.launch(config, environment=policy(env, text))
+    bitflow.wait_listening(["front"])
+    for version in VERSIONS:
+        for suite in tls_peers.suites(version, "p256"):
+            with tls_peers.openssl_client(address, pki.trusted, version=version, suite=suite) as client:
+                client.echoes(b"hello")
+    assert "libcrypto" not in bitflow.stderr()
+
+
+def test_it_is_read_once(env, pki):
+    """Before the first connection, and not again by a reload."""
+    environment, address = policy(env, ""), env.address()
+    bitflow = env.start(
+        proxy(address, env.echo().address, listener=tls_listener(pki.server)), environment=environment
+    )
+    policy(env, "openssl_conf = nowhere\n")
+    tls_client(env, address).round_trip()
+    bitflow.signal(signal.SIGHUP)
+    wait_for(lambda: "msg=reloaded" in bitflow.stderr(), lambda: bitflow.stderr())
+    tls_client(env, address).round_trip()
+
+
+def test_it_is_read_before_the_first_listener_opens(env, pki, monkeypatch):
+    environment, trace = policy(env, ""), env.directory / "trace.txt"
+    config = env.config(proxy(env.address(), env.refusing(), listener=tls_listener(pki.server)))
+    with traced(env, monkeypatch, "-e", "trace=openat,listen", "-o", trace):
+        bitflow = env.launch(config, environment=environment)
+    bitflow.wait_listening(["front"])
+    lines = wait_for(lambda: "listen(" in trace.read_text() and trace.read_text().splitlines(), "the trace")
+    opened = [at for at, line in enumerate(lines) if environment["OPENSSL_CONF"] in line]
+    assert opened and opened[-1] < next(at for at, line in enumerate(lines) if "listen(" in line), lines
 
 
 @pytest.fixture(scope="module")

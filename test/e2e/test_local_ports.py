@@ -55,6 +55,11 @@ def failures(bitflow):
     return [record for record in bitflow.records() if record["reason"] == "out_of_ports"]
 
 
+def wait_connections(bitflow, count):
+    """Until that many are left: the others' ports are free again, which they are not yet as a record is written."""
+    wait_for(lambda: len(bitflow.busy_threads()) == count, lambda: f"{count}: {bitflow.thread_names()}")
+
+
 def passed_over(bitflow):
     return [line for line in bitflow.log_lines(partial=True) if line["msg"] == "the target is passed over for now"]
 
@@ -72,7 +77,7 @@ def test_one_target(few_ports, env):
     assert f"cannot connect to {target.address}: no local port is left" in record["error"]
     assert "ip_local_port_range" in record["error"] and "tcp_tw_reuse" in record["error"]
     sockets.reset(held[0])  # which leaves no TIME_WAIT
-    wait_for(lambda: len(bitflow.records()) == 2, "the port is free again")
+    wait_connections(bitflow, PORTS - 1)
     clients.fill(1)
     assert passed_over(bitflow) == []
 
@@ -91,9 +96,28 @@ def test_another_target_has_other_ports(few_ports, env):
     held = clients.fill(PORTS + 3)
     assert (target.accepted, spare.accepted) == (PORTS, 3)
     sockets.reset(held[0])
-    wait_for(lambda: len(bitflow.records()) == 1, "a port is free again")
+    wait_connections(bitflow, PORTS + 2)
     clients.fill(1)
     assert (target.accepted, spare.accepted) == (PORTS + 1, 3), "the target was blamed"
+    assert passed_over(bitflow) == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("balancer", ["round-robin", "least-connections"])
+def test_balancers_go_on_with_another_target_and_come_back(few_ports, env, balancer, host):
+    target, spare, address = env.echo(env.address(host)), env.echo(env.address("127.0.0.2")), env.address()
+    entries = [{"address": each.address, "max_fails": 1, "fail_timeout": "1h"} for each in (target, spare)]
+    bitflow = env.start(proxy(address, *entries, connection_load_balancer=balancer))
+    clients = Clients(env, address)
+    held = clients.fill(2 * PORTS)
+    assert (target.accepted, spare.accepted) == (PORTS, PORTS)
+    sockets.was_rejected(clients.connect())
+    wait_for(lambda: failures(bitflow), lambda: bitflow.stderr())
+    for client in held:
+        sockets.reset(client)  # which leaves no TIME_WAIT
+    wait_connections(bitflow, 0)
+    clients.fill(2 * PORTS)
+    assert (target.accepted, spare.accepted) == (2 * PORTS, 2 * PORTS)
     assert passed_over(bitflow) == []
 
 

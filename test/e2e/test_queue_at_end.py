@@ -23,22 +23,6 @@ COUNT = 300
 SIGTERM, SIGHUP = signal.SIGTERM, signal.SIGHUP
 
 
-@contextlib.contextmanager
-def stopped(bitflow):
-    """Everything of the process stands still meanwhile; what it is sent, it gets afterwards."""
-
-    def states():
-        with open(f"/proc/{bitflow.pid}/stat") as stream:
-            return stream.read().rpartition(")")[2].split()[0]
-
-    bitflow.signal(signal.SIGSTOP)
-    try:
-        wait_for(lambda: states() == "T", "it is stopped")
-        yield
-    finally:
-        bitflow.signal(signal.SIGCONT)
-
-
 def begin(address, first=b"hello"):
     """A client that has sent all it has to say."""
     client = sockets.connect(address)
@@ -72,7 +56,7 @@ def test_all_are_served_at_the_end(env, kind):
         "tcp": env.address, "tcp6": lambda: env.address("::1"), "unix": env.unix, "abstract": env.abstract
     }[kind]()
     bitflow = env.start(proxy(address, env.echo().address))
-    with stopped(bitflow):
+    with bitflow.stopped():
         clients = [begin(address) for _ in range(scale(COUNT))]
         bitflow.signal(SIGTERM)
     assert outcomes(clients) == {SERVED: len(clients)}
@@ -85,7 +69,7 @@ def test_all_are_served_when_a_reload_removes_the_listener(env, kind):
     address, kept, echo = (env.address if kind == "tcp" else env.unix)(), env.address(), env.echo()
     keep = proxy(kept, echo.address, name="keep")
     bitflow = env.start(keep, proxy(address, echo.address, name="drop"))
-    with stopped(bitflow):
+    with bitflow.stopped():
         clients = [begin(address) for _ in range(scale(COUNT))]
         remove(env, bitflow, keep)
     assert outcomes(clients) == {SERVED: len(clients)}
@@ -101,7 +85,7 @@ def test_queues_of_many_listeners(env, number):
     addresses = [env.address() for _ in range(8)] + [env.unix(f"{n}.sock") for n in range(4)]
     keep = proxy(kept, echo.address, name="keep")
     bitflow = env.start(keep, *(proxy(address, echo.address, name=f"p{n}") for n, address in enumerate(addresses)))
-    with stopped(bitflow):
+    with bitflow.stopped():
         clients = [begin(address) for address in addresses for _ in range(scale(100))]
         if number == SIGHUP:
             remove(env, bitflow, keep)
@@ -114,7 +98,7 @@ def test_tls_clients_are_served(env, pki):
     address = env.address()
     bitflow = env.start(proxy(address, env.echo().address, listener=tls_listener(pki.server)))
     context = tls_raw.client_context()
-    with stopped(bitflow):
+    with bitflow.stopped():
         clients = [sockets.connect(address) for _ in range(scale(100))]
         bitflow.signal(SIGTERM)
     for client in clients:
@@ -129,12 +113,64 @@ def test_clients_with_a_proxy_header_are_served(env):
     address = env.address()
     bitflow = env.start(proxy(address, env.echo().address, listener={"proxy_protocol": True}))
     header = b"PROXY TCP4 192.0.2.1 192.0.2.2 1111 2222\r\n"
-    with stopped(bitflow):
+    with bitflow.stopped():
         clients = [begin(address, header + b"hello") for _ in range(scale(COUNT))]
         bitflow.signal(SIGTERM)
     assert outcomes(clients) == {SERVED: len(clients)}
     assert bitflow.wait_ended() == 0
     assert {record["client"] for record in bitflow.records()} == {"192.0.2.1:1111"}
+
+
+def test_clients_whose_proxy_header_is_on_its_way_are_served(env):
+    address = env.address()
+    bitflow = env.start(proxy(address, env.echo().address, listener={"proxy_protocol": True}))
+    header = b"PROXY TCP4 192.0.2.1 192.0.2.2 1111 2222\r\n"
+    with bitflow.stopped():
+        clients = [sockets.connect(address) for _ in range(100)]
+        for client in clients:
+            client.sendall(header[:20])
+        bitflow.signal(SIGTERM)
+    for client in clients:
+        client.sendall(header[20:] + b"hello")
+        client.shutdown(socket.SHUT_WR)
+    assert outcomes(clients) == {SERVED: len(clients)}
+    assert bitflow.wait_ended() == 0
+
+
+def test_all_are_served_when_a_reload_moves_the_listener(env):
+    echo, old, new = env.echo(), env.address(), env.address()
+    bitflow = env.start(proxy(old, echo.address))
+    with bitflow.stopped():
+        clients = [begin(old) for _ in range(scale(COUNT))]
+        remove(env, bitflow, proxy(new, echo.address))
+    assert outcomes(clients) == {SERVED: len(clients)}
+    wait_for(lambda: "msg=reloaded" in bitflow.stderr(), lambda: bitflow.stderr())
+    assert outcomes([begin(new)]) == {SERVED: 1}
+
+
+def test_all_are_served_when_the_end_follows_a_reload_at_once(env):
+    echo, kept, address = env.echo(), env.address(), env.address()
+    keep = proxy(kept, echo.address, name="keep")
+    bitflow = env.start(keep, proxy(address, echo.address, name="drop"))
+    with bitflow.stopped():
+        clients = [begin(each) for _ in range(scale(COUNT // 2)) for each in (kept, address)]
+        remove(env, bitflow, keep)
+        bitflow.signal(SIGTERM)
+    assert outcomes(clients) == {SERVED: len(clients)}
+    assert bitflow.wait_ended() == 0
+
+
+def test_clients_that_have_left_hold_nobody_up(env):
+    address = env.address()
+    bitflow = env.start(proxy(address, env.echo().address))
+    with bitflow.stopped():
+        clients = [begin(address) for _ in range(scale(COUNT))]
+        for client in clients[::3]:
+            sockets.reset(client)
+        bitflow.signal(SIGTERM)
+    del clients[::3]
+    assert outcomes(clients) == {SERVED: len(clients)}
+    assert bitflow.wait_ended() == 0
 
 
 def test_limits_apply_as_ever(env):
@@ -143,7 +179,7 @@ def test_limits_apply_as_ever(env):
         proxy(limited, echo.address, name="limited", connection_limit=5),
         proxy(guarded, echo.address, name="guarded", listener={"authorized_sources": ["192.0.2.0/24"]}),
     )
-    with stopped(bitflow):
+    with bitflow.stopped():
         clients = [begin(limited, None) for _ in range(100)]
         strangers = [begin(guarded, None) for _ in range(100)]
         bitflow.signal(SIGTERM)
@@ -161,7 +197,7 @@ def test_they_drain_like_others(env):
     """Without a bound (drain_timeout 0) they go on until a second signal; the drain is not over before."""
     address = env.address()
     bitflow = env.start(proxy(address, env.echo().address), server={"drain_timeout": 0})
-    with stopped(bitflow):
+    with bitflow.stopped():
         clients = [begin(address, None) for _ in range(scale(200))]
         bitflow.signal(SIGTERM)
     for client in clients:
@@ -172,11 +208,26 @@ def test_they_drain_like_others(env):
     assert outcomes(clients) == {(b"", "eof"): len(clients)}
 
 
+def test_the_drain_timeout_is_theirs_too(env):
+    listener, address = env.listen(), env.address()
+    bitflow = env.start(proxy(address, listener.address), server={"drain_timeout": "1s"})
+    with bitflow.stopped():
+        clients = [begin(address, None) for _ in range(scale(200))]
+        watch = Stopwatch()
+        bitflow.signal(SIGTERM)
+    for _ in clients:
+        listener.accept()
+    assert bitflow.wait_ended() == 0
+    watch.between(0.9, 6, "the drain")
+    assert outcomes(clients) == {(b"", "eof"): len(clients)}
+    assert [record["reason"] for record in bitflow.records()] == ["drain"] * len(clients)
+
+
 def test_a_second_signal_in_the_same_moment(env):
     """Whoever is not accepted by then is left, and nobody hangs."""
     address = env.address()
     bitflow = env.start(proxy(address, env.echo().address), server={"drain_timeout": 0})
-    with stopped(bitflow):
+    with bitflow.stopped():
         clients = [begin(address, None) for _ in range(scale(200))]
         bitflow.signal(SIGTERM)
         bitflow.signal(signal.SIGINT)
@@ -196,7 +247,7 @@ def test_without_descriptors_they_are_turned_away(env):
     for client in kept:
         sockets.round_trip(client)
     bitflow.limit("NOFILE", bitflow.lowest_free_descriptor())
-    with stopped(bitflow):
+    with bitflow.stopped():
         clients = [begin(address) for _ in range(100)]
         bitflow.signal(SIGTERM)
     watch = Stopwatch()
@@ -327,7 +378,7 @@ def test_the_queue_of_an_inherited_listener_is_left_to_others(env, kind):
     does."""
     inherited = env.listen(*([] if kind == "tcp" else [env.unix("inherited.sock")]))
     bitflow = env.start(proxy("fd://3", env.echo().address), plan=numbered((inherited.socket, 3)))
-    with stopped(bitflow):
+    with bitflow.stopped():
         clients = [begin(inherited.address) for _ in range(scale(COUNT))]
         bitflow.signal(SIGTERM)
     assert bitflow.wait_ended() == 0
@@ -348,7 +399,7 @@ def test_connections_of_the_end_have_no_filter(env):
     address, kept = env.address(), env.address()
     keep = proxy(kept, env.echo().address, name="keep")
     bitflow = env.start(keep, proxy(address, env.echo().address, name="drop"))
-    with stopped(bitflow):
+    with bitflow.stopped():
         clients = [begin(address, None) for _ in range(10)]
         remove(env, bitflow, keep)
     for client in clients:

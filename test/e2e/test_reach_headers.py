@@ -23,6 +23,10 @@ LONGEST_V1 = v1(":".join(["ffff"] * 8), ":".join(["f3ff"] * 8), 65535, 65534)
 HEADERS = {
     "version 1": (proxy_headers.EXAMPLE, "192.168.0.1:56324"),
     "version 1, IPv6": (LONGEST_V1, "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"),
+    "version 1, two families": (
+        v1(":".join(["ffff"] * 8), "255.255.255.255", 65535, 65535).replace(b"TCP4", b"TCP6"),
+        "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535",
+    ),
     "version 2": (
         v2(*ENDS, tlvs=tlv(proxy_headers.ALPN, b"h2") + tlv(proxy_headers.NOOP, b""), crc=True),
         "192.0.2.1:1000",
@@ -414,3 +418,27 @@ def test_nginxs_lines_of_two_families(env, name, version):
             lambda: f"the record of {declared} at {sender.address}: {bitflow.records()}",
         )
         assert [record["proxy_header"]["version"] for record in records] == [1]
+
+
+def test_lines_of_two_families_that_are_none(env):
+    """The other family is no licence for what is no address."""
+    target = env.listen()
+    bitflow, address = start(env, target.address)
+    for line, words in (
+        (b"TCP6 2001:db8::7 nowhere 5000 443", "destination address"),
+        (b"TCP6 2001:db8::7 198.51.100.256 5000 443", "destination address"),
+        (b"TCP6 2001:db8::7 198.51.100.9. 5000 443", "destination address"),
+        (b"TCP4 192.0.2.7 2001:db8::9::1 5000 443", "destination address"),
+        (b"TCP4 192.0.2.7 [2001:db8::9] 5000 443", "destination address"),
+        (b"TCP4 192.0.2.7 fe80::1%lo 5000 443", "destination address"),
+        (b"TCP6 2001:db8::7 198.51.100.9 5000 65536", "destination port"),
+        (b"TCP6 2001:db8::7 198.51.100.9 5000", "source port"),
+        (b"TCP6 2001:db8::7  198.51.100.9 5000 443", "destination address"),
+    ):
+        client = env.connect(address)
+        own = sockets.local_name(client)
+        client.sendall(b"PROXY " + line + b"\r\nhello")
+        sockets.was_rejected(client)
+        record = bitflow.record_of(own)
+        assert record["reason"] == "proxy_header_invalid" and words in record["error"], (line, record["error"])
+    assert not target.has_pending()

@@ -7,12 +7,14 @@ import signal
 import pytest
 
 import bitflow_process
+import configs
 import needs
 import programs
 import sockets
 import waiting
 from environment import proxy
 from sentry_peers import HANG, Scripted
+from tls_cases import tls_listener
 from waiting import wait_for
 
 BATCH, NORMAL = os.SCHED_BATCH, os.SCHED_OTHER
@@ -74,6 +76,24 @@ def test_threads_that_serve_connections(env, scheduling, expected):
         assert_others_are(bitflow, NORMAL, others)
 
 
+def test_thread_of_a_handshake_is_no_exception(env, pki):
+    address = env.address()
+    bitflow = env.start(proxy(address, env.refusing(), listener=tls_listener(pki.server)))
+    env.connect(address)
+    wait_policies(bitflow, {"front#1>": BATCH})
+
+
+def test_nice_value_stays(env):
+    """Setting a policy may set that too (sched_setattr(2))."""
+    listener, address = env.listen(), env.address()
+    bitflow = env.start(proxy(address, listener.address))
+    for thread in bitflow.tasks():
+        os.setpriority(os.PRIO_PROCESS, thread, 7)
+    pump(env, bitflow, address, listener, 1)
+    wait_policies(bitflow, {"front#1>": BATCH, "front#1<": BATCH})
+    assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in bitflow.tasks()} == {7}
+
+
 def close(*ends):
     for end in ends:
         end.close()
@@ -110,6 +130,24 @@ def test_reload_changes_it_for_later_connections(env):
     env.pair(address, listener)
     wait_for(lambda: bitflow.tasks().get(serving) == "front#5>", "it serves again")
     assert os.sched_getscheduler(serving) == NORMAL
+
+
+def test_reload_that_fails_keeps_it(env):
+    listener, address = env.listen(), env.address()
+    entry = proxy(address, listener.address)
+    bitflow = env.start(entry, server={"scheduling": "normal"})
+    env.config(entry, server={"scheduling": "realtime"})
+    bitflow.signal(signal.SIGHUP)
+    wait_for(lambda: "server.scheduling: " in bitflow.stderr(), lambda: bitflow.stderr())
+    env.pair(address, listener)
+    wait_policies(bitflow, {"front#1>": NORMAL})
+
+
+@pytest.mark.parametrize("value, hint", [("fifo", None), ("Batch", "batch"), ("0", None), ("true", None),
+                                         ("[batch]", None), ('""', None)])
+def test_other_values_are_errors_with_their_place(env, value, hint):
+    text = configs.with_line("top", "").replace("server:\n", f"server:\n  scheduling: {value}\n", 1)
+    configs.rejects(env, text, line=2, path="server.scheduling", mentions=[hint] if hint else [], count=1)
 
 
 @pytest.mark.parametrize("policy, priority", [("RR", 1), ("FIFO", 1), ("IDLE", 0), ("BATCH", 0)])

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import signal
+import sys
 import threading
 import time
 
@@ -16,6 +17,7 @@ import hosts
 import sockets
 import waiting
 from environment import proxy
+from launches import behind, traced
 from sentry_peers import HANG, Scripted
 from waiting import Stopwatch, holds_for, scale, wait_for
 
@@ -82,6 +84,51 @@ def test_nothing_else_kills_while_the_configuration_is_awaited(env, number):
     pipe.write_bytes(text)
     bitflow.wait_listening(["front"])
     env.pair(address, listener)
+
+
+MOMENTS = {
+    "its configuration is opened": ("openat", "{config}"),
+    "the connection log is opened": ("openat", "{records}"),
+    "the listener is bound": ("bind", None),
+    "it listens": ("listen", None),
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_signal_at_that_very_moment(env, monkeypatch, moment, number):
+    """By strace, amid the system call."""
+    config = env.config(proxy(env.unix(), env.echo().address))
+    call, path = MOMENTS[moment]
+    of_path = ["-P", path.format(config=config, records=env.records_path)] if path else []
+    inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal={number.name}:when=1", *of_path]
+    with traced(env, monkeypatch, *inject, "-o", env.directory / "trace.txt"):
+        bitflow = env.launch(config)
+    if number in ENDING:
+        assert bitflow.wait_ended() == 0
+        assert not (env.directory / "front.sock").exists()
+        return
+    said = "msg=reloaded" if number == signal.SIGHUP else 'msg="connection logs re-opened"'
+    wait_for(lambda: said in bitflow.stderr(), lambda: bitflow.stderr())
+    sockets.round_trip(env.connect(env.unix()))
+
+
+BLOCKED = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_it_obeys_signals_that_its_parent_has_blocked(env, monkeypatch):
+    config = env.config(proxy(env.address(), env.echo().address))
+    with behind(env, monkeypatch, sys.executable, "-c", BLOCKED):
+        bitflow = env.launch(config)
+    bitflow.wait_listening(["front"])
+    bitflow.signal(signal.SIGHUP)
+    wait_for(lambda: "msg=reloaded" in bitflow.stderr(), lambda: bitflow.stderr())
+    bitflow.signal(signal.SIGTERM)
+    assert bitflow.wait_ended() == 0
 
 
 def test_a_hangup_during_the_start_is_a_reload_after_it(env):
@@ -273,6 +320,21 @@ def test_usr1_opens_the_logs_anew_and_nothing_else(env):
     wait_for(lambda: env.records_path.read_text().count("\n") == 1, "it is written")
     assert rotated.read_text().count("\n") == 2
     assert messages(bitflow) == ["listening", "connection logs re-opened"]
+
+
+def test_usr1_with_a_log_that_cannot_be_opened_goes_on_with_the_old_one(env):
+    folder, moved = env.directory / "logs", env.directory / "moved"
+    folder.mkdir()
+    echo, address, path = env.echo(), env.address(), folder / "connections.jsonl"
+    bitflow = env.start(proxy(address, echo.address, connection_log=str(path)))
+    folder.rename(moved)
+    bitflow.signal(signal.SIGUSR1)
+    wait_for(lambda: str(path) in bitflow.stderr(), lambda: bitflow.stderr())
+    client = env.connect(address)
+    sockets.round_trip(client)
+    client.close()
+    bitflow.wait_records(1, moved / path.name)
+    assert "connection logs re-opened" not in bitflow.stderr()
 
 
 @pytest.mark.parametrize("number", ORDERS)

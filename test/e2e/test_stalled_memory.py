@@ -11,7 +11,7 @@ import sockets
 import waiting
 from environment import proxy
 from tls_cases import tls_client, tls_listener, tls_target
-from tls_raw import Tls, server_context
+from tls_raw import Tls, client_context, server_context
 from waiting import scale, wait_for
 
 # Sent over and over; no multiple of any buffer's size.
@@ -80,13 +80,14 @@ class Stream:
 class Shape:
     """How the connections are made."""
 
-    def __init__(self, is_down, client_tls=False, target_tls=False, limits=None):
+    def __init__(self, is_down, client_tls=False, target_tls=False, limits=None, version=None):
         self.is_down, self.client_tls, self.target_tls, self.limits = is_down, client_tls, target_tls, limits
+        self.version = version
 
     def start(self, env, pki):
         self.address = env.address()
         self.target = env.listen(receive_buffer=None if self.is_down else PEER_BUFFER)
-        self.context = server_context(pki.servers["p256"])
+        self.context = server_context(pki.servers["p256"], version=self.version)
         target = tls_target(self.target.address, pki.trusted) if self.target_tls else self.target.address
         listener = tls_listener(pki.servers["p256"]) if self.client_tls else None
         plan = {"limits": self.limits} if self.limits else None
@@ -95,7 +96,7 @@ class Shape:
     def connect(self, env):
         buffer = PEER_BUFFER if self.is_down else None
         if self.client_tls:
-            client = tls_client(env, self.address, receive_buffer=buffer)
+            client = tls_client(env, self.address, client_context(version=self.version), receive_buffer=buffer)
         else:
             client = Plain(env.connect(self.address, receive_buffer=buffer))
         target = Plain(self.target.accept())
@@ -110,6 +111,7 @@ SHAPES = {
     "download from a TLS target": Shape(True, target_tls=True),
     "upload to a TLS target": Shape(False, target_tls=True),
     "TLS on both sides": Shape(True, client_tls=True, target_tls=True),
+    "TLS 1.2 on both sides": Shape(True, client_tls=True, target_tls=True, version="TLSv1.2"),
     "plain, by splice()": Shape(True),
     # A sixteenth of the descriptors may be pipes.
     "plain, few with a pipe": Shape(True, limits={"NOFILE": 64}),

@@ -1,147 +1,276 @@
-"""Peers whose half of the key exchange is none: a point that is not on its curve, of small order, or of another length.
-Each gets an alert (RFC 8446, 4.2.8.2 and 7.4.2; RFC 8422, 5.11), and the record says why in words."""
+"""Key shares and signatures that are none, sent raw: each is refused, its sender is told, and the process lives."""
 
-import struct
+import subprocess
 
 import pytest
 
+import programs
 import sockets
+import tls_raw
+import tls_wire as wire
 from environment import proxy
-from tls_cases import tls_listener, tls_target
+from tls_cases import Shared, tls_client, tls_listener, tls_target
+from tls_wire import P256, P384, X25519
+from waiting import pace
 
-X25519, P256, P384 = 29, 23, 24
-HANDSHAKE, ALERT = 22, 21
-SERVER_HELLO_DONE = 14
-ILLEGAL_PARAMETER = b"\x02\x2f"
-HANDSHAKE_FAILURE = b"\x02\x28"
-DECODE_ERROR = b"\x02\x32"
+# What says that the share is to blame. RFC 8446 4.2.8.2 and RFC 8422 5.11 have illegal_parameter; mbedTLS, others.
+ALERTS = {"illegal_parameter", "handshake_failure", "decode_error", "decrypt_error"}
 RULES = "the client broke the rules of TLS"
-
-# A point of P-256's, but for its last byte.
-NEAR_P256 = bytes.fromhex(
-    "04" "6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
-    "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f4"
-)
-ORDER_8 = bytes.fromhex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800")
-SHARES = {
-    "X25519 of zeros": (X25519, bytes(32)),
-    "X25519 of order 8": (X25519, ORDER_8),
-    "X25519, one byte too many": (X25519, b"\x09" + bytes(32)),
-    "P-256 off the curve": (P256, NEAR_P256),
-    "P-256 beyond the field": (P256, b"\x04" + b"\xff" * 64),
-    "P-256 compressed": (P256, b"\x02" + NEAR_P256[1:33]),
-    "P-256 of another length": (P256, NEAR_P256[:-1]),
-    "P-384 of zeros": (P384, b"\x04" + bytes(96)),
-}
+NAMES = {P256: "P-256", P384: "P-384", X25519: "X25519"}
+# P-384 goes the same way as P-256.
+BAD = [
+    *((P256, what) for what in wire.bad_points(P256)),
+    *((P384, what) for what in ("off the curve", "infinity", "a byte too short")),
+    *((X25519, what) for what in wire.bad_shares()),
+]
 
 
-def record(kind, content):
-    return struct.pack(">BHH", kind, 0x0303, len(content)) + content
+def shares(cases):
+    return pytest.mark.parametrize("group, what", cases, ids=[f"{NAMES[group]} {what}" for group, what in cases])
 
 
-def vector(format, content):
-    return struct.pack(format, len(content)) + content
+# mbedTLS takes compressed points in 1.2, though nobody offers them; they are checked like others.
+OF_1_2 = shares([case for case in BAD if case[1] != "compressed"])
 
 
-def message(kind, body):
-    return bytes([kind]) + len(body).to_bytes(3, "big") + body
+def bad(group, what):
+    return (wire.bad_shares() if group == X25519 else wire.bad_points(group))[what]
 
 
-def extension(kind, content):
-    return struct.pack(">H", kind) + vector(">H", content)
+class Fixture(Shared):
+    """A bitflow that terminates TLS on two listeners, and speaks it to a raw target behind another."""
+
+    def __init__(self, env, pki):
+        self.target = env.listen()
+        self.context = tls_raw.client_context(pki.root.certificate)
+        super().__init__(
+            env,
+            proxy(env.address(), env.echo().address, name="ecdsa", listener=tls_listener(pki.server)),
+            proxy(env.address(), env.refusing(), name="rsa", listener=tls_listener(pki.servers["rsa"])),
+            proxy(env.address(), tls_target(self.target.address, pki.trusted), name="behind"),
+        )
+
+    def assert_lives(self):
+        client = tls_client(self.env, self.addresses["ecdsa"], self.context)
+        client.round_trip()
+        client.close()
 
 
-def client_hello(group, share=None):
-    """Of TLS 1.3 with a share, or of 1.2 without."""
-    suites = b"\x13\x01" if share is not None else b"\xc0\x2b\xc0\x2f"
-    extensions = extension(10, vector(">H", struct.pack(">H", group)))
-    extensions += extension(13, vector(">H", bytes.fromhex("040308040401"))) + extension(11, b"\x01\x00")
-    if share is not None:
-        extensions += extension(43, b"\x02\x03\x04")
-        extensions += extension(51, vector(">H", struct.pack(">H", group) + vector(">H", share)))
-    body = struct.pack(">H", 0x0303) + bytes(32) + vector(">B", bytes(32)) + vector(">H", suites) + b"\x01\x00"
-    return message(1, body + vector(">H", extensions))
-
-
-def server_hello(session_id, group, share):
-    """Of TLS 1.3."""
-    extensions = extension(43, b"\x03\x04") + extension(51, struct.pack(">H", group) + vector(">H", share))
-    body = struct.pack(">H", 0x0303) + bytes(32) + vector(">B", session_id) + b"\x13\x01\x00"
-    return message(2, body + vector(">H", extensions))
-
-
-def take_record(sock):
-    """Its kind and content; None at the end of the stream."""
-    try:
-        header = sockets.receive_exactly(sock, 5)
-    except (ConnectionError, AssertionError):
-        return None, b""
-    return header[0], sockets.receive_exactly(sock, int.from_bytes(header[3:], "big"))
-
-
-def alerts_until_end(sock):
-    found = []
-    kind, content = take_record(sock)
-    while kind is not None:
-        if kind == ALERT:
-            found.append(content)
-        kind, content = take_record(sock)
-    return found
+@pytest.fixture(scope="module")
+def whole(module_env, pki):
+    return Fixture(module_env, pki)
 
 
 @pytest.fixture
-def server(env, pki):
-    listener, address = env.listen(), env.address()
-    return env.start(proxy(address, listener.address, listener=tls_listener(pki.servers["rsa"]))), address
+def shared(env, whole):
+    """And after the test the look whether others are served."""
+    whole.begin()
+    yield whole
+    env.stack.close()
+    whole.assert_lives()
 
 
-@pytest.mark.parametrize("name", SHARES)
-def test_of_a_client_in_1_3(env, server, name):
-    bitflow, address = server
-    sock = env.connect(address)
-    sock.sendall(record(HANDSHAKE, client_hello(*SHARES[name])))
-    assert alerts_until_end(sock) == [ILLEGAL_PARAMETER]
-    (found,) = bitflow.wait_records(1)
-    assert found["reason"] == "client_handshake_failed", found
-    assert found["error"].startswith(RULES + ": its key share"), found
+@pytest.fixture
+def raw_client(env, shared):
+    return wire.Wire(env.connect(shared.addresses["ecdsa"], timeout=5))
 
 
-@pytest.mark.parametrize("name", SHARES.keys() - {"P-256 compressed"})  # 1.2 knows it
-def test_of_a_client_in_1_2(env, server, name):
-    group, share = SHARES[name]
-    bitflow, address = server
-    sock = env.connect(address)
-    sock.sendall(record(HANDSHAKE, client_hello(group)))
-    kind, content = take_record(sock)
-    while content[:1] != bytes([SERVER_HELLO_DONE]):
-        assert kind == HANDSHAKE, (kind, content)
-        kind, content = take_record(sock)
-    sock.sendall(record(HANDSHAKE, message(16, vector(">B", share))))
-    assert alerts_until_end(sock) == [DECODE_ERROR]
-    (found,) = bitflow.wait_records(1)
-    assert found["reason"] == "client_handshake_failed" and found["error"] == RULES, found
+@pytest.fixture
+def raw_client_of_1_2(env, shared):
+    """One that speaks to the RSA certificate: of an ECDSA one the curve would have to be offered, too."""
+    return wire.Wire(env.connect(shared.addresses["rsa"], timeout=5))
 
 
-@pytest.mark.parametrize("name", ["X25519 of zeros", "X25519 of order 8"])
-def test_of_a_target(env, pki, name):
-    listener, address = env.listen(), env.address()
-    bitflow = env.start(proxy(address, tls_target(listener.address, pki.trusted)))
-    client = env.connect(address)
-    connection = listener.accept()
-    kind, hello = take_record(connection)
-    assert kind == HANDSHAKE
-    connection.sendall(record(HANDSHAKE, server_hello(hello[39 : 39 + hello[38]], *SHARES[name])))
-    assert alerts_until_end(connection) == [HANDSHAKE_FAILURE]  # of mbedTLS's own accord
-    (found,) = bitflow.wait_records(1)
-    assert found["reason"] == "target_handshake_failed", found
+def assert_refused_client(shared, client, refusals, name="ecdsa"):
+    told = client.alert()
+    assert told in refusals, told
+    record = shared.record(name)
+    assert record["reason"] == "client_handshake_failed" and record["error"].startswith(RULES), record
+    assert record["target"] is None, "the target was dialled for it"
+    return record
+
+
+@shares(BAD)
+def test_share_of_a_client_that_is_none(shared, raw_client, group, what):
+    raw_client.socket.sendall(wire.record(wire.client_hello(group, bad(group, what)), version=0x0301))
+    record = assert_refused_client(shared, raw_client, {"illegal_parameter"})
+    assert record["error"].startswith(RULES + ": its key share"), record
+
+
+def test_a_record_that_does_not_fit_is_no_bad_share(shared, raw_client):
+    """mbedTLS has the same error for both."""
+    hello = wire.record(wire.client_hello(P256, wire.GENERATORS[P256]), version=0x0301)
+    raw_client.socket.sendall(hello[:3] + b"\xff\xff" + hello[5:])
+    assert raw_client.alert() == "record_overflow"
+    assert "key share" not in shared.record("ecdsa")["error"]
+
+
+@pytest.mark.parametrize("group", [P256, P384, X25519], ids=NAMES.get)
+def test_share_of_a_client_that_is_one(shared, raw_client, group):
+    """The other way round: what these tests send is refused for the share alone."""
+    raw_client.socket.sendall(wire.record(wire.client_hello(group, wire.GENERATORS[group]), version=0x0301))
+    kind, body = raw_client.read_message()
+    assert kind == wire.SERVER_HELLO and wire.server_share(group, b"")[4:6] in body
+    raw_client.socket.close()
+
+
+@OF_1_2
+def test_key_of_a_1_2_client_that_is_none(shared, raw_client_of_1_2, group, what):
+    client = raw_client_of_1_2
+    client.socket.sendall(wire.record(wire.client_hello(group, b"", is_1_3=False), version=0x0301))
+    while client.read_message()[0] != wire.SERVER_HELLO_DONE:
+        pass
+    key = wire.message(wire.CLIENT_KEY_EXCHANGE, wire.vector(1, bad(group, what)))
+    change = wire.record(b"\x01", kind=wire.CHANGE_CIPHER_SPEC)
+    client.socket.sendall(wire.record(key) + change + wire.record(bytes(40)))
+    # Were it taken, a Finished that does not decrypt would be bad_record_mac.
+    assert_refused_client(shared, client, ALERTS, "rsa")
+
+
+# As a client
+
+
+@pytest.fixture
+def raw_target(env, shared):
+    """A raw target's end, and the client that waits behind bitflow."""
+    client = env.connect(shared.addresses["behind"])
+    connection = env.keep(shared.target.accept())
+    connection.settimeout(5 * pace())
+    return wire.Wire(connection), client
+
+
+def assert_refused_target(shared, target, client, alerts=ALERTS):
+    told = target.alert()
+    target.socket.close()
+    assert told in alerts, told
+    sockets.was_rejected(client)
+    record = shared.record("behind")
+    assert record["reason"] == "target_handshake_failed" and record["error"], record
+
+
+def send_share(target, group, what):
+    """In a group that bitflow did not send a share of, a HelloRetryRequest comes first."""
+    hello = target.read_hello()
+    assert group in hello.groups(), "this group is not offered to targets"
+    if int.from_bytes(hello.extensions[wire.KEY_SHARE][2:4], "big") != group:
+        extensions = wire.selected_1_3() + wire.retry_for(group)
+        target.socket.sendall(wire.record(wire.server_hello(hello.session, extensions=extensions, random=wire.RETRY)))
+        target.read_hello()
+    extensions = wire.selected_1_3() + wire.server_share(group, bad(group, what))
+    target.socket.sendall(wire.record(wire.server_hello(hello.session, extensions=extensions)))
+
+
+@shares(BAD)
+def test_share_of_a_server_that_is_none(shared, raw_target, group, what):
+    target, client = raw_target
+    send_share(target, group, what)
+    assert_refused_target(shared, target, client)
+
+
+def der(identity):
+    return wire.vector(3, wire.vector(3, identity.der))
+
+
+def sign(identity, data):
+    command = [programs.find("openssl"), "dgst", "-sha256", "-sign", str(identity.key)]
+    return subprocess.run(command, input=data, capture_output=True, check=True).stdout
+
+
+def flight_of_1_2(hello, identity, suite, group, share, signature=None):
+    """What a server of TLS 1.2 answers: signed as it should be, unless a signature is given."""
+    server_random = b"\x11" * 32
+    parameters = b"\x03" + group.to_bytes(2, "big") + wire.vector(1, share)
+    if signature is None:
+        signature = sign(identity, hello.random + server_random + parameters)
+    algorithm = b"\x04\x03" if suite == 0xC02B else b"\x04\x01"
+    extensions = wire.extension(wire.POINT_FORMATS, wire.vector(1, b"\0"))
+    return b"".join([
+        wire.record(wire.server_hello(hello.session[:0], suite=suite, random=server_random, extensions=extensions)),
+        wire.record(wire.message(wire.CERTIFICATE, der(identity))),
+        wire.record(wire.message(wire.SERVER_KEY_EXCHANGE, parameters + algorithm + wire.vector(2, signature))),
+        wire.record(wire.message(wire.SERVER_HELLO_DONE, b"")),
+    ])
+
+
+@OF_1_2
+def test_key_of_a_1_2_server_that_is_none(shared, pki, raw_target, group, what):
+    """Signed as it should be."""
+    target, client = raw_target
+    hello = target.read_hello()
+    target.socket.sendall(flight_of_1_2(hello, pki.server, 0xC02B, group, bad(group, what)))
+    assert_refused_target(shared, target, client, ALERTS | {"internal_error"})
+
+
+@pytest.mark.parametrize("kind", ["p256", "rsa"])
+def test_key_of_a_1_2_server_that_is_one(shared, pki, raw_target, kind):
+    """The other way round: with a good point and signature it goes on, to its ClientKeyExchange."""
+    target, client = raw_target
+    hello = target.read_hello()
+    suite = 0xC02B if kind == "p256" else 0xC02F
+    target.socket.sendall(flight_of_1_2(hello, pki.servers[kind], suite, P256, wire.GENERATORS[P256]))
+    assert target.read_message()[0] == wire.CLIENT_KEY_EXCHANGE
     client.close()
 
 
-def test_a_record_that_does_not_fit(env, server):
-    """mbedTLS has the same error for it."""
-    bitflow, address = server
-    sock = env.connect(address)
-    sock.sendall(struct.pack(">BHH", HANDSHAKE, 0x0303, 0xFFFF) + client_hello(P256))
-    (alert,) = alerts_until_end(sock)
-    (found,) = bitflow.wait_records(1)
-    assert "key share" not in found["error"], found
+ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+def integer(value):
+    """DER's INTEGER."""
+    data = value.to_bytes(value.bit_length() // 8 + 1, "big")
+    return b"\x02" + wire.vector(1, data)
+
+
+def ecdsa(r, s):
+    return b"\x30" + wire.vector(1, integer(r) + integer(s))
+
+
+# Among them what CVE-2022-21449 let through.
+ECDSA_SIGNATURES = {
+    "zeros": ecdsa(0, 0), "r of zero": ecdsa(0, 1), "s of zero": ecdsa(1, 0), "ones": ecdsa(1, 1),
+    "the order": ecdsa(ORDER, ORDER), "beyond the order": ecdsa(ORDER + 1, ORDER + 1), "large": ecdsa(2**400, 2**400),
+    "negative": b"\x30\x06\x02\x01\xff\x02\x01\xff", "no integers": b"\x30\x00", "no bytes": b"", "noise": b"\x5a" * 70,
+}
+
+
+@pytest.mark.parametrize("what", ECDSA_SIGNATURES)
+def test_ecdsa_signature_that_is_none(shared, pki, raw_target, what):
+    target, client = raw_target
+    hello = target.read_hello()
+    signature = ECDSA_SIGNATURES[what]
+    target.socket.sendall(flight_of_1_2(hello, pki.server, 0xC02B, P256, wire.GENERATORS[P256], signature))
+    assert_refused_target(shared, target, client, {"decrypt_error"})
+
+
+def modulus(identity):
+    text = programs.run(["openssl", "x509", "-in", str(identity.certificate), "-noout", "-modulus"]).stdout
+    return int(text.strip().partition("=")[2], 16)
+
+
+RSA_SIGNATURES = {
+    "zero": lambda n: 0, "one": lambda n: 1, "the modulus less one": lambda n: n - 1, "the modulus": lambda n: n,
+    "the modulus and one": lambda n: n + 1, "all ones": lambda n: 2**2048 - 1,
+    "noise": lambda n: int("5a" * 256, 16) % n,
+}
+
+
+@pytest.mark.parametrize("what", [*RSA_SIGNATURES, "a byte too short", "a byte too long", "no bytes"])
+def test_rsa_signature_that_is_none(shared, pki, raw_target, what):
+    target, client = raw_target
+    hello, identity = target.read_hello(), pki.servers["rsa"]
+    if what in RSA_SIGNATURES:
+        signature = RSA_SIGNATURES[what](modulus(identity)).to_bytes(256, "big")
+    else:
+        signature = b"\x01" * {"a byte too short": 255, "a byte too long": 257, "no bytes": 0}[what]
+    target.socket.sendall(flight_of_1_2(hello, identity, 0xC02F, P256, wire.GENERATORS[P256], signature))
+    assert_refused_target(shared, target, client, {"decrypt_error"})
+
+
+@pytest.mark.parametrize("kind", ["p256", "rsa"])
+def test_good_signature_of_another_handshake(shared, pki, raw_target, kind):
+    target, client = raw_target
+    hello, identity = target.read_hello(), pki.servers[kind]
+    signature = sign(identity, b"another handshake")
+    suite = 0xC02B if kind == "p256" else 0xC02F
+    target.socket.sendall(flight_of_1_2(hello, identity, suite, P256, wire.GENERATORS[P256], signature))
+    assert_refused_target(shared, target, client, {"decrypt_error"})

@@ -1,62 +1,54 @@
 """Targets whose ServerHello has another version than 0x0303: refused with an alert and in words, in whatever pieces it
-comes."""
+comes. And good ones, which are taken in whatever pieces."""
 
-import struct
+import socket
 
 import pytest
 
 import sockets
+import tls_raw
+import tls_wire as wire
 from environment import proxy
 from tls_cases import tls_target
+from tls_peers import VERSIONS
 
-PROTOCOL_VERSION = b"\x15\x03\x03\x00\x02\x02\x46"
-RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
+UNEXPECTED_MESSAGE, DECODE_ERROR, PROTOCOL_VERSION = 10, 50, 70
 RULES = "its ServerHello has the version 0x{:04x}, where 1.2 and 1.3 both have 0x0303"
-P256, AES_128_GCM_SHA256 = 23, 0x1301
-
-
-def record(kind, content):
-    return struct.pack(">BHH", kind, 0x0303, len(content)) + content
-
-
-def server_hello(version, session_id, random=bytes(32), extensions=b""):
-    body = struct.pack(">H", version) + random + bytes([len(session_id)]) + session_id
-    body += struct.pack(">HB", AES_128_GCM_SHA256, 0)
-    if extensions:
-        body += struct.pack(">H", len(extensions)) + extensions
-    return b"\x02" + len(body).to_bytes(3, "big") + body
-
-
-def retry_request(session_id):
-    """Asks for TLS 1.3 and a share of another group."""
-    extensions = struct.pack(">HHH", 43, 2, 0x0304) + struct.pack(">HHH", 51, 2, P256)
-    return server_hello(0x0303, session_id, RETRY, extensions)
+WARNING = wire.record(b"\x01\x5a", kind=wire.ALERT)
 
 
 class Hostile:
     """Takes the place of a TLS server; the test writes its records."""
 
-    def __init__(self, env, pki, **keys):
+    def __init__(self, env, pki, spare=None, **keys):
         listener, address = env.listen(), env.address()
-        self.bitflow = env.start(proxy(address, tls_target(listener.address, pki.trusted, **keys)))
+        targets = [tls_target(listener.address, pki.trusted, **keys), *([spare] if spare else [])]
+        balancer = {"connection_load_balancer": "failover"} if spare else {}
+        self.bitflow = env.start(proxy(address, *targets, **balancer))
         self.client = env.connect(address)
         self.connection = listener.accept()
-        self.session_id = self.take_hello()
+        self.wire = wire.Wire(self.connection)
+        self.hello = self.wire.read_hello()
 
-    def take_hello(self):
-        """A ClientHello, whose record it must fill; its session id."""
-        header = sockets.receive_exactly(self.connection, 5)
-        while header[0] == 20:  # for middleboxes (RFC 8446 D.4)
-            sockets.receive_exactly(self.connection, 1)
-            header = sockets.receive_exactly(self.connection, 5)
-        hello = sockets.receive_exactly(self.connection, int.from_bytes(header[3:], "big"))
-        assert header[0] == 22 and hello[0] == 1
-        return hello[39 : 39 + hello[38]]
+    def server_hello(self, version, extensions=b""):
+        return wire.server_hello(self.hello.session, version, extensions=extensions)
 
-    def assert_refused(self, words):
-        assert sockets.receive_exactly(self.connection, len(PROTOCOL_VERSION)) == PROTOCOL_VERSION
+    def send(self, message):
+        self.connection.sendall(wire.record(message))
+
+    def retry(self, version=0x0303):
+        """Asks for TLS 1.3 and a share of another group than bitflow's first."""
+        extensions = wire.selected_1_3() + wire.retry_for(wire.P384)
+        self.send(wire.server_hello(self.hello.session, version, extensions=extensions, random=wire.RETRY))
+
+    def assert_told(self, alert=PROTOCOL_VERSION):
+        told = wire.record(bytes([2, alert]), kind=wire.ALERT)
+        assert sockets.receive_exactly(self.connection, len(told)) == told
         assert sockets.receive_until_broken(self.connection)[0] == b""
         self.connection.close()
+
+    def assert_refused(self, words, alert=PROTOCOL_VERSION):
+        self.assert_told(alert)
         (found,) = self.bitflow.wait_records(1)
         assert found["reason"] == "target_handshake_failed" and words in found["error"], found
         assert found["target_tls"]["version"] is None and found["target_tls"]["peer_subject"] is None
@@ -66,47 +58,134 @@ class Hostile:
 @pytest.mark.parametrize("version", [0x0304, 0x0305, 0x0403, 0x0003])
 def test_another_version(env, pki, version, keys):
     hostile = Hostile(env, pki, **keys)
-    hostile.connection.sendall(record(22, server_hello(version, hostile.session_id)))
+    hostile.send(hostile.server_hello(version))
     hostile.assert_refused(RULES.format(version))
 
 
 @pytest.mark.parametrize("version, name", [(0x0300, "SSL 3.0"), (0x0301, "TLS 1.0"), (0x0302, "TLS 1.1")])
 def test_an_old_version(env, pki, version, name):
     hostile = Hostile(env, pki)
-    hostile.connection.sendall(record(22, server_hello(version, hostile.session_id)))
+    hostile.send(hostile.server_hello(version))
     hostile.assert_refused(f"no TLS version in common: the target chose {name}")
 
 
 def test_nobody_is_verified_not_even_with_mode_none(env, pki):
     hostile = Hostile(env, pki, verify_mode="none")
-    hostile.connection.sendall(record(22, server_hello(0x0304, hostile.session_id)))
+    hostile.send(hostile.server_hello(0x0304))
     hostile.assert_refused(RULES.format(0x0304))
 
 
 @pytest.mark.parametrize("size", [5, 6, 40])
-@pytest.mark.parametrize("before", [b"", record(21, b"\x01\x5a")], ids=["alone", "after a warning"])
+@pytest.mark.parametrize("before", [b"", WARNING], ids=["alone", "after a warning"])
 def test_in_records_and_segments(env, pki, size, before):
     """The alert comes as soon as the version has come: the rest may not even be taken."""
     hostile = Hostile(env, pki)
-    hello = server_hello(0x0304, hostile.session_id)
-    stream = before + b"".join(record(22, hello[at : at + size]) for at in range(0, len(hello), size))
+    stream = before + wire.in_records(hostile.server_hello(0x0304), size)
     end_of_version = len(before) + 5 * (5 // size + 1) + 6
     for byte in stream[:end_of_version]:
         hostile.connection.sendall(bytes([byte]))
     hostile.assert_refused(RULES.format(0x0304))
 
 
-def test_after_a_retry_request(env, pki):
+def test_beside_all_that_a_good_one_has(env, pki):
+    """The version that was chosen, and a good share."""
     hostile = Hostile(env, pki)
-    hostile.connection.sendall(record(22, retry_request(hostile.session_id)) + record(20, b"\x01"))
-    assert hostile.take_hello() == hostile.session_id, "the HelloRetryRequest was not followed"
-    hostile.connection.sendall(record(22, server_hello(0x0304, hostile.session_id)))
+    group = int.from_bytes(hostile.hello.extensions[wire.KEY_SHARE][2:4], "big")
+    share = wire.server_share(group, wire.GENERATORS[group])
+    hostile.send(hostile.server_hello(0x0304, wire.selected_1_3() + share))
+    hostile.assert_refused(RULES.format(0x0304))
+
+
+@pytest.mark.parametrize("size, words, alert", [
+    (1, "broke the rules of TLS", DECODE_ERROR),  # mbedTLS wants a message's length whole in its first record
+    (4, "a message out of turn", UNEXPECTED_MESSAGE),
+    (100, RULES.format(0x0304), PROTOCOL_VERSION),
+])
+def test_behind_a_hello_request(env, pki, size, words, alert):
+    """Which a client of TLS 1.2 may pass over (RFC 5246 7.4.1.1), in records of its own and in the same."""
+    hostile = Hostile(env, pki)
+    hostile.connection.sendall(wire.in_records(wire.message(0, b"") + hostile.server_hello(0x0304), size))
+    hostile.assert_refused(words, alert)
+
+
+@pytest.mark.parametrize("size", [5, 200])
+@pytest.mark.parametrize("is_whole", [False, True], ids=["bare", "otherwise good"])
+def test_after_a_retry_request(env, pki, size, is_whole):
+    hostile = Hostile(env, pki)
+    hostile.retry()
+    hostile.connection.sendall(wire.record(b"\x01", kind=wire.CHANGE_CIPHER_SPEC))
+    assert hostile.wire.read_hello().session == hostile.hello.session, "the HelloRetryRequest was not followed"
+    extensions = wire.selected_1_3() + wire.server_share(wire.P384, wire.GENERATORS[wire.P384]) if is_whole else b""
+    hostile.connection.sendall(wire.in_records(hostile.server_hello(0x0304, extensions), size))
     hostile.assert_refused(RULES.format(0x0304))
 
 
 def test_in_a_retry_request(env, pki):
     hostile = Hostile(env, pki)
-    message = bytearray(retry_request(hostile.session_id))
-    message[5] = 4
-    hostile.connection.sendall(record(22, message))
-    hostile.assert_refused(RULES.format(0x0304))
+    hostile.retry(0x0403)
+    hostile.assert_refused(RULES.format(0x0403))
+
+
+def test_another_target_is_tried(env, pki):
+    """It is a failed attempt like others."""
+    hostile = Hostile(env, pki, spare=env.echo().address)
+    hostile.send(hostile.server_hello(0x0304))
+    hostile.assert_told()
+    sockets.round_trip(hostile.client)
+    hostile.client.close()
+    (record,) = hostile.bitflow.wait_records(1)
+    assert (record["attempts"], record["target"]["name"], record["reason"]) == (2, "target2", "completed")
+
+
+def test_one_that_never_becomes_whole_has_the_time_of_others(env, pki):
+    hostile = Hostile(env, pki, handshake_timeout="1s")
+    hostile.connection.sendall(wire.record(b"\x02\xff\xff\xff\x03\x03"))
+    sockets.was_rejected(hostile.client)
+    assert hostile.bitflow.wait_records(1)[0]["reason"] == "target_handshake_timeout"
+
+
+def test_records_of_nothing_are_refused(env, pki):
+    """RFC 8446 5.1: a handshake's record has at least a byte."""
+    hostile = Hostile(env, pki)
+    hostile.connection.sendall(wire.record(b""))
+    hostile.assert_refused("broke the rules of TLS", DECODE_ERROR)
+
+
+# Good ones
+
+
+def in_small_records(sock, size):
+    """Sends a flight with its first handshake record, the hello's, cut into several (RFC 8446 5.1)."""
+    state = {"is_first": True}
+
+    def send(data):
+        out = b""
+        for record in tls_raw.records(data):
+            is_hello = state["is_first"] and record[0] == wire.HANDSHAKE
+            out += wire.in_records(record[5:], size) if is_hello else record
+            state["is_first"] = state["is_first"] and not is_hello
+        sock.sendall(out)
+
+    return send
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("cut, groups", [("bytewise", None), ("bytewise", "secp384r1"), (5, None), (60, None)])
+def test_a_good_one_in_pieces(env, pki, version, cut, groups):
+    """A real server's; in TLS 1.3 also after it has asked for another group."""
+    target, address = env.listen(), env.address()
+    bitflow = env.start(proxy(address, tls_target(target.address, pki.trusted)))
+    client = env.connect(address)
+    context = tls_raw.server_context(pki.server, version=version)
+    if groups:
+        context.set_ecdh_curve(groups)
+    server = tls_raw.Tls(target.accept(), context, server_side=True)
+    server.send = server.send_bytewise if cut == "bytewise" else in_small_records(server.socket, cut)
+    server.handshake()
+    client.sendall(b"hello")
+    assert server.read_exactly(5) == b"hello"
+    client.shutdown(socket.SHUT_WR)
+    assert server.read_until_end() == (b"", "close_notify")
+    server.end()
+    assert sockets.receive_to_end(client) == b""
+    assert bitflow.wait_records(1)[0]["target_tls"]["version"] == version

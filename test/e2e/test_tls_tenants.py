@@ -1,6 +1,8 @@
 """A listener for two tenants: each has a certificate, an authority for its clients, and a target, chosen by the server
 name. No client of one gets to what is not its tenant's."""
 
+import signal
+
 import pytest
 
 import peers
@@ -10,6 +12,7 @@ import tls_raw
 from environment import proxy
 from tls_cases import assert_refused, tls_client, tls_listener
 from tls_peers import VERSIONS
+from waiting import wait_for
 
 TARGETS = ("a.test", "b.test", "c.test", "*")
 NO_JUDGE = "which authority is to judge the client depends on that"
@@ -28,9 +31,8 @@ class Tenants:
         ]
         self.env, self.address = env, env.address()
         self.clients = {"a": pki.client, "b": pki.rsa_client, None: None}
-        self.bitflow = env.start(
-            proxy(self.address, *targets, listener=listener, connection_load_balancer="sni")
-        )
+        self.entry = proxy(self.address, *targets, listener=listener, connection_load_balancer="sni")
+        self.bitflow = env.start(self.entry)
 
     def context(self, tenant, version=None):
         return tls_raw.client_context(identity=self.clients[tenant], version=version)
@@ -127,3 +129,18 @@ def test_other_balancers_have_one_set_of_targets(env, pki):
     client = tls_client(env, address, tls_raw.client_context(identity=pki.client), server_name="c.test")
     assert client.read_exactly(5) == b"here\n"
     client.close()
+
+
+def test_a_reload_that_gives_them_authorities_of_their_own(env, pki):
+    """From then on; who was let in before stays."""
+    tenants = Tenants(env, pki, authorities=(pki.root, pki.root))
+    before = tls_client(env, tenants.address, tenants.context("a"), server_name="c.test")
+    assert before.read_exactly(7) == b"c.test\n"
+    tenants.entry["listener"]["tls_context"]["certificates"][1]["authority"] = str(pki.rsa.certificate)
+    env.config(tenants.entry)
+    tenants.bitflow.signal(signal.SIGHUP)
+    wait_for(lambda: "msg=reloaded" in tenants.bitflow.stderr(), lambda: tenants.bitflow.stderr())
+    assert tenants.refusal("a", "c.test")[0] == "unrecognized_name"
+    assert tenants.refusal("a", "b.test")[0] == "unknown_ca"
+    assert tenants.reaches("b", "b.test", "b.test")
+    assert sockets.is_open(before.socket)

@@ -11,8 +11,10 @@ import proxy_headers
 import sockets
 from environment import proxy
 from test_inherited import numbered
-from tls_cases import tls_client, tls_listener
-from waiting import Stopwatch, scale
+from tls_cases import tls_client, tls_listener, tls_target
+from tls_peers import VERSIONS
+from tls_raw import Tls, client_context, server_context
+from waiting import Stopwatch, scale, wait_for
 
 # FTP's ABOR as clients send it: the data mark (F2) is urgent.
 ABORT = [(b"RETR big\r\n", 0), (b"\xff\xf4\xff", 0), (b"\xf2", socket.MSG_OOB), (b"ABOR\r\n", 0)]
@@ -36,6 +38,61 @@ def test_either_way(env):
     interrupt(client, connection)
     interrupt(connection, client)
     interrupt(client, connection)
+
+
+@pytest.mark.parametrize("upward", [True, False])
+@pytest.mark.parametrize("parts", [
+    [(b"!", True)], [(b"!", True), (b"after", False)], [(b"before", False), (b"!", True)],
+    [(b"one", True), (b"two", True), (b"three", True)], [(bytes([number]), True) for number in range(20)],
+], ids=["alone", "first", "last", "longer", "many"])
+def test_at_odd_places(env, parts, upward):
+    """Before the end of the stream, too, which is there before the byte is read."""
+    target, address = env.listen(), env.address()
+    env.start(proxy(address, target.address))
+    sender, receiver = env.pair(address, target) if upward else reversed(env.pair(address, target))
+    for part, is_urgent in parts:
+        sender.send(part, socket.MSG_OOB if is_urgent else 0)
+        sockets.wait_acknowledged(sender)
+    sender.shutdown(socket.SHUT_WR)
+    assert sockets.receive_to_end(receiver) == b"".join(part for part, _ in parts)
+    receiver.sendall(b"226\r\n")
+    assert sockets.receive_exactly(sender, 5) == b"226\r\n"
+
+
+def test_while_the_target_is_dialled(env):
+    target, address = env.listen(backlog=0), env.address()
+    env.start(proxy(address, target.address))
+    target.fill_queue()
+    client = env.connect(address)
+    for part, flags in ABORT:
+        client.send(part, flags)
+        sockets.wait_acknowledged(client)
+    target.drain_queue()
+    assert sockets.receive_exactly(target.accept(), len(WHOLE)) == WHOLE
+
+
+def is_connecting(address):
+    """Whether there is a socket from which a SYN was sent there."""
+    port = f":{int(address.rpartition(':')[2]):04X}"
+    with open("/proc/net/tcp") as stream:
+        return any(line.split()[2].endswith(port) and line.split()[3] == "02" for line in stream)
+
+
+def test_a_target_that_sends_it_at_once(env):
+    """Before the proxy has seen that the target has answered: where the option is set after that, all but the last of
+    these is lost."""
+    target, address = env.listen(backlog=0), env.address()
+    bitflow = env.start(proxy(address, target.address))
+    target.fill_queue()
+    client = env.connect(address)
+    wait_for(lambda: is_connecting(target.address), "the target is dialled")
+    with bitflow.stopped():
+        target.drain_queue()
+        connection = target.accept()
+        for byte in b"12345":
+            connection.send(bytes([byte]), socket.MSG_OOB)
+            sockets.wait_acknowledged(connection)
+    assert sockets.receive_exactly(client, 5) == b"12345"
 
 
 def test_clients_of_an_inherited_listener(env):
@@ -114,6 +171,38 @@ def test_within_a_tls_record(env, pki):
         data = bytes(range(256)) * (size // 256) + bytes(size % 256)
         client.write(data)
         assert sockets.receive_exactly(connection, size) == data
+
+
+def with_one_urgent(sock):
+    """Sends with one byte in the middle urgent."""
+
+    def send(data):
+        middle = len(data) // 2
+        for part, flags in ((data[:middle], 0), (data[middle : middle + 1], socket.MSG_OOB), (data[middle + 1 :], 0)):
+            sock.send(part, flags)
+            sockets.wait_acknowledged(sock)
+
+    return send
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_within_every_flight_of_a_handshake(env, pki, version):
+    """And the records behind it, of both sides."""
+    listener, address = env.listen(), env.address()
+    env.start(proxy(address, tls_target(listener.address, pki.trusted), listener=tls_listener(pki.server)))
+    client = Tls(env.connect(address), client_context(version=version), server_name="server.test")
+    client.send = with_one_urgent(client.socket)
+    client.handshake()
+    target = Tls(listener.accept(), server_context(pki.server, version=version), server_side=True)
+    target.send = with_one_urgent(target.socket)
+    target.handshake()
+    for sender, receiver in ((client, target), (target, client)):
+        sender.write(b"x" * 1000)
+        assert receiver.read_exactly(1000) == b"x" * 1000
+    client.end()
+    assert target.read_until_end() == (b"", "close_notify")
+    target.end()
+    assert client.read_until_end() == (b"", "close_notify")
 
 
 def test_within_a_proxy_header(env):

@@ -16,7 +16,9 @@
 #define DIAL_ATTEMPT_DELAY (INT64_C(250) * 1000 * 1000) // ns; RFC 8305, 5: "Connection Attempt Delay"
 
 struct dial_result {
-    int fd; // connected, blocking, close-on-exec; the caller's (inherited_return() it if is_borrowed)
+    // Connected, blocking, close-on-exec; of TCP, it has kept urgent data (net/socket.h) from its first byte on, unless
+    // it is borrowed. The caller's (inherited_return() it if is_borrowed).
+    int fd;
     bool is_borrowed;
     struct endpoint remote; // length 0: none (an unnamed peer), or on failure none was tried
     int64_t resolve_time;   // ns; 0 where nothing was looked up

@@ -23,7 +23,8 @@ void socket_set_nodelay(int fd);
 void socket_acknowledge(int fd);
 
 // What the peer sends as urgent data stays in the stream, at its place, instead of being lost to read() and splice()
-// (SO_OOBINLINE; RFC 6093 3.1 asks for it).
+// (SO_OOBINLINE; RFC 6093 3.1 asks for it). What has come in before is lost already: the call belongs before connect()
+// and listen().
 void socket_keep_urgent_data(int fd);
 
 // interval in ns: 0 leaves the system's default (on, the kernel's timing), < 0 turns keepalive off, > 0 sets
