@@ -14,6 +14,7 @@
 #include <mbedtls/psa_util.h>
 
 #include "tls_parts.h"
+#include "tls_revocation.h"
 
 #define CERTIFICATE "CERTIFICATE"
 #define CRL "X509 CRL"
@@ -275,6 +276,22 @@ bool pem_parse_key(const char *path, const struct pem_text *text, mbedtls_pk_con
     return is_usable_key(path, key, error);
 }
 
+// The last one that was parsed: what it does not list may be revoked all the same.
+static bool is_complete(const mbedtls_x509_crl *lists, const char *path, const char *what, struct error *error)
+{
+    char shown[PEM_PATH_SIZE];
+    while (lists->next != NULL)
+        lists = lists->next;
+    if (!revocation_is_partial(lists))
+        return true;
+    error_set(
+        error, ERROR_INVALID,
+        "%s: the %s is about a part of the certificates only (issuingDistributionPoint, or a delta), which is not "
+        "supported",
+        pem_path(path, shown), what);
+    return false;
+}
+
 bool pem_parse_revocation_lists(const char *path, const struct pem_text *text, mbedtls_x509_crl *lists,
                                 struct error *error)
 {
@@ -298,7 +315,8 @@ bool pem_parse_revocation_lists(const char *path, const struct pem_text *text, m
             status = mbedtls_x509_crl_parse_der(lists, der, length);
         char what[32];
         (void)snprintf(what, sizeof what, "%u. revocation list", ++count);
-        is_good = status == 0 || unusable(error, path, what, status, der, length);
+        is_good =
+            status == 0 ? is_complete(lists, path, what, error) : unusable(error, path, what, status, der, length);
         mbedtls_pem_free(&pem);
         at += used;
     }

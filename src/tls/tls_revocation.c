@@ -1,6 +1,5 @@
 #include "tls_revocation.h"
 
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -88,6 +87,25 @@ struct revocation revocation_check(const mbedtls_x509_crl *lists, const mbedtls_
             result = (struct revocation){.flag = flag, .list = list};
     }
     return result;
+}
+
+bool revocation_is_partial(const mbedtls_x509_crl *list)
+{
+    static const unsigned char extensions[2] = {0x55, 0x1d}; // 2.5.29, of X.509's extensions
+    enum { SEQUENCE = MBEDTLS_ASN1_CONSTRUCTED | MBEDTLS_ASN1_SEQUENCE, DELTA = 27, DISTRIBUTION_POINT = 28 };
+    unsigned char *at = list->crl_ext.p;
+    size_t length;
+    if (at == NULL || mbedtls_asn1_get_tag(&at, at + list->crl_ext.len, &length, SEQUENCE) != 0)
+        return false;
+    unsigned char *end = at + length;
+    while (at < end && mbedtls_asn1_get_tag(&at, end, &length, SEQUENCE) == 0) {
+        unsigned char *next = at + length;
+        if (mbedtls_asn1_get_tag(&at, next, &length, MBEDTLS_ASN1_OID) == 0 && length == 3 &&
+            memcmp(at, extensions, sizeof extensions) == 0 && (at[2] == DELTA || at[2] == DISTRIBUTION_POINT))
+            return true;
+        at = next;
+    }
+    return false;
 }
 
 const char *revocation_words(const struct revocation *revocation, const mbedtls_x509_crt *issuer, char *out,

@@ -5,6 +5,7 @@
 #ifndef BITFLOW_TLS_TLS_REVOCATION_H
 #define BITFLOW_TLS_TLS_REVOCATION_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,6 +23,10 @@ struct revocation {
 // `lists` may be empty. `certificate` NULL: only whether there is a current list of the issuer.
 struct revocation revocation_check(const mbedtls_x509_crl *lists, const mbedtls_x509_crt *certificate,
                                    mbedtls_x509_crt *issuer);
+
+// Whether a list is no complete one: a delta, or limited to some kinds of certificates, reasons or distribution points
+// (RFC 5280 5.2.4, 5.2.5). mbedTLS parses such a list only if it is not marked as it should be, as critical.
+bool revocation_is_partial(const mbedtls_x509_crl *list);
 
 // In words that name the issuer: "there is no revocation list of CN=A". Not of REVOKED. Returns `out`.
 const char *revocation_words(const struct revocation *revocation, const mbedtls_x509_crt *issuer, char *out,

@@ -18,6 +18,8 @@ static struct rig_issued under_silent;
 #define TOLD "it cannot be told whether the certificate is revoked: "
 #define TOLD_OF_MIDDLE "it cannot be told whether the CA certificate CN=Middle CA is revoked: "
 
+#define VALUE(bytes) .value = bytes, .length = sizeof bytes - 1
+
 struct lists_case {
     const char *name;
     struct rig_list lists[LISTS];
@@ -224,6 +226,41 @@ static void test_authorities_without_lists_are_told_of(void **state)
     }
 }
 
+// Such a list says of what it is not about that it isn't revoked. It has to be marked as critical, but may not be.
+static void test_partial_lists_are_refused(void **state)
+{
+    (void)state;
+    const struct {
+        struct rig_list lists[LISTS];
+        const char *words; // NULL: it is complete
+    } cases[] = {
+        {{MIDDLE, {.issuer = &root, .extension = NID_crl_number, VALUE("\x02\x01\x07")}}, NULL},
+        {{MIDDLE, {.issuer = &root, .extension = NID_delta_crl, VALUE("\x02\x01\x06")}},
+         "the 2. revocation list is about a part"},
+        // onlyContainsCACerts
+        {{{.issuer = &root, .extension = NID_issuing_distribution_point, VALUE("\x30\x03\x82\x01\xff")}},
+         "the 1. revocation list is about a part"},
+        // distributionPoint, fullName, a URI
+        {{{.issuer = &root,
+           .extension = NID_issuing_distribution_point,
+           VALUE("\x30\x0f\xa0\x0d\xa0\x0b\x86\x09http://a/")},
+          MIDDLE},
+         "the 1. revocation list is about a part"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        write_lists("lists.crl", cases[i].lists);
+        struct rig_config config;
+        struct error error = ERROR_INIT;
+        rig_config_init(&config, VERIFY_STRICT);
+        rig_config_add(&config, NULL, NULL, "root.crt", "lists.crl");
+        struct tls_context *context = tls_context_create(&config.config, TLS_CLIENT, &error);
+        bool is_good = context != NULL;
+        tls_context_destroy(&context);
+        if (is_good != (cases[i].words == NULL) || (!is_good && strstr(error.text, cases[i].words) == NULL))
+            fail_msg("%zu: %s", i, is_good ? "taken" : error.text);
+    }
+}
+
 // With the chain behind it.
 static void write_peer(const char *pair, const struct rig_issued *issued, X509 *above)
 {
@@ -280,6 +317,7 @@ int main(void)
         cmocka_unit_test(test_revoked_and_anchors),
         cmocka_unit_test(test_lists_are_of_their_entry),
         cmocka_unit_test(test_authorities_without_lists_are_told_of),
+        cmocka_unit_test(test_partial_lists_are_refused),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -239,6 +239,9 @@ struct rig_list {
     const char *digest; // NULL: SHA-256
     long from;          // seconds from now; 0: ten days ago
     long until;         // 0: in a day
+    int extension;      // its NID, 0: none; not critical
+    const char *value;  // of it, DER
+    int length;         // bytes
 };
 
 static inline void rig_put_list(FILE *file, const struct rig_list *request)
@@ -255,6 +258,14 @@ static inline void rig_put_list(FILE *file, const struct rig_list *request)
         assert_int_equal(X509_REVOKED_set_serialNumber(entry, X509_get_serialNumber(request->revoked)), 1);
         assert_int_equal(X509_REVOKED_set_revocationDate(entry, from), 1);
         assert_int_equal(X509_CRL_add0_revoked(list, entry), 1);
+    }
+    if (request->extension != 0) {
+        ASN1_OCTET_STRING *value = ASN1_OCTET_STRING_new();
+        assert_int_equal(ASN1_OCTET_STRING_set(value, (const unsigned char *)request->value, request->length), 1);
+        X509_EXTENSION *extension = X509_EXTENSION_create_by_NID(NULL, request->extension, 0, value);
+        assert_int_equal(X509_CRL_add_ext(list, extension, -1), 1);
+        X509_EXTENSION_free(extension);
+        ASN1_OCTET_STRING_free(value);
     }
     const EVP_MD *digest = EVP_get_digestbyname(request->digest != NULL ? request->digest : "SHA256");
     assert_true(X509_CRL_sign(list, request->key != NULL ? request->key : request->issuer->key, digest) > 0);
