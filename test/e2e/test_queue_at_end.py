@@ -331,7 +331,8 @@ def clients_under_way(env, address, count):
     for _ in range(5):
         clients = [env.keep(deaf_client(address)) for _ in range(count)]
         wait_for(lambda: len(next_answers(address, clients)) == count, "all handshakes are under way")
-        wait_for(lambda: not 0.3 < max(next_answers(address, clients), default=0) <= 1, "the kernel is about to answer again")
+        wait_for(lambda: not 0.3 < max(next_answers(address, clients), default=0) <= 1,
+                 "the kernel is about to answer again")
         for client in clients:
             client.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
         answers = next_answers(address, clients)
