@@ -110,7 +110,7 @@ def test_addresses_of_unix_sockets(env):
     client = env.connect(env.unix(), source=str(env.directory / "bound-client.sock"))
     sockets.round_trip(client)
     client.close()
-    records = bitflow.wait_records(3)
+    records = sorted(bitflow.wait_records(3), key=lambda record: record["id"])
     assert [record["client"] for record in records] == ["unix:", "unix:", env.unix("bound-client.sock")]
     assert [record["local"] for record in records] == [env.unix(), env.abstract(), env.unix()]
     assert records[0]["target"]["address"] == echo.address

@@ -22,7 +22,7 @@ static bool is_counting;
 static long live;                // blocks taken and not given back, while counting
 static long left_before_failure; // -1: none fails
 static bool has_failed;
-static bool is_lasting; // all that come after the one that fails do so, too
+static bool is_lasting;
 
 #ifndef HAS_THREAD_SANITIZER
 
@@ -92,6 +92,12 @@ char *strdup(const char *text)
 }
 
 #endif
+
+// Whether all allocations that come after the one that fails do so, too.
+static inline void memory_fail_lastingly(bool lasting)
+{
+    is_lasting = lasting;
+}
 
 // Counts from here to memory_count_end(), and lets the allocation after that many fail.
 static inline void memory_count_begin(long failing)

@@ -188,7 +188,7 @@ static void test_no_signature_is_spoilt(void **state)
     assert_int_equal(mbedtls_pk_setup(&key, mbedtls_pk_info_from_type(MBEDTLS_PK_RSA)), 0);
     assert_int_equal(mbedtls_rsa_gen_key(mbedtls_pk_rsa(key), RIG_RANDOM, 1024, 65537), 0);
     for (int lasting = 0; lasting < 2; lasting++) {
-        is_lasting = lasting != 0;
+        memory_fail_lastingly(lasting != 0);
         // The first makes the blinding, the second changes it.
         static const int with_twin[] = {0, 1, RENEWAL - 1, RENEWAL, RENEWAL + 1};
         for (size_t i = 0; i < ARRAY_LENGTH(with_twin); i++)
@@ -196,7 +196,7 @@ static void test_no_signature_is_spoilt(void **state)
         assert_outlives(&key, false, 0);
         assert_outlives(&key, false, 1);
     }
-    is_lasting = false;
+    memory_fail_lastingly(false);
     mbedtls_pk_free(&key);
 }
 
@@ -213,7 +213,7 @@ static void test_no_twin_is_forgone(void **state)
     assert_int_equal(mbedtls_rsa_gen_key(mbedtls_pk_rsa(key), RIG_RANDOM, 1024, 65537), 0);
     for (int lasting = 0; lasting < 2; lasting++) {
         long failing = 0;
-        is_lasting = lasting != 0;
+        memory_fail_lastingly(lasting != 0);
         for (bool has_found = true; has_found; failing++) {
             struct rsa_twin *twin = NULL;
             struct error error = ERROR_INIT;
@@ -229,7 +229,7 @@ static void test_no_twin_is_forgone(void **state)
         }
         assert_true(failing > 10);
     }
-    is_lasting = false;
+    memory_fail_lastingly(false);
     mbedtls_pk_free(&key);
 }
 
