@@ -245,12 +245,13 @@ int main(void)
     if (sched_getscheduler(0) != SCHED_OTHER)
         return 77; // run by chrt
     const struct CMUnitTest tests[] = {
+        // First: under ThreadSanitizer, a child of a process with threads may have none of its own.
+        cmocka_unit_test(test_the_process_policy_is_the_operators),
         cmocka_unit_test(test_a_pool_is_scheduled_as_its_options_say),
         cmocka_unit_test(test_a_change_reaches_a_parked_thread),
         cmocka_unit_test(test_a_thread_that_a_batch_thread_starts_is_normal),
         cmocka_unit_test(test_each_pool_has_its_own),
         cmocka_unit_test(test_a_thread_that_an_operator_gave_a_policy_keeps_it),
-        cmocka_unit_test(test_the_process_policy_is_the_operators),
         cmocka_unit_test(test_a_threads_own_reset_on_fork_stays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
