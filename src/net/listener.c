@@ -12,7 +12,6 @@
 #include "bitflow/net/socket.h"
 #include "unix_file.h"
 
-#define BACKLOG LISTENER_QUEUE_MAX // the kernel caps it at net.core.somaxconn
 #define RESOLVE_TIMEOUT_S 10
 
 static void set_error(const struct endpoint *endpoint, int os_errno, struct error *error)
@@ -34,7 +33,7 @@ static int listen_tcp(const struct endpoint *endpoint, bool v6_only)
     // Connections of a former process that linger in TIME_WAIT must not keep us from the port.
     if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
         (family != AF_INET6 || setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only) == 0) &&
-        bind(fd, &endpoint->address.any, endpoint->length) == 0 && listen(fd, BACKLOG) == 0)
+        bind(fd, &endpoint->address.any, endpoint->length) == 0 && listen(fd, LISTENER_QUEUE_MAX) == 0)
         return fd;
     int reason = errno;
     (void)close(fd);
@@ -125,13 +124,13 @@ static bool open_unix(struct listener *listener, struct error *error)
     listener->is_local = true;
     if (!listener->address.is_abstract) {
         struct unix_file file;
-        if (!unix_file_listen(fd, listener->address.path, BACKLOG, &file, error))
+        if (!unix_file_listen(fd, listener->address.path, LISTENER_QUEUE_MAX, &file, error))
             return false;
         listener->device = file.device;
         listener->inode = file.inode;
         return true;
     }
-    if (bind(fd, &endpoint.address.any, endpoint.length) != 0 || listen(fd, BACKLOG) != 0) {
+    if (bind(fd, &endpoint.address.any, endpoint.length) != 0 || listen(fd, LISTENER_QUEUE_MAX) != 0) {
         set_error(&endpoint, errno, error);
         return false;
     }

@@ -11,11 +11,9 @@
 
 bool tls_verification_init(struct tls_verification *verification, const struct tls_context *context, const char *host)
 {
-    enum tls_role role = context->role;
-    enum verify_mode mode = context->verify_mode;
-    *verification = (struct tls_verification){.context = context, .role = role, .mode = mode};
-    if (role == TLS_SERVER || host == NULL || *host == '\0')
-        return role == TLS_SERVER || mode != VERIFY_STRICT;
+    *verification = (struct tls_verification){.context = context};
+    if (context->role == TLS_SERVER || host == NULL || *host == '\0')
+        return context->role == TLS_SERVER || context->verify_mode != VERIFY_STRICT;
     char address[INET6_ADDRSTRLEN];
     // A zone (fe80::1%eth0) says how to get there, not who is there.
     size_t length = strcspn(host, "%");
@@ -101,7 +99,7 @@ static void say_untrusted(struct tls_verification *verification, const mbedtls_x
 // What is said without knowing the certificate; also of what mbedTLS finds after its callback.
 static const char *plain_words(const struct tls_verification *verification, uint32_t flag)
 {
-    bool is_server = verification->role == TLS_SERVER;
+    bool is_server = verification->context->role == TLS_SERVER;
     switch (flag) {
     case MBEDTLS_X509_BADCERT_REVOKED:
         return "the certificate is revoked";
@@ -193,8 +191,8 @@ int tls_verify_callback(void *argument, mbedtls_x509_crt *certificate, int depth
 {
     struct tls_verification *verification = argument;
     check_revocation(verification, certificate, flags);
-    if (depth == 0 && verification->role == TLS_CLIENT) {
-        if (verification->mode != VERIFY_STRICT)
+    if (depth == 0 && verification->context->role == TLS_CLIENT) {
+        if (verification->context->verify_mode != VERIFY_STRICT)
             *flags &= ~(uint32_t)MBEDTLS_X509_BADCERT_CN_MISMATCH;
         else if (verification->address_length > 0 &&
                  !certificate_matches_address(certificate, verification->address, verification->address_length))
@@ -211,11 +209,12 @@ int tls_verify_callback(void *argument, mbedtls_x509_crt *certificate, int depth
 
 bool tls_verify_result(struct tls_verification *verification, const mbedtls_ssl_context *ssl, unsigned char *alert)
 {
-    if (verification->mode == VERIFY_NONE)
+    if (verification->context->verify_mode == VERIFY_NONE)
         return true;
     uint32_t flags = mbedtls_ssl_get_verify_result(ssl);
     bool has_certificate = mbedtls_ssl_get_peer_cert(ssl) != NULL;
-    bool may_be_missing = verification->role == TLS_SERVER && verification->mode == VERIFY_RELAXED;
+    bool may_be_missing =
+        verification->context->role == TLS_SERVER && verification->context->verify_mode == VERIFY_RELAXED;
     if (has_certificate ? flags == 0 : may_be_missing && flags == MBEDTLS_X509_BADCERT_MISSING)
         return true;
     if (!has_certificate)

@@ -24,12 +24,10 @@ struct tls_verification {
     mbedtls_x509_crt *issuer;      // of the certificate at hand, as the callback came along it; NULL: at the first
     bool needs_lists;              // each issuer must have a current revocation list
     struct revocation revocation;  // what they say of the certificate at hand
-    enum tls_role role;            // ours
-    enum verify_mode mode;
-    const char *name;      // the name that a target is to have, NULL if it is an address
-    uint8_t address[16];   // the address that it is to have
-    size_t address_length; // 0: a name
-    uint32_t named;        // the flag that `reason` is about
+    const char *name;              // the name that a target is to have, NULL if it is an address
+    uint8_t address[16];           // the address that it is to have
+    size_t address_length;         // 0: a name
+    uint32_t named;                // the flag that `reason` is about
     char reason[VERIFY_REASON_SIZE];
 };
 

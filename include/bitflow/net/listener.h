@@ -16,7 +16,8 @@
 #include "bitflow/net/address.h"
 
 #define LISTENER_SOCKETS_MAX 16
-#define LISTENER_QUEUE_MAX 4096 // clients of a socket that have connected and were not accepted yet
+// Clients of a socket that have connected and were not accepted yet; the kernel caps it at net.core.somaxconn.
+#define LISTENER_QUEUE_MAX 4096
 
 struct listener {
     struct address address;
