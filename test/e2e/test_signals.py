@@ -154,17 +154,6 @@ def test_records_of_drained_connections_are_complete(env):
     }
 
 
-@pytest.mark.parametrize("number", [signal.SIGPIPE, signal.SIGWINCH, signal.SIGCHLD])
-def test_signals_that_mean_nothing(env, number):
-    echo, address = env.echo(), env.address()
-    bitflow = env.start(proxy(address, echo.address))
-    client = env.connect(address)
-    for _ in range(5):
-        bitflow.signal(number)
-        sockets.round_trip(client)
-    sockets.round_trip(env.connect(address))
-
-
 def test_broken_stderr_pipe_does_not_kill(env):
     """The log's reader goes away: SIGPIPE and EPIPE are no reason to end."""
     echo, address = env.echo(), env.address()

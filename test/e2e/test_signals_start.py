@@ -286,7 +286,7 @@ def children():
     return found
 
 
-@pytest.mark.parametrize("number", STRAY)
+@pytest.mark.parametrize("number", [*STRAY, signal.SIGPIPE, signal.SIGWINCH, signal.SIGCHLD])
 def test_a_stray_signal_means_nothing(env, number):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))

@@ -108,6 +108,13 @@ static void test_curves(void **state)
     }
 }
 
+static void make_key(mbedtls_pk_context *key)
+{
+    mbedtls_pk_init(key);
+    assert_int_equal(mbedtls_pk_setup(key, mbedtls_pk_info_from_type(MBEDTLS_PK_RSA)), 0);
+    assert_int_equal(mbedtls_rsa_gen_key(mbedtls_pk_rsa(*key), RIG_RANDOM, 1024, 65537), 0);
+}
+
 static void test_rsa(void **state)
 {
     (void)state;
@@ -116,9 +123,7 @@ static void test_rsa(void **state)
 #endif
     struct operands with = {.input = {0, 1, 2, 3}};
     rig_curve_init(&with.curve, MBEDTLS_ECP_DP_SECP256R1);
-    mbedtls_pk_init(&with.key);
-    assert_int_equal(mbedtls_pk_setup(&with.key, mbedtls_pk_info_from_type(MBEDTLS_PK_RSA)), 0);
-    assert_int_equal(mbedtls_rsa_gen_key(mbedtls_pk_rsa(with.key), RIG_RANDOM, 1024, 65537), 0);
+    make_key(&with.key);
     // mbedTLS's own keep something in the key the first time.
     assert_int_equal(rig_originals->rsa_public(mbedtls_pk_rsa(with.key), with.input, with.output), 0);
     assert_int_equal(rig_originals->rsa_private(mbedtls_pk_rsa(with.key), RIG_RANDOM, with.input, with.output), 0);
@@ -184,9 +189,7 @@ static void test_no_signature_is_spoilt(void **state)
     skip();
 #endif
     mbedtls_pk_context key;
-    mbedtls_pk_init(&key);
-    assert_int_equal(mbedtls_pk_setup(&key, mbedtls_pk_info_from_type(MBEDTLS_PK_RSA)), 0);
-    assert_int_equal(mbedtls_rsa_gen_key(mbedtls_pk_rsa(key), RIG_RANDOM, 1024, 65537), 0);
+    make_key(&key);
     for (int lasting = 0; lasting < 2; lasting++) {
         memory_fail_lastingly(lasting != 0);
         // The first makes the blinding, the second changes it.
@@ -208,9 +211,7 @@ static void test_no_twin_is_forgone(void **state)
     skip();
 #endif
     mbedtls_pk_context key;
-    mbedtls_pk_init(&key);
-    assert_int_equal(mbedtls_pk_setup(&key, mbedtls_pk_info_from_type(MBEDTLS_PK_RSA)), 0);
-    assert_int_equal(mbedtls_rsa_gen_key(mbedtls_pk_rsa(key), RIG_RANDOM, 1024, 65537), 0);
+    make_key(&key);
     for (int lasting = 0; lasting < 2; lasting++) {
         long failing = 0;
         memory_fail_lastingly(lasting != 0);
