@@ -13,10 +13,10 @@
 #include "bitflow/config/config_load.h"
 #include "bitflow/config/warnings.h"
 #include "bitflow/net/inherited.h"
-#include "bitflow/proxy/credentials.h"
+#include "bitflow/proxy/tls_contexts.h"
+#include "bitflow/sentry/sentry.h"
 #include "bitflow/server/error_reports.h"
 #include "bitflow/server/server.h"
-#include "bitflow/telemetry/sentry.h"
 #include "bitflow/tls/tls_arithmetic.h"
 #include "bitflow/tls/tls_context.h"
 #include "bitflow/version.h"
@@ -117,16 +117,16 @@ static void print_problems(const char *path, const struct config_problems *probl
 }
 
 // All of it, the certificates included. NULL: what is wrong was printed, or the process is told to end.
-static const struct config *load(const char *path, struct credentials **credentials)
+static const struct config *load(const char *path, struct tls_contexts **tls_contexts)
 {
     struct config_problems problems;
     config_problems_init(&problems);
     const struct config *config = config_load(path, &problems);
     if (config != NULL) {
-        *credentials = credentials_load(path, config, &problems);
+        *tls_contexts = tls_contexts_load(path, config, &problems);
         if (!error_reports_check(path, config, &problems))
-            credentials_free(credentials, config->proxy_count);
-        if (*credentials == NULL)
+            tls_contexts_free(tls_contexts, config->proxy_count);
+        if (*tls_contexts == NULL)
             config_drop(&config);
     }
     if (config == NULL && !signals_told_to_end())
@@ -197,25 +197,25 @@ int main(int argc, char **argv)
     crash_install();
     struct arguments arguments = parse_arguments(argc, argv);
     struct error error = ERROR_INIT;
-    struct credentials *credentials = NULL;
+    struct tls_contexts *tls_contexts = NULL;
     if (!tls_init(&error)) {
         (void)fprintf(stderr, "bitflow: %s\n", error.text);
         return EXIT_START_FAILED;
     }
-    const struct config *config = load(arguments.config, &credentials);
+    const struct config *config = load(arguments.config, &tls_contexts);
     if (config == NULL)
         return signals_told_to_end() ? end_before_start() : EXIT_USAGE;
     if (arguments.check) {
         config_warn(arguments.config, config, print_line, NULL);
         tls_warn(print_tls_warning, NULL);
-        credentials_warn(credentials, config, print_warning, (void *)arguments.config);
-        credentials_free(&credentials, config->proxy_count);
+        tls_contexts_warn(tls_contexts, config, print_warning, (void *)arguments.config);
+        tls_contexts_free(&tls_contexts, config->proxy_count);
         (void)printf("%s: the configuration is valid\n", arguments.config);
         config_drop(&config);
         return status_of_output();
     }
     inherited_init();
-    if (!server_run(arguments.config, config, credentials, &error)) {
+    if (!server_run(arguments.config, config, tls_contexts, &error)) {
         (void)fprintf(stderr, "bitflow: %s\n", error.text);
         return EXIT_START_FAILED;
     }

@@ -132,10 +132,10 @@ static void put_address(struct text *text, uint64_t address)
 // A pipe that takes anything takes a line this short whole; one that does not is waited for, but once only.
 static void write_out(const struct text *text)
 {
-    static int patience_ms = STDERR_PATIENCE_MS;
+    static int client_watch_ms = STDERR_PATIENCE_MS;
     struct pollfd poller = {.fd = STDERR_FILENO, .events = POLLOUT};
-    if (poll(&poller, 1, patience_ms) != 1) {
-        patience_ms = 0;
+    if (poll(&poller, 1, client_watch_ms) != 1) {
+        client_watch_ms = 0;
         return;
     }
     ssize_t written = write(STDERR_FILENO, text->bytes, text->length);

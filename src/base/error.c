@@ -24,6 +24,16 @@ void error_set(struct error *error, enum error_code code, const char *format, ..
     va_end(arguments);
 }
 
+PRINTF_LIKE(2, 3)
+static void append(struct error *error, const char *format, ...)
+{
+    size_t length = strlen(error->text);
+    va_list arguments;
+    va_start(arguments, format);
+    (void)vsnprintf(error->text + length, sizeof error->text - length, format, arguments);
+    va_end(arguments);
+}
+
 void error_set_errno(struct error *error, int os_errno, const char *format, ...)
 {
     if (error == NULL || error->code != ERROR_NONE)
@@ -35,17 +45,28 @@ void error_set_errno(struct error *error, int os_errno, const char *format, ...)
     set_text(error, format, arguments);
     va_end(arguments);
 
-    size_t length = strlen(error->text);
     char reason[96];
     // The GNU strerror_r returns the text, which need not be in our buffer.
-    (void)snprintf(error->text + length, sizeof error->text - length, ": %s",
-                   strerror_r(os_errno, reason, sizeof reason));
+    append(error, ": %s", strerror_r(os_errno, reason, sizeof reason));
 }
 
 void error_pass(struct error *error, const struct error *cause)
 {
     if (error != NULL && error->code == ERROR_NONE)
         *error = *cause;
+}
+
+void error_wrap(struct error *error, const struct error *cause, const char *format, ...)
+{
+    if (error == NULL || error->code != ERROR_NONE)
+        return;
+    error->code = cause->code;
+    error->os_errno = cause->os_errno;
+    va_list arguments;
+    va_start(arguments, format);
+    set_text(error, format, arguments);
+    va_end(arguments);
+    append(error, ": %s", cause->text);
 }
 
 enum error_code error_code_of_errno(int os_errno)

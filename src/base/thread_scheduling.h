@@ -5,8 +5,8 @@
 // A thread begins with its creator's policy, and the kernel's SCHED_RESET_ON_FORK ends real-time policies only. So each
 // thread is told by its creator where its policy comes from, and settles on its own.
 
-#ifndef BITFLOW_BASE_THREAD_SCHEDULING_H
-#define BITFLOW_BASE_THREAD_SCHEDULING_H
+#ifndef BITFLOW_SRC_BASE_THREAD_SCHEDULING_H
+#define BITFLOW_SRC_BASE_THREAD_SCHEDULING_H
 
 #include <stdbool.h>
 

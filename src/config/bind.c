@@ -1,13 +1,13 @@
-#include "bitflow/config/bind.h"
+#include "bind.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
-#include "bitflow/config/duration.h"
-#include "bitflow/config/schema.h"
-#include "bitflow/config/suggest.h"
+#include "duration.h"
+#include "schema.h"
+#include "suggest.h"
 
 struct binder {
     struct region *region;

@@ -3,7 +3,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 
-#include "bitflow/config/snapshot.h"
+#include "snapshot.h"
 
 _Static_assert(offsetof(struct snapshot, config) == 0, "a config is the beginning of its snapshot");
 

@@ -1,4 +1,4 @@
-#include "bitflow/config/config_file.h"
+#include "config_file.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -3,13 +3,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bitflow/config/bind.h"
-#include "bitflow/config/checks.h"
-#include "bitflow/config/config_file.h"
+#include "bind.h"
 #include "bitflow/config/problem.h"
 #include "bitflow/config/region.h"
-#include "bitflow/config/snapshot.h"
 #include "bitflow/config/yaml_tree.h"
+#include "checks.h"
+#include "config_file.h"
+#include "snapshot.h"
 
 static const struct yaml_mark whole_file = {.line = 0, .column = 0};
 

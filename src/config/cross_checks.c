@@ -2,9 +2,9 @@
 #include <strings.h>
 
 #include "bitflow/base/clock.h"
-#include "bitflow/config/checks.h"
-#include "bitflow/config/syntax.h"
 #include "bitflow/net/socks.h"
+#include "checks.h"
+#include "syntax.h"
 
 static void check_certificates(const struct place *tls, struct problem_list *problems, bool *has_pair)
 {

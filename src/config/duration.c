@@ -1,4 +1,4 @@
-#include "bitflow/config/duration.h"
+#include "duration.h"
 
 #include <inttypes.h>
 #include <stddef.h>

@@ -1,4 +1,4 @@
-#include "bitflow/config/schema.h"
+#include "schema.h"
 
 #include <stddef.h>
 #include <stdio.h>
@@ -6,7 +6,7 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/config/config.h"
-#include "bitflow/config/syntax.h"
+#include "syntax.h"
 
 #define KEEPALIVE_MAX (INT64_C(32767) * NS_PER_S) // what Linux takes
 

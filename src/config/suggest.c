@@ -1,4 +1,4 @@
-#include "bitflow/config/suggest.h"
+#include "suggest.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-#include "bitflow/config/syntax.h"
+#include "syntax.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>

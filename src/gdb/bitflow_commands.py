@@ -16,7 +16,7 @@ class Connection:
         self.stage = enum_name(self.value["stage"], "STAGE_")
         self.proxy = text_at(self.value["generation"]["proxy"]["name"])
         self.client = endpoint_text(self.value["client"]["peer"])
-        target = self.value["egress"]["target"]
+        target = self.value["upstream"]["target"]
         self.target = text_at(target["name"]) if int(target) else "-"
         sides = self.value["relay"]["sockets"]
         self.from_client, self.from_target = int(sides[0]["bytes"]), int(sides[1]["bytes"])
@@ -31,10 +31,10 @@ class Connection:
 def live_connections(problems):
     """{address: connection} of the registry, and of threads that still close one, with their threads."""
     threads = all_threads(problems)
-    engine = variable("debugged_process")["engine"]
-    if int(engine) == 0:
+    runtime = variable("debugged_process")["runtime"]
+    if int(runtime) == 0:
         raise Failure("The process has not started to serve yet.")
-    registry = engine["registry"].dereference()
+    registry = runtime["registry"].dereference()
     addresses = [int(container(int(entry.address), "struct connection", "entry"))
                  for name in ("unlimited", "lifetimes")
                  for entry in follow(registry[name], problems, "connections")]
@@ -66,12 +66,12 @@ def attach(thread, connections):
             thread.connection.second = thread
 
 
-def open_doors():
-    doors = variable("debugged_process")["doors"]
-    if int(doors) == 0:
+def open_listeners():
+    listeners = variable("debugged_process")["listeners"]
+    if int(listeners) == 0:
         return []
-    count = min(int(doors["count"]), LIST_LIMIT)
-    return [doors["acceptors"][number].dereference() for number in range(count)]
+    count = min(int(listeners["count"]), LIST_LIMIT)
+    return [listeners["acceptors"][number].dereference() for number in range(count)]
 
 
 def health_text(state, target, clock):
@@ -184,7 +184,7 @@ By default it is the selected thread's. Its threads' backtraces follow; $connect
                                                         age_text(connection.age(clock)))],
                 ["ended by", "nothing yet" if reason == "none" else reason],
                 ["client", "%s, socket %d" % (connection.client, int(value["entry"]["client"]))]]
-        ingress, egress = value["ingress"], value["egress"]
+        ingress, upstream = value["ingress"], value["upstream"]
         if int(ingress["declared"]):
             rows.append(["declared", endpoint_text(ingress["declared"]["client"])])
         if int(value["client"]["source"]):
@@ -192,16 +192,16 @@ By default it is the selected thread's. Its threads' backtraces follow; $connect
         name = text_in(ingress["server_name"])
         if name:
             rows.append(["server name", name])
-        if int(egress["target"]):
-            place, remote = address_text(egress["target"]["address"]), endpoint_text(egress["dialled"]["remote"])
+        if int(upstream["target"]):
+            place, remote = address_text(upstream["target"]["address"]), endpoint_text(upstream["dialled"]["remote"])
             place += " at " + remote if remote not in (place, "none") else ""
             number = int(value["entry"]["target"])
             rows.append(["target", "%s, %s%s" % (connection.target, place,
                                                  ", socket %d" % number if number >= 0 else "")])
             rows.append(["attempts", "%d, the last one in %s" % (
-                int(egress["attempts"]), enum_name(egress["step"], "EGRESS_"))])
+                int(upstream["attempts"]), enum_name(upstream["step"], "UPSTREAM_"))])
         rows.append(["tls", "client %s, target %s" % ("yes" if int(ingress["tls"]) else "no",
-                                                      "yes" if int(egress["tls"]) else "no")])
+                                                      "yes" if int(upstream["tls"]) else "no")])
         rows.append(["bytes", "%d from the client, %d from the target" % (connection.from_client,
                                                                          connection.from_target)])
         rows += self.pumps(connection)
@@ -238,7 +238,7 @@ connections."""
     def run(self, _, problems):
         connections, _ = live_connections(problems)
         generations = []
-        for acceptor in open_doors():
+        for acceptor in open_listeners():
             generations.append((acceptor["current"], address_text(acceptor["listener"]["address"])))
         for connection in connections.values():
             generations.append((connection.value["generation"], "(closed)"))

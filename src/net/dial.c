@@ -18,16 +18,16 @@
 // A full accept queue makes a non-blocking connect to a Unix socket fail with EAGAIN, and poll() has no event
 // for room in it. A blocking connect does wait for room, in the kernel and bounded by SO_SNDTIMEO; so it
 // waits in short turns, between which the client is looked at.
-static bool wait_for_unix_queue(int fd, const struct endpoint *endpoint, struct patience *patience, int64_t deadline,
+static bool wait_for_unix_queue(int fd, const struct endpoint *endpoint, struct client_watch *watch, int64_t deadline,
                                 struct error *error)
 {
     bool is_bounded = deadline != DEADLINE_NONE;
     int64_t until = is_bounded ? deadline : deadline_after(UNIX_QUEUE_PATIENCE);
     socket_set_blocking(fd, true);
     for (;;) {
-        enum patience_result result = patience_poll(patience, NULL, 0, clock_now());
+        enum client_watch_result result = client_watch_poll(watch, NULL, 0, clock_now());
         int64_t left = deadline_left(until);
-        if (result != PATIENCE_DEADLINE || left == 0) {
+        if (result != CLIENT_WATCH_DEADLINE || left == 0) {
             dial_set_wait_error(endpoint, result, errno, error);
             return false;
         }
@@ -43,7 +43,7 @@ static bool wait_for_unix_queue(int fd, const struct endpoint *endpoint, struct 
     return true;
 }
 
-static bool dial_unix(const struct endpoint *endpoint, struct patience *patience, int64_t deadline, int *out,
+static bool dial_unix(const struct endpoint *endpoint, struct client_watch *watch, int64_t deadline, int *out,
                       struct error *error)
 {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -55,7 +55,7 @@ static bool dial_unix(const struct endpoint *endpoint, struct patience *patience
     if (connected)
         socket_set_blocking(fd, true);
     else if (errno == EAGAIN)
-        connected = wait_for_unix_queue(fd, endpoint, patience, deadline, error);
+        connected = wait_for_unix_queue(fd, endpoint, watch, deadline, error);
     else
         dial_set_error(endpoint, errno, error);
     if (!connected) {
@@ -66,7 +66,7 @@ static bool dial_unix(const struct endpoint *endpoint, struct patience *patience
     return true;
 }
 
-static bool dial_tcp(const struct endpoint *endpoint, struct patience *patience, int64_t deadline, int *out,
+static bool dial_tcp(const struct endpoint *endpoint, struct client_watch *watch, int64_t deadline, int *out,
                      struct error *error)
 {
     int fd = dial_start(endpoint);
@@ -75,15 +75,15 @@ static bool dial_tcp(const struct endpoint *endpoint, struct patience *patience,
         return false;
     }
     struct pollfd poller = {.fd = fd, .events = POLLOUT};
-    enum patience_result result = patience_poll(patience, &poller, 1, deadline);
-    int reason = result == PATIENCE_READY ? dial_finish(fd, endpoint) : errno;
-    if (result == PATIENCE_READY && reason == 0) {
+    enum client_watch_result result = client_watch_poll(watch, &poller, 1, deadline);
+    int reason = result == CLIENT_WATCH_READY ? dial_finish(fd, endpoint) : errno;
+    if (result == CLIENT_WATCH_READY && reason == 0) {
         socket_set_blocking(fd, true);
         *out = fd;
         return true;
     }
     (void)close(fd);
-    if (result == PATIENCE_READY)
+    if (result == CLIENT_WATCH_READY)
         dial_set_error(endpoint, reason, error);
     else
         dial_set_wait_error(endpoint, result, reason, error);
@@ -91,13 +91,13 @@ static bool dial_tcp(const struct endpoint *endpoint, struct patience *patience,
 }
 
 // Literals and Unix sockets: one endpoint, no thread, no allocation.
-static bool dial_endpoint(const struct endpoint *endpoint, struct patience *patience, int64_t deadline,
+static bool dial_endpoint(const struct endpoint *endpoint, struct client_watch *watch, int64_t deadline,
                           struct dial_result *result, struct error *error)
 {
     int64_t start = clock_now();
     bool connected = endpoint->address.any.sa_family == AF_UNIX
-                         ? dial_unix(endpoint, patience, deadline, &result->fd, error)
-                         : dial_tcp(endpoint, patience, deadline, &result->fd, error);
+                         ? dial_unix(endpoint, watch, deadline, &result->fd, error)
+                         : dial_tcp(endpoint, watch, deadline, &result->fd, error);
     result->connect_time = clock_now() - start;
     result->remote = *endpoint;
     return connected;
@@ -105,12 +105,12 @@ static bool dial_endpoint(const struct endpoint *endpoint, struct patience *pati
 
 // The resolver's own bound, where it is the nearer one, says something else than that the target took too long.
 static bool resolve_first(struct resolving *resolving, const struct address *address, const struct dial_terms *terms,
-                          struct patience *patience, struct resolution *resolution, struct error *error)
+                          struct client_watch *watch, struct resolution *resolution, struct error *error)
 {
     const struct resolving_terms bounds = {.preferred = terms->preferred, .resolve_timeout = terms->resolve_timeout};
     struct error why = ERROR_INIT;
     if (resolving_begin(resolving, address, &bounds, terms->deadline, &why) &&
-        resolving_await(resolving, patience, resolution, &why))
+        resolving_await(resolving, watch, resolution, &why))
         return true;
     if (why.code == ERROR_TIMEOUT && resolving->deadline < terms->deadline)
         why.code = ERROR_RESOLVE;
@@ -121,17 +121,17 @@ static bool resolve_first(struct resolving *resolving, const struct address *add
 // Kept out of dial()'s own frame: the addresses take stack, which every other connection would touch too. Answers that
 // come while the first addresses are tried join them.
 __attribute__((noinline)) static bool dial_name(const struct address *address, const struct dial_terms *terms,
-                                                struct patience *patience, struct dial_result *result,
+                                                struct client_watch *watch, struct dial_result *result,
                                                 struct error *error)
 {
     struct resolving resolving;
     struct resolution resolution;
     int64_t start = clock_now();
-    bool good = resolve_first(&resolving, address, terms, patience, &resolution, error);
+    bool good = resolve_first(&resolving, address, terms, watch, &resolution, error);
     result->resolve_time = clock_now() - start;
     if (good) {
         start = clock_now();
-        good = dial_race(&resolving, &resolution, terms, patience, result, error);
+        good = dial_race(&resolving, &resolution, terms, watch, result, error);
         result->connect_time = clock_now() - start;
     }
     resolving_release(&resolving);
@@ -147,18 +147,18 @@ static bool dial_inherited(const struct address *address, struct dial_result *re
     return true;
 }
 
-bool dial(const struct address *address, const struct dial_terms *terms, struct patience *patience,
+bool dial(const struct address *address, const struct dial_terms *terms, struct client_watch *watch,
           struct dial_result *result, struct error *error)
 {
     *result = (struct dial_result){.fd = -1};
     if (address->kind == ADDRESS_FD)
         return dial_inherited(address, result, error);
     if (address->kind == ADDRESS_TCP && !address->is_literal)
-        return dial_name(address, terms, patience, result, error);
+        return dial_name(address, terms, watch, result, error);
     struct endpoint endpoint;
     if (!endpoint_of_address(address, &endpoint)) {
         error_set(error, ERROR_RESOLVE, "cannot connect to %s: there is no such network interface", address->host);
         return false;
     }
-    return dial_endpoint(&endpoint, patience, terms->deadline, result, error);
+    return dial_endpoint(&endpoint, watch, terms->deadline, result, error);
 }

@@ -82,14 +82,14 @@ void dial_set_error(const struct endpoint *endpoint, int os_errno, struct error 
     error_pass(error, &failure);
 }
 
-void dial_set_wait_error(const struct endpoint *endpoint, enum patience_result result, int os_errno,
+void dial_set_wait_error(const struct endpoint *endpoint, enum client_watch_result result, int os_errno,
                          struct error *error)
 {
     char text[ENDPOINT_TEXT_SIZE];
     endpoint_format(endpoint, text);
-    if (result == PATIENCE_GONE)
+    if (result == CLIENT_WATCH_GONE)
         error_set(error, ERROR_CANCELLED, "connecting to %s: the client has gone", text);
-    else if (result == PATIENCE_DEADLINE)
+    else if (result == CLIENT_WATCH_DEADLINE)
         error_set(error, ERROR_TIMEOUT, "cannot connect to %s: no answer in time", text);
     else
         error_set_errno(error, os_errno, "connecting to %s: poll", text);
@@ -112,7 +112,7 @@ bool dial_order_next(const struct dial_order *order, const struct resolution *re
 }
 
 // Attempts under way at once. More addresses wait until one of these fails.
-#define RUNNING_MAX (PATIENCE_DESCRIPTORS_MAX - RESOLVING_DESCRIPTORS_MAX)
+#define RUNNING_MAX (CLIENT_WATCH_DESCRIPTORS_MAX - RESOLVING_DESCRIPTORS_MAX)
 // Out of descriptors or memory: the pause before the same address is tried again, and how often if nothing else runs.
 #define SHORTAGE_PAUSE (50 * NS_PER_MS)
 #define SHORTAGE_PAUSES_MAX 5
@@ -128,8 +128,8 @@ struct race {
     bool is_silent; // the attempt begun last has not failed, nor has any since
     int64_t next_start;
     size_t running;
-    struct pollfd polled[PATIENCE_DESCRIPTORS_MAX]; // the sockets; while polling, the look-ups behind them
-    struct candidate candidates[RUNNING_MAX];       // behind each socket
+    struct pollfd polled[CLIENT_WATCH_DESCRIPTORS_MAX]; // the sockets; while polling, the look-ups behind them
+    struct candidate candidates[RUNNING_MAX];           // behind each socket
     size_t failed;
     struct candidate
         last_failed; // and the errno; once it is for want of a local port, which is our own trouble, it stays
@@ -281,14 +281,14 @@ static void set_stopped(const struct race *race, struct dial_result *result, str
 }
 
 // The wait ended without a winner; the attempt begun last of those that run is named.
-static void set_race_wait_error(const struct race *race, enum patience_result waited, int os_errno,
+static void set_race_wait_error(const struct race *race, enum client_watch_result waited, int os_errno,
                                 struct dial_result *result, struct error *error)
 {
     struct error why = ERROR_INIT, text = ERROR_INIT;
     size_t count = resolution_count(race->resolution);
     endpoint_of(race, race->running > 0 ? race->candidates[race->running - 1] : race->last_failed, &result->remote);
     dial_set_wait_error(&result->remote, waited, os_errno, &why);
-    if (count > 1 && waited == PATIENCE_DEADLINE)
+    if (count > 1 && waited == CLIENT_WATCH_DEADLINE)
         error_set(&text, why.code,
                   "%zu of %zu addresses tried, %zu failed, none connected in time, nor did the last: %s",
                   race->failed + race->running, count, race->failed, why.text);
@@ -302,16 +302,16 @@ static int64_t sooner(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-static enum patience_result wait_for_news(struct race *race, struct patience *patience, int64_t until)
+static enum client_watch_result wait_for_news(struct race *race, struct client_watch *watch, int64_t until)
 {
     struct candidate next;
     if (find_next(race, &next))
         until = sooner(until, race->next_start);
     size_t look_ups = resolving_descriptors(race->resolving, &race->polled[race->running]);
-    return patience_poll(patience, race->polled, race->running + look_ups, until);
+    return client_watch_poll(watch, race->polled, race->running + look_ups, until);
 }
 
-static bool run_race(struct race *race, struct patience *patience, int64_t deadline, struct dial_result *result,
+static bool run_race(struct race *race, struct client_watch *watch, int64_t deadline, struct dial_result *result,
                      struct error *error)
 {
     for (;;) {
@@ -325,16 +325,16 @@ static bool run_race(struct race *race, struct patience *patience, int64_t deadl
             }
             until = sooner(until, worth);
         }
-        enum patience_result waited = wait_for_news(race, patience, until);
+        enum client_watch_result waited = wait_for_news(race, watch, until);
         int os_errno = errno;
-        if (waited == PATIENCE_READY && find_winner(race, result))
+        if (waited == CLIENT_WATCH_READY && find_winner(race, result))
             return true;
-        bool is_late = waited == PATIENCE_DEADLINE && deadline_left(deadline) == 0;
+        bool is_late = waited == CLIENT_WATCH_DEADLINE && deadline_left(deadline) == 0;
         if (is_late && race->running == 0) {
             set_stopped(race, result, error);
             return false;
         }
-        if (is_late || waited == PATIENCE_GONE || waited == PATIENCE_FAILED) {
+        if (is_late || waited == CLIENT_WATCH_GONE || waited == CLIENT_WATCH_FAILED) {
             set_race_wait_error(race, waited, os_errno, result, error);
             return false;
         }
@@ -342,10 +342,10 @@ static bool run_race(struct race *race, struct patience *patience, int64_t deadl
 }
 
 bool dial_race(struct resolving *resolving, struct resolution *resolution, const struct dial_terms *terms,
-               struct patience *patience, struct dial_result *result, struct error *error)
+               struct client_watch *watch, struct dial_result *result, struct error *error)
 {
     struct race race = {.resolving = resolving, .resolution = resolution, .order = {.preferred = terms->preferred}};
-    bool won = run_race(&race, patience, terms->deadline, result, error);
+    bool won = run_race(&race, watch, terms->deadline, result, error);
     for (size_t i = 0; i < race.running; i++)
         (void)close(race.polled[i].fd);
     if (won)

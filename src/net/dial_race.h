@@ -1,7 +1,7 @@
 // Racing the addresses of one name, the inside of dial(). Any thread; blocks.
 
-#ifndef BITFLOW_NET_DIAL_RACE_H
-#define BITFLOW_NET_DIAL_RACE_H
+#ifndef BITFLOW_SRC_NET_DIAL_RACE_H
+#define BITFLOW_SRC_NET_DIAL_RACE_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -9,8 +9,8 @@
 
 #include "bitflow/base/error.h"
 #include "bitflow/net/address.h"
+#include "bitflow/net/client_watch.h"
 #include "bitflow/net/dial.h"
-#include "bitflow/net/patience.h"
 #include "bitflow/net/resolve.h"
 
 // Which address is next. Within a family the resolver's order stays. The families take turns (RFC 8305, 4, with a First
@@ -30,7 +30,7 @@ bool dial_order_next(const struct dial_order *order, const struct resolution *re
 // `result` has the socket, connected, blocking and close-on-exec. The endpoint is set in any case: the one that won, or
 // the one that the error names.
 bool dial_race(struct resolving *resolving, struct resolution *resolution, const struct dial_terms *terms,
-               struct patience *patience, struct dial_result *result, struct error *error);
+               struct client_watch *watch, struct dial_result *result, struct error *error);
 
 // A non-blocking connect to `endpoint`, an IP address. Returns the socket, connected or connecting, which keeps urgent
 // data in the stream from its first byte on, or -1 with errno.
@@ -46,8 +46,8 @@ bool dial_lacks_port(const struct endpoint *endpoint, int os_errno);
 // Says that connecting to `endpoint` failed, with the code that suits `os_errno`.
 void dial_set_error(const struct endpoint *endpoint, int os_errno, struct error *error);
 
-// Says why a wait ended without an answer. `os_errno` as patience_poll() left it.
-void dial_set_wait_error(const struct endpoint *endpoint, enum patience_result result, int os_errno,
+// Says why a wait ended without an answer. `os_errno` as client_watch_poll() left it.
+void dial_set_wait_error(const struct endpoint *endpoint, enum client_watch_result result, int os_errno,
                          struct error *error);
 
 #endif

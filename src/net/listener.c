@@ -72,9 +72,9 @@ static bool open_wildcard(struct listener *listener, const struct endpoint *endp
 // Bounded: whoever opens listeners does nothing else meanwhile. What tells the process to end, ends the wait.
 static bool resolve_listener(const struct address *address, struct resolution *resolution, struct error *error)
 {
-    struct patience nobody;
+    struct client_watch nobody;
     struct error failure = ERROR_INIT;
-    patience_init(&nobody, -1);
+    client_watch_init(&nobody, -1);
     nobody.interruption = signals_end_descriptor();
     if (resolve(address, &nobody, deadline_after(RESOLVE_TIMEOUT_S * NS_PER_S), resolution, &failure))
         return true;

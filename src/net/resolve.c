@@ -246,12 +246,12 @@ static void set_late_error(const char *host, struct lookup *lookup, struct error
         error_set(error, ERROR_TIMEOUT, "cannot resolve %s: no answer in time", host);
 }
 
-static void set_wait_error(const char *host, struct lookup *lookup, enum patience_result result, int os_errno,
+static void set_wait_error(const char *host, struct lookup *lookup, enum client_watch_result result, int os_errno,
                            struct error *error)
 {
-    if (result == PATIENCE_DEADLINE)
+    if (result == CLIENT_WATCH_DEADLINE)
         set_late_error(host, lookup, error);
-    else if (result == PATIENCE_GONE)
+    else if (result == CLIENT_WATCH_GONE)
         error_set(error, ERROR_CANCELLED, "cannot resolve %s: the client has gone", host);
     else
         error_set_errno(error, os_errno, "cannot resolve %s: poll", host);
@@ -280,7 +280,7 @@ static bool may_begin(struct resolving *resolving, const struct resolution *reso
     return now >= resolving->hold_until;
 }
 
-bool resolving_await(struct resolving *resolving, struct patience *patience, struct resolution *resolution,
+bool resolving_await(struct resolving *resolving, struct client_watch *watch, struct resolution *resolution,
                      struct error *error)
 {
     clear(resolution);
@@ -296,11 +296,12 @@ bool resolving_await(struct resolving *resolving, struct patience *patience, str
             next = sooner(next, resolving->hold_until);
         struct pollfd descriptors[RESOLVING_DESCRIPTORS_MAX];
         size_t count = resolving_descriptors(resolving, descriptors);
-        enum patience_result result = patience_poll(patience, descriptors, count, sooner(next, resolving->deadline));
-        bool is_late = result == PATIENCE_DEADLINE && deadline_left(resolving->deadline) == 0;
+        enum client_watch_result result =
+            client_watch_poll(watch, descriptors, count, sooner(next, resolving->deadline));
+        bool is_late = result == CLIENT_WATCH_DEADLINE && deadline_left(resolving->deadline) == 0;
         if (is_late && resolution_count(resolution) > 0)
             return true;
-        if (is_late || result == PATIENCE_GONE || result == PATIENCE_FAILED) {
+        if (is_late || result == CLIENT_WATCH_GONE || result == CLIENT_WATCH_FAILED) {
             set_wait_error(resolving->address->host, resolving->whole.lookup, result, errno, error);
             return false;
         }
@@ -309,7 +310,7 @@ bool resolving_await(struct resolving *resolving, struct patience *patience, str
 
 // Waiting for all of the answer.
 
-static bool resolve_name(const struct address *address, struct patience *patience, int64_t deadline,
+static bool resolve_name(const struct address *address, struct client_watch *watch, int64_t deadline,
                          struct resolution *resolution, struct error *error)
 {
     struct lookup *lookup = lookup_join(address->host, address->family, error);
@@ -318,8 +319,8 @@ static bool resolve_name(const struct address *address, struct patience *patienc
     const struct resolution *answer;
     const struct error *why;
     struct pollfd done = {.fd = lookup_descriptor(lookup), .events = POLLIN};
-    enum patience_result result = patience_poll(patience, &done, 1, deadline);
-    bool is_done = result == PATIENCE_READY && lookup_is_done(lookup, &answer, &why);
+    enum client_watch_result result = client_watch_poll(watch, &done, 1, deadline);
+    bool is_done = result == CLIENT_WATCH_READY && lookup_is_done(lookup, &answer, &why);
     bool is_good = is_done && why->code == ERROR_NONE;
     if (is_good)
         *resolution = *answer;
@@ -350,7 +351,7 @@ static bool resolve_literal(const struct address *address, struct resolution *re
     return true;
 }
 
-bool resolve(const struct address *address, struct patience *patience, int64_t deadline, struct resolution *resolution,
+bool resolve(const struct address *address, struct client_watch *watch, int64_t deadline, struct resolution *resolution,
              struct error *error)
 {
     if (address->kind != ADDRESS_TCP) {
@@ -363,5 +364,5 @@ bool resolve(const struct address *address, struct patience *patience, int64_t d
         error_set(error, ERROR_TIMEOUT, "cannot resolve %s: no time is left", address->host);
         return false;
     }
-    return resolve_name(address, patience, deadline, resolution, error);
+    return resolve_name(address, watch, deadline, resolution, error);
 }

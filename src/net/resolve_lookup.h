@@ -6,8 +6,8 @@
 // beside the first, up to LOOKUP_TRIES_MAX at once and only while half the threads are free; the first good answer is
 // the answer. Where every thread is busy with other names, a look-up waits its turn, first come first served.
 
-#ifndef BITFLOW_NET_RESOLVE_LOOKUP_H
-#define BITFLOW_NET_RESOLVE_LOOKUP_H
+#ifndef BITFLOW_SRC_NET_RESOLVE_LOOKUP_H
+#define BITFLOW_SRC_NET_RESOLVE_LOOKUP_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -14,7 +14,7 @@ struct dialogue {
     int fd;
     const struct socks_server *server;
     const struct address *target;
-    struct patience *patience;
+    struct client_watch *watch;
     int64_t deadline;
     struct error *error;
 };
@@ -39,16 +39,16 @@ static bool fail_errno(const struct dialogue *dialogue, int os_errno)
     return false;
 }
 
-static bool check(const struct dialogue *dialogue, enum patience_result result)
+static bool check(const struct dialogue *dialogue, enum client_watch_result result)
 {
     switch (result) {
-    case PATIENCE_READY:
+    case CLIENT_WATCH_READY:
         return true;
-    case PATIENCE_DEADLINE:
+    case CLIENT_WATCH_DEADLINE:
         return fail(dialogue, ERROR_TIMEOUT, "did not answer in time");
-    case PATIENCE_GONE:
+    case CLIENT_WATCH_GONE:
         return fail(dialogue, ERROR_CANCELLED, "was asked, but the client has gone");
-    case PATIENCE_FAILED:
+    case CLIENT_WATCH_FAILED:
         break;
     }
     return fail_errno(dialogue, errno);
@@ -56,13 +56,13 @@ static bool check(const struct dialogue *dialogue, enum patience_result result)
 
 static bool say(const struct dialogue *dialogue, const uint8_t *bytes, size_t length)
 {
-    return check(dialogue, patience_send(dialogue->patience, dialogue->fd, bytes, length, dialogue->deadline));
+    return check(dialogue, client_watch_send(dialogue->watch, dialogue->fd, bytes, length, dialogue->deadline));
 }
 
 static bool wait_for_answer(const struct dialogue *dialogue)
 {
     struct pollfd poller = {.fd = dialogue->fd, .events = POLLIN};
-    return check(dialogue, patience_poll(dialogue->patience, &poller, 1, dialogue->deadline));
+    return check(dialogue, client_watch_poll(dialogue->watch, &poller, 1, dialogue->deadline));
 }
 
 // Reads what has come, up to `size` bytes; more of the stream may be the target's.
@@ -158,11 +158,11 @@ bool socks_can_reach(const struct address *target, struct error *error)
     return false;
 }
 
-bool socks_connect(int fd, const struct socks_server *server, const struct address *target, struct patience *patience,
+bool socks_connect(int fd, const struct socks_server *server, const struct address *target, struct client_watch *watch,
                    int64_t deadline, struct error *error)
 {
     const struct dialogue dialogue = {
-        .fd = fd, .server = server, .target = target, .patience = patience, .deadline = deadline, .error = error};
+        .fd = fd, .server = server, .target = target, .watch = watch, .deadline = deadline, .error = error};
     uint8_t greeting[SOCKS5_GREETING_SIZE];
     uint8_t request[SOCKS5_CONNECT_SIZE];
     struct socks5_answer answer;

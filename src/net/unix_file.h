@@ -1,8 +1,8 @@
 // The file of a listening Unix socket: made, taken over from a server that is no more, removed. The inside of
 // net/listener.h. Any thread; no state.
 
-#ifndef BITFLOW_NET_UNIX_FILE_H
-#define BITFLOW_NET_UNIX_FILE_H
+#ifndef BITFLOW_SRC_NET_UNIX_FILE_H
+#define BITFLOW_SRC_NET_UNIX_FILE_H
 
 #include <stdbool.h>
 #include <sys/types.h>

@@ -1,4 +1,4 @@
-#include "bitflow/proxy/balancer.h"
+#include "balancer.h"
 
 #include <stdlib.h>
 #include <string.h>

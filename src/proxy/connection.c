@@ -10,10 +10,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "balancer.h"
 #include "bitflow/base/clock.h"
 #include "bitflow/net/inherited.h"
 #include "bitflow/net/socket.h"
-#include "bitflow/proxy/balancer.h"
 
 void client_close(const struct client *client, bool reset)
 {
@@ -38,7 +38,7 @@ void connection_thread_name(char out[THREAD_NAME_SIZE], const char *proxy, uint6
     thread_name(out, proxy, tail);
 }
 
-struct connection *connection_create(uint64_t id, struct engine *engine, struct generation *generation,
+struct connection *connection_create(uint64_t id, struct runtime *runtime, struct generation *generation,
                                      const struct client *client, struct error *error)
 {
     struct connection *connection = calloc(1, sizeof *connection);
@@ -47,16 +47,16 @@ struct connection *connection_create(uint64_t id, struct engine *engine, struct 
         return NULL;
     }
     connection->id = id;
-    connection->engine = engine;
+    connection->runtime = runtime;
     connection->generation = generation_hold(generation);
     connection->client = *client;
     connection->start_wall = clock_wall();
     connection->start = clock_now();
     atomic_fetch_add_explicit(&generation->proxy->accepted, 1, memory_order_relaxed);
-    connection->egress.dialled.fd = -1;
+    connection->upstream.dialled.fd = -1;
     connection->entry.client = client->fd;
     connection->entry.deadline = deadline_after(generation->settings->connection_lifetime);
-    registry_add(engine->registry, &connection->entry);
+    registry_add(runtime->registry, &connection->entry);
     return connection;
 }
 
@@ -64,7 +64,7 @@ void connection_abandon(struct connection **connection)
 {
     if (*connection == NULL)
         return;
-    registry_remove((*connection)->engine->registry, &(*connection)->entry);
+    registry_remove((*connection)->runtime->registry, &(*connection)->entry);
     generation_drop(&(*connection)->generation);
     free(*connection);
     *connection = NULL;
@@ -92,7 +92,7 @@ static bool has_reason(const void *subject)
 static bool await_first_byte(struct connection *connection)
 {
     struct pollfd sockets[2] = {{.fd = connection->entry.client, .events = POLLIN},
-                                {.fd = connection->egress.dialled.fd, .events = POLLIN}};
+                                {.fd = connection->upstream.dialled.fd, .events = POLLIN}};
     int64_t deadline = deadline_after(connection->generation->settings->listener.read_timeout);
     int ready;
     do
@@ -133,16 +133,16 @@ static bool admit_client(struct connection *connection)
 }
 
 // Kept out of other frames: the header takes half a kilobyte.
-__attribute__((noinline)) static bool reach_target(struct connection *connection, struct patience *patience)
+__attribute__((noinline)) static bool reach_target(struct connection *connection, struct client_watch *watch)
 {
     const struct generation *generation = connection->generation;
     const struct proxy_config *settings = generation->settings;
-    struct egress_plan plan = {.settings = settings,
-                               .tls = generation->credentials.targets,
-                               .states = generation->targets,
-                               .turn = atomic_fetch_add_explicit(&generation->proxy->turns, 1, memory_order_relaxed),
-                               .chosen = connection->ingress.target,
-                               .metrics = connection_target_metrics(connection)};
+    struct upstream_plan plan = {.settings = settings,
+                                 .tls = generation->tls_contexts.targets,
+                                 .states = generation->targets,
+                                 .turn = atomic_fetch_add_explicit(&generation->proxy->turns, 1, memory_order_relaxed),
+                                 .chosen = connection->ingress.target,
+                                 .metrics = connection_target_metrics(connection)};
     struct connection_ends ends;
     struct proxy_header header;
     char id[CONNECTION_ID_SIZE];
@@ -155,25 +155,25 @@ __attribute__((noinline)) static bool reach_target(struct connection *connection
         plan.header = &header;
     }
     struct log_context context = connection_log_context(connection);
-    return egress_connect(&connection->egress, &plan, patience, &context, &connection->error);
+    return upstream_connect(&connection->upstream, &plan, watch, &context, &connection->error);
 }
 
 static bool dial_target(struct connection *connection)
 {
-    struct patience patience;
+    struct client_watch watch;
     connection->admitted = clock_now();
     connection_enter(connection, STAGE_DIALLING);
-    patience_init(&patience, connection->entry.client);
-    patience.is_over = has_reason;
-    patience.subject = connection;
-    if (!reach_target(connection, &patience)) {
-        if (!connection_end(connection, egress_failure(&connection->egress, connection->error.code)))
+    client_watch_init(&watch, connection->entry.client);
+    watch.is_over = has_reason;
+    watch.subject = connection;
+    if (!reach_target(connection, &watch)) {
+        if (!connection_end(connection, upstream_failure(&connection->upstream, connection->error.code)))
             connection->error = ERROR_INIT; // ended from outside, which looked like a client that left
         return false;
     }
-    if (connection->egress.dialled.is_borrowed && !await_first_byte(connection))
+    if (connection->upstream.dialled.is_borrowed && !await_first_byte(connection))
         return false;
-    registry_set_target(connection->engine->registry, &connection->entry, connection->egress.dialled.fd);
+    registry_set_target(connection->runtime->registry, &connection->entry, connection->upstream.dialled.fd);
     connection_log_connected(connection);
     connection_count_connected(connection);
     return true;
@@ -182,7 +182,7 @@ static bool dial_target(struct connection *connection)
 static void relay_target(struct connection *connection)
 {
     const struct listener_config *listener = &connection->generation->settings->listener;
-    const struct target_config *target = connection->egress.target;
+    const struct target_config *target = connection->upstream.target;
     struct relay *relay = &connection->relay;
     connection->relay_start = clock_now();
     connection_enter(connection, STAGE_RELAYING);
@@ -192,10 +192,10 @@ static void relay_target(struct connection *connection)
     relay->sockets[RELAY_CLIENT].read_timeout = listener->read_timeout;
     relay->sockets[RELAY_CLIENT].write_timeout = listener->write_timeout;
     relay->sockets[RELAY_TARGET].fd = connection->entry.target;
-    relay->sockets[RELAY_TARGET].tls = connection->egress.tls;
+    relay->sockets[RELAY_TARGET].tls = connection->upstream.tls;
     relay->sockets[RELAY_TARGET].read_timeout = target->read_timeout;
     relay->sockets[RELAY_TARGET].write_timeout = target->write_timeout;
-    relay->threads = connection->engine->threads;
+    relay->threads = connection->runtime->threads;
     relay->reason = &connection->entry.reason;
     connection_thread_name(relay->second_thread_name, connection->generation->proxy->name, connection->id, '<');
     relay_run(relay, &connection->relayed);
@@ -203,7 +203,7 @@ static void relay_target(struct connection *connection)
 
 static void close_target(struct connection *connection)
 {
-    const struct dial_result *dialled = &connection->egress.dialled;
+    const struct dial_result *dialled = &connection->upstream.dialled;
     if (dialled->fd < 0)
         return;
     if (connection->relayed.reset_target)
@@ -212,13 +212,13 @@ static void close_target(struct connection *connection)
         (void)close(dialled->fd);
     else
         // A relay has touched it, if only by an end of stream, or a header or a handshake has.
-        inherited_return(dialled->fd, connection->relayed.reason != CLOSE_NONE || connection->egress.is_header_sent ||
-                                          connection->egress.tls != NULL);
+        inherited_return(dialled->fd, connection->relayed.reason != CLOSE_NONE || connection->upstream.is_header_sent ||
+                                          connection->upstream.tls != NULL);
 }
 
 static void close_sockets(struct connection *connection)
 {
-    registry_remove(connection->engine->registry, &connection->entry);
+    registry_remove(connection->runtime->registry, &connection->entry);
     close_target(connection);
     client_close(&connection->client, connection->relayed.reset_client);
 }
@@ -228,21 +228,21 @@ static void finish(struct connection *connection)
 {
     bool is_logged = connection_is_logged(connection);
     struct socket_facts facts;
-    reports_remove(connection->engine->reports, &connection->report); // before anything is changed that they tell of
+    reports_remove(connection->runtime->reports, &connection->report); // before anything is changed that they tell of
     connection->ended = clock_now();
     connection_enter(connection, STAGE_CLOSING);
     if (is_logged)
         connection_socket_facts(connection, &facts);
     close_sockets(connection);
     connection_count_closed(connection);
-    egress_leave(&connection->egress);
+    upstream_leave(&connection->upstream);
     atomic_fetch_sub(&connection->generation->proxy->active, 1);
     source_counts_leave(&connection->generation->proxy->sources, &connection->client.source);
-    reports_settle(connection->engine->reports, &connection->report);
+    reports_settle(connection->runtime->reports, &connection->report);
     if (is_logged)
         connection_write_records(connection, &facts);
     ingress_release(&connection->ingress);
-    egress_release(&connection->egress);
+    upstream_release(&connection->upstream);
     generation_drop(&connection->generation);
     free(connection);
 }

@@ -9,7 +9,7 @@
 
 #include "bitflow/base/compiler.h"
 #include "bitflow/net/socket.h"
-#include "bitflow/proxy/header_end.h"
+#include "header_end.h"
 
 static bool is_declared(const struct connection *connection)
 {

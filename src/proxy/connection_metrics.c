@@ -38,15 +38,15 @@ static void time_phase(struct proxy_metrics *metrics, enum proxy_time which, int
 void connection_count_connected(const struct connection *connection)
 {
     struct proxy_metrics *metrics = metrics_of(connection);
-    const struct egress *egress = &connection->egress;
+    const struct upstream *upstream = &connection->upstream;
     if (!metrics_are_on(metrics))
         return;
-    time_phase(metrics, PROXY_TIME_RESOLVE, egress->resolve_time);
-    time_phase(metrics, PROXY_TIME_CONNECT, egress->connect_time);
+    time_phase(metrics, PROXY_TIME_RESOLVE, upstream->resolve_time);
+    time_phase(metrics, PROXY_TIME_CONNECT, upstream->connect_time);
     if (connection->ingress.tls != NULL)
         time_phase(metrics, PROXY_TIME_CLIENT_HANDSHAKE, connection->ingress.tls->facts.handshake_time);
-    if (egress->tls != NULL)
-        time_phase(metrics, PROXY_TIME_TARGET_HANDSHAKE, egress->tls->facts.handshake_time);
+    if (upstream->tls != NULL)
+        time_phase(metrics, PROXY_TIME_TARGET_HANDSHAKE, upstream->tls->facts.handshake_time);
 }
 
 // What has come since the last time. Under the registry's lock, or after the connection has left it.

@@ -5,9 +5,9 @@
 
 #include "bitflow/net/tcp_facts.h"
 #include "bitflow/proxy/connection.h"
-#include "bitflow/proxy/egress.h"
-#include "bitflow/proxy/ingress.h"
-#include "bitflow/proxy/relay.h"
+#include "bitflow/relay/relay.h"
+#include "ingress.h"
+#include "upstream.h"
 
 // What has been counted of it already. Under the registry's lock while the connection is in there.
 struct connection_reported {
@@ -17,7 +17,7 @@ struct connection_reported {
 
 struct connection {
     uint64_t id;
-    struct engine *engine;
+    struct runtime *runtime;
     struct generation *generation;
     _Atomic(enum connection_stage) stage;
     struct client client;
@@ -31,7 +31,7 @@ struct connection {
     int64_t relay_start; // the target had answered
     int64_t ended;       // closing began
     struct ingress ingress;
-    struct egress egress;
+    struct upstream upstream;
     struct relay relay;
     struct relay_result relayed;
     struct connection_reported reported;

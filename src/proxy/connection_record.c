@@ -22,7 +22,7 @@ static void name_ends(const struct connection_ends *ends, struct socket_facts *f
 
 void connection_socket_facts(const struct connection *connection, struct socket_facts *facts)
 {
-    const int sockets[] = {[RELAY_CLIENT] = connection->client.fd, [RELAY_TARGET] = connection->egress.dialled.fd};
+    const int sockets[] = {[RELAY_CLIENT] = connection->client.fd, [RELAY_TARGET] = connection->upstream.dialled.fd};
     bool is_wanted = connection->generation->log != NULL; // in the application log it is not
     struct connection_ends ends;
     connection_ends_of(connection, &ends);
@@ -47,11 +47,11 @@ void connection_log_connected(const struct connection *connection)
         return;
     struct log_context context = connection_log_context(connection);
     char address[ENDPOINT_TEXT_SIZE], attempts[LOG_NUMBER_SIZE], took[LOG_NUMBER_SIZE];
-    const struct egress *egress = &connection->egress;
-    endpoint_format(&egress->dialled.remote, address);
-    log_debug(&context, "connected", "target", egress->target->name, "address", address, "attempts",
-              log_number(attempts, egress->attempts), "connect_us", log_number(took, egress->connect_time / NS_PER_US),
-              NULL);
+    const struct upstream *upstream = &connection->upstream;
+    endpoint_format(&upstream->dialled.remote, address);
+    log_debug(&context, "connected", "target", upstream->target->name, "address", address, "attempts",
+              log_number(attempts, upstream->attempts), "connect_us",
+              log_number(took, upstream->connect_time / NS_PER_US), NULL);
 }
 
 static enum log_level level_of(enum close_reason reason)
@@ -160,27 +160,27 @@ static const struct connection_header *describe_header(const struct connection *
 }
 
 // Where the connection really goes, if it isn't to the target itself.
-static const char *describe_via(const struct egress *egress, char out[ENDPOINT_TEXT_SIZE])
+static const char *describe_via(const struct upstream *upstream, char out[ENDPOINT_TEXT_SIZE])
 {
-    if (egress->target == NULL || egress->target->socks_proxy == NULL || egress->dialled.remote.length == 0)
+    if (upstream->target == NULL || upstream->target->socks_proxy == NULL || upstream->dialled.remote.length == 0)
         return NULL;
-    endpoint_format(&egress->dialled.remote, out);
+    endpoint_format(&upstream->dialled.remote, out);
     return out;
 }
 
 // NULL: none was tried, or it has none.
-static const char *describe_address(const struct egress *egress, char out[ADDRESS_TEXT_SIZE])
+static const char *describe_address(const struct upstream *upstream, char out[ADDRESS_TEXT_SIZE])
 {
     _Static_assert(ADDRESS_TEXT_SIZE >= ENDPOINT_TEXT_SIZE, "either fits");
-    if (egress->target == NULL || egress->dialled.remote.length == 0)
+    if (upstream->target == NULL || upstream->dialled.remote.length == 0)
         return NULL;
-    if (egress->target->socks_proxy != NULL) {
+    if (upstream->target->socks_proxy != NULL) {
         // Which of a name's addresses it is, the SOCKS5 server knows.
         static const char scheme[] = "tcp://";
-        address_format(&egress->target->address, out);
+        address_format(&upstream->target->address, out);
         return strncmp(out, scheme, sizeof scheme - 1) == 0 ? out + sizeof scheme - 1 : out;
     }
-    endpoint_format(&egress->dialled.remote, out);
+    endpoint_format(&upstream->dialled.remote, out);
     return out;
 }
 
@@ -207,7 +207,7 @@ static const struct tcp_facts *tcp_of(const struct socket_facts *facts, enum rel
 static struct connection_record describe(const struct connection *connection, enum connection_event event,
                                          const struct socket_facts *facts, struct record_room *room)
 {
-    const struct egress *egress = &connection->egress;
+    const struct upstream *upstream = &connection->upstream;
     struct connection_record record = {
         .event = event,
         .id = connection->id,
@@ -219,13 +219,13 @@ static struct connection_record describe(const struct connection *connection, en
         .proxy_header = describe_header(connection, &room->header),
         .sni = text_or_null(connection->ingress.server_name),
         .client_tls = describe_tls(connection->ingress.tls, &room->client_tls),
-        .target_tls = describe_tls(egress->tls, &room->target_tls),
+        .target_tls = describe_tls(upstream->tls, &room->target_tls),
         .client_tcp = tcp_of(facts, RELAY_CLIENT),
         .target_tcp = tcp_of(facts, RELAY_TARGET),
-        .target_name = egress->target == NULL ? NULL : egress->target->name,
-        .target_address = describe_address(egress, room->target_address),
-        .via = describe_via(egress, room->via),
-        .attempts = egress->attempts,
+        .target_name = upstream->target == NULL ? NULL : upstream->target->name,
+        .target_address = describe_address(upstream, room->target_address),
+        .via = describe_via(upstream, room->via),
+        .attempts = upstream->attempts,
         .bytes_from_client = atomic_load_explicit(&connection->relay.sockets[RELAY_CLIENT].bytes, memory_order_relaxed),
         .bytes_from_target = atomic_load_explicit(&connection->relay.sockets[RELAY_TARGET].bytes, memory_order_relaxed),
     };
@@ -292,7 +292,7 @@ void connection_begin_records(struct connection *connection)
     if (generation->settings->connection_log_connect)
         write_connected(connection);
     if (generation->reports.interval > 0)
-        reports_add(connection->engine->reports, &generation->reports, &connection->report);
+        reports_add(connection->runtime->reports, &generation->reports, &connection->report);
 }
 
 void connection_reject(uint64_t id, struct generation *generation, const struct client *client,

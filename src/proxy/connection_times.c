@@ -24,7 +24,7 @@ static int64_t first_of(int64_t one, int64_t other)
 int64_t connection_timings_of(const struct connection *connection, int64_t now, struct connection_timings *timings)
 {
     const struct ingress *ingress = &connection->ingress;
-    const struct egress *egress = &connection->egress;
+    const struct upstream *upstream = &connection->upstream;
     const int64_t ended = connection->ended;
     int64_t first_byte = atomic_load_explicit(&connection->relay.first_byte, memory_order_relaxed);
     *timings = (struct connection_timings){
@@ -34,10 +34,10 @@ int64_t connection_timings_of(const struct connection *connection, int64_t now, 
         .client_hello = ingress->client_hello_time,
         .client_handshake = ingress->tls == NULL ? 0 : ingress->tls->facts.handshake_time,
         .dial = lasted(connection->admitted, first_of(connection->relay_start, ended), now),
-        .resolve = egress->resolve_time,
-        .connect = egress->connect_time,
-        .socks = egress->socks_time,
-        .target_handshake = egress->handshake_time,
+        .resolve = upstream->resolve_time,
+        .connect = upstream->connect_time,
+        .socks = upstream->socks_time,
+        .target_handshake = upstream->handshake_time,
         .relay = lasted(connection->relay_start, ended, now),
         .first_byte = first_byte == 0 ? 0 : between(connection->relay_start, first_byte),
     };
@@ -54,20 +54,20 @@ static const char *step_of_ingress(const struct ingress *ingress)
 }
 
 // Of the last attempt, also in the pause that follows it.
-static const char *step_of_egress(const struct egress *egress)
+static const char *step_of_upstream(const struct upstream *upstream)
 {
-    if (egress->attempts == 0)
+    if (upstream->attempts == 0)
         return NULL;
-    if (egress->dialled.fd >= 0) // all steps are done: await_first_byte()
+    if (upstream->dialled.fd >= 0) // all steps are done: await_first_byte()
         return "first_byte";
-    switch (egress->step) {
-    case EGRESS_DIAL:
-        return egress->dialled.remote.length == 0 && egress->dialled.resolve_time > 0 ? "resolve" : "connect";
-    case EGRESS_SOCKS:
+    switch (upstream->step) {
+    case UPSTREAM_DIAL:
+        return upstream->dialled.remote.length == 0 && upstream->dialled.resolve_time > 0 ? "resolve" : "connect";
+    case UPSTREAM_SOCKS:
         return "socks";
-    case EGRESS_HEADER:
+    case UPSTREAM_HEADER:
         return "proxy_header";
-    case EGRESS_TLS:
+    case UPSTREAM_TLS:
         return "tls_handshake";
     }
     return NULL;
@@ -79,7 +79,7 @@ const char *connection_phase(const struct connection *connection, const char **s
     if (connection->relay_start != 0)
         return "relaying";
     if (connection->admitted != 0) {
-        *step = step_of_egress(&connection->egress);
+        *step = step_of_upstream(&connection->upstream);
         return "dialling";
     }
     *step = step_of_ingress(&connection->ingress);

@@ -1,4 +1,4 @@
-#include "bitflow/proxy/declaration.h"
+#include "declaration.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -7,7 +7,7 @@
 #include <sys/socket.h>
 
 #include "bitflow/base/clock.h"
-#include "bitflow/proxy/header_end.h"
+#include "header_end.h"
 
 struct reading {
     int client;

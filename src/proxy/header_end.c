@@ -1,4 +1,4 @@
-#include "bitflow/proxy/header_end.h"
+#include "header_end.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>

@@ -1,4 +1,4 @@
-#include "bitflow/proxy/hello_peek.h"
+#include "hello_peek.h"
 
 #include <errno.h>
 #include <limits.h>

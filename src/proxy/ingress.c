@@ -1,14 +1,14 @@
-#include "bitflow/proxy/ingress.h"
+#include "ingress.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
+#include "balancer.h"
 #include "bitflow/base/clock.h"
 #include "bitflow/net/socket.h"
-#include "bitflow/proxy/balancer.h"
-#include "bitflow/proxy/hello_peek.h"
+#include "hello_peek.h"
 
 #define ALERT_UNRECOGNIZED_NAME 112 // RFC 6066 3
 
@@ -38,7 +38,7 @@ static bool choose_target(struct ingress *ingress, const struct generation *gene
                           enum close_reason *reason, struct error *error)
 {
     const struct proxy_config *settings = generation->settings;
-    const struct tls_context *context = generation->credentials.listener; // NULL: passed through
+    const struct tls_context *context = generation->tls_contexts.listener; // NULL: passed through
     const char *name = ingress->server_name;
     bool has_name = *name != '\0';
     size_t target = balancer_by_name(settings->targets, settings->target_count, name);
@@ -110,7 +110,7 @@ static bool accept_tls(struct ingress *ingress, const struct generation *generat
     ingress->tls = calloc(1, sizeof *ingress->tls);
     if (ingress->tls == NULL) {
         error_set_errno(&why, ENOMEM, "cannot begin a TLS handshake");
-    } else if (tls_accept(generation->credentials.listener, client, deadline, ingress->tls, &why)) {
+    } else if (tls_accept(generation->tls_contexts.listener, client, deadline, ingress->tls, &why)) {
         socket_acknowledge(client); // in TLS 1.3 the client has the last word
         return true;
     }

@@ -47,7 +47,7 @@ void proxy_drop(struct proxy **proxy)
 }
 
 struct generation *generation_create(struct proxy *proxy, const struct config *config,
-                                     const struct proxy_config *settings, struct credentials *credentials,
+                                     const struct proxy_config *settings, struct tls_contexts *tls_contexts,
                                      struct error *error)
 {
     struct generation *generation = calloc(1, sizeof *generation);
@@ -55,7 +55,7 @@ struct generation *generation_create(struct proxy *proxy, const struct config *c
         error_set_errno(error, ENOMEM, "cannot configure the proxy %s", settings->name);
         return NULL;
     }
-    generation->targets = target_list_hold(&proxy->targets, settings, credentials->targets, error);
+    generation->targets = target_list_hold(&proxy->targets, settings, tls_contexts->targets, error);
     if (generation->targets != NULL)
         generation->metrics = target_metrics_hold(proxy->metrics, settings->targets, settings->target_count, error);
     bool is_complete = generation->metrics != NULL;
@@ -74,8 +74,8 @@ struct generation *generation_create(struct proxy *proxy, const struct config *c
     generation->config = config_hold(config);
     generation->settings = settings;
     generation->reports.interval = settings->connection_log_interval;
-    generation->credentials = *credentials;
-    *credentials = (struct credentials){.listener = NULL};
+    generation->tls_contexts = *tls_contexts;
+    *tls_contexts = (struct tls_contexts){.listener = NULL};
     return generation;
 }
 
@@ -92,7 +92,7 @@ void generation_drop(struct generation **generation)
     if (dropped == NULL || atomic_fetch_sub_explicit(&dropped->references, 1, memory_order_acq_rel) > 1)
         return;
     connection_log_close(&dropped->log);
-    credentials_release(&dropped->credentials);
+    tls_contexts_release(&dropped->tls_contexts);
     target_metrics_drop(dropped->proxy->metrics, &dropped->metrics, dropped->settings->target_count);
     target_list_drop(&dropped->proxy->targets, &dropped->targets, dropped->settings->target_count);
     config_drop(&dropped->config);
@@ -102,11 +102,11 @@ void generation_drop(struct generation **generation)
 
 void generation_publish(const struct generation *generation)
 {
-    const struct credentials *credentials = &generation->credentials;
-    int64_t expiry = credentials->listener == NULL ? 0 : tls_context_expiry(credentials->listener);
+    const struct tls_contexts *tls_contexts = &generation->tls_contexts;
+    int64_t expiry = tls_contexts->listener == NULL ? 0 : tls_context_expiry(tls_contexts->listener);
     atomic_store_explicit(&generation->proxy->metrics->certificate_expiry, expiry, memory_order_relaxed);
-    for (size_t i = 0; i < credentials->target_count; i++) {
-        expiry = credentials->targets[i] == NULL ? 0 : tls_context_expiry(credentials->targets[i]);
+    for (size_t i = 0; i < tls_contexts->target_count; i++) {
+        expiry = tls_contexts->targets[i] == NULL ? 0 : tls_context_expiry(tls_contexts->targets[i]);
         atomic_store_explicit(&generation->metrics[i]->certificate_expiry, expiry, memory_order_relaxed);
     }
 }

@@ -86,8 +86,7 @@ void registry_destroy(struct registry **registry)
 
 bool registry_entry_end(struct registry_entry *entry, enum close_reason reason)
 {
-    enum close_reason none = CLOSE_NONE;
-    return atomic_compare_exchange_strong(&entry->reason, &none, reason);
+    return close_reason_settle(&entry->reason, reason);
 }
 
 // Waking is all that matters: a socket that is no longer connected needs no waking, so errors mean nothing here.

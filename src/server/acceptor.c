@@ -1,4 +1,4 @@
-#include "bitflow/server/acceptor.h"
+#include "acceptor.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +14,7 @@
 #include "bitflow/base/mutex.h"
 #include "bitflow/net/socket.h"
 #include "bitflow/proxy/connection.h"
-#include "bitflow/proxy/pipe_pool.h"
+#include "bitflow/relay/pipe_pool.h"
 
 #define ACCEPTOR_STACK_SIZE ((size_t)64 * 1024)
 #define ACCEPT_BATCH 64                  // clients taken from one socket before orders are looked at again
@@ -32,7 +32,7 @@
 #define SPARES_MAX 4
 
 struct acceptor {
-    struct engine *engine;
+    struct runtime *runtime;
     struct listener listener;
     void (*on_end)(void);
     pthread_t thread;
@@ -128,8 +128,8 @@ static void admit(struct acceptor *acceptor, struct client *client)
         return;
     }
     struct connection *connection =
-        connection_create(connection_next_id(), acceptor->engine, generation, client, &error);
-    if (connection != NULL && thread_pool_run(acceptor->engine->threads, connection_serve, connection, &error))
+        connection_create(connection_next_id(), acceptor->runtime, generation, client, &error);
+    if (connection != NULL && thread_pool_run(acceptor->runtime->threads, connection_serve, connection, &error))
         return;
     connection_abandon(&connection);
     give_back_places(generation, client);
@@ -390,15 +390,15 @@ static void free_acceptor(struct acceptor *acceptor)
     free(acceptor);
 }
 
-struct acceptor *acceptor_create(struct engine *engine, struct generation *generation, const struct listener *listener,
-                                 void (*on_end)(void), struct error *error)
+struct acceptor *acceptor_create(struct runtime *runtime, struct generation *generation,
+                                 const struct listener *listener, void (*on_end)(void), struct error *error)
 {
     struct acceptor *acceptor = calloc(1, sizeof *acceptor);
     if (acceptor == NULL) {
         error_set_errno(error, ENOMEM, "cannot create an acceptor");
         return NULL;
     }
-    acceptor->engine = engine;
+    acceptor->runtime = runtime;
     acceptor->listener = *listener;
     acceptor->on_end = on_end;
     acceptor->may_have_older_clients = listener->is_inherited && !listener->is_connected && !listener->is_local;

@@ -17,12 +17,12 @@ __asm__(".pushsection .debug_gdb_scripts,\"\",%progbits\n"
 
 // What the script begins from. Nothing in the process reads it.
 __attribute__((used)) static struct {
-    const struct engine *engine;
-    const struct doors *doors;
+    const struct runtime *runtime;
+    const struct listeners *listeners;
 } debugged_process;
 
-void debugger_set_process(const struct engine *engine, const struct doors *doors)
+void debugger_set_process(const struct runtime *runtime, const struct listeners *listeners)
 {
-    debugged_process.engine = engine;
-    debugged_process.doors = doors;
+    debugged_process.runtime = runtime;
+    debugged_process.listeners = listeners;
 }

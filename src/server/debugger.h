@@ -5,9 +5,9 @@
 #define BITFLOW_SRC_SERVER_DEBUGGER_H
 
 #include "bitflow/proxy/proxy.h"
-#include "bitflow/server/doors.h"
+#include "listeners.h"
 
 // Both are borrowed for as long as the process runs.
-void debugger_set_process(const struct engine *engine, const struct doors *doors);
+void debugger_set_process(const struct runtime *runtime, const struct listeners *listeners);
 
 #endif

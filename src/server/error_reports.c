@@ -2,7 +2,7 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/config/problem.h"
-#include "bitflow/telemetry/sentry.h"
+#include "bitflow/sentry/sentry.h"
 #include "bitflow/tls/tls_context.h"
 
 #define FLUSH_TIME (3 * NS_PER_S)

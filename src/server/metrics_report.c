@@ -1,11 +1,11 @@
-#include "bitflow/server/metrics_report.h"
+#include "metrics_report.h"
 
 #include "bitflow/base/clock.h"
 #include "bitflow/proxy/connection.h"
-#include "bitflow/proxy/relay.h"
-#include "bitflow/server/metric_names.h"
-#include "bitflow/server/process_usage.h"
-#include "bitflow/telemetry/sentry.h"
+#include "bitflow/relay/relay.h"
+#include "bitflow/sentry/sentry.h"
+#include "metric_names.h"
+#include "process_usage.h"
 
 #define S_PER_DAY (INT64_C(24) * 3600)
 
@@ -63,7 +63,7 @@ static void report_total(struct statsd_batch *batch, enum metric metric, struct 
 static void report_process(struct statsd_batch *batch, struct metrics_report *report)
 {
     struct process_usage usage;
-    struct thread_pool_count workers = thread_pool_count(report->engine->threads);
+    struct thread_pool_count workers = thread_pool_count(report->runtime->threads);
     process_usage(&usage);
     report_gauge(batch, METRIC_THREADS_BUSY, workers.busy);
     report_gauge(batch, METRIC_THREADS_PARKED, workers.parked);
@@ -155,18 +155,18 @@ static void report_times(struct statsd_batch *batch, struct proxy_metrics *proxy
 
 static void count_live(struct metrics_report *report, bool is_counted)
 {
-    struct metrics *metrics = &report->engine->metrics;
+    struct metrics *metrics = &report->runtime->metrics;
     struct proxy_metrics *proxy = NULL;
     while ((proxy = metrics_next_proxy(metrics, proxy)) != NULL)
         proxy->live = 0;
-    connections_count_live(report->engine->registry, is_counted);
+    connections_count_live(report->runtime->registry, is_counted);
 }
 
 // Durations come last: of all this they alone are lost with a datagram that does not arrive.
 static void collect(struct statsd_batch *batch, void *argument)
 {
     struct metrics_report *report = argument;
-    struct metrics *metrics = &report->engine->metrics;
+    struct metrics *metrics = &report->runtime->metrics;
     report_process(batch, report);
     report_losses(batch, report);
     count_live(report, true);
@@ -181,9 +181,9 @@ static void collect(struct statsd_batch *batch, void *argument)
         report_times(batch, proxy);
 }
 
-void metrics_report_init(struct metrics_report *report, struct engine *engine)
+void metrics_report_init(struct metrics_report *report, struct runtime *runtime)
 {
-    *report = (struct metrics_report){.engine = engine, .start = clock_now()};
+    *report = (struct metrics_report){.runtime = runtime, .start = clock_now()};
 }
 
 bool metrics_report_prepare(struct metrics_report *report, const struct config *config, struct error *error)
@@ -195,7 +195,7 @@ bool metrics_report_prepare(struct metrics_report *report, const struct config *
         return false;
     // What was before counts as reported. Before anyone is let in: who comes is counted from the first one on.
     count_live(report, false);
-    metrics_set_on(&report->engine->metrics, true);
+    metrics_set_on(&report->runtime->metrics, true);
     return true;
 }
 
@@ -226,5 +226,5 @@ void metrics_report_apply(struct metrics_report *report, const struct config *co
 void metrics_report_release(struct metrics_report *report)
 {
     statsd_destroy(&report->statsd);
-    metrics_set_on(&report->engine->metrics, false);
+    metrics_set_on(&report->runtime->metrics, false);
 }

@@ -1,4 +1,4 @@
-#include "bitflow/server/process_usage.h"
+#include "process_usage.h"
 
 #include <dirent.h>
 #include <fcntl.h>

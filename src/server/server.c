@@ -13,14 +13,14 @@
 #include "bitflow/config/warnings.h"
 #include "bitflow/proxy/connection.h"
 #include "bitflow/proxy/proxy.h"
-#include "bitflow/proxy/relay.h"
-#include "bitflow/server/doors.h"
+#include "bitflow/relay/relay.h"
 #include "bitflow/server/error_reports.h"
-#include "bitflow/server/metrics_report.h"
 #include "bitflow/tls/tls_arithmetic.h"
 #include "bitflow/tls/tls_context.h"
 #include "bitflow/version.h"
 #include "debugger.h"
+#include "listeners.h"
+#include "metrics_report.h"
 
 #define WORKERS_PARKED_MAX 512
 #define WORKER_IDLE_TIME (10 * NS_PER_S)
@@ -30,8 +30,8 @@
 struct server {
     const char *path;
     const struct config *config;
-    struct engine engine;
-    struct doors doors;
+    struct runtime runtime;
+    struct listeners listeners;
     struct metrics_report metrics;
     bool has_failed; // the sockets of some listener failed
 };
@@ -57,7 +57,7 @@ static void raise_descriptor_limit(void)
     (void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-static bool create_engine(struct engine *engine, const struct config *config, struct error *error)
+static bool create_engine(struct runtime *runtime, const struct config *config, struct error *error)
 {
     const struct thread_pool_options workers = {
         .parked_name = "parked",
@@ -66,25 +66,25 @@ static bool create_engine(struct engine *engine, const struct config *config, st
         .idle_time = WORKER_IDLE_TIME,
         .scheduling = config->scheduling,
     };
-    engine->threads = thread_pool_create(&workers, error);
-    if (engine->threads == NULL)
+    runtime->threads = thread_pool_create(&workers, error);
+    if (runtime->threads == NULL)
         return false;
-    engine->registry = registry_create(signals_send_notice, error);
-    engine->reports = engine->registry == NULL ? NULL : reports_create(&connection_reports, error);
-    if (engine->reports == NULL) {
-        registry_destroy(&engine->registry);
-        thread_pool_destroy(&engine->threads);
+    runtime->registry = registry_create(signals_send_notice, error);
+    runtime->reports = runtime->registry == NULL ? NULL : reports_create(&connection_reports, error);
+    if (runtime->reports == NULL) {
+        registry_destroy(&runtime->registry);
+        thread_pool_destroy(&runtime->threads);
     }
-    metrics_init(&engine->metrics);
-    return engine->reports != NULL;
+    metrics_init(&runtime->metrics);
+    return runtime->reports != NULL;
 }
 
-static void destroy_engine(struct engine *engine)
+static void destroy_engine(struct runtime *runtime)
 {
-    reports_destroy(&engine->reports);
-    registry_destroy(&engine->registry);
-    thread_pool_destroy(&engine->threads);
-    metrics_release(&engine->metrics);
+    reports_destroy(&runtime->reports);
+    registry_destroy(&runtime->registry);
+    thread_pool_destroy(&runtime->threads);
+    metrics_release(&runtime->metrics);
 }
 
 static void set_up_log(const struct config *config)
@@ -113,16 +113,16 @@ static void log_tls_warning(void *argument, const char *text)
 }
 
 // Puts both in force, and takes them over. False: nothing has changed.
-static bool change(struct server *server, const struct config *config, struct credentials *credentials,
+static bool change(struct server *server, const struct config *config, struct tls_contexts *tls_contexts,
                    struct error *error)
 {
     size_t proxy_count = config->proxy_count;
     config_warn(server->path, config, log_config_warning, NULL);
     tls_warn(log_tls_warning, NULL);
-    credentials_warn(credentials, config, log_warning, NULL);
+    tls_contexts_warn(tls_contexts, config, log_warning, NULL);
     bool changed = metrics_report_prepare(&server->metrics, config, error) && error_reports_prepare(config, error) &&
-                   doors_change(&server->doors, config, credentials, error);
-    credentials_free(&credentials, proxy_count);
+                   listeners_change(&server->listeners, config, tls_contexts, error);
+    tls_contexts_free(&tls_contexts, proxy_count);
     if (changed)
         error_reports_configure(config);
     config_drop(changed ? &server->config : &config);
@@ -163,21 +163,21 @@ static void reload(struct server *server)
     struct error error = ERROR_INIT;
     // First, and whatever the configuration says: a rotation must not depend on it.
     (void)connection_log_reopen_all();
-    // A door whose notice is still to come must not be kept.
-    (void)doors_close_failed(&server->doors, &server->has_failed);
+    // A listener whose notice is still to come must not be kept.
+    (void)listeners_close_failed(&server->listeners, &server->has_failed);
     config_problems_init(&problems);
     const struct config *config = config_load(server->path, &problems);
-    struct credentials *credentials = config != NULL ? credentials_load(server->path, config, &problems) : NULL;
+    struct tls_contexts *tls_contexts = config != NULL ? tls_contexts_load(server->path, config, &problems) : NULL;
     if (config != NULL && !error_reports_check(server->path, config, &problems))
-        credentials_free(&credentials, config->proxy_count);
-    if (credentials == NULL) {
+        tls_contexts_free(&tls_contexts, config->proxy_count);
+    if (tls_contexts == NULL) {
         log_failed_reload(server->path, &problems, &error);
         config_drop(&config);
-    } else if (!change(server, config, credentials, &error)) {
+    } else if (!change(server, config, tls_contexts, &error)) {
         log_failed_reload(server->path, &problems, &error);
     } else {
         set_up_log(server->config);
-        thread_pool_set_scheduling(server->engine.threads, server->config->scheduling);
+        thread_pool_set_scheduling(server->runtime.threads, server->config->scheduling);
         log_info(NULL, "reloaded", "file", server->path, NULL);
     }
     config_problems_release(&problems);
@@ -187,11 +187,11 @@ static void reload(struct server *server)
 // have left: nobody asked for an end, so it is not hurried.
 static bool has_nothing_left(struct server *server)
 {
-    if (doors_close_failed(&server->doors, &server->has_failed) > 0)
+    if (listeners_close_failed(&server->listeners, &server->has_failed) > 0)
         return false;
-    if (registry_count(server->engine.registry) == 0)
+    if (registry_count(server->runtime.registry) == 0)
         return true;
-    registry_drain(server->engine.registry);
+    registry_drain(server->runtime.registry);
     return false;
 }
 
@@ -231,43 +231,43 @@ static const char *hear_during_drain(int64_t deadline)
 }
 
 // Lets the clients that queue be served and live connections finish, until the bound or a second signal. Returns once
-// they are gone or have been ended. Doors first, so that what is balanced over several processes goes elsewhere.
+// they are gone or have been ended. Listeners first, so that what is balanced over several processes goes elsewhere.
 static void drain(struct server *server)
 {
     int64_t deadline = deadline_after(server->config->drain_timeout);
     const char *because = NULL;
-    doors_stop(&server->doors);
-    while (!doors_have_ended(&server->doors) && because == NULL)
+    listeners_stop(&server->listeners);
+    while (!listeners_have_ended(&server->listeners) && because == NULL)
         because = hear_during_drain(deadline);
     if (because != NULL)
-        doors_hurry(&server->doors);
-    doors_release(&server->doors); // from here on nobody can be added
-    registry_drain(server->engine.registry);
-    while (registry_count(server->engine.registry) > 0 && because == NULL)
+        listeners_hurry(&server->listeners);
+    listeners_release(&server->listeners); // from here on nobody can be added
+    registry_drain(server->runtime.registry);
+    while (registry_count(server->runtime.registry) > 0 && because == NULL)
         because = hear_during_drain(deadline);
-    size_t left = registry_count(server->engine.registry);
+    size_t left = registry_count(server->runtime.registry);
     if (left == 0)
         return;
     char count[LOG_NUMBER_SIZE];
     log_warn(NULL, "closing the connections that are left", "count", log_number(count, (int64_t)left), "because",
              because, NULL);
-    registry_end_all(server->engine.registry, CLOSE_DRAIN);
+    registry_end_all(server->runtime.registry, CLOSE_DRAIN);
 }
 
 static void shut_down(struct server *server)
 {
     drain(server);
-    bool done = thread_pool_drain(server->engine.threads, deadline_after(LAST_RECORDS_TIME));
+    bool done = thread_pool_drain(server->runtime.threads, deadline_after(LAST_RECORDS_TIME));
     metrics_report_release(&server->metrics);
     (void)log_flush_repeats(true);
     log_info(NULL, done ? "ended" : "ended, although some connections did not", NULL);
     if (!done)
         return; // their threads still use everything
-    destroy_engine(&server->engine);
+    destroy_engine(&server->runtime);
     config_drop(&server->config);
 }
 
-bool server_run(const char *path, const struct config *config, struct credentials *credentials, struct error *error)
+bool server_run(const char *path, const struct config *config, struct tls_contexts *tls_contexts, struct error *error)
 {
     // Not on the stack: where connections outlast the shut-down, their threads use it until the process is gone.
     static struct server server;
@@ -277,16 +277,16 @@ bool server_run(const char *path, const struct config *config, struct credential
     log_set_repeats_notice(signals_send_notice);
     set_up_log(config);
     log_debug(NULL, "starting", "version", BITFLOW_VERSION, "arithmetic", tls_arithmetic_provider(), NULL);
-    if (!error_reports_prepare(config, error) || !create_engine(&server.engine, config, error)) {
-        credentials_free(&credentials, config->proxy_count);
+    if (!error_reports_prepare(config, error) || !create_engine(&server.runtime, config, error)) {
+        tls_contexts_free(&tls_contexts, config->proxy_count);
         config_drop(&config);
         return false;
     }
     error_reports_configure(config); // the lines from here on are known to it
-    metrics_report_init(&server.metrics, &server.engine);
-    doors_init(&server.doors, &server.engine, signals_send_notice);
-    debugger_set_process(&server.engine, &server.doors);
-    if (!change(&server, config, credentials, error)) {
+    metrics_report_init(&server.metrics, &server.runtime);
+    listeners_init(&server.listeners, &server.runtime, signals_send_notice);
+    debugger_set_process(&server.runtime, &server.listeners);
+    if (!change(&server, config, tls_contexts, error)) {
         bool is_told_to_end = error->code == ERROR_CANCELLED;
         if (is_told_to_end)
             log_end(signals_wait(DEADLINE_NONE));
@@ -294,7 +294,7 @@ bool server_run(const char *path, const struct config *config, struct credential
             log_error(NULL, "cannot start", "error", error->text, NULL);
         error_reports_end();
         metrics_report_release(&server.metrics);
-        destroy_engine(&server.engine);
+        destroy_engine(&server.runtime);
         return is_told_to_end;
     }
     bool was_told_to_end = serve(&server);

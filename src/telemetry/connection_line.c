@@ -4,7 +4,7 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/telemetry/connection_log.h"
-#include "json_builder.h"
+#include "bitflow/telemetry/json_builder.h"
 
 static const char *name_of_event(enum connection_event event)
 {

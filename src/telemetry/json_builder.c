@@ -1,4 +1,4 @@
-#include "json_builder.h"
+#include "bitflow/telemetry/json_builder.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -8,7 +8,7 @@
 #include "bitflow/base/log.h"
 #include "bitflow/base/mutex.h"
 #include "bitflow/base/thread.h"
-#include "bitflow/telemetry/statsd_socket.h"
+#include "statsd_socket.h"
 
 #define INTERVAL (1 * NS_PER_S)
 #define LOOK_UP_WAIT (2 * NS_PER_S)

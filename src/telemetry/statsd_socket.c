@@ -1,4 +1,4 @@
-#include "bitflow/telemetry/statsd_socket.h"
+#include "statsd_socket.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "bitflow/base/clock.h"
-#include "bitflow/net/patience.h"
+#include "bitflow/net/client_watch.h"
 #include "bitflow/net/resolve.h"
 
 #define LOOK_UP_INTERVAL (60 * NS_PER_S)
@@ -125,8 +125,8 @@ static bool take_literal(struct statsd_socket *socket)
 static bool look_up(struct statsd_socket *socket, int64_t deadline, struct error *error)
 {
     struct resolution found;
-    struct patience nobody;
-    patience_init(&nobody, -1);
+    struct client_watch nobody;
+    client_watch_init(&nobody, -1);
     if (!resolve(&socket->address, &nobody, deadline, &found, error)) {
         socket->look_up_after = clock_now() + LOOK_UP_RETRY;
         return false;

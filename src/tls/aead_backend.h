@@ -1,8 +1,8 @@
 // What a library has to give for aead.h. The program uses the one that the build has chosen; the unit tests hold one
 // against the other.
 
-#ifndef BITFLOW_TLS_AEAD_BACKEND_H
-#define BITFLOW_TLS_AEAD_BACKEND_H
+#ifndef BITFLOW_SRC_TLS_AEAD_BACKEND_H
+#define BITFLOW_SRC_TLS_AEAD_BACKEND_H
 
 #include <limits.h>
 #include <stdbool.h>

@@ -29,16 +29,16 @@ static bool goes_on(struct tls_handshake *handshake, int os_errno)
 static bool wait_for(struct tls_handshake *handshake, short events)
 {
     struct pollfd poller = {.fd = handshake->fd, .events = events};
-    switch (patience_poll(handshake->patience, &poller, 1, handshake->deadline)) {
-    case PATIENCE_READY:
+    switch (client_watch_poll(handshake->watch, &poller, 1, handshake->deadline)) {
+    case CLIENT_WATCH_READY:
         return true;
-    case PATIENCE_DEADLINE:
+    case CLIENT_WATCH_DEADLINE:
         handshake->end = SOCKET_TIMEOUT;
         return false;
-    case PATIENCE_GONE:
+    case CLIENT_WATCH_GONE:
         handshake->end = SOCKET_CANCELLED;
         return false;
-    case PATIENCE_FAILED:
+    case CLIENT_WATCH_FAILED:
         break;
     }
     handshake->end = SOCKET_FAILED;

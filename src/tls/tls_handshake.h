@@ -1,8 +1,8 @@
 // One handshake, from the first byte to the traffic keys. The connection's thread only; its parts: tls_handshake.c
 // runs it on the socket, tls_handshake_keys.c takes the keys out, tls_handshake_failure.c says what went wrong.
 
-#ifndef BITFLOW_TLS_TLS_HANDSHAKE_H
-#define BITFLOW_TLS_TLS_HANDSHAKE_H
+#ifndef BITFLOW_SRC_TLS_TLS_HANDSHAKE_H
+#define BITFLOW_SRC_TLS_TLS_HANDSHAKE_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -11,7 +11,7 @@
 #include <mbedtls/ssl.h>
 
 #include "bitflow/base/error.h"
-#include "bitflow/net/patience.h"
+#include "bitflow/net/client_watch.h"
 #include "bitflow/tls/tls_record.h"
 #include "bitflow/tls/tls_session.h"
 #include "bitflow/wire/server_hello.h"
@@ -42,8 +42,8 @@ struct tls_handshake {
     struct tls_facts *facts;
     int fd;
     int64_t deadline;
-    bool has_chosen;           // the certificate callback has run
-    struct patience *patience; // of the client for whom a target's handshake is made
+    bool has_chosen;            // the certificate callback has run
+    struct client_watch *watch; // of the client for whom a target's handshake is made
     mbedtls_ssl_context ssl;
     struct tls_verification verification;
     struct tls_secrets secrets;

@@ -1,8 +1,8 @@
 // What a tls_context is made of, for the handshake. Immutable once tls_context_create() has returned it; mbedTLS takes
 // pointers that are not const, and writes through none of them but the key's lock.
 
-#ifndef BITFLOW_TLS_TLS_PARTS_H
-#define BITFLOW_TLS_TLS_PARTS_H
+#ifndef BITFLOW_SRC_TLS_TLS_PARTS_H
+#define BITFLOW_SRC_TLS_TLS_PARTS_H
 
 #include <stdbool.h>
 #include <stddef.h>

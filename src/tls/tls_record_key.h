@@ -1,8 +1,8 @@
 // One direction's key as both halves of the record layer use it: AEAD, IV, sequence number, and in TLS 1.3 the secret
 // that they come from and the next ones will. Belongs to the half that it is in.
 
-#ifndef BITFLOW_TLS_TLS_RECORD_KEY_H
-#define BITFLOW_TLS_TLS_RECORD_KEY_H
+#ifndef BITFLOW_SRC_TLS_TLS_RECORD_KEY_H
+#define BITFLOW_SRC_TLS_TLS_RECORD_KEY_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -29,7 +29,7 @@ static bool create_halves(struct tls_handshake *handshake, struct tls_session *s
 }
 
 // Not on the stack, which would keep the memory for as long as the connection lives.
-static struct tls_handshake *create_handshake(const struct tls_context *context, int fd, struct patience *patience,
+static struct tls_handshake *create_handshake(const struct tls_context *context, int fd, struct client_watch *watch,
                                               int64_t deadline, struct tls_facts *facts, struct error *error)
 {
     struct tls_handshake *handshake = calloc(1, sizeof *handshake);
@@ -40,16 +40,16 @@ static struct tls_handshake *create_handshake(const struct tls_context *context,
     handshake->context = context;
     handshake->facts = facts;
     handshake->fd = fd;
-    handshake->patience = patience;
+    handshake->watch = watch;
     handshake->deadline = deadline;
     return handshake;
 }
 
-static bool begin(const struct tls_context *context, int fd, const char *host, struct patience *patience,
+static bool begin(const struct tls_context *context, int fd, const char *host, struct client_watch *watch,
                   int64_t deadline, struct tls_session *session, struct error *error)
 {
     memset(session, 0, sizeof *session);
-    struct tls_handshake *handshake = create_handshake(context, fd, patience, deadline, &session->facts, error);
+    struct tls_handshake *handshake = create_handshake(context, fd, watch, deadline, &session->facts, error);
     if (handshake == NULL) {
         session->facts.failure = TLS_FAILURE_OUT_OF_MEMORY;
         return false;
@@ -74,15 +74,15 @@ static bool begin(const struct tls_context *context, int fd, const char *host, s
 bool tls_accept(const struct tls_context *context, int fd, int64_t deadline, struct tls_session *session,
                 struct error *error)
 {
-    struct patience nobody;
-    patience_init(&nobody, -1);
+    struct client_watch nobody;
+    client_watch_init(&nobody, -1);
     return begin(context, fd, NULL, &nobody, deadline, session, error);
 }
 
-bool tls_connect(const struct tls_context *context, int fd, const char *host, struct patience *patience,
+bool tls_connect(const struct tls_context *context, int fd, const char *host, struct client_watch *watch,
                  int64_t deadline, struct tls_session *session, struct error *error)
 {
-    return begin(context, fd, context->server_name != NULL ? context->server_name : host, patience, deadline, session,
+    return begin(context, fd, context->server_name != NULL ? context->server_name : host, watch, deadline, session,
                  error);
 }
 

@@ -1,7 +1,7 @@
 // Whether the other side's certificate will do, and if not, why, in words. One handshake's; its thread only.
 
-#ifndef BITFLOW_TLS_TLS_VERIFY_H
-#define BITFLOW_TLS_TLS_VERIFY_H
+#ifndef BITFLOW_SRC_TLS_TLS_VERIFY_H
+#define BITFLOW_SRC_TLS_TLS_VERIFY_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 // What the parts of the PROXY protocol's codec share. Pure functions; any thread.
 
-#ifndef BITFLOW_WIRE_PROXY_HEADER_PARTS_H
-#define BITFLOW_WIRE_PROXY_HEADER_PARTS_H
+#ifndef BITFLOW_SRC_WIRE_PROXY_HEADER_PARTS_H
+#define BITFLOW_SRC_WIRE_PROXY_HEADER_PARTS_H
 
 #include "bitflow/wire/proxy_header.h"
 

@@ -25,7 +25,7 @@ def validator():
 @functools.cache
 def reasons():
     """Who ends a connection, by the reason's name; completed is the relay's to tell."""
-    source = (ROOT / "include/bitflow/proxy/close_reason.h").read_text()
+    source = (ROOT / "include/bitflow/relay/close_reason.h").read_text()
     found = re.findall(r'X\(CLOSE_\w+,\s*"(\w+)",\s*ENDED_BY_(\w+),', source)
     return {name: by.lower() for name, by in found}
 

@@ -172,7 +172,7 @@ def test_the_rejections_are_the_acceptors():
     # Some are given by the counts that it asks.
     deciders = ["src/server/acceptor.c", "src/proxy/source_counts.c"]
     source = "".join((ROOT / path).read_text() for path in deciders)
-    header = (ROOT / "include/bitflow/proxy/close_reason.h").read_text()
+    header = (ROOT / "include/bitflow/relay/close_reason.h").read_text()
     names = dict(re.findall(r'X\((CLOSE_\w+),\s*"(\w+)"', header))
     used = {names[constant] for constant in re.findall(r"\bCLOSE_\w+", source) if constant in names}
     rule = next(

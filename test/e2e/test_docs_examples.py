@@ -75,7 +75,7 @@ def test_links_lead_somewhere():
 
 
 def test_every_close_reason_is_in_the_documents_table():
-    source = (ROOT / "include/bitflow/proxy/close_reason.h").read_text()
+    source = (ROOT / "include/bitflow/relay/close_reason.h").read_text()
     reasons = re.findall(r'X\(CLOSE_\w+,\s*"(\w+)",\s*ENDED_BY_(\w+),\s*(true|false)', source)
     assert len(reasons) > 15
     table = dict(re.findall(r"^\| `(\w+)` \| ([a-z ]+ \| (?:yes|no)) \|", (ROOT / "docs/connection-log.md").read_text(),

@@ -16,11 +16,11 @@
 #include <mbedtls/ecp.h>
 #include <mbedtls/psa_util.h>
 
-#include "../../src/tls/tls_arithmetic_parts.h"
 #include "bitflow/base/compiler.h"
 #include "bitflow/tls/tls_arithmetic.h"
 #include "bitflow/tls/tls_context.h"
 #include "hex.h"
+#include "tls/tls_arithmetic_parts.h"
 
 #define RIG_RANDOM mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE
 

@@ -5,10 +5,10 @@
 
 #include <fcntl.h>
 
-#include "../../src/net/dial_race.h"
 #include "bitflow/base/compiler.h"
 #include "bitflow/net/dial.h"
 #include "fake_resolver.h"
+#include "net/dial_race.h"
 
 struct dialled {
     bool good;
@@ -31,13 +31,13 @@ static inline void assert_last_tried(const struct dialled *dialled)
         assert_int_equal(dialled->result.remote.length, 0);
 }
 
-static inline struct dialled dial_on(const struct address *address, struct patience *patience,
+static inline struct dialled dial_on(const struct address *address, struct client_watch *watch,
                                      const struct dial_terms *terms)
 {
     int64_t deadline = terms->deadline;
     struct dialled dialled = {.result.fd = -7};
     int64_t start = clock_now();
-    dialled.good = dial(address, terms, patience, &dialled.result, &dialled.error);
+    dialled.good = dial(address, terms, watch, &dialled.result, &dialled.error);
     dialled.took = clock_now() - start;
     if (!dialled.good) {
         assert_int_equal(dialled.result.fd, -1);
@@ -49,18 +49,18 @@ static inline struct dialled dial_on(const struct address *address, struct patie
     return dialled;
 }
 
-static inline struct dialled dial_for(const struct address *address, struct patience *patience, int64_t deadline)
+static inline struct dialled dial_for(const struct address *address, struct client_watch *watch, int64_t deadline)
 {
     const struct dial_terms terms = {.deadline = deadline};
-    return dial_on(address, patience, &terms);
+    return dial_on(address, watch, &terms);
 }
 
 static inline struct dialled dial_text_on(const char *text, const struct dial_terms *terms)
 {
     struct address address = rig_address(text, ADDRESS_TO_CONNECT);
-    struct patience patience;
-    patience_init(&patience, -1);
-    return dial_on(&address, &patience, terms);
+    struct client_watch watch;
+    client_watch_init(&watch, -1);
+    return dial_on(&address, &watch, terms);
 }
 
 static inline struct dialled dial_text(const char *text, int64_t deadline)

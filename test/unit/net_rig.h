@@ -20,17 +20,17 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/net/address.h"
-#include "bitflow/net/patience.h"
+#include "bitflow/net/client_watch.h"
 #include "bitflow/net/socket.h"
 
 // How long anything may take that is to happen; far more than it takes.
 #define RIG_LIMIT (20 * NS_PER_S)
 
 // Waits for nobody else's sake.
-static inline struct patience *rig_nobody(void)
+static inline struct client_watch *rig_nobody(void)
 {
-    static _Thread_local struct patience nobody;
-    patience_init(&nobody, -1);
+    static _Thread_local struct client_watch nobody;
+    client_watch_init(&nobody, -1);
     return &nobody;
 }
 

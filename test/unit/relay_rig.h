@@ -30,8 +30,8 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/net/socket.h"
-#include "bitflow/proxy/pipe_pool.h"
-#include "bitflow/proxy/relay.h"
+#include "bitflow/relay/pipe_pool.h"
+#include "bitflow/relay/relay.h"
 
 #define PATIENCE (20 * NS_PER_S) // after this a condition that has not come about never will
 
@@ -393,13 +393,13 @@ static inline bool rig_read_thread(const char *thread, const char *file, char *o
     return found;
 }
 
-// Waits, at most for `patience`, until the relay's thread is blocked in that system call with `fd` as its argument
+// Waits, at most for `watch`, until the relay's thread is blocked in that system call with `fd` as its argument
 // number `argument`.
 static inline bool rig_blocks(const struct rig *rig, enum relay_side thread, long call, int argument, int fd,
-                              int64_t patience)
+                              int64_t watch)
 {
     const char *name = thread == RELAY_CLIENT ? rig->runner_name : rig->relay.second_thread_name;
-    int64_t deadline = clock_now() + patience;
+    int64_t deadline = clock_now() + watch;
     for (unsigned in_a_row = 0; in_a_row < 3;) {
         if (clock_now() > deadline)
             return false;

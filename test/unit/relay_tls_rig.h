@@ -302,11 +302,11 @@ static inline void far_open(struct far *far, unsigned stream)
     memmove(far->in, far->in + used, far->have);
 }
 
-// One read, within `patience`. False: nothing came, or the end has come.
-static inline bool far_receive_some(struct tls_rig *t, struct far *far, size_t most, int64_t patience)
+// One read, within `watch`. False: nothing came, or the end has come.
+static inline bool far_receive_some(struct tls_rig *t, struct far *far, size_t most, int64_t watch)
 {
     struct pollfd poller = {.fd = *far->fd, .events = POLLIN};
-    if (far->end != FAR_MORE || poll(&poller, 1, (int)(patience / NS_PER_MS)) != 1)
+    if (far->end != FAR_MORE || poll(&poller, 1, (int)(watch / NS_PER_MS)) != 1)
         return false;
     size_t room = FAR_ROOM - far->have;
     ssize_t n = recv(*far->fd, far->in + far->have, room < most ? room : most, 0);

@@ -9,10 +9,10 @@
 
 #include <cmocka.h>
 
-#include "../../src/tls/aead_backend.h"
 #include "bitflow/base/compiler.h"
 #include "bitflow/tls/aead.h"
 #include "hex.h"
+#include "tls/aead_backend.h"
 
 #if BITFLOW_TEST_LIBCRYPTO
 #include <openssl/crypto.h>

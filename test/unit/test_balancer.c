@@ -14,7 +14,7 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
-#include "bitflow/proxy/balancer.h"
+#include "proxy/balancer.h"
 
 #define NOW (1000 * NS_PER_S)
 #define TARGETS_MAX 9

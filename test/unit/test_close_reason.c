@@ -11,7 +11,7 @@
 #include <cmocka.h>
 
 #include "bitflow/base/compiler.h"
-#include "bitflow/proxy/close_reason.h"
+#include "bitflow/relay/close_reason.h"
 
 static const struct {
     enum close_reason reason;

@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 
 #include "bitflow/base/clock.h"
-#include "bitflow/config/config_file.h"
+#include "config/config_file.h"
 #include "fake_time.h"
 
 static char directory[] = "/tmp/bitflow-config-XXXXXX";

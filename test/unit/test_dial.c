@@ -149,11 +149,11 @@ static void test_unix_full_queue_closed_meanwhile(void **state)
     struct endpoint endpoint;
     int client[2], listener = unix_listener(unix_name(), 0, &endpoint), filler = rig_connect(&endpoint);
     struct address address = rig_address(unix_name(), ADDRESS_TO_CONNECT);
-    struct patience patience;
+    struct client_watch watch;
     rig_pair(client);
-    patience_init(&patience, client[0]);
+    client_watch_init(&watch, client[0]);
     socket_reset(client[1]);
-    struct dialled dialled = dial_for(&address, &patience, rig_limit());
+    struct dialled dialled = dial_for(&address, &watch, rig_limit());
     assert_failure(&dialled, ERROR_CANCELLED, "the client has gone");
     (void)close(client[0]);
     (void)close(filler);
@@ -166,11 +166,11 @@ static void check_client(void (*leave)(int), enum error_code code, int64_t at_le
     struct endpoint endpoint;
     int client[2], filler, listener = rig_black_hole("127.0.0.1:0", &endpoint, &filler);
     struct address address = rig_address_of(&endpoint);
-    struct patience patience;
+    struct client_watch watch;
     rig_pair(client);
-    patience_init(&patience, client[0]);
+    client_watch_init(&watch, client[0]);
     leave(client[1]);
-    struct dialled dialled = dial_for(&address, &patience, deadline_after(PATIENCE_GRACE + 200 * NS_PER_MS));
+    struct dialled dialled = dial_for(&address, &watch, deadline_after(CLIENT_WATCH_GRACE + 200 * NS_PER_MS));
     assert_failure(&dialled, code, code == ERROR_CANCELLED ? "the client has gone" : "no answer in time");
     assert_true(dialled.took >= at_least);
     (void)close(client[0]);
@@ -198,7 +198,7 @@ static void test_the_client_leaves(void **state)
 {
     (void)state;
     check_client(leave_by_reset, ERROR_CANCELLED, 0);
-    check_client(leave_silently, ERROR_CANCELLED, PATIENCE_GRACE);
+    check_client(leave_silently, ERROR_CANCELLED, CLIENT_WATCH_GRACE);
     check_client(leave_a_request, ERROR_TIMEOUT, 0);
 }
 

@@ -290,7 +290,7 @@ static void test_race_is_cancelled(void **state)
     (void)state;
     struct endpoint endpoint, other;
     int client[2], filler, black_hole = rig_black_hole("127.0.0.1:0", &endpoint, &filler);
-    struct patience patience;
+    struct client_watch watch;
     char text[64];
     other = on_port("127.0.0.2", rig_port(&endpoint));
     fake_clear();
@@ -299,9 +299,9 @@ static void test_race_is_cancelled(void **state)
     (void)snprintf(text, sizeof text, "list.test:%u", (unsigned)rig_port(&endpoint));
     struct address address = rig_address(text, ADDRESS_TO_CONNECT);
     rig_pair(client);
-    patience_init(&patience, client[0]);
+    client_watch_init(&watch, client[0]);
     assert_int_equal(shutdown(client[1], SHUT_WR), 0); // gone after the grace, while both are tried
-    struct dialled dialled = dial_for(&address, &patience, rig_limit());
+    struct dialled dialled = dial_for(&address, &watch, rig_limit());
     assert_failure(&dialled, ERROR_CANCELLED, "the client has gone");
     (void)close(client[0]);
     (void)close(client[1]);

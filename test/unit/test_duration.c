@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "bitflow/base/clock.h"
-#include "bitflow/config/duration.h"
+#include "config/duration.h"
 
 static void test_reads(void **state)
 {

@@ -84,6 +84,26 @@ static void test_long_texts_are_cut(void **state)
     assert_string_equal(error.text + 250, ": Per");
 }
 
+static void test_a_wrapped_error_keeps_its_cause(void **state)
+{
+    (void)state;
+    struct error cause = ERROR_INIT, error = ERROR_INIT;
+    error_set_errno(&cause, ECONNREFUSED, "cannot connect");
+    error_wrap(&error, &cause, "proxy %s", "web");
+    assert_int_equal(error.code, ERROR_REFUSED);
+    assert_int_equal(error.os_errno, ECONNREFUSED);
+    assert_string_equal(error.text, "proxy web: cannot connect: Connection refused");
+    error_wrap(&error, &cause, "too late");
+    assert_string_equal(error.text, "proxy web: cannot connect: Connection refused");
+    error_wrap(NULL, &cause, "nobody cares");
+    char text[2 * sizeof error.text];
+    memset(text, 'x', sizeof text - 1);
+    text[sizeof text - 1] = '\0';
+    error = ERROR_INIT;
+    error_wrap(&error, &cause, "%s", text); // the cause is cut
+    assert_int_equal(strlen(error.text), sizeof error.text - 1);
+}
+
 static void test_code_names(void **state)
 {
     (void)state;
@@ -97,8 +117,13 @@ static void test_code_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_set),   cmocka_unit_test(test_the_first_wins),     cmocka_unit_test(test_nobody_cares),
-        cmocka_unit_test(test_errno), cmocka_unit_test(test_long_texts_are_cut), cmocka_unit_test(test_code_names),
+        cmocka_unit_test(test_set),
+        cmocka_unit_test(test_the_first_wins),
+        cmocka_unit_test(test_nobody_cares),
+        cmocka_unit_test(test_errno),
+        cmocka_unit_test(test_a_wrapped_error_keeps_its_cause),
+        cmocka_unit_test(test_long_texts_are_cut),
+        cmocka_unit_test(test_code_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,8 +4,8 @@
 #include <stddef.h>
 
 #include "bitflow/base/compiler.h"
-#include "bitflow/proxy/header_end.h"
 #include "net_rig.h"
+#include "proxy/header_end.h"
 
 static struct endpoint endpoint_of(const char *text)
 {

@@ -10,8 +10,8 @@
 
 #include <cmocka.h>
 
-#include "bitflow/server/metric_names.h"
 #include "bitflow/tls/tls_failure.h"
+#include "server/metric_names.h"
 
 static char *read_document(void)
 {

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "bitflow/base/compiler.h"
-#include "bitflow/proxy/pipe_pool.h"
+#include "bitflow/relay/pipe_pool.h"
 
 static struct bulk_pipe pipes[PIPE_POOL_MAX + 1];
 

@@ -1,8 +1,8 @@
 // Version 2 of the PROXY protocol: bytes as the specification's tables have them and as HAProxy sends them, what is
 // refused and why, however it is cut.
 
-#include "../../src/wire/proxy_header_parts.h"
 #include "proxy_header_rig.h"
+#include "wire/proxy_header_parts.h"
 
 static struct proxy_header_decoded decoded;
 

@@ -7,18 +7,18 @@
 #include "bitflow/net/resolve.h"
 #include "fake_resolver.h"
 
-static struct patience nobody(void)
+static struct client_watch nobody(void)
 {
-    struct patience patience;
-    patience_init(&patience, -1);
-    return patience;
+    struct client_watch watch;
+    client_watch_init(&watch, -1);
+    return watch;
 }
 
 static bool resolve_text(const char *text, int64_t deadline, struct resolution *resolution, struct error *error)
 {
     struct address address = rig_address(text, ADDRESS_TO_LISTEN);
-    struct patience patience = nobody();
-    return resolve(&address, &patience, deadline, resolution, error);
+    struct client_watch watch = nobody();
+    return resolve(&address, &watch, deadline, resolution, error);
 }
 
 static void assert_endpoint(const struct endpoint *endpoint, const char *expected)
@@ -205,13 +205,13 @@ static void test_the_client_leaves(void **state)
     (void)state;
     int pair[2];
     struct address address = rig_address("slow2002.test:80", ADDRESS_TO_CONNECT);
-    struct patience patience;
+    struct client_watch watch;
     struct resolution resolution;
     struct error error = ERROR_INIT;
     rig_pair(pair);
-    patience_init(&patience, pair[0]);
+    client_watch_init(&watch, pair[0]);
     socket_reset(pair[1]);
-    assert_false(resolve(&address, &patience, rig_limit(), &resolution, &error));
+    assert_false(resolve(&address, &watch, rig_limit(), &resolution, &error));
     assert_int_equal(error.code, ERROR_CANCELLED);
     fake_release();
     await_count(&fake_slow_calls, 2);
@@ -256,9 +256,9 @@ static void *wait_for_name(void *argument)
 {
     struct waiter *waiter = argument;
     struct address address = rig_address(waiter->address, ADDRESS_TO_CONNECT);
-    struct patience patience = nobody();
-    patience.is_over = note_waiting; // asked once before each wait
-    waiter->good = resolve(&address, &patience, rig_limit(), &waiter->resolution, &waiter->error);
+    struct client_watch watch = nobody();
+    watch.is_over = note_waiting; // asked once before each wait
+    waiter->good = resolve(&address, &watch, rig_limit(), &waiter->resolution, &waiter->error);
     return NULL;
 }
 
@@ -344,13 +344,13 @@ static void test_every_thread_is_busy(void **state)
                                     "with other names");
 
     struct address address = rig_address("localhost:80", ADDRESS_TO_CONNECT);
-    struct patience patience;
+    struct client_watch watch;
     int client[2];
     rig_pair(client);
     socket_reset(client[1]);
-    patience_init(&patience, client[0]);
+    client_watch_init(&watch, client[0]);
     error = ERROR_INIT;
-    assert_false(resolve(&address, &patience, DEADLINE_NONE, &resolution, &error));
+    assert_false(resolve(&address, &watch, DEADLINE_NONE, &resolution, &error));
     assert_int_equal(error.code, ERROR_CANCELLED);
     (void)close(client[0]);
     assert_int_equal(rig_descriptors(), held); // both are out of the queue again
@@ -415,8 +415,8 @@ static void *ask(void *argument)
     for (int i = 0; i < ASKS; i++) {
         struct resolution resolution;
         struct address address = {.kind = ADDRESS_TCP, .family = ADDRESS_IPV4, .host = "one.test", .port = 80};
-        struct patience patience = nobody();
-        asker->good += resolve(&address, &patience, i % 5 == 0 ? clock_now() + 1 : DEADLINE_NONE, &resolution, NULL);
+        struct client_watch watch = nobody();
+        asker->good += resolve(&address, &watch, i % 5 == 0 ? clock_now() + 1 : DEADLINE_NONE, &resolution, NULL);
     }
     return NULL;
 }

@@ -1,10 +1,10 @@
 // Resolving for who can begin with some of the addresses: the order, and name servers that answer for one family only,
 // or late.
 
-#include "../../src/net/resolve_lookup.h"
 #include "bitflow/base/compiler.h"
 #include "bitflow/net/resolve.h"
 #include "fake_resolver.h"
+#include "net/resolve_lookup.h"
 
 static unsigned descriptors_at_start;
 
@@ -258,7 +258,7 @@ static void test_a_late_answer(void **state)
         struct pollfd descriptors[RESOLVING_DESCRIPTORS_MAX];
         size_t count = resolving_descriptors(&asker.resolving, descriptors);
         assert_true(count > 0);
-        (void)patience_poll(rig_nobody(), descriptors, count, limit);
+        (void)client_watch_poll(rig_nobody(), descriptors, count, limit);
         next = resolving_advance(&asker.resolving, &asker.resolution);
     }
     assert_counts(&asker, 1, 1, asker.resolution.first); // each address once
@@ -286,13 +286,13 @@ static void test_the_client_leaves(void **state)
     int pair[2];
     struct asker asker = {.address = rig_address("late4.test:80", ADDRESS_TO_CONNECT)};
     const struct resolving_terms terms = {.preferred = ADDRESS_IPV6};
-    struct patience patience;
+    struct client_watch watch;
     fake_clear();
     rig_pair(pair);
-    patience_init(&patience, pair[0]);
+    client_watch_init(&watch, pair[0]);
     socket_reset(pair[1]);
     assert_true(resolving_begin(&asker.resolving, &asker.address, &terms, rig_limit(), &asker.error));
-    assert_false(resolving_await(&asker.resolving, &patience, &asker.resolution, &asker.error));
+    assert_false(resolving_await(&asker.resolving, &watch, &asker.resolution, &asker.error));
     assert_int_equal(asker.error.code, ERROR_CANCELLED);
     (void)close(pair[0]);
     release(&asker);

@@ -1,9 +1,9 @@
 // Look-ups: who joins one, and when it is done once more beside the first because its packets may be lost.
 
-#include "../../src/net/resolve_lookup.h"
 #include "bitflow/base/compiler.h"
 #include "fake_resolver.h"
 #include "fake_time.h"
+#include "net/resolve_lookup.h"
 
 static unsigned descriptors_at_start;
 

@@ -14,10 +14,10 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/config/config_load.h"
-#include "bitflow/config/duration.h"
-#include "bitflow/config/schema.h"
-#include "bitflow/config/suggest.h"
 #include "bitflow/config/yaml_tree.h"
+#include "config/duration.h"
+#include "config/schema.h"
+#include "config/suggest.h"
 
 static char *read_text(const char *path)
 {

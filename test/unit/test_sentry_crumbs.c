@@ -12,8 +12,8 @@
 
 #include "bitflow/base/compiler.h"
 #include "bitflow/base/thread.h"
-#include "bitflow/telemetry/sentry_crumbs.h"
-#include "bitflow/telemetry/sentry_limiter.h"
+#include "bitflow/sentry/sentry_crumbs.h"
+#include "sentry/sentry_limiter.h"
 
 static void test_a_line_is_kept(void **state)
 {

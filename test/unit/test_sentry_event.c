@@ -13,9 +13,9 @@
 #include <jansson.h>
 
 #include "bitflow/base/compiler.h"
-#include "bitflow/telemetry/sentry_event.h"
-#include "bitflow/telemetry/symbols.h"
+#include "bitflow/sentry/sentry_event.h"
 #include "bitflow/version.h"
+#include "sentry/symbols.h"
 
 static const struct sentry_identity identity = {
     .dsn = "https://cret@sentry.example/1", .environment = "staging", .server_name = "host1"};

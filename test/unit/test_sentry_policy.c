@@ -11,8 +11,8 @@
 #include <cmocka.h>
 
 #include "bitflow/base/compiler.h"
-#include "bitflow/telemetry/sentry_endpoint.h"
-#include "bitflow/telemetry/sentry_policy.h"
+#include "bitflow/sentry/sentry_endpoint.h"
+#include "sentry/sentry_policy.h"
 
 static void test_endpoint(void **state)
 {

@@ -12,7 +12,7 @@ struct scene {
     int pair[2]; // ours, the server's
     struct socks_server server;
     struct address target;
-    struct patience patience;
+    struct client_watch watch;
     struct error error;
 };
 
@@ -22,7 +22,7 @@ static void set_up(struct scene *scene, const char *server, const char *target)
     rig_unix_pair(scene->pair);
     assert_true(socks_server_parse(server, &scene->server, NULL));
     scene->target = rig_address(target, ADDRESS_TO_CONNECT);
-    patience_init(&scene->patience, -1);
+    client_watch_init(&scene->watch, -1);
 }
 
 static void tear_down(struct scene *scene)
@@ -40,7 +40,7 @@ static void answer(struct scene *scene, const char *hex)
 
 static bool run(struct scene *scene, int64_t deadline)
 {
-    return socks_connect(scene->pair[0], &scene->server, &scene->target, &scene->patience, deadline, &scene->error);
+    return socks_connect(scene->pair[0], &scene->server, &scene->target, &scene->watch, deadline, &scene->error);
 }
 
 // All that has come to `fd`, and no more.
@@ -188,7 +188,7 @@ static void test_a_client_that_leaves(void **state)
     int client[2];
     set_up(&scene, "h:1080", "t:443");
     rig_pair(client);
-    patience_init(&scene.patience, client[0]);
+    client_watch_init(&scene.watch, client[0]);
     socket_reset(client[1]);
     assert_fails(&scene, ERROR_CANCELLED, "the client has gone");
     (void)close(client[0]);

@@ -2,8 +2,8 @@
 
 #include "fake_resolver.h"
 
-#include "bitflow/telemetry/statsd_socket.h"
 #include "statsd_rig.h"
+#include "telemetry/statsd_socket.h"
 
 static bool prepare(struct statsd_socket *socket)
 {

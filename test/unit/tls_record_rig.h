@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../src/tls/tls_record_key.h"
 #include "bitflow/tls/tls_record.h"
+#include "tls/tls_record_key.h"
 
 // One direction of each kind that there is.
 static const struct {

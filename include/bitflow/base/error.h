@@ -38,6 +38,10 @@ void error_set_errno(struct error *error, int os_errno, const char *format, ...)
 // Passes on an error that is at hand as a whole, by the same rule: the first one set wins, NULL takes none.
 void error_pass(struct error *error, const struct error *cause);
 
+// Says with its own words on what occasion `cause` came about: its code and errno, and ": " and its text behind the
+// text. By the same rule.
+void error_wrap(struct error *error, const struct error *cause, const char *format, ...) PRINTF_LIKE(3, 4);
+
 enum error_code error_code_of_errno(int os_errno);
 
 // A lower-case name for logs: "refused", "timeout", ...

@@ -11,7 +11,7 @@
 
 #include "bitflow/base/error.h"
 #include "bitflow/net/address.h"
-#include "bitflow/net/patience.h"
+#include "bitflow/net/client_watch.h"
 
 #define DIAL_ATTEMPT_DELAY (INT64_C(250) * 1000 * 1000) // ns; RFC 8305, 5: "Connection Attempt Delay"
 
@@ -35,7 +35,7 @@ struct dial_terms {
 // error names (fd is -1). Where several endpoints failed, the error tells how many and why the last one did.
 // ERROR_TIMEOUT, ERROR_REFUSED, ERROR_RESOLVE (also when `resolve_timeout` is over), ERROR_CANCELLED, ERROR_NO_*,
 // ERROR_SYSTEM.
-bool dial(const struct address *address, const struct dial_terms *terms, struct patience *patience,
+bool dial(const struct address *address, const struct dial_terms *terms, struct client_watch *watch,
           struct dial_result *result, struct error *error);
 
 #endif

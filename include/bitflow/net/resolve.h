@@ -21,7 +21,7 @@
 
 #include "bitflow/base/error.h"
 #include "bitflow/net/address.h"
-#include "bitflow/net/patience.h"
+#include "bitflow/net/client_watch.h"
 
 #define RESOLVE_THREADS_MAX 64 // look-ups at once; any others wait for one of these to end
 // ns that a look-up of both families has before they are looked up apart.
@@ -57,7 +57,7 @@ void resolution_add(struct resolution *resolution, const struct resolution *more
 // All addresses of an ADDRESS_TCP address; a literal is answered without a thread. Waits for both families.
 // ERROR_RESOLVE (there is no such name, or no address of the wanted family), ERROR_TIMEOUT (no answer, or no
 // thread of the resolver, in time), ERROR_CANCELLED, ERROR_NO_*.
-bool resolve(const struct address *address, struct patience *patience, int64_t deadline, struct resolution *resolution,
+bool resolve(const struct address *address, struct client_watch *watch, int64_t deadline, struct resolution *resolution,
              struct error *error);
 
 // Resolving for who can begin with some of the addresses, and takes others later.
@@ -93,7 +93,7 @@ bool resolving_begin(struct resolving *resolving, const struct address *address,
 
 // Waits until it makes sense to begin connecting: the better family has addresses, or the other one has and the better
 // one has had its time. Errors as of resolve(); also those of `resolve_timeout` are ERROR_TIMEOUT.
-bool resolving_await(struct resolving *resolving, struct patience *patience, struct resolution *resolution,
+bool resolving_await(struct resolving *resolving, struct client_watch *watch, struct resolution *resolution,
                      struct error *error);
 
 // For who waits for other things as well: adds what has come, and starts look-ups that are due. Returns the time at

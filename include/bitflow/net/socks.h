@@ -1,5 +1,5 @@
 // Connecting through a SOCKS5 server: its address and our credentials as the configuration writes them, and the
-// dialogue (wire/socks5.h) on a socket that is connected to it. Any thread; blocks, but only in patience_poll().
+// dialogue (wire/socks5.h) on a socket that is connected to it. Any thread; blocks, but only in client_watch_poll().
 
 #ifndef BITFLOW_NET_SOCKS_H
 #define BITFLOW_NET_SOCKS_H
@@ -9,7 +9,7 @@
 
 #include "bitflow/base/error.h"
 #include "bitflow/net/address.h"
-#include "bitflow/net/patience.h"
+#include "bitflow/net/client_watch.h"
 
 #define SOCKS_CREDENTIAL_MAX 255 // RFC 1929
 
@@ -36,7 +36,7 @@ bool socks_can_reach(const struct address *target, struct error *error);
 // on is the target's; none of it is read. ERROR_REFUSED (the server says no), ERROR_DENIED (not with these
 // credentials), ERROR_INVALID (what it says is not SOCKS5, or it closed the connection), ERROR_TIMEOUT,
 // ERROR_CANCELLED, ERROR_SYSTEM. The texts have no credentials in them.
-bool socks_connect(int fd, const struct socks_server *server, const struct address *target, struct patience *patience,
+bool socks_connect(int fd, const struct socks_server *server, const struct address *target, struct client_watch *watch,
                    int64_t deadline, struct error *error);
 
 #endif

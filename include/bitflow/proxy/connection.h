@@ -14,8 +14,8 @@
 
 #include "bitflow/base/error.h"
 #include "bitflow/net/address.h"
-#include "bitflow/proxy/close_reason.h"
 #include "bitflow/proxy/proxy.h"
+#include "bitflow/relay/close_reason.h"
 
 enum connection_stage { STAGE_ACCEPTED, STAGE_ADMITTING, STAGE_DIALLING, STAGE_RELAYING, STAGE_CLOSING };
 
@@ -36,7 +36,7 @@ uint64_t connection_next_id(void);
 
 // Takes the client, with its place among those of its source, and a reference to the generation, and enters the
 // registry. NULL: out of memory, and nothing was taken.
-struct connection *connection_create(uint64_t id, struct engine *engine, struct generation *generation,
+struct connection *connection_create(uint64_t id, struct runtime *runtime, struct generation *generation,
                                      const struct client *client, struct error *error);
 
 // Undoes connection_create() for a connection that got no worker; the client is its owner's again.

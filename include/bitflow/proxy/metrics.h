@@ -15,7 +15,7 @@
 #include "bitflow/base/error.h"
 #include "bitflow/base/mutex.h"
 #include "bitflow/config/config.h"
-#include "bitflow/proxy/close_reason.h"
+#include "bitflow/relay/close_reason.h"
 #include "bitflow/telemetry/metric.h"
 #include "bitflow/tls/tls_failure.h"
 

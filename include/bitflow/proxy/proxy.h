@@ -16,12 +16,12 @@
 #include "bitflow/base/log.h"
 #include "bitflow/base/thread.h"
 #include "bitflow/config/config.h"
-#include "bitflow/proxy/credentials.h"
 #include "bitflow/proxy/metrics.h"
 #include "bitflow/proxy/registry.h"
 #include "bitflow/proxy/reports.h"
 #include "bitflow/proxy/source_counts.h"
 #include "bitflow/proxy/target_state.h"
+#include "bitflow/proxy/tls_contexts.h"
 #include "bitflow/telemetry/connection_log.h"
 
 struct proxy {
@@ -42,13 +42,13 @@ struct generation {
     const struct proxy_config *settings; // in `config`
     struct connection_log *log;          // NULL: off
     struct report_queue reports;         // its connections that are reported while they live
-    struct credentials credentials;      // its TLS contexts
+    struct tls_contexts tls_contexts;    // its TLS contexts
     struct target_state **targets;       // by the target's index
     struct target_metrics **metrics;     // likewise
 };
 
 // What all proxies of the process share. Lives as long as the process.
-struct engine {
+struct runtime {
     struct thread_pool *threads; // workers and pumps
     struct registry *registry;
     struct reports *reports; // periodic records
@@ -60,10 +60,10 @@ struct proxy *proxy_create(const char *name, struct metrics *metrics, struct err
 struct proxy *proxy_hold(struct proxy *proxy);
 void proxy_drop(struct proxy **proxy);
 
-// Takes references of its own to `proxy` and `config`, takes over the credentials (on success; they are empty then),
+// Takes references of its own to `proxy` and `config`, takes over the tls_contexts (on success; they are empty then),
 // and opens the connection log.
 struct generation *generation_create(struct proxy *proxy, const struct config *config,
-                                     const struct proxy_config *settings, struct credentials *credentials,
+                                     const struct proxy_config *settings, struct tls_contexts *tls_contexts,
                                      struct error *error);
 struct generation *generation_hold(struct generation *generation);
 void generation_drop(struct generation **generation);

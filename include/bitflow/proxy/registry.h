@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #include "bitflow/base/error.h"
-#include "bitflow/proxy/close_reason.h"
+#include "bitflow/relay/close_reason.h"
 
 // One connection's entry, embedded in it. The fields belong to the registry from registry_add() to registry_remove(),
 // but for `reason`, which anyone may read or, by compare and swap from CLOSE_NONE, set.

@@ -13,7 +13,7 @@
 #include "bitflow/base/error.h"
 #include "bitflow/base/mutex.h"
 #include "bitflow/net/address.h"
-#include "bitflow/proxy/close_reason.h"
+#include "bitflow/relay/close_reason.h"
 
 struct source;
 

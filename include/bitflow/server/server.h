@@ -7,11 +7,11 @@
 
 #include "bitflow/base/error.h"
 #include "bitflow/config/config.h"
-#include "bitflow/proxy/credentials.h"
+#include "bitflow/proxy/tls_contexts.h"
 
 // Runs until the process is told to end, or has nothing left to do; `path` is what `config` was loaded from, and is
-// read again on SIGHUP. Takes over the reference to `config`, and its `credentials`. False: the start failed and
+// read again on SIGHUP. Takes over the reference to `config`, and its `tls_contexts`. False: the start failed and
 // nothing was served, or every listener has failed since.
-bool server_run(const char *path, const struct config *config, struct credentials *credentials, struct error *error);
+bool server_run(const char *path, const struct config *config, struct tls_contexts *tls_contexts, struct error *error);
 
 #endif

@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 #include "bitflow/base/error.h"
-#include "bitflow/net/patience.h"
+#include "bitflow/net/client_watch.h"
 #include "bitflow/tls/tls_context.h"
 #include "bitflow/tls/tls_failure.h"
 #include "bitflow/tls/tls_record.h"
@@ -45,9 +45,9 @@ struct tls_session {
 bool tls_accept(const struct tls_context *context, int fd, int64_t deadline, struct tls_session *session,
                 struct error *error);
 
-// `host`: the target's name or IP literal, for verification; sent as SNI only if it is a name. `patience`: of the
+// `host`: the target's name or IP literal, for verification; sent as SNI only if it is a name. `watch`: of the
 // client on whose behalf it is; when that client leaves, it ends with ERROR_CANCELLED.
-bool tls_connect(const struct tls_context *context, int fd, const char *host, struct patience *patience,
+bool tls_connect(const struct tls_context *context, int fd, const char *host, struct client_watch *watch,
                  int64_t deadline, struct tls_session *session, struct error *error);
 
 // Wipes the keys.

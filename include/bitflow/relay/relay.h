@@ -1,0 +1,79 @@
+// The relay moves bytes between two connected blocking sockets until both directions have ended. It begins on the
+// calling thread alone, which serves both directions. When a write first has to wait for its peer, or a direction turns
+// to bulk, each direction gets a thread: the calling one and one of the pool, which has returned the work before
+// relay_run() returns. Where no thread is to be had, the calling one goes on alone. How many threads a relay takes is
+// its own business.
+//
+// Small reads use recv/send and a buffer on the stack; a flow that turned to bulk moves through a pipe with splice(),
+// as long as the pipe pool (relay/pipe_pool.h) has one.
+// A side may be TLS: what is read from its socket are records then, and what is written to it is sealed, by the two
+// halves of its session, each of which belongs to the thread of its direction while the relay runs. Nothing is spliced
+// then.
+//   - end of stream on one side: shutdown(SHUT_WR) on the other, after a close_notify where that is TLS; the other
+//     direction goes on. A TLS side's end is its close_notify; without one it was cut, which counts as a reset does.
+//   - reset on one side: what that side had sent is delivered within a bound, then the other side is to be reset. It is
+//     noticed within half a second, even while what came before it waits for the other side to read.
+//   - read timeout: nothing was read from the socket and nothing written to it for so long.
+//   - write timeout: bytes wait to be written, and the peer has taken nothing for so long. A peer that reads slowly but
+//     steadily is not cut. It expires up to three eighths late, at most a second and a half.
+// The relay never closes the sockets: relay_result tells its caller how each is to be closed. After a failure on one
+// side relay_run() may take a few seconds more to deliver what that side had sent.
+//
+// The relay sets the sockets' SO_RCVTIMEO and SO_SNDTIMEO. Others who share an inherited socket may set O_NONBLOCK. The
+// calling thread must have SIGPIPE blocked or ignored (splice() has no MSG_NOSIGNAL), and a stack of RELAY_STACK_SIZE;
+// its name is left alone.
+
+#ifndef BITFLOW_RELAY_RELAY_H
+#define BITFLOW_RELAY_RELAY_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "bitflow/base/thread.h"
+#include "bitflow/relay/close_reason.h"
+#include "bitflow/tls/tls_session.h"
+
+// Four buffers of 17 KiB lie on it, of which a connection touches only what it fills.
+#define RELAY_STACK_SIZE ((size_t)96 * 1024)
+
+enum relay_side { RELAY_CLIENT, RELAY_TARGET };
+
+struct relay_socket {
+    int fd;
+    struct tls_session *tls; // NULL: plain; borrowed
+    int64_t read_timeout;    // ns, 0: none
+    int64_t write_timeout;   // ns, 0: none
+    // Bytes read from this socket and given to the other one, without what TLS adds. Written by one pump in bulk steps,
+    // read by anyone.
+    _Atomic uint64_t bytes;
+};
+
+struct relay {
+    struct relay_socket sockets[2]; // by enum relay_side
+    struct thread_pool *threads;
+    // Of the thread that reads from the target, once there is one.
+    char second_thread_name[THREAD_NAME_SIZE];
+    // The connection's reason to end, CLOSE_NONE while it runs. Whoever ends it from outside (lifetime, drain) sets it
+    // by compare and swap and then shuts both sockets down; a pump that fails sets it the same way. The first one
+    // stands.
+    _Atomic(enum close_reason) *reason;
+    // When the target's first byte was given to the client, CLOCK_MONOTONIC; 0: none was yet. Anyone may read it.
+    _Atomic int64_t first_byte;
+};
+
+struct relay_result {
+    enum close_reason reason;
+    enum ended_by ended_by;
+    bool reset_client; // close with RST rather than with FIN
+    bool reset_target;
+    int os_errno; // what the failing call said, 0 if none failed
+    // A constant: how TLS failed; NULL: it did not. It is the name of the alert that the peer sent, or what happened.
+    const char *tls_failure;
+    bool is_peer_alert;
+};
+
+// Blocks until both directions have ended.
+void relay_run(struct relay *relay, struct relay_result *result);
+
+#endif

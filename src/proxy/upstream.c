@@ -1,0 +1,172 @@
+#include "upstream.h"
+
+#include <stdlib.h>
+
+#include "balancer.h"
+#include "bitflow/base/clock.h"
+#include "upstream_attempt.h"
+
+#define JITTER_PERCENT 20
+
+int64_t upstream_backoff(int64_t backoff, int64_t attempt, uint32_t random)
+{
+    if (backoff > INT64_MAX / 2)
+        backoff = INT64_MAX / 2; // room for the variation; 146 years
+    int64_t most = backoff > UPSTREAM_BACKOFF_MAX ? backoff : UPSTREAM_BACKOFF_MAX;
+    int64_t wait = backoff;
+    for (int64_t doubled = 2; doubled < attempt && wait < most; doubled++)
+        wait = wait > most / 2 ? most : wait * 2;
+    int64_t spread = wait / 100 * JITTER_PERCENT;
+    // -spread .. +spread, in 2^16 steps
+    return wait - spread + 2 * spread / UINT16_MAX * (int64_t)(random & UINT16_MAX);
+}
+
+static bool wait_before(const struct target_config *target, int64_t attempt, struct client_watch *watch,
+                        struct error *error)
+{
+    if (attempt == 1)
+        return true;
+    // Without a backoff, the client is still looked at.
+    int64_t wait = target->connect_backoff == 0 ? 0 : upstream_backoff(target->connect_backoff, attempt, arc4random());
+    if (client_watch_poll(watch, NULL, 0, clock_now() + wait) != CLIENT_WATCH_GONE)
+        return true;
+    error_set(error, ERROR_CANCELLED, "the client left");
+    return false;
+}
+
+static void log_failure(const struct target_config *target, int64_t attempt, const struct error *error,
+                        const struct log_context *context)
+{
+    char number[LOG_NUMBER_SIZE];
+    log_warn(context, "cannot connect to the target", "target", target->name, "attempt", log_number(number, attempt),
+             "error", error->text, NULL);
+}
+
+// Being out of descriptors, ports, threads or memory is our own trouble, which another attempt would only add to.
+static bool is_worth_another(const struct error *error)
+{
+    switch (error->code) {
+    case ERROR_CANCELLED:
+    case ERROR_NO_DESCRIPTORS:
+    case ERROR_NO_PORTS:
+    case ERROR_NO_THREADS:
+    case ERROR_NO_MEMORY:
+        return false;
+    default:
+        return true;
+    }
+}
+
+static void drop_session(struct upstream *upstream)
+{
+    if (upstream->tls != NULL)
+        tls_session_release(upstream->tls);
+    free(upstream->tls);
+    upstream->tls = NULL;
+}
+
+// All attempts at one target. `error` is the last attempt's.
+static bool connect_target(struct upstream *upstream, const struct upstream_plan *plan, size_t index,
+                           struct client_watch *watch, const struct log_context *context, struct error *error)
+{
+    const struct target_config *target = &plan->settings->targets[index];
+    upstream->target = target;
+    for (int64_t number = 1; number <= target->connect_attempts; number++) {
+        *error = ERROR_INIT;
+        if (!wait_before(target, number, watch, error))
+            return false;
+        drop_session(upstream);
+        bool is_connected = upstream_attempt(upstream, plan, index, watch, error);
+        if (plan->metrics != NULL)
+            upstream_count_attempt(upstream, plan->metrics[index], is_connected, error->code);
+        if (is_connected)
+            return true;
+        if (error->code != ERROR_CANCELLED)
+            log_failure(target, number, error, context);
+        if (!is_worth_another(error))
+            return false;
+    }
+    return false;
+}
+
+void upstream_leave(struct upstream *upstream)
+{
+    if (upstream->state != NULL)
+        atomic_fetch_sub_explicit(&upstream->state->place->active, 1, memory_order_relaxed);
+    upstream->state = NULL;
+}
+
+static void enter_target(struct upstream *upstream, struct target_state *state)
+{
+    upstream_leave(upstream);
+    atomic_fetch_add_explicit(&state->place->active, 1, memory_order_relaxed);
+    upstream->state = state;
+}
+
+static void note_success(const struct upstream *upstream, struct balancer *balancer, const struct log_context *context)
+{
+    if (balancer_note_success(balancer, clock_now()))
+        log_info(context, "the target is back", "target", upstream->target->name, NULL);
+}
+
+static void note_failure(const struct upstream *upstream, struct balancer *balancer, const struct log_context *context)
+{
+    const struct target_config *target = upstream->target;
+    char number[LOG_NUMBER_SIZE], time[LOG_NUMBER_SIZE];
+    if (balancer_note_failure(balancer, clock_now()))
+        log_warn(context, "the target is passed over for now", "target", target->name, "failures",
+                 log_number(number, target->max_fails), "for_ms", log_number(time, target->fail_timeout / NS_PER_MS),
+                 NULL);
+}
+
+// Tries one target after another. `last`: the last one's error. Returns how many failed; `connected` tells of success.
+static size_t try_targets(struct upstream *upstream, struct balancer *balancer, const struct upstream_plan *plan,
+                          struct client_watch *watch, const struct log_context *context, struct error *last,
+                          bool *connected)
+{
+    size_t failed = 0;
+    for (;;) {
+        size_t index = balancer_next(balancer, clock_now());
+        if (index == BALANCER_NO_MORE)
+            return failed;
+        enter_target(upstream, plan->states[index]);
+        *connected = connect_target(upstream, plan, index, watch, context, last);
+        if (*connected) {
+            note_success(upstream, balancer, context);
+            return failed;
+        }
+        failed++;
+        if (last->code == ERROR_NO_PORTS) // to another target there may be some
+            continue;
+        // What is our own trouble, or the client's, says nothing about the target.
+        if (!is_worth_another(last))
+            return failed;
+        note_failure(upstream, balancer, context);
+    }
+}
+
+bool upstream_connect(struct upstream *upstream, const struct upstream_plan *plan, struct client_watch *watch,
+                      const struct log_context *context, struct error *error)
+{
+    struct balancer balancer;
+    struct error last = ERROR_INIT;
+    bool connected = false;
+    balancer_init(&balancer, plan->settings, plan->states, plan->turn, plan->chosen);
+    size_t failed = try_targets(upstream, &balancer, plan, watch, context, &last, &connected);
+    balancer_release(&balancer);
+    if (connected)
+        return true;
+    upstream_leave(upstream);
+    if (failed > 1 && is_worth_another(&last)) {
+        error_set(error, last.code, "all %zu targets failed, the last: %s", failed, last.text);
+        if (error != NULL)
+            error->os_errno = last.os_errno;
+    }
+    error_pass(error, &last);
+    return false;
+}
+
+void upstream_release(struct upstream *upstream)
+{
+    drop_session(upstream);
+}

@@ -1,0 +1,12 @@
+// One attempt to connect to one target, the inside of upstream_connect().
+
+#ifndef BITFLOW_SRC_PROXY_UPSTREAM_ATTEMPT_H
+#define BITFLOW_SRC_PROXY_UPSTREAM_ATTEMPT_H
+
+#include "upstream.h"
+
+// All steps, within the target's connect_timeout. On failure the socket is closed, and the error is set.
+bool upstream_attempt(struct upstream *upstream, const struct upstream_plan *plan, size_t index,
+                      struct client_watch *watch, struct error *error);
+
+#endif

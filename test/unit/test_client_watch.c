@@ -1,0 +1,232 @@
+// Waiting for the sake of a client: what its leaving looks like on TCP and on Unix sockets, and what only
+// looks like it.
+
+#include <sys/resource.h>
+
+#include "bitflow/net/client_watch.h"
+#include "net_rig.h"
+
+#define SHORT (30 * NS_PER_MS) // long enough to show that nothing ended the wait before its time
+
+// CPU time of the process; a wait that spins shows in it.
+static int64_t cpu_time(void)
+{
+    struct timespec now;
+    assert_int_equal(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now), 0);
+    return now.tv_sec * NS_PER_S + now.tv_nsec;
+}
+
+static enum client_watch_result wait_for(struct client_watch *watch, int64_t duration)
+{
+    return client_watch_poll(watch, NULL, 0, deadline_after(duration));
+}
+
+// Waits a good while and shows that it was spent asleep.
+static void assert_waits_asleep(struct client_watch *watch)
+{
+    int64_t cpu = cpu_time(), start = clock_now();
+    assert_int_equal(wait_for(watch, 200 * NS_PER_MS), CLIENT_WATCH_DEADLINE);
+    assert_true(clock_now() - start >= 200 * NS_PER_MS);
+    assert_true(cpu_time() - cpu < 100 * NS_PER_MS);
+}
+
+static void test_nobody_to_watch(void **state)
+{
+    (void)state;
+    struct client_watch watch;
+    client_watch_init(&watch, -1);
+    int64_t start = clock_now();
+    assert_int_equal(wait_for(&watch, SHORT), CLIENT_WATCH_DEADLINE);
+    assert_true(clock_now() - start >= SHORT);
+}
+
+static void test_descriptors(void **state)
+{
+    (void)state;
+    int pair[2], client[2];
+    struct client_watch watch;
+    rig_unix_pair(pair);
+    rig_pair(client);
+    client_watch_init(&watch, client[0]);
+    struct pollfd descriptors[2] = {{.fd = pair[0], .events = POLLIN}, {.fd = pair[1], .events = POLLIN}};
+    assert_int_equal(client_watch_poll(&watch, descriptors, 2, deadline_after(SHORT)), CLIENT_WATCH_DEADLINE);
+    rig_write(pair[0], "x");
+    rig_write(client[1], "data from the client is none of our business");
+    assert_int_equal(client_watch_poll(&watch, descriptors, 2, rig_limit()), CLIENT_WATCH_READY);
+    assert_int_equal(descriptors[0].revents, 0);
+    assert_int_equal(descriptors[1].revents, POLLIN);
+    // A deadline that has passed still looks.
+    assert_int_equal(client_watch_poll(&watch, descriptors, 2, clock_now()), CLIENT_WATCH_READY);
+    assert_int_equal(client_watch_poll(&watch, descriptors, 1, clock_now()), CLIENT_WATCH_DEADLINE);
+    for (int i = 0; i < 2; i++) {
+        (void)close(pair[i]);
+        (void)close(client[i]);
+    }
+}
+
+static void test_too_many_descriptors(void **state)
+{
+    (void)state;
+    struct client_watch watch;
+    struct pollfd descriptors[CLIENT_WATCH_DESCRIPTORS_MAX + 1];
+    for (size_t i = 0; i < CLIENT_WATCH_DESCRIPTORS_MAX + 1; i++)
+        descriptors[i] = (struct pollfd){.fd = -1};
+    client_watch_init(&watch, -1);
+    assert_int_equal(client_watch_poll(&watch, descriptors, CLIENT_WATCH_DESCRIPTORS_MAX + 1, rig_limit()),
+                     CLIENT_WATCH_FAILED);
+    assert_int_equal(errno, EINVAL);
+    assert_int_equal(client_watch_poll(&watch, descriptors, CLIENT_WATCH_DESCRIPTORS_MAX, clock_now()),
+                     CLIENT_WATCH_DEADLINE);
+}
+
+static void test_poll_failure(void **state)
+{
+    (void)state;
+    struct client_watch watch;
+    struct rlimit before, low;
+    struct pollfd descriptors[CLIENT_WATCH_DESCRIPTORS_MAX] = {{.fd = -1}};
+    client_watch_init(&watch, -1);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    low = (struct rlimit){.rlim_cur = 8, .rlim_max = before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0); // poll() refuses more descriptors than a process may have
+    enum client_watch_result result = client_watch_poll(&watch, descriptors, CLIENT_WATCH_DESCRIPTORS_MAX, rig_limit());
+    int reason = errno;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_int_equal(result, CLIENT_WATCH_FAILED);
+    assert_int_equal(reason, EINVAL);
+}
+
+static void test_reset_is_leaving_at_once(void **state)
+{
+    (void)state;
+    int pair[2];
+    struct client_watch watch;
+    rig_pair(pair);
+    rig_write(pair[1], "data before the reset changes nothing");
+    client_watch_init(&watch, pair[0]);
+    assert_int_equal(wait_for(&watch, SHORT), CLIENT_WATCH_DEADLINE);
+    socket_reset(pair[1]);
+    assert_int_equal(wait_for(&watch, RIG_LIMIT), CLIENT_WATCH_GONE);
+    assert_int_equal(wait_for(&watch, RIG_LIMIT), CLIENT_WATCH_GONE); // and it stays gone
+    (void)close(pair[0]);
+}
+
+static void test_end_without_a_word_has_a_grace(void **state)
+{
+    (void)state;
+    for (int local = 0; local < 2; local++) {
+        int pair[2];
+        struct client_watch watch;
+        local ? rig_unix_pair(pair) : rig_pair(pair);
+        client_watch_init(&watch, pair[0]);
+        int64_t start = clock_now();
+        assert_int_equal(shutdown(pair[1], SHUT_WR), 0);
+        assert_int_equal(wait_for(&watch, SHORT), CLIENT_WATCH_DEADLINE); // the caller's deadline comes first
+        assert_true(watch.half_closed);
+        int64_t cpu = cpu_time();
+        assert_int_equal(wait_for(&watch, RIG_LIMIT), CLIENT_WATCH_GONE);
+        assert_true(clock_now() - start >= CLIENT_WATCH_GRACE);
+        assert_true(cpu_time() - cpu < CLIENT_WATCH_GRACE / 2);
+        assert_int_equal(wait_for(&watch, RIG_LIMIT), CLIENT_WATCH_GONE);
+        (void)close(pair[0]);
+        (void)close(pair[1]);
+    }
+}
+
+static void test_end_after_data_is_a_half_close(void **state)
+{
+    (void)state;
+    for (int local = 0; local < 2; local++) {
+        int pair[2];
+        struct client_watch watch;
+        local ? rig_unix_pair(pair) : rig_pair(pair);
+        client_watch_init(&watch, pair[0]);
+        rig_write(pair[1], "request");
+        assert_int_equal(shutdown(pair[1], SHUT_WR), 0);
+        assert_int_equal(wait_for(&watch, CLIENT_WATCH_GRACE + SHORT), CLIENT_WATCH_DEADLINE);
+        assert_true(watch.half_closed);
+        assert_waits_asleep(&watch);
+        socket_reset(pair[1]); // leaving is noticed nevertheless, on TCP
+        if (!local)
+            assert_int_equal(wait_for(&watch, RIG_LIMIT), CLIENT_WATCH_GONE);
+        (void)close(pair[0]);
+    }
+}
+
+static void test_full_close_of_a_unix_client(void **state)
+{
+    (void)state;
+    int pair[2];
+    struct client_watch watch;
+    rig_unix_pair(pair);
+    client_watch_init(&watch, pair[0]);
+    (void)close(pair[1]); // nothing to deliver, nobody to answer
+    assert_int_equal(wait_for(&watch, RIG_LIMIT), CLIENT_WATCH_GONE);
+    (void)close(pair[0]);
+
+    rig_unix_pair(pair);
+    client_watch_init(&watch, pair[0]);
+    rig_write(pair[1], "to be delivered");
+    (void)close(pair[1]);
+    assert_int_equal(wait_for(&watch, CLIENT_WATCH_GRACE + SHORT), CLIENT_WATCH_DEADLINE);
+    assert_waits_asleep(&watch);
+    (void)close(pair[0]);
+}
+
+// A full close of TCP is a FIN like any other until something is sent to it.
+static void test_full_close_of_a_tcp_client(void **state)
+{
+    (void)state;
+    int pair[2];
+    struct client_watch watch;
+    rig_pair(pair);
+    client_watch_init(&watch, pair[0]);
+    rig_write(pair[1], "to be delivered");
+    (void)close(pair[1]);
+    assert_int_equal(wait_for(&watch, CLIENT_WATCH_GRACE + SHORT), CLIENT_WATCH_DEADLINE);
+    (void)close(pair[0]);
+}
+
+static bool flag_is_set(const void *subject)
+{
+    return *(const bool *)subject;
+}
+
+// Whoever ends a connection from outside sets its reason and shuts its socket down. A closed Unix client that had sent
+// something is not watched any more, so the shutdown cannot wake the wait; it must end all the same.
+static void test_ended_from_outside(void **state)
+{
+    (void)state;
+    int pair[2];
+    bool over = false;
+    struct client_watch watch;
+    rig_unix_pair(pair);
+    client_watch_init(&watch, pair[0]);
+    watch.is_over = flag_is_set;
+    watch.subject = &over;
+    rig_write(pair[1], "request");
+    (void)close(pair[1]);
+    assert_int_equal(wait_for(&watch, SHORT), CLIENT_WATCH_DEADLINE);
+    assert_true(watch.unwatched);
+    assert_waits_asleep(&watch);
+    over = true;
+    assert_int_equal(client_watch_poll(&watch, NULL, 0, rig_limit()), CLIENT_WATCH_GONE);
+    (void)close(pair[0]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_nobody_to_watch),
+        cmocka_unit_test(test_descriptors),
+        cmocka_unit_test(test_too_many_descriptors),
+        cmocka_unit_test(test_poll_failure),
+        cmocka_unit_test(test_reset_is_leaving_at_once),
+        cmocka_unit_test(test_end_without_a_word_has_a_grace),
+        cmocka_unit_test(test_end_after_data_is_a_half_close),
+        cmocka_unit_test(test_full_close_of_a_unix_client),
+        cmocka_unit_test(test_full_close_of_a_tcp_client),
+        cmocka_unit_test(test_ended_from_outside),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
