@@ -1,4 +1,4 @@
-#include "bitflow/sentry/sentry_line.h"
+#include "line.h"
 
 #include <string.h>
 

@@ -1,8 +1,8 @@
 // How often one and the same error is reported: at once, and then at most once in SENTRY_LIMITER_INTERVAL, with the
 // number of those that were not. A bounded table; the caller locks.
 
-#ifndef BITFLOW_SRC_SENTRY_SENTRY_LIMITER_H
-#define BITFLOW_SRC_SENTRY_SENTRY_LIMITER_H
+#ifndef BITFLOW_SRC_SENTRY_LIMITER_H
+#define BITFLOW_SRC_SENTRY_LIMITER_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,4 +1,4 @@
-#include "sentry_limiter.h"
+#include "limiter.h"
 
 #include <stddef.h>
 
