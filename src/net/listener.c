@@ -238,9 +238,9 @@ static bool ignore_connecting(int fd)
     return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) == 0;
 }
 
-// For kernels that let only the privileged have filters. The first packet of a connection does not find a socket that is
-// bound to another interface than its own, and no interface has this number. Later packets belong to a connection, and
-// find that.
+// For kernels that let only the privileged have filters. The first packet of a connection does not find a socket that
+// is bound to another interface than its own, and no interface has this number. Later packets belong to a connection,
+// and find that.
 static bool bind_to_nowhere(int fd)
 {
     const int nowhere = INT_MAX;
