@@ -233,7 +233,7 @@ while $thread != &all_threads
 end
 bitflow connections
 echo \\n=== loop\\n
-set $registry = debugged_process.engine->registry
+set $registry = debugged_process.runtime->registry
 set var $registry->unlimited.next->next = $registry->unlimited.next
 bitflow connections
 echo \\n=== wild\\n
@@ -243,7 +243,7 @@ echo \\n=== garbage\\n
 set var $registry->unlimited.next = (struct registry_entry *)&debugged_process
 bitflow connections
 echo \\n=== proxies\\n
-set var debugged_process.doors->acceptors[0]->current = (struct generation *)0x10
+set var debugged_process.listeners->acceptors[0]->current = (struct generation *)0x10
 bitflow proxies
 echo \\n=== threads\\n
 set var all_threads.next->next = all_threads.next
