@@ -334,7 +334,7 @@ static void handle_again(int number, siginfo_t *info)
         return;
     }
     is_walking_stack = 0;
-    say("  (the stack cannot be followed)\n");
+    say("  (the stack cannot be unwound)\n");
     tell();
     end_by(crash.signal, NULL);
 }

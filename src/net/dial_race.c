@@ -69,7 +69,7 @@ void dial_set_error(const struct endpoint *endpoint, int os_errno, struct error 
                   "net.ipv4.tcp_tw_reuse=1 give more)",
                   text);
     else if (os_errno == EADDRNOTAVAIL)
-        error_set(&failure, ERROR_SYSTEM, "cannot connect to %s: no address of this host leads there", text);
+        error_set(&failure, ERROR_SYSTEM, "cannot connect to %s: no address of this host can reach it", text);
     else
         error_set_errno(&failure, os_errno, "cannot connect to %s", text);
     failure.os_errno = os_errno;
@@ -275,7 +275,7 @@ static void set_stopped(const struct race *race, struct dial_result *result, str
         error_set(&text, last.code, "%s; no answer in time about its other IP family", last.text);
     else if (race->shortage == 0 && count > 1)
         error_set(&text, last.code, "all %zu addresses failed, %s: %s", count,
-                  race->is_out_of_ports ? "one of them so" : "the last", last.text);
+                  race->is_out_of_ports ? "one of them" : "the last", last.text);
     else
         text = last;
     pass_with_errno(&text, last.os_errno, error);

@@ -143,14 +143,6 @@ static void take_answer(struct resolver_subquery *subquery, struct resolved_addr
     resolved_add(resolved, answer);
 }
 
-// The system knows best which family comes first; where it has not said so, it is the preferred one.
-static void take_answers(struct resolver_query *query, struct resolved_addresses *resolved)
-{
-    take_answer(&query->subqueries[1 - query->preferred], resolved);
-    take_answer(&query->subqueries[query->preferred], resolved);
-    take_answer(&query->subqueries[RESOLVER_WHOLE], resolved);
-}
-
 // Looks the families up apart once the look-up of both has had its time. Returns when that is. What cannot be asked is
 // left to the look-up of both.
 static int64_t split(struct resolver_query *query)
@@ -188,7 +180,11 @@ static int64_t retry(struct resolver_query *query, const struct resolved_address
 
 int64_t resolver_query_advance(struct resolver_query *query, struct resolved_addresses *resolved)
 {
-    take_answers(query, resolved);
+    // The last one says which family comes first: the system knows best, and where it has not said so, it is the
+    // preferred one.
+    take_answer(&query->subqueries[1 - query->preferred], resolved);
+    take_answer(&query->subqueries[query->preferred], resolved);
+    take_answer(&query->subqueries[RESOLVER_WHOLE], resolved);
     if (is_over(query))
         return DEADLINE_NONE;
     int64_t next = split(query);
