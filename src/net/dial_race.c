@@ -52,7 +52,7 @@ bool dial_lacks_port(const struct endpoint *endpoint, int os_errno)
         return false;
     int fd = socket(endpoint->address.any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
-        return true; // another shortage; one of an address would have been told earlier
+        return true; // another shortage; a missing address would have been found earlier
     bool has_address = connect(fd, &endpoint->address.any, endpoint->length) == 0 || errno != EADDRNOTAVAIL;
     (void)close(fd);
     return has_address;
@@ -182,7 +182,7 @@ static bool is_shortage(int os_errno)
     return code == ERROR_NO_DESCRIPTORS || code == ERROR_NO_MEMORY;
 }
 
-// Starts the next address that can be started. A shortage of ours is no failure of the address: it stays the next one.
+// Starts the next address that can be started. A shortage of ours is not a failure of the address, which stays the next one.
 static void start_next(struct race *race)
 {
     struct candidate next;

@@ -110,7 +110,7 @@ static bool is_over(const struct resolver_query *query)
     return !is_pending(ipv4) && !is_pending(ipv6) && (has_any || !is_pending(whole));
 }
 
-// The preferred family has not said yet whether it has addresses.
+// Whether the preferred family is not answered yet.
 static bool is_awaited(const struct resolver_query *query)
 {
     const struct resolver_subquery *preferred = &query->subqueries[query->preferred];
@@ -238,7 +238,7 @@ static void set_wait_error(const char *host, struct resolver_job *job, enum clie
         error_set_errno(error, os_errno, "cannot resolve %s: poll", host);
 }
 
-// Why there is no address. The look-up of both families can tell best.
+// Why there is no address. The look-up of both families knows best.
 static void set_failure(const struct resolver_query *query, struct error *error)
 {
     const struct resolved_addresses *answer;
