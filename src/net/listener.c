@@ -137,13 +137,6 @@ static bool open_unix(struct listener *listener, struct error *error)
     return true;
 }
 
-static bool is_unix(int fd)
-{
-    int domain = AF_UNSPEC;
-    socklen_t size = sizeof domain;
-    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX;
-}
-
 static bool open_inherited(struct listener *listener, struct error *error)
 {
     int fd;
@@ -151,7 +144,7 @@ static bool open_inherited(struct listener *listener, struct error *error)
         return false;
     listener->is_inherited = true;
     listener->is_connected = !inherited_is_listening(fd);
-    listener->is_local = is_unix(fd);
+    listener->is_local = socket_is_unix(fd);
     struct endpoint peer;
     if (listener->is_connected && !socket_peer(fd, &peer)) {
         error_set(error, ERROR_INVALID, "cannot listen on fd://%d: it neither listens nor is connected", fd);

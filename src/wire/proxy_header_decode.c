@@ -1,5 +1,6 @@
 #include <string.h>
 
+#include "bitflow/wire/foreign.h"
 #include "proxy_header_parts.h"
 
 enum proxy_header_state proxy_header_invalid(struct proxy_header_decoded *decoded, const char *reason)
@@ -22,15 +23,17 @@ static bool begins(const uint8_t *bytes, size_t length, const char *beginning, s
 // Whoever comes without a header: who is it likely to be?
 static const char *judge_foreign(const uint8_t *bytes, size_t length)
 {
-    if (bytes[0] == 22)
+    switch (foreign_protocol_of(bytes, length, NULL)) {
+    case FOREIGN_TLS:
         return "no PROXY protocol header, but TLS";
-    static const char *const methods[] = {"GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "OPTIONS ", "PATCH ", "PRI "};
-    for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++)
-        if (begins(bytes, length, methods[i], strlen(methods[i])))
-            return "no PROXY protocol header, but HTTP";
-    if (begins(bytes, length, "SSH-", 4))
+    case FOREIGN_HTTP:
+    case FOREIGN_HTTP2:
+        return "no PROXY protocol header, but HTTP";
+    case FOREIGN_SSH:
         return "no PROXY protocol header, but SSH";
-    return "no PROXY protocol header";
+    default:
+        return "no PROXY protocol header";
+    }
 }
 
 enum proxy_header_state proxy_header_decode(const uint8_t *bytes, size_t length, struct proxy_header_decoded *decoded)

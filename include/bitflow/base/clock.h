@@ -4,6 +4,7 @@
 #ifndef BITFLOW_BASE_CLOCK_H
 #define BITFLOW_BASE_CLOCK_H
 
+#include <poll.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/time.h>
@@ -27,6 +28,9 @@ int64_t deadline_left(int64_t deadline);
 
 // The same as poll() wants it: ms rounded up, -1 for none, capped at INT_MAX.
 int deadline_poll_ms(int64_t deadline);
+
+// poll() until the deadline; a signal does not end it.
+int deadline_poll(struct pollfd *descriptors, size_t count, int64_t deadline);
 
 // A duration as SO_RCVTIMEO wants it: rounded up to 1 us, so that a short bound never becomes "none".
 struct timeval clock_timeval(int64_t duration);

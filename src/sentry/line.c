@@ -1,6 +1,8 @@
-#include "bitflow/sentry/sentry_line.h"
+#include "line.h"
 
 #include <string.h>
+
+#include "bitflow/base/text.h"
 
 // False: it was cut, or there is no room for any of it.
 static bool put(struct sentry_line *line, char *room, size_t size, const char *string)
@@ -10,11 +12,8 @@ static bool put(struct sentry_line *line, char *room, size_t size, const char *s
     if (left < 2)
         return false;
     bool fits = length < left;
-    if (!fits) {
-        length = left - 1;
-        while (length > 0 && ((unsigned char)string[length] & 0xc0) == 0x80)
-            length--; // not within a UTF-8 sequence
-    }
+    if (!fits)
+        length = text_cut(string, left - 1);
     memcpy(room + line->length, string, length);
     room[line->length + length] = '\0';
     line->length += (uint32_t)length + 1;

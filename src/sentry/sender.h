@@ -5,14 +5,14 @@
 // answers is not kept, but for the headers that limit the rate. libcurl takes a proxy from the environment, as in
 // https_proxy.
 
-#ifndef BITFLOW_SRC_SENTRY_SENTRY_SENDER_H
-#define BITFLOW_SRC_SENTRY_SENTRY_SENDER_H
+#ifndef BITFLOW_SRC_SENTRY_SENDER_H
+#define BITFLOW_SRC_SENTRY_SENDER_H
 
 #include <stdatomic.h>
 #include <stddef.h>
 
-#include "bitflow/sentry/sentry_event.h"
-#include "sentry_policy.h"
+#include "event.h"
+#include "policy.h"
 
 #define SENTRY_CONNECT_TIME (5 * NS_PER_S)
 #define SENTRY_REQUEST_TIME (10 * NS_PER_S)

@@ -2,8 +2,8 @@
 // thread; nothing is allocated or locked.
 // https://develop.sentry.dev/sdk/foundations/transport/authentication/
 
-#ifndef BITFLOW_SENTRY_SENTRY_ENDPOINT_H
-#define BITFLOW_SENTRY_SENTRY_ENDPOINT_H
+#ifndef BITFLOW_SRC_SENTRY_DSN_H
+#define BITFLOW_SRC_SENTRY_DSN_H
 
 #include <stdbool.h>
 
@@ -11,12 +11,12 @@
 
 #define SENTRY_DSN_SIZE 1024
 
-struct sentry_endpoint {
+struct sentry_dsn {
     char url[SENTRY_DSN_SIZE + 32]; // SCHEME://HOST[:PORT]/[PATH/]api/PROJECT/envelope/
     char key[SENTRY_DSN_SIZE];      // a secret of sorts: who has it can send events
 };
 
 // ERROR_INVALID, with a text that repeats nothing of the DSN.
-bool sentry_endpoint_parse(const char *dsn, struct sentry_endpoint *out, struct error *error);
+bool sentry_dsn_parse(const char *dsn, struct sentry_dsn *out, struct error *error);
 
 #endif

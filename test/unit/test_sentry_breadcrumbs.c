@@ -12,8 +12,8 @@
 
 #include "bitflow/base/compiler.h"
 #include "bitflow/base/thread.h"
-#include "bitflow/sentry/sentry_crumbs.h"
-#include "sentry/sentry_limiter.h"
+#include "sentry/breadcrumbs.h"
+#include "sentry/limiter.h"
 
 static void test_a_line_is_kept(void **state)
 {
@@ -73,22 +73,22 @@ static void test_a_line_is_cut(void **state)
     }
 }
 
-static void add(struct sentry_crumbs *crumbs, enum log_level level, int64_t wall, uint64_t connection)
+static void add(struct sentry_breadcrumbs *breadcrumbs, enum log_level level, int64_t wall, uint64_t connection)
 {
     const struct log_event event = {
         .level = level, .wall = wall, .proxy = "web", .connection = connection, .message = "m"};
-    sentry_crumbs_add(crumbs, &event);
+    sentry_breadcrumbs_add(breadcrumbs, &event);
 }
 
 static void test_the_last_lines(void **state)
 {
     (void)state;
-    static struct sentry_crumbs crumbs;
-    static struct sentry_crumb out[SENTRY_CRUMBS_MAX];
-    assert_int_equal(sentry_crumbs_collect(&crumbs, 0, out), 0);
+    static struct sentry_breadcrumbs breadcrumbs;
+    static struct sentry_breadcrumb out[SENTRY_BREADCRUMBS_MAX];
+    assert_int_equal(sentry_breadcrumbs_collect(&breadcrumbs, 0, out), 0);
     for (int64_t i = 1; i <= 3; i++)
-        add(&crumbs, LOG_INFO, i, 0);
-    assert_int_equal(sentry_crumbs_collect(&crumbs, 0, out), 3);
+        add(&breadcrumbs, LOG_INFO, i, 0);
+    assert_int_equal(sentry_breadcrumbs_collect(&breadcrumbs, 0, out), 3);
     for (int64_t i = 1; i <= 3; i++)
         assert_true(out[i - 1].line.wall == i);
     assert_string_equal(sentry_line_message(&out[0].line, out[0].text), "m");
@@ -98,22 +98,22 @@ static void test_the_last_lines(void **state)
 static void test_whose_lines_come_first(void **state)
 {
     (void)state;
-    static struct sentry_crumbs crumbs;
-    static struct sentry_crumb out[SENTRY_CRUMBS_MAX];
-    add(&crumbs, LOG_INFO, 1, 0);
-    add(&crumbs, LOG_WARN, 2, 42);
+    static struct sentry_breadcrumbs breadcrumbs;
+    static struct sentry_breadcrumb out[SENTRY_BREADCRUMBS_MAX];
+    add(&breadcrumbs, LOG_INFO, 1, 0);
+    add(&breadcrumbs, LOG_WARN, 2, 42);
     for (uint64_t i = 0; i < 1000; i++)
-        add(&crumbs, LOG_INFO, 3 + (int64_t)i, 100 + i);
-    add(&crumbs, LOG_INFO, 2000, 42);
-    size_t count = sentry_crumbs_collect(&crumbs, 42, out);
-    assert_int_equal(count, SENTRY_CRUMBS_MAX);
+        add(&breadcrumbs, LOG_INFO, 3 + (int64_t)i, 100 + i);
+    add(&breadcrumbs, LOG_INFO, 2000, 42);
+    size_t count = sentry_breadcrumbs_collect(&breadcrumbs, 42, out);
+    assert_int_equal(count, SENTRY_BREADCRUMBS_MAX);
     assert_true(out[0].line.wall == 1 && out[1].line.wall == 2 && out[count - 1].line.wall == 2000);
     // The rest are the newest of the others, in order.
     for (size_t i = 2; i < count - 1; i++)
         assert_true(out[i].line.wall == (int64_t)(1003 - (count - 1) + i));
 }
 
-static struct sentry_crumbs shared;
+static struct sentry_breadcrumbs shared;
 
 static void *add_many(void *argument)
 {
@@ -124,7 +124,7 @@ static void *add_many(void *argument)
     for (unsigned i = 1; i <= 20000; i++) {
         const struct log_event event = {
             .level = LOG_WARN, .wall = i, .connection = number, .message = "m", .fields = fields, .field_count = 1};
-        sentry_crumbs_add(&shared, &event);
+        sentry_breadcrumbs_add(&shared, &event);
     }
     return NULL;
 }
@@ -132,12 +132,12 @@ static void *add_many(void *argument)
 static void test_many_threads(void **state)
 {
     (void)state;
-    static struct sentry_crumb out[SENTRY_CRUMBS_MAX];
+    static struct sentry_breadcrumb out[SENTRY_BREADCRUMBS_MAX];
     pthread_t threads[4];
     for (size_t i = 0; i < ARRAY_LENGTH(threads); i++)
         assert_true(thread_start(&threads[i], 65536, add_many, (void *)(uintptr_t)(i + 1), NULL));
     for (size_t round = 0; round < 200; round++) {
-        size_t count = sentry_crumbs_collect(&shared, 1, out);
+        size_t count = sentry_breadcrumbs_collect(&shared, 1, out);
         for (size_t i = 0; i < count; i++) {
             char text[32];
             (void)snprintf(text, sizeof text, "of %u", (unsigned)out[i].line.connection);
@@ -146,7 +146,7 @@ static void test_many_threads(void **state)
     }
     for (size_t i = 0; i < ARRAY_LENGTH(threads); i++)
         assert_int_equal(pthread_join(threads[i], NULL), 0);
-    assert_int_equal(sentry_crumbs_collect(&shared, 1, out), SENTRY_CRUMBS_MAX);
+    assert_int_equal(sentry_breadcrumbs_collect(&shared, 1, out), SENTRY_BREADCRUMBS_MAX);
 }
 
 // ---- the limiter

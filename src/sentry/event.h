@@ -4,19 +4,21 @@
 // An event never has the DSN, a key or a password in it: all that varies in it comes from lines of the log, which have
 // none, and from what this program knows of itself.
 
-#ifndef BITFLOW_SENTRY_SENTRY_EVENT_H
-#define BITFLOW_SENTRY_SENTRY_EVENT_H
+#ifndef BITFLOW_SRC_SENTRY_EVENT_H
+#define BITFLOW_SRC_SENTRY_EVENT_H
 
 #include <limits.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/crash.h"
-#include "bitflow/sentry/sentry_crumbs.h"
-#include "bitflow/sentry/sentry_endpoint.h"
+#include "bitflow/sentry/sentry.h"
+#include "bitflow/telemetry/json_builder.h"
+#include "breadcrumbs.h"
+#include "dsn.h"
 
-#define SENTRY_ID_SIZE 33 // 32 hexadecimal digits
 #define SENTRY_ENVIRONMENT_SIZE 65
 #define SENTRY_SERVER_NAME_SIZE (HOST_NAME_MAX + 1)
 
@@ -28,18 +30,18 @@ struct sentry_identity {
     char server_name[SENTRY_SERVER_NAME_SIZE];
 };
 
-#define SENTRY_ERROR_TEXT 4096 // bytes; a line that is an error is kept longer than a crumb
+#define SENTRY_ERROR_TEXT 4096 // bytes; a line that is an error is kept longer than a breadcrumb
 
 // An error, as it is found in the log.
 struct sentry_error {
-    struct sentry_error *next; // in a queue
+    STAILQ_ENTRY(sentry_error) link; // in the queue
     char id[SENTRY_ID_SIZE];
     uint64_t repeated; // how often the same came since it was last reported
     unsigned attempts; // to send it
     struct sentry_line line;
     char text[SENTRY_ERROR_TEXT];
-    size_t crumb_count;
-    struct sentry_crumb crumbs[SENTRY_CRUMBS_MAX];
+    size_t breadcrumb_count;
+    struct sentry_breadcrumb breadcrumbs[SENTRY_BREADCRUMBS_MAX];
 };
 
 // What was not sent, told along with the next event: by Sentry's names for the reasons.
@@ -60,6 +62,18 @@ char *sentry_error_envelope(const struct sentry_identity *identity, const struct
 uint64_t sentry_crashed_connection(const struct crash *crash);
 
 char *sentry_crash_envelope(const struct sentry_identity *identity, const char *id, const struct crash *crash,
-                            const struct sentry_crumb *crumbs, size_t crumb_count, size_t *length);
+                            const struct sentry_breadcrumb *breadcrumbs, size_t breadcrumb_count, size_t *length);
+
+// What errors and crashes have in common.
+
+json_t *sentry_event_hex(uint64_t number); // "0x..."
+
+struct json_builder sentry_event_begin(const struct sentry_identity *identity, const char *id, int64_t wall,
+                                       const char *level);
+void sentry_event_set_breadcrumbs(struct json_builder *event, const struct sentry_breadcrumb *breadcrumbs,
+                                  size_t count);
+
+// Drops the event. NULL: out of memory, or the event is NULL.
+char *sentry_envelope(json_t *event, const char *id, const uint64_t *losses, size_t *length);
 
 #endif

@@ -1,8 +1,8 @@
 // How often one and the same error is reported: at once, and then at most once in SENTRY_LIMITER_INTERVAL, with the
 // number of those that were not. A bounded table; the caller locks.
 
-#ifndef BITFLOW_SRC_SENTRY_SENTRY_LIMITER_H
-#define BITFLOW_SRC_SENTRY_SENTRY_LIMITER_H
+#ifndef BITFLOW_SRC_SENTRY_LIMITER_H
+#define BITFLOW_SRC_SENTRY_LIMITER_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -30,7 +30,7 @@ enum sentry_limit { SENTRY_REPORT, SENTRY_REPEATED, SENTRY_TOO_MANY };
 enum sentry_limit sentry_limiter_pass(struct sentry_limiter *limiter, uint64_t fingerprint, int64_t now,
                                       uint64_t *repeated);
 
-// FNV-1a of the strings, one after the other; NULL is as empty. Never 0.
+// A hash of the strings (base/hash.h), NULL is as empty; never 0.
 uint64_t sentry_fingerprint(const char *const *parts, unsigned count);
 
 #endif

@@ -1,4 +1,4 @@
-#include "sentry_recorder.h"
+#include "crash_report.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "bitflow/sentry/sentry.h"
-#include "sentry_sender.h"
+#include "sender.h"
 
 // Less than CRASH_REPORT_TIME, so that a failure is told.
 #define REPORT_TIME (4 * NS_PER_S)
@@ -41,10 +41,10 @@ struct sentry_recorder *sentry_recorder_create(int *fd, struct error *error)
 
 static bool send_crash(struct sentry_recorder *recorder, const struct crash *crash, const char *id, struct error *error)
 {
-    static struct sentry_crumb crumbs[SENTRY_CRUMBS_MAX];
-    size_t count = sentry_crumbs_collect(&recorder->crumbs, sentry_crashed_connection(crash), crumbs);
+    static struct sentry_breadcrumb breadcrumbs[SENTRY_BREADCRUMBS_MAX];
+    size_t count = sentry_breadcrumbs_collect(&recorder->breadcrumbs, sentry_crashed_connection(crash), breadcrumbs);
     size_t length;
-    char *envelope = sentry_crash_envelope(&recorder->identity, id, crash, crumbs, count, &length);
+    char *envelope = sentry_crash_envelope(&recorder->identity, id, crash, breadcrumbs, count, &length);
     if (envelope == NULL) {
         error_set_errno(error, ENOMEM, "cannot describe the crash");
         return false;

@@ -1,15 +1,32 @@
-#include "sentry_json.h"
+#include "event.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/utsname.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/base/compiler.h"
 #include "bitflow/version.h"
 
-json_t *sentry_json_hex(uint64_t number)
+bool sentry_make_id(char id[SENTRY_ID_SIZE])
+{
+    unsigned char bytes[(SENTRY_ID_SIZE - 1) / 2];
+    if (getrandom(bytes, sizeof bytes, GRND_NONBLOCK) != (ssize_t)sizeof bytes)
+        return false;
+    // It is a UUID of version 4 (RFC 9562, 5.4).
+    bytes[6] = (unsigned char)((bytes[6] & 0x0f) | 0x40);
+    bytes[8] = (unsigned char)((bytes[8] & 0x3f) | 0x80);
+    for (size_t i = 0; i < sizeof bytes; i++)
+        (void)snprintf(id + 2 * i, 3, "%02x", bytes[i]);
+    return true;
+}
+
+// ---- what every event has
+
+json_t *sentry_event_hex(uint64_t number)
 {
     char text[2 + 16 + 1];
     (void)snprintf(text, sizeof text, "0x%" PRIx64, number);
@@ -34,8 +51,8 @@ static json_t *describe_system(void)
     return json_builder_finish(&contexts);
 }
 
-struct json_builder sentry_json_event(const struct sentry_identity *identity, const char *id, int64_t wall,
-                                      const char *level)
+struct json_builder sentry_event_begin(const struct sentry_identity *identity, const char *id, int64_t wall,
+                                       const char *level)
 {
     struct json_builder event = json_builder_object();
     json_builder_set_text(&event, "event_id", id);
@@ -51,38 +68,38 @@ struct json_builder sentry_json_event(const struct sentry_identity *identity, co
     return event;
 }
 
-static const char *crumb_level(uint32_t level)
+static const char *breadcrumb_level(uint32_t level)
 {
     static const char *const names[] = {"debug", "info", "warning", "error"};
     return level < sizeof names / sizeof *names ? names[level] : "info";
 }
 
-static json_t *json_of_crumb(const struct sentry_crumb *crumb)
+static json_t *json_of_breadcrumb(const struct sentry_breadcrumb *breadcrumb)
 {
-    const struct sentry_line *line = &crumb->line;
+    const struct sentry_line *line = &breadcrumb->line;
     struct json_builder data = json_builder_object();
-    json_builder_set_text(&data, "proxy", sentry_line_proxy(line, crumb->text));
+    json_builder_set_text(&data, "proxy", sentry_line_proxy(line, breadcrumb->text));
     if (line->connection != 0)
         json_builder_set(&data, "conn", json_integer((json_int_t)line->connection));
-    const char *at = sentry_line_fields(line, crumb->text);
+    const char *at = sentry_line_fields(line, breadcrumb->text);
     struct log_field field;
-    while (sentry_line_next_field(line, crumb->text, &at, &field))
+    while (sentry_line_next_field(line, breadcrumb->text, &at, &field))
         json_builder_set(&data, field.key, json_builder_text(field.value));
     struct json_builder json = json_builder_object();
     json_builder_set(&json, "timestamp", json_builder_time(line->wall));
     json_builder_set_text(&json, "type", "default");
-    json_builder_set_text(&json, "level", crumb_level(line->level));
+    json_builder_set_text(&json, "level", breadcrumb_level(line->level));
     json_builder_set_text(&json, "category", line->connection != 0 ? "connection" : "process");
-    json_builder_set(&json, "message", json_builder_text(sentry_line_message(line, crumb->text)));
+    json_builder_set(&json, "message", json_builder_text(sentry_line_message(line, breadcrumb->text)));
     json_builder_set(&json, "data", json_builder_finish(&data));
     return json_builder_finish(&json);
 }
 
-void sentry_json_set_crumbs(struct json_builder *event, const struct sentry_crumb *crumbs, size_t count)
+void sentry_event_set_breadcrumbs(struct json_builder *event, const struct sentry_breadcrumb *breadcrumbs, size_t count)
 {
     struct json_builder values = json_builder_array();
     for (size_t i = 0; i < count; i++)
-        json_builder_append(&values, json_of_crumb(&crumbs[i]));
+        json_builder_append(&values, json_of_breadcrumb(&breadcrumbs[i]));
     struct json_builder json = json_builder_object();
     json_builder_set(&json, "values", json_builder_finish(&values));
     json_builder_set(event, "breadcrumbs", json_builder_finish(&json));
@@ -164,7 +181,7 @@ static void append_item(struct lines *lines, const char *type, json_t *payload)
     append_text(lines, text);
 }
 
-char *sentry_json_envelope(json_t *event, const char *id, const uint64_t *losses, size_t *length)
+char *sentry_envelope(json_t *event, const char *id, const uint64_t *losses, size_t *length)
 {
     struct lines lines = {.is_complete = true};
     uint64_t lost = 0;
@@ -180,4 +197,81 @@ char *sentry_json_envelope(json_t *event, const char *id, const uint64_t *losses
     }
     free(lines.bytes);
     return NULL;
+}
+
+// ---- an error
+
+// What is worth searching and counting by.
+static const char *const tag_keys[] = {"target", "reason", "ended_by"};
+
+// The message alone names the kind of error; with what the system said it is a sentence for people.
+static json_t *describe_message(const struct sentry_error *error)
+{
+    const char *message = sentry_line_message(&error->line, error->text);
+    const char *cause = sentry_line_field(&error->line, error->text, "error");
+    char sentence[SENTRY_ERROR_TEXT];
+    (void)snprintf(sentence, sizeof sentence, "%s%s%s", message, cause == NULL ? "" : ": ", cause == NULL ? "" : cause);
+    struct json_builder json = json_builder_object();
+    json_builder_set_text(&json, "message", message);
+    json_builder_set_text(&json, "formatted", sentence);
+    return json_builder_finish(&json);
+}
+
+static json_t *describe_tags(const struct sentry_error *error)
+{
+    char number[LOG_NUMBER_SIZE];
+    struct json_builder tags = json_builder_object();
+    json_builder_set_text(&tags, "proxy", sentry_line_proxy(&error->line, error->text));
+    for (size_t i = 0; i < ARRAY_LENGTH(tag_keys); i++)
+        json_builder_set_text(&tags, tag_keys[i], sentry_line_field(&error->line, error->text, tag_keys[i]));
+    if (error->line.connection != 0)
+        json_builder_set_text(&tags, "connection", log_number(number, (int64_t)error->line.connection));
+    return json_builder_finish(&tags);
+}
+
+static json_t *describe_fingerprint(const struct sentry_error *error)
+{
+    const char *parts[SENTRY_FINGERPRINT_PARTS] = {
+        sentry_line_message(&error->line, error->text),
+        sentry_line_proxy(&error->line, error->text),
+        sentry_line_field(&error->line, error->text, "target"),
+        sentry_line_field(&error->line, error->text, "reason"),
+    };
+    struct json_builder json = json_builder_array();
+    for (size_t i = 0; i < SENTRY_FINGERPRINT_PARTS; i++)
+        json_builder_append(&json, json_builder_text(parts[i] == NULL ? "" : parts[i]));
+    return json_builder_finish(&json);
+}
+
+// All that the line has.
+static json_t *describe_facts(const struct sentry_error *error)
+{
+    struct json_builder facts = json_builder_object();
+    if (error->line.connection != 0)
+        json_builder_set(&facts, "id", json_integer((json_int_t)error->line.connection));
+    json_builder_set_text(&facts, "proxy", sentry_line_proxy(&error->line, error->text));
+    const char *at = sentry_line_fields(&error->line, error->text);
+    struct log_field field;
+    while (sentry_line_next_field(&error->line, error->text, &at, &field))
+        json_builder_set(&facts, field.key, json_builder_text(field.value));
+    return json_builder_finish(&facts);
+}
+
+char *sentry_error_envelope(const struct sentry_identity *identity, const struct sentry_error *error,
+                            const uint64_t *losses, size_t *length)
+{
+    struct json_builder event = sentry_event_begin(identity, error->id, error->line.wall, "error");
+    json_builder_set(&event, "logentry", describe_message(error));
+    json_builder_set(&event, "tags", describe_tags(error));
+    json_builder_set(&event, "fingerprint", describe_fingerprint(error));
+    json_t *contexts = json_object_get(event.object, "contexts");
+    if (json_object_set_new(contexts, error->line.connection != 0 ? "connection" : "details", describe_facts(error)))
+        event.is_complete = false;
+    if (error->repeated > 0) {
+        struct json_builder extra = json_builder_object();
+        json_builder_set(&extra, "repeated", json_integer((json_int_t)error->repeated));
+        json_builder_set(&event, "extra", json_builder_finish(&extra));
+    }
+    sentry_event_set_breadcrumbs(&event, error->breadcrumbs, error->breadcrumb_count);
+    return sentry_envelope(json_builder_finish(&event), error->id, losses, length);
 }

@@ -1,14 +1,15 @@
 // What a report of a crash needs, in memory that the reporter inherits as a descriptor: who reports and where to, the
-// last lines, and behind them the struct crash that the handler writes. Private to the telemetry floor.
+// last lines, and behind them the struct crash that the handler writes. One thread
+// at a time.
 
-#ifndef BITFLOW_SRC_SENTRY_SENTRY_RECORDER_H
-#define BITFLOW_SRC_SENTRY_SENTRY_RECORDER_H
+#ifndef BITFLOW_SRC_SENTRY_CRASH_REPORT_H
+#define BITFLOW_SRC_SENTRY_CRASH_REPORT_H
 
-#include "bitflow/sentry/sentry_event.h"
+#include "event.h"
 
 struct sentry_recorder {
     struct sentry_identity identity;
-    struct sentry_crumbs crumbs;
+    struct sentry_breadcrumbs breadcrumbs;
 };
 
 #define SENTRY_CRASH_OFFSET sizeof(struct sentry_recorder)

@@ -1,4 +1,4 @@
-#include "sentry_sender.h"
+#include "sender.h"
 
 #include <curl/curl.h>
 #include <stdio.h>
@@ -122,10 +122,10 @@ static size_t note_header(char *line, size_t size, size_t count, void *argument)
 
 // ---- a request
 
-static bool set_transport(CURL *curl, const struct sentry_identity *identity, const struct sentry_endpoint *endpoint)
+static bool set_transport(CURL *curl, const struct sentry_identity *identity, const struct sentry_dsn *dsn)
 {
     bool is_set =
-        curl_easy_setopt(curl, CURLOPT_URL, endpoint->url) == CURLE_OK &&
+        curl_easy_setopt(curl, CURLOPT_URL, dsn->url) == CURLE_OK &&
         curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK &&
         curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 0L) == CURLE_OK &&
         curl_easy_setopt(curl, CURLOPT_SSL_VERIFYPEER, 1L) == CURLE_OK &&
@@ -140,12 +140,12 @@ static bool set_transport(CURL *curl, const struct sentry_identity *identity, co
     return is_set;
 }
 
-static struct curl_slist *make_headers(const struct sentry_endpoint *endpoint)
+static struct curl_slist *make_headers(const struct sentry_dsn *dsn)
 {
     char authentication[SENTRY_DSN_SIZE + 128];
     (void)snprintf(authentication, sizeof authentication,
                    "X-Sentry-Auth: Sentry sentry_version=7, sentry_client=bitflow/" BITFLOW_VERSION ", sentry_key=%s",
-                   endpoint->key);
+                   dsn->key);
     // An empty Expect: the envelope goes without asking first.
     const char *const lines[] = {authentication, "Content-Type: application/x-sentry-envelope",
                                  "Content-Encoding: gzip", "Expect:"};
@@ -218,18 +218,18 @@ void sentry_sender_send(struct sentry_sender *sender, const struct sentry_identi
                         size_t length, struct sentry_answer *answer)
 {
     enum { BODY_MAX = 1024 * 1024 };
-    struct sentry_endpoint endpoint;
+    struct sentry_dsn dsn;
     size_t compressed = 0;
     size_t body_left = BODY_MAX;
     *answer = (struct sentry_answer){.error = "out of memory"};
-    if (!sentry_endpoint_parse(identity->dsn, &endpoint, NULL))
+    if (!sentry_dsn_parse(identity->dsn, &dsn, NULL))
         return; // it was checked when it was configured
     unsigned char *body = compress_envelope(envelope, length, &compressed);
-    struct curl_slist *headers = make_headers(&endpoint);
-    if (body != NULL && headers != NULL && open_sender(sender) && set_transport(sender->curl, identity, &endpoint) &&
+    struct curl_slist *headers = make_headers(&dsn);
+    if (body != NULL && headers != NULL && open_sender(sender) && set_transport(sender->curl, identity, &dsn) &&
         set_request(sender->curl, headers, body, compressed, answer, &body_left))
         perform(sender, answer);
-    explicit_bzero(&endpoint, sizeof endpoint);
+    explicit_bzero(&dsn, sizeof dsn);
     curl_slist_free_all(headers);
     free(body);
 }

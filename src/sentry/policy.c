@@ -1,4 +1,4 @@
-#include "sentry_policy.h"
+#include "policy.h"
 
 #include <ctype.h>
 #include <curl/curl.h>

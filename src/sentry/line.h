@@ -1,8 +1,8 @@
 // One line of the log as it is kept for Sentry: its strings packed one behind the other, in a bounded room. It has no
 // pointers, so that it can lie in memory that another process reads. Any thread; no locks.
 
-#ifndef BITFLOW_SENTRY_SENTRY_LINE_H
-#define BITFLOW_SENTRY_SENTRY_LINE_H
+#ifndef BITFLOW_SRC_SENTRY_LINE_H
+#define BITFLOW_SRC_SENTRY_LINE_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -6,16 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "sentry_json.h"
+#include "event.h"
 #include "symbols.h"
 
 static json_t *json_of_frame(const struct crash_frame *frame, bool is_innermost, const struct symbols *symbols)
 {
     bool is_ours = frame->base != 0 && *frame->module == '\0';
     struct json_builder json = json_builder_object();
-    json_builder_set(&json, "instruction_addr", sentry_json_hex(frame->address));
+    json_builder_set(&json, "instruction_addr", sentry_event_hex(frame->address));
     if (frame->base != 0) {
-        json_builder_set(&json, "image_addr", sentry_json_hex(frame->base));
+        json_builder_set(&json, "image_addr", sentry_event_hex(frame->base));
         json_builder_set_text(&json, "package", is_ours ? "bitflow" : frame->module);
     }
     json_builder_set(&json, "in_app", json_boolean(is_ours));
@@ -104,7 +104,7 @@ static json_t *json_of_image(const struct crash *crash, const struct symbols *sy
     json_builder_set_text(&json, "code_file", "bitflow");
     json_builder_set_text(&json, "code_id", code_id);
     json_builder_set_text(&json, "debug_id", debug_id);
-    json_builder_set(&json, "image_addr", sentry_json_hex(base));
+    json_builder_set(&json, "image_addr", sentry_event_hex(base));
     json_builder_set(&json, "image_size", json_integer((json_int_t)symbols->memory_size));
     return json_builder_finish(&json);
 }
@@ -140,18 +140,18 @@ static json_t *describe_tags(const struct crash *crash)
 }
 
 char *sentry_crash_envelope(const struct sentry_identity *identity, const char *id, const struct crash *crash,
-                            const struct sentry_crumb *crumbs, size_t crumb_count, size_t *length)
+                            const struct sentry_breadcrumb *breadcrumbs, size_t breadcrumb_count, size_t *length)
 {
     struct symbols symbols;
     symbols_init(&symbols);
     // No fingerprint: Sentry groups crashes by their stack.
-    struct json_builder event = sentry_json_event(identity, id, clock_wall(), "fatal");
+    struct json_builder event = sentry_event_begin(identity, id, clock_wall(), "fatal");
     json_builder_set(&event, "exception", list_of("values", json_of_exception(crash, &symbols)));
     json_builder_set(&event, "threads", list_of("values", json_of_thread(crash)));
     json_builder_set(&event, "tags", describe_tags(crash));
     if (symbols.build_id_size >= 16 && symbols.build_id_size <= 64)
         json_builder_set(&event, "debug_meta", list_of("images", json_of_image(crash, &symbols)));
-    sentry_json_set_crumbs(&event, crumbs, crumb_count);
+    sentry_event_set_breadcrumbs(&event, breadcrumbs, breadcrumb_count);
     symbols_release(&symbols);
-    return sentry_json_envelope(json_builder_finish(&event), id, NULL, length);
+    return sentry_envelope(json_builder_finish(&event), id, NULL, length);
 }

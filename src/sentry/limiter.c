@@ -1,6 +1,8 @@
-#include "sentry_limiter.h"
+#include "limiter.h"
 
 #include <stddef.h>
+
+#include "bitflow/base/hash.h"
 
 // The entry of that fingerprint, else a free one, else the one that has been silent for longest.
 static struct sentry_limiter_entry *find(struct sentry_limiter *limiter, uint64_t fingerprint)
@@ -34,12 +36,8 @@ enum sentry_limit sentry_limiter_pass(struct sentry_limiter *limiter, uint64_t f
 
 uint64_t sentry_fingerprint(const char *const *parts, unsigned count)
 {
-    const uint64_t prime = UINT64_C(0x100000001b3);
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
-    for (unsigned i = 0; i < count; i++) {
-        for (const char *at = parts[i] == NULL ? "" : parts[i]; *at != '\0'; at++)
-            hash = (hash ^ (unsigned char)*at) * prime;
-        hash = (hash ^ 0xff) * prime; // where one part ends
-    }
+    uint64_t hash = hash_begin();
+    for (unsigned i = 0; i < count; i++)
+        hash = hash_text(hash, parts[i] == NULL ? "" : parts[i]);
     return hash == 0 ? 1 : hash;
 }

@@ -2,8 +2,8 @@
 // of its own; one thread.
 // https://develop.sentry.dev/sdk/expected-features/rate-limiting/
 
-#ifndef BITFLOW_SRC_SENTRY_SENTRY_POLICY_H
-#define BITFLOW_SRC_SENTRY_SENTRY_POLICY_H
+#ifndef BITFLOW_SRC_SENTRY_POLICY_H
+#define BITFLOW_SRC_SENTRY_POLICY_H
 
 #include <stdbool.h>
 #include <stdint.h>
