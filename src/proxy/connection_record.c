@@ -109,17 +109,17 @@ static const struct connection_tls *describe_tls(const struct tls_session *sessi
 {
     if (session == NULL)
         return NULL;
-    const struct tls_facts *facts = &session->facts;
-    const char *version = facts->version == TLS_1_3 ? "TLSv1.3" : "TLSv1.2";
+    const struct tls_info *info = &session->info;
+    const char *version = info->version == TLS_1_3 ? "TLSv1.3" : "TLSv1.2";
     *out = (struct connection_tls){
-        .version = *facts->cipher == '\0' ? NULL : version, // both are agreed upon together
-        .cipher = text_or_null(facts->cipher),
-        .server_name = text_or_null(facts->server_name),
-        .protocol = text_or_null(facts->protocol),
-        .peer_subject = text_or_null(facts->peer_subject),
-        .peer_names = text_or_null(facts->peer_names),
-        .peer_fingerprint = text_or_null(facts->peer_fingerprint),
-        .handshake_time = facts->handshake_time,
+        .version = *info->cipher == '\0' ? NULL : version, // both are agreed upon together
+        .cipher = text_or_null(info->cipher),
+        .server_name = text_or_null(info->server_name),
+        .protocol = text_or_null(info->protocol),
+        .peer_subject = text_or_null(info->peer_subject),
+        .peer_names = text_or_null(info->peer_names),
+        .peer_fingerprint = text_or_null(info->peer_fingerprint),
+        .handshake_time = info->handshake_time,
     };
     return out;
 }

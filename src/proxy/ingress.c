@@ -64,7 +64,7 @@ static bool choose_target(struct ingress *ingress, const struct generation *gene
 static bool is_routed_as_agreed(const struct ingress *ingress, int client, struct error *error)
 {
     uint8_t record[TLS_ALERT_RECORD_MAX];
-    if (ingress->target != BALANCER_NO_MORE && strcmp(ingress->server_name, ingress->tls->facts.server_name) == 0)
+    if (ingress->target != BALANCER_NO_MORE && strcmp(ingress->server_name, ingress->tls->info.server_name) == 0)
         return true;
     size_t size = tls_sender_alert(ingress->tls->sender, TLS_ALERT_ILLEGAL_PARAMETER, record, sizeof record);
     (void)send(client, record, size, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -147,7 +147,7 @@ bool ingress_admit(struct ingress *ingress, const struct generation *generation,
     bool is_accepted = accept_tls(ingress, generation, client, deadline, reason, error);
     bool is_routed = settings->balancer == BALANCER_SNI;
     if (!is_routed && ingress->tls != NULL)
-        memcpy(ingress->server_name, ingress->tls->facts.server_name, sizeof ingress->server_name);
+        memcpy(ingress->server_name, ingress->tls->info.server_name, sizeof ingress->server_name);
     if (!is_accepted || !is_routed)
         return is_accepted;
     *reason = CLOSE_CLIENT_HANDSHAKE_FAILED;

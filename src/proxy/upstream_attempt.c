@@ -175,7 +175,7 @@ static bool connect_tls(const struct attempt *attempt)
     } else {
         is_done = tls_connect(attempt->tls, upstream->dialled.fd, host_of(attempt->target), attempt->watch, deadline,
                               upstream->tls, attempt->error);
-        upstream->handshake_time += upstream->tls->facts.handshake_time;
+        upstream->handshake_time += upstream->tls->info.handshake_time;
     }
     if (!is_done)
         drop_socket(upstream);

@@ -61,6 +61,6 @@ void upstream_count_attempt(const struct upstream *upstream, struct target_metri
     metric_add(&metrics->failed[upstream_failure(upstream, code)], 1);
     if (upstream->step != UPSTREAM_TLS)
         return;
-    enum tls_failure why = upstream->tls != NULL ? upstream->tls->facts.failure : TLS_FAILURE_OUT_OF_MEMORY;
+    enum tls_failure why = upstream->tls != NULL ? upstream->tls->info.failure : TLS_FAILURE_OUT_OF_MEMORY;
     metric_add(&metrics->handshake_failed[why], 1);
 }

@@ -184,16 +184,16 @@ int tls_certificate_callback(mbedtls_ssl_context *ssl)
     struct tls_handshake *handshake = mbedtls_ssl_get_user_data_p(ssl);
     size_t length = 0;
     const unsigned char *name = mbedtls_ssl_get_hs_sni(ssl, &length);
-    char asked[sizeof handshake->facts->server_name] = "";
+    char asked[sizeof handshake->info->server_name] = "";
     if (name != NULL)
         copy_name(name, length, asked, sizeof asked);
     // After a HelloRetryRequest it runs again, and mbedTLS does not see to it that the second hello asks for the same
     // (RFC 8446 4.1.2): a client could be routed by one name and verified by another's authority.
-    if (handshake->has_chosen && strcmp(asked, handshake->facts->server_name) != 0)
+    if (handshake->has_chosen && strcmp(asked, handshake->info->server_name) != 0)
         return MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER;
     handshake->has_chosen = true;
-    memcpy(handshake->facts->server_name, asked, sizeof asked);
-    return tls_choose_entry(handshake->context, handshake->facts->server_name, ssl, &handshake->verification.entry);
+    memcpy(handshake->info->server_name, asked, sizeof asked);
+    return tls_choose_entry(handshake->context, handshake->info->server_name, ssl, &handshake->verification.entry);
 }
 
 // Whom we connect to: the name to be sent and verified.
@@ -202,10 +202,10 @@ static int set_host(struct tls_handshake *handshake)
     const char *name = handshake->verification.name;
     if (name == NULL) // an address: not sent (RFC 6066, 3), and verified by our callback
         return mbedtls_ssl_set_hostname(&handshake->ssl, NULL);
-    struct tls_facts *facts = handshake->facts;
-    copy_name((const unsigned char *)name, strlen(name), facts->server_name, sizeof facts->server_name);
-    return *facts->server_name == '\0' ? MBEDTLS_ERR_SSL_BAD_INPUT_DATA
-                                       : mbedtls_ssl_set_hostname(&handshake->ssl, facts->server_name);
+    struct tls_info *info = handshake->info;
+    copy_name((const unsigned char *)name, strlen(name), info->server_name, sizeof info->server_name);
+    return *info->server_name == '\0' ? MBEDTLS_ERR_SSL_BAD_INPUT_DATA
+                                      : mbedtls_ssl_set_hostname(&handshake->ssl, info->server_name);
 }
 
 static bool prepare(struct tls_handshake *handshake, const char *host, struct error *error)
@@ -232,29 +232,29 @@ static bool prepare(struct tls_handshake *handshake, const char *host, struct er
     return true;
 }
 
-static void note_facts(struct tls_handshake *handshake)
+static void note_info(struct tls_handshake *handshake)
 {
-    struct tls_facts *facts = handshake->facts;
+    struct tls_info *info = handshake->info;
     const mbedtls_ssl_context *ssl = &handshake->ssl;
-    facts->version = mbedtls_ssl_get_version_number(ssl) == MBEDTLS_SSL_VERSION_TLS1_3 ? TLS_1_3 : TLS_1_2;
+    info->version = mbedtls_ssl_get_version_number(ssl) == MBEDTLS_SSL_VERSION_TLS1_3 ? TLS_1_3 : TLS_1_2;
     const struct tls_suite *suite = tls_suite_find(mbedtls_ssl_get_ciphersuite_id_from_ssl(ssl));
     if (suite != NULL)
-        (void)snprintf(facts->cipher, sizeof facts->cipher, "%s", suite->name);
+        (void)snprintf(info->cipher, sizeof info->cipher, "%s", suite->name);
     const char *protocol = mbedtls_ssl_get_alpn_protocol(ssl);
     if (protocol != NULL)
-        (void)snprintf(facts->protocol, sizeof facts->protocol, "%s", protocol);
+        (void)snprintf(info->protocol, sizeof info->protocol, "%s", protocol);
 }
 
 static void note_peer(struct tls_handshake *handshake)
 {
-    struct tls_facts *facts = handshake->facts;
+    struct tls_info *info = handshake->info;
     const mbedtls_x509_crt *peer = mbedtls_ssl_get_peer_cert(&handshake->ssl);
     if (handshake->context->verify_mode == VERIFY_NONE || peer == NULL)
         return;
-    (void)certificate_subject(&peer->subject, facts->peer_subject, sizeof facts->peer_subject);
-    certificate_common_name(&peer->subject, facts->peer_common_name, sizeof facts->peer_common_name);
-    (void)certificate_names(peer, facts->peer_names, sizeof facts->peer_names);
-    certificate_fingerprint(peer, facts->peer_fingerprint);
+    (void)certificate_subject(&peer->subject, info->peer_subject, sizeof info->peer_subject);
+    certificate_common_name(&peer->subject, info->peer_common_name, sizeof info->peer_common_name);
+    (void)certificate_names(peer, info->peer_names, sizeof info->peer_names);
+    certificate_fingerprint(peer, info->peer_fingerprint);
 }
 
 void tls_handshake_alert(struct tls_handshake *handshake, unsigned char alert)
@@ -270,13 +270,13 @@ void tls_handshake_alert(struct tls_handshake *handshake, unsigned char alert)
 static bool accept_peer(struct tls_handshake *handshake, struct error *error)
 {
     unsigned char alert;
-    note_facts(handshake);
+    note_info(handshake);
     if (tls_verify_result(&handshake->verification, &handshake->ssl, &alert)) {
         note_peer(handshake);
         return true;
     }
-    handshake->facts->failure = mbedtls_ssl_get_peer_cert(&handshake->ssl) == NULL ? TLS_FAILURE_CERTIFICATE_MISSING
-                                                                                   : TLS_FAILURE_CERTIFICATE_INVALID;
+    handshake->info->failure = mbedtls_ssl_get_peer_cert(&handshake->ssl) == NULL ? TLS_FAILURE_CERTIFICATE_MISSING
+                                                                                  : TLS_FAILURE_CERTIFICATE_INVALID;
     tls_handshake_alert(handshake, alert);
     error_set(error, ERROR_INVALID, "%s", handshake->verification.reason);
     return false;
@@ -287,7 +287,7 @@ bool tls_handshake_run(struct tls_handshake *handshake, const char *host, struct
     int64_t start = clock_now();
     mbedtls_ssl_init(&handshake->ssl);
     if (!prepare(handshake, host, error)) {
-        handshake->facts->failure = TLS_FAILURE_OTHER;
+        handshake->info->failure = TLS_FAILURE_OTHER;
         return false;
     }
     int status = mbedtls_ssl_handshake(&handshake->ssl);
@@ -300,13 +300,13 @@ bool tls_handshake_run(struct tls_handshake *handshake, const char *host, struct
     if (status != 0) {
         // First, since sending an alert to one who has left is no news.
         tls_handshake_describe(handshake, status, error);
-        handshake->facts->failure = tls_handshake_classify(handshake, status);
+        handshake->info->failure = tls_handshake_classify(handshake, status);
         if (tls_handshake_owes_alert(handshake, status, &alert))
             tls_handshake_alert(handshake, alert);
         (void)flush(handshake);
     }
     bool is_good = status == 0 && accept_peer(handshake, error);
-    handshake->facts->handshake_time = clock_now() - start;
+    handshake->info->handshake_time = clock_now() - start;
     if (!is_good && handshake->end == SOCKET_FINE)
         socket_end_and_drain(handshake->fd); // or the alert might be lost
     return is_good;

@@ -39,7 +39,7 @@ enum handshake_end { SOCKET_FINE, SOCKET_EOF, SOCKET_TIMEOUT, SOCKET_CANCELLED, 
 
 struct tls_handshake {
     const struct tls_context *context;
-    struct tls_facts *facts;
+    struct tls_info *info;
     int fd;
     int64_t deadline;
     bool has_chosen;            // the certificate callback has run

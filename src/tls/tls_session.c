@@ -30,7 +30,7 @@ static bool create_halves(struct tls_handshake *handshake, struct tls_session *s
 
 // Not on the stack, which would keep the memory for as long as the connection lives.
 static struct tls_handshake *create_handshake(const struct tls_context *context, int fd, struct client_watch *watch,
-                                              int64_t deadline, struct tls_facts *facts, struct error *error)
+                                              int64_t deadline, struct tls_info *info, struct error *error)
 {
     struct tls_handshake *handshake = calloc(1, sizeof *handshake);
     if (handshake == NULL) {
@@ -38,7 +38,7 @@ static struct tls_handshake *create_handshake(const struct tls_context *context,
         return NULL;
     }
     handshake->context = context;
-    handshake->facts = facts;
+    handshake->info = info;
     handshake->fd = fd;
     handshake->watch = watch;
     handshake->deadline = deadline;
@@ -49,20 +49,20 @@ static bool begin(const struct tls_context *context, int fd, const char *host, s
                   int64_t deadline, struct tls_session *session, struct error *error)
 {
     memset(session, 0, sizeof *session);
-    struct tls_handshake *handshake = create_handshake(context, fd, watch, deadline, &session->facts, error);
+    struct tls_handshake *handshake = create_handshake(context, fd, watch, deadline, &session->info, error);
     if (handshake == NULL) {
-        session->facts.failure = TLS_FAILURE_OUT_OF_MEMORY;
+        session->info.failure = TLS_FAILURE_OUT_OF_MEMORY;
         return false;
     }
     bool is_good = tls_handshake_run(handshake, host, error);
     if (is_good && !create_halves(handshake, session, error)) {
-        session->facts.failure = TLS_FAILURE_OTHER;
+        session->info.failure = TLS_FAILURE_OTHER;
         tls_handshake_alert(handshake, TLS_ALERT_INTERNAL_ERROR);
         tls_session_release(session);
         is_good = false;
     }
     if (is_good)
-        session->record_limit = session->facts.version == TLS_1_3
+        session->record_limit = session->info.version == TLS_1_3
                                     ? TLS_PLAIN_MAX // 1.3's are one less by mbedTLS's own padding
                                     : (size_t)mbedtls_ssl_get_max_out_record_payload(&handshake->ssl);
     tls_handshake_release(handshake);
