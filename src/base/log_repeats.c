@@ -11,7 +11,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/hash.h"
 #include "bitflow/base/mutex.h"
-#include "log_parts.h"
+#include "log_internal.h"
 
 #define KINDS_MAX 128
 #define KIND_TEXT_SIZE 512

@@ -1,4 +1,4 @@
-#include "unix_file.h"
+#include "unix_socket.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -110,7 +110,7 @@ static bool bind_path(int fd, const char *path, struct error *error)
     return false;
 }
 
-bool unix_file_listen(int fd, const char *path, int backlog, struct unix_file *file, struct error *error)
+bool unix_socket_listen(int fd, const char *path, int backlog, struct unix_socket_file *file, struct error *error)
 {
     int directory = lock_directory(path);
     struct stat status;
@@ -121,21 +121,21 @@ bool unix_file_listen(int fd, const char *path, int backlog, struct unix_file *f
         good = false;
     }
     if (good)
-        *file = (struct unix_file){.device = status.st_dev, .inode = status.st_ino};
+        *file = (struct unix_socket_file){.device = status.st_dev, .inode = status.st_ino};
     if (directory >= 0)
         (void)close(directory);
     return good;
 }
 
-bool unix_file_is_there(const char *path, const struct unix_file *file)
+bool unix_socket_is_there(const char *path, const struct unix_socket_file *file)
 {
     struct stat status;
     return lstat(path, &status) == 0 && S_ISSOCK(status.st_mode) && status.st_dev == file->device &&
            status.st_ino == file->inode;
 }
 
-void unix_file_remove(const char *path, const struct unix_file *file)
+void unix_socket_remove(const char *path, const struct unix_socket_file *file)
 {
-    if (unix_file_is_there(path, file))
+    if (unix_socket_is_there(path, file))
         (void)unlink(path);
 }

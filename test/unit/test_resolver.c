@@ -4,7 +4,7 @@
 #include <sys/resource.h>
 
 #include "bitflow/base/compiler.h"
-#include "bitflow/net/resolve.h"
+#include "bitflow/net/resolver.h"
 #include "fake_resolver.h"
 
 static struct client_watch nobody(void)
@@ -14,11 +14,11 @@ static struct client_watch nobody(void)
     return watch;
 }
 
-static bool resolve_text(const char *text, int64_t deadline, struct resolution *resolution, struct error *error)
+static bool resolve_text(const char *text, int64_t deadline, struct resolved_addresses *resolved, struct error *error)
 {
     struct address address = rig_address(text, ADDRESS_TO_LISTEN);
     struct client_watch watch = nobody();
-    return resolve(&address, &watch, deadline, resolution, error);
+    return resolve(&address, &watch, deadline, resolved, error);
 }
 
 static void assert_endpoint(const struct endpoint *endpoint, const char *expected)
@@ -29,15 +29,15 @@ static void assert_endpoint(const struct endpoint *endpoint, const char *expecte
 }
 
 // The `at`-th address, those of the family that comes first before the other ones.
-static void assert_address(const struct resolution *resolution, size_t at, uint16_t port, const char *expected)
+static void assert_address(const struct resolved_addresses *resolved, size_t at, uint16_t port, const char *expected)
 {
     struct endpoint endpoint;
-    size_t count = resolution->counts[resolution->first];
-    assert_true(at < resolution_count(resolution));
+    size_t count = resolved->counts[resolved->first];
+    assert_true(at < resolved_count(resolved));
     if (at < count)
-        resolution_endpoint(resolution, resolution->first, at, port, &endpoint);
+        resolved_endpoint(resolved, resolved->first, at, port, &endpoint);
     else
-        resolution_endpoint(resolution, 1 - resolution->first, at - count, port, &endpoint);
+        resolved_endpoint(resolved, 1 - resolved->first, at - count, port, &endpoint);
     assert_endpoint(&endpoint, expected);
 }
 
@@ -80,25 +80,25 @@ static void test_what_needs_no_look_up(void **state)
         {"tcp4://:80", "0.0.0.0:80"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
-        struct resolution resolution;
+        struct resolved_addresses resolved;
         // Even when no time is left.
-        assert_true(resolve_text(rows[i].address, clock_now(), &resolution, NULL));
-        assert_int_equal(resolution_count(&resolution), 1);
-        assert_address(&resolution, 0, 80, rows[i].endpoint);
+        assert_true(resolve_text(rows[i].address, clock_now(), &resolved, NULL));
+        assert_int_equal(resolved_count(&resolved), 1);
+        assert_address(&resolved, 0, 80, rows[i].endpoint);
     }
 }
 
 static void test_localhost(void **state)
 {
     (void)state;
-    struct resolution resolution;
+    struct resolved_addresses resolved;
     struct error error = ERROR_INIT;
-    if (!resolve_text("tcp4://localhost:8080", rig_limit(), &resolution, &error))
+    if (!resolve_text("tcp4://localhost:8080", rig_limit(), &resolved, &error))
         fail_msg("%s", error.text);
-    assert_int_equal(resolution_count(&resolution), 1); // named twice or not in /etc/hosts
-    assert_address(&resolution, 0, 8080, "127.0.0.1:8080");
-    assert_true(resolve_text("localhost:1", DEADLINE_NONE, &resolution, NULL));
-    assert_true(resolution_count(&resolution) >= 1);
+    assert_int_equal(resolved_count(&resolved), 1); // named twice or not in /etc/hosts
+    assert_address(&resolved, 0, 8080, "127.0.0.1:8080");
+    assert_true(resolve_text("localhost:1", DEADLINE_NONE, &resolved, NULL));
+    assert_true(resolved_count(&resolved) >= 1);
 }
 
 static void test_order_families_and_repetitions(void **state)
@@ -120,14 +120,14 @@ static void test_order_families_and_repetitions(void **state)
         fake_add(&endpoint);
     }
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
-        struct resolution resolution;
+        struct resolved_addresses resolved;
         size_t expected = 0;
-        assert_true(resolve_text(rows[i].address, rig_limit(), &resolution, NULL));
+        assert_true(resolve_text(rows[i].address, rig_limit(), &resolved, NULL));
         while (rows[i].endpoints[expected] != NULL)
             expected++;
-        assert_int_equal(resolution_count(&resolution), expected);
+        assert_int_equal(resolved_count(&resolved), expected);
         for (size_t j = 0; j < expected; j++)
-            assert_address(&resolution, j, i == 2 ? 443 : 80, rows[i].endpoints[j]);
+            assert_address(&resolved, j, i == 2 ? 443 : 80, rows[i].endpoints[j]);
     }
 }
 
@@ -136,7 +136,7 @@ static void test_more_addresses_than_fit(void **state)
 {
     (void)state;
     fake_clear();
-    for (int i = 0; i < RESOLVE_ADDRESSES_MAX + 5; i++) {
+    for (int i = 0; i < RESOLVED_ADDRESSES_MAX + 5; i++) {
         char text[32];
         (void)snprintf(text, sizeof text, "192.0.2.%d:9", i + 1);
         struct endpoint endpoint = endpoint_of(text);
@@ -144,11 +144,11 @@ static void test_more_addresses_than_fit(void **state)
     }
     struct endpoint other = endpoint_of("[2001:db8::1]:9");
     fake_add(&other);
-    struct resolution resolution;
-    assert_true(resolve_text("list.test:80", rig_limit(), &resolution, NULL));
-    assert_int_equal(resolution_count(&resolution), RESOLVE_ADDRESSES_MAX + 1);
-    assert_address(&resolution, RESOLVE_ADDRESSES_MAX - 1, 80, "192.0.2.32:80");
-    assert_address(&resolution, RESOLVE_ADDRESSES_MAX, 80, "[2001:db8::1]:80");
+    struct resolved_addresses resolved;
+    assert_true(resolve_text("list.test:80", rig_limit(), &resolved, NULL));
+    assert_int_equal(resolved_count(&resolved), RESOLVED_ADDRESSES_MAX + 1);
+    assert_address(&resolved, RESOLVED_ADDRESSES_MAX - 1, 80, "192.0.2.32:80");
+    assert_address(&resolved, RESOLVED_ADDRESSES_MAX, 80, "[2001:db8::1]:80");
 }
 
 static void test_failures(void **state)
@@ -169,30 +169,30 @@ static void test_failures(void **state)
         {"unix:///x", ERROR_INVALID, "only names and IP addresses are resolved"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
-        static struct resolution resolution, untouched;
+        static struct resolved_addresses resolved, untouched;
         struct error error = ERROR_INIT;
-        memset(&resolution, 0x5a, sizeof resolution);
-        memcpy(&untouched, &resolution, sizeof resolution);
-        assert_false(resolve_text(rows[i].address, rig_limit(), &resolution, &error));
+        memset(&resolved, 0x5a, sizeof resolved);
+        memcpy(&untouched, &resolved, sizeof resolved);
+        assert_false(resolve_text(rows[i].address, rig_limit(), &resolved, &error));
         assert_int_equal(error.code, rows[i].code);
         assert_string_equal(error.text, rows[i].text);
-        assert_memory_equal(&resolution, &untouched, sizeof resolution);
-        assert_false(resolve_text(rows[i].address, rig_limit(), &resolution, NULL));
+        assert_memory_equal(&resolved, &untouched, sizeof resolved);
+        assert_false(resolve_text(rows[i].address, rig_limit(), &resolved, NULL));
     }
 }
 
 static void test_deadline(void **state)
 {
     (void)state;
-    struct resolution resolution;
+    struct resolved_addresses resolved;
     struct error error = ERROR_INIT;
-    assert_false(resolve_text("localhost:80", clock_now(), &resolution, &error));
+    assert_false(resolve_text("localhost:80", clock_now(), &resolved, &error));
     assert_int_equal(error.code, ERROR_TIMEOUT);
     assert_string_equal(error.text, "cannot resolve localhost: no time is left");
 
     error = ERROR_INIT;
     int64_t start = clock_now();
-    assert_false(resolve_text("slow2001.test:80", start + 300 * NS_PER_MS, &resolution, &error));
+    assert_false(resolve_text("slow2001.test:80", start + 300 * NS_PER_MS, &resolved, &error));
     assert_true(clock_now() - start >= 300 * NS_PER_MS);
     assert_int_equal(error.code, ERROR_TIMEOUT);
     assert_string_equal(error.text, "cannot resolve slow2001.test: no answer in time");
@@ -206,12 +206,12 @@ static void test_the_client_leaves(void **state)
     int pair[2];
     struct address address = rig_address("slow2002.test:80", ADDRESS_TO_CONNECT);
     struct client_watch watch;
-    struct resolution resolution;
+    struct resolved_addresses resolved;
     struct error error = ERROR_INIT;
     rig_pair(pair);
     client_watch_init(&watch, pair[0]);
     socket_reset(pair[1]);
-    assert_false(resolve(&address, &watch, rig_limit(), &resolution, &error));
+    assert_false(resolve(&address, &watch, rig_limit(), &resolved, &error));
     assert_int_equal(error.code, ERROR_CANCELLED);
     fake_release();
     await_count(&fake_slow_calls, 2);
@@ -222,16 +222,16 @@ static void test_no_descriptor_left(void **state)
 {
     (void)state;
     struct rlimit before, low;
-    struct resolution resolution;
+    struct resolved_addresses resolved;
     struct error error = ERROR_INIT;
     assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
     low = (struct rlimit){.rlim_cur = 3, .rlim_max = before.rlim_max};
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
-    bool resolved = resolve_text("localhost:80", rig_limit(), &resolution, &error);
+    bool is_resolved = resolve_text("localhost:80", rig_limit(), &resolved, &error);
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
-    assert_false(resolved);
+    assert_false(is_resolved);
     assert_int_equal(error.code, ERROR_NO_DESCRIPTORS);
-    assert_true(resolve_text("localhost:80", rig_limit(), &resolution, NULL)); // and it recovers
+    assert_true(resolve_text("localhost:80", rig_limit(), &resolved, NULL)); // and it recovers
 }
 
 // An asker on a thread of its own.
@@ -239,7 +239,7 @@ struct waiter {
     pthread_t thread;
     char address[32];
     bool good;
-    struct resolution resolution;
+    struct resolved_addresses resolved;
     struct error error;
 };
 
@@ -258,7 +258,7 @@ static void *wait_for_name(void *argument)
     struct address address = rig_address(waiter->address, ADDRESS_TO_CONNECT);
     struct client_watch watch = nobody();
     watch.is_over = note_waiting; // asked once before each wait
-    waiter->good = resolve(&address, &watch, rig_limit(), &waiter->resolution, &waiter->error);
+    waiter->good = resolve(&address, &watch, rig_limit(), &waiter->resolved, &waiter->error);
     return NULL;
 }
 
@@ -279,7 +279,7 @@ static void test_one_look_up_for_all_who_ask(void **state)
 {
     (void)state;
     static struct waiter crowd[CROWD];
-    struct resolution resolution;
+    struct resolved_addresses resolved;
     struct error error = ERROR_INIT;
     int calls = atomic_load(&fake_slow_calls);
     atomic_store(&waiting, 0);
@@ -288,17 +288,17 @@ static void test_one_look_up_for_all_who_ask(void **state)
     await_count(&waiting, CROWD);
     await_count(&fake_slow_calls, calls + 2); // one for each family asked for
     // Who gives up takes nothing from the others; and other names are answered meanwhile.
-    assert_false(resolve_text("slow0.test:1", clock_now() + 20 * NS_PER_MS, &resolution, &error));
+    assert_false(resolve_text("slow0.test:1", clock_now() + 20 * NS_PER_MS, &resolved, &error));
     assert_int_equal(error.code, ERROR_TIMEOUT);
-    assert_true(resolve_text("localhost:80", rig_limit(), &resolution, NULL));
+    assert_true(resolve_text("localhost:80", rig_limit(), &resolved, NULL));
     fake_release();
     fake_release();
     for (int i = 0; i < CROWD; i++) {
         end_waiter(&crowd[i]);
         if (!crowd[i].good)
             fail_msg("%s", crowd[i].error.text);
-        assert_int_equal(resolution_count(&crowd[i].resolution), 1);
-        assert_address(&crowd[i].resolution, 0, 7, "127.0.0.1:7");
+        assert_int_equal(resolved_count(&crowd[i].resolved), 1);
+        assert_address(&crowd[i].resolved, 0, 7, "127.0.0.1:7");
     }
     assert_int_equal(atomic_load(&fake_slow_calls), calls + 2);
 }
@@ -327,18 +327,18 @@ static void test_a_shared_failure(void **state)
 static void test_every_thread_is_busy(void **state)
 {
     (void)state;
-    static struct waiter hanging[RESOLVE_THREADS_MAX];
+    static struct waiter hanging[RESOLVER_THREADS_MAX];
     struct waiter turn[2];
-    struct resolution resolution;
+    struct resolved_addresses resolved;
     struct error error = ERROR_INIT;
     int calls = atomic_load(&fake_slow_calls);
-    for (int i = 0; i < RESOLVE_THREADS_MAX; i++)
+    for (int i = 0; i < RESOLVER_THREADS_MAX; i++)
         start_waiter(&hanging[i], "", 1 + i, 1);
-    await_count(&fake_slow_calls, calls + RESOLVE_THREADS_MAX);
-    const unsigned held = descriptors_at_start + RESOLVE_THREADS_MAX; // each look-up has one
+    await_count(&fake_slow_calls, calls + RESOLVER_THREADS_MAX);
+    const unsigned held = descriptors_at_start + RESOLVER_THREADS_MAX; // each look-up has one
     await_descriptors(held);
 
-    assert_false(resolve_text("localhost:80", clock_now() + 20 * NS_PER_MS, &resolution, &error));
+    assert_false(resolve_text("localhost:80", clock_now() + 20 * NS_PER_MS, &resolved, &error));
     assert_int_equal(error.code, ERROR_TIMEOUT);
     assert_string_equal(error.text, "cannot resolve localhost: waited for the resolver, all 64 of its threads are busy "
                                     "with other names");
@@ -350,7 +350,7 @@ static void test_every_thread_is_busy(void **state)
     socket_reset(client[1]);
     client_watch_init(&watch, client[0]);
     error = ERROR_INIT;
-    assert_false(resolve(&address, &watch, DEADLINE_NONE, &resolution, &error));
+    assert_false(resolve(&address, &watch, DEADLINE_NONE, &resolved, &error));
     assert_int_equal(error.code, ERROR_CANCELLED);
     (void)close(client[0]);
     assert_int_equal(rig_descriptors(), held); // both are out of the queue again
@@ -362,20 +362,20 @@ static void test_every_thread_is_busy(void **state)
     start_waiter(&turn[1], "", 1002, 2);
     await_count(&waiting, 2);
     fake_release();
-    await_count(&fake_slow_calls, calls + RESOLVE_THREADS_MAX + 1);
+    await_count(&fake_slow_calls, calls + RESOLVER_THREADS_MAX + 1);
     assert_int_equal(atomic_load(&fake_slow_number), 1001);
     fake_release();
-    await_count(&fake_slow_calls, calls + RESOLVE_THREADS_MAX + 2);
+    await_count(&fake_slow_calls, calls + RESOLVER_THREADS_MAX + 2);
     assert_int_equal(atomic_load(&fake_slow_number), 1002);
-    for (int i = 0; i < RESOLVE_THREADS_MAX; i++)
+    for (int i = 0; i < RESOLVER_THREADS_MAX; i++)
         fake_release();
-    for (int i = 0; i < RESOLVE_THREADS_MAX; i++)
+    for (int i = 0; i < RESOLVER_THREADS_MAX; i++)
         end_waiter(&hanging[i]);
     for (int i = 0; i < 2; i++) {
         end_waiter(&turn[i]);
         assert_true(turn[i].good);
     }
-    assert_true(resolve_text("localhost:80", rig_limit(), &resolution, NULL));
+    assert_true(resolve_text("localhost:80", rig_limit(), &resolved, NULL));
 }
 
 static atomic_bool no_threads;
@@ -392,15 +392,15 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
 static void test_the_system_has_no_thread(void **state)
 {
     (void)state;
-    struct resolution resolution;
+    struct resolved_addresses resolved;
     atomic_store(&no_threads, true);
-    for (int i = 0; i < RESOLVE_THREADS_MAX + 1; i++) {
+    for (int i = 0; i < RESOLVER_THREADS_MAX + 1; i++) {
         struct error error = ERROR_INIT;
-        assert_false(resolve_text("localhost:80", DEADLINE_NONE, &resolution, &error));
+        assert_false(resolve_text("localhost:80", DEADLINE_NONE, &resolved, &error));
         assert_int_equal(error.code, ERROR_NO_THREADS);
     }
     atomic_store(&no_threads, false);
-    assert_true(resolve_text("localhost:80", rig_limit(), &resolution, NULL));
+    assert_true(resolve_text("localhost:80", rig_limit(), &resolved, NULL));
 }
 
 struct asker {
@@ -413,10 +413,10 @@ static void *ask(void *argument)
 {
     struct asker *asker = argument;
     for (int i = 0; i < ASKS; i++) {
-        struct resolution resolution;
+        struct resolved_addresses resolved;
         struct address address = {.kind = ADDRESS_TCP, .family = ADDRESS_IPV4, .host = "one.test", .port = 80};
         struct client_watch watch = nobody();
-        asker->good += resolve(&address, &watch, i % 5 == 0 ? clock_now() + 1 : DEADLINE_NONE, &resolution, NULL);
+        asker->good += resolve(&address, &watch, i % 5 == 0 ? clock_now() + 1 : DEADLINE_NONE, &resolved, NULL);
     }
     return NULL;
 }

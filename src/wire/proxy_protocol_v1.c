@@ -1,10 +1,51 @@
-// Version 1 of the PROXY protocol: one line of text.
+// Version 1 of the PROXY protocol: one line of text (HAProxy's proxy-protocol.txt, 2.1).
 
 #include <arpa/inet.h>
 #include <ctype.h>
+#include <netinet/in.h>
+#include <stdio.h>
 #include <string.h>
 
-#include "proxy_header_parts.h"
+#include "proxy_protocol_internal.h"
+
+// Version 1 knows groups of hexadecimal digits only; inet_ntop() writes the end of some addresses as IPv4.
+static void format_ipv6(const uint8_t address[16], char out[INET6_ADDRSTRLEN])
+{
+    (void)inet_ntop(AF_INET6, address, out, INET6_ADDRSTRLEN);
+    char *dotted = strchr(out, '.');
+    if (dotted == NULL)
+        return;
+    *dotted = '\0';
+    char *last = strrchr(out, ':') + 1;
+    (void)snprintf(last, INET6_ADDRSTRLEN - (size_t)(last - out), "%x:%x", address[12] << 8 | address[13],
+                   address[14] << 8 | address[15]);
+}
+
+size_t proxy_header_encode_v1(const struct proxy_header *header, uint8_t out[PROXY_HEADER_V1_MAX])
+{
+    struct proxy_header_pair pair = proxy_header_pair_of(header);
+    char source[INET6_ADDRSTRLEN];
+    char destination[INET6_ADDRSTRLEN];
+    char line[PROXY_HEADER_V1_MAX + 1];
+    if (pair.family == PROXY_HEADER_IPV4) {
+        (void)inet_ntop(AF_INET, pair.source.address, source, sizeof source);
+        (void)inet_ntop(AF_INET, pair.destination.address, destination, sizeof destination);
+    } else if (pair.family == PROXY_HEADER_IPV6) {
+        format_ipv6(pair.source.address, source);
+        format_ipv6(pair.destination.address, destination);
+    } else {
+        static const char unknown[] = V1_BEGINNING "UNKNOWN\r\n";
+        memcpy(out, unknown, sizeof unknown - 1);
+        return sizeof unknown - 1;
+    }
+    int length =
+        snprintf(line, sizeof line, V1_BEGINNING "TCP%c %s %s %u %u\r\n", pair.family == PROXY_HEADER_IPV4 ? '4' : '6',
+                 source, destination, (unsigned)pair.source.port, (unsigned)pair.destination.port);
+    memcpy(out, line, (size_t)length);
+    return (size_t)length;
+}
+
+// Decoding
 
 struct cursor {
     const uint8_t *at;

@@ -1,8 +1,8 @@
 // The inside of the application log: log.c takes lines in and shows them to the observer, log_repeats.c leaves out what
 // says the same too often, log_render.c makes text of a line, log_output.c writes it.
 
-#ifndef BITFLOW_SRC_BASE_LOG_PARTS_H
-#define BITFLOW_SRC_BASE_LOG_PARTS_H
+#ifndef BITFLOW_SRC_BASE_LOG_INTERNAL_H
+#define BITFLOW_SRC_BASE_LOG_INTERNAL_H
 
 #include <stdbool.h>
 #include <stddef.h>

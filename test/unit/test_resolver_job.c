@@ -3,7 +3,7 @@
 #include "bitflow/base/compiler.h"
 #include "fake_resolver.h"
 #include "fake_time.h"
-#include "net/resolve_lookup.h"
+#include "net/resolver_job.h"
 
 static unsigned descriptors_at_start;
 
@@ -20,10 +20,10 @@ static void add_address(const char *text)
     fake_add(&endpoint);
 }
 
-static struct lookup *join(const char *host, enum address_family family)
+static struct resolver_job *join(const char *host, enum address_family family)
 {
     struct error error = ERROR_INIT;
-    struct lookup *lookup = lookup_join(host, family, &error);
+    struct resolver_job *lookup = resolver_job_join(host, family, &error);
     if (lookup == NULL)
         fail_msg("%s", error.text);
     return lookup;
@@ -37,21 +37,21 @@ static void await_calls(int count)
     assert_int_equal(atomic_load(&fake_slow_calls), count);
 }
 
-static enum error_code await_answer(struct lookup *lookup, size_t *count)
+static enum error_code await_answer(struct resolver_job *lookup, size_t *count)
 {
-    const struct resolution *answer = NULL;
+    const struct resolved_addresses *answer = NULL;
     const struct error *error = NULL;
-    rig_await(lookup_descriptor(lookup), POLLIN);
-    assert_true(lookup_is_done(lookup, &answer, &error));
-    *count = resolution_count(answer);
+    rig_await(resolver_job_descriptor(lookup), POLLIN);
+    assert_true(resolver_job_is_done(lookup, &answer, &error));
+    *count = resolved_count(answer);
     return error->code;
 }
 
-static bool is_done(struct lookup *lookup)
+static bool is_done(struct resolver_job *lookup)
 {
-    const struct resolution *answer;
+    const struct resolved_addresses *answer;
     const struct error *error;
-    return lookup_is_done(lookup, &answer, &error);
+    return resolver_job_is_done(lookup, &answer, &error);
 }
 
 // All share a look-up. After each second it may be done once more, up to the bound.
@@ -59,20 +59,20 @@ static void test_tries(void **state)
 {
     (void)state;
     int calls = atomic_load(&fake_slow_calls);
-    struct lookup *first = join("slow.test", ADDRESS_IPV4), *second = join("slow.test", ADDRESS_IPV4);
+    struct resolver_job *first = join("slow.test", ADDRESS_IPV4), *second = join("slow.test", ADDRESS_IPV4);
     assert_ptr_equal(first, second);
     await_calls(calls + 1);
-    pass_time(LOOKUP_RETRY / 2);
-    assert_in_range(lookup_retry(first), clock_now(), clock_now() + LOOKUP_RETRY / 2);
+    pass_time(RESOLVER_RETRY / 2);
+    assert_in_range(resolver_job_retry(first), clock_now(), clock_now() + RESOLVER_RETRY / 2);
     assert_int_equal(atomic_load(&fake_slow_calls), calls + 1);
-    pass_time(LOOKUP_RETRY / 2);
-    for (int i = 2; i <= LOOKUP_TRIES_MAX; i++) {
-        (void)lookup_retry(i % 2 == 0 ? second : first);
+    pass_time(RESOLVER_RETRY / 2);
+    for (int i = 2; i <= RESOLVER_TRIES_MAX; i++) {
+        (void)resolver_job_retry(i % 2 == 0 ? second : first);
         await_calls(calls + i);
-        pass_time(LOOKUP_RETRY);
+        pass_time(RESOLVER_RETRY);
     }
-    assert_true(lookup_retry(first) == DEADLINE_NONE);
-    lookup_drop(&second);
+    assert_true(resolver_job_retry(first) == DEADLINE_NONE);
+    resolver_job_drop(&second);
     second = join("slow.test", ADDRESS_IPV4);
     assert_ptr_equal(second, first);
     // One of them is answered: that is the answer.
@@ -80,9 +80,9 @@ static void test_tries(void **state)
     fake_release();
     assert_int_equal(await_answer(first, &count), ERROR_NONE);
     assert_int_equal(count, 1);
-    assert_int_equal(atomic_load(&fake_slow_calls), calls + LOOKUP_TRIES_MAX);
-    lookup_drop(&first);
-    lookup_drop(&second);
+    assert_int_equal(atomic_load(&fake_slow_calls), calls + RESOLVER_TRIES_MAX);
+    resolver_job_drop(&first);
+    resolver_job_drop(&second);
     fake_release_to_end(descriptors_at_start);
 }
 
@@ -95,16 +95,16 @@ static void test_a_lost_packet(void **state)
     fake_clear();
     add_address("192.0.2.1:1");
     fake_lose(1);
-    struct lookup *first = join("lost.test", ADDRESS_IPV4);
+    struct resolver_job *first = join("lost.test", ADDRESS_IPV4);
     await_calls(calls + 1);
-    pass_time(LOOKUP_RETRY);
-    struct lookup *second = join("lost.test", ADDRESS_IPV4);
-    (void)lookup_retry(second);
+    pass_time(RESOLVER_RETRY);
+    struct resolver_job *second = join("lost.test", ADDRESS_IPV4);
+    (void)resolver_job_retry(second);
     assert_int_equal(await_answer(first, &count), ERROR_NONE);
     assert_int_equal(count, 1);
     assert_true(is_done(second));
-    lookup_drop(&first);
-    lookup_drop(&second);
+    resolver_job_drop(&first);
+    resolver_job_drop(&second);
     fake_release_to_end(descriptors_at_start);
 }
 
@@ -118,10 +118,10 @@ static void test_failures_of_a_try(void **state)
     atomic_store(&fake_lost_code, EAI_AGAIN);
     int calls = atomic_load(&fake_slow_calls), tries = atomic_load(&fake_list_calls);
     fake_lose(1);
-    struct lookup *lookup = join("lost.test", ADDRESS_IPV4);
+    struct resolver_job *lookup = join("lost.test", ADDRESS_IPV4);
     await_calls(calls + 1);
-    pass_time(LOOKUP_RETRY);
-    (void)lookup_retry(lookup);
+    pass_time(RESOLVER_RETRY);
+    (void)resolver_job_retry(lookup);
     int64_t limit = rig_limit();
     while (atomic_load(&fake_list_calls) < tries + 2 && deadline_left(limit) > 0)
         (void)poll(NULL, 0, 1);
@@ -129,7 +129,7 @@ static void test_failures_of_a_try(void **state)
     assert_false(is_done(lookup));
     fake_release(); // the first one
     assert_int_equal(await_answer(lookup, &count), ERROR_NONE);
-    lookup_drop(&lookup);
+    resolver_job_drop(&lookup);
     fake_release_to_end(descriptors_at_start);
 
     atomic_store(&fake_lost_code, EAI_NONAME);
@@ -137,10 +137,10 @@ static void test_failures_of_a_try(void **state)
     fake_lose(1);
     lookup = join("lost.test", ADDRESS_IPV4);
     await_calls(calls + 1);
-    pass_time(LOOKUP_RETRY);
-    (void)lookup_retry(lookup);
+    pass_time(RESOLVER_RETRY);
+    (void)resolver_job_retry(lookup);
     assert_int_equal(await_answer(lookup, &count), ERROR_RESOLVE);
-    lookup_drop(&lookup);
+    resolver_job_drop(&lookup);
     atomic_store(&fake_lost_code, 0);
     fake_release_to_end(descriptors_at_start);
 }
@@ -150,15 +150,15 @@ static void test_both_families_once(void **state)
 {
     (void)state;
     int calls = atomic_load(&fake_slow_calls);
-    struct lookup *lookup = join("slow.test", ADDRESS_ANY);
+    struct resolver_job *lookup = join("slow.test", ADDRESS_ANY);
     await_calls(calls + 1);
-    pass_time(2 * LOOKUP_RETRY);
-    struct lookup *joined = join("slow.test", ADDRESS_ANY);
+    pass_time(2 * RESOLVER_RETRY);
+    struct resolver_job *joined = join("slow.test", ADDRESS_ANY);
     assert_ptr_equal(joined, lookup);
-    assert_true(lookup_retry(lookup) == DEADLINE_NONE);
+    assert_true(resolver_job_retry(lookup) == DEADLINE_NONE);
     assert_int_equal(atomic_load(&fake_slow_calls), calls + 1);
-    lookup_drop(&lookup);
-    lookup_drop(&joined);
+    resolver_job_drop(&lookup);
+    resolver_job_drop(&joined);
     fake_release_to_end(descriptors_at_start);
 }
 
@@ -166,7 +166,7 @@ static void test_both_families_once(void **state)
 static void test_tries_leave_threads(void **state)
 {
     (void)state;
-    struct lookup *hanging[RESOLVE_THREADS_MAX / 2];
+    struct resolver_job *hanging[RESOLVER_THREADS_MAX / 2];
     int calls = atomic_load(&fake_slow_calls);
     for (int i = 0; i < (int)ARRAY_LENGTH(hanging); i++) {
         char name[32];
@@ -174,11 +174,11 @@ static void test_tries_leave_threads(void **state)
         hanging[i] = join(name, ADDRESS_IPV6);
     }
     await_calls(calls + (int)ARRAY_LENGTH(hanging));
-    pass_time(2 * LOOKUP_RETRY);
-    assert_true(lookup_retry(hanging[0]) > clock_now()); // later, perhaps
+    pass_time(2 * RESOLVER_RETRY);
+    assert_true(resolver_job_retry(hanging[0]) > clock_now()); // later, perhaps
     assert_int_equal(atomic_load(&fake_slow_calls), calls + (int)ARRAY_LENGTH(hanging));
     for (size_t i = 0; i < ARRAY_LENGTH(hanging); i++)
-        lookup_drop(&hanging[i]);
+        resolver_job_drop(&hanging[i]);
     fake_release_to_end(descriptors_at_start);
 }
 

@@ -1,4 +1,4 @@
-#include "resolve_lookup.h"
+#include "resolver_job.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -12,11 +12,11 @@
 #include "bitflow/base/mutex.h"
 #include "bitflow/base/thread.h"
 
-// It is in `lookups` from the first asker's coming until it is answered, in the order of asking: with threads at it, or
-// queued until one is free. Whoever has the last reference frees it: each asker has one, and the queue or each thread
-// has one.
-struct lookup {
-    TAILQ_ENTRY(lookup) link GUARDED;
+// It is in `jobs` from when it is first asked for until it is answered, in the order of asking: being looked up, or
+// queued until a thread is free. Whoever has the last reference frees it: each asker has one, and the queue or each
+// thread has one.
+struct resolver_job {
+    TAILQ_ENTRY(resolver_job) link GUARDED;
     unsigned references GUARDED; // by `lock`, as all that is GUARDED
     unsigned tries GUARDED;      // under way
     bool is_queued GUARDED;
@@ -26,20 +26,20 @@ struct lookup {
     int done_event;         // an eventfd that nobody reads: once written, it wakes every asker's poll()
     enum address_family family;
     char host[sizeof(((struct address *)NULL)->host)];
-    struct resolution answer;
+    struct resolved_addresses answer;
     struct error error; // ERROR_NONE: it worked
 };
 
 // What one try came to.
 struct outcome {
-    struct resolution answer;
+    struct resolved_addresses answer;
     struct error error;
     bool is_temporary; // another try may do better
 };
 
 static struct mutex lock = MUTEX_INIT;
 static struct thread_pool *pool GUARDED_BY(lock); // made at the first look-up; lives as long as the process
-static TAILQ_HEAD(lookup_list, lookup) lookups GUARDED_BY(lock) = TAILQ_HEAD_INITIALIZER(lookups);
+static TAILQ_HEAD(job_list, resolver_job) jobs GUARDED_BY(lock) = TAILQ_HEAD_INITIALIZER(jobs);
 static unsigned busy_threads GUARDED_BY(lock);
 
 static struct thread_pool *get_pool(struct error *error) EXCLUDES(lock)
@@ -59,8 +59,8 @@ static struct thread_pool *get_pool(struct error *error) EXCLUDES(lock)
     return got;
 }
 
-// One address as a resolution of its own. False: it is none of IP.
-static bool resolution_of_addrinfo(const struct addrinfo *found, struct resolution *one)
+// One address by itself. False: it is not an IP address.
+static bool resolved_of_addrinfo(const struct addrinfo *found, struct resolved_addresses *one)
 {
     if (found->ai_family == AF_INET && found->ai_addrlen == sizeof one->ipv4[0]) {
         memcpy(&one->ipv4[0], found->ai_addr, sizeof one->ipv4[0]);
@@ -76,15 +76,15 @@ static bool resolution_of_addrinfo(const struct addrinfo *found, struct resoluti
     return true;
 }
 
-static void take_addresses(const struct addrinfo *found, struct resolution *answer)
+static void take_addresses(const struct addrinfo *found, struct resolved_addresses *answer)
 {
-    struct resolution one;
+    struct resolved_addresses one;
     for (const struct addrinfo *at = found; at != NULL; at = at->ai_next) {
-        if (!resolution_of_addrinfo(at, &one))
+        if (!resolved_of_addrinfo(at, &one))
             continue;
-        if (resolution_count(answer) == 0)
+        if (resolved_count(answer) == 0)
             answer->first = one.first;
-        resolution_add(answer, &one);
+        resolved_add(answer, &one);
     }
 }
 
@@ -113,63 +113,63 @@ static void look_up(const char *host, enum address_family family, struct outcome
     }
     take_addresses(found, &outcome->answer);
     freeaddrinfo(found);
-    if (resolution_count(&outcome->answer) == 0)
+    if (resolved_count(&outcome->answer) == 0)
         error_set(&outcome->error, ERROR_RESOLVE, "cannot resolve %s: it has no IP address", host);
 }
 
 // Gives a reference back.
-static void drop(struct lookup *lookup) EXCLUDES(lock)
+static void drop(struct resolver_job *job) EXCLUDES(lock)
 {
     mutex_lock(&lock);
-    lookup->references--;
-    if (lookup->is_queued && lookup->references == 1) {
-        TAILQ_REMOVE(&lookups, lookup, link);
-        lookup->references = 0;
+    job->references--;
+    if (job->is_queued && job->references == 1) {
+        TAILQ_REMOVE(&jobs, job, link);
+        job->references = 0;
     }
-    bool is_last = lookup->references == 0;
+    bool is_last = job->references == 0;
     mutex_unlock(&lock);
     if (!is_last)
         return;
-    (void)close(lookup->done_event);
-    free(lookup);
+    (void)close(job->done_event);
+    free(job);
 }
 
 // A try has ended. A good answer, or a failure that stands, is handed to everyone who waits; a passing failure only if
 // no other try is under way. Who asks from then on asks anew.
-static void finish(struct lookup *lookup, const struct outcome *outcome) EXCLUDES(lock)
+static void finish(struct resolver_job *job, const struct outcome *outcome) EXCLUDES(lock)
 {
     mutex_lock(&lock);
-    lookup->tries--;
-    bool counts = !lookup->is_done && (!outcome->is_temporary || lookup->tries == 0);
+    job->tries--;
+    bool counts = !job->is_done && (!outcome->is_temporary || job->tries == 0);
     if (counts) {
-        TAILQ_REMOVE(&lookups, lookup, link);
-        lookup->is_done = true;
-        lookup->answer = outcome->answer;
-        lookup->error = outcome->error;
+        TAILQ_REMOVE(&jobs, job, link);
+        job->is_done = true;
+        job->answer = outcome->answer;
+        job->error = outcome->error;
     }
     mutex_unlock(&lock);
     if (counts) {
         uint64_t one = 1;
-        ssize_t written = write(lookup->done_event, &one, sizeof one);
+        ssize_t written = write(job->done_event, &one, sizeof one);
         (void)written; // cannot fail: the counter is far from full
     }
-    drop(lookup);
+    drop(job);
 }
 
-static void note_begin(struct lookup *lookup) REQUIRES(lock)
+static void note_begin(struct resolver_job *job) REQUIRES(lock)
 {
-    lookup->newest = clock_now();
-    if (lookup->begun == 0)
-        lookup->begun = lookup->newest;
-    lookup->tries++;
+    job->newest = clock_now();
+    if (job->begun == 0)
+        job->begun = job->newest;
+    job->tries++;
 }
 
 // What a thread that has finished a look-up does next: the one queued longest. NULL: none, the thread is free.
-static struct lookup *next_queued(void) EXCLUDES(lock)
+static struct resolver_job *next_queued(void) EXCLUDES(lock)
 {
     mutex_lock(&lock);
-    struct lookup *next;
-    TAILQ_FOREACH(next, &lookups, link)
+    struct resolver_job *next;
+    TAILQ_FOREACH(next, &jobs, link)
     if (next->is_queued)
         break;
     if (next != NULL) {
@@ -182,151 +182,152 @@ static struct lookup *next_queued(void) EXCLUDES(lock)
     return next;
 }
 
-static void run_lookups(void *argument)
+static void run_resolver_jobs(void *argument)
 {
     struct outcome outcome;
     thread_set_name("resolve");
-    for (struct lookup *lookup = argument; lookup != NULL; lookup = next_queued()) {
-        look_up(lookup->host, lookup->family, &outcome);
-        finish(lookup, &outcome);
+    for (struct resolver_job *job = argument; job != NULL; job = next_queued()) {
+        look_up(job->host, job->family, &outcome);
+        finish(job, &outcome);
     }
 }
 
 // Starts a thread, which is counted as busy already. Where there is none to be had, that is how the try ended; those
 // queued are tried too, as it may be that no other thread is left to take them.
-static void start_thread(struct lookup *lookup) EXCLUDES(lock)
+static void start_thread(struct resolver_job *job) EXCLUDES(lock)
 {
-    for (; lookup != NULL; lookup = next_queued()) {
+    for (; job != NULL; job = next_queued()) {
         struct error error = ERROR_INIT;
         struct thread_pool *threads = get_pool(&error);
-        if (threads != NULL && thread_pool_run(threads, run_lookups, lookup, &error))
+        if (threads != NULL && thread_pool_run(threads, run_resolver_jobs, job, &error))
             return;
         struct outcome outcome = {.is_temporary = true};
-        error_set(&outcome.error, error.code, "cannot resolve %s: %s", lookup->host, error.text);
+        error_set(&outcome.error, error.code, "cannot resolve %s: %s", job->host, error.text);
         outcome.error.os_errno = error.os_errno;
-        finish(lookup, &outcome);
+        finish(job, &outcome);
     }
 }
 
-static struct lookup *find(const char *host, enum address_family family) REQUIRES(lock)
+static struct resolver_job *find(const char *host, enum address_family family) REQUIRES(lock)
 {
-    struct lookup *lookup;
-    TAILQ_FOREACH(lookup, &lookups, link)
-    if (lookup->family == family && strcmp(lookup->host, host) == 0)
+    struct resolver_job *job;
+    TAILQ_FOREACH(job, &jobs, link)
+    if (job->family == family && strcmp(job->host, host) == 0)
         break;
-    return lookup;
+    return job;
 }
 
-static struct lookup *make(const char *host, enum address_family family, struct error *error)
+static struct resolver_job *make(const char *host, enum address_family family, struct error *error)
 {
-    struct lookup *lookup = calloc(1, sizeof *lookup);
-    if (lookup == NULL) {
+    struct resolver_job *job = calloc(1, sizeof *job);
+    if (job == NULL) {
         error_set_errno(error, ENOMEM, "cannot resolve %s", host);
         return NULL;
     }
-    lookup->done_event = eventfd(0, EFD_CLOEXEC);
-    if (lookup->done_event < 0) {
+    job->done_event = eventfd(0, EFD_CLOEXEC);
+    if (job->done_event < 0) {
         error_set_errno(error, errno, "cannot resolve %s", host);
-        free(lookup);
+        free(job);
         return NULL;
     }
-    lookup->family = family;
-    memcpy(lookup->host, host, strnlen(host, sizeof lookup->host - 1));
-    return lookup;
+    job->family = family;
+    memcpy(job->host, host, strnlen(host, sizeof job->host - 1));
+    return job;
 }
 
 // A new look-up, in the list, with the reference of the queue or the thread. It is queued if every thread is busy;
 // otherwise the caller shall start one. Made under the lock, so that two askers never make the same.
-static struct lookup *add(const char *host, enum address_family family, struct error *error) REQUIRES(lock)
+static struct resolver_job *add(const char *host, enum address_family family, struct error *error) REQUIRES(lock)
 {
-    struct lookup *lookup = make(host, family, error);
-    if (lookup == NULL)
+    struct resolver_job *job = make(host, family, error);
+    if (job == NULL)
         return NULL;
-    lookup->references = 1;
-    lookup->is_queued = busy_threads == RESOLVE_THREADS_MAX;
-    if (!lookup->is_queued) {
+    job->references = 1;
+    job->is_queued = busy_threads == RESOLVER_THREADS_MAX;
+    if (!job->is_queued) {
         busy_threads++;
-        note_begin(lookup);
+        note_begin(job);
     }
-    TAILQ_INSERT_TAIL(&lookups, lookup, link);
-    return lookup;
+    TAILQ_INSERT_TAIL(&jobs, job, link);
+    return job;
 }
 
 // When another try may be made; DEADLINE_NONE: never. A look-up of both families has those of each for that.
-static int64_t next_try(const struct lookup *lookup) REQUIRES(lock)
+static int64_t next_try(const struct resolver_job *job) REQUIRES(lock)
 {
-    if (lookup->is_done || lookup->family == ADDRESS_ANY || lookup->tries >= LOOKUP_TRIES_MAX)
+    if (job->is_done || job->family == ADDRESS_ANY || job->tries >= RESOLVER_TRIES_MAX)
         return DEADLINE_NONE;
-    return lookup->is_queued ? clock_now() + LOOKUP_RETRY : lookup->newest + LOOKUP_RETRY;
+    return job->is_queued ? clock_now() + RESOLVER_RETRY : job->newest + RESOLVER_RETRY;
 }
 
 // Counts another try, for which the caller shall start a thread, if it is time for one.
-static bool add_try(struct lookup *lookup) REQUIRES(lock)
+static bool add_try(struct resolver_job *job) REQUIRES(lock)
 {
-    bool is_due = busy_threads < RESOLVE_THREADS_MAX / 2 && next_try(lookup) <= clock_now();
+    bool is_due = busy_threads < RESOLVER_THREADS_MAX / 2 && next_try(job) <= clock_now();
     if (is_due) {
         busy_threads++;
-        lookup->references++;
-        note_begin(lookup);
+        job->references++;
+        note_begin(job);
     }
     return is_due;
 }
 
-struct lookup *lookup_join(const char *host, enum address_family family, struct error *error)
+struct resolver_job *resolver_job_join(const char *host, enum address_family family, struct error *error)
 {
     mutex_lock(&lock);
-    struct lookup *lookup = find(host, family);
-    bool is_new = lookup == NULL;
+    struct resolver_job *job = find(host, family);
+    bool is_new = job == NULL;
     if (is_new)
-        lookup = add(host, family, error);
-    if (lookup != NULL)
-        lookup->references++;
-    bool needs_thread = lookup != NULL && is_new && !lookup->is_queued;
+        job = add(host, family, error);
+    if (job != NULL)
+        job->references++;
+    bool needs_thread = job != NULL && is_new && !job->is_queued;
     mutex_unlock(&lock);
     if (needs_thread)
-        start_thread(lookup);
-    return lookup;
+        start_thread(job);
+    return job;
 }
 
-void lookup_drop(struct lookup **lookup)
+void resolver_job_drop(struct resolver_job **job)
 {
-    if (*lookup != NULL)
-        drop(*lookup);
-    *lookup = NULL;
+    if (*job != NULL)
+        drop(*job);
+    *job = NULL;
 }
 
-int64_t lookup_retry(struct lookup *lookup)
+int64_t resolver_job_retry(struct resolver_job *job)
 {
     mutex_lock(&lock);
-    bool needs_thread = add_try(lookup);
-    int64_t next = next_try(lookup), now = clock_now();
+    bool needs_thread = add_try(job);
+    int64_t next = next_try(job), now = clock_now();
     mutex_unlock(&lock);
     if (needs_thread)
-        start_thread(lookup);
-    return next > now ? next : now + LOOKUP_RETRY; // one that is due had no thread
+        start_thread(job);
+    return next > now ? next : now + RESOLVER_RETRY; // one that is due had no thread
 }
 
-int lookup_descriptor(const struct lookup *lookup)
+int resolver_job_descriptor(const struct resolver_job *job)
 {
-    return lookup->done_event;
+    return job->done_event;
 }
 
-bool lookup_is_done(struct lookup *lookup, const struct resolution **answer, const struct error **error)
+bool resolver_job_is_done(struct resolver_job *job, const struct resolved_addresses **answer,
+                          const struct error **error)
 {
     mutex_lock(&lock);
-    bool done = lookup->is_done;
+    bool done = job->is_done;
     mutex_unlock(&lock);
     if (done) {
-        *answer = &lookup->answer;
-        *error = &lookup->error;
+        *answer = &job->answer;
+        *error = &job->error;
     }
     return done;
 }
 
-int64_t lookup_begun(struct lookup *lookup)
+int64_t resolver_job_begun(struct resolver_job *job)
 {
     mutex_lock(&lock);
-    int64_t begun = lookup->begun;
+    int64_t begun = job->begun;
     mutex_unlock(&lock);
     return begun;
 }

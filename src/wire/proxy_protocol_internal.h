@@ -1,9 +1,9 @@
-// What the parts of the PROXY protocol's codec share. Pure functions; any thread.
+// What the two versions of the PROXY protocol share. Pure functions; any thread.
 
-#ifndef BITFLOW_SRC_WIRE_PROXY_HEADER_PARTS_H
-#define BITFLOW_SRC_WIRE_PROXY_HEADER_PARTS_H
+#ifndef BITFLOW_SRC_WIRE_PROXY_PROTOCOL_INTERNAL_H
+#define BITFLOW_SRC_WIRE_PROXY_PROTOCOL_INTERNAL_H
 
-#include "bitflow/wire/proxy_header.h"
+#include "bitflow/wire/proxy_protocol.h"
 
 #define V1_BEGINNING "PROXY "
 #define V1_BEGINNING_LENGTH (sizeof(V1_BEGINNING) - 1)
@@ -38,6 +38,15 @@ enum {
 };
 
 enum { TLS_IS_USED = 1, TLS_CERTIFICATE_CONN = 2, TLS_CERTIFICATE_SESS = 4 };
+
+// The addresses that are encoded: of one family, if they can be.
+struct proxy_header_pair {
+    enum proxy_header_family family; // of both
+    struct proxy_header_end source;
+    struct proxy_header_end destination;
+};
+
+struct proxy_header_pair proxy_header_pair_of(const struct proxy_header *header);
 
 // RFC 4960, Appendix B, over the header with its checksum at `crc_at` taken as zeros.
 uint32_t proxy_header_crc32c(const uint8_t *header, size_t length, size_t crc_at);

@@ -2,8 +2,8 @@
 // version 2, binary (HAProxy's proxy-protocol.txt, 2.1 and 2.2). A pure codec. What is decoded is the beginning of a
 // stream; nothing beyond the header is looked at. No allocation, no state between calls; any thread.
 
-#ifndef BITFLOW_WIRE_PROXY_HEADER_H
-#define BITFLOW_WIRE_PROXY_HEADER_H
+#ifndef BITFLOW_WIRE_PROXY_PROTOCOL_H
+#define BITFLOW_WIRE_PROXY_PROTOCOL_H
 
 #include <stdbool.h>
 #include <stddef.h>

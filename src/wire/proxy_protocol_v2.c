@@ -1,8 +1,14 @@
-// Version 2 of the PROXY protocol: 16 fixed bytes, the addresses, type-length-value fields.
+// Version 2 of the PROXY protocol: 16 fixed bytes, the addresses, type-length-value fields (HAProxy's
+// proxy-protocol.txt, 2.2).
 
 #include <string.h>
 
-#include "proxy_header_parts.h"
+#include "proxy_protocol_internal.h"
+
+_Static_assert(PROXY_HEADER_V2_MAX >= V2_FIXED + V2_UNIX_LENGTH + (size_t)2 * (TLV_HEADER + PROXY_HEADER_TEXT_MAX) +
+                                          TLV_HEADER + PROXY_HEADER_ID_MAX + TLV_HEADER + TLV_TLS_FIXED +
+                                          (size_t)3 * (TLV_HEADER + PROXY_HEADER_TEXT_MAX) + TLV_HEADER + CRC_LENGTH,
+               "every header fits");
 
 uint32_t proxy_header_crc32c(const uint8_t *header, size_t length, size_t crc_at)
 {
@@ -20,6 +26,118 @@ uint32_t proxy_header_crc32c(const uint8_t *header, size_t length, size_t crc_at
     }
     return ~crc;
 }
+
+struct writer {
+    uint8_t *start;
+    size_t length;
+};
+
+static void put(struct writer *writer, const void *bytes, size_t length)
+{
+    if (length > 0)
+        memcpy(writer->start + writer->length, bytes, length);
+    writer->length += length;
+}
+
+static void put_number(struct writer *writer, size_t bytes, uint32_t number)
+{
+    while (bytes-- > 0)
+        writer->start[writer->length++] = (uint8_t)(number >> (8 * bytes));
+}
+
+// Room for a length that will be known later; returns where it is.
+static size_t put_length(struct writer *writer)
+{
+    put_number(writer, 2, 0);
+    return writer->length - 2;
+}
+
+// What has been written behind it.
+static void set_length(struct writer *writer, size_t at)
+{
+    size_t length = writer->length - at - 2;
+    writer->start[at] = (uint8_t)(length >> 8);
+    writer->start[at + 1] = (uint8_t)length;
+}
+
+static void put_addresses(struct writer *writer, const struct proxy_header_pair *pair)
+{
+    size_t size = pair->family == PROXY_HEADER_IPV4   ? 4
+                  : pair->family == PROXY_HEADER_IPV6 ? 16
+                  : pair->family == PROXY_HEADER_UNIX ? PROXY_HEADER_UNIX_SIZE
+                                                      : 0;
+    put(writer, pair->source.address, size);
+    put(writer, pair->destination.address, size);
+    if (pair->family == PROXY_HEADER_IPV4 || pair->family == PROXY_HEADER_IPV6) {
+        put_number(writer, 2, pair->source.port);
+        put_number(writer, 2, pair->destination.port);
+    }
+}
+
+static void put_text(struct writer *writer, uint8_t type, const struct proxy_header_text *text, size_t max)
+{
+    if (text->length == 0 || text->length > max)
+        return;
+    put_number(writer, 1, type);
+    put_number(writer, 2, (uint32_t)text->length);
+    put(writer, text->bytes, text->length);
+}
+
+static void put_tls(struct writer *writer, const struct proxy_header_tls *tls)
+{
+    if (!tls->is_used)
+        return;
+    put_number(writer, 1, TLV_TLS);
+    size_t length_at = put_length(writer);
+    unsigned bits = TLS_IS_USED | (tls->has_certificate ? TLS_CERTIFICATE_CONN : 0) |
+                    (tls->is_session_certified ? TLS_CERTIFICATE_SESS : 0);
+    put_number(writer, 1, bits);
+    put_number(writer, 4, tls->verify_result);
+    put_text(writer, TLV_TLS_VERSION, &tls->version, PROXY_HEADER_TEXT_MAX);
+    put_text(writer, TLV_TLS_CN, &tls->common_name, PROXY_HEADER_TEXT_MAX);
+    put_text(writer, TLV_TLS_CIPHER, &tls->cipher, PROXY_HEADER_TEXT_MAX);
+    set_length(writer, length_at);
+}
+
+static void put_crc(struct writer *writer, size_t length_at)
+{
+    put_number(writer, 1, TLV_CRC32C);
+    put_number(writer, 2, CRC_LENGTH);
+    size_t crc_at = writer->length;
+    put_number(writer, CRC_LENGTH, 0);
+    set_length(writer, length_at);
+    uint32_t crc = proxy_header_crc32c(writer->start, writer->length, crc_at);
+    writer->length = crc_at;
+    put_number(writer, CRC_LENGTH, crc);
+}
+
+size_t proxy_header_encode_v2(const struct proxy_header *header, uint8_t out[PROXY_HEADER_V2_MAX])
+{
+    static const uint8_t protocols[] = {
+        [PROXY_HEADER_UNKNOWN] = V2_UNSPEC,
+        [PROXY_HEADER_IPV4] = V2_INET << 4 | V2_STREAM,
+        [PROXY_HEADER_IPV6] = V2_INET6 << 4 | V2_STREAM,
+        [PROXY_HEADER_UNIX] = V2_UNIX << 4 | V2_STREAM,
+    };
+    struct proxy_header_pair pair = proxy_header_pair_of(header);
+    struct writer writer = {.start = out};
+    put(&writer, V2_SIGNATURE, V2_SIGNATURE_LENGTH);
+    put_number(&writer, 1, V2_VERSION | (header->is_local ? V2_LOCAL : V2_PROXY));
+    put_number(&writer, 1, protocols[pair.family]);
+    size_t length_at = put_length(&writer);
+    // Nothing is to follow a LOCAL.
+    if (header->is_local)
+        return writer.length;
+    put_addresses(&writer, &pair);
+    put_text(&writer, TLV_ALPN, &header->protocol, PROXY_HEADER_TEXT_MAX);
+    put_text(&writer, TLV_AUTHORITY, &header->authority, PROXY_HEADER_TEXT_MAX);
+    put_text(&writer, TLV_UNIQUE_ID, &header->unique_id, PROXY_HEADER_ID_MAX);
+    put_tls(&writer, &header->tls);
+    put_crc(&writer, length_at);
+    return writer.length;
+}
+
+// Decoding
 
 static uint32_t number_of(const uint8_t *bytes, size_t count)
 {

@@ -2,9 +2,9 @@
 // or late.
 
 #include "bitflow/base/compiler.h"
-#include "bitflow/net/resolve.h"
+#include "bitflow/net/resolver.h"
 #include "fake_resolver.h"
-#include "net/resolve_lookup.h"
+#include "net/resolver_job.h"
 
 static unsigned descriptors_at_start;
 
@@ -31,8 +31,8 @@ static void set_list(const char *families)
 // One asker.
 struct asker {
     struct address address;
-    struct resolving resolving;
-    struct resolution resolution;
+    struct resolver_query query;
+    struct resolved_addresses resolved;
     struct error error;
     int64_t took;
 };
@@ -40,12 +40,12 @@ struct asker {
 static bool await(struct asker *asker, const char *text, enum address_family preferred, int64_t resolve_timeout,
                   int64_t deadline)
 {
-    const struct resolving_terms terms = {.preferred = preferred, .resolve_timeout = resolve_timeout};
+    const struct resolver_query_terms terms = {.preferred = preferred, .resolve_timeout = resolve_timeout};
     int64_t start = clock_now();
     asker->address = rig_address(text, ADDRESS_TO_CONNECT);
     asker->error = ERROR_INIT;
-    bool good = resolving_begin(&asker->resolving, &asker->address, &terms, deadline, &asker->error) &&
-                resolving_await(&asker->resolving, rig_nobody(), &asker->resolution, &asker->error);
+    bool good = resolver_query_begin(&asker->query, &asker->address, &terms, deadline, &asker->error) &&
+                resolver_query_await(&asker->query, rig_nobody(), &asker->resolved, &asker->error);
     asker->took = clock_now() - start;
     return good;
 }
@@ -54,21 +54,21 @@ static void assert_counts(const struct asker *asker, size_t ipv4, size_t ipv6, i
 {
     if (asker->error.code != ERROR_NONE)
         fail_msg("%s", asker->error.text);
-    assert_int_equal(asker->resolution.counts[RESOLVED_IPV4], ipv4);
-    assert_int_equal(asker->resolution.counts[RESOLVED_IPV6], ipv6);
-    assert_int_equal(asker->resolution.first, first);
+    assert_int_equal(asker->resolved.counts[RESOLVED_IPV4], ipv4);
+    assert_int_equal(asker->resolved.counts[RESOLVED_IPV6], ipv6);
+    assert_int_equal(asker->resolved.first, first);
 }
 
 static void assert_family(const struct asker *asker, int family, size_t at, const char *expected)
 {
     struct endpoint endpoint, wanted = endpoint_of(expected);
-    resolution_endpoint(&asker->resolution, family, at, 80, &endpoint);
+    resolved_endpoint(&asker->resolved, family, at, 80, &endpoint);
     assert_true(endpoint_equal(&endpoint, &wanted));
 }
 
 static void release(struct asker *asker)
 {
-    resolving_release(&asker->resolving);
+    resolver_query_release(&asker->query);
     fake_release_to_end(descriptors_at_start);
 }
 
@@ -96,12 +96,12 @@ static void test_one_look_up(void **state)
         set_list(rows[i].families);
         assert_true(await(&asker, rows[i].text, rows[i].preferred, 0, rig_limit()));
         assert_counts(&asker, rows[i].ipv4, rows[i].ipv6, rows[i].first);
-        struct pollfd descriptors[RESOLVING_DESCRIPTORS_MAX];
-        assert_int_equal(resolving_descriptors(&asker.resolving, descriptors), 0);
-        assert_true(resolving_advance(&asker.resolving, &asker.resolution) == DEADLINE_NONE);
-        assert_true(resolving_worth_until(&asker.resolving) == 0);
+        struct pollfd descriptors[RESOLVER_DESCRIPTORS_MAX];
+        assert_int_equal(resolver_query_descriptors(&asker.query, descriptors), 0);
+        assert_true(resolver_query_advance(&asker.query, &asker.resolved) == DEADLINE_NONE);
+        assert_true(resolver_query_worth_until(&asker.query) == 0);
         release(&asker);
-        if (asker.took < RESOLVE_SPLIT)
+        if (asker.took < RESOLVER_SPLIT)
             assert_int_equal(atomic_load(&fake_list_calls), calls + 1);
     }
 }
@@ -141,17 +141,17 @@ static void test_ipv6_does_not_come(void **state)
     set_list("46");
     assert_true(await(&asker, "late6.test:80", ADDRESS_ANY, 0, rig_limit()));
     assert_counts(&asker, 1, 0, RESOLVED_IPV4);
-    assert_in_range(asker.took, RESOLVE_SPLIT + RESOLVE_DELAY, RIG_LIMIT / 2);
+    assert_in_range(asker.took, RESOLVER_SPLIT + RESOLVER_DELAY, RIG_LIMIT / 2);
     // Who asks while the question is an old one already does not wait for it again. (A busy machine may take as long.)
     int64_t limit = rig_limit(), least = INT64_MAX;
-    while (least >= RESOLVE_DELAY && deadline_left(limit) > 0) {
+    while (least >= RESOLVER_DELAY && deadline_left(limit) > 0) {
         struct asker second;
         assert_true(await(&second, "late6.test:80", ADDRESS_ANY, 0, rig_limit()));
         assert_counts(&second, 1, 0, RESOLVED_IPV4);
         least = second.took < least ? second.took : least;
-        resolving_release(&second.resolving);
+        resolver_query_release(&second.query);
     }
-    assert_true(least < RESOLVE_DELAY);
+    assert_true(least < RESOLVER_DELAY);
     release(&asker);
 }
 
@@ -162,16 +162,16 @@ static void test_what_does_not_come_is_not_asked_for_again(void **state)
     struct asker first;
     set_list("46");
     assert_true(await(&first, "late6.test:80", ADDRESS_ANY, 0, rig_limit()));
-    (void)poll(NULL, 0, (int)(LOOKUP_RETRY / NS_PER_MS) + 1); // now it could be
+    (void)poll(NULL, 0, (int)(RESOLVER_RETRY / NS_PER_MS) + 1); // now it could be
     int64_t limit = rig_limit();
     for (bool is_known = false; !is_known && deadline_left(limit) > 0;) {
         struct asker next;
         int calls = atomic_load(&fake_slow_calls);
         assert_true(await(&next, "late6.test:80", ADDRESS_ANY, 0, rig_limit()));
-        is_known = next.took < RESOLVE_DELAY; // on a busy machine it may take as long, and is asked again
+        is_known = next.took < RESOLVER_DELAY; // on a busy machine it may take as long, and is asked again
         if (is_known)
             assert_int_equal(atomic_load(&fake_slow_calls), calls);
-        resolving_release(&next.resolving);
+        resolver_query_release(&next.query);
     }
     release(&first);
 }
@@ -184,7 +184,7 @@ static void test_ipv4_does_not_come(void **state)
     set_list("46");
     assert_true(await(&asker, "late4.test:80", ADDRESS_ANY, 0, rig_limit()));
     assert_counts(&asker, 0, 1, RESOLVED_IPV6);
-    assert_true(asker.resolving.hold_until == 0); // it was not waited for
+    assert_true(asker.query.hold_until == 0); // it was not waited for
     release(&asker);
 }
 
@@ -196,11 +196,11 @@ static void test_both_in_one_do_not_come(void **state)
     set_list("4");
     assert_true(await(&asker, "whole.test:80", ADDRESS_ANY, 0, rig_limit()));
     assert_counts(&asker, 1, 0, RESOLVED_IPV4);
-    assert_true(resolving_worth_until(&asker.resolving) == 0); // nothing more will come
+    assert_true(resolver_query_worth_until(&asker.query) == 0); // nothing more will come
     release(&asker);
     set_list("46");
     assert_true(await(&asker, "whole.test:80", ADDRESS_ANY, 0, rig_limit()));
-    assert_true(asker.resolution.counts[RESOLVED_IPV6] == 1);
+    assert_true(asker.resolved.counts[RESOLVED_IPV6] == 1);
     release(&asker);
 }
 
@@ -212,7 +212,7 @@ static void test_the_preferred_family_does_not_come(void **state)
     set_list("46");
     assert_true(await(&asker, "late6.test:80", ADDRESS_IPV6, 0, rig_limit()));
     assert_counts(&asker, 1, 0, RESOLVED_IPV4);
-    assert_in_range(asker.took, RESOLVE_PREFERRED_DELAY, RIG_LIMIT / 2);
+    assert_in_range(asker.took, RESOLVER_PREFERRED_DELAY, RIG_LIMIT / 2);
     release(&asker);
     assert_true(await(&asker, "late4.test:80", ADDRESS_IPV4, 600 * NS_PER_MS, rig_limit()));
     assert_counts(&asker, 0, 1, RESOLVED_IPV6);
@@ -220,7 +220,7 @@ static void test_the_preferred_family_does_not_come(void **state)
     release(&asker);
     assert_true(await(&asker, "late6.test:80", ADDRESS_IPV4, 0, rig_limit())); // the other one is not waited for
     assert_counts(&asker, 1, 0, RESOLVED_IPV4);
-    assert_true(asker.resolving.hold_until == 0);
+    assert_true(asker.query.hold_until == 0);
     release(&asker);
 }
 
@@ -249,21 +249,21 @@ static void test_a_late_answer(void **state)
     set_list("46");
     assert_true(await(&asker, "late6.test:80", ADDRESS_ANY, 0, rig_limit()));
     assert_counts(&asker, 1, 0, RESOLVED_IPV4);
-    int64_t worth = resolving_worth_until(&asker.resolving);
-    assert_in_range(worth, clock_now(), clock_now() + RESOLVE_LATE);
+    int64_t worth = resolver_query_worth_until(&asker.query);
+    assert_in_range(worth, clock_now(), clock_now() + RESOLVER_LATE);
     for (int i = atomic_load(&fake_waiting); i > 0; i--)
         fake_release();
     int64_t limit = rig_limit(), next = 0;
     while (next != DEADLINE_NONE && deadline_left(limit) > 0) {
-        struct pollfd descriptors[RESOLVING_DESCRIPTORS_MAX];
-        size_t count = resolving_descriptors(&asker.resolving, descriptors);
+        struct pollfd descriptors[RESOLVER_DESCRIPTORS_MAX];
+        size_t count = resolver_query_descriptors(&asker.query, descriptors);
         assert_true(count > 0);
         (void)client_watch_poll(rig_nobody(), descriptors, count, limit);
-        next = resolving_advance(&asker.resolving, &asker.resolution);
+        next = resolver_query_advance(&asker.query, &asker.resolved);
     }
-    assert_counts(&asker, 1, 1, asker.resolution.first); // each address once
+    assert_counts(&asker, 1, 1, asker.resolved.first); // each address once
     assert_family(&asker, RESOLVED_IPV6, 0, "[2001:db8::2]:80");
-    assert_true(resolving_worth_until(&asker.resolving) == 0);
+    assert_true(resolver_query_worth_until(&asker.query) == 0);
     release(&asker);
 }
 
@@ -285,14 +285,14 @@ static void test_the_client_leaves(void **state)
     (void)state;
     int pair[2];
     struct asker asker = {.address = rig_address("late4.test:80", ADDRESS_TO_CONNECT)};
-    const struct resolving_terms terms = {.preferred = ADDRESS_IPV6};
+    const struct resolver_query_terms terms = {.preferred = ADDRESS_IPV6};
     struct client_watch watch;
     fake_clear();
     rig_pair(pair);
     client_watch_init(&watch, pair[0]);
     socket_reset(pair[1]);
-    assert_true(resolving_begin(&asker.resolving, &asker.address, &terms, rig_limit(), &asker.error));
-    assert_false(resolving_await(&asker.resolving, &watch, &asker.resolution, &asker.error));
+    assert_true(resolver_query_begin(&asker.query, &asker.address, &terms, rig_limit(), &asker.error));
+    assert_false(resolver_query_await(&asker.query, &watch, &asker.resolved, &asker.error));
     assert_int_equal(asker.error.code, ERROR_CANCELLED);
     (void)close(pair[0]);
     release(&asker);
