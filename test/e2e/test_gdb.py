@@ -144,7 +144,7 @@ class Crowd:
                 ("bad", ">"): {("both ways", "solo_run")},
                 ("bulk", ">"): {("client to target", "splice_out"), ("client to target", "send_all")},
                 ("bulk", "<"): {("target to client", "pump_receive"), ("target to client", "receive")},
-                ("slow", ">"): {("connects to a target", "client_watch_poll")},
+                ("slow", ">"): {("connects to a target", "deadline_poll")},
             }.get((prefix, mark), {("admits its client", function)}), (name, does, function)
         assert {does for _, name, does, _, _ in told.values() if name.endswith(":accept")} == {"accepts"}
 
@@ -233,7 +233,7 @@ while $thread != &all_threads
 end
 bitflow connections
 echo \\n=== loop\\n
-set $registry = debugged_process.engine->registry
+set $registry = debugged_process.runtime->registry
 set var $registry->unlimited.next->next = $registry->unlimited.next
 bitflow connections
 echo \\n=== wild\\n
@@ -243,7 +243,7 @@ echo \\n=== garbage\\n
 set var $registry->unlimited.next = (struct registry_entry *)&debugged_process
 bitflow connections
 echo \\n=== proxies\\n
-set var debugged_process.doors->acceptors[0]->current = (struct generation *)0x10
+set var debugged_process.listeners->acceptors[0]->current = (struct generation *)0x10
 bitflow proxies
 echo \\n=== threads\\n
 set var all_threads.next->next = all_threads.next
