@@ -275,7 +275,8 @@ def innermost(native):
                 return ""
             table = frame.find_sal().symtab
             if frame.function() is not None and table is not None and is_ours(table):
-                return frame.function().name
+                if frame.function().name != "deadline_poll":  # its caller says what it waits for
+                    return frame.function().name
             frame = frame.older()
     except gdb.error:
         pass
