@@ -37,7 +37,7 @@ static void prepare(void)
     has_originals = find("mbedtls_ecp_mul_restartable", &found.product) &&
                     find("mbedtls_ecp_muladd_restartable", &found.sum) &&
                     find("mbedtls_rsa_public", &found.rsa_public) && find("mbedtls_rsa_private", &found.rsa_private);
-    // Other threads may be at work at the process's end, as aead_libcrypto.c says.
+    // Other threads may be at work at the process's end, as aead.c says.
     is_ready = has_originals && OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL) == 1 && arithmetic_curves_prepare();
     ERR_clear_error();
 }

@@ -37,9 +37,10 @@ void tls_warn(void (*tell)(void *argument, const char *text), void *argument)
         char text[160];
         if (aead_is_available((enum aead_algorithm)i))
             continue;
-        (void)snprintf(text, sizeof text,
-                       "%s has no %s (is its configuration limiting it?): the cipher suites with it are not offered",
-                       aead_provider(), aead_name((enum aead_algorithm)i));
+        (void)snprintf(
+            text, sizeof text,
+            "libcrypto has no %s (is its configuration limiting it?): the cipher suites with it are not offered",
+            aead_name((enum aead_algorithm)i));
         tell(argument, text);
     }
     if (!arithmetic_has_x25519())
