@@ -5,9 +5,9 @@
 
 #include <mbedtls/platform_util.h>
 
-#include "tls_arithmetic_parts.h"
-#include "tls_handshake.h"
-#include "tls_parts.h"
+#include "arithmetic_internal.h"
+#include "context_internal.h"
+#include "handshake_internal.h"
 
 // The two halves that go on where the handshake ended.
 static bool create_halves(struct tls_handshake *handshake, struct tls_session *session, struct error *error)

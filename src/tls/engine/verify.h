@@ -1,7 +1,7 @@
 // Whether the other side's certificate will do, and if not, why, in words. One handshake's; its thread only.
 
-#ifndef BITFLOW_SRC_TLS_TLS_VERIFY_H
-#define BITFLOW_SRC_TLS_TLS_VERIFY_H
+#ifndef BITFLOW_SRC_TLS_ENGINE_VERIFY_H
+#define BITFLOW_SRC_TLS_ENGINE_VERIFY_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -12,7 +12,7 @@
 
 #include "bitflow/config/config.h"
 #include "bitflow/tls/tls_context.h"
-#include "tls_revocation.h"
+#include "revocation.h"
 
 #define VERIFY_REASON_SIZE 240
 

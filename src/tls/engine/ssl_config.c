@@ -2,8 +2,8 @@
 
 #include <mbedtls/psa_util.h>
 
-#include "tls_handshake.h"
-#include "tls_parts.h"
+#include "context_internal.h"
+#include "handshake_internal.h"
 
 // mbedTLS's own list has ffdhe8192, a key share of which takes a second of processor time.
 static const uint16_t groups[] = {
@@ -58,7 +58,7 @@ bool tls_policy_apply(struct tls_context *context, enum tls_minimum minimum, str
     mbedtls_ssl_conf_session_tickets(config, MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
     mbedtls_ssl_conf_tls13_key_exchange_modes(config, MBEDTLS_SSL_TLS1_3_KEY_EXCHANGE_MODE_EPHEMERAL);
     if (context->authorities.raw.p != NULL)
-        mbedtls_ssl_conf_ca_chain(config, &context->authorities, NULL); // no lists: see tls_revocation.h
+        mbedtls_ssl_conf_ca_chain(config, &context->authorities, NULL); // no lists: see revocation.h
     if (is_server) {
         mbedtls_ssl_conf_new_session_tickets(config, 0);
         mbedtls_ssl_conf_cert_cb(config, tls_certificate_callback);

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tls_record_key.h"
+#include "record_key.h"
 
 // RFC 8446 5.5: AES-GCM is good for 2^24.5 full records of one key. ChaCha20-Poly1305 has no such limit; its key goes
 // only so that the sequence never comes to its end.

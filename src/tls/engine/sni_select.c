@@ -2,8 +2,8 @@
 
 #include <string.h>
 
-#include "tls_certificate.h"
-#include "tls_parts.h"
+#include "certificate.h"
+#include "context_internal.h"
 
 static bool is_same_text(const char *a, const char *b)
 {
@@ -71,7 +71,7 @@ int tls_choose_entry(const struct tls_context *context, const char *name, mbedtl
     // Without an authority of its own, the context's are in force.
     bool has_own = context->verify_mode != VERIFY_NONE && chosen->authority_path != NULL;
     *authority = has_own ? chosen : NULL;
-    mbedtls_ssl_set_hs_ca_chain(ssl, has_own ? &chosen->authorities : NULL, NULL); // no lists: see tls_revocation.h
+    mbedtls_ssl_set_hs_ca_chain(ssl, has_own ? &chosen->authorities : NULL, NULL); // no lists: see revocation.h
     // A TLS 1.3 server is done with the handshake's keys by the time that it sees the client's certificate, but mbedTLS
     // would still use them for the alert, which no client could then read. So the handshake is let through to its end,
     // where tls_verify_result() has the last word in any case.

@@ -4,8 +4,8 @@
 // or we cannot hand over, the original does from the beginning. So the result of a bad argument is the original's, and
 // so is what is done of other curves. Nothing is written to before libcrypto has its result.
 
-#ifndef BITFLOW_SRC_TLS_TLS_ARITHMETIC_PARTS_H
-#define BITFLOW_SRC_TLS_TLS_ARITHMETIC_PARTS_H
+#ifndef BITFLOW_SRC_TLS_ENGINE_ARITHMETIC_INTERNAL_H
+#define BITFLOW_SRC_TLS_ENGINE_ARITHMETIC_INTERNAL_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,14 +1,14 @@
 // Handshake messages that come after the handshake: what is allowed of them, and how they lie in the records. They may
 // be split over several records, and several may be in one. Belongs to a receiver.
 
-#ifndef BITFLOW_SRC_TLS_TLS_RECORD_HANDSHAKE_H
-#define BITFLOW_SRC_TLS_TLS_RECORD_HANDSHAKE_H
+#ifndef BITFLOW_SRC_TLS_RECORD_HANDSHAKE_H
+#define BITFLOW_SRC_TLS_RECORD_HANDSHAKE_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#include "tls_record_key.h"
+#include "record_key.h"
 
 struct handshake_reader {
     enum tls_version version;

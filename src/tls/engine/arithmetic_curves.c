@@ -14,8 +14,8 @@
 #include <openssl/evp.h>
 #include <openssl/obj_mac.h>
 
+#include "arithmetic_internal.h"
 #include "bitflow/base/compiler.h"
-#include "tls_arithmetic_parts.h"
 
 #define COORDINATE_MAX 66 // P-521
 #define POINT_MAX (1 + 2 * COORDINATE_MAX)

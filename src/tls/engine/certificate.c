@@ -1,4 +1,4 @@
-#include "tls_certificate.h"
+#include "certificate.h"
 
 #include <arpa/inet.h>
 #include <stdarg.h>

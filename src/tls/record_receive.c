@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tls_record_handshake.h"
-#include "tls_record_key.h"
+#include "record_handshake.h"
+#include "record_key.h"
 
 // How many messages may come in a row that bring no data: KeyUpdates, tickets, warnings, empty records. Each costs us
 // more than it costs the peer.

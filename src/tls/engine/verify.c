@@ -1,4 +1,4 @@
-#include "tls_verify.h"
+#include "verify.h"
 
 #include <arpa/inet.h>
 #include <stdarg.h>
@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "bitflow/base/compiler.h"
-#include "tls_certificate.h"
-#include "tls_parts.h"
+#include "certificate.h"
+#include "context_internal.h"
 
 bool tls_verification_init(struct tls_verification *verification, const struct tls_context *context, const char *host)
 {

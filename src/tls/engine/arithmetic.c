@@ -15,8 +15,8 @@
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 
+#include "arithmetic_internal.h"
 #include "bitflow/base/compiler.h"
-#include "tls_arithmetic_parts.h"
 
 _Thread_local struct arithmetic_counts arithmetic_counts;
 

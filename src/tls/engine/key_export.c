@@ -5,7 +5,7 @@
 #include <mbedtls/platform_util.h>
 #include <mbedtls/ssl_ciphersuites.h>
 
-#include "tls_handshake.h"
+#include "handshake_internal.h"
 
 // In the order in which a client offers them.
 static const struct tls_suite suites[TLS_SUITE_COUNT] = {

@@ -12,8 +12,8 @@
 #include "bitflow/base/hash.h"
 #include "bitflow/tls/aead.h"
 #include "bitflow/tls/tls_arithmetic.h"
-#include "tls_parts.h"
-#include "tls_pem.h"
+#include "context_internal.h"
+#include "pem.h"
 
 #define SYSTEM_BUNDLE_VARIABLE "SSL_CERT_FILE" // as OpenSSL has it
 

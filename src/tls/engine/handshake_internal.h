@@ -1,8 +1,8 @@
-// One handshake, from the first byte to the traffic keys. The connection's thread only; its parts: tls_handshake.c
-// runs it on the socket, tls_handshake_keys.c takes the keys out, tls_handshake_failure.c says what went wrong.
+// One handshake, from the first byte to the traffic keys. The connection's thread only; its parts: handshake.c
+// runs it on the socket, key_export.c takes the keys out, failure.c says what went wrong.
 
-#ifndef BITFLOW_SRC_TLS_TLS_HANDSHAKE_H
-#define BITFLOW_SRC_TLS_TLS_HANDSHAKE_H
+#ifndef BITFLOW_SRC_TLS_ENGINE_HANDSHAKE_INTERNAL_H
+#define BITFLOW_SRC_TLS_ENGINE_HANDSHAKE_INTERNAL_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -15,8 +15,8 @@
 #include "bitflow/tls/tls_record.h"
 #include "bitflow/tls/tls_session.h"
 #include "bitflow/wire/server_hello.h"
-#include "tls_parts.h"
-#include "tls_verify.h"
+#include "context_internal.h"
+#include "verify.h"
 
 // What the callback was given; wiped at the handshake's end.
 struct tls_secrets {

@@ -2,8 +2,8 @@
 // over an issuer that has none among them, and takes the first of an issuer's name for the only one. So it is given
 // none, and this decides. RFC 5280 6.3, for complete lists that their issuers sign themselves. No state; any thread.
 
-#ifndef BITFLOW_SRC_TLS_TLS_REVOCATION_H
-#define BITFLOW_SRC_TLS_TLS_REVOCATION_H
+#ifndef BITFLOW_SRC_TLS_ENGINE_REVOCATION_H
+#define BITFLOW_SRC_TLS_ENGINE_REVOCATION_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,4 +1,4 @@
-#include "tls_record_handshake.h"
+#include "record_handshake.h"
 
 // A ticket of 64 KiB with its fields, and more; nobody sends as much, and it is only counted, not kept.
 #define MESSAGE_MAX ((size_t)128 * 1024)

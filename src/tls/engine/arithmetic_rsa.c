@@ -18,9 +18,9 @@
 #include <openssl/evp.h>
 #include <openssl/rsa.h>
 
+#include "arithmetic_internal.h"
 #include "bitflow/base/compiler.h"
 #include "bitflow/base/mutex.h"
-#include "tls_arithmetic_parts.h"
 
 #define RSA_SIZE_MAX 1024 // bytes: 8192 bits, which is mbedTLS's own limit, too
 // FIPS 186-5, and what public CAs go by: 256 bits. mbedTLS takes any exponent below the modulus: to verify with one of

@@ -1,8 +1,8 @@
 // One direction's key as both halves of the record layer use it: AEAD, IV, sequence number, and in TLS 1.3 the secret
 // that they come from and the next ones will. Belongs to the half that it is in.
 
-#ifndef BITFLOW_SRC_TLS_TLS_RECORD_KEY_H
-#define BITFLOW_SRC_TLS_TLS_RECORD_KEY_H
+#ifndef BITFLOW_SRC_TLS_RECORD_KEY_H
+#define BITFLOW_SRC_TLS_RECORD_KEY_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -56,8 +56,5 @@ size_t record_key_additional(const struct record_key *key, const uint8_t header[
                              uint8_t additional[TLS_ADDITIONAL_MAX]);
 
 void record_header_write(uint8_t header[TLS_HEADER_SIZE], enum tls_content content, size_t length);
-
-// HKDF-Expand-Label with an empty context (RFC 8446 7.1), for lengths up to the hash's.
-bool hkdf_expand_label(enum tls_hash hash, const uint8_t *secret, const char *label, uint8_t *out, size_t length);
 
 #endif

@@ -1,9 +1,8 @@
-#include "tls_record_key.h"
+#include "record_key.h"
 
-#include <assert.h>
 #include <string.h>
 
-#include <mbedtls/md.h>
+#include "engine/hkdf.h"
 
 static void store_16(uint8_t *at, size_t value)
 {
@@ -15,40 +14,6 @@ static void store_64(uint8_t *at, uint64_t value)
 {
     for (int i = 7; i >= 0; i--, value >>= 8)
         at[i] = (uint8_t)value;
-}
-
-static size_t hash_size(enum tls_hash hash)
-{
-    return hash == TLS_SHA256 ? 32 : 48;
-}
-
-bool hkdf_expand_label(enum tls_hash hash, const uint8_t *secret, const char *label, uint8_t *out, size_t length)
-{
-    static const char prefix[] = "tls13 ";
-    size_t prefix_length = sizeof prefix - 1;
-    size_t label_length = strlen(label);
-    uint8_t info[2 + 1 + 32 + 1 + 1];
-    // HKDF-Expand's first block is all that TLS's secrets, keys and IVs ever need.
-    assert(length <= hash_size(hash) && prefix_length + label_length <= 32);
-
-    size_t used = 0;
-    store_16(info, length);
-    used += 2;
-    info[used++] = (uint8_t)(prefix_length + label_length);
-    memcpy(info + used, prefix, prefix_length);
-    used += prefix_length;
-    memcpy(info + used, label, label_length);
-    used += label_length;
-    info[used++] = 0; // the context's length
-    info[used++] = 1; // the block's number
-
-    const mbedtls_md_info_t *md = mbedtls_md_info_from_type(hash == TLS_SHA256 ? MBEDTLS_MD_SHA256 : MBEDTLS_MD_SHA384);
-    uint8_t block[MBEDTLS_MD_MAX_SIZE];
-    bool is_good = md != NULL && mbedtls_md_hmac(md, secret, hash_size(hash), info, used, block) == 0;
-    if (is_good)
-        memcpy(out, block, length);
-    explicit_bzero(block, sizeof block);
-    return is_good;
 }
 
 // The AEAD and the IV that belong to key->secret.
@@ -97,7 +62,7 @@ void record_key_release(struct record_key *key)
 bool record_key_update(struct record_key *key, struct error *error)
 {
     uint8_t next[TLS_SECRET_MAX] = {0};
-    bool is_good = hkdf_expand_label(key->hash, key->secret, "traffic upd", next, hash_size(key->hash));
+    bool is_good = hkdf_expand_label(key->hash, key->secret, "traffic upd", next, tls_hash_size(key->hash));
     if (is_good)
         memcpy(key->secret, next, sizeof next);
     else

@@ -1,7 +1,7 @@
 // Certificates in words: subjects, names, dates, and whether one is for a name. Any thread, no state.
 
-#ifndef BITFLOW_SRC_TLS_TLS_CERTIFICATE_H
-#define BITFLOW_SRC_TLS_TLS_CERTIFICATE_H
+#ifndef BITFLOW_SRC_TLS_ENGINE_CERTIFICATE_H
+#define BITFLOW_SRC_TLS_ENGINE_CERTIFICATE_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -9,8 +9,8 @@
 #include <mbedtls/pem.h>
 #include <mbedtls/rsa.h>
 
-#include "tls_handshake.h"
-#include "tls_parts.h"
+#include "context_internal.h"
+#include "handshake_internal.h"
 
 static bool is_tls_record(const struct tls_handshake *handshake)
 {

@@ -2,8 +2,8 @@
 // the file, since that is what a person has to mend. Buffers are wiped before they are freed. Any thread; blocks on
 // the disk.
 
-#ifndef BITFLOW_SRC_TLS_TLS_PEM_H
-#define BITFLOW_SRC_TLS_TLS_PEM_H
+#ifndef BITFLOW_SRC_TLS_ENGINE_PEM_H
+#define BITFLOW_SRC_TLS_ENGINE_PEM_H
 
 #include <stdbool.h>
 #include <stddef.h>

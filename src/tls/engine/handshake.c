@@ -1,4 +1,4 @@
-#include "tls_handshake.h"
+#include "handshake_internal.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -11,8 +11,8 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/net/socket.h"
-#include "tls_certificate.h"
-#include "tls_parts.h"
+#include "certificate.h"
+#include "context_internal.h"
 
 // Takes note of how a call on the socket failed. True: it is to be made again.
 static bool goes_on(struct tls_handshake *handshake, int os_errno)

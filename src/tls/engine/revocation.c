@@ -1,4 +1,4 @@
-#include "tls_revocation.h"
+#include "revocation.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -9,7 +9,7 @@
 #include <mbedtls/pk.h>
 
 #include "bitflow/base/compiler.h"
-#include "tls_certificate.h"
+#include "certificate.h"
 
 // The less that is wrong with a list, the later it stands: of several, the one that comes nearest is told of.
 static const uint32_t order[] = {MBEDTLS_X509_BADCRL_BAD_KEY, MBEDTLS_X509_BADCRL_NOT_TRUSTED,

@@ -1,4 +1,4 @@
-#include "tls_pem.h"
+#include "pem.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,8 +13,8 @@
 #include <mbedtls/platform_util.h>
 #include <mbedtls/psa_util.h>
 
-#include "tls_parts.h"
-#include "tls_revocation.h"
+#include "context_internal.h"
+#include "revocation.h"
 
 #define CERTIFICATE "CERTIFICATE"
 #define CRL "X509 CRL"

@@ -1,8 +1,8 @@
 // What a tls_context is made of, for the handshake. Immutable once tls_context_create() has returned it; mbedTLS takes
 // pointers that are not const, and writes through none of them but the key's lock.
 
-#ifndef BITFLOW_SRC_TLS_TLS_PARTS_H
-#define BITFLOW_SRC_TLS_TLS_PARTS_H
+#ifndef BITFLOW_SRC_TLS_ENGINE_CONTEXT_INTERNAL_H
+#define BITFLOW_SRC_TLS_ENGINE_CONTEXT_INTERNAL_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -12,8 +12,8 @@
 #include <mbedtls/x509_crl.h>
 #include <mbedtls/x509_crt.h>
 
+#include "arithmetic_internal.h"
 #include "bitflow/tls/tls_context.h"
-#include "tls_arithmetic_parts.h"
 
 #define TLS_SUITE_COUNT 9 // that we can speak
 

@@ -4,9 +4,9 @@
 #include <string.h>
 #include <time.h>
 
-#include "tls_certificate.h"
-#include "tls_parts.h"
-#include "tls_revocation.h"
+#include "certificate.h"
+#include "context_internal.h"
+#include "revocation.h"
 
 struct report {
     int days;
