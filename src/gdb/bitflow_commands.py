@@ -17,7 +17,7 @@ class Connection:
         self.proxy = text_at(self.value["generation"]["proxy"]["name"])
         self.client = endpoint_text(self.value["client"]["peer"])
         target = self.value["upstream"]["target"]
-        self.target = text_at(target["name"]) if int(target) else "-"
+        self.target = text_at(target["settings"]["name"]) if int(target) else "-"
         sides = self.value["relay"]["sockets"]
         self.from_client, self.from_target = int(sides[0]["bytes"]), int(sides[1]["bytes"])
 
@@ -193,7 +193,8 @@ By default it is the selected thread's. Its threads' backtraces follow; $connect
         if name:
             rows.append(["server name", name])
         if int(upstream["target"]):
-            place, remote = address_text(upstream["target"]["address"]), endpoint_text(upstream["dialled"]["remote"])
+            place = address_text(upstream["target"]["settings"]["address"])
+            remote = endpoint_text(upstream["dialled"]["remote"])
             place += " at " + remote if remote not in (place, "none") else ""
             number = int(value["entry"]["target"])
             rows.append(["target", "%s, %s%s" % (connection.target, place,
@@ -259,7 +260,7 @@ connections."""
         first = [text_at(proxy["name"]), address, str(int(proxy["active"])), str(int(proxy["accepted"]))]
         rows = []
         for index in range(min(int(settings["target_count"]), LIST_LIMIT)):
-            target, state = settings["targets"][index], generation["targets"][index]
+            target, state = settings["targets"][index], generation["targets"][index]["state"]
             rows.append([*(first if index == 0 else [""] * 4), text_at(target["name"]),
                          address_text(target["address"]), str(int(state["place"]["active"])),
                          health_text(state, target, clock)])

@@ -147,53 +147,37 @@ static struct target_metrics *create_target(const char *name)
     return target;
 }
 
-static struct target_metrics *hold_target(struct proxy_metrics *proxy, const char *name) REQUIRES(proxy->all->lock)
+struct target_metrics *target_metrics_hold(struct proxy_metrics *proxy, const char *name, struct error *error)
 {
     struct target_metrics *target;
+    mutex_lock(&proxy->all->lock);
     LIST_FOREACH(target, &proxy->targets, link)
     if (strcmp(target->name, name) == 0)
         break;
     if (target == NULL) {
         target = create_target(name);
-        if (target == NULL)
-            return NULL;
-        LIST_INSERT_HEAD(&proxy->targets, target, link);
+        if (target != NULL)
+            LIST_INSERT_HEAD(&proxy->targets, target, link);
     }
-    target->references++;
+    if (target != NULL)
+        target->references++;
+    mutex_unlock(&proxy->all->lock);
+    if (target == NULL)
+        error_set_errno(error, ENOMEM, "cannot count for the target %s", name);
     return target;
 }
 
-struct target_metrics **target_metrics_hold(struct proxy_metrics *proxy, const struct target_config *targets,
-                                            size_t count, struct error *error)
+void target_metrics_drop(struct proxy_metrics *proxy, struct target_metrics **target)
 {
-    struct target_metrics **held = calloc(count, sizeof(struct target_metrics *));
-    size_t got = 0;
-    if (held != NULL) {
-        mutex_lock(&proxy->all->lock);
-        while (got < count && (held[got] = hold_target(proxy, targets[got].name)) != NULL)
-            got++;
-        mutex_unlock(&proxy->all->lock);
-    }
-    if (held != NULL && got == count)
-        return held;
-    target_metrics_drop(proxy, &held, got);
-    error_set_errno(error, ENOMEM, "cannot count for %zu targets", count);
-    return NULL;
-}
-
-void target_metrics_drop(struct proxy_metrics *proxy, struct target_metrics ***targets, size_t count)
-{
-    struct target_metrics **dropped = *targets;
-    *targets = NULL;
+    struct target_metrics *dropped = *target;
+    *target = NULL;
     if (dropped == NULL)
         return;
     struct metrics *metrics = proxy->all;
     mutex_lock(&metrics->lock);
-    for (size_t i = 0; i < count; i++)
-        dropped[i]->references--;
+    dropped->references--;
     tidy_targets(metrics, proxy, false);
     mutex_unlock(&metrics->lock);
-    free(dropped);
 }
 
 struct proxy_metrics *metrics_next_proxy(struct metrics *metrics, struct proxy_metrics *before)

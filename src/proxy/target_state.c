@@ -101,48 +101,30 @@ static struct target_state *hold_state(struct target_list *list, const struct ta
     return state;
 }
 
-static struct target_state *hold(struct target_list *list, const struct target_config *target, uint64_t way)
-    EXCLUDES(list->lock)
+struct target_state *target_state_hold(struct target_list *list, const struct proxy_config *settings,
+                                       const struct target_config *target, const struct tls_context *tls,
+                                       struct error *error)
 {
+    uint64_t way = way_to(settings, target, tls);
     mutex_lock(&list->lock);
     struct target_state *state = hold_state(list, target, way);
     mutex_unlock(&list->lock);
+    if (state == NULL)
+        error_set_errno(error, ENOMEM, "cannot watch the target %s", target->name);
     return state;
 }
 
-static void drop(struct target_list *list, struct target_state *state) EXCLUDES(list->lock)
+void target_state_drop(struct target_list *list, struct target_state **state)
 {
+    struct target_state *dropped = *state;
+    *state = NULL;
+    if (dropped == NULL)
+        return;
     mutex_lock(&list->lock);
-    if (--state->references == 0) {
-        LIST_REMOVE(state, link);
-        drop_place(list, state->place);
-        free(state);
+    if (--dropped->references == 0) {
+        LIST_REMOVE(dropped, link);
+        drop_place(list, dropped->place);
+        free(dropped);
     }
     mutex_unlock(&list->lock);
-}
-
-struct target_state **target_list_hold(struct target_list *list, const struct proxy_config *settings,
-                                       struct tls_context *const *tls, struct error *error)
-{
-    struct target_state **states = calloc(settings->target_count, sizeof(struct target_state *));
-    size_t held = 0;
-    while (states != NULL && held < settings->target_count) {
-        const struct target_config *target = &settings->targets[held];
-        states[held] = hold(list, target, way_to(settings, target, tls[held]));
-        if (states[held] == NULL)
-            target_list_drop(list, &states, held);
-        else
-            held++;
-    }
-    if (states == NULL)
-        error_set_errno(error, ENOMEM, "cannot watch %zu targets", settings->target_count);
-    return states;
-}
-
-void target_list_drop(struct target_list *list, struct target_state ***states, size_t count)
-{
-    for (size_t i = 0; *states != NULL && i < count; i++)
-        drop(list, (*states)[i]);
-    free(*states);
-    *states = NULL;
 }

@@ -42,8 +42,6 @@
     "KZSUWqetvg==\n"                                                     \
     "-----END CERTIFICATE-----\n"
 
-static struct tls_context *const plain[4] = {NULL};
-
 static struct target_config target_of(const char *name, const char *address)
 {
     struct target_config target = {.name = name};
@@ -51,10 +49,12 @@ static struct target_config target_of(const char *name, const char *address)
     return target;
 }
 
-static struct target_state **hold(struct target_list *list, const struct target_config *targets, size_t count)
+static struct target_state *hold(struct target_list *list, const struct target_config *target)
 {
-    const struct proxy_config settings = {.targets = targets, .target_count = count};
-    return target_list_hold(list, &settings, plain, NULL);
+    const struct proxy_config settings = {.name = "web"};
+    struct target_state *state = target_state_hold(list, &settings, target, NULL, NULL);
+    assert_non_null(state);
+    return state;
 }
 
 static void test_a_target_keeps_its_state(void **state)
@@ -65,25 +65,29 @@ static void test_a_target_keeps_its_state(void **state)
     const struct target_config before[] = {target_of("a", "h:1"), target_of("b", "h:2"), target_of("c", "h:3")};
     const struct target_config after[] = {target_of("c", "h:3"), target_of("a", "h:4"), target_of("d", "h:2"),
                                           target_of("b", "h:2")};
-    struct target_state **old = hold(&list, before, ARRAY_LENGTH(before));
-    struct target_state **new = hold(&list, after, ARRAY_LENGTH(after));
-    assert_non_null(old);
-    assert_non_null(new);
+    struct target_state *old[ARRAY_LENGTH(before)], *new[ARRAY_LENGTH(after)];
+    for (size_t i = 0; i < ARRAY_LENGTH(before); i++)
+        old[i] = hold(&list, &before[i]);
+    for (size_t i = 0; i < ARRAY_LENGTH(after); i++)
+        new[i] = hold(&list, &after[i]);
     assert_ptr_equal(new[0], old[2]);
     assert_ptr_equal(new[3], old[1]);
     assert_ptr_not_equal(new[1], old[0]); // another address
     assert_ptr_not_equal(new[2], old[1]); // another name
     atomic_store(&old[1]->place->active, 7);
-    target_list_drop(&list, &old, ARRAY_LENGTH(before));
-    assert_null(old);
+    for (size_t i = 0; i < ARRAY_LENGTH(before); i++) {
+        target_state_drop(&list, &old[i]);
+        assert_null(old[i]);
+    }
     assert_int_equal(atomic_load(&new[3]->place->active), 7);
-    target_list_drop(&list, &new, ARRAY_LENGTH(after));
+    for (size_t i = 0; i < ARRAY_LENGTH(after); i++)
+        target_state_drop(&list, &new[i]);
 
     // Nobody holds it any more: it is forgotten.
-    struct target_state **again = hold(&list, before, ARRAY_LENGTH(before));
-    assert_int_equal(atomic_load(&again[1]->place->active), 0);
-    target_list_drop(&list, &again, ARRAY_LENGTH(before));
-    target_list_drop(&list, &again, ARRAY_LENGTH(before)); // NULL
+    struct target_state *again = hold(&list, &before[1]);
+    assert_int_equal(atomic_load(&again->place->active), 0);
+    target_state_drop(&list, &again);
+    target_state_drop(&list, &again); // NULL
     target_list_release(&list);
 }
 
@@ -92,37 +96,36 @@ struct ways {
     struct target_list list;
     struct target_config target;
     struct proxy_config settings;
-    struct target_state **first;
+    struct target_state *first;
 };
 
 static void set_up(struct ways *ways)
 {
     *ways = (struct ways){.target = target_of("a", "h:1")};
-    ways->settings = (struct proxy_config){.targets = &ways->target, .target_count = 1};
+    ways->settings = (struct proxy_config){.name = "web"};
     target_list_init(&ways->list);
 }
 
 static void assert_new_health(struct ways *ways, struct tls_context *tls, bool is_new)
 {
-    struct target_state **again = target_list_hold(&ways->list, &ways->settings, &tls, NULL);
+    struct target_state *again = target_state_hold(&ways->list, &ways->settings, &ways->target, tls, NULL);
     assert_non_null(again);
-    assert_ptr_equal(again[0]->place, ways->first[0]->place); // its connections are counted in any case
-    assert_int_equal(again[0] != ways->first[0], is_new);
-    target_list_drop(&ways->list, &again, 1);
+    assert_ptr_equal(again->place, ways->first->place); // its connections are counted in any case
+    assert_int_equal(again != ways->first, is_new);
+    target_state_drop(&ways->list, &again);
 }
 
 static void begin_with(struct ways *ways, struct tls_context *tls)
 {
-    if (ways->first != NULL)
-        target_list_drop(&ways->list, &ways->first, 1);
-    ways->first = target_list_hold(&ways->list, &ways->settings, &tls, NULL);
+    target_state_drop(&ways->list, &ways->first);
+    ways->first = target_state_hold(&ways->list, &ways->settings, &ways->target, tls, NULL);
     assert_non_null(ways->first);
     assert_new_health(ways, tls, false);
 }
 
 static void tear_down(struct ways *ways)
 {
-    target_list_drop(&ways->list, &ways->first, 1);
+    target_state_drop(&ways->list, &ways->first);
     assert_true(SLIST_EMPTY(&ways->list.places));
     assert_true(LIST_EMPTY(&ways->list.states));
     target_list_release(&ways->list);

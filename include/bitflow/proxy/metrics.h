@@ -14,7 +14,6 @@
 
 #include "bitflow/base/error.h"
 #include "bitflow/base/mutex.h"
-#include "bitflow/config/config.h"
 #include "bitflow/relay/close_reason.h"
 #include "bitflow/telemetry/metric.h"
 #include "bitflow/tls/tls_failure.h"
@@ -79,11 +78,10 @@ struct proxy_metrics *proxy_metrics_hold(struct metrics *metrics, const char *na
 // Nulls the pointer. Accepts NULL.
 void proxy_metrics_drop(struct proxy_metrics **proxy);
 
-// Those of the targets, by their index, with a reference to each. NULL: ERROR_NO_MEMORY.
-struct target_metrics **target_metrics_hold(struct proxy_metrics *proxy, const struct target_config *targets,
-                                            size_t count, struct error *error);
-// Gives the references back and nulls the pointer. Accepts NULL.
-void target_metrics_drop(struct proxy_metrics *proxy, struct target_metrics ***targets, size_t count);
+// Those of the proxy's target of that name, with a reference. NULL: ERROR_NO_MEMORY.
+struct target_metrics *target_metrics_hold(struct proxy_metrics *proxy, const char *name, struct error *error);
+// Gives the reference back and nulls the pointer. Accepts NULL.
+void target_metrics_drop(struct proxy_metrics *proxy, struct target_metrics **target);
 
 // For the reporting thread: one after the other, from NULL to NULL. What is passed in is given back, and freed if it
 // is nobody's any more and all of it has been reported. Others may come and go meanwhile.

@@ -28,11 +28,19 @@ struct proxy {
     _Atomic unsigned references;
     _Atomic uint64_t active;      // connections that hold a place below the connection limit
     _Atomic uint64_t accepted;    // connections that got one, since the start; for a debugger
-    _Atomic uint64_t turns;       // connections that came to choose a target, since the start, for round-robin
+    _Atomic uint64_t rr_counter;  // connections that came to choose a target, since the start, for round-robin
     struct target_list targets;   // what is known of them, by whichever generation has them
     struct source_counts sources; // live connections by source, of those that began with a limit for it
     struct proxy_metrics *metrics;
     char *name;
+};
+
+// A target of one generation.
+struct target {
+    const struct target_config *settings;
+    struct tls_context *tls;        // NULL: plain
+    struct target_state *state;     // what is known of it; shared with other generations
+    struct target_metrics *metrics; // what is counted of it; likewise
 };
 
 struct generation {
@@ -42,9 +50,8 @@ struct generation {
     const struct proxy_config *settings; // in `config`
     struct connection_log *log;          // NULL: off
     struct report_queue reports;         // its connections that are reported while they live
-    struct tls_contexts tls_contexts;    // its TLS contexts
-    struct target_state **targets;       // by the target's index
-    struct target_metrics **metrics;     // likewise
+    struct tls_context *tls;             // the listener's; NULL: plain
+    struct target *targets;              // as many as `settings` has, in their order
 };
 
 // What all proxies of the process share. Lives as long as the process.

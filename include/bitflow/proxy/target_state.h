@@ -46,12 +46,12 @@ void target_list_init(struct target_list *list);
 // Every reference has been given back.
 void target_list_release(struct target_list *list);
 
-// The states of a proxy's targets, by their index, with a reference to each. `tls`: their contexts, likewise (NULL:
-// plain). NULL: ERROR_NO_MEMORY.
-struct target_state **target_list_hold(struct target_list *list, const struct proxy_config *settings,
-                                       struct tls_context *const *tls, struct error *error);
+// The state of one of a proxy's targets, with a reference. `tls`: its context (NULL: plain). NULL: ERROR_NO_MEMORY.
+struct target_state *target_state_hold(struct target_list *list, const struct proxy_config *settings,
+                                       const struct target_config *target, const struct tls_context *tls,
+                                       struct error *error);
 
-// Gives the references back and nulls the pointer. Accepts NULL.
-void target_list_drop(struct target_list *list, struct target_state ***states, size_t count);
+// Gives the reference back and nulls the pointer. Accepts NULL.
+void target_state_drop(struct target_list *list, struct target_state **state);
 
 #endif
