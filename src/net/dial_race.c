@@ -182,7 +182,8 @@ static bool is_shortage(int os_errno)
     return code == ERROR_NO_DESCRIPTORS || code == ERROR_NO_MEMORY;
 }
 
-// Starts the next address that can be started. A shortage of ours is not a failure of the address, which stays the next one.
+// Starts the next address that can be started. A shortage of ours is not a failure of the address, which stays the next
+// one.
 static void start_next(struct race *race)
 {
     struct candidate next;

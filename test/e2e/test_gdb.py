@@ -144,7 +144,7 @@ class Crowd:
                 ("bad", ">"): {("both ways", "solo_run")},
                 ("bulk", ">"): {("client to target", "splice_out"), ("client to target", "send_all")},
                 ("bulk", "<"): {("target to client", "pump_receive"), ("target to client", "receive")},
-                ("slow", ">"): {("connects to a target", "deadline_poll")},
+                ("slow", ">"): {("connects to a target", "client_watch_poll")},
             }.get((prefix, mark), {("admits its client", function)}), (name, does, function)
         assert {does for _, name, does, _, _ in told.values() if name.endswith(":accept")} == {"accepts"}
 

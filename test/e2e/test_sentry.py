@@ -298,7 +298,7 @@ def test_gone_server_that_comes_back(env):
     bitflow = start(env, receiver, entry)
     fail(env, address)
     wait_for(
-        lambda: any("tried again" in line["msg"] for line in bitflow.log_lines(True)), lambda: bitflow.stderr()
+        lambda: any("trying again" in line["msg"] for line in bitflow.log_lines(True)), lambda: bitflow.stderr()
     )
     with Scripted(port=port) as receiver:
         receiver.wait_event(proxy="front", timeout=20)
@@ -312,7 +312,7 @@ def test_gone_server_at_the_end(env):
     proxies, addresses = [entry for entry, _ in pairs], [address for _, address in pairs]
     first = start(env, receiver, *proxies)
     fail(env, *addresses)
-    wait_for(lambda: any("tried again" in line["msg"] for line in first.log_lines(True)), lambda: first.stderr())
+    wait_for(lambda: any("trying again" in line["msg"] for line in first.log_lines(True)), lambda: first.stderr())
     watch = Stopwatch()
     first.stop()
     watch.between(0, 2.5, "the end")
@@ -320,7 +320,7 @@ def test_gone_server_at_the_end(env):
     assert line["count"] == "3"
     second = start(env, receiver, *proxies)
     fail(env, *addresses)
-    wait_for(lambda: any("tried again" in line["msg"] for line in second.log_lines(True)), second.stderr)
+    wait_for(lambda: any("trying again" in line["msg"] for line in second.log_lines(True)), second.stderr)
     with Scripted(port=port) as receiver:
         second.stop()
         assert {event["tags"]["proxy"] for event in receiver.events()} == {"p0", "p1", "p2"}

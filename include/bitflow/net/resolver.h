@@ -98,8 +98,8 @@ bool resolver_query_begin(struct resolver_query *query, const struct address *ad
 bool resolver_query_await(struct resolver_query *query, struct client_watch *watch, struct resolved_addresses *resolved,
                           struct error *error);
 
-// For callers that wait for other things as well: adds what has come, and starts look-ups that are due. Returns the time at
-// which to call it again, or earlier when one of the descriptors is readable; DEADLINE_NONE once all is answered.
+// For callers that wait for other things as well: adds what has come, and starts look-ups that are due. Returns when to
+// call it again, or earlier when one of the descriptors is readable; DEADLINE_NONE once all is answered.
 #define RESOLVER_DESCRIPTORS_MAX RESOLVER_SUBQUERIES
 int64_t resolver_query_advance(struct resolver_query *query, struct resolved_addresses *resolved);
 size_t resolver_query_descriptors(const struct resolver_query *query, struct pollfd *descriptors);
