@@ -226,10 +226,10 @@ def test_a_connection_that_closes(env):
 
 BREAK_LISTS = """\
 echo \\n=== moved\\n
-set $thread = all_threads.next
-while $thread != &all_threads
+set $thread = all_threads.tqh_first
+while $thread != 0
   set var $thread->id = $thread->id + 1000000
-  set $thread = $thread->next
+  set $thread = $thread->link.tqe_next
 end
 bitflow connections
 echo \\n=== loop\\n
@@ -246,7 +246,7 @@ echo \\n=== proxies\\n
 set var debugged_process.listeners->acceptors[0]->current = (struct generation *)0x10
 bitflow proxies
 echo \\n=== threads\\n
-set var all_threads.next->next = all_threads.next
+set var all_threads.tqh_first->link.tqe_next = all_threads.tqh_first
 bitflow threads
 kill
 """
