@@ -74,13 +74,13 @@ def open_listeners():
     return [listeners["acceptors"][number].dereference() for number in range(count)]
 
 
-def health_text(state, target, clock):
-    """What health.c makes of a target's state."""
-    word, limit = int(state["health"]["state"]), int(target["max_fails"])
+def health_text(target, clock):
+    """What health.c makes of a target's health."""
+    word, limit = int(target["health"]["state"]), int(target["settings"]["max_fails"])
     fails, since = word & 0xFFFF, (word >> 16) * 1000000
     if limit == 0 or fails < limit:
         return "good" if fails == 0 else "good, %d failures" % fails
-    if clock.monotonic is None or clock.monotonic - since < int(target["fail_timeout"]):
+    if clock.monotonic is None or clock.monotonic - since < int(target["settings"]["fail_timeout"]):
         return "out"
     return "out, to be tried"
 
@@ -256,14 +256,13 @@ connections."""
                     ("ACTIVE", "ACCEPTED"))
 
     def rows(self, generation, proxy, address, clock):
-        settings = generation["settings"]
         first = [text_at(proxy["name"]), address, str(int(proxy["active"])), str(int(proxy["accepted"]))]
         rows = []
-        for index in range(min(int(settings["target_count"]), LIST_LIMIT)):
-            target, state = settings["targets"][index], generation["targets"][index]["state"]
-            rows.append([*(first if index == 0 else [""] * 4), text_at(target["name"]),
-                         address_text(target["address"]), str(int(state["place"]["active"])),
-                         health_text(state, target, clock)])
+        for index in range(min(int(generation["settings"]["target_count"]), LIST_LIMIT)):
+            target = generation["targets"][index]
+            rows.append([*(first if index == 0 else [""] * 4), text_at(target["settings"]["name"]),
+                         address_text(target["settings"]["address"]), str(int(target["load"]["active"])),
+                         health_text(target, clock)])
         return rows
 
 

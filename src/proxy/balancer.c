@@ -36,7 +36,7 @@ static struct health_rule rule_of(const struct balancer *balancer, const struct 
 
 static uint64_t active_of(const struct target *target)
 {
-    return atomic_load_explicit(&target->state->place->active, memory_order_relaxed);
+    return atomic_load_explicit(&target->load->active, memory_order_relaxed);
 }
 
 // What is to be chosen from.
@@ -54,7 +54,7 @@ static bool is_eligible(const struct choice *choice, size_t index)
     if ((balancer->tried != NULL && balancer->tried[index]) || active_of(target) > choice->active_most)
         return false;
     const struct health_rule rule = rule_of(balancer, target);
-    return choice->is_last_resort || health_judge(&target->state->health, &rule, choice->now) != HEALTH_OUT;
+    return choice->is_last_resort || health_judge(target->health, &rule, choice->now) != HEALTH_OUT;
 }
 
 // The first one from `start` on, around.
@@ -132,7 +132,7 @@ static struct target *choose_in(const struct balancer *balancer, int64_t now)
         if (target == NULL)
             return NULL;
         const struct health_rule rule = rule_of(balancer, target);
-        struct health *health = &target->state->health;
+        struct health *health = target->health;
         if (health_judge(health, &rule, now) == HEALTH_GOOD || health_claim(health, &rule, now))
             return target;
     }
@@ -162,13 +162,13 @@ struct target *balancer_next(struct balancer *balancer, int64_t now)
 bool balancer_note_failure(struct balancer *balancer, int64_t now)
 {
     const struct health_rule rule = rule_of(balancer, balancer->last);
-    return health_note_failure(&balancer->last->state->health, &rule, now);
+    return health_note_failure(balancer->last->health, &rule, now);
 }
 
 bool balancer_note_success(struct balancer *balancer, int64_t now)
 {
     const struct health_rule rule = rule_of(balancer, balancer->last);
-    return health_note_success(&balancer->last->state->health, &rule, now);
+    return health_note_success(balancer->last->health, &rule, now);
 }
 
 enum fit { FITS_NOT, FITS_ALL, FITS_WILDCARD, FITS_EXACTLY };

@@ -4,24 +4,27 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bitflow/base/invariant.h"
+
 struct proxy *proxy_create(const char *name, struct metrics *metrics, struct error *error)
 {
     struct proxy *proxy = calloc(1, sizeof *proxy);
     char *own_name = strdup(name);
-    if (proxy == NULL || own_name == NULL) {
+    struct proxy_metrics *own_metrics = proxy_metrics_hold(metrics, name);
+    if (proxy == NULL || own_name == NULL || own_metrics == NULL) {
         free(proxy);
         free(own_name);
+        proxy_metrics_drop(&own_metrics);
         error_set_errno(error, ENOMEM, "cannot create the proxy %s", name);
         return NULL;
     }
-    proxy->metrics = proxy_metrics_hold(metrics, name, error);
-    if (proxy->metrics == NULL) {
-        free(proxy);
-        free(own_name);
-        return NULL;
-    }
     proxy->name = own_name;
-    target_list_init(&proxy->targets);
+    proxy->metrics = own_metrics;
+    mutex_init(&proxy->lock);
+    mutex_lock(&proxy->lock);
+    LIST_INIT(&proxy->loads);
+    LIST_INIT(&proxy->healths);
+    mutex_unlock(&proxy->lock);
     source_counts_init(&proxy->sources);
     atomic_init(&proxy->references, 1);
     return proxy;
@@ -39,42 +42,28 @@ void proxy_drop(struct proxy **proxy)
     *proxy = NULL;
     if (dropped == NULL || atomic_fetch_sub_explicit(&dropped->references, 1, memory_order_acq_rel) > 1)
         return;
-    target_list_release(&dropped->targets);
+    mutex_lock(&dropped->lock);
+    INVARIANT(LIST_EMPTY(&dropped->loads) && LIST_EMPTY(&dropped->healths));
+    mutex_unlock(&dropped->lock);
+    mutex_release(&dropped->lock);
     source_counts_release(&dropped->sources);
     proxy_metrics_drop(&dropped->metrics);
     free(dropped->name);
     free(dropped);
 }
 
-static void drop_targets(struct generation *generation)
-{
-    for (size_t i = 0; generation->targets != NULL && i < generation->settings->target_count; i++) {
-        struct target *target = &generation->targets[i];
-        tls_context_destroy(&target->tls);
-        target_metrics_drop(generation->proxy->metrics, &target->metrics);
-        target_state_drop(&generation->proxy->targets, &target->state);
-    }
-    free(generation->targets);
-}
-
 // All but the TLS contexts, which are taken over when nothing can fail any more.
-static bool hold_targets(struct generation *generation, struct tls_context *const *tls, struct error *error)
+static bool init_targets(struct generation *generation, struct tls_context *const *tls, struct error *error)
 {
     const struct proxy_config *settings = generation->settings;
-    struct proxy *proxy = generation->proxy;
     generation->targets = calloc(settings->target_count, sizeof *generation->targets);
     if (generation->targets == NULL) {
         error_set_errno(error, ENOMEM, "cannot watch %zu targets", settings->target_count);
         return false;
     }
-    for (size_t i = 0; i < settings->target_count; i++) {
-        struct target *target = &generation->targets[i];
-        target->settings = &settings->targets[i];
-        target->state = target_state_hold(&proxy->targets, settings, target->settings, tls[i], error);
-        target->metrics = target_metrics_hold(proxy->metrics, target->settings->name, error);
-        if (target->state == NULL || target->metrics == NULL)
+    for (size_t i = 0; i < settings->target_count; i++)
+        if (!target_init(&generation->targets[i], generation->proxy, settings, &settings->targets[i], tls[i], error))
             return false;
-    }
     return true;
 }
 
@@ -82,7 +71,9 @@ static void destroy(struct generation *generation)
 {
     connection_log_close(&generation->log);
     tls_context_destroy(&generation->tls);
-    drop_targets(generation);
+    for (size_t i = 0; generation->targets != NULL && i < generation->settings->target_count; i++)
+        target_release(&generation->targets[i], generation->proxy);
+    free(generation->targets);
     config_drop(&generation->config);
     proxy_drop(&generation->proxy);
     free(generation);
@@ -102,7 +93,7 @@ struct generation *generation_create(struct proxy *proxy, const struct config *c
     generation->config = config_hold(config);
     generation->settings = settings;
     generation->reports.interval = settings->connection_log_interval;
-    bool is_complete = hold_targets(generation, tls_contexts->targets, error);
+    bool is_complete = init_targets(generation, tls_contexts->targets, error);
     if (is_complete && settings->connection_log != NULL) {
         generation->log = connection_log_open(settings->connection_log, error);
         is_complete = generation->log != NULL;

@@ -91,14 +91,14 @@ static bool connect_target(struct upstream *upstream, const struct upstream_plan
 void upstream_leave(struct upstream *upstream)
 {
     if (upstream->is_counted)
-        atomic_fetch_sub_explicit(&upstream->target->state->place->active, 1, memory_order_relaxed);
+        target_leave(upstream->target);
     upstream->is_counted = false;
 }
 
 static void enter_target(struct upstream *upstream, struct target *target)
 {
     upstream_leave(upstream);
-    atomic_fetch_add_explicit(&target->state->place->active, 1, memory_order_relaxed);
+    target_enter(target);
     upstream->target = target;
     upstream->is_counted = true;
 }

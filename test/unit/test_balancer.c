@@ -22,8 +22,8 @@
 struct scene {
     struct target targets[TARGETS_MAX];
     struct target_config target_settings[TARGETS_MAX];
-    struct target_state states[TARGETS_MAX];
-    struct target_place places[TARGETS_MAX];
+    struct target_load loads[TARGETS_MAX];
+    struct health healths[TARGETS_MAX];
     struct proxy_config settings;
 };
 
@@ -35,13 +35,13 @@ static void set_up(struct scene *scene, enum balancer_policy policy, const char 
     assert_true(scene->settings.target_count <= TARGETS_MAX);
     for (size_t i = 0; i < scene->settings.target_count; i++) {
         scene->target_settings[i] = (struct target_config){.max_fails = 1, .fail_timeout = NS_PER_S};
-        scene->states[i].place = &scene->places[i];
-        scene->targets[i] = (struct target){.settings = &scene->target_settings[i], .state = &scene->states[i]};
+        scene->targets[i] = (struct target){
+            .settings = &scene->target_settings[i], .load = &scene->loads[i], .health = &scene->healths[i]};
         const struct health_rule rule = {.max_fails = 1, .fail_timeout = NS_PER_S};
         if (targets[i] != 'g')
-            (void)health_note_failure(&scene->states[i].health, &rule, targets[i] == 'o' ? NOW : NOW - NS_PER_S);
+            (void)health_note_failure(&scene->healths[i], &rule, targets[i] == 'o' ? NOW : NOW - NS_PER_S);
         if (active != NULL)
-            atomic_store(&scene->places[i].active, (uint64_t)(active[i] - '0'));
+            atomic_store(&scene->loads[i].active, (uint64_t)(active[i] - '0'));
     }
 }
 
@@ -169,7 +169,7 @@ static void test_one_trial(void **state)
     assert_ptr_equal(balancer_next(&second, NOW), &scene.targets[1]);
     assert_false(balancer_note_success(&second, NOW));
     assert_true(balancer_note_success(&first, NOW));
-    assert_int_equal(health_judge(&scene.states[0].health, &(struct health_rule){1, NS_PER_S}, NOW), HEALTH_GOOD);
+    assert_int_equal(health_judge(&scene.healths[0], &(struct health_rule){1, NS_PER_S}, NOW), HEALTH_GOOD);
     balancer_release(&first);
     balancer_release(&second);
 }
@@ -209,7 +209,7 @@ static void test_a_lone_target_is_never_out(void **state)
             assert_false(balancer_note_failure(&balancer, NOW));
             balancer_release(&balancer);
         }
-        assert_int_equal(atomic_load(&scene.states[0].health.state), 0);
+        assert_int_equal(atomic_load(&scene.healths[0].state), 0);
     }
 }
 
@@ -242,8 +242,8 @@ static void *come_and_go(void *argument)
     struct bustle *bustle = argument;
     while (!atomic_load(&bustle->is_over))
         for (size_t i = 0; i < bustle->scene->settings.target_count; i++) {
-            atomic_fetch_add(&bustle->scene->places[i].active, 1);
-            atomic_fetch_sub(&bustle->scene->places[i].active, 1);
+            atomic_fetch_add(&bustle->scene->loads[i].active, 1);
+            atomic_fetch_sub(&bustle->scene->loads[i].active, 1);
         }
     return NULL;
 }

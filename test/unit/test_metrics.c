@@ -19,13 +19,12 @@ struct fixture {
 
 static void create(struct fixture *fixture, bool is_on)
 {
-    struct error error = ERROR_INIT;
     metrics_init(&fixture->metrics);
     metrics_set_on(&fixture->metrics, is_on);
-    fixture->proxy = proxy_metrics_hold(&fixture->metrics, "web", &error);
+    fixture->proxy = proxy_metrics_hold(&fixture->metrics, "web");
     assert_non_null(fixture->proxy);
-    fixture->targets[0] = target_metrics_hold(fixture->proxy, "a", &error);
-    fixture->targets[1] = target_metrics_hold(fixture->proxy, "b", &error);
+    fixture->targets[0] = target_metrics_hold(fixture->proxy, "a");
+    fixture->targets[1] = target_metrics_hold(fixture->proxy, "b");
     assert_non_null(fixture->targets[0]);
     assert_non_null(fixture->targets[1]);
 }
@@ -62,17 +61,16 @@ static void test_found_again_by_name(void **state)
 {
     (void)state;
     struct fixture fixture;
-    struct error error = ERROR_INIT;
     create(&fixture, true);
-    struct proxy_metrics *again = proxy_metrics_hold(&fixture.metrics, "web", &error);
-    struct proxy_metrics *other = proxy_metrics_hold(&fixture.metrics, "other", &error);
+    struct proxy_metrics *again = proxy_metrics_hold(&fixture.metrics, "web");
+    struct proxy_metrics *other = proxy_metrics_hold(&fixture.metrics, "other");
     assert_ptr_equal(again, fixture.proxy);
     assert_ptr_not_equal(other, fixture.proxy);
     assert_int_equal(count_proxies(&fixture.metrics), 2);
-    struct target_metrics *b = target_metrics_hold(again, "b", &error);
-    struct target_metrics *c = target_metrics_hold(again, "c", &error);
+    struct target_metrics *b = target_metrics_hold(again, "b");
+    struct target_metrics *c = target_metrics_hold(again, "c");
     assert_ptr_equal(b, fixture.targets[1]);
-    assert_string_equal(c->name, "c");
+    assert_string_equal(c->shared.name, "c");
     assert_int_equal(count_targets(again), 3);
     drop_targets(&fixture);
     assert_int_equal(count_targets(again), 2); // nothing was counted of a

@@ -105,8 +105,8 @@ enum { REFUSES, LISTENS, REFUSES_TOO, PORTS };
 struct fixture {
     struct port ports[PORTS];
     struct target_config target_settings[PORTS];
-    struct target_state states[PORTS];
-    struct target_place places[PORTS];
+    struct target_load loads[PORTS];
+    struct health healths[PORTS];
     struct target targets[PORTS];
     struct proxy_config settings;
     int client[2]; // ours, the client's end
@@ -125,8 +125,8 @@ static int setup(void **state)
             (struct target_config){.name = names[i], .address = fixture->ports[i].address, .connect_attempts = 1};
     }
     for (size_t i = 0; i < PORTS; i++) {
-        fixture->states[i].place = &fixture->places[i];
-        fixture->targets[i] = (struct target){.settings = &fixture->target_settings[i], .state = &fixture->states[i]};
+        fixture->targets[i] = (struct target){
+            .settings = &fixture->target_settings[i], .load = &fixture->loads[i], .health = &fixture->healths[i]};
     }
     fixture->settings = (struct proxy_config){.name = "web", .target_count = PORTS, .balancer = BALANCER_FAILOVER};
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fixture->client), 0);
@@ -247,19 +247,19 @@ static void test_a_failure_of_all_says_how_many(void **state)
     assert_int_equal(fixture->error.code, ERROR_REFUSED);
     assert_int_equal(fixture->error.os_errno, ECONNREFUSED);
     for (size_t i = 0; i < PORTS; i++)
-        assert_int_equal(atomic_load(&fixture->places[i].active), 0);
+        assert_int_equal(atomic_load(&fixture->loads[i].active), 0);
 }
 
 static void test_a_connection_is_counted_where_it_is(void **state)
 {
     struct fixture *fixture = *state;
     assert_true(connect_now(fixture, 0));
-    assert_int_equal(atomic_load(&fixture->places[REFUSES].active), 0);
-    assert_int_equal(atomic_load(&fixture->places[LISTENS].active), 1);
+    assert_int_equal(atomic_load(&fixture->loads[REFUSES].active), 0);
+    assert_int_equal(atomic_load(&fixture->loads[LISTENS].active), 1);
     upstream_leave(&fixture->upstream);
-    assert_int_equal(atomic_load(&fixture->places[LISTENS].active), 0);
+    assert_int_equal(atomic_load(&fixture->loads[LISTENS].active), 0);
     upstream_leave(&fixture->upstream);
-    assert_int_equal(atomic_load(&fixture->places[LISTENS].active), 0);
+    assert_int_equal(atomic_load(&fixture->loads[LISTENS].active), 0);
 }
 
 static void test_a_target_that_fails_is_passed_over(void **state)
@@ -289,8 +289,8 @@ static void test_a_client_that_leaves_is_no_failure_of_the_target(void **state)
     fixture->client[1] = -1;
     assert_false(connect_now(fixture, 0));
     assert_int_equal(fixture->error.code, ERROR_CANCELLED);
-    assert_int_equal(atomic_load(&fixture->states[REFUSES].health.state), 0);
-    assert_int_equal(atomic_load(&fixture->places[REFUSES].active), 0);
+    assert_int_equal(atomic_load(&fixture->healths[REFUSES].state), 0);
+    assert_int_equal(atomic_load(&fixture->loads[REFUSES].active), 0);
 }
 
 static void test_the_header_comes_first_and_whole(void **state)

@@ -37,9 +37,9 @@ static void set_up(struct scene *scene, const char *address)
 // Returns how long the attempt took to fail.
 static int64_t fail_to_connect(struct scene *scene)
 {
-    struct target_place place = {.references = 1};
-    struct target_state state = {.place = &place};
-    struct target target = {.settings = &scene->target, .state = &state};
+    struct target_load load = {.active = 0};
+    struct health health = {.state = 0};
+    struct target target = {.settings = &scene->target, .load = &load, .health = &health};
     const struct upstream_plan plan = {.settings = &scene->settings, .targets = &target, .header = scene->header};
     int client[2];
     struct client_watch watch;

@@ -3,7 +3,7 @@
 // struct proxy is what outlives a reload: the name, the counts, and what is known of targets that stay. struct
 // generation is one configuration of it: the snapshot and what was opened for it. A connection holds the generation it
 // began with, and through it the proxy and the snapshot; the last holder frees them. Both are shared by reference count
-// and, but for the atomics, the list of targets and the counts of sources, never written after they were made. Any
+// and, but for the atomics, what is known of targets and the counts of sources, never written after they were made. Any
 // thread.
 
 #ifndef BITFLOW_PROXY_PROXY_H
@@ -14,13 +14,15 @@
 
 #include "bitflow/base/error.h"
 #include "bitflow/base/log.h"
+#include "bitflow/base/mutex.h"
+#include "bitflow/base/shared.h"
 #include "bitflow/base/thread.h"
 #include "bitflow/config/config.h"
 #include "bitflow/proxy/metrics.h"
 #include "bitflow/proxy/registry.h"
 #include "bitflow/proxy/reports.h"
 #include "bitflow/proxy/source_counts.h"
-#include "bitflow/proxy/target_state.h"
+#include "bitflow/proxy/target.h"
 #include "bitflow/proxy/tls_contexts.h"
 #include "bitflow/telemetry/connection_log.h"
 
@@ -29,18 +31,13 @@ struct proxy {
     _Atomic uint64_t active;      // connections that hold a place below the connection limit
     _Atomic uint64_t accepted;    // connections that got one, since the start; for a debugger
     _Atomic uint64_t rr_counter;  // connections that came to choose a target, since the start, for round-robin
-    struct target_list targets;   // what is known of them, by whichever generation has them
     struct source_counts sources; // live connections by source, of those that began with a limit for it
     struct proxy_metrics *metrics;
     char *name;
-};
-
-// A target of one generation.
-struct target {
-    const struct target_config *settings;
-    struct tls_context *tls;        // NULL: plain
-    struct target_state *state;     // what is known of it; shared with other generations
-    struct target_metrics *metrics; // what is counted of it; likewise
+    // What is known of its targets, whichever generation has them: struct target_load by name and address, struct
+    // health by the route as well.
+    struct mutex lock;
+    struct shared_list loads GUARDED, healths GUARDED; // by the lock
 };
 
 struct generation {
