@@ -1,11 +1,11 @@
 #include "syntax.h"
 
 #include <arpa/inet.h>
-#include <ctype.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "bitflow/base/host_name.h"
 #include "bitflow/base/text.h"
 #include "bitflow/net/address.h"
 #include "bitflow/net/socks.h"
@@ -155,15 +155,7 @@ bool syntax_server_name(const char *text, struct error *error)
     struct in6_addr address;
     if (inet_pton(AF_INET, text, &address) == 1 || inet_pton(AF_INET6, text, &address) == 1)
         return true;
-    size_t length = strlen(text);
-    size_t label = 0;
-    bool is_name = length <= 253;
-    for (size_t i = 0; is_name && i < length; i++) {
-        is_name = text[i] == '.' ? label > 0 : isalnum((unsigned char)text[i]) || text[i] == '-' || text[i] == '_';
-        label = text[i] == '.' ? 0 : label + 1;
-        is_name = is_name && label <= 63;
-    }
-    if (!is_name || label == 0)
+    if (!host_name_is_valid(text, strlen(text), true))
         return invalid(error, "is no server name: expected a host name in ASCII or an IP address, without a port");
     return true;
 }

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "bitflow/base/host_name.h"
+
 #define PATH_MAX_BYTES (sizeof((struct address *)NULL)->path - 1)
 
 // Text being parsed: not terminated, so that pieces of it can be named without copying them.
@@ -67,30 +69,6 @@ static bool parse_port(struct piece text, enum address_use use, uint16_t *port, 
     }
     *port = (uint16_t)number;
     return true;
-}
-
-static bool is_host_name(struct piece name)
-{
-    if (name.length > 0 && name.at[name.length - 1] == '.')
-        name.length--;
-    if (name.length == 0 || name.length > ADDRESS_HOST_MAX)
-        return false;
-    size_t label = 0;
-    for (size_t i = 0; i < name.length; i++) {
-        unsigned char c = (unsigned char)name.at[i];
-        bool at_end = i + 1 == name.length || name.at[i + 1] == '.';
-        if (c == '.') {
-            if (label == 0)
-                return false;
-            label = 0;
-            continue;
-        }
-        // An underscore is no part of a host name, but names with one are in use (containers, SRV-style
-        // records).
-        if (c >= 0x80 || (!isalnum(c) && c != '_' && (c != '-' || label == 0 || at_end)) || ++label > 63)
-            return false;
-    }
-    return label > 0;
 }
 
 // No top-level domain is a number, and the resolver would read 127.1 or 0x7f.1 in ways nobody means.
@@ -182,7 +160,8 @@ static bool parse_host(struct piece host, enum address_use use, struct address *
     }
     if (looks_numeric(host))
         return invalid(error, "", host, " is not an IPv4 address");
-    if (!is_host_name(host))
+    bool has_dot = host.at[host.length - 1] == '.';
+    if (!host_name_is_valid(host.at, host.length - has_dot, false))
         return invalid(error, "", host, " is not a host name");
     memcpy(address->host, host.at, host.length);
     address->host[host.length] = '\0';

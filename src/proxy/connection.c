@@ -232,7 +232,7 @@ static void finish(struct connection *connection)
     close_sockets(connection);
     connection_count_closed(connection);
     upstream_leave(&connection->upstream);
-    atomic_fetch_sub(&connection->generation->proxy->active, 1);
+    proxy_leave(connection->generation->proxy);
     source_counts_leave(&connection->generation->proxy->sources, &connection->client.source);
     reports_settle(connection->runtime->reports, &connection->report);
     if (is_logged)
