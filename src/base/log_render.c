@@ -8,7 +8,7 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/text.h"
-#include "log_parts.h"
+#include "log_internal.h"
 
 // Kept back at the end of a line: a closing quote, JSON's closing brace, the newline.
 #define LINE_ROOM (LOG_LINE_MAX - 3)

@@ -148,8 +148,8 @@ static bool canonical_ipv4(struct piece text, char out[ADDRESS_HOST_MAX + 2])
 static bool set_literal(struct address *address, enum address_family family, struct error *error)
 {
     if (address->family != ADDRESS_ANY && address->family != family) {
-        error_set(error, ERROR_INVALID, "%s does not take an IPv%c address", address->family == ADDRESS_IPV4 ? "tcp4" : "tcp6",
-                  family == ADDRESS_IPV4 ? '4' : '6');
+        error_set(error, ERROR_INVALID, "%s does not take an IPv%c address",
+                  address->family == ADDRESS_IPV4 ? "tcp4" : "tcp6", family == ADDRESS_IPV4 ? '4' : '6');
         return false;
     }
     address->family = family;

@@ -29,7 +29,7 @@ static bool note_client(struct client_watch *watch, short events)
     } else if ((events & POLLRDHUP) != 0 && !watch->half_closed) {
         watch->half_closed = true;
         if (!socket_has_data(watch->client))
-            watch->deadline = deadline_after(CLIENT_WATCH_GRACE);
+            watch->deadline = deadline_after(CLIENT_WATCH_HALF_CLOSE_TIMEOUT);
     }
     return true;
 }

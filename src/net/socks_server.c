@@ -50,8 +50,9 @@ static bool read_credentials(const char *text, size_t length, struct socks_serve
         decode(colon + 1, length - user_length - 1, server->password, &server->password_length))
         return true;
     if (memchr(text, '%', length) != NULL) {
-        error_set(error, ERROR_INVALID,
-                  "has a malformed user or password: each is 1 to 255 bytes, %%XX stands for a byte, and %% itself is %%25");
+        error_set(
+            error, ERROR_INVALID,
+            "has a malformed user or password: each is 1 to 255 bytes, %%XX stands for a byte, and %% itself is %%25");
         return false;
     }
     return invalid(error);

@@ -40,8 +40,8 @@ struct sentry_breadcrumbs {
 
 void sentry_breadcrumbs_add(struct sentry_breadcrumbs *breadcrumbs, const struct log_event *event);
 
-// At most SENTRY_BREADCRUMBS_MAX, oldest first: those of the connection (0: none) and of the process before those of others,
-// new ones before old ones. Returns their number.
+// At most SENTRY_BREADCRUMBS_MAX, oldest first: those of the connection (0: none) and of the process are chosen before
+// those of others, new ones before old ones. Returns their number.
 size_t sentry_breadcrumbs_collect(struct sentry_breadcrumbs *breadcrumbs, uint64_t connection,
                                   struct sentry_breadcrumb out[SENTRY_BREADCRUMBS_MAX]);
 

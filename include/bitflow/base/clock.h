@@ -23,6 +23,11 @@ int64_t clock_wall(void);       // CLOCK_REALTIME, ns since 1970
 // Now + duration; DEADLINE_NONE where the duration is 0 (in the configuration 0 means none).
 int64_t deadline_after(int64_t duration);
 
+static inline int64_t deadline_sooner(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 // What is left, at least 0. INT64_MAX for DEADLINE_NONE.
 int64_t deadline_left(int64_t deadline);
 
