@@ -104,6 +104,24 @@ static struct arguments parse_arguments(int argc, char **argv)
     return arguments;
 }
 
+static void print_left_out(const struct diagnostics *diagnostics, enum diagnostic_severity severity, const char *what)
+{
+    size_t more = diagnostics_left_out(diagnostics, severity);
+    if (more > 0)
+        (void)fprintf(stderr, "%s: and %zu more %s\n", diagnostics->file, more, what);
+}
+
+static void print_diagnostics(const struct diagnostics *diagnostics)
+{
+    for (size_t i = 0; i < diagnostics->kept; i++) {
+        char line[DIAGNOSTIC_LINE_SIZE];
+        diagnostic_format(diagnostics, &diagnostics->list[i], line);
+        (void)fprintf(stderr, "%s\n", line);
+    }
+    print_left_out(diagnostics, DIAGNOSTIC_ERROR, "problems");
+    print_left_out(diagnostics, DIAGNOSTIC_WARNING, "warnings");
+}
+
 static void print_tls_warning(void *argument, const char *text)
 {
     (void)argument;
@@ -113,13 +131,13 @@ static void print_tls_warning(void *argument, const char *text)
 static int refuse(const struct loaded_config *loaded)
 {
     signals_restore(); // the end of it all, and whoever reads stderr may be slow
-    diagnostics_print(&loaded->diagnostics, stderr);
+    print_diagnostics(&loaded->diagnostics);
     return EXIT_USAGE;
 }
 
 static int check(const struct loaded_config *loaded)
 {
-    diagnostics_print(&loaded->diagnostics, stderr);
+    print_diagnostics(&loaded->diagnostics);
     tls_warn(print_tls_warning, NULL);
     (void)printf("%s: the configuration is valid\n", loaded->diagnostics.file);
     return status_of_output();

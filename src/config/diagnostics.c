@@ -1,5 +1,6 @@
 #include "bitflow/config/diagnostics.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -96,56 +97,18 @@ bool diagnostics_has_error_at(const struct diagnostics *diagnostics, struct yaml
     return false;
 }
 
-// A line's pieces, one after another, and the format that joins them in one call: stderr is written to unbuffered.
-#define PIECES 9
-#define PIECES_FORMAT "%s%s%s%s%s%s%s%s%s"
-#define PIECES_OF(p) p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8]
-#define POSITION_SIZE 64
-
-static void take_apart(const struct diagnostics *diagnostics, const struct diagnostic *diagnostic,
-                       char position[POSITION_SIZE], const char *pieces[PIECES])
+void diagnostic_format(const struct diagnostics *diagnostics, const struct diagnostic *diagnostic,
+                       char out[DIAGNOSTIC_LINE_SIZE])
 {
-    bool is_about_file = diagnostic->file != NULL;
-    const char *subject = is_about_file ? diagnostic->file : diagnostic->path != NULL ? diagnostic->path : "";
-    position[0] = '\0';
-    if (diagnostic->mark.line > 0 && !is_about_file)
-        (void)snprintf(position, POSITION_SIZE, ":%zu:%zu", diagnostic->mark.line, diagnostic->mark.column);
-    pieces[0] = diagnostics->file;
-    pieces[1] = position;
-    pieces[2] = diagnostic->severity == DIAGNOSTIC_WARNING ? ": warning: " : ": ";
-    pieces[3] = is_about_file ? "proxy " : "";
-    pieces[4] = is_about_file ? diagnostic->proxy : "";
-    pieces[5] = is_about_file ? ": " : "";
-    pieces[6] = subject;
-    pieces[7] = *subject != '\0' ? ": " : "";
-    pieces[8] = diagnostic->text;
-}
-
-void diagnostic_format(const struct diagnostics *diagnostics, const struct diagnostic *diagnostic, char *out,
-                       size_t size)
-{
-    char position[POSITION_SIZE];
-    const char *pieces[PIECES];
-    take_apart(diagnostics, diagnostic, position, pieces);
-    (void)snprintf(out, size, PIECES_FORMAT, PIECES_OF(pieces));
-}
-
-static void print_left_out(const struct diagnostics *diagnostics, enum diagnostic_severity severity, const char *what,
-                           FILE *to)
-{
-    size_t more = diagnostics_left_out(diagnostics, severity);
-    if (more > 0)
-        (void)fprintf(to, "%s: and %zu more %s\n", diagnostics->file, more, what);
-}
-
-void diagnostics_print(const struct diagnostics *diagnostics, FILE *to)
-{
-    for (size_t i = 0; i < diagnostics->kept; i++) {
-        char position[POSITION_SIZE];
-        const char *pieces[PIECES];
-        take_apart(diagnostics, &diagnostics->list[i], position, pieces);
-        (void)fprintf(to, PIECES_FORMAT "\n", PIECES_OF(pieces));
-    }
-    print_left_out(diagnostics, DIAGNOSTIC_ERROR, "problems", to);
-    print_left_out(diagnostics, DIAGNOSTIC_WARNING, "warnings", to);
+    const char *severity = diagnostic->severity == DIAGNOSTIC_WARNING ? "warning: " : "";
+    const char *path = diagnostic->path != NULL ? diagnostic->path : "";
+    char position[64] = "";
+    if (diagnostic->mark.line > 0)
+        (void)snprintf(position, sizeof position, ":%zu:%zu", diagnostic->mark.line, diagnostic->mark.column);
+    if (diagnostic->file != NULL)
+        (void)snprintf(out, DIAGNOSTIC_LINE_SIZE, "%.*s: %sproxy %s: %.*s: %s", PATH_MAX, diagnostics->file, severity,
+                       diagnostic->proxy, PATH_MAX, diagnostic->file, diagnostic->text);
+    else
+        (void)snprintf(out, DIAGNOSTIC_LINE_SIZE, "%.*s%s: %s%s%s%s", PATH_MAX, diagnostics->file, position, severity,
+                       path, *path != '\0' ? ": " : "", diagnostic->text);
 }

@@ -1,6 +1,6 @@
 // The configuration's keys: one row each, with where its value goes, and what it may be. The rows drive the reading
-// (bind.h) and the unknown keys' suggestions; the table in docs/configuration.md, which says what the keys mean, is held
-// to them by a test. Constant data; any thread.
+// (bind.h) and the unknown keys' suggestions. The table in docs/configuration.md, which says what the keys mean, is
+// held to them by a test. Constant data; any thread.
 
 #ifndef BITFLOW_SRC_CONFIG_SCHEMA_H
 #define BITFLOW_SRC_CONFIG_SCHEMA_H

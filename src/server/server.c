@@ -93,9 +93,9 @@ static void set_up_log(const struct config *config)
 
 static void log_diagnostic(const struct diagnostics *diagnostics, const struct diagnostic *diagnostic)
 {
-    char line[LOG_LINE_MAX];
+    char line[DIAGNOSTIC_LINE_SIZE];
     struct log_context context = {.proxy = diagnostic->proxy};
-    diagnostic_format(diagnostics, diagnostic, line, sizeof line);
+    diagnostic_format(diagnostics, diagnostic, line);
     if (diagnostic->severity == DIAGNOSTIC_ERROR)
         log_error(NULL, "configuration error", "error", line, NULL);
     else if (diagnostic->file != NULL)

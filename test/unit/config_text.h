@@ -23,9 +23,9 @@ static inline const struct config *load(const char *text, struct diagnostics *di
 // The line that tells of the diagnostic at `index`; valid until the next call.
 static inline const char *line_of(const struct diagnostics *diagnostics, size_t index)
 {
-    static char line[1024];
+    static char line[DIAGNOSTIC_LINE_SIZE];
     assert_true(index < diagnostics->kept);
-    diagnostic_format(diagnostics, &diagnostics->list[index], line, sizeof line);
+    diagnostic_format(diagnostics, &diagnostics->list[index], line);
     return line;
 }
 

@@ -113,8 +113,8 @@ static void test_a_file(void **state)
     (void)memory_count_end();
     assert_null(config);
     assert_int_equal(diagnostics.errors, 1);
-    char line[512];
-    diagnostic_format(&diagnostics, &diagnostics.list[0], line, sizeof line);
+    char line[DIAGNOSTIC_LINE_SIZE];
+    diagnostic_format(&diagnostics, &diagnostics.list[0], line);
     assert_string_equal(line, BITFLOW_SOURCE_DIR "/config.example.yaml: out of memory");
     diagnostics_release(&diagnostics);
 }

@@ -124,8 +124,8 @@ struct config {
 };
 
 // A snapshot with one reference, the caller's; or NULL with at least one error. All of the file is validated, and all
-// that is wrong with it is told; what it names (addresses, other files) is neither resolved nor opened. `diagnostics` is
-// initialized, with the name that stands for the file.
+// that is wrong with it is told; what it names (addresses, other files) is neither resolved nor opened. `diagnostics`
+// is initialized, with the name that stands for the file.
 const struct config *config_load(const char *path, struct diagnostics *diagnostics);
 
 // The same from memory; the text is only read.

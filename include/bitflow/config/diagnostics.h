@@ -1,15 +1,16 @@
 // What there is to say about a configuration, in one list: errors, for which it is refused, and warnings of what has no
-// effect or will soon be wrong. YAML, keys, the rules between them, and the files of certificates and keys all add to it.
+// effect or will soon be wrong. YAML, keys, the rules between them, and the files of certificates and keys all add to
+// it.
 //
-// It is kept in the file's order and bounded: of each severity the first DIAGNOSTICS_MAX by their position are kept, the
-// others only counted. Whoever adds sees to it that no password or key is in a text. One thread at a time.
+// It is kept in the file's order and bounded: of each severity the first DIAGNOSTICS_MAX by position are kept, the
+// others are only counted. Whoever adds sees to it that no password or key is in a text. One thread at a time.
 
 #ifndef BITFLOW_CONFIG_DIAGNOSTICS_H
 #define BITFLOW_CONFIG_DIAGNOSTICS_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
-#include <stdio.h>
 
 // A position in a configuration file.
 struct yaml_mark {
@@ -55,15 +56,12 @@ bool diagnostics_has_error_at(const struct diagnostics *diagnostics, struct yaml
 // How many of a severity have been left out.
 size_t diagnostics_left_out(const struct diagnostics *diagnostics, enum diagnostic_severity severity);
 
-// The line that tells of it, cut to `size`:
+#define DIAGNOSTIC_LINE_SIZE (2 * PATH_MAX + 1024)
+// The line that tells of it, without what there is not:
 //   FILE:LINE:COL: key.path: text
 //   FILE:LINE:COL: warning: key.path: text
 //   FILE: warning: proxy NAME: OTHER-FILE: text
-// without what there is not.
-void diagnostic_format(const struct diagnostics *diagnostics, const struct diagnostic *diagnostic, char *out,
-                       size_t size);
-
-// All that are kept, a line each, and then how many there are beyond these.
-void diagnostics_print(const struct diagnostics *diagnostics, FILE *to);
+void diagnostic_format(const struct diagnostics *diagnostics, const struct diagnostic *diagnostic,
+                       char out[DIAGNOSTIC_LINE_SIZE]);
 
 #endif

@@ -1,5 +1,5 @@
-// A configuration with all that it names: the start, --check and a reload load it by the same function, and tell of what
-// it found in their own ways. The main thread's.
+// A configuration with the certificates and keys that it names: the start, --check and a reload load it by the same
+// function, and tell of what was found each in its way. The main thread's.
 
 #ifndef BITFLOW_SERVER_LOADED_CONFIG_H
 #define BITFLOW_SERVER_LOADED_CONFIG_H

@@ -14,7 +14,7 @@ struct report {
     struct diagnostics *diagnostics;
 };
 
-static void warn(const struct report *report, const struct named_file *file, const char *text)
+static void add_warning(const struct report *report, const struct named_file *file, const char *text)
 {
     diagnostics_add(report->diagnostics, &(struct diagnostic){.severity = DIAGNOSTIC_WARNING,
                                                               .mark = file->mark,
@@ -44,7 +44,7 @@ static void check_certificate(const struct report *report, const struct named_fi
     (void)snprintf(text, sizeof text, "the certificate %s %s %s",
                    certificate_subject(&certificate->subject, subject, sizeof subject), what,
                    certificate_date(when, date));
-    warn(report, file, text);
+    add_warning(report, file, text);
 }
 
 static void check_chain(const struct report *report, const struct named_file *file, const mbedtls_x509_crt *chain)
@@ -58,7 +58,7 @@ static void check_chain(const struct report *report, const struct named_file *fi
             is_in_order = false;
     }
     if (!is_in_order)
-        warn(report, file, "the chain is not in order: each certificate is to follow the one it issued");
+        add_warning(report, file, "the chain is not in order: each certificate is to follow the one it issued");
 }
 
 static bool has_current(const mbedtls_x509_crl *lists, const mbedtls_x509_buf *issuer)
@@ -81,7 +81,7 @@ static void check_lists(const struct report *report, const struct named_file *fi
         (void)snprintf(text, sizeof text, "the revocation list of %s expired on %s: no certificate of it verifies",
                        certificate_subject(&list->issuer, issuer, sizeof issuer),
                        certificate_date(&list->next_update, date));
-        warn(report, file, text);
+        add_warning(report, file, text);
     }
 }
 
@@ -97,7 +97,7 @@ static void check_coverage(const struct report *report, const struct named_file 
             continue;
         (void)snprintf(text, sizeof text, "%s: no certificate that it issued verifies",
                        revocation_words(&found, at, words, sizeof words));
-        warn(report, file, text);
+        add_warning(report, file, text);
     }
 }
 
@@ -107,12 +107,12 @@ static void check_entry(const struct report *report, const struct tls_entry *ent
     if (entry->certificate_path != NULL)
         check_chain(report, &config->certificate, &entry->chain);
     if (entry->others_may_read_key)
-        warn(report, &config->key, "every user of this host may read the key");
+        add_warning(report, &config->key, "every user of this host may read the key");
     if (entry->skipped_authorities > 0) {
         char text[96];
         (void)snprintf(text, sizeof text, "%u of the authority's certificates cannot be used, and are left out",
                        entry->skipped_authorities);
-        warn(report, &config->authority, text);
+        add_warning(report, &config->authority, text);
     }
     for (const mbedtls_x509_crt *at = &entry->authorities; at != NULL && at->raw.p != NULL; at = at->next)
         check_certificate(report, &config->authority, at);
@@ -130,8 +130,8 @@ void tls_context_check(const struct tls_context *context, const struct tls_confi
         const struct certificate_config *certificate = &config->certificates[i];
         check_entry(&report, entry, certificate);
         if (context->verify_mode == VERIFY_NONE && entry->authority_path != NULL)
-            warn(&report, &certificate->authority,
-                 "the authority is not used: with verify_mode none nobody is verified");
+            add_warning(&report, &certificate->authority,
+                        "the authority is not used: with verify_mode none nobody is verified");
     }
 }
 
