@@ -5,9 +5,10 @@
 #include "bitflow/tls/tls_context.h"
 
 // What a client that trusts it would make of it; libcurl reads the file anew.
-static void check_sentry_authority(const struct named_file *authority, struct diagnostics *diagnostics)
+static void check_sentry_authority(const struct config *config, struct diagnostics *diagnostics)
 {
-    if (authority->path == NULL)
+    const struct named_file *authority = &config->sentry_authority;
+    if (authority->path == NULL || config->sentry_dsn == NULL)
         return;
     const struct certificate_config certificate = {.authority = *authority};
     const struct tls_config client = {
@@ -38,7 +39,7 @@ bool loaded_config_load(struct loaded_config *loaded, const char *path)
     if (loaded->config == NULL)
         return false;
     loaded->tls_contexts = tls_contexts_load(loaded->config, diagnostics);
-    check_sentry_authority(&loaded->config->sentry_authority, diagnostics);
+    check_sentry_authority(loaded->config, diagnostics);
     if (diagnostics->errors == 0)
         return true;
     release_parts(loaded);
