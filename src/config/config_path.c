@@ -65,6 +65,8 @@ void path_format(const struct config_path *path, char out[PATH_TEXT_SIZE])
 #define TEXT_SIZE 512
 
 static void add(struct diagnostics *diagnostics, enum diagnostic_severity severity, struct yaml_mark mark,
+                const struct config_path *path, const char *format, va_list arguments) PRINTF_LIKE(5, 0);
+static void add(struct diagnostics *diagnostics, enum diagnostic_severity severity, struct yaml_mark mark,
                 const struct config_path *path, const char *format, va_list arguments)
 {
     char path_text[PATH_TEXT_SIZE];

@@ -130,6 +130,22 @@ static void test_errors_have_room_beside_many_warnings(void **state)
     diagnostics_release(&diagnostics);
 }
 
+static void test_a_warning_about_another_file_names_its_proxy(void **state)
+{
+    (void)state;
+    struct diagnostics diagnostics;
+    diagnostics_init(&diagnostics, "f");
+    diagnostics_add(&diagnostics, &(struct diagnostic){.severity = DIAGNOSTIC_WARNING,
+                                                       .mark = {.line = 7, .column = 9},
+                                                       .proxy = "web",
+                                                       .file = "/a.crt",
+                                                       .text = "it expires"});
+    diagnostics_add_general(&diagnostics, "out of paper");
+    assert_string_equal(line_of(&diagnostics, 0), "f: out of paper");
+    assert_string_equal(line_of(&diagnostics, 1), "f: warning: proxy web: /a.crt: it expires");
+    diagnostics_release(&diagnostics);
+}
+
 #define SPARE TARGET "}\n    - {name: spare, address: 'h:2'"
 #define UNUSED                                                                                                 \
     "f:5:5: warning: server.proxies[0].targets: only the first is used without connection_load_balancer; set " \
@@ -195,6 +211,7 @@ int main(void)
         cmocka_unit_test(test_keys_that_mean_nothing_without_another),
         cmocka_unit_test(test_no_warning_about_what_was_refused_elsewhere),
         cmocka_unit_test(test_errors_have_room_beside_many_warnings),
+        cmocka_unit_test(test_a_warning_about_another_file_names_its_proxy),
         cmocka_unit_test(test_targets_without_a_balancer),
         cmocka_unit_test(test_warnings_are_in_the_files_order_and_name_their_place),
     };
