@@ -126,8 +126,8 @@ static bool canonical_ipv4(struct piece text, char out[ADDRESS_HOST_MAX + 2])
 static bool set_literal(struct address *address, enum address_family family, struct error *error)
 {
     if (address->family != ADDRESS_ANY && address->family != family) {
-        error_set(error, ERROR_INVALID, "%s takes no IPv%c address", address->family == ADDRESS_IPV4 ? "tcp4" : "tcp6",
-                  family == ADDRESS_IPV4 ? '4' : '6');
+        error_set(error, ERROR_INVALID, "%s does not take an IPv%c address",
+                  address->family == ADDRESS_IPV4 ? "tcp4" : "tcp6", family == ADDRESS_IPV4 ? '4' : '6');
         return false;
     }
     address->family = family;
@@ -148,7 +148,7 @@ static bool parse_host(struct piece host, enum address_use use, struct address *
     if (canonical_ipv4(host, address->host))
         return set_literal(address, ADDRESS_IPV4, error);
     if (host.length == 1 && host.at[0] == '*') {
-        error_set(error, ERROR_INVALID, "\"*\" is no host; to listen on every address write :PORT");
+        error_set(error, ERROR_INVALID, "\"*\" is not a host; to listen on every address write :PORT");
         return false;
     }
     if (memchr(host.at, ':', host.length) != NULL) {
@@ -183,7 +183,7 @@ static bool parse_bracketed(struct piece text, enum address_use use, struct addr
     if (!set_literal(address, ADDRESS_IPV6, error))
         return false;
     if (rest.length > 0 && rest.at[0] != ':')
-        return invalid(error, "", rest, " follows the closing bracket, :PORT is expected");
+        return invalid(error, "", rest, " follows the closing bracket, where :PORT is expected");
     struct piece port = {rest.at + (rest.length > 0), rest.length - (rest.length > 0)};
     return parse_port(port, use, &address->port, error);
 }
@@ -259,7 +259,7 @@ static bool parse_fd(struct piece text, struct address *address, struct error *e
     }
     for (size_t i = 0; i < text.length; i++)
         if (!isgraph((unsigned char)text.at[i]) || text.at[i] == ':') {
-            error_set(error, ERROR_INVALID, "a descriptor's name is of printable ASCII, without spaces and colons");
+            error_set(error, ERROR_INVALID, "a descriptor's name is printable ASCII without spaces or colons");
             return false;
         }
     memcpy(address->fd_name, text.at, text.length);
@@ -295,7 +295,7 @@ bool address_parse(const char *text, enum address_use use, struct address *addre
         else if (piece_is(scheme, "fd"))
             good = parse_fd(rest, &parsed, error);
         else
-            good = invalid(error, "unknown scheme ", scheme, "; there are tcp, tcp4, tcp6, unix and fd");
+            good = invalid(error, "unknown scheme ", scheme, "; expected tcp, tcp4, tcp6, unix or fd");
     }
     if (good)
         *address = parsed;
