@@ -96,11 +96,9 @@ struct relay_state {
     struct pump pumps[2];       // by the side that the pump reads from
     _Atomic int first_finished; // enum relay_side; -1: neither side has sent an end of stream
     // Written by the pump that recorded the reason, read when both have ended.
-    int os_errno;
-    int64_t grace_end;       // DEADLINE_NONE: no side failed
-    const char *tls_failure; // a constant; NULL: TLS is not to blame
-    bool is_peer_alert;      // it is the name of the alert that came
-    unsigned owed_alert;     // enum tls_alert, to be sent to `owed_to`; 0 (which is no failure): none
+    struct failure *failure;
+    int64_t grace_end;   // DEADLINE_NONE: no side failed
+    unsigned owed_alert; // enum tls_alert, to be sent to `owed_to`; 0 (which is no failure): none
     enum relay_side owed_to;
     _Atomic bool is_tls_broken; // by one side: what is under way to it is the last that it gets
 };

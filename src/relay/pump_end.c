@@ -46,7 +46,8 @@ static bool fail(struct pump *pump, enum close_reason reason, int os_errno)
     if (!record(pump, reason))
         return false;
     pump->saw_failure = true;
-    pump->state->os_errno = os_errno;
+    if (os_errno != 0)
+        error_set_errno(&pump->state->failure->error, os_errno, "%s", close_reason_text(reason));
     pump->state->grace_end = deadline_after(PUMP_GRACE);
     (void)shutdown(pump->to, SHUT_RD);
     return true;
@@ -79,10 +80,11 @@ void pump_tls_failed(struct pump *pump, unsigned alert, const char *what)
 {
     struct relay_state *state = pump->state;
     pump->over = true;
-    if (!fail(pump, reasons[pump->side].tls_error, 0))
+    enum close_reason reason = reasons[pump->side].tls_error;
+    if (!fail(pump, reason, 0))
         return;
-    state->tls_failure = what;
-    state->is_peer_alert = alert == 0;
+    error_set(&state->failure->error, ERROR_INVALID, alert == 0 ? "the %s ended TLS by the alert %s" : "the %s sent %s",
+              ended_by_name(close_reason_ended_by(reason)), what);
     state->owed_alert = alert;
     state->owed_to = pump->side;
     // TLS ends both ways at once then (RFC 8446 6.2); the alert must not wait for what the other side still sends.
@@ -92,8 +94,7 @@ void pump_tls_failed(struct pump *pump, unsigned alert, const char *what)
 void pump_seal_failed(struct pump *pump)
 {
     pump->over = true;
-    if (fail(pump, CLOSE_OUT_OF_MEMORY, ENOMEM))
-        pump->state->tls_failure = "the TLS sender could not go on";
+    (void)fail(pump, CLOSE_OUT_OF_MEMORY, ENOMEM);
 }
 
 // TLS peers that have said their own close_notify may close at once, without waiting for ours, and their kernels answer
@@ -189,7 +190,8 @@ static void truncated(struct pump *pump)
     if (atomic_load(&pump_twin(pump)->end_unheard)) // the twin's write has taken the error
         pump_read_failed(pump, ECONNRESET);
     else if (fail(pump, reasons[pump->side].truncated, 0))
-        pump->state->tls_failure = "the stream was cut: it ended without a close_notify";
+        error_set(&pump->state->failure->error, ERROR_INVALID, "%s",
+                  "the stream was cut: it ended without a close_notify");
 }
 
 static void pass_end_on(struct pump *pump)

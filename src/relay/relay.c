@@ -61,9 +61,9 @@ static void init_pump(struct relay_state *state, enum relay_side side, struct ro
     init_tls(pump, room);
 }
 
-static void init_parting(struct parting *parting, struct relay *relay, struct room *room)
+static void init_parting(struct parting *parting, struct relay *relay, struct failure *failure, struct room *room)
 {
-    *parting = (struct parting){.state = {.relay = relay, .grace_end = DEADLINE_NONE}};
+    *parting = (struct parting){.state = {.relay = relay, .failure = failure, .grace_end = DEADLINE_NONE}};
     atomic_init(&parting->state.first_finished, -1);
     init_pump(&parting->state, RELAY_CLIENT, room);
     init_pump(&parting->state, RELAY_TARGET, room);
@@ -158,11 +158,8 @@ static void conclude(const struct relay_state *state, struct relay_result *resul
 {
     (void)close_reason_settle(state->relay->reason, CLOSE_COMPLETED);
     enum close_reason reason = atomic_load(state->relay->reason);
-    struct relay_result concluded = {.reason = reason,
-                                     .ended_by = close_reason_ended_by(reason),
-                                     .os_errno = state->os_errno,
-                                     .tls_failure = state->tls_failure,
-                                     .is_peer_alert = state->is_peer_alert};
+    struct relay_result concluded = {.ended_by = close_reason_ended_by(reason)};
+    state->failure->reason = reason;
     send_owed_alert(state); // before the flush, which may take a while
     switch (reason) {
     case CLOSE_COMPLETED:
@@ -233,11 +230,11 @@ static void run(struct parting *parting)
     }
 }
 
-void relay_run(struct relay *relay, struct relay_result *result)
+void relay_run(struct relay *relay, struct relay_result *result, struct failure *failure)
 {
     struct room room;
     struct parting parting;
-    init_parting(&parting, relay, &room);
+    init_parting(&parting, relay, failure, &room);
     run(&parting);
     conclude(&parting.state, result);
     (void)sem_destroy(&parting.caller_wake);

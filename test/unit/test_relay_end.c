@@ -197,7 +197,7 @@ static void end_from_outside(enum rig_kind kind, enum spot spot, enum close_reas
     rig_join(&rig);
     rig_assert_ended(&rig, reason, ENDED_BY_PROXY);
     rig_assert_resets(&rig, false, false);
-    assert_int_equal(rig.result.os_errno, 0);
+    assert_int_equal(rig.failure.error.os_errno, 0);
     assert_true(rig.ended - asked < MS(900)); // not by the time that a bulk stage waits at most
     rig_release(&rig);
     assert_int_equal(pipe_pool_count().taken, 0);

@@ -44,7 +44,7 @@ static void the_end_of_a_reset_socket_is_not_passed_on(enum rig_kind target)
     assert_true(atomic_load(&held_up) > 0);
     rig_assert_ended(&rig, CLOSE_TARGET_RESET, ENDED_BY_TARGET);
     rig_assert_resets(&rig, true, false);
-    assert_int_equal(rig.result.os_errno, ECONNRESET);
+    assert_int_equal(rig.failure.error.os_errno, ECONNRESET);
     assert_int_equal(reader.received, rig_bytes(&rig, RELAY_TARGET));
     assert_int_equal(reader.end, RIG_RESET);
     rig_release(&rig);

@@ -63,17 +63,13 @@ struct relay {
 };
 
 struct relay_result {
-    enum close_reason reason;
     enum ended_by ended_by;
     bool reset_client; // close with RST rather than with FIN
     bool reset_target;
-    int os_errno; // what the failing call said, 0 if none failed
-    // A constant: how TLS failed; NULL: it did not. It is the name of the alert that the peer sent, or what happened.
-    const char *tls_failure;
-    bool is_peer_alert;
 };
 
-// Blocks until both directions have ended.
-void relay_run(struct relay *relay, struct relay_result *result);
+// Blocks until both directions have ended. `failure` has the connection's reason afterwards, and an error where a call
+// or TLS failed; the pump that fails writes it, maybe on the second thread.
+void relay_run(struct relay *relay, struct relay_result *result, struct failure *failure);
 
 #endif
