@@ -11,7 +11,7 @@
 #include "bitflow/net/address.h"
 #include "bitflow/net/client_watch.h"
 #include "bitflow/net/dial.h"
-#include "bitflow/net/resolve.h"
+#include "bitflow/net/resolver.h"
 
 // Which address is next. Within a family the resolver's order stays. The families take turns (RFC 8305, 4, with a First
 // Address Family Count of 1); where one is preferred, the other has its turn only when the preferred one's latest does
@@ -24,12 +24,13 @@ struct dial_order {
 
 // Tells the next address and leaves `order` as it is; addresses may have been added since the last time. `is_silent`:
 // the one begun last has not failed. False: there is none.
-bool dial_order_next(const struct dial_order *order, const struct resolution *resolution, bool is_silent, int *family);
+bool dial_order_next(const struct dial_order *order, const struct resolved_addresses *resolved, bool is_silent,
+                     int *family);
 
-// Connects to one of the addresses, of which there is at least one, or one that `resolving` adds meanwhile. On success
+// Connects to one of the addresses, of which there is at least one, or one that `query` adds meanwhile. On success
 // `result` has the socket, connected, blocking and close-on-exec. The endpoint is set in any case: the one that won, or
 // the one that the error names.
-bool dial_race(struct resolving *resolving, struct resolution *resolution, const struct dial_terms *terms,
+bool dial_race(struct resolver_query *query, struct resolved_addresses *resolved, const struct dial_terms *terms,
                struct client_watch *watch, struct dial_result *result, struct error *error);
 
 // A non-blocking connect to `endpoint`, an IP address. Returns the socket, connected or connecting, which keeps urgent
@@ -39,8 +40,8 @@ int dial_start(const struct endpoint *endpoint);
 // A connecting socket that poll() found ready: 0, or why it failed.
 int dial_finish(int fd, const struct endpoint *endpoint);
 
-// Whether connect() has failed because no local port is left for connections to `endpoint`, which is no fault of that
-// address. The same EADDRNOTAVAIL says that no address of this host leads there.
+// Whether connect() has failed because no local port is left for connections to `endpoint`, which is not the fault of
+// that address. The same EADDRNOTAVAIL says that no address of this host can reach it.
 bool dial_lacks_port(const struct endpoint *endpoint, int os_errno);
 
 // Says that connecting to `endpoint` failed, with the code that suits `os_errno`.

@@ -69,18 +69,18 @@ static const char *openssl_name(const char *iana)
 }
 
 // What this proxy knows of a client's TLS by itself, rather than by somebody else's declaration.
-static void describe_tls(const struct tls_facts *facts, struct proxy_header *header)
+static void describe_tls(const struct tls_info *info, struct proxy_header *header)
 {
-    bool has_certificate = *facts->peer_fingerprint != '\0'; // only a verified one is told of
-    header->protocol = text_of(facts->protocol);
+    bool has_certificate = *info->peer_fingerprint != '\0'; // only a verified one is told of
+    header->protocol = text_of(info->protocol);
     header->tls = (struct proxy_header_tls){
         .is_used = true,
         .has_certificate = has_certificate,
         .is_session_certified = has_certificate, // sessions are not resumed here
         .verify_result = has_certificate ? 0 : 1,
-        .version = text_of(facts->version == TLS_1_3 ? "TLSv1.3" : "TLSv1.2"),
-        .cipher = text_of(openssl_name(facts->cipher)),
-        .common_name = text_of(facts->peer_common_name),
+        .version = text_of(info->version == TLS_1_3 ? "TLSv1.3" : "TLSv1.2"),
+        .cipher = text_of(openssl_name(info->cipher)),
+        .common_name = text_of(info->peer_common_name),
     };
 }
 
@@ -98,7 +98,7 @@ void connection_describe(const struct connection *connection, const struct conne
     if (*ingress->server_name != '\0')
         header->authority = text_of(ingress->server_name);
     if (ingress->tls != NULL)
-        describe_tls(&ingress->tls->facts, header);
+        describe_tls(&ingress->tls->info, header);
     (void)snprintf(id, CONNECTION_ID_SIZE, "%" PRIu64, connection->id);
     header->unique_id = text_of(id);
 }

@@ -11,11 +11,6 @@ static struct proxy_metrics *metrics_of(const struct connection *connection)
     return connection->generation->proxy->metrics;
 }
 
-struct target_metrics *const *connection_target_metrics(const struct connection *connection)
-{
-    return metrics_are_on(metrics_of(connection)) ? connection->generation->metrics : NULL;
-}
-
 void connection_count_accepted(const struct connection *connection)
 {
     if (metrics_are_on(metrics_of(connection)))
@@ -44,9 +39,9 @@ void connection_count_connected(const struct connection *connection)
     time_phase(metrics, PROXY_TIME_RESOLVE, upstream->resolve_time);
     time_phase(metrics, PROXY_TIME_CONNECT, upstream->connect_time);
     if (connection->ingress.tls != NULL)
-        time_phase(metrics, PROXY_TIME_CLIENT_HANDSHAKE, connection->ingress.tls->facts.handshake_time);
+        time_phase(metrics, PROXY_TIME_CLIENT_HANDSHAKE, connection->ingress.tls->info.handshake_time);
     if (upstream->tls != NULL)
-        time_phase(metrics, PROXY_TIME_TARGET_HANDSHAKE, upstream->tls->facts.handshake_time);
+        time_phase(metrics, PROXY_TIME_TARGET_HANDSHAKE, upstream->tls->info.handshake_time);
 }
 
 // What has come since the last time. Under the registry's lock, or after the connection has left it.
@@ -79,7 +74,7 @@ static void count_handshake_failure(const struct connection *connection, enum cl
 {
     if (connection->generation->settings->listener.tls == NULL || !is_client_handshake(reason))
         return;
-    enum tls_failure why = connection->ingress.tls == NULL ? TLS_FAILURE_NONE : connection->ingress.tls->facts.failure;
+    enum tls_failure why = connection->ingress.tls == NULL ? TLS_FAILURE_NONE : connection->ingress.tls->info.failure;
     if (why == TLS_FAILURE_NONE)
         why = reason == CLOSE_CLIENT_HANDSHAKE_TIMEOUT ? TLS_FAILURE_TIMEOUT : TLS_FAILURE_SERVER_NAME;
     metric_add(&metrics_of(connection)->handshake_failed[why], 1);

@@ -49,7 +49,7 @@ void connection_log_connected(const struct connection *connection)
     char address[ENDPOINT_TEXT_SIZE], attempts[LOG_NUMBER_SIZE], took[LOG_NUMBER_SIZE];
     const struct upstream *upstream = &connection->upstream;
     endpoint_format(&upstream->dialled.remote, address);
-    log_debug(&context, "connected", "target", upstream->target->name, "address", address, "attempts",
+    log_debug(&context, "connected", "target", upstream->target->settings->name, "address", address, "attempts",
               log_number(attempts, upstream->attempts), "connect_us",
               log_number(took, upstream->connect_time / NS_PER_US), NULL);
 }
@@ -91,17 +91,17 @@ static const struct connection_tls *describe_tls(const struct tls_session *sessi
 {
     if (session == NULL)
         return NULL;
-    const struct tls_facts *facts = &session->facts;
-    const char *version = facts->version == TLS_1_3 ? "TLSv1.3" : "TLSv1.2";
+    const struct tls_info *info = &session->info;
+    const char *version = info->version == TLS_1_3 ? "TLSv1.3" : "TLSv1.2";
     *out = (struct connection_tls){
-        .version = *facts->cipher == '\0' ? NULL : version, // both are agreed upon together
-        .cipher = text_or_null(facts->cipher),
-        .server_name = text_or_null(facts->server_name),
-        .protocol = text_or_null(facts->protocol),
-        .peer_subject = text_or_null(facts->peer_subject),
-        .peer_names = text_or_null(facts->peer_names),
-        .peer_fingerprint = text_or_null(facts->peer_fingerprint),
-        .handshake_time = facts->handshake_time,
+        .version = *info->cipher == '\0' ? NULL : version, // both are agreed upon together
+        .cipher = text_or_null(info->cipher),
+        .server_name = text_or_null(info->server_name),
+        .protocol = text_or_null(info->protocol),
+        .peer_subject = text_or_null(info->peer_subject),
+        .peer_names = text_or_null(info->peer_names),
+        .peer_fingerprint = text_or_null(info->peer_fingerprint),
+        .handshake_time = info->handshake_time,
     };
     return out;
 }
@@ -144,7 +144,8 @@ static const struct connection_header *describe_header(const struct connection *
 // Where the connection really goes, if it isn't to the target itself.
 static const char *describe_via(const struct upstream *upstream, char out[ENDPOINT_TEXT_SIZE])
 {
-    if (upstream->target == NULL || upstream->target->socks_proxy == NULL || upstream->dialled.remote.length == 0)
+    if (upstream->target == NULL || upstream->target->settings->socks_proxy == NULL ||
+        upstream->dialled.remote.length == 0)
         return NULL;
     endpoint_format(&upstream->dialled.remote, out);
     return out;
@@ -156,10 +157,10 @@ static const char *describe_address(const struct upstream *upstream, char out[AD
     _Static_assert(ADDRESS_TEXT_SIZE >= ENDPOINT_TEXT_SIZE, "either fits");
     if (upstream->target == NULL || upstream->dialled.remote.length == 0)
         return NULL;
-    if (upstream->target->socks_proxy != NULL) {
+    if (upstream->target->settings->socks_proxy != NULL) {
         // Which of a name's addresses it is, the SOCKS5 server knows.
         static const char scheme[] = "tcp://";
-        address_format(&upstream->target->address, out);
+        address_format(&upstream->target->settings->address, out);
         return strncmp(out, scheme, sizeof scheme - 1) == 0 ? out + sizeof scheme - 1 : out;
     }
     endpoint_format(&upstream->dialled.remote, out);
@@ -204,7 +205,7 @@ static struct connection_record describe(const struct connection *connection, en
         .target_tls = describe_tls(upstream->tls, &room->target_tls),
         .client_tcp = tcp_of(facts, RELAY_CLIENT),
         .target_tcp = tcp_of(facts, RELAY_TARGET),
-        .target_name = upstream->target == NULL ? NULL : upstream->target->name,
+        .target_name = upstream->target == NULL ? NULL : upstream->target->settings->name,
         .target_address = describe_address(upstream, room->target_address),
         .via = describe_via(upstream, room->via),
         .attempts = upstream->attempts,

@@ -175,21 +175,21 @@ static bool connect_tls(const struct attempt *attempt)
     } else {
         is_done = tls_connect(attempt->tls, upstream->dialled.fd, host_of(attempt->target), attempt->watch, deadline,
                               upstream->tls, attempt->error);
-        upstream->handshake_time += upstream->tls->facts.handshake_time;
+        upstream->handshake_time += upstream->tls->info.handshake_time;
     }
     if (!is_done)
         drop_socket(upstream);
     return is_done;
 }
 
-bool upstream_attempt(struct upstream *upstream, const struct upstream_plan *plan, size_t index,
-                      struct client_watch *watch, struct error *error)
+bool upstream_attempt(struct upstream *upstream, const struct upstream_plan *plan, struct client_watch *watch,
+                      struct error *error)
 {
-    const struct target_config *target = &plan->settings->targets[index];
+    const struct target_config *target = upstream->target->settings;
     const struct attempt attempt = {.upstream = upstream,
                                     .plan = plan,
                                     .target = target,
-                                    .tls = plan->tls[index],
+                                    .tls = upstream->target->tls,
                                     .watch = watch,
                                     .deadline = deadline_after(target->connect_timeout),
                                     .error = error};

@@ -52,15 +52,15 @@ enum close_reason upstream_failure(const struct upstream *upstream, enum error_c
     }
 }
 
-void upstream_count_attempt(const struct upstream *upstream, struct target_metrics *metrics, bool is_connected,
-                            enum error_code code)
+void upstream_count_attempt(const struct upstream *upstream, bool is_connected, enum error_code code)
 {
+    struct target_metrics *metrics = upstream->target->metrics;
     metric_add(&metrics->attempts, 1);
     if (is_connected)
         return;
     metric_add(&metrics->failed[upstream_failure(upstream, code)], 1);
     if (upstream->step != UPSTREAM_TLS)
         return;
-    enum tls_failure why = upstream->tls != NULL ? upstream->tls->facts.failure : TLS_FAILURE_OUT_OF_MEMORY;
+    enum tls_failure why = upstream->tls != NULL ? upstream->tls->info.failure : TLS_FAILURE_OUT_OF_MEMORY;
     metric_add(&metrics->handshake_failed[why], 1);
 }

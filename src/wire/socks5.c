@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bitflow/wire/foreign.h"
+
 #define VERSION 5
 #define CREDENTIALS_VERSION 1 // RFC 1929
 #define COMMAND_CONNECT 1
@@ -81,14 +83,20 @@ static enum socks5_state unknown(struct socks5_answer *answer, enum socks5_state
 }
 
 // An answer's first byte is not the version: who is it likely to be?
-static enum socks5_state judge_foreign(struct socks5_answer *answer, uint8_t first)
+static enum socks5_state judge_foreign(const uint8_t *bytes, size_t length, struct socks5_answer *answer)
 {
-    const char *reason = first == 'H'   ? "speaks HTTP, not SOCKS5"
-                         : first == 'S' ? "speaks SSH, not SOCKS5"
-                         : first == 0   ? "speaks SOCKS4, not SOCKS5"
-                         : first == 21  ? "speaks TLS, not SOCKS5"
-                                        : "does not speak SOCKS5";
-    return negative(answer, SOCKS5_INVALID, reason);
+    if (bytes[0] == 0) // SOCKS4's answer
+        return negative(answer, SOCKS5_INVALID, "speaks SOCKS4, not SOCKS5");
+    switch (foreign_protocol_of(bytes, length, NULL)) {
+    case FOREIGN_HTTP:
+        return negative(answer, SOCKS5_INVALID, "speaks HTTP, not SOCKS5");
+    case FOREIGN_SSH:
+        return negative(answer, SOCKS5_INVALID, "speaks SSH, not SOCKS5");
+    case FOREIGN_TLS:
+        return negative(answer, SOCKS5_INVALID, "speaks TLS, not SOCKS5");
+    default:
+        return negative(answer, SOCKS5_INVALID, "does not speak SOCKS5");
+    }
 }
 
 enum socks5_state socks5_parse_choice(const uint8_t *bytes, size_t length, bool has_credentials,
@@ -96,7 +104,7 @@ enum socks5_state socks5_parse_choice(const uint8_t *bytes, size_t length, bool 
 {
     *answer = (struct socks5_answer){.length = 0};
     if (length > 0 && bytes[0] != VERSION)
-        return judge_foreign(answer, bytes[0]);
+        return judge_foreign(bytes, length, answer);
     if (length < 2)
         return needs(answer, 2);
     switch (bytes[1]) {
@@ -109,12 +117,12 @@ enum socks5_state socks5_parse_choice(const uint8_t *bytes, size_t length, bool 
         return complete(answer, 2);
     case METHOD_NO_ACCEPTABLE:
         return negative(answer, SOCKS5_DENIED,
-                        has_credentials ? "takes neither a user and a password nor their absence"
+                        has_credentials ? "accepts neither a user and a password nor a client without them"
                                         : "demands authentication");
     case METHOD_GSSAPI:
         return negative(answer, SOCKS5_DENIED, "demands GSSAPI, which is not supported");
     default:
-        return unknown(answer, SOCKS5_DENIED, "demands a method of authentication that it was not offered", "method",
+        return unknown(answer, SOCKS5_DENIED, "demands an authentication method that it was not offered", "method",
                        bytes[1]);
     }
 }
@@ -124,7 +132,7 @@ enum socks5_state socks5_parse_verdict(const uint8_t *bytes, size_t length, stru
     *answer = (struct socks5_answer){.length = 0};
     // Some servers answer with SOCKS's version instead of the sub-negotiation's.
     if (length > 0 && bytes[0] != CREDENTIALS_VERSION && bytes[0] != VERSION)
-        return negative(answer, SOCKS5_INVALID, "answered to the credentials with something else");
+        return negative(answer, SOCKS5_INVALID, "answered the credentials with something else");
     if (length < 2)
         return needs(answer, 2);
     if (bytes[1] != 0)
@@ -154,7 +162,7 @@ enum socks5_state socks5_parse_reply(const uint8_t *bytes, size_t length, struct
 {
     *answer = (struct socks5_answer){.length = 0};
     if (length > 0 && bytes[0] != VERSION)
-        return negative(answer, SOCKS5_INVALID, "answered to the request with something else");
+        return negative(answer, SOCKS5_INVALID, "answered the request with something else");
     // A failure is told by two bytes; there are servers that send no more.
     if (length > 1 && bytes[1] != 0)
         return refuse(answer, bytes[1]);

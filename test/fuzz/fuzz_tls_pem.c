@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "bitflow/tls/tls_context.h"
-#include "tls/tls_pem.h"
+#include "tls/engine/pem.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length);

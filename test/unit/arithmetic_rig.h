@@ -20,7 +20,7 @@
 #include "bitflow/tls/tls_arithmetic.h"
 #include "bitflow/tls/tls_context.h"
 #include "hex.h"
-#include "tls/tls_arithmetic_parts.h"
+#include "tls/engine/arithmetic_internal.h"
 
 #define RIG_RANDOM mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE
 

@@ -1,4 +1,4 @@
-// AEADs: known answers, and the two libraries held against each other: what one seals, the other opens.
+// AEADs: known answers, every size, forgeries, and that a record allocates nothing.
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -8,24 +8,13 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <openssl/crypto.h>
 
 #include "bitflow/base/compiler.h"
 #include "bitflow/tls/aead.h"
 #include "hex.h"
-#include "tls/aead_backend.h"
-
-#if BITFLOW_TEST_LIBCRYPTO
-#include <openssl/crypto.h>
-#endif
 
 #define SIZE_MAX_TESTED 17000
-
-static const struct aead_backend *const backends[] = {
-    &aead_mbedtls,
-#if BITFLOW_TEST_LIBCRYPTO
-    &aead_libcrypto,
-#endif
-};
 
 // McGrew and Viega, "The Galois/Counter Mode of Operation", test cases 4 and 16; RFC 8439 2.8.2.
 static const struct {
@@ -61,34 +50,33 @@ static const struct {
 static void test_known_answers(void **state)
 {
     (void)state;
-    for (size_t b = 0; b < ARRAY_LENGTH(backends); b++) {
-        for (size_t i = 0; i < ARRAY_LENGTH(known); i++) {
-            uint8_t key[32];
-            uint8_t nonce[12];
-            uint8_t additional[32];
-            uint8_t plain[128];
-            uint8_t sealed[144];
-            uint8_t out[144];
-            assert_int_equal(from_hex(known[i].key, key, sizeof key), aead_key_size(known[i].algorithm));
-            assert_int_equal(from_hex(known[i].nonce, nonce, sizeof nonce), sizeof nonce);
-            size_t additional_length = from_hex(known[i].additional, additional, sizeof additional);
-            size_t length = from_hex(known[i].plain, plain, sizeof plain);
-            assert_int_equal(from_hex(known[i].sealed, sealed, sizeof sealed), length + AEAD_TAG_SIZE);
-            struct aead *aead = backends[b]->create(known[i].algorithm, key, NULL);
-            assert_non_null(aead);
-            // Twice: a key outlives a nonce, also that of a forged record.
-            for (int round = 0; round < 2; round++) {
-                assert_true(backends[b]->seal(aead, nonce, additional, additional_length, plain, length, NULL, out));
-                assert_memory_equal(out, sealed, length + AEAD_TAG_SIZE);
-                assert_true(backends[b]->open(aead, nonce, additional, additional_length, out, length, out));
-                assert_memory_equal(out, plain, length);
-                assert_false(backends[b]->open(aead, nonce, additional, additional_length - 1, sealed, length, out));
-            }
-            assert_true(backends[b]->seal(aead, nonce, additional, additional_length, plain, length - 1,
-                                          plain + length - 1, out));
-            assert_memory_equal(out, sealed, length + AEAD_TAG_SIZE);
-            backends[b]->destroy(aead);
+    for (size_t i = 0; i < ARRAY_LENGTH(known); i++) {
+        uint8_t key[32];
+        uint8_t nonce[12];
+        uint8_t additional[32];
+        uint8_t plain[128];
+        uint8_t sealed[144];
+        uint8_t out[144];
+        assert_int_equal(from_hex(known[i].key, key, sizeof key), aead_key_size(known[i].algorithm));
+        assert_int_equal(from_hex(known[i].nonce, nonce, sizeof nonce), sizeof nonce);
+        size_t additional_length = from_hex(known[i].additional, additional, sizeof additional);
+        size_t length = from_hex(known[i].plain, plain, sizeof plain);
+        size_t sealed_length = length + AEAD_TAG_SIZE;
+        assert_int_equal(from_hex(known[i].sealed, sealed, sizeof sealed), sealed_length);
+        struct aead *aead = aead_create(known[i].algorithm, key, NULL);
+        assert_non_null(aead);
+        // Twice: a key outlives a nonce, also that of a forged record.
+        for (int round = 0; round < 2; round++) {
+            assert_true(aead_seal(aead, nonce, additional, additional_length, plain, length, out));
+            assert_memory_equal(out, sealed, sealed_length);
+            assert_true(aead_open(aead, nonce, additional, additional_length, out, sealed_length, out));
+            assert_memory_equal(out, plain, length);
+            assert_false(aead_open(aead, nonce, additional, additional_length - 1, sealed, sealed_length, out));
         }
+        assert_true(
+            aead_seal_ending(aead, nonce, additional, additional_length, plain, length - 1, plain[length - 1], out));
+        assert_memory_equal(out, sealed, sealed_length);
+        aead_destroy(&aead);
     }
 }
 
@@ -98,8 +86,8 @@ static void fill(uint8_t *bytes, size_t length, uint8_t from)
         bytes[i] = (uint8_t)(from + i * 7);
 }
 
-// Each size, sealed by one and opened by another, in place and not.
-static void test_backends_agree(void **state)
+// Each size is sealed by one and opened by another with the same key, in place and not.
+static void test_every_size(void **state)
 {
     (void)state;
     static const size_t sizes[] = {0, 1, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1000, 4096, 16383, 16384, 16385};
@@ -113,29 +101,25 @@ static void test_backends_agree(void **state)
     fill(key, sizeof key, 2);
     fill(additional, sizeof additional, 3);
     for (int algorithm = AEAD_AES_128_GCM; algorithm <= AEAD_CHACHA20_POLY1305; algorithm++) {
-        for (size_t b = 0; b < ARRAY_LENGTH(backends); b++) {
-            const struct aead_backend *other = backends[(b + 1) % ARRAY_LENGTH(backends)];
-            struct aead *mine = backends[b]->create((enum aead_algorithm)algorithm, key, NULL);
-            struct aead *its = other->create((enum aead_algorithm)algorithm, key, NULL);
-            for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
-                size_t length = sizes[i];
-                size_t known_length = i % 3 == 0 ? 0 : i % 14;
-                fill(nonce, sizeof nonce, (uint8_t)i);
-                assert_true(backends[b]->seal(mine, nonce, additional, known_length, plain, length, NULL, first));
-                memcpy(second, plain, length);
-                assert_true(other->seal(its, nonce, additional, known_length, second, length, NULL, second));
-                assert_memory_equal(first, second, length + AEAD_TAG_SIZE);
-                assert_true(other->open(its, nonce, additional, known_length, first, length, first));
-                assert_memory_equal(first, plain, length);
-                // One more byte, given apart.
-                assert_true(
-                    backends[b]->seal(mine, nonce, additional, known_length, plain, length, plain + length, first));
-                assert_true(other->open(its, nonce, additional, known_length, first, length + 1, second));
-                assert_memory_equal(second, plain, length + 1);
-            }
-            backends[b]->destroy(mine);
-            other->destroy(its);
+        struct aead *mine = aead_create((enum aead_algorithm)algorithm, key, NULL);
+        struct aead *its = aead_create((enum aead_algorithm)algorithm, key, NULL);
+        for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
+            size_t length = sizes[i];
+            size_t known_length = i % 3 == 0 ? 0 : i % 14;
+            fill(nonce, sizeof nonce, (uint8_t)i);
+            assert_true(aead_seal(mine, nonce, additional, known_length, plain, length, first));
+            memcpy(second, plain, length);
+            assert_true(aead_seal(its, nonce, additional, known_length, second, length, second));
+            assert_memory_equal(first, second, length + AEAD_TAG_SIZE);
+            assert_true(aead_open(its, nonce, additional, known_length, first, length + AEAD_TAG_SIZE, first));
+            assert_memory_equal(first, plain, length);
+            // One more byte, given apart.
+            assert_true(aead_seal_ending(mine, nonce, additional, known_length, plain, length, plain[length], first));
+            assert_true(aead_open(its, nonce, additional, known_length, first, length + 1 + AEAD_TAG_SIZE, second));
+            assert_memory_equal(second, plain, length + 1);
         }
+        aead_destroy(&mine);
+        aead_destroy(&its);
     }
 }
 
@@ -155,23 +139,21 @@ static void test_forgeries(void **state)
     fill(additional, sizeof additional, 3);
     fill(plain, sizeof plain, 1);
     for (int algorithm = AEAD_AES_128_GCM; algorithm <= AEAD_CHACHA20_POLY1305; algorithm++) {
-        for (size_t b = 0; b < ARRAY_LENGTH(backends); b++) {
-            struct aead *aead = backends[b]->create((enum aead_algorithm)algorithm, key, NULL);
-            assert_true(backends[b]->seal(aead, nonce, additional, sizeof additional, plain, 40, NULL, sealed));
-            uint8_t *const parts[] = {sealed, nonce, additional};
-            const size_t lengths[] = {sizeof sealed, sizeof nonce, sizeof additional};
-            for (size_t part = 0; part < ARRAY_LENGTH(parts); part++) {
-                for (size_t bit = 0; bit < lengths[part] * 8; bit++) {
-                    parts[part][bit / 8] ^= (uint8_t)(1 << bit % 8);
-                    memset(out, 0xee, sizeof out);
-                    assert_false(backends[b]->open(aead, nonce, additional, sizeof additional, sealed, 40, out));
-                    assert_memory_equal(out, zeros, sizeof out);
-                    parts[part][bit / 8] ^= (uint8_t)(1 << bit % 8);
-                }
+        struct aead *aead = aead_create((enum aead_algorithm)algorithm, key, NULL);
+        assert_true(aead_seal(aead, nonce, additional, sizeof additional, plain, 40, sealed));
+        uint8_t *const parts[] = {sealed, nonce, additional};
+        const size_t lengths[] = {sizeof sealed, sizeof nonce, sizeof additional};
+        for (size_t part = 0; part < ARRAY_LENGTH(parts); part++) {
+            for (size_t bit = 0; bit < lengths[part] * 8; bit++) {
+                parts[part][bit / 8] ^= (uint8_t)(1 << bit % 8);
+                memset(out, 0xee, sizeof out);
+                assert_false(aead_open(aead, nonce, additional, sizeof additional, sealed, sizeof sealed, out));
+                assert_memory_equal(out, zeros, sizeof out);
+                parts[part][bit / 8] ^= (uint8_t)(1 << bit % 8);
             }
-            assert_true(backends[b]->open(aead, nonce, additional, sizeof additional, sealed, 40, out));
-            backends[b]->destroy(aead);
         }
+        assert_true(aead_open(aead, nonce, additional, sizeof additional, sealed, sizeof sealed, out));
+        aead_destroy(&aead);
     }
 }
 
@@ -206,10 +188,8 @@ static void test_public_functions(void **state)
     aead_destroy(&aead);
     assert_null(aead);
     aead_destroy(&aead);
-    assert_string_equal(aead_provider(), BITFLOW_TEST_PROVIDER);
 }
 
-#if BITFLOW_TEST_LIBCRYPTO
 static size_t allocations;
 
 static void *counting_malloc(size_t size, const char *file, int line)
@@ -243,34 +223,28 @@ static void test_records_cost_no_allocation(void **state)
     uint8_t nonce[12] = {0};
     for (int algorithm = AEAD_AES_128_GCM; algorithm <= AEAD_CHACHA20_POLY1305; algorithm++) {
         size_t before = allocations;
-        struct aead *aead = aead_libcrypto.create((enum aead_algorithm)algorithm, key, NULL);
+        struct aead *aead = aead_create((enum aead_algorithm)algorithm, key, NULL);
         assert_true(allocations > before);
         before = allocations;
         for (nonce[0] = 0; nonce[0] < 100; nonce[0]++) {
-            assert_true(aead_libcrypto.seal(aead, nonce, key, 13, bytes, 1024, NULL, bytes));
-            assert_true(aead_libcrypto.open(aead, nonce, key, 13, bytes, 1024, bytes));
-            assert_false(aead_libcrypto.open(aead, nonce, key, 13, bytes, 1024, bytes));
+            assert_true(aead_seal(aead, nonce, key, 13, bytes, 1024, bytes));
+            assert_true(aead_open(aead, nonce, key, 13, bytes, sizeof bytes, bytes));
+            assert_false(aead_open(aead, nonce, key, 13, bytes, sizeof bytes, bytes));
         }
         assert_int_equal(allocations, before);
-        aead_libcrypto.destroy(aead);
+        aead_destroy(&aead);
     }
 }
-#endif
 
 int main(void)
 {
-#if BITFLOW_TEST_LIBCRYPTO
     // Has to come before anything else of libcrypto.
-    if (CRYPTO_set_mem_functions(counting_malloc, counting_realloc, counting_free) != 1 ||
-        !aead_libcrypto.prepare(NULL))
+    if (CRYPTO_set_mem_functions(counting_malloc, counting_realloc, counting_free) != 1 || !aead_prepare(NULL))
         return 1;
-#endif
     const struct CMUnitTest tests[] = {
-#if BITFLOW_TEST_LIBCRYPTO
         cmocka_unit_test(test_records_cost_no_allocation),
-#endif
         cmocka_unit_test(test_known_answers),
-        cmocka_unit_test(test_backends_agree),
+        cmocka_unit_test(test_every_size),
         cmocka_unit_test(test_forgeries),
         cmocka_unit_test(test_public_functions),
     };

@@ -2,7 +2,7 @@
 // refused and why, however it is cut.
 
 #include "proxy_header_rig.h"
-#include "wire/proxy_header_parts.h"
+#include "wire/proxy_protocol_internal.h"
 
 static struct proxy_header_decoded decoded;
 
@@ -273,7 +273,7 @@ static void test_refused_fixed(void **state)
 static void test_refused_fields(void **state)
 {
     (void)state;
-    static const char cut[] = "a PROXY protocol header whose last field is cut";
+    static const char cut[] = "a PROXY protocol header whose last field is cut short";
     static const char tls[] = "a PROXY protocol header whose SSL field is malformed";
     static const struct {
         const char *fields;

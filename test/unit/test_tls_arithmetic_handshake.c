@@ -2,7 +2,7 @@
 
 #include "tls_peer.h"
 
-#include "tls/tls_arithmetic_parts.h"
+#include "tls/engine/arithmetic_internal.h"
 
 static struct rig_issued ca;
 static const char *const kinds[] = {"rsa", "P-256", "P-384"};

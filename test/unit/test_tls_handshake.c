@@ -49,16 +49,16 @@ static void run_suite(const struct suite *suite, const char *kind, enum tls_role
     struct error error;
     if (!run_session(context, role, "s.example", &peer, &session, &error))
         fail_msg("%s, %s, %d: %s (the peer: %s)", suite->name, kind, role, error.text, peer.error);
-    assert_int_equal(session.facts.version, suite->version == TLS1_3_VERSION ? TLS_1_3 : TLS_1_2);
-    assert_string_equal(session.facts.cipher, suite->name);
+    assert_int_equal(session.info.version, suite->version == TLS1_3_VERSION ? TLS_1_3 : TLS_1_2);
+    assert_string_equal(session.info.cipher, suite->name);
     assert_string_equal(peer.cipher, suite->name);
-    assert_string_equal(session.facts.server_name, "s.example");
-    assert_string_equal(session.facts.protocol, "");
-    assert_true(session.facts.handshake_time > 0);
-    assert_string_equal(session.facts.peer_subject, role == TLS_SERVER ? "CN=client" : "CN=server");
-    assert_string_equal(session.facts.peer_names,
+    assert_string_equal(session.info.server_name, "s.example");
+    assert_string_equal(session.info.protocol, "");
+    assert_true(session.info.handshake_time > 0);
+    assert_string_equal(session.info.peer_subject, role == TLS_SERVER ? "CN=client" : "CN=server");
+    assert_string_equal(session.info.peer_names,
                         role == TLS_SERVER ? "email:client@s.example" : "DNS:s.example, IP:127.0.0.1, IP:::1");
-    assert_int_equal(strlen(session.facts.peer_fingerprint), 64);
+    assert_int_equal(strlen(session.info.peer_fingerprint), 64);
     assert_int_equal(session.record_limit, TLS_PLAIN_MAX);
     assert_string_equal(role == TLS_CLIENT ? peer.asked_name : "s.example", "s.example");
     tls_context_destroy(&context);
@@ -174,7 +174,7 @@ static void test_minimum_version(void **state)
         struct error error;
         struct peer new_peer = {.pair = "P-256"};
         assert_true(run_session(context, role, "s.example", &new_peer, &session, &error));
-        assert_int_equal(session.facts.version, TLS_1_3);
+        assert_int_equal(session.info.version, TLS_1_3);
         struct peer old_peer = {.pair = "P-256", .maximum = TLS1_2_VERSION};
         assert_false(run_session(context, role, "s.example", &old_peer, &session, &error));
         assert_string_equal(error.text, role == TLS_SERVER
@@ -265,7 +265,7 @@ static void test_a_retried_hello_chooses_again(void **state)
     struct tls_session session;
     struct error error;
     assert_true(run_session(context, TLS_SERVER, NULL, &peer, &session, &error));
-    assert_string_equal(session.facts.server_name, "s.example");
+    assert_string_equal(session.info.server_name, "s.example");
     // It may have been routed by the first name, so the second must be the same.
     peer.later_name = "t.example";
     assert_false(run_session(context, TLS_SERVER, NULL, &peer, &session, &error));
@@ -305,7 +305,7 @@ static void test_protocols(void **state)
         bool is_good = run_session(context, role, "s.example", &peer, &session, &error);
         assert_true(is_good == (expected != NULL));
         if (is_good) {
-            assert_string_equal(session.facts.protocol, expected);
+            assert_string_equal(session.info.protocol, expected);
             assert_string_equal(peer.protocol, expected);
         } else if (role == TLS_SERVER) {
             assert_string_equal(error.text, "no protocol in common (ALPN)");
@@ -355,7 +355,7 @@ static void test_server_name_of_the_configuration(void **state)
     struct peer peer = {.pair = "P-256"};
     assert_true(run_session(context, TLS_CLIENT, "elsewhere.example", &peer, &session, &error));
     assert_string_equal(peer.asked_name, "");
-    assert_string_equal(session.facts.server_name, "");
+    assert_string_equal(session.info.server_name, "");
     tls_context_destroy(&context);
 }
 

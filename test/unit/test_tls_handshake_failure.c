@@ -27,8 +27,8 @@ static bool meet(const struct tls_context *context, int pair[2], const char *byt
                        : tls_connect(context, pair[0], "s.example", rig_nobody(), deadline, &session, error);
     assert_null(session.sender);
     assert_null(session.receiver);
-    assert_true(session.facts.handshake_time > 0);
-    assert_string_equal(session.facts.cipher, "");
+    assert_true(session.info.handshake_time > 0);
+    assert_string_equal(session.info.cipher, "");
     return is_good;
 }
 
@@ -249,7 +249,7 @@ static void test_a_client_that_rejects_our_certificate(void **state)
         struct error error;
         assert_false(run_session(server, TLS_SERVER, NULL, &peer, &session, &error));
         assert_string_equal(error.text, "the client does not trust our certificate's CA (alert unknown_ca)");
-        assert_string_equal(session.facts.server_name, "a.example"); // known all the same
+        assert_string_equal(session.info.server_name, "a.example"); // known all the same
     }
 }
 

@@ -22,11 +22,11 @@ static const char *expected_words(const struct verdict *verdict, enum verify_mod
     return mode == VERIFY_NONE ? verdict->none : mode == VERIFY_RELAXED ? verdict->relaxed : verdict->strict;
 }
 
-static void check_facts(const struct tls_facts *facts, const struct verdict *verdict, enum verify_mode mode)
+static void check_info(const struct tls_info *info, const struct verdict *verdict, enum verify_mode mode)
 {
     bool is_verified = mode != VERIFY_NONE && verdict->pair != NULL;
-    assert_true((*facts->peer_fingerprint != '\0') == is_verified);
-    assert_true((*facts->peer_subject != '\0') == is_verified);
+    assert_true((*info->peer_fingerprint != '\0') == is_verified);
+    assert_true((*info->peer_subject != '\0') == is_verified);
 }
 
 static void check_verdict(const struct tls_context *context, enum tls_role role, const struct verdict *verdict,
@@ -44,7 +44,7 @@ static void check_verdict(const struct tls_context *context, enum tls_role role,
     if (is_good != (words == NULL))
         fail_msg("%s: %s", title, is_good ? "accepted" : error.text);
     if (is_good) {
-        check_facts(&session.facts, verdict, mode);
+        check_info(&session.info, verdict, mode);
         return;
     }
     if (strstr(error.text, words) == NULL)
@@ -52,8 +52,8 @@ static void check_verdict(const struct tls_context *context, enum tls_role role,
     if (verdict->alert != NULL && strstr(peer.error, verdict->alert) == NULL)
         fail_msg("%s: the peer heard \"%s\" in place of \"%s\"", title, peer.error, verdict->alert);
     assert_int_equal(error.code, ERROR_INVALID);
-    assert_string_equal(session.facts.peer_subject, "");
-    assert_string_equal(session.facts.peer_fingerprint, "");
+    assert_string_equal(session.info.peer_subject, "");
+    assert_string_equal(session.info.peer_fingerprint, "");
 }
 
 static void check_verdicts(enum tls_role role, const struct verdict *verdicts, size_t count,

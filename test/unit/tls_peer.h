@@ -109,7 +109,7 @@ static inline void peer_configure(struct peer *peer)
     peer->context = context;
 }
 
-static inline void peer_note_facts(struct peer *peer, SSL *ssl)
+static inline void peer_note_info(struct peer *peer, SSL *ssl)
 {
     (void)snprintf(peer->cipher, sizeof peer->cipher, "%s", SSL_CIPHER_standard_name(SSL_get_current_cipher(ssl)));
     const unsigned char *protocol;
@@ -171,7 +171,7 @@ static inline void *peer_run(void *argument)
     const char *name = peer->is_server ? SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name) : NULL;
     (void)snprintf(peer->asked_name, sizeof peer->asked_name, "%s", name != NULL ? name : "");
     if (peer->is_done) {
-        peer_note_facts(peer, ssl);
+        peer_note_info(peer, ssl);
         peer->has_exchanged = peer_exchange(ssl);
         peer->is_resumed = SSL_session_reused(ssl) == 1;
         peer->session = SSL_get1_session(ssl);

@@ -9,7 +9,8 @@
 #include <string.h>
 
 #include "bitflow/tls/tls_record.h"
-#include "tls/tls_record_key.h"
+#include "tls/engine/hkdf.h"
+#include "tls/record_key.h"
 
 // One direction of each kind that there is.
 static const struct {

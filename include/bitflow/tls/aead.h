@@ -1,6 +1,5 @@
-// The AEADs of TLS: seal and open with an explicit nonce. libcrypto does it where CMake finds it (ten times as fast),
-// mbedTLS otherwise; both give the same bytes. One `struct aead` holds one key and belongs to one thread at a time.
-// RFC 5116; AES-GCM (NIST SP 800-38D), ChaCha20-Poly1305 (RFC 8439).
+// The AEADs of TLS, by libcrypto: seal and open with an explicit nonce. One `struct aead` holds one key and belongs to
+// one thread at a time. RFC 5116; AES-GCM (NIST SP 800-38D), ChaCha20-Poly1305 (RFC 8439).
 
 #ifndef BITFLOW_TLS_AEAD_H
 #define BITFLOW_TLS_AEAD_H
@@ -23,10 +22,7 @@ size_t aead_key_size(enum aead_algorithm algorithm); // bytes
 // "AES-128-GCM", ...
 const char *aead_name(enum aead_algorithm algorithm);
 
-// "libcrypto" or "mbedtls", for --version and the docs' measurements.
-const char *aead_provider(void);
-
-// Starts the library, before anyone else uses it (libcurl may be built on it, too): its configuration is read, its
+// Starts libcrypto, before anyone else uses it (libcurl may be built on it, too): its configuration is read, its
 // ciphers are looked up, and each is used once, so that nothing of this is left for a connection to do, which might
 // fail at it. By tls_init(). False: ERROR_NO_MEMORY, ERROR_SYSTEM (its configuration cannot be used, or leaves no
 // cipher). May be called again.

@@ -1,5 +1,5 @@
-// A TLS session: the handshake, by mbedTLS on the socket, and what is left of it: two record halves and the
-// facts for the log. mbedTLS's own context lives only during the handshake. Blocks; one thread, the connection's own.
+// A TLS session: the handshake, by mbedTLS on the socket, and what is left of it: two record halves and what the log
+// says of it. mbedTLS's own context lives only during the handshake. Blocks; one thread, the connection's own.
 
 #ifndef BITFLOW_TLS_TLS_SESSION_H
 #define BITFLOW_TLS_TLS_SESSION_H
@@ -14,7 +14,7 @@
 #include "bitflow/tls/tls_failure.h"
 #include "bitflow/tls/tls_record.h"
 
-struct tls_facts {
+struct tls_info {
     enum tls_version version;
     char cipher[64];            // IANA name: TLS_AES_128_GCM_SHA256
     char server_name[256];      // SNI as received or sent; empty: none
@@ -33,14 +33,14 @@ struct tls_session {
     size_t
         record_limit; // plaintext bytes that the peer takes in one record: TLS_PLAIN_MAX, unless it has asked for less
                       // (RFC 6066, 4: max_fragment_length, which 1.2 clients with little memory send)
-    struct tls_facts facts;
+    struct tls_info info;
 };
 
 // The server's, or the client's, side of a handshake on a connected socket, bounded by `deadline` (base/clock.h). On
 // failure an alert has been sent
 // where the protocol says so, nothing is left to be released, and the error says in plain words what went wrong: "the
 // client sent plain HTTP", "the client sent no certificate", "certificate expired on 2026-01-01", "no protocol in
-// common (ALPN)". ERROR_TIMEOUT, ERROR_INVALID (the peer's fault), ERROR_SYSTEM, ERROR_NO_MEMORY. `session->facts` is
+// common (ALPN)". ERROR_TIMEOUT, ERROR_INVALID (the peer's fault), ERROR_SYSTEM, ERROR_NO_MEMORY. `session->info` is
 // filled as far as known also on failure.
 bool tls_accept(const struct tls_context *context, int fd, int64_t deadline, struct tls_session *session,
                 struct error *error);

@@ -1,0 +1,67 @@
+// The arithmetic within the tls floor: the private keys that libcrypto signs with, and what its parts share.
+//
+// The rule for each of mbedTLS's functions that is replaced: libcrypto does what it can do, and whatever it refuses,
+// or we cannot hand over, the original does from the beginning. So the result of a bad argument is the original's, and
+// so is what is done of other curves. Nothing is written to before libcrypto has its result.
+
+#ifndef BITFLOW_SRC_TLS_ENGINE_ARITHMETIC_INTERNAL_H
+#define BITFLOW_SRC_TLS_ENGINE_ARITHMETIC_INTERNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <mbedtls/ecp.h>
+#include <mbedtls/pk.h>
+#include <mbedtls/rsa.h>
+
+#include "bitflow/base/error.h"
+
+// An RSA key of mbedTLS's as libcrypto has it. mbedTLS locks a key for the whole of a signature, libcrypto does not.
+struct rsa_twin;
+
+// From now on libcrypto does what is done with this private key, in any thread. `*twin` remains NULL where there is
+// nothing to do (another kind of key, another library), or libcrypto does not take the key: then mbedTLS goes on
+// alone. `key` must not change as long as the twin exists, and outlive it. False: ERROR_NO_MEMORY.
+bool rsa_twin_create(const mbedtls_pk_context *key, struct rsa_twin **twin, struct error *error);
+
+// Wipes it. Accepts NULL. No thread may be using the key.
+void rsa_twin_destroy(struct rsa_twin **twin);
+
+// Gives back what libcrypto keeps for this thread (a list of errors, and random numbers in stock: 1 to 4 KiB), at the
+// end of a handshake: the connection may go on for days.
+void arithmetic_leave_thread(void);
+
+// Whether the group is to be offered: not where a policy keeps it from libcrypto. After tls_arithmetic_init().
+bool arithmetic_has_x25519(void);
+
+// ---- what follows is for tls_arithmetic*.c alone
+
+enum arithmetic { CURVE_PRODUCT, CURVE_SUM, RSA_PUBLIC, RSA_PRIVATE, ARITHMETIC_COUNT };
+
+// How often this thread has come to our function instead of mbedTLS's, and how often libcrypto had the result. For
+// the check at the start, and for tests.
+struct arithmetic_counts {
+    unsigned long entered[ARITHMETIC_COUNT];
+    unsigned long done[ARITHMETIC_COUNT];
+};
+extern _Thread_local struct arithmetic_counts arithmetic_counts;
+
+// mbedTLS's own, behind ours. NULL: not found.
+struct arithmetic_originals {
+    __typeof__(mbedtls_ecp_mul_restartable) *product;
+    __typeof__(mbedtls_ecp_muladd_restartable) *sum;
+    __typeof__(mbedtls_rsa_public) *rsa_public;
+    __typeof__(mbedtls_rsa_private) *rsa_private;
+};
+
+// Whether libcrypto can be asked. Any thread, also before tls_arithmetic_init(), as in a program that needs no other
+// TLS. Counts the call. `originals` is set either way.
+bool arithmetic_enter(enum arithmetic which, const struct arithmetic_originals **originals);
+
+// Counts the result; a failure's reason is taken off this thread's list of libcrypto's errors.
+bool arithmetic_leave(enum arithmetic which, bool is_done);
+
+// Looks the curves up; once for the process, kept until its end. That there is no X25519 is no failure.
+bool arithmetic_curves_prepare(void);
+
+#endif

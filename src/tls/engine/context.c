@@ -1,0 +1,368 @@
+#include "bitflow/tls/tls_context.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <mbedtls/oid.h>
+#include <mbedtls/psa_util.h>
+#include <psa/crypto.h>
+
+#include "bitflow/base/hash.h"
+#include "bitflow/tls/aead.h"
+#include "bitflow/tls/tls_arithmetic.h"
+#include "context_internal.h"
+#include "pem.h"
+
+#define SYSTEM_BUNDLE_VARIABLE "SSL_CERT_FILE" // as OpenSSL has it
+
+bool tls_init(struct error *error)
+{
+    if (!aead_prepare(error))
+        return false;
+    psa_status_t status = psa_crypto_init();
+    if (status == PSA_SUCCESS)
+        return tls_arithmetic_init(error);
+    if (status == PSA_ERROR_INSUFFICIENT_MEMORY)
+        error_set(error, ERROR_NO_MEMORY, "out of memory: mbedTLS cannot start");
+    else
+        error_set(error, ERROR_SYSTEM, "mbedTLS cannot start: PSA status %d", (int)status);
+    return false;
+}
+
+void tls_warn(void (*tell)(void *argument, const char *text), void *argument)
+{
+    for (int i = 0; i < AEAD_ALGORITHM_COUNT; i++) {
+        char text[160];
+        if (aead_is_available((enum aead_algorithm)i))
+            continue;
+        (void)snprintf(
+            text, sizeof text,
+            "libcrypto has no %s (is its configuration limiting it?): the cipher suites with it are not offered",
+            aead_name((enum aead_algorithm)i));
+        tell(argument, text);
+    }
+    if (!arithmetic_has_x25519())
+        tell(argument, "libcrypto has no X25519 (is its configuration limiting it?): the group is not offered");
+}
+
+static bool out_of_memory(struct error *error)
+{
+    error_set(error, ERROR_NO_MEMORY, "out of memory for a TLS context");
+    return false;
+}
+
+static bool read_file(struct tls_context *context, const char *path, struct pem_text *text, struct error *error)
+{
+    if (!pem_text_read(path, text, error))
+        return false;
+    context->fingerprint = hash_bytes(context->fingerprint, text->bytes, text->length);
+    return true;
+}
+
+static bool copy_text(const char *from, char **to, struct error *error)
+{
+    if (from == NULL)
+        return true;
+    *to = strdup(from);
+    return *to != NULL || out_of_memory(error);
+}
+
+// Whether mbedTLS will use it as a server's: it passes over certificates that are for something else.
+static bool is_for_servers(const char *path, const mbedtls_x509_crt *certificate, struct error *error)
+{
+    char shown[PEM_PATH_SIZE];
+    if (mbedtls_x509_crt_check_extended_key_usage(certificate, MBEDTLS_OID_SERVER_AUTH,
+                                                  MBEDTLS_OID_SIZE(MBEDTLS_OID_SERVER_AUTH)) != 0)
+        error_set(error, ERROR_INVALID, "%s: the certificate is not for servers (extended key usage)",
+                  pem_path(path, shown));
+    else if (mbedtls_x509_crt_check_key_usage(certificate, MBEDTLS_X509_KU_DIGITAL_SIGNATURE) != 0)
+        error_set(error, ERROR_INVALID, "%s: the certificate's key is not for signatures (key usage)",
+                  pem_path(path, shown));
+    else
+        return true;
+    return false;
+}
+
+static int compare_pair(const mbedtls_x509_crt *certificate, const mbedtls_pk_context *key)
+{
+    return mbedtls_pk_check_pair(&certificate->pk, key, mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE);
+}
+
+static bool check_pair(const struct tls_entry *entry, struct error *error)
+{
+    char key[PEM_PATH_SIZE];
+    char certificate[PEM_PATH_SIZE];
+    int status = compare_pair(&entry->chain, &entry->key);
+    if (status == 0)
+        return true;
+    if (tls_is_memory_error(status))
+        return out_of_memory(error);
+    unsigned position = 2;
+    for (const mbedtls_x509_crt *other = entry->chain.next; other != NULL; other = other->next, position++) {
+        if (compare_pair(other, &entry->key) != 0)
+            continue;
+        error_set(error, ERROR_INVALID, "%s: the key's certificate must be the first, not the %u., of %s",
+                  pem_path(entry->key_path, key), position, pem_path(entry->certificate_path, certificate));
+        return false;
+    }
+    // Each path may take up the room of a whole text; the end is cut then.
+    error_set(error, ERROR_INVALID, "the key does not belong to the certificate: %s, %s",
+              pem_path(entry->key_path, key), pem_path(entry->certificate_path, certificate));
+    return false;
+}
+
+// Loads one file after another of one entry; `key` is the one at hand, for the report.
+struct entry_loader {
+    struct tls_context *context;
+    struct tls_entry *entry;
+    const char *key;
+    struct error *error;
+};
+
+static bool load_pair(struct entry_loader *loader)
+{
+    struct tls_entry *entry = loader->entry;
+    struct error *error = loader->error;
+    struct pem_text text = {.bytes = NULL};
+    loader->key = "certificate";
+    bool is_good = read_file(loader->context, entry->certificate_path, &text, error) &&
+                   pem_parse_certificates(entry->certificate_path, &text, &entry->chain, NULL, error);
+    pem_text_release(&text);
+    if (!is_good)
+        return false;
+    loader->key = "key";
+    is_good = read_file(loader->context, entry->key_path, &text, error) &&
+              pem_parse_key(entry->key_path, &text, &entry->key, error);
+    entry->others_may_read_key = text.others_may_read;
+    pem_text_release(&text);
+    if (!is_good || !check_pair(entry, error) || !rsa_twin_create(&entry->key, &entry->key_twin, error))
+        return false;
+    loader->key = "certificate";
+    return loader->context->role == TLS_CLIENT || is_for_servers(entry->certificate_path, &entry->chain, error);
+}
+
+// Both for the entry itself, whose clients only its own authority vouches for, and for all together.
+static bool load_authority(struct entry_loader *loader)
+{
+    struct tls_context *context = loader->context;
+    struct tls_entry *entry = loader->entry;
+    struct error *error = loader->error;
+    struct pem_text text = {.bytes = NULL};
+    const char *path = entry->authority_path;
+    unsigned again;
+    loader->key = "authority";
+    bool is_good = read_file(context, path, &text, error) &&
+                   pem_parse_certificates(path, &text, &entry->authorities, &entry->skipped_authorities, error) &&
+                   pem_parse_certificates(path, &text, &context->authorities, &again, error);
+    pem_text_release(&text);
+    path = entry->revocation_list_path;
+    if (!is_good || path == NULL)
+        return is_good;
+    loader->key = "revocation_list";
+    is_good = read_file(context, path, &text, error) &&
+              pem_parse_revocation_lists(path, &text, &entry->revoked, error) &&
+              pem_parse_revocation_lists(path, &text, &context->revoked, error);
+    pem_text_release(&text);
+    return is_good;
+}
+
+static bool load_entry(struct entry_loader *loader, const struct certificate_config *config)
+{
+    struct tls_entry *entry = loader->entry;
+    struct error *error = loader->error;
+    if (!copy_text(config->certificate, &entry->certificate_path, error) ||
+        !copy_text(config->key, &entry->key_path, error) ||
+        !copy_text(config->authority, &entry->authority_path, error) ||
+        !copy_text(config->revocation_list, &entry->revocation_list_path, error))
+        return false;
+    if (entry->certificate_path != NULL && !load_pair(loader))
+        return false;
+    return entry->authority_path == NULL || load_authority(loader);
+}
+
+// Each entry is tried, so that all that is wrong can be mended at once.
+static bool load_entries(struct tls_context *context, const struct tls_config *config, const struct tls_reporter *to)
+{
+    struct error error = ERROR_INIT;
+    bool is_good = true;
+    context->entries = calloc(config->certificate_count + 1, sizeof *context->entries);
+    if (context->entries == NULL) {
+        (void)out_of_memory(&error);
+        to->report(to->argument, 0, NULL, &error);
+        return false;
+    }
+    for (size_t i = 0; i < config->certificate_count; i++) {
+        struct tls_entry *entry = &context->entries[i];
+        mbedtls_x509_crt_init(&entry->chain);
+        mbedtls_pk_init(&entry->key);
+        mbedtls_x509_crt_init(&entry->authorities);
+        mbedtls_x509_crl_init(&entry->revoked);
+        context->entry_count++;
+        error = ERROR_INIT;
+        struct entry_loader loader = {.context = context, .entry = entry, .error = &error};
+        if (!load_entry(&loader, &config->certificates[i])) {
+            to->report(to->argument, i, loader.key, &error);
+            is_good = false;
+        }
+    }
+    return is_good;
+}
+
+// A target whose configuration names no authority is held to the public ones.
+static bool load_system_authorities(struct tls_context *context, struct error *error)
+{
+    // Where Debian and Alpine, Fedora, SUSE, and others have it.
+    static const char *const bundles[] = {"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
+                                          "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"};
+    const char *path = getenv(SYSTEM_BUNDLE_VARIABLE);
+    for (size_t i = 0; i < ARRAY_LENGTH(bundles) && (path == NULL || *path == '\0'); i++)
+        path = access(bundles[i], R_OK) == 0 ? bundles[i] : NULL;
+    if (path == NULL)
+        path = bundles[0]; // whose absence is then told
+    struct pem_text text = {.bytes = NULL};
+    unsigned skipped; // what mbedTLS cannot use of a public bundle is nobody's mistake
+    struct error why = ERROR_INIT;
+    bool is_good = read_file(context, path, &text, &why) &&
+                   pem_parse_certificates(path, &text, &context->authorities, &skipped, &why);
+    pem_text_release(&text);
+    if (!is_good)
+        error_set(error, why.code, "no authority is configured, and the system's do not load: %s", why.text);
+    return is_good;
+}
+
+static bool has_pair(const struct tls_context *context)
+{
+    for (size_t i = 0; i < context->entry_count; i++)
+        if (context->entries[i].certificate_path != NULL)
+            return true;
+    return false;
+}
+
+static bool check_authorities(struct tls_context *context, struct error *error)
+{
+    if (context->verify_mode == VERIFY_NONE || context->authorities.raw.p != NULL)
+        return true;
+    if (context->role == TLS_CLIENT)
+        return load_system_authorities(context, error);
+    error_set(error, ERROR_INVALID, "verify_mode %s needs an authority that clients' certificates are held to",
+              context->verify_mode == VERIFY_STRICT ? "strict" : "relaxed");
+    return false;
+}
+
+static bool copy_protocols(struct tls_context *context, const struct tls_config *config, struct error *error)
+{
+    if (config->application_protocol_count == 0)
+        return true;
+    context->protocols = calloc(config->application_protocol_count + 1, sizeof *context->protocols);
+    if (context->protocols == NULL)
+        return out_of_memory(error);
+    for (size_t i = 0; i < config->application_protocol_count; i++)
+        if (!copy_text(config->application_protocols[i], &context->protocols[i], error))
+            return false;
+    return true;
+}
+
+static bool finish(struct tls_context *context, const struct tls_config *config, struct error *error)
+{
+    if (context->role == TLS_SERVER && !has_pair(context)) {
+        error_set(error, ERROR_INVALID, "a listener with TLS needs a certificate and its key");
+        return false;
+    }
+    return check_authorities(context, error) && copy_protocols(context, config, error) &&
+           copy_text(config->server_name, &context->server_name, error) &&
+           tls_policy_apply(context, config->minimum_version, error);
+}
+
+static uint64_t fingerprint_of(const struct tls_config *config)
+{
+    uint64_t hash = hash_number(hash_begin(), config->verify_mode);
+    hash = hash_number(hash, config->minimum_version);
+    hash = hash_number(hash, (uint64_t)config->handshake_timeout);
+    hash = hash_text(hash, config->server_name);
+    hash = hash_number(hash, config->application_protocol_count);
+    for (size_t i = 0; i < config->application_protocol_count; i++)
+        hash = hash_text(hash, config->application_protocols[i]);
+    for (size_t i = 0; i < config->certificate_count; i++) {
+        hash = hash_text(hash, config->certificates[i].certificate);
+        hash = hash_text(hash, config->certificates[i].key);
+        hash = hash_text(hash, config->certificates[i].authority);
+        hash = hash_text(hash, config->certificates[i].revocation_list);
+    }
+    return hash;
+}
+
+struct tls_context *tls_context_load(const struct tls_config *config, enum tls_role role, const struct tls_reporter *to)
+{
+    struct error error = ERROR_INIT;
+    struct tls_context *context = calloc(1, sizeof *context);
+    if (context == NULL) {
+        (void)out_of_memory(&error);
+        to->report(to->argument, 0, NULL, &error);
+        return NULL;
+    }
+    context->role = role;
+    context->verify_mode = config->verify_mode;
+    context->fingerprint = fingerprint_of(config);
+    mbedtls_ssl_config_init(&context->config);
+    mbedtls_x509_crt_init(&context->authorities);
+    mbedtls_x509_crl_init(&context->revoked);
+    if (!load_entries(context, config, to)) {
+        tls_context_destroy(&context);
+    } else if (!finish(context, config, &error)) {
+        to->report(to->argument, 0, NULL, &error);
+        tls_context_destroy(&context);
+    }
+    return context;
+}
+
+static void keep_first(void *argument, size_t entry, const char *key, const struct error *problem)
+{
+    (void)entry;
+    (void)key;
+    error_pass(argument, problem);
+}
+
+struct tls_context *tls_context_create(const struct tls_config *config, enum tls_role role, struct error *error)
+{
+    const struct tls_reporter to = {.report = keep_first, .argument = error};
+    return tls_context_load(config, role, &to);
+}
+
+uint64_t tls_context_fingerprint(const struct tls_context *context)
+{
+    return context->fingerprint;
+}
+
+static void release_entry(struct tls_entry *entry)
+{
+    rsa_twin_destroy(&entry->key_twin);
+    mbedtls_pk_free(&entry->key); // wipes it
+    mbedtls_x509_crt_free(&entry->chain);
+    mbedtls_x509_crt_free(&entry->authorities);
+    mbedtls_x509_crl_free(&entry->revoked);
+    free(entry->certificate_path);
+    free(entry->key_path);
+    free(entry->authority_path);
+    free(entry->revocation_list_path);
+}
+
+void tls_context_destroy(struct tls_context **context)
+{
+    struct tls_context *gone = *context;
+    *context = NULL;
+    if (gone == NULL)
+        return;
+    mbedtls_ssl_config_free(&gone->config);
+    for (size_t i = 0; i < gone->entry_count; i++)
+        release_entry(&gone->entries[i]);
+    free(gone->entries);
+    mbedtls_x509_crt_free(&gone->authorities);
+    mbedtls_x509_crl_free(&gone->revoked);
+    for (char **protocol = gone->protocols; protocol != NULL && *protocol != NULL; protocol++)
+        free(*protocol);
+    free(gone->protocols);
+    free(gone->server_name);
+    free(gone);
+}

@@ -1,0 +1,319 @@
+#include "handshake_internal.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include <mbedtls/net_sockets.h>
+#include <mbedtls/platform_util.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/net/socket.h"
+#include "certificate.h"
+#include "context_internal.h"
+
+// Takes note of how a call on the socket failed. True: it is to be made again.
+static bool goes_on(struct tls_handshake *handshake, int os_errno)
+{
+    if (os_errno == EINTR)
+        return true;
+    handshake->end = SOCKET_FAILED;
+    handshake->os_errno = os_errno;
+    return false;
+}
+
+// Waits until the socket is ready. The whole handshake has one deadline: a peer that sends byte by byte gains nothing
+// by it.
+static bool wait_for(struct tls_handshake *handshake, short events)
+{
+    struct pollfd poller = {.fd = handshake->fd, .events = events};
+    switch (client_watch_poll(handshake->watch, &poller, 1, handshake->deadline)) {
+    case CLIENT_WATCH_READY:
+        return true;
+    case CLIENT_WATCH_DEADLINE:
+        handshake->end = SOCKET_TIMEOUT;
+        return false;
+    case CLIENT_WATCH_GONE:
+        handshake->end = SOCKET_CANCELLED;
+        return false;
+    case CLIENT_WATCH_FAILED:
+        break;
+    }
+    handshake->end = SOCKET_FAILED;
+    handshake->os_errno = errno;
+    return false;
+}
+
+// A peer that always has something to say never makes us wait.
+static bool is_in_time(struct tls_handshake *handshake)
+{
+    if (deadline_left(handshake->deadline) > 0)
+        return true;
+    handshake->end = SOCKET_TIMEOUT;
+    return false;
+}
+
+static bool send_all(struct tls_handshake *handshake, const uint8_t *bytes, size_t length)
+{
+    while (length > 0) {
+        ssize_t sent = send(handshake->fd, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent < 0 && errno == EAGAIN) {
+            if (!wait_for(handshake, POLLOUT))
+                return false;
+        } else if (sent < 0 && !goes_on(handshake, errno)) {
+            return false;
+        } else if (sent > 0) {
+            bytes += sent;
+            length -= (size_t)sent;
+        }
+    }
+    return true;
+}
+
+static bool flush(struct tls_handshake *handshake)
+{
+    size_t length = handshake->pending;
+    handshake->pending = 0;
+    return handshake->end == SOCKET_FINE && send_all(handshake, handshake->flight, length);
+}
+
+static int socket_status(const struct tls_handshake *handshake)
+{
+    return handshake->end == SOCKET_TIMEOUT ? MBEDTLS_ERR_SSL_TIMEOUT : MBEDTLS_ERR_NET_SEND_FAILED;
+}
+
+// mbedTLS sends record by record; a flight goes out in one piece, when its answer is waited for.
+static int transmit(void *argument, const unsigned char *bytes, size_t length)
+{
+    struct tls_handshake *handshake = argument;
+    handshake->has_alerted = handshake->has_alerted || (length > 0 && bytes[0] == MBEDTLS_SSL_MSG_ALERT);
+    if (length > sizeof handshake->flight - handshake->pending && !flush(handshake))
+        return socket_status(handshake);
+    if (length > sizeof handshake->flight) {
+        if (!send_all(handshake, bytes, length))
+            return socket_status(handshake);
+    } else {
+        memcpy(handshake->flight + handshake->pending, bytes, length);
+        handshake->pending += length;
+    }
+    return (int)length;
+}
+
+// Follows the records that come in. A TLS 1.3 client that rejects our certificate may not have its keys in place yet:
+// its alert comes in the clear, and mbedTLS only says that it does not decrypt.
+static void follow(struct tls_handshake *handshake, const uint8_t *bytes, size_t length)
+{
+    while (length > 0) {
+        size_t taken = 1;
+        if (handshake->header_length < HANDSHAKE_HEADER) {
+            if (handshake->first_length < HANDSHAKE_HEADER)
+                handshake->first[handshake->first_length++] = *bytes;
+            handshake->header[handshake->header_length++] = *bytes;
+            handshake->body_left = (size_t)handshake->header[3] << 8 | handshake->header[4];
+        } else {
+            taken = length < handshake->body_left ? length : handshake->body_left;
+            handshake->body_left -= taken;
+            // An encrypted one is longer.
+            bool is_alert =
+                handshake->header[0] == MBEDTLS_SSL_MSG_ALERT && handshake->header[3] == 0 && handshake->header[4] == 2;
+            if (is_alert && handshake->body_left == 0) {
+                handshake->has_plain_alert = true;
+                handshake->plain_alert = bytes[taken - 1];
+            }
+        }
+        if (handshake->header_length == HANDSHAKE_HEADER && handshake->body_left == 0)
+            handshake->header_length = 0;
+        bytes += taken;
+        length -= taken;
+    }
+}
+
+static int receive(void *argument, unsigned char *buffer, size_t room)
+{
+    struct tls_handshake *handshake = argument;
+    if (handshake->pending > 0 && !flush(handshake))
+        return socket_status(handshake);
+    while (is_in_time(handshake)) {
+        ssize_t got = recv(handshake->fd, buffer, room, MSG_DONTWAIT);
+        if (got > 0) {
+            follow(handshake, buffer, (size_t)got);
+            handshake->received += (uint64_t)got;
+            // mbedTLS passes over the version where it speaks both: a ServerHello that says 1.3 here, and gives a suite
+            // of 1.3's without choosing that version, would have it finish a handshake without keys.
+            if (handshake->context->role == TLS_CLIENT &&
+                !server_hello_follow(&handshake->server_hello, buffer, (size_t)got))
+                return MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION;
+            return (int)got;
+        }
+        if (got == 0) {
+            handshake->end = SOCKET_EOF;
+            return MBEDTLS_ERR_SSL_CONN_EOF;
+        }
+        if (errno == EAGAIN) {
+            if (!wait_for(handshake, POLLIN))
+                break;
+        } else if (!goes_on(handshake, errno)) {
+            break;
+        }
+    }
+    return handshake->end == SOCKET_TIMEOUT ? MBEDTLS_ERR_SSL_TIMEOUT : MBEDTLS_ERR_NET_RECV_FAILED;
+}
+
+// Lower case, without a dot at its end; empty if it is no name at all, which then cannot be asked for.
+static void copy_name(const unsigned char *name, size_t length, char *out, size_t size)
+{
+    *out = '\0';
+    if (length > 0 && name[length - 1] == '.')
+        length--;
+    if (length >= size)
+        return;
+    for (size_t i = 0; i < length; i++) {
+        if (name[i] <= ' ' || name[i] >= 0x7f) {
+            *out = '\0';
+            return;
+        }
+        out[i] = (char)(name[i] >= 'A' && name[i] <= 'Z' ? name[i] - 'A' + 'a' : name[i]);
+        out[i + 1] = '\0';
+    }
+}
+
+int tls_certificate_callback(mbedtls_ssl_context *ssl)
+{
+    struct tls_handshake *handshake = mbedtls_ssl_get_user_data_p(ssl);
+    size_t length = 0;
+    const unsigned char *name = mbedtls_ssl_get_hs_sni(ssl, &length);
+    char asked[sizeof handshake->info->server_name] = "";
+    if (name != NULL)
+        copy_name(name, length, asked, sizeof asked);
+    // After a HelloRetryRequest it runs again, and mbedTLS does not see to it that the second hello asks for the same
+    // (RFC 8446 4.1.2): a client could be routed by one name and verified by another's authority.
+    if (handshake->has_chosen && strcmp(asked, handshake->info->server_name) != 0)
+        return MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER;
+    handshake->has_chosen = true;
+    memcpy(handshake->info->server_name, asked, sizeof asked);
+    return tls_choose_entry(handshake->context, handshake->info->server_name, ssl, &handshake->verification.entry);
+}
+
+// Whom we connect to: the name to be sent and verified.
+static int set_host(struct tls_handshake *handshake)
+{
+    const char *name = handshake->verification.name;
+    if (name == NULL) // an address: not sent (RFC 6066, 3), and verified by our callback
+        return mbedtls_ssl_set_hostname(&handshake->ssl, NULL);
+    struct tls_info *info = handshake->info;
+    copy_name((const unsigned char *)name, strlen(name), info->server_name, sizeof info->server_name);
+    return *info->server_name == '\0' ? MBEDTLS_ERR_SSL_BAD_INPUT_DATA
+                                      : mbedtls_ssl_set_hostname(&handshake->ssl, info->server_name);
+}
+
+static bool prepare(struct tls_handshake *handshake, const char *host, struct error *error)
+{
+    const struct tls_context *context = handshake->context;
+    if (!tls_verification_init(&handshake->verification, context, host)) {
+        error_set(error, ERROR_INVALID, "the target has no name that its certificate could be for");
+        return false;
+    }
+    mbedtls_ssl_context *ssl = &handshake->ssl;
+    int status = mbedtls_ssl_setup(ssl, &context->config);
+    if (status == 0 && context->role == TLS_CLIENT)
+        status = set_host(handshake);
+    if (status == MBEDTLS_ERR_SSL_BAD_INPUT_DATA)
+        error_set(error, ERROR_INVALID, "the target's name is none that TLS could send");
+    else if (status != 0)
+        tls_handshake_describe(handshake, status, error);
+    if (status != 0)
+        return false;
+    mbedtls_ssl_set_bio(ssl, handshake, transmit, receive, NULL);
+    mbedtls_ssl_set_user_data_p(ssl, handshake);
+    mbedtls_ssl_set_verify(ssl, tls_verify_callback, &handshake->verification);
+    mbedtls_ssl_set_export_keys_cb(ssl, tls_export_keys, &handshake->secrets);
+    return true;
+}
+
+static void note_info(struct tls_handshake *handshake)
+{
+    struct tls_info *info = handshake->info;
+    const mbedtls_ssl_context *ssl = &handshake->ssl;
+    info->version = mbedtls_ssl_get_version_number(ssl) == MBEDTLS_SSL_VERSION_TLS1_3 ? TLS_1_3 : TLS_1_2;
+    const struct tls_suite *suite = tls_suite_find(mbedtls_ssl_get_ciphersuite_id_from_ssl(ssl));
+    if (suite != NULL)
+        (void)snprintf(info->cipher, sizeof info->cipher, "%s", suite->name);
+    const char *protocol = mbedtls_ssl_get_alpn_protocol(ssl);
+    if (protocol != NULL)
+        (void)snprintf(info->protocol, sizeof info->protocol, "%s", protocol);
+}
+
+static void note_peer(struct tls_handshake *handshake)
+{
+    struct tls_info *info = handshake->info;
+    const mbedtls_x509_crt *peer = mbedtls_ssl_get_peer_cert(&handshake->ssl);
+    if (handshake->context->verify_mode == VERIFY_NONE || peer == NULL)
+        return;
+    (void)certificate_subject(&peer->subject, info->peer_subject, sizeof info->peer_subject);
+    certificate_common_name(&peer->subject, info->peer_common_name, sizeof info->peer_common_name);
+    (void)certificate_names(peer, info->peer_names, sizeof info->peer_names);
+    certificate_fingerprint(peer, info->peer_fingerprint);
+}
+
+void tls_handshake_alert(struct tls_handshake *handshake, unsigned char alert)
+{
+    // While mbedTLS still has a message in hand, the call sends that and no alert.
+    bool has_message = handshake->ssl.MBEDTLS_PRIVATE(out_left) != 0;
+    for (int calls = has_message ? 2 : 1; calls > 0; calls--)
+        (void)mbedtls_ssl_send_alert_message(&handshake->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert);
+    (void)flush(handshake);
+}
+
+// Whether what mbedTLS has let pass will do.
+static bool accept_peer(struct tls_handshake *handshake, struct error *error)
+{
+    unsigned char alert;
+    note_info(handshake);
+    if (tls_verify_result(&handshake->verification, &handshake->ssl, &alert)) {
+        note_peer(handshake);
+        return true;
+    }
+    handshake->info->failure = mbedtls_ssl_get_peer_cert(&handshake->ssl) == NULL ? TLS_FAILURE_CERTIFICATE_MISSING
+                                                                                  : TLS_FAILURE_CERTIFICATE_INVALID;
+    tls_handshake_alert(handshake, alert);
+    error_set(error, ERROR_INVALID, "%s", handshake->verification.reason);
+    return false;
+}
+
+bool tls_handshake_run(struct tls_handshake *handshake, const char *host, struct error *error)
+{
+    int64_t start = clock_now();
+    mbedtls_ssl_init(&handshake->ssl);
+    if (!prepare(handshake, host, error)) {
+        handshake->info->failure = TLS_FAILURE_OTHER;
+        return false;
+    }
+    int status = mbedtls_ssl_handshake(&handshake->ssl);
+    // The record layer begins with the next record: nothing of this one may be left.
+    if (status == 0 && mbedtls_ssl_check_pending(&handshake->ssl) != 0)
+        status = MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE;
+    if (status == 0 && handshake->pending > 0 && !flush(handshake)) // the last flight
+        status = socket_status(handshake);
+    unsigned char alert;
+    if (status != 0) {
+        // First, since sending an alert to one who has left is no news.
+        tls_handshake_describe(handshake, status, error);
+        handshake->info->failure = tls_handshake_classify(handshake, status);
+        if (tls_handshake_owes_alert(handshake, status, &alert))
+            tls_handshake_alert(handshake, alert);
+        (void)flush(handshake);
+    }
+    bool is_good = status == 0 && accept_peer(handshake, error);
+    handshake->info->handshake_time = clock_now() - start;
+    if (!is_good && handshake->end == SOCKET_FINE)
+        socket_end_and_drain(handshake->fd); // or the alert might be lost
+    return is_good;
+}
+
+void tls_handshake_release(struct tls_handshake *handshake)
+{
+    mbedtls_ssl_free(&handshake->ssl); // wipes its own
+    mbedtls_platform_zeroize(&handshake->secrets, sizeof handshake->secrets);
+}

@@ -1,0 +1,81 @@
+// Which of a listener's certificates a client gets.
+
+#include <string.h>
+
+#include "certificate.h"
+#include "context_internal.h"
+
+static bool is_same_text(const char *a, const char *b)
+{
+    return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+// How well an entry with a pair is for the name; one without has nothing to offer.
+static enum name_match entry_matches(const struct tls_entry *entry, const char *name)
+{
+    if (entry->certificate_path == NULL || *name == '\0')
+        return NAME_DIFFERS;
+    return certificate_matches_name(&entry->chain, name);
+}
+
+// The first one that is exactly for the name, else the first wildcard, else the first of all.
+static struct tls_entry *choose(const struct tls_context *context, const char *name, enum name_match *how)
+{
+    struct tls_entry *best = NULL;
+    *how = NAME_DIFFERS;
+    for (size_t i = 0; i < context->entry_count; i++) {
+        struct tls_entry *entry = &context->entries[i];
+        enum name_match match = entry_matches(entry, name);
+        if (entry->certificate_path == NULL || (best != NULL && match <= *how))
+            continue;
+        best = entry;
+        *how = match;
+    }
+    return best;
+}
+
+static bool is_same_authority(const struct tls_entry *a, const struct tls_entry *b)
+{
+    return is_same_text(a->authority_path, b->authority_path) &&
+           is_same_text(a->revocation_list_path, b->revocation_list_path);
+}
+
+bool tls_context_has_judge(const struct tls_context *context, const char *name)
+{
+    enum name_match how;
+    const struct tls_entry *chosen = choose(context, name, &how);
+    if (context->verify_mode == VERIFY_NONE || how != NAME_DIFFERS)
+        return true;
+    for (size_t i = 0; i < context->entry_count; i++)
+        if (context->entries[i].certificate_path != NULL && !is_same_authority(&context->entries[i], chosen))
+            return false;
+    return true;
+}
+
+int tls_choose_entry(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl,
+                     const struct tls_entry **authority)
+{
+    enum name_match how;
+    struct tls_entry *chosen = choose(context, name, &how);
+    // After a HelloRetryRequest this runs again.
+    int status = mbedtls_ssl_set_hs_own_cert(ssl, NULL, NULL);
+    if (status == 0)
+        status = mbedtls_ssl_set_hs_own_cert(ssl, &chosen->chain, &chosen->key);
+    // Others that are for the same name follow, an RSA one beside an ECDSA one: mbedTLS takes the first that the client
+    // can verify. Clients must be held to the same authority, whichever it is.
+    for (size_t i = 0; status == 0 && how != NAME_DIFFERS && i < context->entry_count; i++) {
+        struct tls_entry *other = &context->entries[i];
+        if (other != chosen && entry_matches(other, name) == how && is_same_authority(other, chosen))
+            status = mbedtls_ssl_set_hs_own_cert(ssl, &other->chain, &other->key);
+    }
+    // Without an authority of its own, the context's are in force.
+    bool has_own = context->verify_mode != VERIFY_NONE && chosen->authority_path != NULL;
+    *authority = has_own ? chosen : NULL;
+    mbedtls_ssl_set_hs_ca_chain(ssl, has_own ? &chosen->authorities : NULL, NULL); // no lists: see revocation.h
+    // A TLS 1.3 server is done with the handshake's keys by the time that it sees the client's certificate, but mbedTLS
+    // would still use them for the alert, which no client could then read. So the handshake is let through to its end,
+    // where tls_verify_result() has the last word in any case.
+    if (context->verify_mode == VERIFY_STRICT && mbedtls_ssl_get_version_number(ssl) == MBEDTLS_SSL_VERSION_TLS1_3)
+        mbedtls_ssl_set_hs_authmode(ssl, MBEDTLS_SSL_VERIFY_OPTIONAL);
+    return status;
+}

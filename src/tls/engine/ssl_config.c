@@ -1,0 +1,78 @@
+// What is spoken: TLS 1.2 with ECDHE and an AEAD, and 1.3; nothing that is older or weaker, and no resumption.
+
+#include <mbedtls/psa_util.h>
+
+#include "context_internal.h"
+#include "handshake_internal.h"
+
+// mbedTLS's own list has ffdhe8192, a key share of which takes a second of processor time.
+static const uint16_t groups[] = {
+    MBEDTLS_SSL_IANA_TLS_GROUP_X25519, // the first, since it may have to be left out
+    MBEDTLS_SSL_IANA_TLS_GROUP_SECP256R1,
+    MBEDTLS_SSL_IANA_TLS_GROUP_SECP384R1,
+    MBEDTLS_SSL_IANA_TLS_GROUP_NONE,
+};
+
+// PKCS #1 v1.5 is for TLS 1.2 and for the signatures of certificates. It comes before PSS, because a server that speaks
+// 1.2 may take the first one that it can make, and mbedTLS takes PSS in 1.3 only.
+static const uint16_t signatures[] = {
+    MBEDTLS_TLS1_3_SIG_ECDSA_SECP256R1_SHA256,
+    MBEDTLS_TLS1_3_SIG_ECDSA_SECP384R1_SHA384,
+    MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA256,
+    MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA384,
+    MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA512,
+    MBEDTLS_TLS1_3_SIG_RSA_PSS_RSAE_SHA256,
+    MBEDTLS_TLS1_3_SIG_RSA_PSS_RSAE_SHA384,
+    MBEDTLS_TLS1_3_SIG_RSA_PSS_RSAE_SHA512,
+    MBEDTLS_TLS1_3_SIG_NONE,
+};
+
+static int authentication_mode(const struct tls_context *context)
+{
+    if (context->verify_mode == VERIFY_NONE)
+        return MBEDTLS_SSL_VERIFY_NONE;
+    // Relaxed clients: the handshake goes on whatever was sent, and is judged at its end.
+    if (context->role == TLS_SERVER && context->verify_mode == VERIFY_RELAXED)
+        return MBEDTLS_SSL_VERIFY_OPTIONAL;
+    return MBEDTLS_SSL_VERIFY_REQUIRED;
+}
+
+bool tls_policy_apply(struct tls_context *context, enum tls_minimum minimum, struct error *error)
+{
+    mbedtls_ssl_config *config = &context->config;
+    bool is_server = context->role == TLS_SERVER;
+    int status = mbedtls_ssl_config_defaults(config, is_server ? MBEDTLS_SSL_IS_SERVER : MBEDTLS_SSL_IS_CLIENT,
+                                             MBEDTLS_SSL_TRANSPORT_STREAM, MBEDTLS_SSL_PRESET_DEFAULT);
+    mbedtls_ssl_conf_rng(config, mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE);
+    mbedtls_ssl_conf_min_tls_version(config, minimum == TLS_MINIMUM_1_3 ? MBEDTLS_SSL_VERSION_TLS1_3
+                                                                        : MBEDTLS_SSL_VERSION_TLS1_2);
+    mbedtls_ssl_conf_max_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_3);
+    tls_suites_list(context->suites);
+    mbedtls_ssl_conf_ciphersuites(config, context->suites);
+    mbedtls_ssl_conf_groups(config, arithmetic_has_x25519() ? groups : groups + 1);
+    mbedtls_ssl_conf_sig_algs(config, signatures);
+    mbedtls_ssl_conf_authmode(config, authentication_mode(context));
+    mbedtls_ssl_conf_renegotiation(config, MBEDTLS_SSL_RENEGOTIATION_DISABLED);
+    // A ticket got where no certificate is asked for would resume where one is required; and the record layer counts on
+    // none being sent at the handshake's end.
+    mbedtls_ssl_conf_session_tickets(config, MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
+    mbedtls_ssl_conf_tls13_key_exchange_modes(config, MBEDTLS_SSL_TLS1_3_KEY_EXCHANGE_MODE_EPHEMERAL);
+    if (context->authorities.raw.p != NULL)
+        mbedtls_ssl_conf_ca_chain(config, &context->authorities, NULL); // no lists: see revocation.h
+    if (is_server) {
+        mbedtls_ssl_conf_new_session_tickets(config, 0);
+        mbedtls_ssl_conf_cert_cb(config, tls_certificate_callback);
+    }
+    for (size_t i = 0; !is_server && i < context->entry_count; i++) {
+        struct tls_entry *entry = &context->entries[i];
+        if (status != 0 || entry->certificate_path == NULL)
+            continue;
+        status = mbedtls_ssl_conf_own_cert(config, &entry->chain, &entry->key);
+        break; // mbedTLS would send the first one only
+    }
+    if (status == 0 && context->protocols != NULL)
+        status = mbedtls_ssl_conf_alpn_protocols(config, (const char **)context->protocols);
+    if (status != 0)
+        error_set(error, ERROR_NO_MEMORY, "out of memory for a TLS context");
+    return status == 0;
+}

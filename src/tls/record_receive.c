@@ -1,0 +1,232 @@
+#include "bitflow/tls/tls_record.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "record_handshake.h"
+#include "record_key.h"
+
+// How many messages may come in a row that bring no data: KeyUpdates, tickets, warnings, empty records. Each costs us
+// more than it costs the peer.
+#define FRUITLESS_MAX 32
+
+struct tls_receiver {
+    struct record_key key;
+    struct handshake_reader handshake;
+    unsigned fruitless;
+    bool has_closed;          // close_notify came
+    bool has_ended;           // an alert, or a failure, ended it:
+    struct tls_received last; // this one
+};
+
+// A record, decrypted.
+struct record {
+    enum tls_content content;
+    uint8_t *data;
+    size_t length;
+    size_t consumed;
+};
+
+struct tls_receiver *tls_receiver_create(const struct tls_keys *keys, bool is_client, struct error *error)
+{
+    struct tls_receiver *receiver = calloc(1, sizeof *receiver);
+    if (receiver == NULL) {
+        error_set(error, ERROR_NO_MEMORY, "no memory for a TLS session");
+        return NULL;
+    }
+    if (!record_key_init(&receiver->key, keys, error)) {
+        free(receiver);
+        return NULL;
+    }
+    receiver->handshake.version = keys->version;
+    receiver->handshake.is_client = is_client;
+    return receiver;
+}
+
+void tls_receiver_destroy(struct tls_receiver **receiver)
+{
+    if (*receiver != NULL) {
+        record_key_release(&(*receiver)->key);
+        free(*receiver);
+    }
+    *receiver = NULL;
+}
+
+static struct tls_received fail(struct tls_receiver *receiver, enum tls_alert alert, const char *reason)
+{
+    receiver->has_ended = true;
+    receiver->last = (struct tls_received){.event = TLS_FAILED, .alert = alert, .reason = reason};
+    return receiver->last;
+}
+
+static struct tls_received ignore(const struct record *record)
+{
+    return (struct tls_received){.event = TLS_IGNORED, .consumed = record->consumed};
+}
+
+// False: `messages` more without data are too many.
+static bool spend(struct tls_receiver *receiver, unsigned messages)
+{
+    receiver->fruitless += messages;
+    return receiver->fruitless <= FRUITLESS_MAX;
+}
+
+static struct tls_received fail_fruitless(struct tls_receiver *receiver)
+{
+    return fail(receiver, TLS_ALERT_UNEXPECTED_MESSAGE, "too many TLS messages in a row without any data");
+}
+
+static struct tls_received take_data(struct tls_receiver *receiver, const struct record *record)
+{
+    if (record->length > 0)
+        receiver->fruitless = 0;
+    else if (!spend(receiver, 1))
+        return fail_fruitless(receiver);
+    return (struct tls_received){
+        .event = TLS_DATA, .consumed = record->consumed, .data = record->data, .length = record->length};
+}
+
+static struct tls_received take_alert(struct tls_receiver *receiver, const struct record *record)
+{
+    // Of 1.2's alerts it could come in two pieces or two together; no peer does that.
+    if (record->length != 2)
+        return fail(receiver, TLS_ALERT_DECODE_ERROR, "an alert that is not two bytes long");
+    unsigned level = record->data[0];
+    unsigned alert = record->data[1];
+    if (alert == TLS_ALERT_CLOSE_NOTIFY) {
+        receiver->has_closed = true;
+        return (struct tls_received){.event = TLS_CLOSE_NOTIFY, .consumed = record->consumed};
+    }
+    bool is_warning = receiver->key.version == TLS_1_3 ? alert == TLS_ALERT_USER_CANCELED : level == 1;
+    if (!is_warning) {
+        receiver->has_ended = true;
+        receiver->last =
+            (struct tls_received){.event = TLS_PEER_ALERT, .alert = alert, .reason = tls_alert_name(alert)};
+        struct tls_received received = receiver->last;
+        received.consumed = record->consumed;
+        return received;
+    }
+    return spend(receiver, 1) ? ignore(record) : fail_fruitless(receiver);
+}
+
+static struct tls_received take_handshake(struct tls_receiver *receiver, const struct record *record)
+{
+    struct handshake_read read;
+    if (!handshake_read(&receiver->handshake, record->data, record->length, &read))
+        return fail(receiver, read.alert, read.reason);
+    // Pieces count as well.
+    if (!spend(receiver, read.messages > 0 ? read.messages : 1))
+        return fail_fruitless(receiver);
+    struct tls_received received = ignore(record);
+    if (read.is_key_update) {
+        if (!record_key_update(&receiver->key, NULL))
+            return fail(receiver, TLS_ALERT_INTERNAL_ERROR, "no memory for the next TLS key");
+        received.event = TLS_KEY_UPDATE;
+        received.update_requested = read.update_requested;
+    }
+    if (read.wants_renegotiation)
+        received.alert = TLS_ALERT_NO_RENEGOTIATION;
+    return received;
+}
+
+static struct tls_received take(struct tls_receiver *receiver, const struct record *record)
+{
+    if (receiver->handshake.header_length > 0 && record->content != TLS_HANDSHAKE)
+        return fail(receiver, TLS_ALERT_UNEXPECTED_MESSAGE, "a handshake message with something else in its middle");
+    if (record->content == TLS_APPLICATION_DATA)
+        return take_data(receiver, record);
+    if (record->content != TLS_ALERT && record->content != TLS_HANDSHAKE)
+        return fail(receiver, TLS_ALERT_UNEXPECTED_MESSAGE, "a record of a kind that has no place after the handshake");
+    if (record->length == 0)
+        return fail(receiver, TLS_ALERT_UNEXPECTED_MESSAGE, "an empty record that is not data");
+    return record->content == TLS_ALERT ? take_alert(receiver, record) : take_handshake(receiver, record);
+}
+
+// What is wrong with a header, before the rest of its record is waited for; NULL: nothing.
+static const char *check_header(const struct tls_receiver *receiver, const uint8_t *header, size_t payload,
+                                enum tls_alert *alert)
+{
+    *alert = TLS_ALERT_UNEXPECTED_MESSAGE;
+    if (header[0] == TLS_CHANGE_CIPHER_SPEC)
+        return "a change_cipher_spec after the handshake";
+    if (header[0] < TLS_ALERT || header[0] > TLS_APPLICATION_DATA)
+        return "bytes that are no TLS record";
+    if (receiver->key.version == TLS_1_3 && header[0] != TLS_APPLICATION_DATA)
+        return "a record that is not encrypted";
+    // In 1.3 the version means nothing; it is authenticated with the record as it came.
+    if (receiver->key.version == TLS_1_2 && ((unsigned)header[1] << 8 | header[2]) != TLS_RECORD_VERSION) {
+        *alert = TLS_ALERT_PROTOCOL_VERSION;
+        return "a record of another version of TLS";
+    }
+    // 1.2 allows 2048 more than the plaintext, but no AEAD has them: the plaintext would be too long.
+    if (payload > TLS_RECORD_MAX - TLS_HEADER_SIZE) {
+        *alert = TLS_ALERT_RECORD_OVERFLOW;
+        return "a record longer than TLS allows";
+    }
+    *alert = TLS_ALERT_BAD_RECORD_MAC;
+    if (payload < record_key_explicit_nonce(&receiver->key) + AEAD_TAG_SIZE)
+        return "a record too short to be encrypted";
+    return NULL;
+}
+
+// Decrypts in place; `record` is what was protected, in 1.3 with content type and padding still at its end.
+static bool decrypt(struct tls_receiver *receiver, uint8_t *buffer, size_t payload, struct record *record)
+{
+    struct record_key *key = &receiver->key;
+    size_t explicit_nonce = record_key_explicit_nonce(key);
+    uint8_t nonce[AEAD_NONCE_SIZE];
+    uint8_t additional[TLS_ADDITIONAL_MAX];
+    record->content = buffer[0];
+    record->data = buffer + TLS_HEADER_SIZE + explicit_nonce;
+    record->length = payload - explicit_nonce - AEAD_TAG_SIZE;
+    record->consumed = TLS_HEADER_SIZE + payload;
+    record_key_nonce(key, buffer + TLS_HEADER_SIZE, nonce);
+    size_t additional_length = record_key_additional(key, buffer, record->length, additional);
+    if (!aead_open(key->aead, nonce, additional, additional_length, record->data, record->length + AEAD_TAG_SIZE,
+                   record->data))
+        return false;
+    key->sequence++;
+    return true;
+}
+
+// RFC 8446 5.2: TLSInnerPlaintext. How long it takes tells the padding's length, which the standard accepts (5.4, E.3).
+static bool strip_padding(struct record *record)
+{
+    while (record->length > 0 && record->data[record->length - 1] == 0)
+        record->length--;
+    if (record->length == 0)
+        return false;
+    record->content = record->data[--record->length];
+    return true;
+}
+
+struct tls_received tls_receiver_open(struct tls_receiver *receiver, uint8_t *buffer, size_t length)
+{
+    if (receiver->has_ended)
+        return receiver->last;
+    if (receiver->has_closed && length > 0)
+        return (struct tls_received){.event = TLS_IGNORED, .consumed = length};
+    const struct tls_received needs_more = {.event = TLS_NEEDS_MORE};
+    if (length < TLS_HEADER_SIZE)
+        return needs_more;
+
+    size_t payload = (size_t)buffer[3] << 8 | buffer[4];
+    enum tls_alert alert;
+    const char *reason = check_header(receiver, buffer, payload, &alert);
+    if (reason != NULL)
+        return fail(receiver, alert, reason);
+    if (length - TLS_HEADER_SIZE < payload)
+        return needs_more;
+    if (receiver->key.sequence == UINT64_MAX)
+        return fail(receiver, TLS_ALERT_INTERNAL_ERROR, "the last sequence number of a TLS key is used up");
+
+    struct record record;
+    if (!decrypt(receiver, buffer, payload, &record))
+        return fail(receiver, TLS_ALERT_BAD_RECORD_MAC, "a record that is forged or damaged");
+    // Also what is padding counts.
+    if (record.length > TLS_PLAIN_MAX + (receiver->key.version == TLS_1_3))
+        return fail(receiver, TLS_ALERT_RECORD_OVERFLOW, "a record longer than TLS allows");
+    if (receiver->key.version == TLS_1_3 && !strip_padding(&record))
+        return fail(receiver, TLS_ALERT_UNEXPECTED_MESSAGE, "a record of nothing but padding");
+    return take(receiver, &record);
+}
