@@ -139,7 +139,7 @@ static void a_reset_resets_the_other_side(void **state)
 }
 
 // The target neither reads nor stays: the relay is stuck in a write to it when the reset comes. That write may be what
-// takes the socket's error, so that the other pump reads an end of stream: the client must not see one.
+// takes the socket's error, so that the other direction reads an end of stream: the client must not see one.
 static void reset_during_write(enum rig_kind target, int rounds)
 {
     for (int round = 0; round < rounds; round++) {
@@ -218,7 +218,7 @@ static void what_waits_to_be_sent_at_a_reset_arrives(void **state)
     rig_release(&rig);
 }
 
-// The target resets while the other pump is stuck in a write to a client that does not read: that pump is given the
+// The target resets while the other direction is stuck in a write to a client that does not read: that one is given the
 // grace, then the relay ends all the same.
 static void a_stuck_side_ends_after_the_grace(void **state)
 {

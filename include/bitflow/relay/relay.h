@@ -44,8 +44,8 @@ struct relay_socket {
     struct tls_session *tls; // NULL: plain; borrowed
     int64_t read_timeout;    // ns, 0: none
     int64_t write_timeout;   // ns, 0: none
-    // Bytes read from this socket and given to the other one, without what TLS adds. Written by one pump in bulk steps,
-    // read by anyone.
+    // Bytes read from this socket and given to the other one, without what TLS adds. Written by one thread, read by
+    // anyone.
     _Atomic uint64_t bytes;
 };
 
@@ -55,7 +55,7 @@ struct relay {
     // Of the thread that reads from the target, once there is one.
     char second_thread_name[THREAD_NAME_SIZE];
     // The connection's reason to end, CLOSE_NONE while it runs. Whoever ends it from outside (lifetime, drain) sets it
-    // by compare and swap and then shuts both sockets down; a pump that fails sets it the same way. The first one
+    // by compare and swap and then shuts both sockets down; a direction that fails sets it the same way. The first one
     // stands.
     _Atomic(enum close_reason) *reason;
     // When the target's first byte was given to the client, CLOCK_MONOTONIC; 0: none was yet. Anyone may read it.
@@ -69,7 +69,7 @@ struct relay_result {
 };
 
 // Blocks until both directions have ended. `failure` has the connection's reason afterwards, and an error where a call
-// or TLS failed; the pump that fails writes it, maybe on the second thread.
+// or TLS failed; the direction that fails writes it, maybe on the second thread.
 void relay_run(struct relay *relay, struct relay_result *result, struct failure *failure);
 
 #endif
