@@ -54,7 +54,7 @@ struct generation {
 
 // What all proxies of the process share. Lives as long as the process.
 struct runtime {
-    struct thread_pool *threads; // workers and pumps
+    struct thread_pool *threads; // workers and the relays' second threads
     struct registry *registry;
     struct reports *reports; // periodic records
     struct metrics metrics;
