@@ -1,6 +1,8 @@
 #include "bitflow/base/clock.h"
 
+#include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -51,6 +53,15 @@ int deadline_poll_ms(int64_t deadline)
     if (left > (int64_t)INT_MAX * NS_PER_MS - NS_PER_MS)
         return INT_MAX;
     return (int)((left + NS_PER_MS - 1) / NS_PER_MS);
+}
+
+int deadline_poll(struct pollfd *descriptors, size_t count, int64_t deadline)
+{
+    int ready;
+    do
+        ready = poll(descriptors, count, deadline_poll_ms(deadline));
+    while (ready < 0 && errno == EINTR);
+    return ready;
 }
 
 struct timeval clock_timeval(int64_t duration)

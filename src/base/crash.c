@@ -25,7 +25,7 @@
 #include "thread_scheduling.h"
 
 // How long a reader of stderr that does not read may hold up the end.
-#define STDERR_PATIENCE_MS 500
+#define STDERR_TIMEOUT_MS 500
 
 // The thread that crashed first, by its id; 0: none.
 static _Atomic(pid_t) crashed_thread;
@@ -132,10 +132,10 @@ static void put_address(struct text *text, uint64_t address)
 // A pipe that takes anything takes a line this short whole; one that does not is waited for, but once only.
 static void write_out(const struct text *text)
 {
-    static int client_watch_ms = STDERR_PATIENCE_MS;
+    static int timeout_ms = STDERR_TIMEOUT_MS;
     struct pollfd poller = {.fd = STDERR_FILENO, .events = POLLOUT};
-    if (poll(&poller, 1, client_watch_ms) != 1) {
-        client_watch_ms = 0;
+    if (poll(&poller, 1, timeout_ms) != 1) {
+        timeout_ms = 0;
         return;
     }
     ssize_t written = write(STDERR_FILENO, text->bytes, text->length);

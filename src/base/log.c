@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 #include "bitflow/base/clock.h"
-#include "log_parts.h"
+#include "log_internal.h"
 
 static _Atomic(enum log_level) threshold = LOG_OFF;
 static _Atomic(enum log_level) observed = LOG_OFF;

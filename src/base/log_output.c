@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "bitflow/base/mutex.h"
-#include "log_parts.h"
+#include "log_internal.h"
 
 static struct mutex output_lock = MUTEX_INIT;
 static int output GUARDED_BY(output_lock) = STDERR_FILENO;

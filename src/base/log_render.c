@@ -7,7 +7,8 @@
 #include <string.h>
 
 #include "bitflow/base/clock.h"
-#include "log_parts.h"
+#include "bitflow/base/text.h"
+#include "log_internal.h"
 
 // Kept back at the end of a line: a closing quote, JSON's closing brace, the newline.
 #define LINE_ROOM (LOG_LINE_MAX - 3)
@@ -39,48 +40,25 @@ static void put_reserved(struct log_line *line, char byte)
     line->text[line->length++] = byte; // the room for it was kept back
 }
 
-static bool is_continuation(unsigned char byte)
-{
-    return (byte & 0xc0) == 0x80;
-}
-
-// The length of the character at `at`, by the table of well-formed UTF-8 (Unicode, 3.9); 0: it is none.
-static size_t character_length(const unsigned char *at)
-{
-    if (at[0] < 0x80)
-        return 1;
-    if (at[0] < 0xc2 || at[0] > 0xf4 || !is_continuation(at[1]))
-        return 0;
-    if (at[0] < 0xe0)
-        return 2;
-    bool is_overlong = (at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xf0 && at[1] < 0x90);
-    bool is_no_character = (at[0] == 0xed && at[1] > 0x9f) || (at[0] == 0xf4 && at[1] > 0x8f);
-    if (is_overlong || is_no_character || !is_continuation(at[2]))
-        return 0;
-    if (at[0] < 0xf0)
-        return 3;
-    return is_continuation(at[3]) ? 4 : 0;
-}
-
 // What a terminal might act on, or a reader might take for the end of a line: the control characters of ASCII and of
 // Latin-1, and Unicode's separators of lines and paragraphs.
-static bool is_control(const unsigned char *at, size_t length)
+static bool is_control(const char *at, size_t length)
 {
-    return (length == 1 && (*at < 0x20 || *at == 0x7f)) || (length == 2 && at[0] == 0xc2 && at[1] < 0xa0) ||
-           (length == 3 && at[0] == 0xe2 && at[1] == 0x80 && (at[2] == 0xa8 || at[2] == 0xa9));
+    return text_is_control(at, 0, length) || (length == 3 && memcmp(at, "\xe2\x80\xa8", 3) == 0) ||
+           (length == 3 && memcmp(at, "\xe2\x80\xa9", 3) == 0);
 }
 
-static bool put_hex_bytes(struct log_line *line, const unsigned char *at, size_t length)
+static bool put_hex_bytes(struct log_line *line, const char *at, size_t length)
 {
     char escape[3 * sizeof "\\xff"];
     size_t used = 0;
     for (size_t i = 0; i < length; i++)
-        used += (size_t)snprintf(escape + used, sizeof escape - used, "\\x%02x", at[i]);
+        used += (size_t)snprintf(escape + used, sizeof escape - used, "\\x%02x", (unsigned char)at[i]);
     return put(line, escape, used);
 }
 
-// Within quotes, logfmt. `length`: character_length().
-static bool put_logfmt_character(struct log_line *line, const unsigned char *at, size_t length)
+// Within quotes, logfmt. `length`: text_character_length().
+static bool put_logfmt_character(struct log_line *line, const char *at, size_t length)
 {
     switch (*at) {
     case '"':
@@ -92,22 +70,23 @@ static bool put_logfmt_character(struct log_line *line, const unsigned char *at,
     default:
         if (length == 0)
             return put_hex_bytes(line, at, 1);
-        return is_control(at, length) ? put_hex_bytes(line, at, length) : put(line, (const char *)at, length);
+        return is_control(at, length) ? put_hex_bytes(line, at, length) : put(line, at, length);
     }
 }
 
-static unsigned code_point(const unsigned char *at, size_t length)
+static unsigned code_point(const char *at, size_t length)
 {
+    const unsigned char *bytes = (const unsigned char *)at;
     if (length == 1)
-        return *at;
-    unsigned point = length == 2 ? *at & 0x1fU : *at & 0x0fU;
+        return bytes[0];
+    unsigned point = length == 2 ? bytes[0] & 0x1fU : bytes[0] & 0x0fU;
     for (size_t i = 1; i < length; i++)
-        point = point << 6 | (at[i] & 0x3fU);
+        point = point << 6 | (bytes[i] & 0x3fU);
     return point;
 }
 
 // Within quotes, JSON (RFC 8259, 7). What is not UTF-8 becomes U+FFFD, byte by byte.
-static bool put_json_character(struct log_line *line, const unsigned char *at, size_t length)
+static bool put_json_character(struct log_line *line, const char *at, size_t length)
 {
     char escape[sizeof "\\uffff"];
     switch (*at) {
@@ -125,7 +104,7 @@ static bool put_json_character(struct log_line *line, const unsigned char *at, s
         if (length == 0)
             return put_text(line, "\xef\xbf\xbd");
         if (!is_control(at, length))
-            return put(line, (const char *)at, length);
+            return put(line, at, length);
         (void)snprintf(escape, sizeof escape, "\\u%04x", code_point(at, length));
         return put_text(line, escape);
     }
@@ -133,12 +112,12 @@ static bool put_json_character(struct log_line *line, const unsigned char *at, s
 
 // A value too long for the line is cut at a whole character.
 static void put_quoted(struct log_line *line, const char *value,
-                       bool (*put_character)(struct log_line *, const unsigned char *, size_t))
+                       bool (*put_character)(struct log_line *, const char *, size_t))
 {
-    const unsigned char *at = (const unsigned char *)value;
+    const char *at = value;
     put_text(line, "\"");
     while (*at != '\0') {
-        size_t length = character_length(at);
+        size_t length = text_character_length(at);
         if (!put_character(line, at, length))
             break; // what doesn't fit is the end: nothing is left out in the middle
         at += length == 0 ? 1 : length;
@@ -149,9 +128,9 @@ static void put_quoted(struct log_line *line, const char *value,
 // A bare word stays bare; anything else is quoted (logfmt).
 static bool is_bare(const char *value)
 {
-    const unsigned char *at = (const unsigned char *)value;
+    const char *at = value;
     while (*at != '\0') {
-        size_t length = character_length(at);
+        size_t length = text_character_length(at);
         if (length == 0 || is_control(at, length) || *at == ' ' || *at == '"' || *at == '=' || *at == '\\')
             return false;
         at += length;

@@ -9,8 +9,9 @@
 #include <string.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/base/hash.h"
 #include "bitflow/base/mutex.h"
-#include "log_parts.h"
+#include "log_internal.h"
 
 #define KINDS_MAX 128
 #define KIND_TEXT_SIZE 512
@@ -42,21 +43,11 @@ static bool is_telling(const struct log_event *event, const struct log_field *fi
     return event->connection == 0 || strcmp(field->key, "target") == 0 || strcmp(field->key, "reason") == 0;
 }
 
-// FNV-1a, the terminating zero included.
-static uint64_t hash_text(uint64_t hash, const char *text)
-{
-    const unsigned char *at = (const unsigned char *)text;
-    do
-        hash = (hash ^ *at) * UINT64_C(0x100000001b3);
-    while (*at++ != '\0');
-    return hash;
-}
-
 static uint64_t hash_event(const struct log_event *event)
 {
-    uint64_t hash = hash_text(UINT64_C(0xcbf29ce484222325), log_level_name(event->level));
+    uint64_t hash = hash_number(hash_begin(), event->level);
     hash = hash_text(hash, event->message);
-    hash = hash_text(hash, event->proxy == NULL ? "" : event->proxy);
+    hash = hash_text(hash, event->proxy);
     for (size_t i = 0; i < event->field_count; i++)
         if (is_telling(event, &event->fields[i]))
             hash = hash_text(hash_text(hash, event->fields[i].key), event->fields[i].value);

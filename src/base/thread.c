@@ -12,6 +12,7 @@
 #include "bitflow/base/compiler.h"
 #include "bitflow/base/crash.h"
 #include "bitflow/base/mutex.h"
+#include "bitflow/base/text.h"
 #include "thread_list.h"
 #include "thread_scheduling.h"
 
@@ -67,8 +68,7 @@ void thread_name(char out[THREAD_NAME_SIZE], const char *head, const char *tail)
     size_t kept = strlen(head);
     if (kept > THREAD_NAME_SIZE - 1 - tail_length)
         kept = THREAD_NAME_SIZE - 1 - tail_length;
-    while (kept > 0 && ((unsigned char)head[kept] & 0xc0) == 0x80)
-        kept--;
+    kept = text_cut(head, kept);
     memcpy(out, head, kept);
     memcpy(out + kept, tail, tail_length);
     out[kept + tail_length] = '\0';

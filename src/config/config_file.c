@@ -34,10 +34,7 @@ static enum read_result read_available(int fd, char *buffer, size_t size, size_t
 static bool await_pipe(int fd, int64_t deadline, struct error *error)
 {
     struct pollfd pollers[] = {{.fd = fd, .events = POLLIN}, {.fd = signals_end_descriptor(), .events = POLLIN}};
-    int ready;
-    do
-        ready = poll(pollers, ARRAY_LENGTH(pollers), deadline_poll_ms(deadline));
-    while (ready < 0 && errno == EINTR);
+    int ready = deadline_poll(pollers, ARRAY_LENGTH(pollers), deadline);
     if (ready > 0 && pollers[1].revents != 0) {
         error_set(error, ERROR_CANCELLED, "cannot read: the process is told to end");
         return false;

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bitflow/base/text.h"
+
 // Stands for a line that there was no memory for; it is not freed.
 static char out_of_memory_line[] = "out of memory";
 
@@ -51,23 +53,13 @@ struct place place_item(const struct place *parent, size_t index)
     return place;
 }
 
-// Whether text[at] is of a character that could command a terminal: C0, DEL, or C1 in UTF-8 (its two bytes).
-static bool is_control(const char *text, size_t at, size_t length)
-{
-    const unsigned char *byte = (const unsigned char *)text + at;
-    if (*byte < ' ' || *byte == 0x7f)
-        return true;
-    bool is_c1 = *byte >= 0x80 && *byte <= 0x9f && at > 0 && byte[-1] == 0xc2;
-    return is_c1 || (*byte == 0xc2 && at + 1 < length && byte[1] >= 0x80 && byte[1] <= 0x9f);
-}
-
 // A key from the file may be anything: long, or full of control characters.
 static size_t print_key(char *out, size_t size, const char *key)
 {
     size_t length = strlen(key);
     size_t used = 0;
     for (; used < length && used + 1 < size && used < 64; used++)
-        out[used] = is_control(key, used, length) ? '?' : key[used];
+        out[used] = text_is_control(key, used, length) ? '?' : key[used];
     out[used] = '\0';
     return used;
 }
@@ -179,7 +171,7 @@ const char *quote_text(const char *text, size_t length, char out[QUOTED_TEXT_SIZ
     out[used++] = '"';
     size_t i = 0;
     for (; i < length && used < room; i++) {
-        if (text[i] == '"' || is_control(text, i, length))
+        if (text[i] == '"' || text_is_control(text, i, length))
             used += (size_t)snprintf(out + used, QUOTED_TEXT_SIZE - used, "\\x%02x", (unsigned char)text[i]);
         else
             out[used++] = text[i];

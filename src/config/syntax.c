@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bitflow/base/text.h"
 #include "bitflow/net/address.h"
 #include "bitflow/net/socks.h"
 
@@ -20,11 +21,10 @@ static bool starts_with(const char *text, const char *prefix)
     return strncmp(text, prefix, strlen(prefix)) == 0;
 }
 
-// C0, DEL, and C1 as UTF-8 has them.
-static bool has_control_characters(const char *text)
+static bool has_control_characters(const char *text, size_t length)
 {
-    for (const unsigned char *at = (const unsigned char *)text; *at != '\0'; at++)
-        if (*at < ' ' || *at == 0x7f || (at[0] == 0xc2 && at[1] >= 0x80 && at[1] <= 0x9f))
+    for (size_t i = 0; i < length; i++)
+        if (text_is_control(text, i, length))
             return true;
     return false;
 }
@@ -32,7 +32,7 @@ static bool has_control_characters(const char *text)
 static bool is_visible_ascii(const char *text)
 {
     for (; *text != '\0'; text++)
-        if (*text <= ' ' || *text >= 0x7f)
+        if (!text_is_visible_ascii(*text))
             return false;
     return true;
 }
@@ -53,7 +53,7 @@ static bool is_name(const char *text, size_t most, struct error *error)
         error_set(error, ERROR_INVALID, "is too long: %zu bytes, at most %zu", length, most);
         return false;
     }
-    if (has_control_characters(text))
+    if (has_control_characters(text, length))
         return invalid(error, "must not have control characters in it");
     return true;
 }

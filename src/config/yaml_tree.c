@@ -3,6 +3,8 @@
 #include <string.h>
 #include <yaml.h>
 
+#include "bitflow/base/text.h"
+
 struct anchor {
     const struct anchor *older;
     const char *name;
@@ -51,11 +53,10 @@ static struct yaml_mark mark_of_offset(const struct builder *builder, size_t off
 {
     struct yaml_mark mark = {.line = 1, .column = 1};
     for (size_t i = 0; i < offset && i < builder->length; i++) {
-        unsigned char byte = (unsigned char)builder->bytes[i];
-        if (byte == '\n') {
+        if (builder->bytes[i] == '\n') {
             mark.line++;
             mark.column = 1;
-        } else if ((byte & 0xc0) != 0x80) { // not a UTF-8 continuation
+        } else if (!text_is_continuation(builder->bytes[i])) {
             mark.column++;
         }
     }

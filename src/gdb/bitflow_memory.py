@@ -24,7 +24,7 @@ TASKS = {
     "run_pooled_pump": "target to client",
     "run_acceptor": "accepts",
     "watch_lifetimes": "ends what is due",
-    "run_lookups": "looks a name up",
+    "run_resolver_jobs": "looks a name up",
     "run_reports": "reports live connections",
     "run_statsd": "sends metrics",
     "run_sentry": "sends errors to Sentry",

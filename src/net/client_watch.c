@@ -12,13 +12,6 @@ void client_watch_init(struct client_watch *watch, int client)
     *watch = (struct client_watch){.client = client, .interruption = -1, .deadline = DEADLINE_NONE};
 }
 
-static bool is_unix(int fd)
-{
-    int domain = AF_UNSPEC;
-    socklen_t size = sizeof domain;
-    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX;
-}
-
 // What poll() said of the client. False: it has gone. Each event is handled once and then not asked for
 // again, since all of them are levels and would make every later poll() return at once.
 static bool note_client(struct client_watch *watch, short events)
@@ -28,7 +21,7 @@ static bool note_client(struct client_watch *watch, short events)
     if ((events & POLLHUP) != 0) {
         // TCP says so after a reset only, as we have not closed our direction; a Unix socket says so of every
         // close.
-        if (!is_unix(watch->client) || !socket_has_data(watch->client))
+        if (!socket_is_unix(watch->client) || !socket_has_data(watch->client))
             return false;
         watch->unwatched = true;
         watch->half_closed = true;
@@ -36,7 +29,7 @@ static bool note_client(struct client_watch *watch, short events)
     } else if ((events & POLLRDHUP) != 0 && !watch->half_closed) {
         watch->half_closed = true;
         if (!socket_has_data(watch->client))
-            watch->deadline = deadline_after(CLIENT_WATCH_GRACE);
+            watch->deadline = deadline_after(CLIENT_WATCH_HALF_CLOSE_TIMEOUT);
     }
     return true;
 }
@@ -72,9 +65,7 @@ enum client_watch_result client_watch_poll(struct client_watch *watch, struct po
             (struct pollfd){.fd = watch->unwatched ? -1 : watch->client, .events = watch->half_closed ? 0 : POLLRDHUP};
         *interruption = (struct pollfd){.fd = watch->interruption, .events = POLLIN};
         int64_t until = wait_until(watch, deadline);
-        int ready = poll(all, count + 2, deadline_poll_ms(until));
-        if (ready < 0 && errno == EINTR)
-            continue;
+        int ready = deadline_poll(all, count + 2, until);
         if (ready < 0)
             return CLIENT_WATCH_FAILED;
         if (interruption->revents != 0)

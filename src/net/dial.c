@@ -6,12 +6,12 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/net/inherited.h"
-#include "bitflow/net/resolve.h"
+#include "bitflow/net/resolver.h"
 #include "bitflow/net/socket.h"
 #include "dial_race.h"
 
 // How long a full accept queue of a Unix socket is waited for where no deadline says otherwise.
-#define UNIX_QUEUE_PATIENCE (3 * NS_PER_S)
+#define UNIX_QUEUE_TIMEOUT (3 * NS_PER_S)
 // How often the client is looked at meanwhile.
 #define UNIX_QUEUE_INTERVAL (50 * NS_PER_MS)
 
@@ -22,7 +22,7 @@ static bool wait_for_unix_queue(int fd, const struct endpoint *endpoint, struct 
                                 struct error *error)
 {
     bool is_bounded = deadline != DEADLINE_NONE;
-    int64_t until = is_bounded ? deadline : deadline_after(UNIX_QUEUE_PATIENCE);
+    int64_t until = is_bounded ? deadline : deadline_after(UNIX_QUEUE_TIMEOUT);
     socket_set_blocking(fd, true);
     for (;;) {
         enum client_watch_result result = client_watch_poll(watch, NULL, 0, clock_now());
@@ -104,15 +104,16 @@ static bool dial_endpoint(const struct endpoint *endpoint, struct client_watch *
 }
 
 // The resolver's own bound, where it is the nearer one, says something else than that the target took too long.
-static bool resolve_first(struct resolving *resolving, const struct address *address, const struct dial_terms *terms,
-                          struct client_watch *watch, struct resolution *resolution, struct error *error)
+static bool resolve_first(struct resolver_query *query, const struct address *address, const struct dial_terms *terms,
+                          struct client_watch *watch, struct resolved_addresses *resolved, struct error *error)
 {
-    const struct resolving_terms bounds = {.preferred = terms->preferred, .resolve_timeout = terms->resolve_timeout};
+    const struct resolver_query_terms bounds = {.preferred = terms->preferred,
+                                                .resolve_timeout = terms->resolve_timeout};
     struct error why = ERROR_INIT;
-    if (resolving_begin(resolving, address, &bounds, terms->deadline, &why) &&
-        resolving_await(resolving, watch, resolution, &why))
+    if (resolver_query_begin(query, address, &bounds, terms->deadline, &why) &&
+        resolver_query_await(query, watch, resolved, &why))
         return true;
-    if (why.code == ERROR_TIMEOUT && resolving->deadline < terms->deadline)
+    if (why.code == ERROR_TIMEOUT && query->deadline < terms->deadline)
         why.code = ERROR_RESOLVE;
     error_pass(error, &why);
     return false;
@@ -124,17 +125,17 @@ __attribute__((noinline)) static bool dial_name(const struct address *address, c
                                                 struct client_watch *watch, struct dial_result *result,
                                                 struct error *error)
 {
-    struct resolving resolving;
-    struct resolution resolution;
+    struct resolver_query query;
+    struct resolved_addresses resolved;
     int64_t start = clock_now();
-    bool good = resolve_first(&resolving, address, terms, watch, &resolution, error);
+    bool good = resolve_first(&query, address, terms, watch, &resolved, error);
     result->resolve_time = clock_now() - start;
     if (good) {
         start = clock_now();
-        good = dial_race(&resolving, &resolution, terms, watch, result, error);
+        good = dial_race(&query, &resolved, terms, watch, result, error);
         result->connect_time = clock_now() - start;
     }
-    resolving_release(&resolving);
+    resolver_query_release(&query);
     return good;
 }
 

@@ -95,24 +95,25 @@ void dial_set_wait_error(const struct endpoint *endpoint, enum client_watch_resu
         error_set_errno(error, os_errno, "connecting to %s: poll", text);
 }
 
-bool dial_order_next(const struct dial_order *order, const struct resolution *resolution, bool is_silent, int *family)
+bool dial_order_next(const struct dial_order *order, const struct resolved_addresses *resolved, bool is_silent,
+                     int *family)
 {
     bool is_first = order->begun[RESOLVED_IPV4] + order->begun[RESOLVED_IPV6] == 0;
     int wanted;
     if (order->preferred != ADDRESS_ANY && !(is_silent && !is_first))
         wanted = order->preferred == ADDRESS_IPV4 ? RESOLVED_IPV4 : RESOLVED_IPV6;
     else
-        wanted = is_first ? resolution->first : 1 - order->last;
-    if (order->begun[wanted] == resolution->counts[wanted])
+        wanted = is_first ? resolved->first : 1 - order->last;
+    if (order->begun[wanted] == resolved->counts[wanted])
         wanted = 1 - wanted;
-    if (order->begun[wanted] == resolution->counts[wanted])
+    if (order->begun[wanted] == resolved->counts[wanted])
         return false;
     *family = wanted;
     return true;
 }
 
 // Attempts under way at once. More addresses wait until one of these fails.
-#define RUNNING_MAX (CLIENT_WATCH_DESCRIPTORS_MAX - RESOLVING_DESCRIPTORS_MAX)
+#define RUNNING_MAX (CLIENT_WATCH_DESCRIPTORS_MAX - RESOLVER_DESCRIPTORS_MAX)
 // Out of descriptors or memory: the pause before the same address is tried again, and how often if nothing else runs.
 #define SHORTAGE_PAUSE (50 * NS_PER_MS)
 #define SHORTAGE_PAUSES_MAX 5
@@ -122,8 +123,8 @@ struct candidate {
 };
 
 struct race {
-    struct resolving *resolving;
-    struct resolution *resolution;
+    struct resolver_query *query;
+    struct resolved_addresses *resolved;
     struct dial_order order;
     bool is_silent; // the attempt begun last has not failed, nor has any since
     int64_t next_start;
@@ -141,13 +142,13 @@ struct race {
 
 static void endpoint_of(const struct race *race, struct candidate candidate, struct endpoint *endpoint)
 {
-    resolution_endpoint(race->resolution, candidate.family, candidate.at, race->resolving->address->port, endpoint);
+    resolved_endpoint(race->resolved, candidate.family, candidate.at, race->query->address->port, endpoint);
 }
 
 static bool find_next(const struct race *race, struct candidate *next)
 {
     int family;
-    if (race->running == RUNNING_MAX || !dial_order_next(&race->order, race->resolution, race->is_silent, &family))
+    if (race->running == RUNNING_MAX || !dial_order_next(&race->order, race->resolved, race->is_silent, &family))
         return false;
     *next = (struct candidate){.family = (uint8_t)family, .at = (uint8_t)race->order.begun[family]};
     return true;
@@ -247,7 +248,7 @@ static bool may_go_on(const struct race *race, int64_t *until)
         *until = race->next_start;
         return race->failed > 0 && race->shortage_pauses <= SHORTAGE_PAUSES_MAX;
     }
-    *until = resolving_worth_until(race->resolving);
+    *until = resolver_query_worth_until(race->query);
     return deadline_left(*until) > 0;
 }
 
@@ -263,14 +264,14 @@ static void set_stopped(const struct race *race, struct dial_result *result, str
 {
     struct error last = ERROR_INIT, text = ERROR_INIT;
     struct candidate candidate = race->last_failed;
-    size_t count = resolution_count(race->resolution);
+    size_t count = resolved_count(race->resolved);
     if (race->shortage != 0)
         (void)find_next(race, &candidate);
     endpoint_of(race, candidate, &result->remote);
     dial_set_error(&result->remote, race->shortage != 0 ? race->shortage : race->last_errno, &last);
     if (race->shortage != 0 && race->failed > 0)
         error_set(&text, last.code, "%zu of %zu addresses failed, and then: %s", race->failed, count, last.text);
-    else if (race->shortage == 0 && resolving_worth_until(race->resolving) != 0)
+    else if (race->shortage == 0 && resolver_query_worth_until(race->query) != 0)
         error_set(&text, last.code, "%s; no answer in time about its other IP family", last.text);
     else if (race->shortage == 0 && count > 1)
         error_set(&text, last.code, "all %zu addresses failed, %s: %s", count,
@@ -285,7 +286,7 @@ static void set_race_wait_error(const struct race *race, enum client_watch_resul
                                 struct dial_result *result, struct error *error)
 {
     struct error why = ERROR_INIT, text = ERROR_INIT;
-    size_t count = resolution_count(race->resolution);
+    size_t count = resolved_count(race->resolved);
     endpoint_of(race, race->running > 0 ? race->candidates[race->running - 1] : race->last_failed, &result->remote);
     dial_set_wait_error(&result->remote, waited, os_errno, &why);
     if (count > 1 && waited == CLIENT_WATCH_DEADLINE)
@@ -297,17 +298,12 @@ static void set_race_wait_error(const struct race *race, enum client_watch_resul
     pass_with_errno(&text, why.os_errno, error);
 }
 
-static int64_t sooner(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 static enum client_watch_result wait_for_news(struct race *race, struct client_watch *watch, int64_t until)
 {
     struct candidate next;
     if (find_next(race, &next))
-        until = sooner(until, race->next_start);
-    size_t look_ups = resolving_descriptors(race->resolving, &race->polled[race->running]);
+        until = deadline_sooner(until, race->next_start);
+    size_t look_ups = resolver_query_descriptors(race->query, &race->polled[race->running]);
     return client_watch_poll(watch, race->polled, race->running + look_ups, until);
 }
 
@@ -315,7 +311,7 @@ static bool run_race(struct race *race, struct client_watch *watch, int64_t dead
                      struct error *error)
 {
     for (;;) {
-        int64_t until = sooner(resolving_advance(race->resolving, race->resolution), deadline), worth;
+        int64_t until = deadline_sooner(resolver_query_advance(race->query, race->resolved), deadline), worth;
         if (clock_now() >= race->next_start)
             start_next(race);
         if (race->running == 0) {
@@ -323,7 +319,7 @@ static bool run_race(struct race *race, struct client_watch *watch, int64_t dead
                 set_stopped(race, result, error);
                 return false;
             }
-            until = sooner(until, worth);
+            until = deadline_sooner(until, worth);
         }
         enum client_watch_result waited = wait_for_news(race, watch, until);
         int os_errno = errno;
@@ -341,10 +337,10 @@ static bool run_race(struct race *race, struct client_watch *watch, int64_t dead
     }
 }
 
-bool dial_race(struct resolving *resolving, struct resolution *resolution, const struct dial_terms *terms,
+bool dial_race(struct resolver_query *query, struct resolved_addresses *resolved, const struct dial_terms *terms,
                struct client_watch *watch, struct dial_result *result, struct error *error)
 {
-    struct race race = {.resolving = resolving, .resolution = resolution, .order = {.preferred = terms->preferred}};
+    struct race race = {.query = query, .resolved = resolved, .order = {.preferred = terms->preferred}};
     bool won = run_race(&race, watch, terms->deadline, result, error);
     for (size_t i = 0; i < race.running; i++)
         (void)close(race.polled[i].fd);

@@ -11,7 +11,7 @@
 #include "bitflow/net/address.h"
 #include "bitflow/net/client_watch.h"
 #include "bitflow/net/dial.h"
-#include "bitflow/net/resolve.h"
+#include "bitflow/net/resolver.h"
 
 // Which address is next. Within a family the resolver's order stays. The families take turns (RFC 8305, 4, with a First
 // Address Family Count of 1); where one is preferred, the other has its turn only when the preferred one's latest does
@@ -24,12 +24,13 @@ struct dial_order {
 
 // Tells the next address and leaves `order` as it is; addresses may have been added since the last time. `is_silent`:
 // the one begun last has not failed. False: there is none.
-bool dial_order_next(const struct dial_order *order, const struct resolution *resolution, bool is_silent, int *family);
+bool dial_order_next(const struct dial_order *order, const struct resolved_addresses *resolved, bool is_silent,
+                     int *family);
 
-// Connects to one of the addresses, of which there is at least one, or one that `resolving` adds meanwhile. On success
+// Connects to one of the addresses, of which there is at least one, or one that `query` adds meanwhile. On success
 // `result` has the socket, connected, blocking and close-on-exec. The endpoint is set in any case: the one that won, or
 // the one that the error names.
-bool dial_race(struct resolving *resolving, struct resolution *resolution, const struct dial_terms *terms,
+bool dial_race(struct resolver_query *query, struct resolved_addresses *resolved, const struct dial_terms *terms,
                struct client_watch *watch, struct dial_result *result, struct error *error);
 
 // A non-blocking connect to `endpoint`, an IP address. Returns the socket, connected or connecting, which keeps urgent

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bitflow/base/text.h"
 #include "bitflow/net/address.h"
 
 static bool ipv4_endpoint(const struct address *address, struct endpoint *endpoint)
@@ -145,14 +146,13 @@ static void format_unix(const struct endpoint *endpoint, char out[ENDPOINT_TEXT_
     size_t used = strlen(prefix);
     memcpy(out, prefix, used);
     for (size_t i = 0; i < length; i++) {
-        unsigned char byte = (unsigned char)name[i];
-        bool plain = byte > 0x20 && byte < 0x7f && byte != '\\';
+        bool plain = text_is_visible_ascii(name[i]) && name[i] != '\\';
         if (used + (plain ? 1 : 4) >= ENDPOINT_TEXT_SIZE)
             break;
         if (plain)
-            out[used++] = (char)byte;
+            out[used++] = name[i];
         else
-            used += (size_t)snprintf(out + used, ENDPOINT_TEXT_SIZE - used, "\\x%02x", byte);
+            used += (size_t)snprintf(out + used, ENDPOINT_TEXT_SIZE - used, "\\x%02x", (unsigned char)name[i]);
     }
     out[used] = '\0';
 }

@@ -1,16 +1,25 @@
 #include "bitflow/net/listener.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <linux/filter.h>
+#include <linux/inet_diag.h>
+#include <linux/netlink.h>
+#include <linux/sock_diag.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdint.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/base/compiler.h"
 #include "bitflow/base/signals.h"
 #include "bitflow/net/inherited.h"
-#include "bitflow/net/resolve.h"
+#include "bitflow/net/resolver.h"
 #include "bitflow/net/socket.h"
-#include "unix_file.h"
+#include "unix_socket.h"
 
 #define RESOLVE_TIMEOUT_S 10
 
@@ -70,13 +79,13 @@ static bool open_wildcard(struct listener *listener, const struct endpoint *endp
 }
 
 // Bounded: whoever opens listeners does nothing else meanwhile. What tells the process to end, ends the wait.
-static bool resolve_listener(const struct address *address, struct resolution *resolution, struct error *error)
+static bool resolve_listener(const struct address *address, struct resolved_addresses *resolved, struct error *error)
 {
     struct client_watch nobody;
     struct error failure = ERROR_INIT;
     client_watch_init(&nobody, -1);
     nobody.interruption = signals_end_descriptor();
-    if (resolve(address, &nobody, deadline_after(RESOLVE_TIMEOUT_S * NS_PER_S), resolution, &failure))
+    if (resolve(address, &nobody, deadline_after(RESOLVE_TIMEOUT_S * NS_PER_S), resolved, &failure))
         return true;
     if (failure.code == ERROR_TIMEOUT)
         error_set(error, ERROR_TIMEOUT, "cannot listen on %s: the name was not resolved within %d s", address->host,
@@ -90,21 +99,21 @@ static bool resolve_listener(const struct address *address, struct resolution *r
 
 static bool open_tcp(struct listener *listener, struct error *error)
 {
-    struct resolution resolution;
+    struct resolved_addresses resolved;
     struct endpoint any;
     if (listener->address.host[0] == '\0' && listener->address.family == ADDRESS_ANY)
         return endpoint_of_address(&listener->address, &any) && open_wildcard(listener, &any, error);
-    if (!resolve_listener(&listener->address, &resolution, error))
+    if (!resolve_listener(&listener->address, &resolved, error))
         return false;
-    if (resolution_count(&resolution) > LISTENER_SOCKETS_MAX) {
+    if (resolved_count(&resolved) > LISTENER_SOCKETS_MAX) {
         error_set(error, ERROR_INVALID, "cannot listen on %s: it has %zu addresses, the limit is %d",
-                  listener->address.host, resolution_count(&resolution), LISTENER_SOCKETS_MAX);
+                  listener->address.host, resolved_count(&resolved), LISTENER_SOCKETS_MAX);
         return false;
     }
     struct endpoint endpoint;
     for (int family = 0; family < RESOLVED_FAMILIES; family++)
-        for (size_t i = 0; i < resolution.counts[family]; i++) {
-            resolution_endpoint(&resolution, family, i, listener->address.port, &endpoint);
+        for (size_t i = 0; i < resolved.counts[family]; i++) {
+            resolved_endpoint(&resolved, family, i, listener->address.port, &endpoint);
             if (!add_tcp(listener, &endpoint, true, error))
                 return false;
         }
@@ -123,8 +132,8 @@ static bool open_unix(struct listener *listener, struct error *error)
     listener->sockets[listener->socket_count++] = fd;
     listener->is_local = true;
     if (!listener->address.is_abstract) {
-        struct unix_file file;
-        if (!unix_file_listen(fd, listener->address.path, LISTENER_QUEUE_MAX, &file, error))
+        struct unix_socket_file file;
+        if (!unix_socket_listen(fd, listener->address.path, LISTENER_QUEUE_MAX, &file, error))
             return false;
         listener->device = file.device;
         listener->inode = file.inode;
@@ -137,13 +146,6 @@ static bool open_unix(struct listener *listener, struct error *error)
     return true;
 }
 
-static bool is_unix(int fd)
-{
-    int domain = AF_UNSPEC;
-    socklen_t size = sizeof domain;
-    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX;
-}
-
 static bool open_inherited(struct listener *listener, struct error *error)
 {
     int fd;
@@ -151,7 +153,7 @@ static bool open_inherited(struct listener *listener, struct error *error)
         return false;
     listener->is_inherited = true;
     listener->is_connected = !inherited_is_listening(fd);
-    listener->is_local = is_unix(fd);
+    listener->is_local = socket_is_unix(fd);
     struct endpoint peer;
     if (listener->is_connected && !socket_peer(fd, &peer)) {
         error_set(error, ERROR_INVALID, "cannot listen on fd://%d: it neither listens nor is connected", fd);
@@ -189,16 +191,16 @@ bool listener_open(const struct address *address, struct listener *listener, str
 
 bool listener_is_intact(const struct listener *listener)
 {
-    struct unix_file file = {.device = listener->device, .inode = listener->inode};
-    return listener->inode == 0 || unix_file_is_there(listener->address.path, &file);
+    struct unix_socket_file file = {.device = listener->device, .inode = listener->inode};
+    return listener->inode == 0 || unix_socket_is_there(listener->address.path, &file);
 }
 
 static void close_sockets(struct listener *listener, bool spend_inherited)
 {
     // The file goes first: while the socket lives, its inode's number cannot be another file's.
     if (listener->inode != 0) {
-        struct unix_file file = {.device = listener->device, .inode = listener->inode};
-        unix_file_remove(listener->address.path, &file);
+        struct unix_socket_file file = {.device = listener->device, .inode = listener->inode};
+        unix_socket_remove(listener->address.path, &file);
         listener->inode = 0;
     }
     for (size_t i = 0; i < listener->socket_count; i++) {
@@ -218,4 +220,118 @@ void listener_close(struct listener *listener)
 void listener_give_up(struct listener *listener)
 {
     close_sockets(listener, false);
+}
+
+// Ending without losing anyone: nobody new is let in, and clients whose handshakes have begun can be waited for.
+
+// On a listening socket a filter sees each segment that belongs to it, from the TCP header on.
+static bool ignore_connecting(int fd)
+{
+    enum { TCP_FLAGS_OFFSET = 13 }; // RFC 9293, section 3.1
+    struct sock_filter steps[] = {
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, TCP_FLAGS_OFFSET),
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, TH_SYN, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+    };
+    const struct sock_fprog filter = {.len = ARRAY_LENGTH(steps), .filter = steps};
+    return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) == 0;
+}
+
+// For kernels that let only the privileged have filters. The first packet of a connection does not find a socket that
+// is bound to another interface than its own, and no interface has this number. Later packets belong to a connection,
+// and find that.
+static bool bind_to_nowhere(int fd)
+{
+    const int nowhere = INT_MAX;
+    int bound = 0;
+    socklen_t size = sizeof bound;
+    return setsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &nowhere, sizeof nowhere) == 0 ||
+           (getsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &bound, &size) == 0 && bound == nowhere); // it is already
+}
+
+bool listener_stop_arrivals(const struct listener *listener)
+{
+    bool all = true;
+    for (size_t i = 0; i < listener->socket_count; i++) {
+        int fd = listener->sockets[i];
+        // shutdown() would reset the queue of a TCP socket.
+        if (!(listener->is_local ? shutdown(fd, SHUT_RD) == 0 : ignore_connecting(fd) || bind_to_nowhere(fd)))
+            all = false;
+    }
+    return all;
+}
+
+void listener_clear_filter(int fd)
+{
+    int unused = 0;
+    (void)setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof unused); // fails if there is none
+}
+
+// Asks the kernel for the connections of that family and local port whose handshakes are under way (sock_diag(7)).
+static bool ask_for_handshakes(int diag, uint8_t family, in_port_t port)
+{
+    struct {
+        struct nlmsghdr head;
+        struct inet_diag_req_v2 body;
+    } request = {
+        .head = {.nlmsg_len = sizeof request,
+                 .nlmsg_type = SOCK_DIAG_BY_FAMILY,
+                 .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
+        .body = {.sdiag_family = family,
+                 .sdiag_protocol = IPPROTO_TCP,
+                 .idiag_states = 1U << TCP_SYN_RECV,
+                 .id = {.idiag_sport = port, .idiag_cookie = {INET_DIAG_NOCOOKIE, INET_DIAG_NOCOOKIE}}},
+    };
+    return send(diag, &request, sizeof request, 0) == (ssize_t)sizeof request;
+}
+
+// Reads the answer up to the first of them, or its end. It never has to be waited for.
+static bool has_some(int diag)
+{
+    _Alignas(struct nlmsghdr) char answer[8192];
+    for (;;) {
+        ssize_t length = recv(diag, answer, sizeof answer, MSG_DONTWAIT);
+        if (length < 0 && errno == EINTR)
+            continue;
+        const struct nlmsghdr *first = (const struct nlmsghdr *)answer;
+        if (length < (ssize_t)sizeof *first || first->nlmsg_type == NLMSG_DONE || first->nlmsg_type == NLMSG_ERROR)
+            return false;
+        if (first->nlmsg_type == SOCK_DIAG_BY_FAMILY)
+            return true;
+    }
+}
+
+// In network byte order.
+static in_port_t port_of(const struct endpoint *endpoint)
+{
+    struct sockaddr_in inet;
+    struct sockaddr_in6 inet6;
+    if (endpoint->address.any.sa_family == AF_INET) {
+        memcpy(&inet, &endpoint->address, sizeof inet);
+        return inet.sin_port;
+    }
+    memcpy(&inet6, &endpoint->address, sizeof inet6);
+    return inet6.sin6_port;
+}
+
+bool listener_has_handshakes(const struct listener *listener)
+{
+    // A client of an IPv6 socket may come by IPv4.
+    static const uint8_t families[] = {AF_INET, AF_INET6};
+    if (listener->is_local)
+        return false;
+    int diag = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+    if (diag < 0)
+        return false;
+    bool found = false;
+    for (size_t i = 0; !found && i < listener->socket_count; i++) {
+        struct endpoint local;
+        if (!socket_local(listener->sockets[i], &local))
+            continue;
+        for (size_t k = 0; !found && k < ARRAY_LENGTH(families); k++)
+            found = ask_for_handshakes(diag, families[k], port_of(&local)) && has_some(diag);
+    }
+    (void)close(diag);
+    return found;
 }

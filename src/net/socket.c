@@ -76,6 +76,13 @@ void socket_set_blocking(int fd, bool blocking)
     (void)ioctl(fd, FIONBIO, &value); // one call, where fcntl() would take two
 }
 
+bool socket_is_unix(int fd)
+{
+    int domain = AF_UNSPEC;
+    socklen_t size = sizeof domain;
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX;
+}
+
 bool socket_has_data(int fd)
 {
     char byte;
@@ -122,8 +129,8 @@ void socket_flush(int fd, int64_t deadline)
     set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, 1);
     while (unsent(fd) > 0 && deadline_left(deadline) > 0) {
         struct pollfd poller = {.fd = fd, .events = POLLOUT};
-        int ready = poll(&poller, 1, deadline_poll_ms(deadline));
-        if (ready < 0 && errno != EINTR)
+        int ready = deadline_poll(&poller, 1, deadline);
+        if (ready < 0)
             break;
         // A socket that was shut down for writing is always writable, and the kernel has no other event to
         // wait for.

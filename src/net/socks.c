@@ -8,7 +8,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/wire/socks5.h"
 
-enum question { ASKED_METHOD, ASKED_ADMISSION, ASKED_CONNECTION };
+enum step { STEP_METHOD, STEP_CREDENTIALS, STEP_CONNECT };
 
 struct dialogue {
     int fd;
@@ -54,22 +54,17 @@ static bool check(const struct dialogue *dialogue, enum client_watch_result resu
     return fail_errno(dialogue, errno);
 }
 
-static bool say(const struct dialogue *dialogue, const uint8_t *bytes, size_t length)
+static bool send_all(const struct dialogue *dialogue, const uint8_t *bytes, size_t length)
 {
     return check(dialogue, client_watch_send(dialogue->watch, dialogue->fd, bytes, length, dialogue->deadline));
 }
 
-static bool wait_for_answer(const struct dialogue *dialogue)
-{
-    struct pollfd poller = {.fd = dialogue->fd, .events = POLLIN};
-    return check(dialogue, client_watch_poll(dialogue->watch, &poller, 1, dialogue->deadline));
-}
-
 // Reads what has come, up to `size` bytes; more of the stream may be the target's.
-static bool hear(const struct dialogue *dialogue, uint8_t *bytes, size_t size, size_t *length)
+static bool receive(const struct dialogue *dialogue, uint8_t *bytes, size_t size, size_t *length)
 {
     for (;;) {
-        if (!wait_for_answer(dialogue))
+        struct pollfd poller = {.fd = dialogue->fd, .events = POLLIN};
+        if (!check(dialogue, client_watch_poll(dialogue->watch, &poller, 1, dialogue->deadline)))
             return false;
         ssize_t got = recv(dialogue->fd, bytes, size, MSG_DONTWAIT);
         if (got == 0)
@@ -83,30 +78,30 @@ static bool hear(const struct dialogue *dialogue, uint8_t *bytes, size_t size, s
     }
 }
 
-static enum socks5_state parse(const struct dialogue *dialogue, enum question question, const uint8_t *bytes,
-                               size_t length, struct socks5_answer *answer)
+static enum socks5_state parse(const struct dialogue *dialogue, enum step step, const uint8_t *bytes, size_t length,
+                               struct socks5_answer *answer)
 {
-    switch (question) {
-    case ASKED_METHOD:
+    switch (step) {
+    case STEP_METHOD:
         return socks5_parse_choice(bytes, length, dialogue->server->user_length > 0, answer);
-    case ASKED_ADMISSION:
+    case STEP_CREDENTIALS:
         return socks5_parse_verdict(bytes, length, answer);
-    case ASKED_CONNECTION:
+    case STEP_CONNECT:
         break;
     }
     return socks5_parse_reply(bytes, length, answer);
 }
 
-static bool hear_answer(const struct dialogue *dialogue, enum question question, struct socks5_answer *answer)
+static bool receive_answer(const struct dialogue *dialogue, enum step step, struct socks5_answer *answer)
 {
     uint8_t bytes[SOCKS5_ANSWER_MAX];
     size_t length = 0;
     for (;;) {
-        switch (parse(dialogue, question, bytes, length, answer)) {
+        switch (parse(dialogue, step, bytes, length, answer)) {
         case SOCKS5_COMPLETE:
             return true;
         case SOCKS5_NEEDS_MORE:
-            if (!hear(dialogue, bytes + length, answer->needed - length, &length))
+            if (!receive(dialogue, bytes + length, answer->needed - length, &length))
                 return false;
             break;
         case SOCKS5_REFUSED:
@@ -119,16 +114,16 @@ static bool hear_answer(const struct dialogue *dialogue, enum question question,
     }
 }
 
-static bool show_credentials(const struct dialogue *dialogue)
+static bool send_credentials(const struct dialogue *dialogue)
 {
     const struct socks_server *server = dialogue->server;
     const struct socks5_text user = {.bytes = server->user, .length = server->user_length};
     const struct socks5_text password = {.bytes = server->password, .length = server->password_length};
     uint8_t bytes[SOCKS5_CREDENTIALS_SIZE];
     struct socks5_answer answer;
-    bool is_said = say(dialogue, bytes, socks5_encode_credentials(user, password, bytes));
+    bool is_sent = send_all(dialogue, bytes, socks5_encode_credentials(user, password, bytes));
     explicit_bzero(bytes, sizeof bytes);
-    return is_said && hear_answer(dialogue, ASKED_ADMISSION, &answer);
+    return is_sent && receive_answer(dialogue, STEP_CREDENTIALS, &answer);
 }
 
 static size_t encode_request(const struct address *target, uint8_t out[SOCKS5_CONNECT_SIZE])
@@ -167,9 +162,9 @@ bool socks_connect(int fd, const struct socks_server *server, const struct addre
     uint8_t request[SOCKS5_CONNECT_SIZE];
     struct socks5_answer answer;
     return socks_can_reach(target, error) &&
-           say(&dialogue, greeting, socks5_encode_greeting(server->user_length > 0, greeting)) &&
-           hear_answer(&dialogue, ASKED_METHOD, &answer) &&
-           (!answer.wants_credentials || show_credentials(&dialogue)) &&
-           say(&dialogue, request, encode_request(target, request)) &&
-           hear_answer(&dialogue, ASKED_CONNECTION, &answer);
+           send_all(&dialogue, greeting, socks5_encode_greeting(server->user_length > 0, greeting)) &&
+           receive_answer(&dialogue, STEP_METHOD, &answer) &&
+           (!answer.wants_credentials || send_credentials(&dialogue)) &&
+           send_all(&dialogue, request, encode_request(target, request)) &&
+           receive_answer(&dialogue, STEP_CONNECT, &answer);
 }

@@ -94,10 +94,7 @@ static bool await_first_byte(struct connection *connection)
     struct pollfd sockets[2] = {{.fd = connection->entry.client, .events = POLLIN},
                                 {.fd = connection->upstream.dialled.fd, .events = POLLIN}};
     int64_t deadline = deadline_after(connection->generation->settings->listener.read_timeout);
-    int ready;
-    do
-        ready = poll(sockets, ARRAY_LENGTH(sockets), deadline_poll_ms(deadline));
-    while (ready < 0 && errno == EINTR);
+    int ready = deadline_poll(sockets, ARRAY_LENGTH(sockets), deadline);
     if (!has_reason(connection) && (sockets[1].revents != 0 || socket_has_data(connection->entry.client)))
         return true;
     (void)connection_end(connection, ready == 0 ? CLOSE_CLIENT_READ_TIMEOUT : CLOSE_CLIENT_LEFT);

@@ -27,10 +27,7 @@ static bool end(const struct reading *reading, enum close_reason reason)
 static bool wait_for_more(const struct reading *reading)
 {
     struct pollfd poller = {.fd = reading->client, .events = POLLIN};
-    int ready;
-    do
-        ready = poll(&poller, 1, deadline_poll_ms(reading->deadline));
-    while (ready < 0 && errno == EINTR);
+    int ready = deadline_poll(&poller, 1, reading->deadline);
     if (ready != 0)
         return true;
     error_set(reading->error, ERROR_TIMEOUT, "%s",

@@ -10,7 +10,7 @@
 #include "bitflow/base/error.h"
 #include "bitflow/net/address.h"
 #include "bitflow/relay/close_reason.h"
-#include "bitflow/wire/proxy_header.h"
+#include "bitflow/wire/proxy_protocol.h"
 
 struct declaration {
     unsigned version;           // of the protocol

@@ -4,7 +4,7 @@
 #define BITFLOW_SRC_PROXY_HEADER_END_H
 
 #include "bitflow/net/address.h"
-#include "bitflow/wire/proxy_header.h"
+#include "bitflow/wire/proxy_protocol.h"
 
 // What has no place in the protocol is PROXY_HEADER_UNKNOWN.
 void header_end_of_endpoint(const struct endpoint *endpoint, struct proxy_header_end *end);

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/net/socket.h"
 
 // What a look begins with; nearly every ClientHello is shorter.
 #define FIRST_LOOK ((size_t)2048)
@@ -25,13 +26,6 @@ struct look {
     size_t length; // that the last look saw
 };
 
-static bool is_unix(int fd)
-{
-    int domain = AF_UNSPEC;
-    socklen_t size = sizeof domain;
-    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX;
-}
-
 static void set_low_water(int fd, size_t bytes)
 {
     int value = (int)bytes;
@@ -46,7 +40,7 @@ static bool init_look(struct look *look, int fd, int64_t deadline, struct error 
         error_set_errno(error, ENOMEM, "cannot look at the client's hello");
         return false;
     }
-    if (!is_unix(fd))
+    if (!socket_is_unix(fd))
         return true;
     struct epoll_event wanted = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET};
     look->events = epoll_create1(EPOLL_CLOEXEC);
@@ -84,12 +78,9 @@ static bool make_room(struct look *look, size_t needed, struct error *error)
 static bool wait_for(const struct look *look, size_t needed)
 {
     struct pollfd poller = {.fd = look->events >= 0 ? look->events : look->fd, .events = POLLIN | POLLRDHUP};
-    int ready;
     if (look->events < 0)
         set_low_water(look->fd, needed);
-    do
-        ready = poll(&poller, 1, deadline_poll_ms(look->deadline));
-    while (ready < 0 && errno == EINTR);
+    int ready = deadline_poll(&poller, 1, look->deadline);
     struct epoll_event event;
     if (ready > 0 && look->events >= 0) // takes the edge
         (void)epoll_wait(look->events, &event, 1, 0);

@@ -18,7 +18,7 @@
 #include "bitflow/proxy/target_state.h"
 #include "bitflow/relay/close_reason.h"
 #include "bitflow/tls/tls_session.h"
-#include "bitflow/wire/proxy_header.h"
+#include "bitflow/wire/proxy_protocol.h"
 
 #define UPSTREAM_BACKOFF_MAX (INT64_C(30) * 1000 * 1000 * 1000) // ns; a longer connect_backoff is its own bound
 

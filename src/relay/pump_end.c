@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/net/socket.h"
 
 // A write that waits is looked at so often within the shorter one of its socket's timeouts, and at least so often.
 #define SLICES 8
@@ -118,13 +119,6 @@ void pump_write_failed(struct pump *pump, int os_errno)
     atomic_store_explicit(&pump->writing, false, memory_order_release);
 }
 
-static bool is_unix(int fd)
-{
-    int domain = AF_UNSPEC;
-    socklen_t size = sizeof domain;
-    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX;
-}
-
 // What poll() says of the read side means a reset: an error, or a socket that has hung up although neither this process
 // has closed its sending direction nor the peer is a Unix socket's, whose orderly close looks like that. (The error
 // itself may have been taken by another call.) To be asked after that poll(): `finished` is set before the shutdown.
@@ -132,7 +126,7 @@ static bool is_reset(const struct pump *pump, short revents)
 {
     if ((revents & POLLERR) != 0)
         return true;
-    return (revents & POLLHUP) != 0 && !atomic_load(&pump_twin(pump)->finished) && !is_unix(pump->from);
+    return (revents & POLLHUP) != 0 && !atomic_load(&pump_twin(pump)->finished) && !socket_is_unix(pump->from);
 }
 
 // A reset makes one call on the socket fail. If that is the twin's write, this pump's read returns 0, as at an orderly
@@ -150,7 +144,7 @@ static bool is_orderly_end(struct pump *pump, bool may_be_reset)
     struct pollfd poller = {.fd = pump->from};
     if (poll(&poller, 1, 0) <= 0 || (poller.revents & POLLHUP) == 0 || atomic_load(&twin->finished))
         return !has_reason(pump);
-    bool reset = (poller.revents & POLLERR) != 0 || !is_unix(pump->from);
+    bool reset = (poller.revents & POLLERR) != 0 || !socket_is_unix(pump->from);
     // A write to a socket that has hung up cannot block: if the twin is in one, it is on its way out with the error.
     while (atomic_load_explicit(&twin->writing, memory_order_acquire))
         (void)sched_yield();
@@ -245,10 +239,7 @@ static bool wait_readable(int fd, int64_t duration)
 {
     int64_t deadline = deadline_after(duration);
     struct pollfd poller = {.fd = fd, .events = POLLIN};
-    int ready;
-    do
-        ready = poll(&poller, 1, deadline_poll_ms(deadline));
-    while (ready < 0 && errno == EINTR);
+    int ready = deadline_poll(&poller, 1, deadline);
     return ready != 0; // after an error, let the read tell
 }
 

@@ -132,13 +132,6 @@ static void flush(const struct relay_state *state, enum relay_side side)
 // How long a side that broke TLS may take to make room for the alert.
 #define ALERT_WAIT (1 * NS_PER_S)
 
-static void wait_for_room(int fd, int64_t deadline)
-{
-    struct pollfd poller = {.fd = fd, .events = POLLOUT};
-    while (poll(&poller, 1, deadline_poll_ms(deadline)) < 0 && errno == EINTR)
-        ;
-}
-
 // Tells the side that broke TLS by an alert, unless the half of a record is on its way there.
 static void send_owed_alert(const struct relay_state *state)
 {
@@ -148,7 +141,8 @@ static void send_owed_alert(const struct relay_state *state)
     if (state->owed_alert == 0 || writer->pending > 0 || writer->is_torn || atomic_load(&writer->finished))
         return;
     size_t size = tls_sender_alert(socket->tls->sender, (enum tls_alert)state->owed_alert, record, sizeof record);
-    wait_for_room(socket->fd, deadline_after(ALERT_WAIT));
+    struct pollfd poller = {.fd = socket->fd, .events = POLLOUT};
+    (void)deadline_poll(&poller, 1, deadline_after(ALERT_WAIT));
     if (size > 0 && send(socket->fd, record, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size)
         socket_end_and_drain(socket->fd);
 }

@@ -9,9 +9,9 @@
 #include "bitflow/base/log.h"
 #include "bitflow/base/mutex.h"
 #include "bitflow/base/thread.h"
-#include "sentry_limiter.h"
-#include "sentry_recorder.h"
-#include "sentry_sender.h"
+#include "crash_report.h"
+#include "limiter.h"
+#include "sender.h"
 
 // libcurl, TLS and the building of JSON live on it.
 #define STACK_SIZE ((size_t)256 * 1024)
@@ -30,10 +30,9 @@ static struct mutex lock = MUTEX_INIT;
 static struct sentry_identity identity GUARDED_BY(lock);
 static unsigned version GUARDED_BY(lock); // of the identity
 static struct sentry_limiter limiter GUARDED_BY(lock);
-static struct sentry_error *oldest GUARDED_BY(lock);
-static struct sentry_error **newest_link GUARDED_BY(lock) = &oldest;
-static unsigned places_taken GUARDED_BY(lock);          // of SENTRY_QUEUE_MAX: queued, being filled or being sent
-static uint64_t losses[SENTRY_LOSSES] GUARDED_BY(lock); // not told to Sentry yet
+static STAILQ_HEAD(, sentry_error) queue GUARDED_BY(lock) = STAILQ_HEAD_INITIALIZER(queue); // oldest first
+static unsigned pending GUARDED_BY(lock);               // at most SENTRY_QUEUE_MAX: queued, being filled or being sent
+static uint64_t losses[SENTRY_LOSSES] GUARDED_BY(lock); // not reported to Sentry yet
 static int64_t end GUARDED_BY(lock) = DEADLINE_NONE;    // else it is to end, at that time at the latest
 static bool has_ended GUARDED_BY(lock);
 static bool is_given_up GUARDED_BY(lock); // nobody waits for its end any more
@@ -60,7 +59,7 @@ static const char *field_of(const struct log_event *event, const char *key)
     return NULL;
 }
 
-// Whether it is to be reported; then a place in the queue is taken.
+// Whether it is to be reported; it is then pending.
 static bool admit(const struct log_event *event, uint64_t *repeated)
 {
     const char *const parts[SENTRY_FINGERPRINT_PARTS] = {event->message, event->proxy, field_of(event, "target"),
@@ -69,9 +68,9 @@ static bool admit(const struct log_event *event, uint64_t *repeated)
     int64_t now = clock_now();
     mutex_lock(&lock);
     enum sentry_limit limit = sentry_limiter_pass(&limiter, fingerprint, now, repeated);
-    bool is_admitted = limit == SENTRY_REPORT && places_taken < SENTRY_QUEUE_MAX;
+    bool is_admitted = limit == SENTRY_REPORT && pending < SENTRY_QUEUE_MAX;
     if (is_admitted)
-        places_taken++;
+        pending++;
     else if (limit != SENTRY_REPEATED)
         count_loss(SENTRY_LOST_QUEUE);
     mutex_unlock(&lock);
@@ -86,11 +85,10 @@ static struct sentry_error *copy_error(const struct log_event *event, uint64_t r
         free(error);
         return NULL;
     }
-    error->next = NULL;
     error->repeated = repeated;
     error->attempts = 0;
     sentry_line_pack(event, &error->line, error->text, sizeof error->text);
-    error->crumb_count = sentry_crumbs_collect(&recorder->crumbs, event->connection, error->crumbs);
+    error->breadcrumb_count = sentry_breadcrumbs_collect(&recorder->breadcrumbs, event->connection, error->breadcrumbs);
     return error;
 }
 
@@ -102,11 +100,10 @@ static void take_error(const struct log_event *event)
     struct sentry_error *error = copy_error(event, repeated);
     mutex_lock(&lock);
     if (error != NULL) {
-        *newest_link = error;
-        newest_link = &error->next;
+        STAILQ_INSERT_TAIL(&queue, error, link);
         condition_signal(&changed);
     } else {
-        places_taken--;
+        pending--;
         count_loss(SENTRY_LOST_MEMORY);
     }
     mutex_unlock(&lock);
@@ -116,39 +113,29 @@ static void observe(const struct log_event *event)
 {
     if (event->level >= LOG_ERROR)
         take_error(event);
-    sentry_crumbs_add(&recorder->crumbs, event);
+    sentry_breadcrumbs_add(&recorder->breadcrumbs, event);
 }
 
 // ---- on the thread that sends
 
-// What it knows from one event to the next.
-struct course {
+// What it remembers from one event to the next.
+struct delivery {
     unsigned version; // of the identity that the rest is about
     struct sentry_policy policy;
-    bool is_in_trouble;      // the last event could not be sent, which was told
-    uint64_t lost_before_it; // sentry_lost() at its beginning
+    bool is_failing;      // the last event could not be sent, which was reported
+    uint64_t lost_before; // sentry_lost() at its beginning
 };
 
-static struct sentry_error *pop(void) REQUIRES(lock)
+static struct sentry_error *take_oldest(void) REQUIRES(lock)
 {
-    struct sentry_error *error = oldest;
-    oldest = error->next;
-    if (oldest == NULL)
-        newest_link = &oldest;
+    struct sentry_error *error = STAILQ_FIRST(&queue);
+    STAILQ_REMOVE_HEAD(&queue, link);
     return error;
-}
-
-static void push_back(struct sentry_error *error) REQUIRES(lock)
-{
-    error->next = oldest;
-    if (oldest == NULL)
-        newest_link = &error->next;
-    oldest = error;
 }
 
 static void drop(struct sentry_error *error) REQUIRES(lock)
 {
-    places_taken--;
+    pending--;
     free(error);
 }
 
@@ -160,43 +147,43 @@ static int64_t due(const struct sentry_policy *policy) REQUIRES(lock)
     return policy->retry_at;
 }
 
-static enum sentry_verdict send_error(struct course *course, const struct sentry_identity *to,
-                                      const struct sentry_error *error, const uint64_t *told,
+static enum sentry_verdict send_error(struct delivery *delivery, const struct sentry_identity *to,
+                                      const struct sentry_error *error, const uint64_t *reported,
                                       struct sentry_answer *answer)
 {
     size_t length;
-    char *envelope = sentry_error_envelope(to, error, told, &length);
+    char *envelope = sentry_error_envelope(to, error, reported, &length);
     *answer = (struct sentry_answer){.error = "out of memory"};
     if (envelope != NULL)
         sentry_sender_send(&sender, to, envelope, length, answer);
     free(envelope);
-    return sentry_policy_judge(&course->policy, answer, clock_now(), clock_wall());
+    return sentry_policy_judge(&delivery->policy, answer, clock_now(), clock_wall());
 }
 
-static void log_outcome(struct course *course, enum sentry_verdict verdict, const struct sentry_answer *answer)
+static void log_outcome(struct delivery *delivery, enum sentry_verdict verdict, const struct sentry_answer *answer)
 {
     char number[LOG_NUMBER_SIZE];
-    bool was_in_trouble = course->is_in_trouble;
-    course->is_in_trouble = verdict == SENTRY_TRY_AGAIN;
-    if (verdict == SENTRY_TRY_AGAIN && !was_in_trouble) {
-        course->lost_before_it = sentry_lost();
+    bool was_failing = delivery->is_failing;
+    delivery->is_failing = verdict == SENTRY_TRY_AGAIN;
+    if (verdict == SENTRY_TRY_AGAIN && !was_failing) {
+        delivery->lost_before = sentry_lost();
         log_warn(NULL, "cannot send to Sentry, it is tried again", "error", answer->error, NULL);
     } else if (verdict == SENTRY_REFUSED) {
         log_warn(NULL, "Sentry refuses an event", "error", answer->error, NULL);
     } else if (verdict == SENTRY_LIMITED) {
         log_warn(NULL, "Sentry takes no events for now", "for_s",
-                 log_number(number, deadline_left(course->policy.limited_until) / NS_PER_S), NULL);
-    } else if (was_in_trouble && verdict == SENTRY_TAKEN) {
+                 log_number(number, deadline_left(delivery->policy.limited_until) / NS_PER_S), NULL);
+    } else if (was_failing && verdict == SENTRY_TAKEN) {
         log_info(NULL, "Sentry is reached again", "lost",
-                 log_number(number, (int64_t)(sentry_lost() - course->lost_before_it)), NULL);
+                 log_number(number, (int64_t)(sentry_lost() - delivery->lost_before)), NULL);
     }
 }
 
-// `told`: the losses that its envelope told of.
-static void settle(struct sentry_error *error, enum sentry_verdict verdict, const uint64_t *told) REQUIRES(lock)
+// `reported`: the losses that its envelope told of.
+static void settle(struct sentry_error *error, enum sentry_verdict verdict, const uint64_t *reported) REQUIRES(lock)
 {
     if (verdict == SENTRY_TRY_AGAIN && ++error->attempts < SENTRY_ATTEMPTS_MAX) {
-        push_back(error);
+        STAILQ_INSERT_HEAD(&queue, error, link);
         return;
     }
     if (verdict == SENTRY_TRY_AGAIN)
@@ -206,33 +193,33 @@ static void settle(struct sentry_error *error, enum sentry_verdict verdict, cons
     else if (verdict == SENTRY_LIMITED)
         (void)atomic_fetch_add_explicit(&lost, 1, memory_order_relaxed); // Sentry counts those itself
     for (size_t i = 0; verdict == SENTRY_TAKEN && i < SENTRY_LOSSES; i++)
-        losses[i] -= told[i];
+        losses[i] -= reported[i];
     drop(error);
 }
 
 // Sends the oldest. Returns whether it is worth going on.
-static bool send_oldest(struct course *course) REQUIRES(lock)
+static bool send_oldest(struct delivery *delivery) REQUIRES(lock)
 {
-    struct sentry_error *error = pop();
+    struct sentry_error *error = take_oldest();
     struct sentry_identity to = identity;
     struct sentry_answer answer;
-    uint64_t told[SENTRY_LOSSES];
-    memcpy(told, losses, sizeof told);
+    uint64_t reported[SENTRY_LOSSES];
+    memcpy(reported, losses, sizeof reported);
     mutex_unlock(&lock);
-    enum sentry_verdict verdict = send_error(course, &to, error, told, &answer);
+    enum sentry_verdict verdict = send_error(delivery, &to, error, reported, &answer);
     explicit_bzero(&to, sizeof to);
-    log_outcome(course, verdict, &answer);
+    log_outcome(delivery, verdict, &answer);
     mutex_lock(&lock);
-    settle(error, verdict, told);
+    settle(error, verdict, reported);
     return verdict != SENTRY_TRY_AGAIN || end == DEADLINE_NONE;
 }
 
 static uint64_t drop_all(void) REQUIRES(lock)
 {
     uint64_t count = 0;
-    for (; oldest != NULL; count++) {
+    for (; !STAILQ_EMPTY(&queue); count++) {
         count_loss(SENTRY_LOST_NETWORK);
-        drop(pop());
+        drop(take_oldest());
     }
     return count;
 }
@@ -246,19 +233,19 @@ static void close_unlocked(void) REQUIRES(lock)
 }
 
 // True: there is something to send, and the time for it has come. False: it is over.
-static bool wait_for_work(struct course *course) REQUIRES(lock)
+static bool wait_for_work(struct delivery *delivery) REQUIRES(lock)
 {
     for (;;) {
-        if (course->version != version) {
-            *course = (struct course){.version = version};
+        if (delivery->version != version) {
+            *delivery = (struct delivery){.version = version};
             close_unlocked();
         }
         if (*identity.dsn == '\0')
             (void)drop_all();
         int64_t now = clock_now();
-        if (now >= end || (oldest == NULL && end != DEADLINE_NONE))
+        if (now >= end || (STAILQ_EMPTY(&queue) && end != DEADLINE_NONE))
             return false;
-        int64_t at = oldest == NULL ? DEADLINE_NONE : due(&course->policy);
+        int64_t at = STAILQ_EMPTY(&queue) ? DEADLINE_NONE : due(&delivery->policy);
         if (at <= now)
             return true;
         if (end != DEADLINE_NONE && at >= end)
@@ -281,9 +268,9 @@ static void *run_sentry(void *argument)
 {
     (void)argument;
     thread_set_name("sentry");
-    struct course course = {.version = 0};
+    struct delivery delivery = {.version = 0};
     mutex_lock(&lock);
-    while (wait_for_work(&course) && send_oldest(&course))
+    while (wait_for_work(&delivery) && send_oldest(&delivery))
         continue;
     uint64_t left = is_given_up ? 0 : drop_all();
     close_unlocked();
@@ -364,7 +351,7 @@ void sentry_end(int64_t deadline)
     while (!has_ended && deadline_left(watch) > 0)
         condition_wait(&changed, &lock, watch);
     bool is_over = has_ended;
-    unsigned left = is_over ? 0 : places_taken;
+    unsigned left = is_over ? 0 : pending;
     is_given_up = !is_over;
     mutex_unlock(&lock);
     if (is_over)

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bitflow/base/text.h"
 #include "bitflow/telemetry/statsd_batch.h"
 
 struct text {
@@ -38,10 +39,9 @@ static bool is_plain(char byte)
 static void put_value(struct text *text, const char *value, bool takes_dots)
 {
     for (; *value != '\0'; value++) {
-        bool is_continued = ((unsigned char)*value & 0xc0) == 0x80;
         if (is_plain(*value) || (takes_dots && *value == '.'))
             put(text, *value);
-        else if (!is_continued)
+        else if (!text_is_continuation(*value))
             put(text, '_');
     }
 }

@@ -9,7 +9,7 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/net/client_watch.h"
-#include "bitflow/net/resolve.h"
+#include "bitflow/net/resolver.h"
 
 #define LOOK_UP_INTERVAL (60 * NS_PER_S)
 #define LOOK_UP_RETRY (5 * NS_PER_S)       // after a failure
@@ -102,13 +102,13 @@ static bool is_known(const struct statsd_socket *socket, const struct endpoint *
     return false;
 }
 
-static void keep(struct statsd_socket *socket, const struct resolution *found)
+static void keep(struct statsd_socket *socket, const struct resolved_addresses *found)
 {
     socket->count = 0;
     for (int turn = 0; turn < RESOLVED_FAMILIES; turn++) {
         int family = turn == 0 ? found->first : 1 - found->first;
         for (size_t i = 0; i < found->counts[family] && socket->count < STATSD_ADDRESSES_MAX; i++)
-            resolution_endpoint(found, family, i, socket->address.port, &socket->endpoints[socket->count++]);
+            resolved_endpoint(found, family, i, socket->address.port, &socket->endpoints[socket->count++]);
     }
 }
 
@@ -124,7 +124,7 @@ static bool take_literal(struct statsd_socket *socket)
 // The socket stays where the name still stands for its address.
 static bool look_up(struct statsd_socket *socket, int64_t deadline, struct error *error)
 {
-    struct resolution found;
+    struct resolved_addresses found;
     struct client_watch nobody;
     client_watch_init(&nobody, -1);
     if (!resolve(&socket->address, &nobody, deadline, &found, error)) {

@@ -3,12 +3,15 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "bitflow/wire/foreign.h"
+
 #define RECORD_HEADER 5
 #define MESSAGE_HEADER 4
 #define RECORD_MAX 16384
 // Version, random, empty session id, one cipher suite, one compression method.
 #define MESSAGE_MIN (2 + 32 + 1 + 2 + 2 + 1 + 1)
 
+enum { RECORD_ALERT = 21, RECORD_DATA = 23 };
 enum { EXTENSION_SERVER_NAME = 0, EXTENSION_ALPN = 16, EXTENSION_SUPPORTED_VERSIONS = 43 };
 
 // The handshake message inside its records, or a part of it: `left` bytes of it are still to be read.
@@ -19,35 +22,6 @@ struct reader {
 };
 
 // The record layer
-
-struct beginning {
-    const char *bytes;
-    size_t length;
-    const char *reason;
-};
-
-#define BEGINNING(text, reason) {text, sizeof(text) - 1, reason}
-
-// What else comes to a port that expects TLS.
-static const struct beginning beginnings[] = {
-    BEGINNING("GET ", "plain HTTP, not TLS"),
-    BEGINNING("POST ", "plain HTTP, not TLS"),
-    BEGINNING("HEAD ", "plain HTTP, not TLS"),
-    BEGINNING("PUT ", "plain HTTP, not TLS"),
-    BEGINNING("DELETE ", "plain HTTP, not TLS"),
-    BEGINNING("OPTIONS ", "plain HTTP, not TLS"),
-    BEGINNING("PATCH ", "plain HTTP, not TLS"),
-    BEGINNING("TRACE ", "plain HTTP, not TLS"),
-    BEGINNING("CONNECT ", "plain HTTP, not TLS"),
-    BEGINNING("PRI * HTTP/2", "plain HTTP/2, not TLS"),
-    BEGINNING("SSH-", "SSH, not TLS"),
-    BEGINNING("PROXY ", "a PROXY protocol header, which is not expected here"),
-    BEGINNING("\r\n\r\n\0\r\nQUIT\n", "a PROXY protocol header (version 2), which is not expected here"),
-    BEGINNING("EHLO ", "plain SMTP, not TLS"),
-    BEGINNING("HELO ", "plain SMTP, not TLS"),
-    // Its client wants an answer before it speaks TLS.
-    BEGINNING("\0\0\0\010\004\322\026\057", "a PostgreSQL SSLRequest, not TLS"),
-};
 
 static enum client_hello_state invalid(struct client_hello *hello, const char *reason)
 {
@@ -64,36 +38,27 @@ static enum client_hello_state needs(struct client_hello *hello, size_t needed)
 // The stream does not begin as a handshake record does: what is it? A few more bytes are asked for if they would tell.
 static enum client_hello_state judge_foreign(const uint8_t *bytes, size_t length, struct client_hello *hello)
 {
-    size_t needed = 0;
-    for (size_t i = 0; i < sizeof beginnings / sizeof beginnings[0]; i++) {
-        const struct beginning *beginning = &beginnings[i];
-        size_t common = length < beginning->length ? length : beginning->length;
-        if (memcmp(bytes, beginning->bytes, common) != 0)
-            continue;
-        if (common == beginning->length)
-            return invalid(hello, beginning->reason);
-        if (needed == 0 || beginning->length < needed)
-            needed = beginning->length;
-    }
+    static const char *const reasons[FOREIGN_PROTOCOL_COUNT] = {
+        [FOREIGN_UNKNOWN] = "bytes that are not TLS",
+        [FOREIGN_HTTP] = "plain HTTP, not TLS",
+        [FOREIGN_HTTP2] = "plain HTTP/2, not TLS",
+        [FOREIGN_SSH] = "SSH, not TLS",
+        [FOREIGN_SMTP] = "plain SMTP, not TLS",
+        [FOREIGN_PROXY_V1] = "a PROXY protocol header, which is not expected here",
+        [FOREIGN_PROXY_V2] = "a PROXY protocol header (version 2), which is not expected here",
+        [FOREIGN_POSTGRESQL] = "a PostgreSQL SSLRequest, not TLS",
+        [FOREIGN_SSLV2] = "an SSLv2 hello",
+        [FOREIGN_TLS] = "a TLS record where a ClientHello was expected",
+    };
+    size_t needed;
+    enum foreign_protocol protocol = foreign_protocol_of(bytes, length, &needed);
     if (needed > 0)
         return needs(hello, needed);
-
-    // Two bytes of length with the first bit set, client_hello, version 2 or 3.x.
-    if ((bytes[0] & 0x80) != 0) {
-        if (length < RECORD_HEADER)
-            return needs(hello, RECORD_HEADER);
-        if (bytes[2] == 1 && (bytes[3] == 3 || (bytes[3] == 0 && bytes[4] == 2)))
-            return invalid(hello, "an SSLv2 hello");
-    }
-    if (bytes[0] >= 20 && bytes[0] <= 24) {
-        if (length < 2)
-            return needs(hello, 2);
-        if (bytes[1] == 3)
-            return invalid(hello, bytes[0] == 21   ? "a TLS alert where a ClientHello was expected"
-                                  : bytes[0] == 23 ? "TLS data where a ClientHello was expected"
-                                                   : "a TLS record where a ClientHello was expected");
-    }
-    return invalid(hello, "bytes that are not TLS");
+    if (protocol == FOREIGN_TLS && bytes[0] == RECORD_ALERT)
+        return invalid(hello, "a TLS alert where a ClientHello was expected");
+    if (protocol == FOREIGN_TLS && bytes[0] == RECORD_DATA)
+        return invalid(hello, "TLS data where a ClientHello was expected");
+    return invalid(hello, reasons[protocol]);
 }
 
 // What is wrong with a record's header, as far as it has come; NULL: nothing.

@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bitflow/wire/foreign.h"
+
 #define VERSION 5
 #define CREDENTIALS_VERSION 1 // RFC 1929
 #define COMMAND_CONNECT 1
@@ -81,14 +83,20 @@ static enum socks5_state unknown(struct socks5_answer *answer, enum socks5_state
 }
 
 // An answer's first byte is not the version: who is it likely to be?
-static enum socks5_state judge_foreign(struct socks5_answer *answer, uint8_t first)
+static enum socks5_state judge_foreign(const uint8_t *bytes, size_t length, struct socks5_answer *answer)
 {
-    const char *reason = first == 'H'   ? "speaks HTTP, not SOCKS5"
-                         : first == 'S' ? "speaks SSH, not SOCKS5"
-                         : first == 0   ? "speaks SOCKS4, not SOCKS5"
-                         : first == 21  ? "speaks TLS, not SOCKS5"
-                                        : "does not speak SOCKS5";
-    return negative(answer, SOCKS5_INVALID, reason);
+    if (bytes[0] == 0) // SOCKS4's answer
+        return negative(answer, SOCKS5_INVALID, "speaks SOCKS4, not SOCKS5");
+    switch (foreign_protocol_of(bytes, length, NULL)) {
+    case FOREIGN_HTTP:
+        return negative(answer, SOCKS5_INVALID, "speaks HTTP, not SOCKS5");
+    case FOREIGN_SSH:
+        return negative(answer, SOCKS5_INVALID, "speaks SSH, not SOCKS5");
+    case FOREIGN_TLS:
+        return negative(answer, SOCKS5_INVALID, "speaks TLS, not SOCKS5");
+    default:
+        return negative(answer, SOCKS5_INVALID, "does not speak SOCKS5");
+    }
 }
 
 enum socks5_state socks5_parse_choice(const uint8_t *bytes, size_t length, bool has_credentials,
@@ -96,7 +104,7 @@ enum socks5_state socks5_parse_choice(const uint8_t *bytes, size_t length, bool 
 {
     *answer = (struct socks5_answer){.length = 0};
     if (length > 0 && bytes[0] != VERSION)
-        return judge_foreign(answer, bytes[0]);
+        return judge_foreign(bytes, length, answer);
     if (length < 2)
         return needs(answer, 2);
     switch (bytes[1]) {

@@ -10,7 +10,7 @@ BELOW = {
     "net": "wire base",
     "config": "net base",
     "telemetry": "net base",
-    "sentry": "telemetry net base",
+    "sentry": "telemetry base",
     "tls": "config net wire base",
     "relay": "tls config net wire base",
     "proxy": "relay tls telemetry config net wire base",

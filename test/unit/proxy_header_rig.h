@@ -15,7 +15,7 @@
 #include <cmocka.h>
 
 #include "bitflow/base/compiler.h"
-#include "bitflow/wire/proxy_header.h"
+#include "bitflow/wire/proxy_protocol.h"
 #include "hex.h"
 
 // Of a block of just this size: whoever reads beyond it is caught by the sanitizer. Texts point into `kept`.

@@ -125,8 +125,8 @@ static void test_end_without_a_word_has_a_grace(void **state)
         assert_true(watch.half_closed);
         int64_t cpu = cpu_time();
         assert_int_equal(wait_for(&watch, RIG_LIMIT), CLIENT_WATCH_GONE);
-        assert_true(clock_now() - start >= CLIENT_WATCH_GRACE);
-        assert_true(cpu_time() - cpu < CLIENT_WATCH_GRACE / 2);
+        assert_true(clock_now() - start >= CLIENT_WATCH_HALF_CLOSE_TIMEOUT);
+        assert_true(cpu_time() - cpu < CLIENT_WATCH_HALF_CLOSE_TIMEOUT / 2);
         assert_int_equal(wait_for(&watch, RIG_LIMIT), CLIENT_WATCH_GONE);
         (void)close(pair[0]);
         (void)close(pair[1]);
@@ -143,7 +143,7 @@ static void test_end_after_data_is_a_half_close(void **state)
         client_watch_init(&watch, pair[0]);
         rig_write(pair[1], "request");
         assert_int_equal(shutdown(pair[1], SHUT_WR), 0);
-        assert_int_equal(wait_for(&watch, CLIENT_WATCH_GRACE + SHORT), CLIENT_WATCH_DEADLINE);
+        assert_int_equal(wait_for(&watch, CLIENT_WATCH_HALF_CLOSE_TIMEOUT + SHORT), CLIENT_WATCH_DEADLINE);
         assert_true(watch.half_closed);
         assert_waits_asleep(&watch);
         socket_reset(pair[1]); // leaving is noticed nevertheless, on TCP
@@ -168,7 +168,7 @@ static void test_full_close_of_a_unix_client(void **state)
     client_watch_init(&watch, pair[0]);
     rig_write(pair[1], "to be delivered");
     (void)close(pair[1]);
-    assert_int_equal(wait_for(&watch, CLIENT_WATCH_GRACE + SHORT), CLIENT_WATCH_DEADLINE);
+    assert_int_equal(wait_for(&watch, CLIENT_WATCH_HALF_CLOSE_TIMEOUT + SHORT), CLIENT_WATCH_DEADLINE);
     assert_waits_asleep(&watch);
     (void)close(pair[0]);
 }
@@ -183,7 +183,7 @@ static void test_full_close_of_a_tcp_client(void **state)
     client_watch_init(&watch, pair[0]);
     rig_write(pair[1], "to be delivered");
     (void)close(pair[1]);
-    assert_int_equal(wait_for(&watch, CLIENT_WATCH_GRACE + SHORT), CLIENT_WATCH_DEADLINE);
+    assert_int_equal(wait_for(&watch, CLIENT_WATCH_HALF_CLOSE_TIMEOUT + SHORT), CLIENT_WATCH_DEADLINE);
     (void)close(pair[0]);
 }
 

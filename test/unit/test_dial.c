@@ -170,7 +170,8 @@ static void check_client(void (*leave)(int), enum error_code code, int64_t at_le
     rig_pair(client);
     client_watch_init(&watch, client[0]);
     leave(client[1]);
-    struct dialled dialled = dial_for(&address, &watch, deadline_after(CLIENT_WATCH_GRACE + 200 * NS_PER_MS));
+    struct dialled dialled =
+        dial_for(&address, &watch, deadline_after(CLIENT_WATCH_HALF_CLOSE_TIMEOUT + 200 * NS_PER_MS));
     assert_failure(&dialled, code, code == ERROR_CANCELLED ? "the client has gone" : "no answer in time");
     assert_true(dialled.took >= at_least);
     (void)close(client[0]);
@@ -198,7 +199,7 @@ static void test_the_client_leaves(void **state)
 {
     (void)state;
     check_client(leave_by_reset, ERROR_CANCELLED, 0);
-    check_client(leave_silently, ERROR_CANCELLED, CLIENT_WATCH_GRACE);
+    check_client(leave_silently, ERROR_CANCELLED, CLIENT_WATCH_HALF_CLOSE_TIMEOUT);
     check_client(leave_a_request, ERROR_TIMEOUT, 0);
 }
 

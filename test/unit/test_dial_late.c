@@ -128,13 +128,13 @@ static void test_late_and_never(void **state)
     assert_true(clock_now() >= deadline);
     dialled = dial_port("late6.test", rig_port(&endpoint), DEADLINE_NONE);
     assert_failure(&dialled, ERROR_REFUSED, "no answer in time about its other IP family");
-    assert_in_range(dialled.took, NS_PER_S, RESOLVE_LATE + RIG_LIMIT / 2); // from the question, which is older
+    assert_in_range(dialled.took, NS_PER_S, RESOLVER_LATE + RIG_LIMIT / 2); // from the question, which is older
     fake_release_to_end(descriptors_at_start + 1);
     // One that never will come, as the other has answered, is not waited for.
     set_list(hosts, 1, rig_port(&endpoint));
     dialled = dial_port("whole.test", rig_port(&endpoint), rig_limit());
     assert_failure(&dialled, ERROR_REFUSED, "cannot connect to 127.0.0.1:");
-    assert_true(dialled.took < RESOLVE_LATE);
+    assert_true(dialled.took < RESOLVER_LATE);
     (void)close(fd);
     fake_release_to_end(descriptors_at_start);
 }

@@ -6,15 +6,15 @@
 // it was silent, 'f' it had failed; the last one's counts for the rest.
 static void assert_order(const char *families, enum address_family preferred, const char *fates, const char *wanted)
 {
-    struct resolution resolution = {.first = families[0] == '4' ? RESOLVED_IPV4 : RESOLVED_IPV6};
+    struct resolved_addresses resolved = {.first = families[0] == '4' ? RESOLVED_IPV4 : RESOLVED_IPV6};
     struct dial_order order = {.preferred = preferred};
     for (size_t i = 0; families[i] != '\0'; i++)
-        resolution.counts[families[i] == '4' ? RESOLVED_IPV4 : RESOLVED_IPV6]++;
+        resolved.counts[families[i] == '4' ? RESOLVED_IPV4 : RESOLVED_IPV6]++;
     char got[64] = "";
     size_t count = 0;
     bool is_silent = false;
     int family;
-    while (dial_order_next(&order, &resolution, is_silent, &family)) {
+    while (dial_order_next(&order, &resolved, is_silent, &family)) {
         got[count++] = family == RESOLVED_IPV4 ? '4' : '6';
         order.begun[family]++;
         order.last = family;
@@ -56,21 +56,21 @@ static void test_order(void **state)
 static void test_order_of_late_addresses(void **state)
 {
     (void)state;
-    struct resolution resolution = {.first = RESOLVED_IPV4, .counts = {[RESOLVED_IPV4] = 3}};
+    struct resolved_addresses resolved = {.first = RESOLVED_IPV4, .counts = {[RESOLVED_IPV4] = 3}};
     struct dial_order order = {.preferred = ADDRESS_ANY};
     int family = -1;
-    assert_true(dial_order_next(&order, &resolution, false, &family));
+    assert_true(dial_order_next(&order, &resolved, false, &family));
     assert_int_equal(family, RESOLVED_IPV4);
     order.begun[RESOLVED_IPV4] = 1;
     order.last = RESOLVED_IPV4;
-    assert_true(dial_order_next(&order, &resolution, true, &family));
+    assert_true(dial_order_next(&order, &resolved, true, &family));
     assert_int_equal(family, RESOLVED_IPV4);
-    resolution.counts[RESOLVED_IPV6] = 1;
-    assert_true(dial_order_next(&order, &resolution, true, &family));
+    resolved.counts[RESOLVED_IPV6] = 1;
+    assert_true(dial_order_next(&order, &resolved, true, &family));
     assert_int_equal(family, RESOLVED_IPV6);
     order.begun[RESOLVED_IPV4] = 3;
     order.begun[RESOLVED_IPV6] = 1;
-    assert_false(dial_order_next(&order, &resolution, true, &family));
+    assert_false(dial_order_next(&order, &resolved, true, &family));
 }
 
 // The resolver gives the port as the address has it; addresses of 127/8 tell the endpoints of one port apart.
@@ -313,16 +313,16 @@ static void test_race_is_cancelled(void **state)
 static void test_race_of_many(void **state)
 {
     (void)state;
-    char texts[RESOLVE_ADDRESSES_MAX][16];
-    const char *hosts[RESOLVE_ADDRESSES_MAX];
+    char texts[RESOLVED_ADDRESSES_MAX][16];
+    const char *hosts[RESOLVED_ADDRESSES_MAX];
     struct endpoint endpoint;
-    for (size_t i = 0; i < RESOLVE_ADDRESSES_MAX; i++) {
+    for (size_t i = 0; i < RESOLVED_ADDRESSES_MAX; i++) {
         (void)snprintf(texts[i], sizeof texts[i], "127.0.1.%zu", i + 1);
         hosts[i] = texts[i];
     }
     int dead = rig_bind("127.0.0.1:0", &endpoint);
-    int listener = listen_on(hosts[RESOLVE_ADDRESSES_MAX - 1], rig_port(&endpoint), &endpoint);
-    struct dialled dialled = dial_list(hosts, RESOLVE_ADDRESSES_MAX, rig_port(&endpoint), rig_limit());
+    int listener = listen_on(hosts[RESOLVED_ADDRESSES_MAX - 1], rig_port(&endpoint), &endpoint);
+    struct dialled dialled = dial_list(hosts, RESOLVED_ADDRESSES_MAX, rig_port(&endpoint), rig_limit());
     assert_connected(&dialled, listener, &endpoint);
     (void)close(listener);
     (void)close(dead);

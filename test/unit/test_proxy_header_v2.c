@@ -2,7 +2,7 @@
 // refused and why, however it is cut.
 
 #include "proxy_header_rig.h"
-#include "wire/proxy_header_parts.h"
+#include "wire/proxy_protocol_internal.h"
 
 static struct proxy_header_decoded decoded;
 

@@ -13,8 +13,8 @@
 #include <jansson.h>
 
 #include "bitflow/base/compiler.h"
-#include "bitflow/sentry/sentry_event.h"
 #include "bitflow/version.h"
+#include "sentry/event.h"
 #include "sentry/symbols.h"
 
 static const struct sentry_identity identity = {
@@ -139,9 +139,9 @@ static void test_error_of_a_connection(void **state)
                                       .fields = fields + 3,
                                       .field_count = 2};
     const struct log_event info = {.level = LOG_INFO, .wall = event.wall - 2, .message = "reloaded"};
-    sentry_line_pack(&info, &error.crumbs[0].line, error.crumbs[0].text, SENTRY_CRUMB_TEXT);
-    sentry_line_pack(&warning, &error.crumbs[1].line, error.crumbs[1].text, SENTRY_CRUMB_TEXT);
-    error.crumb_count = 2;
+    sentry_line_pack(&info, &error.breadcrumbs[0].line, error.breadcrumbs[0].text, SENTRY_BREADCRUMB_TEXT);
+    sentry_line_pack(&warning, &error.breadcrumbs[1].line, error.breadcrumbs[1].text, SENTRY_BREADCRUMB_TEXT);
+    error.breadcrumb_count = 2;
     error.repeated = 17;
     size_t length;
     json_t *losses;
@@ -298,8 +298,8 @@ static void test_out_of_memory(void **state)
                                     .fields = fields,
                                     .field_count = ARRAY_LENGTH(fields)};
     struct sentry_error error = make_error(&event);
-    sentry_line_pack(&event, &error.crumbs[0].line, error.crumbs[0].text, SENTRY_CRUMB_TEXT);
-    error.crumb_count = 1;
+    sentry_line_pack(&event, &error.breadcrumbs[0].line, error.breadcrumbs[0].text, SENTRY_BREADCRUMB_TEXT);
+    error.breadcrumb_count = 1;
     error.repeated = 3;
     const uint64_t lost[SENTRY_LOSSES] = {3};
     struct crash crash = {.signal = 6, .frame_count = 1};
@@ -311,7 +311,7 @@ static void test_out_of_memory(void **state)
             size_t length;
             allocations_left = limit;
             envelope = kind == 0 ? sentry_error_envelope(&identity, &error, lost, &length)
-                                 : sentry_crash_envelope(&identity, error.id, &crash, error.crumbs, 1, &length);
+                                 : sentry_crash_envelope(&identity, error.id, &crash, error.breadcrumbs, 1, &length);
             if (envelope != NULL)
                 assert_int_equal(strlen(envelope), length);
         }

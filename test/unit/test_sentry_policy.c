@@ -11,10 +11,10 @@
 #include <cmocka.h>
 
 #include "bitflow/base/compiler.h"
-#include "bitflow/sentry/sentry_endpoint.h"
-#include "sentry/sentry_policy.h"
+#include "sentry/dsn.h"
+#include "sentry/policy.h"
 
-static void test_endpoint(void **state)
+static void test_a_dsn_is_taken_apart(void **state)
 {
     (void)state;
     static const struct {
@@ -27,27 +27,27 @@ static void test_endpoint(void **state)
         {"https://k@h/path/7", "https://h/path/api/7/envelope/", "k"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(table); i++) {
-        struct sentry_endpoint endpoint;
-        assert_true(sentry_endpoint_parse(table[i].dsn, &endpoint, NULL));
-        assert_string_equal(endpoint.url, table[i].url);
-        assert_string_equal(endpoint.key, table[i].key);
+        struct sentry_dsn dsn;
+        assert_true(sentry_dsn_parse(table[i].dsn, &dsn, NULL));
+        assert_string_equal(dsn.url, table[i].url);
+        assert_string_equal(dsn.key, table[i].key);
     }
 }
 
-static void test_no_endpoint(void **state)
+static void test_a_bad_dsn_is_refused(void **state)
 {
     (void)state;
     static const char *const bad[] = {
         "", "cret", "https://cret", "https://cret@h", "https://cret@h/", "https://cret@h/p/"};
     char longest[SENTRY_DSN_SIZE + 16];
     (void)snprintf(longest, sizeof longest, "https://cret@h/%0*d", SENTRY_DSN_SIZE, 1);
-    struct sentry_endpoint endpoint = {.url = "as it was"};
+    struct sentry_dsn dsn = {.url = "as it was"};
     for (size_t i = 0; i <= ARRAY_LENGTH(bad); i++) {
         struct error error = ERROR_INIT;
-        assert_false(sentry_endpoint_parse(i < ARRAY_LENGTH(bad) ? bad[i] : longest, &endpoint, &error));
+        assert_false(sentry_dsn_parse(i < ARRAY_LENGTH(bad) ? bad[i] : longest, &dsn, &error));
         assert_int_equal(error.code, ERROR_INVALID);
         assert_null(strstr(error.text, "cret"));
-        assert_string_equal(endpoint.url, "as it was");
+        assert_string_equal(dsn.url, "as it was");
     }
 }
 
@@ -179,8 +179,12 @@ static void test_limits_add_up(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_endpoint),      cmocka_unit_test(test_no_endpoint), cmocka_unit_test(test_retry_after),
-        cmocka_unit_test(test_rate_limits),   cmocka_unit_test(test_answers),     cmocka_unit_test(test_backoff),
+        cmocka_unit_test(test_a_dsn_is_taken_apart),
+        cmocka_unit_test(test_a_bad_dsn_is_refused),
+        cmocka_unit_test(test_retry_after),
+        cmocka_unit_test(test_rate_limits),
+        cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_backoff),
         cmocka_unit_test(test_limits_add_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

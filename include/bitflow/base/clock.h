@@ -4,6 +4,7 @@
 #ifndef BITFLOW_BASE_CLOCK_H
 #define BITFLOW_BASE_CLOCK_H
 
+#include <poll.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/time.h>
@@ -22,11 +23,19 @@ int64_t clock_wall(void);       // CLOCK_REALTIME, ns since 1970
 // Now + duration; DEADLINE_NONE where the duration is 0 (in the configuration 0 means none).
 int64_t deadline_after(int64_t duration);
 
+static inline int64_t deadline_sooner(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 // What is left, at least 0. INT64_MAX for DEADLINE_NONE.
 int64_t deadline_left(int64_t deadline);
 
 // The same as poll() wants it: ms rounded up, -1 for none, capped at INT_MAX.
 int deadline_poll_ms(int64_t deadline);
+
+// poll() until the deadline; a signal does not end it.
+int deadline_poll(struct pollfd *descriptors, size_t count, int64_t deadline);
 
 // A duration as SO_RCVTIMEO wants it: rounded up to 1 us, so that a short bound never becomes "none".
 struct timeval clock_timeval(int64_t duration);

@@ -3,7 +3,7 @@
 //
 // A reset is leaving, at once. An end of stream (FIN) after data is a half-close: the client waits for its
 // answer. One without data is most likely a client that closed, but may be one that only listens; it has
-// CLIENT_WATCH_GRACE left. Used by the connection's own thread only.
+// CLIENT_WATCH_HALF_CLOSE_TIMEOUT left. Used by the connection's own thread only.
 
 #ifndef BITFLOW_NET_CLIENT_WATCH_H
 #define BITFLOW_NET_CLIENT_WATCH_H
@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define CLIENT_WATCH_GRACE (INT64_C(500) * 1000 * 1000) // ns: two RFC 8305 connection attempt delays
+#define CLIENT_WATCH_HALF_CLOSE_TIMEOUT (INT64_C(500) * 1000 * 1000) // ns: two RFC 8305 connection attempt delays
 
 struct client_watch {
     int client;       // -1: nobody to watch

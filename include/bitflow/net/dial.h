@@ -28,7 +28,7 @@ struct dial_result {
 struct dial_terms {
     int64_t deadline;              // base/clock.h
     enum address_family preferred; // whose addresses a name is connected to first; ADDRESS_ANY: the families take turns
-    int64_t resolve_timeout;       // ns, on name resolution within the deadline; 0: no bound of its own (net/resolve.h)
+    int64_t resolve_timeout; // ns, on name resolution within the deadline; 0: no bound of its own (net/resolver.h)
 };
 
 // On failure `result` still tells the times spent, and as `remote` the endpoint that was tried last, the one the

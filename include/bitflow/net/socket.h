@@ -37,6 +37,8 @@ void socket_prepare_tcp(int fd, int64_t keepalive_interval);
 
 void socket_set_blocking(int fd, bool blocking);
 
+bool socket_is_unix(int fd);
+
 // Whether something can be read right now; an end of stream is nothing.
 bool socket_has_data(int fd);
 

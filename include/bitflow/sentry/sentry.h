@@ -1,8 +1,8 @@
 // Errors on their way to Sentry. Every line of the log that is an error becomes an event, with the lines before it
-// (telemetry/sentry_crumbs.h), unless the same was reported within the last minute (telemetry/sentry_limiter.h).
+// (sentry/breadcrumbs.h), unless the same was reported within the last minute (sentry/limiter.h).
 //
 // All but sentry_lost() is the main thread's. What is logged is taken on the thread that logs, without
-// waiting; the thread `sentry` sends it (telemetry/sentry_sender.h). Between them is a queue of at most
+// waiting; the thread `sentry` sends it (sentry/sender.h). Between them is a queue of at most
 // SENTRY_QUEUE_MAX events, under a lock that is held for a few instructions. What does not fit in is lost, and counted.
 //
 // A crash is reported by this program, run once more (base/crash.h): sentry_report_crash().
@@ -14,8 +14,8 @@
 #include <stdint.h>
 
 #include "bitflow/base/error.h"
-#include "bitflow/sentry/sentry_event.h"
 
+#define SENTRY_ID_SIZE 33 // an event's id: 32 hexadecimal digits
 #define SENTRY_QUEUE_MAX 64
 
 struct sentry_settings {

@@ -1,5 +1,5 @@
 // JSON under construction (jansson): an object or an array that knows whether all of it could be built, since half a
-// record is none. Private to the telemetry floor; one thread at a time.
+// record is none. One thread at a time.
 
 #ifndef BITFLOW_TELEMETRY_JSON_BUILDER_H
 #define BITFLOW_TELEMETRY_JSON_BUILDER_H

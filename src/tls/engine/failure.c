@@ -9,6 +9,7 @@
 #include <mbedtls/pem.h>
 #include <mbedtls/rsa.h>
 
+#include "bitflow/wire/foreign.h"
 #include "context_internal.h"
 #include "handshake_internal.h"
 
@@ -18,36 +19,35 @@ static bool is_tls_record(const struct tls_handshake *handshake)
            handshake->first[1] == 3;
 }
 
-static bool begins_with(const struct tls_handshake *handshake, const char *text)
-{
-    size_t length = strlen(text);
-    return handshake->first_length >= length && memcmp(handshake->first, text, length) == 0;
-}
-
 // What came in place of TLS.
 static void describe_stranger(const struct tls_handshake *handshake, const char *peer, struct error *error)
 {
-    static const char *const methods[] = {"GET ", "POST", "HEAD", "PUT ", "DELE",
-                                          "OPTI", "PATC", "CONN", "TRAC", "PRI "};
     const uint8_t *first = handshake->first;
     bool is_server = handshake->context->role == TLS_SERVER;
-    bool is_http = begins_with(handshake, "HTTP");
     bool is_text = true;
-    for (size_t i = 0; i < ARRAY_LENGTH(methods); i++)
-        is_http = is_http || begins_with(handshake, methods[i]);
     for (size_t i = 0; i < handshake->first_length; i++)
         is_text = is_text && ((first[i] >= ' ' && first[i] < 0x7f) || first[i] == '\r' || first[i] == '\n');
-    if (is_http)
+    // Fewer bytes tell too little.
+    bool is_known = handshake->first_length >= 4;
+    switch (is_known ? foreign_protocol_of(first, handshake->first_length, NULL) : FOREIGN_UNKNOWN) {
+    case FOREIGN_HTTP:
+    case FOREIGN_HTTP2:
         error_set(error, ERROR_INVALID, "%s %s plain HTTP", peer, is_server ? "sent" : "answered in");
-    else if (begins_with(handshake, "SSH-"))
+        break;
+    case FOREIGN_SSH:
         error_set(error, ERROR_INVALID, "%s speaks SSH, not TLS", peer);
-    else if (begins_with(handshake, "PROXY") || begins_with(handshake, "\r\n\r\n"))
+        break;
+    case FOREIGN_PROXY_V1:
+    case FOREIGN_PROXY_V2:
         error_set(error, ERROR_INVALID, "%s sent a PROXY protocol header, which is not expected here", peer);
-    else if (handshake->first_length == HANDSHAKE_HEADER && (first[0] & 0x80) != 0 && first[2] == 1 &&
-             (first[3] == 3 || (first[3] == 0 && first[4] == 2)))
+        break;
+    case FOREIGN_SSLV2:
         error_set(error, ERROR_INVALID, "%s sent an SSLv2 hello", peer);
-    else
+        break;
+    default:
         error_set(error, ERROR_INVALID, "%s sent %s, not TLS", peer, is_text ? "plain text" : "binary data");
+        break;
+    }
 }
 
 static void describe_socket(const struct tls_handshake *handshake, const char *peer, struct error *error)
