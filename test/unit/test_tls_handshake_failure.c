@@ -2,6 +2,8 @@
 
 #include "tls_peer.h"
 
+#include "hex.h"
+
 static struct rig_issued ca;
 static struct tls_context *server; // verify_mode none
 static struct tls_context *client; // strict
@@ -253,6 +255,50 @@ static void test_a_client_that_rejects_our_certificate(void **state)
     }
 }
 
+static const struct {
+    const char *name;
+    enum aead_algorithm algorithm;
+    enum tls_hash hash;
+} suites[] = {{"TLS_AES_128_GCM_SHA256", AEAD_AES_128_GCM, TLS_SHA256},
+              {"TLS_AES_256_GCM_SHA384", AEAD_AES_256_GCM, TLS_SHA384},
+              {"TLS_CHACHA20_POLY1305_SHA256", AEAD_CHACHA20_POLY1305, TLS_SHA256}};
+static size_t suite_at_hand;
+
+// As soon as a client has its handshake's secret, it sends an alert that is encrypted, which libssl never does so early.
+static void send_encrypted_alert(const SSL *ssl, const char *line)
+{
+    static const char label[] = "CLIENT_HANDSHAKE_TRAFFIC_SECRET ";
+    uint8_t out[TLS_ALERT_RECORD_MAX];
+    struct tls_keys keys = {
+        .version = TLS_1_3, .algorithm = suites[suite_at_hand].algorithm, .hash = suites[suite_at_hand].hash};
+    if (strncmp(line, label, strlen(label)) != 0)
+        return;
+    const char *secret = strrchr(line, ' ') + 1;
+    assert_int_equal(from_hex(secret, keys.secret, sizeof keys.secret), keys.hash == TLS_SHA384 ? 48 : 32);
+    struct tls_sender *sender = tls_sender_create(&keys, NULL);
+    assert_non_null(sender);
+    size_t length = tls_sender_alert(sender, (enum tls_alert)SSL_AD_UNKNOWN_CA, out, sizeof out);
+    assert_true(length > 0);
+    write_all(SSL_get_fd(ssl), out, length);
+    tls_sender_destroy(&sender);
+}
+
+static void test_an_encrypted_alert(void **state)
+{
+    (void)state;
+    for (suite_at_hand = 0; suite_at_hand < ARRAY_LENGTH(suites); suite_at_hand++) {
+        struct peer peer = {
+            .minimum = TLS1_3_VERSION, .maximum = TLS1_3_VERSION, .suites_1_3 = suites[suite_at_hand].name};
+        struct tls_session session;
+        struct error error;
+        peer_configure(&peer);
+        SSL_CTX_set_keylog_callback(peer.context, send_encrypted_alert);
+        assert_false(run_session(server, TLS_SERVER, NULL, &peer, &session, &error));
+        assert_string_equal(error.text, "the client does not trust our certificate's CA (alert unknown_ca)");
+        assert_int_equal(session.info.failure, TLS_FAILURE_CERTIFICATE_REFUSED);
+    }
+}
+
 // TLS 1.3: our side is done before the target looks at our certificate, so that it is the record layer that hears of
 // it.
 static void test_a_target_that_wants_a_certificate(void **state)
@@ -377,6 +423,7 @@ int main(void)
         cmocka_unit_test(test_silence_is_bounded),
         cmocka_unit_test(test_the_bound_is_on_the_whole_handshake),
         cmocka_unit_test(test_a_client_that_rejects_our_certificate),
+        cmocka_unit_test(test_an_encrypted_alert),
         cmocka_unit_test(test_a_target_that_wants_a_certificate),
         cmocka_unit_test(test_a_hello_in_many_records),
     };

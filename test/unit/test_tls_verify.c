@@ -368,7 +368,7 @@ static void test_a_target_with_an_impossible_name(void **state)
         struct tls_session session;
         struct error error;
         assert_false(run_session(context, TLS_CLIENT, hosts[i], &peer, &session, &error));
-        assert_string_equal(error.text, "the target's name is none that TLS could send");
+        assert_string_equal(error.text, "the target's name cannot be sent in TLS");
     }
     tls_context_destroy(&context);
 }

@@ -20,6 +20,7 @@
 
 #include "arithmetic_internal.h"
 #include "bitflow/base/compiler.h"
+#include "bitflow/base/invariant.h"
 #include "bitflow/base/mutex.h"
 
 #define RSA_SIZE_MAX 1024 // bytes: 8192 bits, which is mbedTLS's own limit, too
@@ -54,8 +55,10 @@ static bool raise(const mbedtls_rsa_context *key, const unsigned char *input, un
 int mbedtls_rsa_public(mbedtls_rsa_context *ctx, const unsigned char *input, unsigned char *output)
 {
     const struct arithmetic_originals *originals;
+    unsigned char exponent[EXPONENT_MAX];
     bool is_ready = arithmetic_enter(RSA_PUBLIC, &originals);
-    if (mbedtls_mpi_size(&ctx->MBEDTLS_PRIVATE(E)) > EXPONENT_MAX)
+    // The exponent fits?
+    if (mbedtls_rsa_export_raw(ctx, NULL, 0, NULL, 0, NULL, 0, NULL, 0, exponent, sizeof exponent) != 0)
         return MBEDTLS_ERR_RSA_BAD_INPUT_DATA;
     if (arithmetic_leave(RSA_PUBLIC, is_ready && raise(ctx, input, output)))
         return 0;
@@ -274,8 +277,10 @@ void rsa_twin_destroy(struct rsa_twin **twin)
         return;
     mutex_lock(&lock);
     struct rsa_twin **at = bucket_of(gone->key);
-    while (*at != gone)
+    while (*at != gone) {
+        INVARIANT(*at != NULL); // it is destroyed once
         at = &(*at)->next;
+    }
     *at = gone->next;
     EVP_PKEY_free(gone->twin); // wipes it
     mutex_unlock(&lock);
@@ -284,23 +289,46 @@ void rsa_twin_destroy(struct rsa_twin **twin)
 
 // ---- what mbedTLS calls
 
-// By mbedTLS itself; what is spoilt, it makes anew with the next signature.
+// A key with the same numbers, and no blinding yet.
+static int import_fresh(const mbedtls_rsa_context *key, mbedtls_rsa_context *fresh)
+{
+    mbedtls_mpi numbers[E + 1];
+    for (size_t i = 0; i < ARRAY_LENGTH(numbers); i++)
+        mbedtls_mpi_init(&numbers[i]);
+    int status = mbedtls_rsa_export(key, &numbers[N], &numbers[P], &numbers[Q], &numbers[D], &numbers[E]);
+    if (status == 0)
+        status = mbedtls_rsa_import(fresh, &numbers[N], &numbers[P], &numbers[Q], &numbers[D], &numbers[E]);
+    if (status == 0)
+        status = mbedtls_rsa_complete(fresh);
+    for (size_t i = 0; i < ARRAY_LENGTH(numbers); i++)
+        mbedtls_mpi_free(&numbers[i]); // wipes it
+    return status;
+}
+
+// By mbedTLS itself, with a result that is held against the public key.
+static int sign_once(const struct arithmetic_originals *originals, mbedtls_rsa_context *key,
+                     int (*random)(void *, unsigned char *, size_t), void *argument, const unsigned char *input,
+                     unsigned char *result)
+{
+    int status = originals->rsa_private(key, random, argument, input, result);
+    return status != 0 || is_inverse(key, input, result) ? status : MBEDTLS_ERR_RSA_PRIVATE_FAILED;
+}
+
+// Nobody but mbedTLS can give a key fresh blinding: from when it is spoilt, each signature takes a key of its own.
 static int sign_with_original(const struct arithmetic_originals *originals, mbedtls_rsa_context *key,
                               int (*random)(void *, unsigned char *, size_t), void *argument,
                               const unsigned char *input, unsigned char *result)
 {
     if (originals->rsa_private == NULL || mbedtls_rsa_get_len(key) > RSA_SIZE_MAX)
         return MBEDTLS_ERR_RSA_PRIVATE_FAILED;
-    int status = originals->rsa_private(key, random, argument, input, result);
-    if (status == MBEDTLS_ERR_RSA_BAD_INPUT_DATA) // as it is for what is no key
+    int status = sign_once(originals, key, random, argument, input, result);
+    if (status == 0 || status == MBEDTLS_ERR_RSA_BAD_INPUT_DATA) // as it is for what is no key
         return status;
-    if (status == 0 && !is_inverse(key, input, result))
-        status = MBEDTLS_ERR_RSA_PRIVATE_FAILED;
-    if (status != 0 && mbedtls_mutex_lock(&key->MBEDTLS_PRIVATE(mutex)) == 0) {
-        mbedtls_mpi_free(&key->MBEDTLS_PRIVATE(Vi));
-        mbedtls_mpi_free(&key->MBEDTLS_PRIVATE(Vf));
-        (void)mbedtls_mutex_unlock(&key->MBEDTLS_PRIVATE(mutex));
-    }
+    mbedtls_rsa_context fresh;
+    mbedtls_rsa_init(&fresh);
+    if (import_fresh(key, &fresh) == 0)
+        status = sign_once(originals, &fresh, random, argument, input, result);
+    mbedtls_rsa_free(&fresh); // wipes it
     return status;
 }
 

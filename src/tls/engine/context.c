@@ -272,7 +272,7 @@ static bool finish(struct tls_context *context, const struct tls_config *config,
     }
     return check_authorities(context, error) && copy_protocols(context, config, error) &&
            copy_text(config->server_name, &context->server_name, error) &&
-           tls_policy_apply(context, config->minimum_version, error);
+           tls_ssl_configure(context, config->minimum_version, error);
 }
 
 static uint64_t fingerprint_of(const struct tls_config *config)

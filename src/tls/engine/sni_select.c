@@ -52,8 +52,8 @@ bool tls_context_has_judge(const struct tls_context *context, const char *name)
     return true;
 }
 
-int tls_choose_entry(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl,
-                     const struct tls_entry **authority)
+int tls_sni_select(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl,
+                   const struct tls_entry **authority)
 {
     enum name_match how;
     struct tls_entry *chosen = choose(context, name, &how);
