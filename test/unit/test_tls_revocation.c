@@ -108,7 +108,7 @@ static void test_chains(void **state)
          NULL},
         {"of a namesake",
          {ROOT, {.issuer = &namesake}},
-         TOLD "the revocation list of CN=Middle CA is signed by another key",
+         TOLD "the revocation list of CN=Middle CA is not signed with the authority's key",
          NULL,
          NULL,
          NULL},
@@ -155,7 +155,7 @@ static void test_revoked_and_anchors(void **state)
          "certificate revoked"},
         {"no key for lists",
          {ROOT, {.issuer = &silent}},
-         TOLD "CN=Silent CA is not for the signing of revocation lists (key usage)",
+         TOLD "CN=Silent CA may not sign revocation lists (key usage)",
          "under-silent",
          NULL,
          NULL},
@@ -183,7 +183,7 @@ static void test_signatures_and_names(void **state)
     rig_write_chain("rsa.crt", rsa.certificate, NULL, NULL);
     write_peer("under-rsa", &under, NULL);
     static const char none[] = TOLD "there is no revocation list of CN=RSA CA";
-    static const char wrong[] = TOLD "the revocation list of CN=RSA CA is signed by another key";
+    static const char wrong[] = TOLD "the revocation list of CN=RSA CA is not signed with the authority's key";
     static const char weak[] = TOLD "the revocation list of CN=RSA CA is signed with too weak a hash";
     const struct {
         const char *name;
@@ -261,7 +261,9 @@ static void test_authorities_without_lists_are_told_of(void **state)
     } cases[] = {
         {{MIDDLE, ROOT}, 0, ""},
         {{ROOT}, 1, "there is no revocation list of CN=Middle CA: no certificate that it issued verifies"},
-        {{ROOT, {.issuer = &namesake}}, 1, "the revocation list of CN=Middle CA is signed by another key than"},
+        {{ROOT, {.issuer = &namesake}},
+         1,
+         "the revocation list of CN=Middle CA is not signed with the authority's key"},
         {{ROOT, {.issuer = &middle, .until = -RIG_DAY}}, 1, "the revocation list of CN=Middle CA expired on "},
         {{ROOT, {.issuer = &middle, .until = -RIG_DAY}, MIDDLE}, 0, ""},
     };
@@ -290,16 +292,16 @@ static void test_partial_lists_are_refused(void **state)
     } cases[] = {
         {{MIDDLE, {.issuer = &root, .extension = NID_crl_number, VALUE("\x02\x01\x07")}}, NULL},
         {{MIDDLE, {.issuer = &root, .extension = NID_delta_crl, VALUE("\x02\x01\x06")}},
-         "the 2. revocation list is about a part"},
+         "revocation list 2 covers only some"},
         // onlyContainsCACerts
         {{{.issuer = &root, .extension = NID_issuing_distribution_point, VALUE("\x30\x03\x82\x01\xff")}},
-         "the 1. revocation list is about a part"},
+         "revocation list 1 covers only some"},
         // distributionPoint, fullName, a URI
         {{{.issuer = &root,
            .extension = NID_issuing_distribution_point,
            VALUE("\x30\x0f\xa0\x0d\xa0\x0b\x86\x09http://a/")},
           MIDDLE},
-         "the 1. revocation list is about a part"},
+         "revocation list 1 covers only some"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         write_lists("lists.crl", cases[i].lists);

@@ -216,10 +216,10 @@ const char *revocation_words(const struct revocation *revocation, const mbedtls_
         (void)snprintf(out, size, "the revocation list of %s is signed with too weak a hash", name);
         break;
     case MBEDTLS_X509_BADCRL_BAD_KEY:
-        (void)snprintf(out, size, "%s is not for the signing of revocation lists (key usage)", name);
+        (void)snprintf(out, size, "%s may not sign revocation lists (key usage)", name);
         break;
     default:
-        (void)snprintf(out, size, "the revocation list of %s is signed by another key than the authority's", name);
+        (void)snprintf(out, size, "the revocation list of %s is not signed with the authority's key", name);
     }
     return out;
 }
