@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
+#include <sys/queue.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <ucontext.h>
@@ -40,12 +41,13 @@ static volatile sig_atomic_t is_walking_stack; // which may be what fails
 #define STACK_SIZE ((size_t)32 * 1024)
 #define CHUNK_STACKS ((size_t)64)
 struct chunk {
-    struct chunk *next;
+    SLIST_ENTRY(chunk) link;
     char *stacks;
     uint64_t taken; // a bit for each
 };
 static struct mutex chunks_lock = MUTEX_INIT;
-static struct chunk *chunks GUARDED_BY(chunks_lock); // kept until the process ends
+static SLIST_HEAD(, chunk) chunks
+    GUARDED_BY(chunks_lock) = SLIST_HEAD_INITIALIZER(chunks); // kept until the process ends
 
 static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
 
@@ -149,7 +151,7 @@ static void say(const char *string)
     write_out(&text);
 }
 
-// ---- what is told
+// ---- the trace
 
 static void write_headline(void)
 {
@@ -215,7 +217,7 @@ static uint64_t program_counter(const ucontext_t *context)
     return context->uc_mcontext.pc;
 #else
     (void)context;
-    return 0; // the handler's own frames are told, too
+    return 0; // the handler's own frames are included
 #endif
 }
 
@@ -334,7 +336,7 @@ static void handle_again(int number, siginfo_t *info)
         return;
     }
     is_walking_stack = 0;
-    say("  (the stack cannot be followed)\n");
+    say("  (the stack cannot be unwound)\n");
     tell();
     end_by(crash.signal, NULL);
 }
@@ -367,8 +369,8 @@ static struct chunk *add_chunk(void) REQUIRES(chunks_lock)
         free(chunk);
         return NULL;
     }
-    *chunk = (struct chunk){.next = chunks, .stacks = memory};
-    chunks = chunk;
+    chunk->stacks = memory;
+    SLIST_INSERT_HEAD(&chunks, chunk, link);
     return chunk;
 }
 
@@ -378,9 +380,9 @@ void *crash_stack_take(void)
         return NULL;
     char *stack = NULL;
     mutex_lock(&chunks_lock);
-    struct chunk *chunk = chunks;
+    struct chunk *chunk = SLIST_FIRST(&chunks);
     while (chunk != NULL && chunk->taken == UINT64_MAX)
-        chunk = chunk->next;
+        chunk = SLIST_NEXT(chunk, link);
     if (chunk == NULL)
         chunk = add_chunk();
     if (chunk != NULL) {
@@ -402,7 +404,9 @@ void crash_stack_give_back(void *stack)
     const stack_t none = {.ss_flags = SS_DISABLE};
     (void)sigaltstack(&none, NULL);
     mutex_lock(&chunks_lock);
-    for (struct chunk *chunk = chunks; chunk != NULL; chunk = chunk->next) {
+    struct chunk *chunk;
+    SLIST_FOREACH(chunk, &chunks, link)
+    {
         uintptr_t offset = (uintptr_t)stack - (uintptr_t)chunk->stacks;
         if (offset < CHUNK_STACKS * STACK_SIZE)
             chunk->taken &= ~(UINT64_C(1) << (offset / STACK_SIZE));

@@ -38,13 +38,6 @@ void log_set_observer(enum log_level level, void (*observe)(const struct log_eve
     atomic_store_explicit(&observed, observe == NULL ? LOG_OFF : level, memory_order_relaxed);
 }
 
-static void show_observer(const struct log_event *event)
-{
-    void (*observe)(const struct log_event *event) = atomic_load_explicit(&observer, memory_order_acquire);
-    if (observe != NULL)
-        observe(event);
-}
-
 const char *log_level_name(enum log_level level)
 {
     static const char *const names[] = {"debug", "info", "warn", "error", "off"};
@@ -84,8 +77,9 @@ void log_write(enum log_level level, const struct log_context *context, const ch
         .fields = fields,
         .field_count = field_count,
     };
-    if (is_observed(level))
-        show_observer(&event);
+    void (*observe)(const struct log_event *event) = atomic_load_explicit(&observer, memory_order_acquire);
+    if (is_observed(level) && observe != NULL)
+        observe(&event);
     if (log_is_written(level) && log_repeats_admit(&event))
         log_output(&event);
 }

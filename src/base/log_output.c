@@ -1,4 +1,4 @@
-// Where the log's lines go: one write a line, none of which waits.
+// Writes the log's lines: one write() each, which never waits.
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,7 +17,7 @@ static int output GUARDED_BY(output_lock) = STDERR_FILENO;
 static bool output_is_ours GUARDED_BY(output_lock); // opened here, see open_private()
 static bool output_is_socket GUARDED_BY(output_lock);
 static bool is_torn GUARDED_BY(output_lock); // the last line was cut short: the next one begins on a line of its own
-static uint64_t dropped GUARDED_BY(output_lock); // since it was last said
+static uint64_t dropped GUARDED_BY(output_lock); // since it was last reported
 static _Atomic uint64_t dropped_ever;
 
 // poll() says that a terminal or a pipe takes something, not that it takes a whole line, and a write that waits for the

@@ -97,7 +97,7 @@ static void tell_left_out(struct kind *kind) REQUIRES(repeats_lock)
     kind->left_out = 0;
 }
 
-// Its kind with a window that is under way; NULL: there is no place for it.
+// Its kind, with a window that has begun; NULL: the table is full.
 static struct kind *find_kind(const struct log_event *event, uint64_t hash, int64_t now) REQUIRES(repeats_lock)
 {
     size_t at = KINDS_MAX, place = KINDS_MAX;

@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/queue.h>
 #include <unistd.h>
 
 #include "bitflow/base/clock.h"
@@ -18,8 +19,8 @@
 
 // One thread of a pool; lives on that thread's stack. While parked, it is linked into the pool.
 struct pooled_thread {
-    struct pooled_thread *newer, *older; // the pool's lock guards both
-    bool parked;                         // likewise
+    LIST_ENTRY(pooled_thread) link; // while parked, as the pool's lock guards
+    bool parked;                    // likewise
     sem_t wake;
     // Written by who wakes the thread; publishes `argument`.
     _Atomic(void (*)(void *)) task; // NULL: end
@@ -33,7 +34,7 @@ struct thread_pool {
     struct mutex lock;
     struct condition changed; // a thread has ended
     // Guarded by the lock:
-    struct pooled_thread *newest_parked GUARDED;
+    LIST_HEAD(, pooled_thread) parked_threads GUARDED; // the one parked last first: its stack is warm
     unsigned threads GUARDED;
     unsigned parked GUARDED;
     bool draining GUARDED;
@@ -168,25 +169,9 @@ struct thread_pool *thread_pool_create(const struct thread_pool_options *options
     return pool;
 }
 
-static void park(struct thread_pool *pool, struct pooled_thread *self) REQUIRES(pool->lock)
-{
-    self->parked = true;
-    self->newer = NULL;
-    self->older = pool->newest_parked;
-    if (self->older != NULL)
-        self->older->newer = self;
-    pool->newest_parked = self;
-    pool->parked++;
-}
-
 static void unpark(struct thread_pool *pool, struct pooled_thread *thread) REQUIRES(pool->lock)
 {
-    if (thread->newer != NULL)
-        thread->newer->older = thread->older;
-    else
-        pool->newest_parked = thread->older;
-    if (thread->older != NULL)
-        thread->older->newer = thread->newer;
+    LIST_REMOVE(thread, link);
     thread->parked = false;
     pool->parked--;
 }
@@ -217,7 +202,9 @@ static bool next_task(struct thread_pool *pool, struct pooled_thread *self) EXCL
         mutex_unlock(&pool->lock);
         return false;
     }
-    park(pool, self);
+    LIST_INSERT_HEAD(&pool->parked_threads, self, link);
+    self->parked = true;
+    pool->parked++;
     mutex_unlock(&pool->lock);
 
     thread_set_name(pool->options.parked_name);
@@ -294,7 +281,7 @@ static bool start_pooled(struct thread_pool *pool, void (*task)(void *), void *a
 bool thread_pool_run(struct thread_pool *pool, void (*task)(void *), void *argument, struct error *error)
 {
     mutex_lock(&pool->lock);
-    struct pooled_thread *thread = pool->newest_parked;
+    struct pooled_thread *thread = LIST_FIRST(&pool->parked_threads);
     bool may_start = pool->options.max_threads == 0 || pool->threads < pool->options.max_threads;
     if (thread != NULL)
         unpark(pool, thread);
@@ -334,8 +321,8 @@ bool thread_pool_drain(struct thread_pool *pool, int64_t deadline)
 {
     mutex_lock(&pool->lock);
     pool->draining = true;
-    while (pool->newest_parked != NULL) {
-        struct pooled_thread *thread = pool->newest_parked;
+    while (!LIST_EMPTY(&pool->parked_threads)) {
+        struct pooled_thread *thread = LIST_FIRST(&pool->parked_threads);
         unpark(pool, thread);
         wake(thread, NULL, NULL);
     }

@@ -7,18 +7,15 @@
 #include "bitflow/base/mutex.h"
 
 static struct mutex list_lock = MUTEX_INIT;
-// A circular list around this head, which src/gdb knows by name.
-static struct listed_thread all_threads GUARDED_BY(list_lock) = {.previous = &all_threads, .next = &all_threads};
+// src/gdb knows it by name.
+static TAILQ_HEAD(, listed_thread) all_threads GUARDED_BY(list_lock) = TAILQ_HEAD_INITIALIZER(all_threads);
 static _Thread_local struct listed_thread *own;
 
 void thread_list_enter(struct listed_thread *self)
 {
     self->id = gettid();
     mutex_lock(&list_lock);
-    self->previous = all_threads.previous;
-    self->next = &all_threads;
-    all_threads.previous->next = self;
-    all_threads.previous = self;
+    TAILQ_INSERT_TAIL(&all_threads, self, link);
     mutex_unlock(&list_lock);
     own = self;
 }
@@ -27,8 +24,7 @@ void thread_list_leave(struct listed_thread *self)
 {
     own = NULL;
     mutex_lock(&list_lock);
-    self->previous->next = self->next;
-    self->next->previous = self->previous;
+    TAILQ_REMOVE(&all_threads, self, link);
     mutex_unlock(&list_lock);
 }
 

@@ -6,13 +6,14 @@
 #define BITFLOW_SRC_BASE_THREAD_LIST_H
 
 #include <stdint.h>
+#include <sys/queue.h>
 #include <sys/types.h>
 
 #include "bitflow/base/thread.h"
 
 // Lives on the stack of its thread.
 struct listed_thread {
-    struct listed_thread *previous, *next;
+    TAILQ_ENTRY(listed_thread) link;
     pid_t id; // the kernel's
     char name[THREAD_NAME_SIZE];
     uintptr_t task; // the function that it runs; 0: it waits for one

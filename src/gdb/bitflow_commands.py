@@ -17,7 +17,7 @@ class Connection:
         self.proxy = text_at(self.value["generation"]["proxy"]["name"])
         self.client = endpoint_text(self.value["client"]["peer"])
         target = self.value["upstream"]["target"]
-        self.target = text_at(target["name"]) if int(target) else "-"
+        self.target = text_at(target["settings"]["name"]) if int(target) else "-"
         sides = self.value["relay"]["sockets"]
         self.from_client, self.from_target = int(sides[0]["bytes"]), int(sides[1]["bytes"])
 
@@ -74,13 +74,13 @@ def open_listeners():
     return [listeners["acceptors"][number].dereference() for number in range(count)]
 
 
-def health_text(state, target, clock):
-    """What health.c makes of a target's state."""
-    word, limit = int(state["health"]["state"]), int(target["max_fails"])
+def health_text(target, clock):
+    """What health.c makes of a target's health."""
+    word, limit = int(target["health"]["state"]), int(target["settings"]["max_fails"])
     fails, since = word & 0xFFFF, (word >> 16) * 1000000
     if limit == 0 or fails < limit:
         return "good" if fails == 0 else "good, %d failures" % fails
-    if clock.monotonic is None or clock.monotonic - since < int(target["fail_timeout"]):
+    if clock.monotonic is None or clock.monotonic - since < int(target["settings"]["fail_timeout"]):
         return "out"
     return "out, to be tried"
 
@@ -193,7 +193,8 @@ By default it is the selected thread's. Its threads' backtraces follow; $connect
         if name:
             rows.append(["server name", name])
         if int(upstream["target"]):
-            place, remote = address_text(upstream["target"]["address"]), endpoint_text(upstream["dialled"]["remote"])
+            place = address_text(upstream["target"]["settings"]["address"])
+            remote = endpoint_text(upstream["dialled"]["remote"])
             place += " at " + remote if remote not in (place, "none") else ""
             number = int(value["entry"]["target"])
             rows.append(["target", "%s, %s%s" % (connection.target, place,
@@ -255,14 +256,13 @@ connections."""
                     ("ACTIVE", "ACCEPTED"))
 
     def rows(self, generation, proxy, address, clock):
-        settings = generation["settings"]
         first = [text_at(proxy["name"]), address, str(int(proxy["active"])), str(int(proxy["accepted"]))]
         rows = []
-        for index in range(min(int(settings["target_count"]), LIST_LIMIT)):
-            target, state = settings["targets"][index], generation["targets"][index]
-            rows.append([*(first if index == 0 else [""] * 4), text_at(target["name"]),
-                         address_text(target["address"]), str(int(state["place"]["active"])),
-                         health_text(state, target, clock)])
+        for index in range(min(int(generation["settings"]["target_count"]), LIST_LIMIT)):
+            target = generation["targets"][index]
+            rows.append([*(first if index == 0 else [""] * 4), text_at(target["settings"]["name"]),
+                         address_text(target["settings"]["address"]), str(int(target["load"]["active"])),
+                         health_text(target, clock)])
         return rows
 
 

@@ -94,15 +94,16 @@ def enum_name(value, prefix):
 
 
 def follow(head, problems, what):
-    """The addresses of a circular list's entries, without its head."""
-    start, seen = int(head.address), set()
-    entry = head["next"]
+    """A list's entries: a TAILQ's (sys/queue.h), by its link, or a circular list's, without its head."""
+    is_queue = any(field.name == "tqh_first" for field in head.type.fields())
+    end, seen = 0 if is_queue else int(head.address), set()
     try:
-        while int(entry) != start:
+        entry = head["tqh_first"] if is_queue else head["next"]
+        while int(entry) != end:
             if int(entry) in seen or len(seen) >= LIST_LIMIT:
                 problems.append("The list of %s goes round in itself after %d entries." % (what, len(seen)))
                 return
-            following = entry["next"]
+            following = entry["link"]["tqe_next"] if is_queue else entry["next"]
             following.fetch_lazy()
             seen.add(int(entry))
             yield entry.dereference()
@@ -275,7 +276,8 @@ def innermost(native):
                 return ""
             table = frame.find_sal().symtab
             if frame.function() is not None and table is not None and is_ours(table):
-                return frame.function().name
+                if frame.function().name != "deadline_poll":  # its caller says what it waits for
+                    return frame.function().name
             frame = frame.older()
     except gdb.error:
         pass

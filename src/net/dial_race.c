@@ -52,7 +52,7 @@ bool dial_lacks_port(const struct endpoint *endpoint, int os_errno)
         return false;
     int fd = socket(endpoint->address.any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
-        return true; // another shortage; one of an address would have been told earlier
+        return true; // another shortage; a missing address would have been found earlier
     bool has_address = connect(fd, &endpoint->address.any, endpoint->length) == 0 || errno != EADDRNOTAVAIL;
     (void)close(fd);
     return has_address;
@@ -69,7 +69,7 @@ void dial_set_error(const struct endpoint *endpoint, int os_errno, struct error 
                   "net.ipv4.tcp_tw_reuse=1 give more)",
                   text);
     else if (os_errno == EADDRNOTAVAIL)
-        error_set(&failure, ERROR_SYSTEM, "cannot connect to %s: no address of this host leads there", text);
+        error_set(&failure, ERROR_SYSTEM, "cannot connect to %s: no address of this host can reach it", text);
     else
         error_set_errno(&failure, os_errno, "cannot connect to %s", text);
     failure.os_errno = os_errno;
@@ -182,7 +182,8 @@ static bool is_shortage(int os_errno)
     return code == ERROR_NO_DESCRIPTORS || code == ERROR_NO_MEMORY;
 }
 
-// Starts the next address that can be started. A shortage of ours is no failure of the address: it stays the next one.
+// Starts the next address that can be started. A shortage of ours is not a failure of the address, which stays the next
+// one.
 static void start_next(struct race *race)
 {
     struct candidate next;
@@ -275,7 +276,7 @@ static void set_stopped(const struct race *race, struct dial_result *result, str
         error_set(&text, last.code, "%s; no answer in time about its other IP family", last.text);
     else if (race->shortage == 0 && count > 1)
         error_set(&text, last.code, "all %zu addresses failed, %s: %s", count,
-                  race->is_out_of_ports ? "one of them so" : "the last", last.text);
+                  race->is_out_of_ports ? "one of them" : "the last", last.text);
     else
         text = last;
     pass_with_errno(&text, last.os_errno, error);

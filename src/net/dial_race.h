@@ -40,8 +40,8 @@ int dial_start(const struct endpoint *endpoint);
 // A connecting socket that poll() found ready: 0, or why it failed.
 int dial_finish(int fd, const struct endpoint *endpoint);
 
-// Whether connect() has failed because no local port is left for connections to `endpoint`, which is no fault of that
-// address. The same EADDRNOTAVAIL says that no address of this host leads there.
+// Whether connect() has failed because no local port is left for connections to `endpoint`, which is not the fault of
+// that address. The same EADDRNOTAVAIL says that no address of this host can reach it.
 bool dial_lacks_port(const struct endpoint *endpoint, int os_errno);
 
 // Says that connecting to `endpoint` failed, with the code that suits `os_errno`.

@@ -158,13 +158,13 @@ static struct inherited *find(const struct address *address, struct error *error
     }
     // The table holds stream sockets only, but a number may have been closed behind our back.
     if (!is_stream_socket(fd) || (found == NULL && is_complete)) {
-        error_set(error, ERROR_INVALID, "descriptor %d was not inherited, or is no stream socket", fd);
+        error_set(error, ERROR_INVALID, "descriptor %d was not inherited, or is not a stream socket", fd);
         return NULL;
     }
     if (found == NULL)
         found = add(fd);
     if (found == NULL)
-        error_set_errno(error, ENOMEM, "cannot note descriptor %d", fd);
+        error_set_errno(error, ENOMEM, "cannot keep track of descriptor %d", fd);
     return found;
 }
 
@@ -212,7 +212,7 @@ static bool check_connected(struct inherited *inherited, struct error *error) RE
     struct endpoint peer;
     char byte;
     if (inherited_is_listening(fd)) {
-        error_set(error, ERROR_INVALID, "inherited descriptor %d listens, it is no connection", fd);
+        error_set(error, ERROR_INVALID, "inherited descriptor %d is a listening socket, not a connection", fd);
         return false;
     }
     ssize_t peeked = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);

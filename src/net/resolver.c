@@ -110,7 +110,7 @@ static bool is_over(const struct resolver_query *query)
     return !is_pending(ipv4) && !is_pending(ipv6) && (has_any || !is_pending(whole));
 }
 
-// The preferred family has not said yet whether it has addresses.
+// Whether the preferred family is not answered yet.
 static bool is_awaited(const struct resolver_query *query)
 {
     const struct resolver_subquery *preferred = &query->subqueries[query->preferred];
@@ -141,14 +141,6 @@ static void take_answer(struct resolver_subquery *subquery, struct resolved_addr
         return;
     resolved->first = answer->first;
     resolved_add(resolved, answer);
-}
-
-// The system knows best which family comes first; where it has not said so, it is the preferred one.
-static void take_answers(struct resolver_query *query, struct resolved_addresses *resolved)
-{
-    take_answer(&query->subqueries[1 - query->preferred], resolved);
-    take_answer(&query->subqueries[query->preferred], resolved);
-    take_answer(&query->subqueries[RESOLVER_WHOLE], resolved);
 }
 
 // Looks the families up apart once the look-up of both has had its time. Returns when that is. What cannot be asked is
@@ -188,7 +180,11 @@ static int64_t retry(struct resolver_query *query, const struct resolved_address
 
 int64_t resolver_query_advance(struct resolver_query *query, struct resolved_addresses *resolved)
 {
-    take_answers(query, resolved);
+    // The last one says which family comes first: the system knows best, and where it has not said so, it is the
+    // preferred one.
+    take_answer(&query->subqueries[1 - query->preferred], resolved);
+    take_answer(&query->subqueries[query->preferred], resolved);
+    take_answer(&query->subqueries[RESOLVER_WHOLE], resolved);
     if (is_over(query))
         return DEADLINE_NONE;
     int64_t next = split(query);
@@ -242,7 +238,7 @@ static void set_wait_error(const char *host, struct resolver_job *job, enum clie
         error_set_errno(error, os_errno, "cannot resolve %s: poll", host);
 }
 
-// Why there is no address. The look-up of both families can tell best.
+// Why there is no address. The look-up of both families knows best.
 static void set_failure(const struct resolver_query *query, struct error *error)
 {
     const struct resolved_addresses *answer;

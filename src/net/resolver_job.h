@@ -4,7 +4,7 @@
 // whose servers are dead takes few threads, however many wait for it. A packet may be lost, though, and getaddrinfo()
 // asks again after 5 s only. So a look-up of one family that is not answered after a second can be done once more
 // beside the first, up to RESOLVER_TRIES_MAX at once and only while half the threads are free; the first good answer is
-// the answer. Where every thread is busy with other names, a look-up waits its turn, first come first served.
+// the answer. Where every thread is busy with other names, a look-up is queued, first come first served.
 
 #ifndef BITFLOW_SRC_NET_RESOLVER_JOB_H
 #define BITFLOW_SRC_NET_RESOLVER_JOB_H
@@ -23,7 +23,7 @@
 // to it. ERROR_NO_MEMORY, ERROR_NO_DESCRIPTORS; other failures are answers.
 struct resolver_job *resolver_job_join(const char *host, enum address_family family, struct error *error);
 
-// Gives the reference back. One that waits for its turn, and that nobody waits for any more, is not done at all.
+// Gives the reference back. One that is queued, and that nobody waits for any more, is not done at all.
 void resolver_job_drop(struct resolver_job **job);
 
 // Does it once more beside the others if it is time to. Returns when to call this again, DEADLINE_NONE: never.
@@ -36,7 +36,7 @@ int resolver_job_descriptor(const struct resolver_job *job); // readable once it
 bool resolver_job_is_done(struct resolver_job *job, const struct resolved_addresses **answer,
                           const struct error **error);
 
-// When a thread first began with it; 0: it waits for its turn.
+// When a thread first began with it; 0: it is queued.
 int64_t resolver_job_begun(struct resolver_job *job);
 
 #endif

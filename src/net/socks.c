@@ -147,7 +147,7 @@ bool socks_can_reach(const struct address *target, struct error *error)
     if (target->kind != ADDRESS_TCP)
         error_set(error, ERROR_INVALID, "a SOCKS5 server connects to TCP addresses only");
     else if (target->is_literal && strchr(target->host, '%') != NULL)
-        error_set(error, ERROR_INVALID, "a SOCKS5 server cannot be told of the zone of an IPv6 address");
+        error_set(error, ERROR_INVALID, "a SOCKS5 server cannot be given an IPv6 address with a zone");
     else
         return true;
     return false;

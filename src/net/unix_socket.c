@@ -75,7 +75,7 @@ static bool clear_stale(const struct sockaddr_un *address, socklen_t length, str
         return false;
     }
     if (!S_ISSOCK(status.st_mode)) {
-        error_set(error, ERROR_INVALID, "cannot listen on unix://%s: there is a file that is no socket", path);
+        error_set(error, ERROR_INVALID, "cannot listen on unix://%s: the file there is not a socket", path);
         return false;
     }
     int reason = probe(address, length);
@@ -84,7 +84,7 @@ static bool clear_stale(const struct sockaddr_un *address, socklen_t length, str
     if (reason == 0 && unlink(path) != 0 && errno != ENOENT)
         reason = errno;
     if (reason == EADDRINUSE)
-        error_set_errno(error, reason, "cannot listen on unix://%s: a server answers there", path);
+        error_set_errno(error, reason, "cannot listen on unix://%s: a server is already listening there", path);
     else if (reason != 0)
         error_set_errno(error, reason, "cannot listen on unix://%s: replacing its stale socket", path);
     return reason == 0;

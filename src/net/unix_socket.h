@@ -1,4 +1,4 @@
-// The file of a listening Unix socket: made, taken over from a server that is no more, removed. The inside of
+// The file of a listening Unix socket: made, taken over from a server that has gone, removed. The inside of
 // net/listener.h. Any thread; no state.
 
 #ifndef BITFLOW_SRC_NET_UNIX_SOCKET_H

@@ -1,5 +1,5 @@
 // Which targets a connection tries, in which order: the policy, and what is known of the targets' health. Of the
-// targets' states only atomics are touched; a struct balancer belongs to one connection's thread.
+// targets only atomics are touched; a struct balancer belongs to one connection's thread.
 //
 // A target that is out (proxy/health.h) is passed over while there is another one; when all others have failed it is
 // tried nevertheless. Where there is no other target to go to, failures mean nothing.
@@ -12,37 +12,35 @@
 #include <stdint.h>
 
 #include "bitflow/config/config.h"
-#include "bitflow/proxy/target_state.h"
-
-#define BALANCER_NO_MORE SIZE_MAX
+#include "bitflow/proxy/proxy.h"
 
 struct balancer {
     enum balancer_policy policy;
-    const struct target_config *targets;
-    struct target_state *const *states; // by the target's index
+    struct target *targets;
     size_t target_count;
-    uint64_t turn;
-    size_t chosen;
-    size_t last; // that was tried; BALANCER_NO_MORE: none yet
-    bool *tried; // by the target's index; NULL until one has failed
+    uint64_t rr_counter;
+    struct target *chosen;
+    struct target *last; // that was tried; NULL: none yet
+    bool *tried;         // by the target's index; NULL until one has failed
 };
 
-// `turn` numbers the connections that choose a target, which is what round-robin goes by. `chosen`: the one target that
-// there is to be tried, or BALANCER_NO_MORE. All of it is borrowed.
-void balancer_init(struct balancer *balancer, const struct proxy_config *settings, struct target_state *const *states,
-                   uint64_t turn, size_t chosen);
+// `targets`: as many as `settings` has. `rr_counter` numbers the connections that choose a target, which is what
+// round-robin goes by. `chosen`: the one target that there is to be tried where the policy is to choose by name; NULL:
+// none. All of it is borrowed.
+void balancer_init(struct balancer *balancer, const struct proxy_config *settings, struct target *targets,
+                   uint64_t rr_counter, struct target *chosen);
 void balancer_release(struct balancer *balancer);
 
-// The index of the next target to try, at first and after each failure; BALANCER_NO_MORE: there is none, or no memory.
-// `now` as clock_now() has it, here and below.
-size_t balancer_next(struct balancer *balancer, int64_t now);
+// The next target to try, at first and after each failure; NULL: there is none, or no memory. `now` as clock_now() has
+// it, here and below.
+struct target *balancer_next(struct balancer *balancer, int64_t now);
 
 // What became of the one tried last. They return whether it is out from now on, or is back.
 bool balancer_note_failure(struct balancer *balancer, int64_t now);
 bool balancer_note_success(struct balancer *balancer, int64_t now);
 
-// The index of the target that serves a client's server name (lower case; empty: it sent none), or BALANCER_NO_MORE. A
-// target's name is that server name, in any case, else *.example.com for one label more, else * for all.
-size_t balancer_by_name(const struct target_config *targets, size_t target_count, const char *server_name);
+// The target that serves a client's server name (lower case; empty: it sent none), or NULL. A target's name is that
+// server name, in any case, else *.example.com for one label more, else * for all.
+struct target *balancer_by_name(struct target *targets, size_t target_count, const char *server_name);
 
 #endif

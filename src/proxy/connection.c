@@ -10,7 +10,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "balancer.h"
 #include "bitflow/base/clock.h"
 #include "bitflow/net/inherited.h"
 #include "bitflow/net/socket.h"
@@ -135,11 +134,11 @@ __attribute__((noinline)) static bool reach_target(struct connection *connection
     const struct generation *generation = connection->generation;
     const struct proxy_config *settings = generation->settings;
     struct upstream_plan plan = {.settings = settings,
-                                 .tls = generation->tls_contexts.targets,
-                                 .states = generation->targets,
-                                 .turn = atomic_fetch_add_explicit(&generation->proxy->turns, 1, memory_order_relaxed),
+                                 .targets = generation->targets,
+                                 .rr_counter =
+                                     atomic_fetch_add_explicit(&generation->proxy->rr_counter, 1, memory_order_relaxed),
                                  .chosen = connection->ingress.target,
-                                 .metrics = connection_target_metrics(connection)};
+                                 .has_metrics = metrics_are_on(generation->proxy->metrics)};
     struct connection_ends ends;
     struct proxy_header header;
     char id[CONNECTION_ID_SIZE];
@@ -179,7 +178,7 @@ static bool dial_target(struct connection *connection)
 static void relay_target(struct connection *connection)
 {
     const struct listener_config *listener = &connection->generation->settings->listener;
-    const struct target_config *target = connection->upstream.target;
+    const struct target_config *target = connection->upstream.target->settings;
     struct relay *relay = &connection->relay;
     connection->relay_start = clock_now();
     connection_enter(connection, STAGE_RELAYING);

@@ -11,11 +11,6 @@ static struct proxy_metrics *metrics_of(const struct connection *connection)
     return connection->generation->proxy->metrics;
 }
 
-struct target_metrics *const *connection_target_metrics(const struct connection *connection)
-{
-    return metrics_are_on(metrics_of(connection)) ? connection->generation->metrics : NULL;
-}
-
 void connection_count_accepted(const struct connection *connection)
 {
     if (metrics_are_on(metrics_of(connection)))

@@ -82,8 +82,6 @@ void connection_count_accepted(const struct connection *connection);
 void connection_count_connected(const struct connection *connection);
 void connection_count_closed(struct connection *connection);
 void connection_count_rejected(const struct generation *generation, enum close_reason reason);
-// NULL: nothing is counted.
-struct target_metrics *const *connection_target_metrics(const struct connection *connection);
 
 // Lines of the application log, at level debug.
 void connection_log_accepted(const struct connection *connection);

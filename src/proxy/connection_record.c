@@ -49,7 +49,7 @@ void connection_log_connected(const struct connection *connection)
     char address[ENDPOINT_TEXT_SIZE], attempts[LOG_NUMBER_SIZE], took[LOG_NUMBER_SIZE];
     const struct upstream *upstream = &connection->upstream;
     endpoint_format(&upstream->dialled.remote, address);
-    log_debug(&context, "connected", "target", upstream->target->name, "address", address, "attempts",
+    log_debug(&context, "connected", "target", upstream->target->settings->name, "address", address, "attempts",
               log_number(attempts, upstream->attempts), "connect_us",
               log_number(took, upstream->connect_time / NS_PER_US), NULL);
 }
@@ -162,7 +162,8 @@ static const struct connection_header *describe_header(const struct connection *
 // Where the connection really goes, if it isn't to the target itself.
 static const char *describe_via(const struct upstream *upstream, char out[ENDPOINT_TEXT_SIZE])
 {
-    if (upstream->target == NULL || upstream->target->socks_proxy == NULL || upstream->dialled.remote.length == 0)
+    if (upstream->target == NULL || upstream->target->settings->socks_proxy == NULL ||
+        upstream->dialled.remote.length == 0)
         return NULL;
     endpoint_format(&upstream->dialled.remote, out);
     return out;
@@ -174,10 +175,10 @@ static const char *describe_address(const struct upstream *upstream, char out[AD
     _Static_assert(ADDRESS_TEXT_SIZE >= ENDPOINT_TEXT_SIZE, "either fits");
     if (upstream->target == NULL || upstream->dialled.remote.length == 0)
         return NULL;
-    if (upstream->target->socks_proxy != NULL) {
+    if (upstream->target->settings->socks_proxy != NULL) {
         // Which of a name's addresses it is, the SOCKS5 server knows.
         static const char scheme[] = "tcp://";
-        address_format(&upstream->target->address, out);
+        address_format(&upstream->target->settings->address, out);
         return strncmp(out, scheme, sizeof scheme - 1) == 0 ? out + sizeof scheme - 1 : out;
     }
     endpoint_format(&upstream->dialled.remote, out);
@@ -222,7 +223,7 @@ static struct connection_record describe(const struct connection *connection, en
         .target_tls = describe_tls(upstream->tls, &room->target_tls),
         .client_tcp = tcp_of(facts, RELAY_CLIENT),
         .target_tcp = tcp_of(facts, RELAY_TARGET),
-        .target_name = upstream->target == NULL ? NULL : upstream->target->name,
+        .target_name = upstream->target == NULL ? NULL : upstream->target->settings->name,
         .target_address = describe_address(upstream, room->target_address),
         .via = describe_via(upstream, room->via),
         .attempts = upstream->attempts,

@@ -38,15 +38,15 @@ static bool choose_target(struct ingress *ingress, const struct generation *gene
                           enum close_reason *reason, struct error *error)
 {
     const struct proxy_config *settings = generation->settings;
-    const struct tls_context *context = generation->tls_contexts.listener; // NULL: passed through
+    const struct tls_context *context = generation->tls; // NULL: passed through
     const char *name = ingress->server_name;
     bool has_name = *name != '\0';
-    size_t target = balancer_by_name(settings->targets, settings->target_count, name);
-    if (target != BALANCER_NO_MORE && (context == NULL || tls_context_has_authority_for(context, name))) {
+    struct target *target = balancer_by_name(generation->targets, settings->target_count, name);
+    if (target != NULL && (context == NULL || tls_context_has_authority_for(context, name))) {
         ingress->target = target;
         return true;
     }
-    if (target != BALANCER_NO_MORE)
+    if (target != NULL)
         error_set(error, ERROR_INVALID, "%s%s, and which authority is to judge the client depends on that",
                   has_name ? "no certificate is for the server name " : "the client sent no server name", name);
     else if (has_name)
@@ -64,7 +64,7 @@ static bool choose_target(struct ingress *ingress, const struct generation *gene
 static bool is_routed_as_agreed(const struct ingress *ingress, int client, struct error *error)
 {
     uint8_t record[TLS_ALERT_RECORD_MAX];
-    if (ingress->target != BALANCER_NO_MORE && strcmp(ingress->server_name, ingress->tls->info.server_name) == 0)
+    if (ingress->target != NULL && strcmp(ingress->server_name, ingress->tls->info.server_name) == 0)
         return true;
     size_t size = tls_sender_alert(ingress->tls->sender, TLS_ALERT_ILLEGAL_PARAMETER, record, sizeof record);
     (void)send(client, record, size, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -110,7 +110,7 @@ static bool accept_tls(struct ingress *ingress, const struct generation *generat
     ingress->tls = calloc(1, sizeof *ingress->tls);
     if (ingress->tls == NULL) {
         error_set_errno(&why, ENOMEM, "cannot begin a TLS handshake");
-    } else if (tls_accept(generation->tls_contexts.listener, client, deadline, ingress->tls, &why)) {
+    } else if (tls_accept(generation->tls, client, deadline, ingress->tls, &why)) {
         socket_acknowledge(client); // in TLS 1.3 the client has the last word
         return true;
     }
@@ -122,7 +122,7 @@ static bool accept_tls(struct ingress *ingress, const struct generation *generat
 bool ingress_declare(struct ingress *ingress, const struct listener_config *listener, int client,
                      enum close_reason *reason, struct error *error)
 {
-    *ingress = (struct ingress){.target = BALANCER_NO_MORE};
+    *ingress = (struct ingress){.target = NULL};
     if (!listener->proxy_protocol)
         return true;
     int64_t begin = clock_now(), until = deadline_after(listener->proxy_protocol_timeout);

@@ -23,7 +23,7 @@ struct ingress {
     struct declaration *declared;                // NULL: no PROXY protocol header came
     char server_name[CLIENT_HELLO_NAME_MAX + 1]; // SNI, in lower case; empty: none, or not looked at
     struct tls_session *tls;                     // NULL: plain, or no handshake was begun
-    size_t target;                               // the one that the server name chose; BALANCER_NO_MORE: it does not
+    struct target *target;                       // the one that the server name chose; NULL: it does not
     enum ingress_step step;                      // that it came to
     int64_t proxy_header_time;                   // ns, of waiting for and reading it; 0: none was expected
     int64_t client_hello_time;                   // likewise, of looking at the server name

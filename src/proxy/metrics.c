@@ -1,8 +1,6 @@
 #include "bitflow/proxy/metrics.h"
 
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
+#include "bitflow/base/invariant.h"
 
 void metrics_init(struct metrics *metrics)
 {
@@ -42,41 +40,34 @@ static bool is_on(const struct metrics *metrics)
     return atomic_load_explicit(&metrics->is_on, memory_order_relaxed);
 }
 
-// Frees those of the targets that are nobody's and have nothing to be reported; `all`: every one.
-static void tidy_targets(const struct metrics *metrics, struct proxy_metrics *proxy, bool all) REQUIRES(metrics->lock)
+// Frees those of the targets that are nobody's and have nothing to be reported.
+static void tidy_targets(const struct metrics *metrics, struct proxy_metrics *proxy) REQUIRES(metrics->lock)
 {
-    struct target_metrics *target = LIST_FIRST(&proxy->targets);
-    while (target != NULL) {
-        struct target_metrics *next = LIST_NEXT(target, link);
-        if (all || (target->references == 0 && (!is_on(metrics) || is_target_settled(target)))) {
-            LIST_REMOVE(target, link);
-            free(target->name);
-            free(target);
-        }
-        target = next;
+    struct shared *next;
+    for (struct shared *at = LIST_FIRST(&proxy->targets); at != NULL; at = next) {
+        next = LIST_NEXT(at, link);
+        if (at->references == 0 && (!is_on(metrics) || is_target_settled((struct target_metrics *)at)))
+            shared_free(at);
     }
 }
 
 // The same of a proxy.
 static void tidy_proxy(const struct metrics *metrics, struct proxy_metrics *proxy) REQUIRES(metrics->lock)
 {
-    if (proxy->references > 0 || (is_on(metrics) && !(LIST_EMPTY(&proxy->targets) && is_proxy_settled(proxy))))
+    tidy_targets(metrics, proxy);
+    if (proxy->shared.references > 0 || !LIST_EMPTY(&proxy->targets) || (is_on(metrics) && !is_proxy_settled(proxy)))
         return;
-    tidy_targets(metrics, proxy, true);
-    LIST_REMOVE(proxy, link);
-    free(proxy->name);
-    free(proxy);
+    shared_free(proxy);
 }
 
 void metrics_set_on(struct metrics *metrics, bool on)
 {
     mutex_lock(&metrics->lock);
     atomic_store_explicit(&metrics->is_on, on, memory_order_relaxed);
-    struct proxy_metrics *proxy = LIST_FIRST(&metrics->proxies);
-    while (proxy != NULL) {
-        struct proxy_metrics *next = LIST_NEXT(proxy, link);
-        tidy_proxy(metrics, proxy);
-        proxy = next;
+    struct shared *next;
+    for (struct shared *at = LIST_FIRST(&metrics->proxies); at != NULL; at = next) {
+        next = LIST_NEXT(at, link);
+        tidy_proxy(metrics, (struct proxy_metrics *)at);
     }
     mutex_unlock(&metrics->lock);
 }
@@ -84,40 +75,19 @@ void metrics_set_on(struct metrics *metrics, bool on)
 void metrics_release(struct metrics *metrics)
 {
     metrics_set_on(metrics, false);
+    mutex_lock(&metrics->lock);
+    INVARIANT(LIST_EMPTY(&metrics->proxies));
+    mutex_unlock(&metrics->lock);
     mutex_release(&metrics->lock);
 }
 
-static struct proxy_metrics *create_proxy(struct metrics *metrics, const char *name)
+struct proxy_metrics *proxy_metrics_hold(struct metrics *metrics, const char *name)
 {
-    struct proxy_metrics *proxy = calloc(1, sizeof *proxy);
-    char *own_name = strdup(name);
-    if (proxy == NULL || own_name == NULL) {
-        free(proxy);
-        free(own_name);
-        return NULL;
-    }
-    proxy->all = metrics;
-    proxy->name = own_name;
-    return proxy;
-}
-
-struct proxy_metrics *proxy_metrics_hold(struct metrics *metrics, const char *name, struct error *error)
-{
-    struct proxy_metrics *proxy;
     mutex_lock(&metrics->lock);
-    LIST_FOREACH(proxy, &metrics->proxies, link)
-    if (strcmp(proxy->name, name) == 0)
-        break;
-    if (proxy == NULL) {
-        proxy = create_proxy(metrics, name);
-        if (proxy != NULL)
-            LIST_INSERT_HEAD(&metrics->proxies, proxy, link);
-    }
+    struct proxy_metrics *proxy = shared_hold(&metrics->proxies, name, sizeof *proxy);
     if (proxy != NULL)
-        proxy->references++;
+        proxy->all = metrics;
     mutex_unlock(&metrics->lock);
-    if (proxy == NULL)
-        error_set_errno(error, ENOMEM, "cannot count for the proxy %s", name);
     return proxy;
 }
 
@@ -129,99 +99,56 @@ void proxy_metrics_drop(struct proxy_metrics **proxy)
         return;
     struct metrics *metrics = dropped->all;
     mutex_lock(&metrics->lock);
-    dropped->references--;
+    (void)shared_drop(dropped);
     tidy_proxy(metrics, dropped);
     mutex_unlock(&metrics->lock);
 }
 
-static struct target_metrics *create_target(const char *name)
+struct target_metrics *target_metrics_hold(struct proxy_metrics *proxy, const char *name)
 {
-    struct target_metrics *target = calloc(1, sizeof *target);
-    char *own_name = strdup(name);
-    if (target == NULL || own_name == NULL) {
-        free(target);
-        free(own_name);
-        return NULL;
-    }
-    target->name = own_name;
+    mutex_lock(&proxy->all->lock);
+    struct target_metrics *target = shared_hold(&proxy->targets, name, sizeof *target);
+    mutex_unlock(&proxy->all->lock);
     return target;
 }
 
-static struct target_metrics *hold_target(struct proxy_metrics *proxy, const char *name) REQUIRES(proxy->all->lock)
+void target_metrics_drop(struct proxy_metrics *proxy, struct target_metrics **target)
 {
-    struct target_metrics *target;
-    LIST_FOREACH(target, &proxy->targets, link)
-    if (strcmp(target->name, name) == 0)
-        break;
-    if (target == NULL) {
-        target = create_target(name);
-        if (target == NULL)
-            return NULL;
-        LIST_INSERT_HEAD(&proxy->targets, target, link);
-    }
-    target->references++;
-    return target;
-}
-
-struct target_metrics **target_metrics_hold(struct proxy_metrics *proxy, const struct target_config *targets,
-                                            size_t count, struct error *error)
-{
-    struct target_metrics **held = calloc(count, sizeof(struct target_metrics *));
-    size_t got = 0;
-    if (held != NULL) {
-        mutex_lock(&proxy->all->lock);
-        while (got < count && (held[got] = hold_target(proxy, targets[got].name)) != NULL)
-            got++;
-        mutex_unlock(&proxy->all->lock);
-    }
-    if (held != NULL && got == count)
-        return held;
-    target_metrics_drop(proxy, &held, got);
-    error_set_errno(error, ENOMEM, "cannot count for %zu targets", count);
-    return NULL;
-}
-
-void target_metrics_drop(struct proxy_metrics *proxy, struct target_metrics ***targets, size_t count)
-{
-    struct target_metrics **dropped = *targets;
-    *targets = NULL;
+    struct target_metrics *dropped = *target;
+    *target = NULL;
     if (dropped == NULL)
         return;
-    struct metrics *metrics = proxy->all;
-    mutex_lock(&metrics->lock);
-    for (size_t i = 0; i < count; i++)
-        dropped[i]->references--;
-    tidy_targets(metrics, proxy, false);
-    mutex_unlock(&metrics->lock);
-    free(dropped);
+    mutex_lock(&proxy->all->lock);
+    (void)shared_drop(dropped);
+    tidy_targets(proxy->all, proxy);
+    mutex_unlock(&proxy->all->lock);
+}
+
+// The one after `before` in the list, or its first, with a reference.
+static void *hold_next(const struct shared_list *list, const void *before)
+{
+    struct shared *next = before == NULL ? LIST_FIRST(list) : LIST_NEXT((const struct shared *)before, link);
+    if (next != NULL)
+        next->references++;
+    return next;
 }
 
 struct proxy_metrics *metrics_next_proxy(struct metrics *metrics, struct proxy_metrics *before)
 {
     mutex_lock(&metrics->lock);
-    struct proxy_metrics *next = before == NULL ? LIST_FIRST(&metrics->proxies) : LIST_NEXT(before, link);
-    if (next != NULL)
-        next->references++;
-    if (before != NULL) {
-        before->references--;
+    struct proxy_metrics *next = hold_next(&metrics->proxies, before);
+    if (before != NULL && shared_drop(before))
         tidy_proxy(metrics, before);
-    }
     mutex_unlock(&metrics->lock);
     return next;
 }
 
 struct target_metrics *metrics_next_target(struct proxy_metrics *proxy, struct target_metrics *before)
 {
-    struct metrics *metrics = proxy->all;
-    mutex_lock(&metrics->lock);
-    struct target_metrics *next = before == NULL ? LIST_FIRST(&proxy->targets) : LIST_NEXT(before, link);
-    if (next != NULL)
-        next->references++;
-    if (before != NULL) {
-        before->references--;
-        if (before->references == 0)
-            tidy_targets(metrics, proxy, false);
-    }
-    mutex_unlock(&metrics->lock);
+    mutex_lock(&proxy->all->lock);
+    struct target_metrics *next = hold_next(&proxy->targets, before);
+    if (before != NULL && shared_drop(before))
+        tidy_targets(proxy->all, proxy);
+    mutex_unlock(&proxy->all->lock);
     return next;
 }

@@ -4,24 +4,27 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bitflow/base/invariant.h"
+
 struct proxy *proxy_create(const char *name, struct metrics *metrics, struct error *error)
 {
     struct proxy *proxy = calloc(1, sizeof *proxy);
     char *own_name = strdup(name);
-    if (proxy == NULL || own_name == NULL) {
+    struct proxy_metrics *own_metrics = proxy_metrics_hold(metrics, name);
+    if (proxy == NULL || own_name == NULL || own_metrics == NULL) {
         free(proxy);
         free(own_name);
+        proxy_metrics_drop(&own_metrics);
         error_set_errno(error, ENOMEM, "cannot create the proxy %s", name);
         return NULL;
     }
-    proxy->metrics = proxy_metrics_hold(metrics, name, error);
-    if (proxy->metrics == NULL) {
-        free(proxy);
-        free(own_name);
-        return NULL;
-    }
     proxy->name = own_name;
-    target_list_init(&proxy->targets);
+    proxy->metrics = own_metrics;
+    mutex_init(&proxy->lock);
+    mutex_lock(&proxy->lock);
+    LIST_INIT(&proxy->loads);
+    LIST_INIT(&proxy->healths);
+    mutex_unlock(&proxy->lock);
     source_counts_init(&proxy->sources);
     atomic_init(&proxy->references, 1);
     return proxy;
@@ -39,11 +42,41 @@ void proxy_drop(struct proxy **proxy)
     *proxy = NULL;
     if (dropped == NULL || atomic_fetch_sub_explicit(&dropped->references, 1, memory_order_acq_rel) > 1)
         return;
-    target_list_release(&dropped->targets);
+    mutex_lock(&dropped->lock);
+    INVARIANT(LIST_EMPTY(&dropped->loads) && LIST_EMPTY(&dropped->healths));
+    mutex_unlock(&dropped->lock);
+    mutex_release(&dropped->lock);
     source_counts_release(&dropped->sources);
     proxy_metrics_drop(&dropped->metrics);
     free(dropped->name);
     free(dropped);
+}
+
+// All but the TLS contexts, which are taken over when nothing can fail any more.
+static bool init_targets(struct generation *generation, struct tls_context *const *tls, struct error *error)
+{
+    const struct proxy_config *settings = generation->settings;
+    generation->targets = calloc(settings->target_count, sizeof *generation->targets);
+    if (generation->targets == NULL) {
+        error_set_errno(error, ENOMEM, "cannot watch %zu targets", settings->target_count);
+        return false;
+    }
+    for (size_t i = 0; i < settings->target_count; i++)
+        if (!target_init(&generation->targets[i], generation->proxy, settings, &settings->targets[i], tls[i], error))
+            return false;
+    return true;
+}
+
+static void destroy(struct generation *generation)
+{
+    connection_log_close(&generation->log);
+    tls_context_destroy(&generation->tls);
+    for (size_t i = 0; generation->targets != NULL && i < generation->settings->target_count; i++)
+        target_release(&generation->targets[i], generation->proxy);
+    free(generation->targets);
+    config_drop(&generation->config);
+    proxy_drop(&generation->proxy);
+    free(generation);
 }
 
 struct generation *generation_create(struct proxy *proxy, const struct config *config,
@@ -55,27 +88,26 @@ struct generation *generation_create(struct proxy *proxy, const struct config *c
         error_set_errno(error, ENOMEM, "cannot configure the proxy %s", settings->name);
         return NULL;
     }
-    generation->targets = target_list_hold(&proxy->targets, settings, tls_contexts->targets, error);
-    if (generation->targets != NULL)
-        generation->metrics = target_metrics_hold(proxy->metrics, settings->targets, settings->target_count, error);
-    bool is_complete = generation->metrics != NULL;
-    if (is_complete && settings->connection_log != NULL) {
-        generation->log = connection_log_open(settings->connection_log, error);
-        is_complete = generation->log != NULL;
-    }
-    if (!is_complete) {
-        target_metrics_drop(proxy->metrics, &generation->metrics, settings->target_count);
-        target_list_drop(&proxy->targets, &generation->targets, settings->target_count);
-        free(generation);
-        return NULL;
-    }
     atomic_init(&generation->references, 1);
     generation->proxy = proxy_hold(proxy);
     generation->config = config_hold(config);
     generation->settings = settings;
     generation->reports.interval = settings->connection_log_interval;
-    generation->tls_contexts = *tls_contexts;
-    *tls_contexts = (struct tls_contexts){.listener = NULL};
+    bool is_complete = init_targets(generation, tls_contexts->targets, error);
+    if (is_complete && settings->connection_log != NULL) {
+        generation->log = connection_log_open(settings->connection_log, error);
+        is_complete = generation->log != NULL;
+    }
+    if (!is_complete) {
+        destroy(generation);
+        return NULL;
+    }
+    generation->tls = tls_contexts->listener;
+    tls_contexts->listener = NULL;
+    for (size_t i = 0; i < settings->target_count; i++) {
+        generation->targets[i].tls = tls_contexts->targets[i];
+        tls_contexts->targets[i] = NULL;
+    }
     return generation;
 }
 
@@ -91,22 +123,17 @@ void generation_drop(struct generation **generation)
     *generation = NULL;
     if (dropped == NULL || atomic_fetch_sub_explicit(&dropped->references, 1, memory_order_acq_rel) > 1)
         return;
-    connection_log_close(&dropped->log);
-    tls_contexts_release(&dropped->tls_contexts);
-    target_metrics_drop(dropped->proxy->metrics, &dropped->metrics, dropped->settings->target_count);
-    target_list_drop(&dropped->proxy->targets, &dropped->targets, dropped->settings->target_count);
-    config_drop(&dropped->config);
-    proxy_drop(&dropped->proxy);
-    free(dropped);
+    destroy(dropped);
+}
+
+static void publish_expiry(_Atomic int64_t *expiry, const struct tls_context *tls)
+{
+    atomic_store_explicit(expiry, tls == NULL ? 0 : tls_context_expiry(tls), memory_order_relaxed);
 }
 
 void generation_publish(const struct generation *generation)
 {
-    const struct tls_contexts *tls_contexts = &generation->tls_contexts;
-    int64_t expiry = tls_contexts->listener == NULL ? 0 : tls_context_expiry(tls_contexts->listener);
-    atomic_store_explicit(&generation->proxy->metrics->certificate_expiry, expiry, memory_order_relaxed);
-    for (size_t i = 0; i < tls_contexts->target_count; i++) {
-        expiry = tls_contexts->targets[i] == NULL ? 0 : tls_context_expiry(tls_contexts->targets[i]);
-        atomic_store_explicit(&generation->metrics[i]->certificate_expiry, expiry, memory_order_relaxed);
-    }
+    publish_expiry(&generation->proxy->metrics->certificate_expiry, generation->tls);
+    for (size_t i = 0; i < generation->settings->target_count; i++)
+        publish_expiry(&generation->targets[i].metrics->certificate_expiry, generation->targets[i].tls);
 }

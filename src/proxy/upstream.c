@@ -66,19 +66,18 @@ static void drop_session(struct upstream *upstream)
 }
 
 // All attempts at one target. `error` is the last attempt's.
-static bool connect_target(struct upstream *upstream, const struct upstream_plan *plan, size_t index,
-                           struct client_watch *watch, const struct log_context *context, struct error *error)
+static bool connect_target(struct upstream *upstream, const struct upstream_plan *plan, struct client_watch *watch,
+                           const struct log_context *context, struct error *error)
 {
-    const struct target_config *target = &plan->settings->targets[index];
-    upstream->target = target;
+    const struct target_config *target = upstream->target->settings;
     for (int64_t number = 1; number <= target->connect_attempts; number++) {
         *error = ERROR_INIT;
         if (!wait_before(target, number, watch, error))
             return false;
         drop_session(upstream);
-        bool is_connected = upstream_attempt(upstream, plan, index, watch, error);
-        if (plan->metrics != NULL)
-            upstream_count_attempt(upstream, plan->metrics[index], is_connected, error->code);
+        bool is_connected = upstream_attempt(upstream, plan, watch, error);
+        if (plan->has_metrics)
+            upstream_count_attempt(upstream, is_connected, error->code);
         if (is_connected)
             return true;
         if (error->code != ERROR_CANCELLED)
@@ -91,27 +90,28 @@ static bool connect_target(struct upstream *upstream, const struct upstream_plan
 
 void upstream_leave(struct upstream *upstream)
 {
-    if (upstream->state != NULL)
-        atomic_fetch_sub_explicit(&upstream->state->place->active, 1, memory_order_relaxed);
-    upstream->state = NULL;
+    if (upstream->is_counted)
+        target_leave(upstream->target);
+    upstream->is_counted = false;
 }
 
-static void enter_target(struct upstream *upstream, struct target_state *state)
+static void enter_target(struct upstream *upstream, struct target *target)
 {
     upstream_leave(upstream);
-    atomic_fetch_add_explicit(&state->place->active, 1, memory_order_relaxed);
-    upstream->state = state;
+    target_enter(target);
+    upstream->target = target;
+    upstream->is_counted = true;
 }
 
 static void note_success(const struct upstream *upstream, struct balancer *balancer, const struct log_context *context)
 {
     if (balancer_note_success(balancer, clock_now()))
-        log_info(context, "the target is back", "target", upstream->target->name, NULL);
+        log_info(context, "the target is back", "target", upstream->target->settings->name, NULL);
 }
 
 static void note_failure(const struct upstream *upstream, struct balancer *balancer, const struct log_context *context)
 {
-    const struct target_config *target = upstream->target;
+    const struct target_config *target = upstream->target->settings;
     char number[LOG_NUMBER_SIZE], time[LOG_NUMBER_SIZE];
     if (balancer_note_failure(balancer, clock_now()))
         log_warn(context, "the target is passed over for now", "target", target->name, "failures",
@@ -126,11 +126,11 @@ static size_t try_targets(struct upstream *upstream, struct balancer *balancer, 
 {
     size_t failed = 0;
     for (;;) {
-        size_t index = balancer_next(balancer, clock_now());
-        if (index == BALANCER_NO_MORE)
+        struct target *target = balancer_next(balancer, clock_now());
+        if (target == NULL)
             return failed;
-        enter_target(upstream, plan->states[index]);
-        *connected = connect_target(upstream, plan, index, watch, context, last);
+        enter_target(upstream, target);
+        *connected = connect_target(upstream, plan, watch, context, last);
         if (*connected) {
             note_success(upstream, balancer, context);
             return failed;
@@ -151,7 +151,7 @@ bool upstream_connect(struct upstream *upstream, const struct upstream_plan *pla
     struct balancer balancer;
     struct error last = ERROR_INIT;
     bool connected = false;
-    balancer_init(&balancer, plan->settings, plan->states, plan->turn, plan->chosen);
+    balancer_init(&balancer, plan->settings, plan->targets, plan->rr_counter, plan->chosen);
     size_t failed = try_targets(upstream, &balancer, plan, watch, context, &last, &connected);
     balancer_release(&balancer);
     if (connected)

@@ -14,8 +14,7 @@
 #include "bitflow/config/config.h"
 #include "bitflow/net/client_watch.h"
 #include "bitflow/net/dial.h"
-#include "bitflow/proxy/metrics.h"
-#include "bitflow/proxy/target_state.h"
+#include "bitflow/proxy/proxy.h"
 #include "bitflow/relay/close_reason.h"
 #include "bitflow/tls/tls_session.h"
 #include "bitflow/wire/proxy_protocol.h"
@@ -26,30 +25,29 @@ enum upstream_step { UPSTREAM_DIAL, UPSTREAM_SOCKS, UPSTREAM_HEADER, UPSTREAM_TL
 
 // What happened so far, also while it goes on and when it failed.
 struct upstream {
-    const struct target_config *target; // the one tried last; NULL: none yet
-    unsigned attempts;                  // over all targets
-    int64_t resolve_time;               // ns, over all attempts
-    int64_t connect_time;               // ns, likewise
-    int64_t socks_time;                 // ns, likewise; 0: no SOCKS5 server was spoken to
-    int64_t handshake_time;             // ns, likewise, of TLS; 0: no handshake was begun
-    struct dial_result dialled;         // of the last attempt; with SOCKS5, the server's
-    enum upstream_step step;            // that the last attempt came to
-    bool has_own_bound;                 // that step had one, nearer than connect_timeout
-    bool is_header_sent;                // by the last attempt
-    struct tls_session *tls;            // of the last attempt; NULL: plain, or no handshake was begun
-    struct target_state *state;         // where this connection is counted; NULL: nowhere
+    struct target *target;      // the one tried last; NULL: none yet
+    bool is_counted;            // this connection is among its target's
+    unsigned attempts;          // over all targets
+    int64_t resolve_time;       // ns, over all attempts
+    int64_t connect_time;       // ns, likewise
+    int64_t socks_time;         // ns, likewise; 0: no SOCKS5 server was spoken to
+    int64_t handshake_time;     // ns, likewise, of TLS; 0: no handshake was begun
+    struct dial_result dialled; // of the last attempt; with SOCKS5, the server's
+    enum upstream_step step;    // that the last attempt came to
+    bool has_own_bound;         // that step had one, nearer than connect_timeout
+    bool is_header_sent;        // by the last attempt
+    struct tls_session *tls;    // of the last attempt; NULL: plain, or no handshake was begun
 };
 
 // Where to, and how. Borrowed.
 struct upstream_plan {
     const struct proxy_config *settings;
-    struct tls_context *const *tls;        // by the target's index
-    struct target_state *const *states;    // likewise
-    uint64_t turn;                         // of round-robin
-    size_t chosen;                         // the one target to be tried; BALANCER_NO_MORE: the balancer's
-    enum address_family preferred;         // for dual stack
-    const struct proxy_header *header;     // to be sent; NULL: none
-    struct target_metrics *const *metrics; // by the target's index; NULL: nothing is counted
+    struct target *targets;            // as many as `settings` has
+    uint64_t rr_counter;               // of round-robin
+    struct target *chosen;             // by the client's server name; NULL: the balancer is to choose
+    enum address_family preferred;     // for dual stack
+    const struct proxy_header *header; // to be sent; NULL: none
+    bool has_metrics;                  // attempts are counted
 };
 
 // False: no target could be reached; the error is the last attempt's.
@@ -60,8 +58,7 @@ bool upstream_connect(struct upstream *upstream, const struct upstream_plan *pla
 enum close_reason upstream_failure(const struct upstream *upstream, enum error_code code);
 
 // Counts the last attempt.
-void upstream_count_attempt(const struct upstream *upstream, struct target_metrics *metrics, bool is_connected,
-                            enum error_code code);
+void upstream_count_attempt(const struct upstream *upstream, bool is_connected, enum error_code code);
 
 // The connection is over: its target has one less.
 void upstream_leave(struct upstream *upstream);

@@ -182,14 +182,14 @@ static bool connect_tls(const struct attempt *attempt)
     return is_done;
 }
 
-bool upstream_attempt(struct upstream *upstream, const struct upstream_plan *plan, size_t index,
-                      struct client_watch *watch, struct error *error)
+bool upstream_attempt(struct upstream *upstream, const struct upstream_plan *plan, struct client_watch *watch,
+                      struct error *error)
 {
-    const struct target_config *target = &plan->settings->targets[index];
+    const struct target_config *target = upstream->target->settings;
     const struct attempt attempt = {.upstream = upstream,
                                     .plan = plan,
                                     .target = target,
-                                    .tls = plan->tls[index],
+                                    .tls = upstream->target->tls,
                                     .watch = watch,
                                     .deadline = deadline_after(target->connect_timeout),
                                     .error = error};

@@ -5,8 +5,8 @@
 
 #include "upstream.h"
 
-// All steps, within the target's connect_timeout. On failure the socket is closed, and the error is set.
-bool upstream_attempt(struct upstream *upstream, const struct upstream_plan *plan, size_t index,
-                      struct client_watch *watch, struct error *error);
+// All steps to upstream->target, within its connect_timeout. On failure the socket is closed, and the error is set.
+bool upstream_attempt(struct upstream *upstream, const struct upstream_plan *plan, struct client_watch *watch,
+                      struct error *error);
 
 #endif

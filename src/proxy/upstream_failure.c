@@ -52,9 +52,9 @@ enum close_reason upstream_failure(const struct upstream *upstream, enum error_c
     }
 }
 
-void upstream_count_attempt(const struct upstream *upstream, struct target_metrics *metrics, bool is_connected,
-                            enum error_code code)
+void upstream_count_attempt(const struct upstream *upstream, bool is_connected, enum error_code code)
 {
+    struct target_metrics *metrics = upstream->target->metrics;
     metric_add(&metrics->attempts, 1);
     if (is_connected)
         return;

@@ -69,7 +69,7 @@ bool sentry_report_crash(int fd, char id[SENTRY_ID_SIZE], struct error *error)
     if (fstat(fd, &status) != 0 || (size_t)status.st_size != SENTRY_CRASH_OFFSET + sizeof crash ||
         pread(fd, &crash, sizeof crash, SENTRY_CRASH_OFFSET) != (ssize_t)sizeof crash ||
         crash_signal_name(crash.signal) == NULL || crash.frame_count > CRASH_FRAMES_MAX) {
-        error_set(error, ERROR_INVALID, "descriptor %d has no crash in it", fd);
+        error_set(error, ERROR_INVALID, "descriptor %d does not hold a crash", fd);
         return false;
     }
     struct sentry_recorder *recorder = map(fd, MAP_PRIVATE); // slots are taken by being written to
@@ -78,7 +78,7 @@ bool sentry_report_crash(int fd, char id[SENTRY_ID_SIZE], struct error *error)
         return false;
     }
     if (!sentry_make_id(id)) {
-        error_set(error, ERROR_SYSTEM, "the system gives no random numbers");
+        error_set(error, ERROR_SYSTEM, "cannot get random numbers from the system");
         return false;
     }
     return sentry_sender_prepare(error) && send_crash(recorder, &crash, id, error);

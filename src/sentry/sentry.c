@@ -167,14 +167,14 @@ static void log_outcome(struct delivery *delivery, enum sentry_verdict verdict, 
     delivery->is_failing = verdict == SENTRY_TRY_AGAIN;
     if (verdict == SENTRY_TRY_AGAIN && !was_failing) {
         delivery->lost_before = sentry_lost();
-        log_warn(NULL, "cannot send to Sentry, it is tried again", "error", answer->error, NULL);
+        log_warn(NULL, "cannot send to Sentry, trying again", "error", answer->error, NULL);
     } else if (verdict == SENTRY_REFUSED) {
-        log_warn(NULL, "Sentry refuses an event", "error", answer->error, NULL);
+        log_warn(NULL, "Sentry refused an event", "error", answer->error, NULL);
     } else if (verdict == SENTRY_LIMITED) {
-        log_warn(NULL, "Sentry takes no events for now", "for_s",
+        log_warn(NULL, "Sentry accepts no events for now", "for_s",
                  log_number(number, deadline_left(delivery->policy.limited_until) / NS_PER_S), NULL);
     } else if (was_failing && verdict == SENTRY_TAKEN) {
-        log_info(NULL, "Sentry is reached again", "lost",
+        log_info(NULL, "Sentry can be reached again", "lost",
                  log_number(number, (int64_t)(sentry_lost() - delivery->lost_before)), NULL);
     }
 }
@@ -261,7 +261,7 @@ static void log_lost(uint64_t count)
 {
     char number[LOG_NUMBER_SIZE];
     if (count > 0)
-        log_warn(NULL, "events for Sentry are lost", "count", log_number(number, (int64_t)count), NULL);
+        log_warn(NULL, "events for Sentry were lost", "count", log_number(number, (int64_t)count), NULL);
 }
 
 static void *run_sentry(void *argument)

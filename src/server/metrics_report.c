@@ -32,13 +32,13 @@ static struct statsd_name with_label(struct statsd_name name, const char *key, c
 
 static struct statsd_name proxy_name(enum metric metric, const struct proxy_metrics *proxy)
 {
-    return with_label(name_of(metric), "proxy", proxy->name);
+    return with_label(name_of(metric), "proxy", proxy->shared.name);
 }
 
 static struct statsd_name target_name(enum metric metric, const struct proxy_metrics *proxy,
                                       const struct target_metrics *target)
 {
-    return with_label(proxy_name(metric, proxy), "target", target->name);
+    return with_label(proxy_name(metric, proxy), "target", target->shared.name);
 }
 
 static void report_gauge(struct statsd_batch *batch, enum metric metric, uint64_t value)

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,19 +10,18 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/log.h"
 #include "bitflow/base/mutex.h"
+#include "bitflow/base/shared.h"
 
 struct connection_log {
-    struct connection_log *next; // guarded by logs_lock, like `references`
-    unsigned references;
-    int fd; // the number never changes; re-opening replaces what is behind it
+    struct shared shared; // by its path; guarded by logs_lock
+    int fd;               // the number never changes; re-opening replaces what is behind it
     // The last write was cut short (a full disk): the next record begins on a line of its own.
     _Atomic bool is_torn;
     _Atomic uint64_t lost; // records since the last one that was written
-    char path[];
 };
 
 static struct mutex logs_lock = MUTEX_INIT;
-static struct connection_log *logs GUARDED_BY(logs_lock);
+static struct shared_list logs GUARDED_BY(logs_lock) = LIST_HEAD_INITIALIZER(logs);
 static _Atomic uint64_t lost_ever;
 
 static int open_file(const char *path, struct error *error)
@@ -35,38 +33,18 @@ static int open_file(const char *path, struct error *error)
     return fd;
 }
 
-static struct connection_log *create(const char *path, struct error *error)
-{
-    size_t size = strlen(path) + 1;
-    struct connection_log *log = calloc(1, sizeof *log + size);
-    if (log == NULL) {
-        error_set_errno(error, ENOMEM, "cannot open the connection log %s", path);
-        return NULL;
-    }
-    memcpy(log->path, path, size);
-    log->references = 1;
-    log->fd = open_file(path, error);
-    if (log->fd < 0) {
-        free(log);
-        return NULL;
-    }
-    return log;
-}
-
 struct connection_log *connection_log_open(const char *path, struct error *error)
 {
     mutex_lock(&logs_lock);
-    struct connection_log *log = logs;
-    while (log != NULL && strcmp(log->path, path) != 0)
-        log = log->next;
-    if (log != NULL) {
-        log->references++;
-    } else {
-        log = create(path, error);
-        if (log != NULL) {
-            log->next = logs;
-            logs = log;
-        }
+    struct connection_log *log = shared_hold(&logs, path, sizeof *log);
+    if (log == NULL)
+        error_set_errno(error, ENOMEM, "cannot open the connection log %s", path);
+    else if (log->shared.references == 1)
+        log->fd = open_file(path, error);
+    if (log != NULL && log->fd < 0) {
+        (void)shared_drop(log);
+        shared_free(log);
+        log = NULL;
     }
     mutex_unlock(&logs_lock);
     return log;
@@ -78,19 +56,14 @@ void connection_log_close(struct connection_log **log)
     *log = NULL;
     if (closing == NULL)
         return;
+    int fd = closing->fd;
     mutex_lock(&logs_lock);
-    bool last = --closing->references == 0;
-    if (last) {
-        struct connection_log **link = &logs;
-        while (*link != closing)
-            link = &(*link)->next;
-        *link = closing->next;
-    }
+    bool is_last = shared_drop(closing);
+    if (is_last)
+        shared_free(closing);
     mutex_unlock(&logs_lock);
-    if (last) {
-        (void)close(closing->fd);
-        free(closing);
-    }
+    if (is_last)
+        (void)close(fd);
 }
 
 static bool is_same_file(int a, int b)
@@ -104,11 +77,14 @@ bool connection_log_reopen_all(void)
 {
     bool all = true;
     mutex_lock(&logs_lock);
-    for (struct connection_log *log = logs; log != NULL; log = log->next) {
+    struct shared *shared;
+    LIST_FOREACH(shared, &logs, link)
+    {
+        struct connection_log *log = (struct connection_log *)shared;
         struct error error = ERROR_INIT;
-        int fd = open_file(log->path, &error);
+        int fd = open_file(shared->name, &error);
         if (fd < 0) {
-            log_error(NULL, "the old connection log stays in use", "path", log->path, "error", error.text, NULL);
+            log_error(NULL, "the old connection log stays in use", "path", log->shared.name, "error", error.text, NULL);
             all = false;
             continue;
         }
@@ -145,8 +121,8 @@ static void count_loss(struct connection_log *log, int os_errno)
     atomic_fetch_add_explicit(&lost_ever, 1, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&log->lost, 1, memory_order_relaxed) > 0)
         return; // said already
-    log_error(NULL, "connection log records are being lost", "path", log->path, "error", strerrordesc_np(os_errno),
-              NULL);
+    log_error(NULL, "connection log records are being lost", "path", log->shared.name, "error",
+              strerrordesc_np(os_errno), NULL);
 }
 
 static void report_recovery(struct connection_log *log)
@@ -154,7 +130,7 @@ static void report_recovery(struct connection_log *log)
     uint64_t lost = atomic_exchange_explicit(&log->lost, 0, memory_order_relaxed);
     char number[LOG_NUMBER_SIZE];
     if (lost > 0)
-        log_warn(NULL, "the connection log is written again", "path", log->path, "lost",
+        log_warn(NULL, "the connection log is written again", "path", log->shared.name, "lost",
                  log_number(number, (int64_t)lost), NULL);
 }
 

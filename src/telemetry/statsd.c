@@ -40,7 +40,7 @@ struct statsd {
     struct statsd_losses losses;
     unsigned burst;
     bool was_delivered;
-    bool has_said; // that there is no receiver
+    bool has_logged; // that there is no receiver
 };
 
 // Waits until `deadline`, or until there is something else to do.
@@ -70,19 +70,19 @@ static enum statsd_outcome send_datagram(void *argument, const char *bytes, size
     return statsd_socket_send(&statsd->socket, bytes, length);
 }
 
-static void say_missing(struct statsd *statsd, const struct error *error)
+static void log_missing(struct statsd *statsd, const struct error *error)
 {
-    if (!statsd->has_said)
+    if (!statsd->has_logged)
         log_warn(NULL, "metrics cannot be sent", "address", statsd->current->text + statsd->current->address, "error",
                  error->text, NULL);
-    statsd->has_said = true;
+    statsd->has_logged = true;
 }
 
-static void say_present(struct statsd *statsd)
+static void log_present(struct statsd *statsd)
 {
-    if (statsd->has_said)
+    if (statsd->has_logged)
         log_info(NULL, "metrics are sent again", "address", statsd->current->text + statsd->current->address, NULL);
-    statsd->has_said = false;
+    statsd->has_logged = false;
 }
 
 // Without a receiver nothing is collected: it waits where it is.
@@ -94,10 +94,10 @@ static void report(struct statsd *statsd, int64_t look_up_wait)
     if (statsd_socket_was_refused(&statsd->socket))
         statsd->was_delivered = false;
     if (!statsd_socket_prepare(&statsd->socket, deadline_after(look_up_wait), &error)) {
-        say_missing(statsd, &error);
+        log_missing(statsd, &error);
         return;
     }
-    say_present(statsd);
+    log_present(statsd);
     struct statsd_batch *batch = &statsd->batch;
     statsd->burst = 0;
     statsd_batch_begin(batch, statsd->was_delivered);
@@ -118,7 +118,7 @@ static void adopt(struct statsd *statsd, struct setting *next)
             statsd->was_delivered = false;
         statsd_socket_close(&statsd->socket);
         statsd_socket_init(&statsd->socket, next->text + next->address);
-        statsd->has_said = false;
+        statsd->has_logged = false;
         log_info(NULL, "sending metrics", "address", next->text + next->address, NULL);
     }
     statsd->batch.format = next->format;
@@ -127,7 +127,7 @@ static void adopt(struct statsd *statsd, struct setting *next)
 }
 
 // False: it shall stop.
-static bool take_orders(struct statsd *statsd)
+static bool take_settings(struct statsd *statsd)
 {
     mutex_lock(&statsd->lock);
     struct setting *next = statsd->next;
@@ -146,7 +146,7 @@ static void *run_statsd(void *argument)
     int64_t due = clock_now();
     for (;;) {
         wait_until(statsd, due);
-        if (!take_orders(statsd))
+        if (!take_settings(statsd))
             break;
         report(statsd, LOOK_UP_WAIT);
         due += INTERVAL;

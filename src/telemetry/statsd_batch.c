@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "statsd_line.h"
+
 static bool is_over(const struct statsd_batch *batch)
 {
     return batch->outcome >= STATSD_GONE;

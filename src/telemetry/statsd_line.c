@@ -1,10 +1,9 @@
-// A metric's line, in the three dialects.
+#include "statsd_line.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #include "bitflow/base/text.h"
-#include "bitflow/telemetry/statsd_batch.h"
 
 struct text {
     char *out;
@@ -104,17 +103,12 @@ static void put_rate(struct text *text, double rate)
     put_all(text, number, (size_t)length);
 }
 
-static void put_prefix(struct text *text, const char *prefix)
-{
-    put_string(text, prefix);
-    if (*prefix != '\0' && prefix[strlen(prefix) - 1] != '.')
-        put(text, '.');
-}
-
 size_t statsd_render(const struct statsd_line *line, char out[STATSD_LINE_MAX])
 {
     struct text text = {.out = out};
-    put_prefix(&text, line->prefix);
+    put_string(&text, line->prefix);
+    if (*line->prefix != '\0' && line->prefix[strlen(line->prefix) - 1] != '.')
+        put(&text, '.');
     put_name(&text, line);
     if (line->format == STATSD_INFLUXDB)
         put_tags(&text, line);

@@ -105,20 +105,12 @@ static bool is_known(const struct statsd_socket *socket, const struct endpoint *
 static void keep(struct statsd_socket *socket, const struct resolved_addresses *found)
 {
     socket->count = 0;
-    for (int turn = 0; turn < RESOLVED_FAMILIES; turn++) {
-        int family = turn == 0 ? found->first : 1 - found->first;
+    const int families[RESOLVED_FAMILIES] = {found->first, 1 - found->first};
+    for (int f = 0; f < RESOLVED_FAMILIES; f++) {
+        int family = families[f];
         for (size_t i = 0; i < found->counts[family] && socket->count < STATSD_ADDRESSES_MAX; i++)
             resolved_endpoint(found, family, i, socket->address.port, &socket->endpoints[socket->count++]);
     }
-}
-
-// False: it is a name.
-static bool take_literal(struct statsd_socket *socket)
-{
-    if (!endpoint_of_address(&socket->address, &socket->endpoints[0]))
-        return false;
-    socket->count = 1;
-    return true;
 }
 
 // The socket stays where the name still stands for its address.
@@ -143,15 +135,17 @@ static bool look_up(struct statsd_socket *socket, int64_t deadline, struct error
 // An answer that is too old is still better than none.
 static bool keep_looked_up(struct statsd_socket *socket, int64_t deadline, struct error *error)
 {
-    if (take_literal(socket))
+    if (endpoint_of_address(&socket->address, &socket->endpoints[0])) { // it is not a name
+        socket->count = 1;
         return true;
+    }
     bool has_some = socket->count > 0;
     if (has_some && clock_now() - socket->resolved < LOOK_UP_INTERVAL)
         return true;
     if (clock_now() >= socket->look_up_after && look_up(socket, deadline, has_some ? NULL : error))
         return true;
     if (!has_some)
-        error_set(error, ERROR_RESOLVE, "the name has not been found, and is looked up again in a moment");
+        error_set(error, ERROR_RESOLVE, "the name was not found, it will be looked up again in a moment");
     return has_some;
 }
 
@@ -176,7 +170,7 @@ static bool find_receiver(struct statsd_socket *socket, struct error *error)
     }
     if (!socket->address.is_literal && !is_unix(socket))
         socket->resolved = clock_now() - LOOK_UP_INTERVAL; // it may have moved
-    error_set_errno(error, os_errno, "no statsd is there");
+    error_set_errno(error, os_errno, "no statsd server is listening there");
     return false;
 }
 
@@ -198,12 +192,6 @@ static bool wait_for_reader(struct statsd_socket *socket)
     int ready = poll(&poller, 1, (int)((SLOW_READER_WAIT - socket->waited) / NS_PER_MS) + 1);
     socket->waited += clock_now() - begin;
     return ready > 0;
-}
-
-// A receiver that was restarted has made its socket anew.
-static bool reopen(struct statsd_socket *socket)
-{
-    return is_unix(socket) && open_to(socket, &socket->endpoints[0]);
 }
 
 static enum statsd_outcome outcome_of(struct statsd_socket *socket, int os_errno)
@@ -232,7 +220,8 @@ enum statsd_outcome statsd_socket_send(struct statsd_socket *socket, const char 
             continue;
         if (outcome_of(socket, os_errno) == STATSD_DROPPED)
             return STATSD_DROPPED;
-        if (was_reopened || !reopen(socket))
+        // A receiver that was restarted has made its Unix socket anew.
+        if (was_reopened || !is_unix(socket) || !open_to(socket, &socket->endpoints[0]))
             return outcome_of(socket, os_errno);
         was_reopened = true;
         socket->is_proven = true;

@@ -1,5 +1,5 @@
-// The way to a statsd server: a UDP or a Unix datagram socket that never blocks, and survives a receiver that comes and
-// goes. One thread's, which may wait here for a moment: it is nobody else's.
+// The transport to a statsd server: a UDP or a Unix datagram socket that never blocks, and survives a receiver that
+// comes and goes. It belongs to one thread, which may wait here for a moment.
 //
 // UDP tells of a receiver that is not there only afterwards (ICMP), if at all. So before the first datagram, and again
 // after each failure, it is asked by one that says nothing (a newline). A name is looked up again every minute, and

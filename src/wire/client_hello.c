@@ -65,7 +65,7 @@ static enum client_hello_state judge_foreign(const uint8_t *bytes, size_t length
 static const char *check_record(const uint8_t *header, size_t length)
 {
     if (length >= 1 && header[0] != 22)
-        return "a ClientHello with another record in its middle";
+        return "a ClientHello interrupted by another record";
     if (length >= 2 && header[1] != 3)
         return "a TLS record of an unknown version";
     if (length < RECORD_HEADER)
@@ -204,7 +204,7 @@ static const char *read_server_name(struct reader *extension, struct client_hell
     while (name.left > 0) {
         uint8_t byte = next_byte(&name);
         if (byte <= ' ' || byte > '~')
-            return "a ClientHello whose server_name has bytes that no name has";
+            return "a ClientHello whose server_name has bytes that no host name may have";
         hello->server_name[length++] = (char)(byte >= 'A' && byte <= 'Z' ? byte - 'A' + 'a' : byte);
     }
     if (hello->server_name[length - 1] == '.')
@@ -276,7 +276,7 @@ static const char *read_extensions(struct reader *reader, struct client_hello *h
                 continue;
             // Somebody behind us might take the other one.
             if (is_seen[i])
-                return "a ClientHello with an extension that comes twice";
+                return "a ClientHello with a repeated extension";
             is_seen[i] = true;
             const char *reason = known[i].read(&extension, hello);
             if (reason != NULL)

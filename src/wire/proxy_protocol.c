@@ -73,12 +73,12 @@ static const char *judge_foreign(const uint8_t *bytes, size_t length)
 {
     switch (foreign_protocol_of(bytes, length, NULL)) {
     case FOREIGN_TLS:
-        return "no PROXY protocol header, but TLS";
+        return "TLS, not a PROXY protocol header";
     case FOREIGN_HTTP:
     case FOREIGN_HTTP2:
-        return "no PROXY protocol header, but HTTP";
+        return "HTTP, not a PROXY protocol header";
     case FOREIGN_SSH:
-        return "no PROXY protocol header, but SSH";
+        return "SSH, not a PROXY protocol header";
     default:
         return "no PROXY protocol header";
     }

@@ -60,7 +60,7 @@ static enum proxy_header_state find_end(const uint8_t *bytes, size_t length, str
     size_t within = length < PROXY_HEADER_V1_MAX ? length : PROXY_HEADER_V1_MAX;
     for (size_t i = 0; i < within; i++) {
         if (bytes[i] == '\n')
-            return proxy_header_invalid(decoded, "a PROXY protocol line with a LF that has no CR before it");
+            return proxy_header_invalid(decoded, "a PROXY protocol line with an LF without a CR before it");
         if (bytes[i] != '\r')
             continue;
         if (i + 1 == PROXY_HEADER_V1_MAX)
@@ -68,7 +68,7 @@ static enum proxy_header_state find_end(const uint8_t *bytes, size_t length, str
         if (i + 1 == length)
             return proxy_header_needs(decoded, length + 1);
         if (bytes[i + 1] != '\n')
-            return proxy_header_invalid(decoded, "a PROXY protocol line with a CR that has no LF behind it");
+            return proxy_header_invalid(decoded, "a PROXY protocol line with a CR without an LF after it");
         *end = i;
         return PROXY_HEADER_COMPLETE;
     }
@@ -158,12 +158,12 @@ static const char *read_line(struct cursor *cursor, struct proxy_header *header)
         return "a PROXY protocol line whose destination address is malformed";
     enum proxy_header_family named = is_ipv4 ? PROXY_HEADER_IPV4 : PROXY_HEADER_IPV6;
     if (header->source.family != named && header->destination.family != named)
-        return "a PROXY protocol line whose addresses are both of another family than it names";
+        return "a PROXY protocol line whose addresses are not of the family that it names";
     if (!take_port(cursor, &header->source) || !take(cursor, " "))
         return "a PROXY protocol line whose source port is malformed";
     if (!take_port(cursor, &header->destination))
         return "a PROXY protocol line whose destination port is malformed";
-    return cursor->at == cursor->end ? NULL : "a PROXY protocol line with something behind its ports";
+    return cursor->at == cursor->end ? NULL : "a PROXY protocol line with something after its ports";
 }
 
 enum proxy_header_state proxy_header_decode_v1(const uint8_t *bytes, size_t length,
@@ -177,7 +177,8 @@ enum proxy_header_state proxy_header_decode_v1(const uint8_t *bytes, size_t leng
         return state;
     struct cursor cursor = {.at = bytes + V1_BEGINNING_LENGTH, .end = bytes + end};
     struct proxy_header header = {.is_local = false};
-    const char *reason = end < V1_BEGINNING_LENGTH ? "a PROXY protocol line that is cut" : read_line(&cursor, &header);
+    const char *reason =
+        end < V1_BEGINNING_LENGTH ? "a PROXY protocol line that is cut short" : read_line(&cursor, &header);
     if (reason != NULL)
         return proxy_header_invalid(decoded, reason);
     decoded->header = header;

@@ -282,7 +282,7 @@ static const char *read_body(const uint8_t *bytes, size_t length, struct proxy_h
     struct field field;
     while (fields.left > 0) {
         if (!next_field(&fields, &field))
-            return "a PROXY protocol header whose last field is cut";
+            return "a PROXY protocol header whose last field is cut short";
         const char *reason = read_field(bytes, length, &field, header);
         if (reason != NULL)
             return reason;

@@ -117,12 +117,12 @@ enum socks5_state socks5_parse_choice(const uint8_t *bytes, size_t length, bool 
         return complete(answer, 2);
     case METHOD_NO_ACCEPTABLE:
         return negative(answer, SOCKS5_DENIED,
-                        has_credentials ? "takes neither a user and a password nor their absence"
+                        has_credentials ? "accepts neither a user and a password nor a client without them"
                                         : "demands authentication");
     case METHOD_GSSAPI:
         return negative(answer, SOCKS5_DENIED, "demands GSSAPI, which is not supported");
     default:
-        return unknown(answer, SOCKS5_DENIED, "demands a method of authentication that it was not offered", "method",
+        return unknown(answer, SOCKS5_DENIED, "demands an authentication method that it was not offered", "method",
                        bytes[1]);
     }
 }
@@ -132,7 +132,7 @@ enum socks5_state socks5_parse_verdict(const uint8_t *bytes, size_t length, stru
     *answer = (struct socks5_answer){.length = 0};
     // Some servers answer with SOCKS's version instead of the sub-negotiation's.
     if (length > 0 && bytes[0] != CREDENTIALS_VERSION && bytes[0] != VERSION)
-        return negative(answer, SOCKS5_INVALID, "answered to the credentials with something else");
+        return negative(answer, SOCKS5_INVALID, "answered the credentials with something else");
     if (length < 2)
         return needs(answer, 2);
     if (bytes[1] != 0)
@@ -162,7 +162,7 @@ enum socks5_state socks5_parse_reply(const uint8_t *bytes, size_t length, struct
 {
     *answer = (struct socks5_answer){.length = 0};
     if (length > 0 && bytes[0] != VERSION)
-        return negative(answer, SOCKS5_INVALID, "answered to the request with something else");
+        return negative(answer, SOCKS5_INVALID, "answered the request with something else");
     // A failure is told by two bytes; there are servers that send no more.
     if (length > 1 && bytes[1] != 0)
         return refuse(answer, bytes[1]);

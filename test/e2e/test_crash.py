@@ -250,7 +250,7 @@ def test_report_option_by_hand(env):
     """It is nobody's to use, and does no harm."""
     for word in ("0", "77", "-1", "x"):
         done = bitflow_process.run("--report-crash", word)
-        assert done.returncode == 1 and "has no crash in it" in done.stderr
+        assert done.returncode == 1 and "does not hold a crash" in done.stderr
     assert "--report-crash" not in bitflow_process.run("--help").stdout
 
 

@@ -226,14 +226,14 @@ def test_a_connection_that_closes(env):
 
 BREAK_LISTS = """\
 echo \\n=== moved\\n
-set $thread = all_threads.next
-while $thread != &all_threads
+set $thread = all_threads.tqh_first
+while $thread != 0
   set var $thread->id = $thread->id + 1000000
-  set $thread = $thread->next
+  set $thread = $thread->link.tqe_next
 end
 bitflow connections
 echo \\n=== loop\\n
-set $registry = debugged_process.engine->registry
+set $registry = debugged_process.runtime->registry
 set var $registry->unlimited.next->next = $registry->unlimited.next
 bitflow connections
 echo \\n=== wild\\n
@@ -243,10 +243,10 @@ echo \\n=== garbage\\n
 set var $registry->unlimited.next = (struct registry_entry *)&debugged_process
 bitflow connections
 echo \\n=== proxies\\n
-set var debugged_process.doors->acceptors[0]->current = (struct generation *)0x10
+set var debugged_process.listeners->acceptors[0]->current = (struct generation *)0x10
 bitflow proxies
 echo \\n=== threads\\n
-set var all_threads.next->next = all_threads.next
+set var all_threads.tqh_first->link.tqe_next = all_threads.tqh_first
 bitflow threads
 kill
 """

@@ -166,4 +166,4 @@ def test_no_address_of_that_family_is_the_targets_failure(few_ports, env):
     Clients(env, address).fill(1)
     assert [line["target"] for line in passed_over(bitflow)] == ["target1"]
     said = [line["error"] for line in bitflow.log_lines(partial=True) if "error" in line]
-    assert said == ["cannot connect to [2001:db8::1]:80: no address of this host leads there"] * 2
+    assert said == ["cannot connect to [2001:db8::1]:80: no address of this host can reach it"] * 2

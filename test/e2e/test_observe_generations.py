@@ -95,7 +95,7 @@ def test_errors_that_wait_at_a_reload(env):
         bitflow.stop(20)
         seen = [event["tags"]["proxy"] for event in good.events()]
         assert len(set(seen)) == len(seen)
-        lost = [line for line in bitflow.log_lines() if line["msg"] == "events for Sentry are lost"]
+        lost = [line for line in bitflow.log_lines() if line["msg"] == "events for Sentry were lost"]
         assert len(seen) + sum(int(line["count"]) for line in lost) == 6, (seen, lost)
 
 

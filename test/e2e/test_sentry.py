@@ -249,14 +249,14 @@ def test_429_without_a_time(env):
         bitflow = start(env, receiver, entry, other)
         fail(env, address)
         wait_for(
-            lambda: any(line["msg"] == "Sentry takes no events for now" for line in bitflow.log_lines(True)),
+            lambda: any(line["msg"] == "Sentry accepts no events for now" for line in bitflow.log_lines(True)),
             "the log tells it",
         )
         fail(env, other_address)
         bitflow.wait_records(2)
         holds_for(1.5, lambda: len(receiver.requests) == 1, "nothing is sent within the minute")
         bitflow.stop()
-        (line,) = [line for line in bitflow.log_lines() if line["msg"] == "events for Sentry are lost"]
+        (line,) = [line for line in bitflow.log_lines() if line["msg"] == "events for Sentry were lost"]
         assert line["count"] == "1" and len(receiver.requests) == 1
 
 
@@ -269,7 +269,7 @@ def test_server_errors_are_tried_again(env):
         assert len(receiver.requests) == 3 and len(receiver.events()) == 1
         wait_for(
             lambda: [line["msg"] for line in bitflow.log_lines(True) if "Sentry" in line["msg"]]
-            == ["cannot send to Sentry, it is tried again", "Sentry is reached again"],
+            == ["cannot send to Sentry, trying again", "Sentry can be reached again"],
             lambda: bitflow.stderr(),
         )
 
@@ -287,7 +287,7 @@ def test_refused_events_are_not_tried_again(env, status):
         assert [path for path, _ in receiver.requests] == ["/api/1/envelope/"] * 2
         (report,) = receiver.items("client_report")
         assert report["discarded_events"] == [{"reason": "send_error", "category": "error", "quantity": 1}]
-        (line,) = [line for line in bitflow.log_lines(True) if line["msg"] == "Sentry refuses an event"]
+        (line,) = [line for line in bitflow.log_lines(True) if line["msg"] == "Sentry refused an event"]
         assert line["level"] == "warn" and str(status) in line["error"]
 
 
@@ -298,7 +298,7 @@ def test_gone_server_that_comes_back(env):
     bitflow = start(env, receiver, entry)
     fail(env, address)
     wait_for(
-        lambda: any("tried again" in line["msg"] for line in bitflow.log_lines(True)), lambda: bitflow.stderr()
+        lambda: any("trying again" in line["msg"] for line in bitflow.log_lines(True)), lambda: bitflow.stderr()
     )
     with Scripted(port=port) as receiver:
         receiver.wait_event(proxy="front", timeout=20)
@@ -312,15 +312,15 @@ def test_gone_server_at_the_end(env):
     proxies, addresses = [entry for entry, _ in pairs], [address for _, address in pairs]
     first = start(env, receiver, *proxies)
     fail(env, *addresses)
-    wait_for(lambda: any("tried again" in line["msg"] for line in first.log_lines(True)), lambda: first.stderr())
+    wait_for(lambda: any("trying again" in line["msg"] for line in first.log_lines(True)), lambda: first.stderr())
     watch = Stopwatch()
     first.stop()
     watch.between(0, 2.5, "the end")
-    (line,) = [line for line in first.log_lines() if line["msg"] == "events for Sentry are lost"]
+    (line,) = [line for line in first.log_lines() if line["msg"] == "events for Sentry were lost"]
     assert line["count"] == "3"
     second = start(env, receiver, *proxies)
     fail(env, *addresses)
-    wait_for(lambda: any("tried again" in line["msg"] for line in second.log_lines(True)), second.stderr)
+    wait_for(lambda: any("trying again" in line["msg"] for line in second.log_lines(True)), second.stderr)
     with Scripted(port=port) as receiver:
         second.stop()
         assert {event["tags"]["proxy"] for event in receiver.events()} == {"p0", "p1", "p2"}
@@ -344,7 +344,7 @@ def test_hanging_server_holds_nobody_up(env):
         watch = Stopwatch()
         bitflow.stop()
         watch.between(2, 6, "the end with a flush")
-        (line,) = [line for line in bitflow.log_lines() if line["msg"] == "events for Sentry are lost"]
+        (line,) = [line for line in bitflow.log_lines() if line["msg"] == "events for Sentry were lost"]
         assert line["count"] == "20"
 
 

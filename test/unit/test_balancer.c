@@ -20,10 +20,10 @@
 #define TARGETS_MAX 9
 
 struct scene {
-    struct target_config targets[TARGETS_MAX];
-    struct target_state states[TARGETS_MAX];
-    struct target_place places[TARGETS_MAX];
-    struct target_state *pointers[TARGETS_MAX];
+    struct target targets[TARGETS_MAX];
+    struct target_config target_settings[TARGETS_MAX];
+    struct target_load loads[TARGETS_MAX];
+    struct health healths[TARGETS_MAX];
     struct proxy_config settings;
 };
 
@@ -31,44 +31,49 @@ struct scene {
 static void set_up(struct scene *scene, enum balancer_policy policy, const char *targets, const char *active)
 {
     memset(scene, 0, sizeof *scene);
-    scene->settings =
-        (struct proxy_config){.targets = scene->targets, .target_count = strlen(targets), .balancer = policy};
+    scene->settings = (struct proxy_config){.target_count = strlen(targets), .balancer = policy};
     assert_true(scene->settings.target_count <= TARGETS_MAX);
     for (size_t i = 0; i < scene->settings.target_count; i++) {
-        scene->targets[i].max_fails = 1;
-        scene->targets[i].fail_timeout = NS_PER_S;
-        scene->states[i].place = &scene->places[i];
-        scene->pointers[i] = &scene->states[i];
+        scene->target_settings[i] = (struct target_config){.max_fails = 1, .fail_timeout = NS_PER_S};
+        scene->targets[i] = (struct target){
+            .settings = &scene->target_settings[i], .load = &scene->loads[i], .health = &scene->healths[i]};
         const struct health_rule rule = {.max_fails = 1, .fail_timeout = NS_PER_S};
         if (targets[i] != 'g')
-            (void)health_note_failure(&scene->states[i].health, &rule, targets[i] == 'o' ? NOW : NOW - NS_PER_S);
+            (void)health_note_failure(&scene->healths[i], &rule, targets[i] == 'o' ? NOW : NOW - NS_PER_S);
         if (active != NULL)
-            atomic_store(&scene->places[i].active, (uint64_t)(active[i] - '0'));
+            atomic_store(&scene->loads[i].active, (uint64_t)(active[i] - '0'));
     }
 }
 
+// The index of the next target; -1: there is none.
+static int next(struct scene *scene, struct balancer *balancer)
+{
+    struct target *target = balancer_next(balancer, NOW);
+    return target == NULL ? -1 : (int)(target - scene->targets);
+}
+
 // The order if all fail: a digit each.
-static void assert_order(struct scene *scene, uint64_t turn, size_t chosen, const char *wanted)
+static void assert_order(struct scene *scene, uint64_t rr_counter, struct target *chosen, const char *wanted)
 {
     struct balancer balancer;
     char order[TARGETS_MAX + 2] = "";
-    size_t index;
-    balancer_init(&balancer, &scene->settings, scene->pointers, turn, chosen);
-    for (size_t n = 0; n <= TARGETS_MAX && (index = balancer_next(&balancer, NOW)) != BALANCER_NO_MORE; n++)
+    int index;
+    balancer_init(&balancer, &scene->settings, scene->targets, rr_counter, chosen);
+    for (size_t n = 0; n <= TARGETS_MAX && (index = next(scene, &balancer)) >= 0; n++)
         order[n] = (char)('0' + index);
     // There is no more for ever.
-    assert_true(balancer_next(&balancer, NOW) == BALANCER_NO_MORE);
+    assert_null(balancer_next(&balancer, NOW));
     balancer_release(&balancer);
     if (strcmp(order, wanted) != 0)
-        fail_msg("policy %d, turn %llu: %s, not %s", (int)scene->settings.balancer, (unsigned long long)turn, order,
-                 wanted);
+        fail_msg("policy %d, counter %llu: %s, not %s", (int)scene->settings.balancer, (unsigned long long)rr_counter,
+                 order, wanted);
 }
 
 static const struct {
     enum balancer_policy policy;
     const char *targets;
     const char *active;
-    uint64_t turn;
+    uint64_t rr_counter;
     const char *order;
 } table[] = {
     {BALANCER_NONE, "g", NULL, 0, "0"},
@@ -90,7 +95,7 @@ static const struct {
     {BALANCER_ROUND_ROBIN, "ggg", NULL, 2, "201"},
     {BALANCER_ROUND_ROBIN, "ggg", NULL, 3, "012"},
     {BALANCER_ROUND_ROBIN, "gggg", NULL, UINT64_C(1) << 62, "0123"},
-    // Those that are in share the turns evenly.
+    // Those that are in share the connections evenly.
     {BALANCER_ROUND_ROBIN, "gogg", NULL, 0, "0231"},
     {BALANCER_ROUND_ROBIN, "gogg", NULL, 1, "2301"},
     {BALANCER_ROUND_ROBIN, "gogg", NULL, 2, "3021"},
@@ -100,7 +105,7 @@ static const struct {
     {BALANCER_LEAST_CONNECTIONS, "ggg", "210", 0, "210"},
     {BALANCER_LEAST_CONNECTIONS, "ggg", "021", 0, "021"},
     {BALANCER_LEAST_CONNECTIONS, "ggg", "021", 7, "021"},
-    // Ties go by turns.
+    // Ties go by round-robin.
     {BALANCER_LEAST_CONNECTIONS, "ggg", "000", 0, "012"},
     {BALANCER_LEAST_CONNECTIONS, "ggg", "000", 1, "120"},
     {BALANCER_LEAST_CONNECTIONS, "ggg", "000", 2, "201"},
@@ -117,7 +122,7 @@ static void test_orders(void **state)
     for (size_t row = 0; row < ARRAY_LENGTH(table); row++) {
         static struct scene scene;
         set_up(&scene, table[row].policy, table[row].targets, table[row].active);
-        assert_order(&scene, table[row].turn, BALANCER_NO_MORE, table[row].order);
+        assert_order(&scene, table[row].rr_counter, NULL, table[row].order);
     }
 }
 
@@ -126,25 +131,25 @@ static void test_the_chosen_one(void **state)
     (void)state;
     static struct scene scene;
     set_up(&scene, BALANCER_SNI, "ogo", NULL);
-    assert_order(&scene, 0, 2, "2");
+    assert_order(&scene, 0, &scene.targets[2], "2");
 }
 
-// Whatever the turn: every target once.
+// Whatever the counter: every target once.
 static void test_each_target_is_tried_once(void **state)
 {
     (void)state;
-    static const uint64_t turns[] = {0, 1, 2, 1000, UINT32_MAX, UINT64_MAX - 9};
+    static const uint64_t counters[] = {0, 1, 2, 1000, UINT32_MAX, UINT64_MAX - 9};
     static const enum balancer_policy policies[] = {BALANCER_ROUND_ROBIN, BALANCER_LEAST_CONNECTIONS};
     static struct scene scene;
     for (size_t targets = 1; targets <= 7; targets++) {
-        for (size_t i = 0; i < ARRAY_LENGTH(turns) * ARRAY_LENGTH(policies); i++) {
+        for (size_t i = 0; i < ARRAY_LENGTH(counters) * ARRAY_LENGTH(policies); i++) {
             struct balancer balancer;
             unsigned seen = 0;
             set_up(&scene, policies[i % 2], &"gdogggo"[7 - targets], &"3000121"[7 - targets]);
-            balancer_init(&balancer, &scene.settings, scene.pointers, turns[i / 2], BALANCER_NO_MORE);
+            balancer_init(&balancer, &scene.settings, scene.targets, counters[i / 2], NULL);
             for (size_t n = 0; n < targets; n++)
-                seen |= 1U << balancer_next(&balancer, NOW);
-            assert_true(balancer_next(&balancer, NOW) == BALANCER_NO_MORE);
+                seen |= 1U << next(&scene, &balancer);
+            assert_null(balancer_next(&balancer, NOW));
             balancer_release(&balancer);
             assert_int_equal(seen, (1U << targets) - 1);
         }
@@ -158,13 +163,13 @@ static void test_one_trial(void **state)
     static struct scene scene;
     struct balancer first, second;
     set_up(&scene, BALANCER_FAILOVER, "dg", NULL);
-    balancer_init(&first, &scene.settings, scene.pointers, 0, BALANCER_NO_MORE);
-    balancer_init(&second, &scene.settings, scene.pointers, 1, BALANCER_NO_MORE);
-    assert_int_equal(balancer_next(&first, NOW), 0);
-    assert_int_equal(balancer_next(&second, NOW), 1);
+    balancer_init(&first, &scene.settings, scene.targets, 0, NULL);
+    balancer_init(&second, &scene.settings, scene.targets, 1, NULL);
+    assert_ptr_equal(balancer_next(&first, NOW), &scene.targets[0]);
+    assert_ptr_equal(balancer_next(&second, NOW), &scene.targets[1]);
     assert_false(balancer_note_success(&second, NOW));
     assert_true(balancer_note_success(&first, NOW));
-    assert_int_equal(health_judge(&scene.states[0].health, &(struct health_rule){1, NS_PER_S}, NOW), HEALTH_GOOD);
+    assert_int_equal(health_judge(&scene.healths[0], &(struct health_rule){1, NS_PER_S}, NOW), HEALTH_GOOD);
     balancer_release(&first);
     balancer_release(&second);
 }
@@ -175,14 +180,14 @@ static void test_failures_put_a_target_out(void **state)
     static struct scene scene;
     struct balancer balancer;
     set_up(&scene, BALANCER_FAILOVER, "gg", NULL);
-    balancer_init(&balancer, &scene.settings, scene.pointers, 0, BALANCER_NO_MORE);
-    assert_int_equal(balancer_next(&balancer, NOW), 0);
+    balancer_init(&balancer, &scene.settings, scene.targets, 0, NULL);
+    assert_ptr_equal(balancer_next(&balancer, NOW), &scene.targets[0]);
     assert_true(balancer_note_failure(&balancer, NOW));
-    assert_int_equal(balancer_next(&balancer, NOW), 1);
+    assert_ptr_equal(balancer_next(&balancer, NOW), &scene.targets[1]);
     assert_false(balancer_note_success(&balancer, NOW));
     balancer_release(&balancer);
-    balancer_init(&balancer, &scene.settings, scene.pointers, 1, BALANCER_NO_MORE);
-    assert_int_equal(balancer_next(&balancer, NOW), 1);
+    balancer_init(&balancer, &scene.settings, scene.targets, 1, NULL);
+    assert_ptr_equal(balancer_next(&balancer, NOW), &scene.targets[1]);
     balancer_release(&balancer);
 }
 
@@ -199,28 +204,31 @@ static void test_a_lone_target_is_never_out(void **state)
         struct balancer balancer;
         set_up(&scene, lone[i].policy, lone[i].targets, NULL);
         for (int n = 0; n < 5; n++) {
-            balancer_init(&balancer, &scene.settings, scene.pointers, 0, 0);
-            assert_int_equal(balancer_next(&balancer, NOW), 0);
+            balancer_init(&balancer, &scene.settings, scene.targets, 0, &scene.targets[0]);
+            assert_ptr_equal(balancer_next(&balancer, NOW), &scene.targets[0]);
             assert_false(balancer_note_failure(&balancer, NOW));
             balancer_release(&balancer);
         }
-        assert_int_equal(atomic_load(&scene.states[0].health.state), 0);
+        assert_int_equal(atomic_load(&scene.healths[0].state), 0);
     }
 }
 
 static void test_by_name(void **state)
 {
     (void)state;
-    static const struct target_config targets[] = {
+    static const struct target_config settings[] = {
         {.name = "*"}, {.name = "*.example.com"}, {.name = "A.example.com"}, {.name = "example.com"}};
+    struct target targets[ARRAY_LENGTH(settings)];
+    for (size_t i = 0; i < ARRAY_LENGTH(settings); i++)
+        targets[i] = (struct target){.settings = &settings[i]};
     static const struct {
         const char *name;
         size_t index;
     } cases[] = {{"a.example.com", 2}, {"b.example.com", 1}, {"c.b.example.com", 0}, {"example.com", 3}, {"", 0}};
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
-        assert_int_equal(balancer_by_name(targets, ARRAY_LENGTH(targets), cases[i].name), cases[i].index);
-    assert_true(balancer_by_name(targets + 1, 3, "other") == BALANCER_NO_MORE);
-    assert_true(balancer_by_name(targets + 1, 3, "") == BALANCER_NO_MORE);
+        assert_ptr_equal(balancer_by_name(targets, ARRAY_LENGTH(targets), cases[i].name), &targets[cases[i].index]);
+    assert_null(balancer_by_name(targets + 1, 3, "other"));
+    assert_null(balancer_by_name(targets + 1, 3, ""));
 }
 
 // Connections that come to a target and leave it while others choose.
@@ -234,8 +242,8 @@ static void *come_and_go(void *argument)
     struct bustle *bustle = argument;
     while (!atomic_load(&bustle->is_over))
         for (size_t i = 0; i < bustle->scene->settings.target_count; i++) {
-            atomic_fetch_add(&bustle->scene->places[i].active, 1);
-            atomic_fetch_sub(&bustle->scene->places[i].active, 1);
+            atomic_fetch_add(&bustle->scene->loads[i].active, 1);
+            atomic_fetch_sub(&bustle->scene->loads[i].active, 1);
         }
     return NULL;
 }
@@ -252,11 +260,11 @@ static void test_a_bustle_leaves_a_choice(void **state)
     set_up(&scene, BALANCER_LEAST_CONNECTIONS, "gog", NULL);
     for (size_t i = 0; i < ARRAY_LENGTH(threads); i++)
         assert_int_equal(pthread_create(&threads[i], NULL, come_and_go, &bustle), 0);
-    for (uint64_t turn = 0; turn < 300000; turn++) {
+    for (uint64_t counter = 0; counter < 300000; counter++) {
         struct balancer balancer;
-        balancer_init(&balancer, &scene.settings, scene.pointers, turn, BALANCER_NO_MORE);
-        size_t index = balancer_next(&balancer, NOW);
-        none += index == BALANCER_NO_MORE;
+        balancer_init(&balancer, &scene.settings, scene.targets, counter, NULL);
+        int index = next(&scene, &balancer);
+        none += index < 0;
         out += index == 1;
         balancer_release(&balancer);
     }

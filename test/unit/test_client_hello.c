@@ -309,7 +309,7 @@ static void test_says_what_else_it_is(void **state)
         {BYTES("\x16\x03\x01\0\x08\x01\0\0\x28"), "a ClientHello that is too short"},
         {BYTES("\x16\x03\x01\0\x08\x01\0\xff\xfd"), "a ClientHello larger than 64 KiB"},
         {BYTES("\x16\x03\x01\0\x08\x01\xff\xff\xff"), "a ClientHello larger than 64 KiB"},
-        {BYTES("\x16\x03\x01\0\x01\x01\x17"), "a ClientHello with another record in its middle"},
+        {BYTES("\x16\x03\x01\0\x01\x01\x17"), "a ClientHello interrupted by another record"},
         {BYTES("\x16\x03\x01\0\x01\x01\x16\x03\x01\0\0"), "an empty TLS handshake record"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
@@ -356,7 +356,7 @@ static void test_refuses_extensions(void **state)
     (void)state;
     static const char name[] = "a ClientHello whose server_name is malformed";
     static const char host[] = "a ClientHello whose server_name is not one host name";
-    static const char odd[] = "a ClientHello whose server_name has bytes that no name has";
+    static const char odd[] = "a ClientHello whose server_name has bytes that no host name may have";
     static const char alpn[] = "a ClientHello whose ALPN is malformed";
     static const char versions[] = "a ClientHello whose supported_versions is malformed";
     static const struct {
@@ -409,7 +409,7 @@ static void test_refuses_extensions(void **state)
     put_server_name(&extensions, "a", 1);
     put_server_name(&extensions, "b", 1);
     make(&stream, 0x0303, &extensions, 16384);
-    assert_refused(stream.at, stream.length, "a ClientHello with an extension that comes twice");
+    assert_refused(stream.at, stream.length, "a ClientHello with a repeated extension");
 }
 
 static void test_refuses_lying_lengths(void **state)

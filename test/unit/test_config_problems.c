@@ -324,7 +324,7 @@ static void test_reaching_targets(void **state)
         {PROXY("p", LISTENER, "name: t, address: 'unix:///s', proxy: 'h:1'", ""),
          "f:6:39: " AT_OUT "proxy: a SOCKS5 server connects to TCP addresses only\n"},
         {PROXY("p", LISTENER, "name: t, address: 'tcp://[fe80::1%lo]:1', proxy: 'h:1'", ""),
-         "f:6:50: " AT_OUT "proxy: a SOCKS5 server cannot be told of the zone of an IPv6 address\n"},
+         "f:6:50: " AT_OUT "proxy: a SOCKS5 server cannot be given an IPv6 address with a zone\n"},
         {OUT("max_fails: 1, fail_timeout: 0"), "f:6:33: " AT_OUT "max_fails: needs a fail_timeout above 0\n"},
         {OUT("max_fails: 1001"), "f:6:44: " AT_OUT "max_fails: must be from 0 to 1000, not 1001\n"},
     };

@@ -195,8 +195,8 @@ static void test_what_is_no_header(void **state)
 {
     (void)state;
     static const char *const cases[][2] = {
-        {"GET / HTTP/1.1\r\n\r\n", "the client sent no PROXY protocol header, but HTTP"},
-        {"\x16\x03\x01", "the client sent no PROXY protocol header, but TLS"},
+        {"GET / HTTP/1.1\r\n\r\n", "the client sent HTTP, not a PROXY protocol header"},
+        {"\x16\x03\x01", "the client sent TLS, not a PROXY protocol header"},
         {"PROXY TCP4 192.0.2.1 192.0.2.2 443 99999\r\n",
          "the client sent a PROXY protocol line whose destination port is malformed"},
     };

@@ -130,7 +130,7 @@ static void test_what_is_no_inherited_stream_socket(void **state)
         struct address address = number(wrong[i]);
         struct error error = ERROR_INIT;
         assert_false(inherited_find(&address, &fd, &error));
-        assert_error(&error, ERROR_INVALID, "was not inherited, or is no stream socket");
+        assert_error(&error, ERROR_INVALID, "was not inherited, or is not a stream socket");
         assert_false(inherited_borrow(&address, &fd, NULL));
         assert_int_equal(fd, -7);
     }
@@ -247,7 +247,7 @@ static void test_listening_and_unconnected_sockets_are_not_lent(void **state)
     struct address address = number(listening);
     struct error error = ERROR_INIT;
     assert_false(inherited_borrow(&address, &fd, &error));
-    assert_error(&error, ERROR_INVALID, "listens");
+    assert_error(&error, ERROR_INVALID, "is a listening socket, not a connection");
     address = number(unconnected);
     error = ERROR_INIT;
     assert_false(inherited_borrow(&address, &fd, &error));

@@ -161,7 +161,7 @@ static void test_unix(void **state)
     rig_write(client, "x");
     (void)close(client);
     (void)close(served);
-    refuse_listener(socket_address, "a server answers there"); // live: not replaced
+    refuse_listener(socket_address, "a server is already listening there"); // live: not replaced
     assert_true(exists(socket_path));
     listener_close(&listener);
     assert_false(exists(socket_path));
@@ -186,7 +186,7 @@ static void test_unix_full_queue_is_live(void **state)
     assert_int_equal(listen(fd, 0), 0);
     assert_true(endpoint_of_address(&address, &endpoint));
     int filler = rig_connect(&endpoint);
-    refuse_listener(socket_address, "a server answers there");
+    refuse_listener(socket_address, "a server is already listening there");
     (void)close(filler);
     (void)close(fd);
     assert_int_equal(unlink(socket_path), 0);
@@ -196,22 +196,22 @@ static void test_unix_other_kinds_of_file_stay(void **state)
 {
     (void)state;
     int datagram = unix_socket(SOCK_DGRAM);
-    refuse_listener(socket_address, "a server answers there");
+    refuse_listener(socket_address, "a server is already listening there");
     (void)close(datagram);
     assert_int_equal(unlink(socket_path), 0);
 
     int file = open(socket_path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
     assert_true(file >= 0);
-    refuse_listener(socket_address, "there is a file that is no socket");
+    refuse_listener(socket_address, "the file there is not a socket");
     (void)close(file);
     assert_int_equal(unlink(socket_path), 0);
 
     assert_int_equal(symlink("/nonexistent", socket_path), 0);
-    refuse_listener(socket_address, "there is a file that is no socket");
+    refuse_listener(socket_address, "the file there is not a socket");
     assert_int_equal(unlink(socket_path), 0);
 
     assert_int_equal(mkdir(socket_path, 0700), 0);
-    refuse_listener(socket_address, "there is a file that is no socket");
+    refuse_listener(socket_address, "the file there is not a socket");
     assert_int_equal(rmdir(socket_path), 0);
 }
 

@@ -11,23 +11,29 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/proxy/metrics.h"
 
-static const struct target_config targets[] = {{.name = "a"}, {.name = "b"}};
-
 struct fixture {
     struct metrics metrics;
     struct proxy_metrics *proxy;
-    struct target_metrics **targets;
+    struct target_metrics *targets[2]; // a, b
 };
 
 static void create(struct fixture *fixture, bool is_on)
 {
-    struct error error = ERROR_INIT;
     metrics_init(&fixture->metrics);
     metrics_set_on(&fixture->metrics, is_on);
-    fixture->proxy = proxy_metrics_hold(&fixture->metrics, "web", &error);
+    fixture->proxy = proxy_metrics_hold(&fixture->metrics, "web");
     assert_non_null(fixture->proxy);
-    fixture->targets = target_metrics_hold(fixture->proxy, targets, 2, &error);
-    assert_non_null(fixture->targets);
+    fixture->targets[0] = target_metrics_hold(fixture->proxy, "a");
+    fixture->targets[1] = target_metrics_hold(fixture->proxy, "b");
+    assert_non_null(fixture->targets[0]);
+    assert_non_null(fixture->targets[1]);
+}
+
+static void drop_targets(struct fixture *fixture)
+{
+    target_metrics_drop(fixture->proxy, &fixture->targets[0]);
+    target_metrics_drop(fixture->proxy, &fixture->targets[1]);
+    assert_null(fixture->targets[0]);
 }
 
 static void settle(struct metric_counter *counter)
@@ -55,22 +61,21 @@ static void test_found_again_by_name(void **state)
 {
     (void)state;
     struct fixture fixture;
-    struct error error = ERROR_INIT;
     create(&fixture, true);
-    struct proxy_metrics *again = proxy_metrics_hold(&fixture.metrics, "web", &error);
-    struct proxy_metrics *other = proxy_metrics_hold(&fixture.metrics, "other", &error);
+    struct proxy_metrics *again = proxy_metrics_hold(&fixture.metrics, "web");
+    struct proxy_metrics *other = proxy_metrics_hold(&fixture.metrics, "other");
     assert_ptr_equal(again, fixture.proxy);
     assert_ptr_not_equal(other, fixture.proxy);
     assert_int_equal(count_proxies(&fixture.metrics), 2);
-    const struct target_config reordered[] = {{.name = "b"}, {.name = "c"}};
-    struct target_metrics **of_next = target_metrics_hold(again, reordered, 2, &error);
-    assert_ptr_equal(of_next[0], fixture.targets[1]);
-    assert_string_equal(of_next[1]->name, "c");
+    struct target_metrics *b = target_metrics_hold(again, "b");
+    struct target_metrics *c = target_metrics_hold(again, "c");
+    assert_ptr_equal(b, fixture.targets[1]);
+    assert_string_equal(c->shared.name, "c");
     assert_int_equal(count_targets(again), 3);
-    target_metrics_drop(fixture.proxy, &fixture.targets, 2);
-    assert_null(fixture.targets);
+    drop_targets(&fixture);
     assert_int_equal(count_targets(again), 2); // nothing was counted of a
-    target_metrics_drop(again, &of_next, 2);
+    target_metrics_drop(again, &b);
+    target_metrics_drop(again, &c);
     proxy_metrics_drop(&again);
     proxy_metrics_drop(&fixture.proxy);
     proxy_metrics_drop(&other);
@@ -88,7 +93,7 @@ static void test_kept_until_it_is_reported(void **state)
     metric_add(&proxy->closed[CLOSE_DRAIN], 2);
     metric_time(&proxy->times[PROXY_TIME_LIFETIME], NS_PER_S);
     metric_add(&target->attempts, 1);
-    target_metrics_drop(fixture.proxy, &fixture.targets, 2);
+    drop_targets(&fixture);
     proxy_metrics_drop(&fixture.proxy);
     assert_int_equal(count_proxies(&fixture.metrics), 1);
     assert_int_equal(count_targets(proxy), 1);
@@ -115,7 +120,7 @@ static void test_nothing_is_kept_when_off(void **state)
     assert_false(metrics_are_on(fixture.proxy));
     metric_add(&fixture.proxy->accepted, 1);
     metric_add(&fixture.targets[0]->attempts, 1);
-    target_metrics_drop(fixture.proxy, &fixture.targets, 2);
+    drop_targets(&fixture);
     assert_int_equal(count_targets(fixture.proxy), 0);
     proxy_metrics_drop(&fixture.proxy);
     assert_int_equal(count_proxies(&fixture.metrics), 0);
@@ -125,7 +130,7 @@ static void test_nothing_is_kept_when_off(void **state)
     assert_true(metrics_are_on(fixture.proxy));
     metric_add(&fixture.proxy->accepted, 1);
     metric_add(&fixture.targets[0]->attempts, 1);
-    target_metrics_drop(fixture.proxy, &fixture.targets, 2);
+    drop_targets(&fixture);
     proxy_metrics_drop(&fixture.proxy);
     assert_int_equal(count_proxies(&fixture.metrics), 1);
     metrics_set_on(&fixture.metrics, false);

@@ -124,7 +124,7 @@ static void test_length_is_bounded(void **state)
 #define BAD_DESTINATION "a PROXY protocol line whose destination address is malformed"
 #define BAD_SOURCE_PORT "a PROXY protocol line whose source port is malformed"
 #define BAD_DESTINATION_PORT "a PROXY protocol line whose destination port is malformed"
-#define BAD_FAMILIES "a PROXY protocol line whose addresses are both of another family than it names"
+#define BAD_FAMILIES "a PROXY protocol line whose addresses are not of the family that it names"
 #define BAD_PROTOCOL "a PROXY protocol line of an unknown protocol"
 
 static void test_refused(void **state)
@@ -178,21 +178,21 @@ static void test_refused(void **state)
         {"PROXY TCP4 1.2.3.4 1.2.3.4 1 65536\r\n", BAD_DESTINATION_PORT},
         {"PROXY TCP4 1.2.3.4 1.2.3.4 1 00\r\n", BAD_DESTINATION_PORT},
         {"PROXY TCP4 1.2.3.4 1.2.3.4 1 \r\n", BAD_DESTINATION_PORT},
-        {"PROXY TCP4 1.2.3.4 1.2.3.4 1 2 \r\n", "a PROXY protocol line with something behind its ports"},
-        {"PROXY TCP4 1.2.3.4 1.2.3.4 1 2 3\r\n", "a PROXY protocol line with something behind its ports"},
-        {"PROXY TCP4 1.2.3.4 1.2.3.4 1 2x\r\n", "a PROXY protocol line with something behind its ports"},
-        {"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\n", "a PROXY protocol line with a LF that has no CR before it"},
-        {"PROXY UNKNOWN \r x\r\n", "a PROXY protocol line with a CR that has no LF behind it"},
-        {"PROXY UNKNOWN \n x\r\n", "a PROXY protocol line with a LF that has no CR before it"},
+        {"PROXY TCP4 1.2.3.4 1.2.3.4 1 2 \r\n", "a PROXY protocol line with something after its ports"},
+        {"PROXY TCP4 1.2.3.4 1.2.3.4 1 2 3\r\n", "a PROXY protocol line with something after its ports"},
+        {"PROXY TCP4 1.2.3.4 1.2.3.4 1 2x\r\n", "a PROXY protocol line with something after its ports"},
+        {"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\n", "a PROXY protocol line with an LF without a CR before it"},
+        {"PROXY UNKNOWN \r x\r\n", "a PROXY protocol line with a CR without an LF after it"},
+        {"PROXY UNKNOWN \n x\r\n", "a PROXY protocol line with an LF without a CR before it"},
         {"PROXYTCP4 1.2.3.4 1.2.3.4 1 2\r\n", "no PROXY protocol header"},
         {"PROXX", "no PROXY protocol header"},
         {"proxy TCP4", "no PROXY protocol header"},
         {" PROXY TCP4", "no PROXY protocol header"},
         {"\n", "no PROXY protocol header"},
-        {"GET / HTTP/1.1\r\n", "no PROXY protocol header, but HTTP"},
-        {"POST / HTTP/1.1\r\n", "no PROXY protocol header, but HTTP"},
-        {"SSH-2.0-OpenSSH_9.2\r\n", "no PROXY protocol header, but SSH"},
-        {"\x16\x03\x01\x02", "no PROXY protocol header, but TLS"},
+        {"GET / HTTP/1.1\r\n", "HTTP, not a PROXY protocol header"},
+        {"POST / HTTP/1.1\r\n", "HTTP, not a PROXY protocol header"},
+        {"SSH-2.0-OpenSSH_9.2\r\n", "SSH, not a PROXY protocol header"},
+        {"\x16\x03\x01\x02", "TLS, not a PROXY protocol header"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
         assert_refused(cases[i][0], cases[i][1]);

@@ -273,7 +273,7 @@ static void test_refused_fixed(void **state)
 static void test_refused_fields(void **state)
 {
     (void)state;
-    static const char cut[] = "a PROXY protocol header whose last field is cut";
+    static const char cut[] = "a PROXY protocol header whose last field is cut short";
     static const char tls[] = "a PROXY protocol header whose SSL field is malformed";
     static const struct {
         const char *fields;

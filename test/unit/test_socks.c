@@ -125,9 +125,9 @@ static void test_refusals(void **state)
         {"h:1080", "0500 0501 0001 00000000 0000", ERROR_REFUSED, "answered: general failure"},
         {"h:1080", "0500 0502", ERROR_REFUSED, "not allowed by its rules"},
         {"h:1080", "485454502f312e31", ERROR_INVALID, "speaks HTTP, not SOCKS5"},
-        {"h:1080", "0500 ff", ERROR_INVALID, "answered to the request with something else"},
+        {"h:1080", "0500 ff", ERROR_INVALID, "answered the request with something else"},
         {"h:1080", "0500 05000009ff", ERROR_INVALID, "an address of an unknown type"},
-        {"socks5://user7:s3cret@h:1080", "0502 4854", ERROR_INVALID, "answered to the credentials with something else"},
+        {"socks5://user7:s3cret@h:1080", "0502 4854", ERROR_INVALID, "answered the credentials with something else"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         struct scene scene;

@@ -13,6 +13,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
 #include "bitflow/telemetry/statsd_batch.h"
+#include "telemetry/statsd_line.h"
 
 static const char *render(enum statsd_format format, const char *prefix, const struct statsd_name *name, double rate)
 {

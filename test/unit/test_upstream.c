@@ -104,10 +104,10 @@ enum { REFUSES, LISTENS, REFUSES_TOO, PORTS };
 
 struct fixture {
     struct port ports[PORTS];
-    struct target_config targets[PORTS];
-    struct target_state states[PORTS];
-    struct target_place places[PORTS];
-    struct target_state *state_pointers[PORTS];
+    struct target_config target_settings[PORTS];
+    struct target_load loads[PORTS];
+    struct health healths[PORTS];
+    struct target targets[PORTS];
     struct proxy_config settings;
     int client[2]; // ours, the client's end
     struct client_watch watch;
@@ -121,15 +121,14 @@ static int setup(void **state)
     struct fixture *fixture = calloc(1, sizeof *fixture);
     for (size_t i = 0; i < PORTS; i++) {
         fixture->ports[i] = open_port(i == LISTENS);
-        fixture->targets[i] =
+        fixture->target_settings[i] =
             (struct target_config){.name = names[i], .address = fixture->ports[i].address, .connect_attempts = 1};
     }
     for (size_t i = 0; i < PORTS; i++) {
-        fixture->states[i].place = &fixture->places[i];
-        fixture->state_pointers[i] = &fixture->states[i];
+        fixture->targets[i] = (struct target){
+            .settings = &fixture->target_settings[i], .load = &fixture->loads[i], .health = &fixture->healths[i]};
     }
-    fixture->settings = (struct proxy_config){
-        .name = "web", .targets = fixture->targets, .target_count = PORTS, .balancer = BALANCER_FAILOVER};
+    fixture->settings = (struct proxy_config){.name = "web", .target_count = PORTS, .balancer = BALANCER_FAILOVER};
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fixture->client), 0);
     client_watch_init(&fixture->watch, fixture->client[0]);
     fixture->upstream.dialled.fd = -1;
@@ -151,29 +150,24 @@ static int teardown(void **state)
     return 0;
 }
 
-static bool connect_with(struct fixture *fixture, uint64_t turn, const struct proxy_header *header)
+static bool connect_with(struct fixture *fixture, uint64_t rr_counter, const struct proxy_header *header)
 {
     struct log_context context = {.proxy = "web", .connection = 1};
-    static struct tls_context *const plain[PORTS] = {NULL};
-    const struct upstream_plan plan = {.settings = &fixture->settings,
-                                       .tls = plain,
-                                       .states = fixture->state_pointers,
-                                       .turn = turn,
-                                       .chosen = BALANCER_NO_MORE,
-                                       .header = header};
+    const struct upstream_plan plan = {
+        .settings = &fixture->settings, .targets = fixture->targets, .rr_counter = rr_counter, .header = header};
     return upstream_connect(&fixture->upstream, &plan, &fixture->watch, &context, &fixture->error);
 }
 
-static bool connect_now(struct fixture *fixture, uint64_t turn)
+static bool connect_now(struct fixture *fixture, uint64_t rr_counter)
 {
-    return connect_with(fixture, turn, NULL);
+    return connect_with(fixture, rr_counter, NULL);
 }
 
 static void test_failover_goes_on_to_the_one_that_listens(void **state)
 {
     struct fixture *fixture = *state;
     assert_true(connect_now(fixture, 0));
-    assert_string_equal(fixture->upstream.target->name, "listens");
+    assert_string_equal(fixture->upstream.target->settings->name, "listens");
     assert_int_equal(fixture->upstream.attempts, 2);
     assert_true(fixture->upstream.connect_time > 0);
     assert_int_equal(fixture->upstream.resolve_time, 0);
@@ -193,16 +187,16 @@ static void test_none_tries_the_first_only(void **state)
     fixture->settings.balancer = BALANCER_NONE;
     assert_false(connect_now(fixture, 1));
     assert_int_equal(fixture->error.code, ERROR_REFUSED);
-    assert_string_equal(fixture->upstream.target->name, "refuses");
+    assert_string_equal(fixture->upstream.target->settings->name, "refuses");
     assert_int_equal(fixture->upstream.attempts, 1);
 }
 
-static void test_round_robin_begins_at_its_turn(void **state)
+static void test_round_robin_begins_where_its_counter_says(void **state)
 {
     struct fixture *fixture = *state;
     fixture->settings.balancer = BALANCER_ROUND_ROBIN;
     assert_true(connect_now(fixture, 1));
-    assert_string_equal(fixture->upstream.target->name, "listens");
+    assert_string_equal(fixture->upstream.target->settings->name, "listens");
     assert_int_equal(fixture->upstream.attempts, 1);
 }
 
@@ -211,16 +205,16 @@ static void test_round_robin_moves_on_and_around(void **state)
     struct fixture *fixture = *state;
     fixture->settings.balancer = BALANCER_ROUND_ROBIN;
     assert_true(connect_now(fixture, 2));
-    assert_string_equal(fixture->upstream.target->name, "listens");
+    assert_string_equal(fixture->upstream.target->settings->name, "listens");
     assert_int_equal(fixture->upstream.attempts, 3); // refuses too, refuses, listens
 }
 
 static void test_each_target_has_its_attempts(void **state)
 {
     struct fixture *fixture = *state;
-    fixture->targets[REFUSES].connect_attempts = 3;
-    fixture->targets[REFUSES_TOO].connect_attempts = 2;
-    fixture->targets[LISTENS].address = fixture->targets[REFUSES].address;
+    fixture->target_settings[REFUSES].connect_attempts = 3;
+    fixture->target_settings[REFUSES_TOO].connect_attempts = 2;
+    fixture->target_settings[LISTENS].address = fixture->target_settings[REFUSES].address;
     assert_false(connect_now(fixture, 0));
     assert_int_equal(fixture->upstream.attempts, 3 + 1 + 2);
     assert_int_equal(fixture->error.code, ERROR_REFUSED);
@@ -231,8 +225,8 @@ static void test_waits_between_attempts(void **state)
 {
     struct fixture *fixture = *state;
     fixture->settings.target_count = 1;
-    fixture->targets[REFUSES].connect_attempts = 4;
-    fixture->targets[REFUSES].connect_backoff = 20 * NS_PER_MS;
+    fixture->target_settings[REFUSES].connect_attempts = 4;
+    fixture->target_settings[REFUSES].connect_backoff = 20 * NS_PER_MS;
     int64_t start = clock_now();
     assert_false(connect_now(fixture, 0));
     int64_t took = clock_now() - start;
@@ -246,57 +240,57 @@ static void test_waits_between_attempts(void **state)
 static void test_a_failure_of_all_says_how_many(void **state)
 {
     struct fixture *fixture = *state;
-    fixture->targets[LISTENS].address = fixture->targets[REFUSES].address;
+    fixture->target_settings[LISTENS].address = fixture->target_settings[REFUSES].address;
     assert_false(connect_now(fixture, 0));
     static const char wanted[] = "all 3 targets failed, the last: cannot connect to 127.0.0.1:";
     assert_memory_equal(fixture->error.text, wanted, strlen(wanted));
     assert_int_equal(fixture->error.code, ERROR_REFUSED);
     assert_int_equal(fixture->error.os_errno, ECONNREFUSED);
     for (size_t i = 0; i < PORTS; i++)
-        assert_int_equal(atomic_load(&fixture->places[i].active), 0);
+        assert_int_equal(atomic_load(&fixture->loads[i].active), 0);
 }
 
 static void test_a_connection_is_counted_where_it_is(void **state)
 {
     struct fixture *fixture = *state;
     assert_true(connect_now(fixture, 0));
-    assert_int_equal(atomic_load(&fixture->places[REFUSES].active), 0);
-    assert_int_equal(atomic_load(&fixture->places[LISTENS].active), 1);
+    assert_int_equal(atomic_load(&fixture->loads[REFUSES].active), 0);
+    assert_int_equal(atomic_load(&fixture->loads[LISTENS].active), 1);
     upstream_leave(&fixture->upstream);
-    assert_int_equal(atomic_load(&fixture->places[LISTENS].active), 0);
+    assert_int_equal(atomic_load(&fixture->loads[LISTENS].active), 0);
     upstream_leave(&fixture->upstream);
-    assert_int_equal(atomic_load(&fixture->places[LISTENS].active), 0);
+    assert_int_equal(atomic_load(&fixture->loads[LISTENS].active), 0);
 }
 
 static void test_a_target_that_fails_is_passed_over(void **state)
 {
     struct fixture *fixture = *state;
-    fixture->targets[REFUSES].max_fails = 1;
-    fixture->targets[REFUSES].fail_timeout = 3600 * NS_PER_S;
-    fixture->targets[REFUSES].connect_attempts = 2;
+    fixture->target_settings[REFUSES].max_fails = 1;
+    fixture->target_settings[REFUSES].fail_timeout = 3600 * NS_PER_S;
+    fixture->target_settings[REFUSES].connect_attempts = 2;
     assert_true(connect_now(fixture, 0));
     assert_int_equal(fixture->upstream.attempts, 2 + 1);
     (void)close(fixture->upstream.dialled.fd);
     fixture->upstream = (struct upstream){.dialled.fd = -1};
     assert_true(connect_now(fixture, 1));
     assert_int_equal(fixture->upstream.attempts, 1);
-    assert_string_equal(fixture->upstream.target->name, "listens");
+    assert_string_equal(fixture->upstream.target->settings->name, "listens");
 }
 
 // What the client does says nothing about the target.
 static void test_a_client_that_leaves_is_no_failure_of_the_target(void **state)
 {
     struct fixture *fixture = *state;
-    fixture->targets[REFUSES].max_fails = 1;
-    fixture->targets[REFUSES].fail_timeout = 3600 * NS_PER_S;
-    fixture->targets[REFUSES].connect_attempts = 2;
-    fixture->targets[REFUSES].connect_backoff = 3600 * NS_PER_S;
+    fixture->target_settings[REFUSES].max_fails = 1;
+    fixture->target_settings[REFUSES].fail_timeout = 3600 * NS_PER_S;
+    fixture->target_settings[REFUSES].connect_attempts = 2;
+    fixture->target_settings[REFUSES].connect_backoff = 3600 * NS_PER_S;
     (void)close(fixture->client[1]);
     fixture->client[1] = -1;
     assert_false(connect_now(fixture, 0));
     assert_int_equal(fixture->error.code, ERROR_CANCELLED);
-    assert_int_equal(atomic_load(&fixture->states[REFUSES].health.state), 0);
-    assert_int_equal(atomic_load(&fixture->places[REFUSES].active), 0);
+    assert_int_equal(atomic_load(&fixture->healths[REFUSES].state), 0);
+    assert_int_equal(atomic_load(&fixture->loads[REFUSES].active), 0);
 }
 
 static void test_the_header_comes_first_and_whole(void **state)
@@ -329,8 +323,8 @@ static void test_a_socks_server_that_is_not_there(void **state)
     (void)snprintf(proxy, sizeof proxy, "socks5://user7:s3cret@127.0.0.1:%u",
                    (unsigned)fixture->ports[REFUSES].address.port);
     fixture->settings.target_count = 1;
-    fixture->targets[REFUSES].address = fixture->ports[LISTENS].address;
-    fixture->targets[REFUSES].socks_proxy = proxy;
+    fixture->target_settings[REFUSES].address = fixture->ports[LISTENS].address;
+    fixture->target_settings[REFUSES].socks_proxy = proxy;
     assert_false(connect_now(fixture, 0));
     assert_int_equal(fixture->error.code, ERROR_REFUSED);
     assert_int_equal(fixture->error.os_errno, ECONNREFUSED);
@@ -362,8 +356,8 @@ static void test_a_client_that_leaves_ends_the_wait(void **state)
     void *arguments[] = {fixture, &ends[0]};
     log_set_descriptor(ends[1]);
     log_set_level(LOG_WARN);
-    fixture->targets[REFUSES].connect_attempts = 2;
-    fixture->targets[REFUSES].connect_backoff = 3600 * NS_PER_S;
+    fixture->target_settings[REFUSES].connect_attempts = 2;
+    fixture->target_settings[REFUSES].connect_backoff = 3600 * NS_PER_S;
     assert_int_equal(pthread_create(&thread, NULL, leave_after_the_first_failure, arguments), 0);
     int64_t start = clock_now();
     assert_false(connect_now(fixture, 0));
@@ -371,7 +365,7 @@ static void test_a_client_that_leaves_ends_the_wait(void **state)
     assert_int_equal(pthread_join(thread, NULL), 0);
     assert_int_equal(fixture->error.code, ERROR_CANCELLED);
     assert_int_equal(fixture->upstream.attempts, 1); // nor is another target tried
-    assert_string_equal(fixture->upstream.target->name, "refuses");
+    assert_string_equal(fixture->upstream.target->settings->name, "refuses");
     log_set_level(LOG_OFF);
     log_set_descriptor(STDERR_FILENO);
     (void)close(ends[0]);
@@ -384,8 +378,8 @@ static void test_a_half_close_after_data_is_no_leaving(void **state)
     struct fixture *fixture = *state;
     assert_int_equal(send(fixture->client[1], "GET", 3, MSG_NOSIGNAL), 3);
     assert_int_equal(shutdown(fixture->client[1], SHUT_WR), 0);
-    fixture->targets[REFUSES].connect_attempts = 3;
-    fixture->targets[REFUSES].connect_backoff = 2 * NS_PER_MS;
+    fixture->target_settings[REFUSES].connect_attempts = 3;
+    fixture->target_settings[REFUSES].connect_backoff = 2 * NS_PER_MS;
     assert_true(connect_now(fixture, 0));
     assert_int_equal(fixture->upstream.attempts, 4);
 }
@@ -394,8 +388,8 @@ static void test_out_of_descriptors_is_not_tried_again(void **state)
 {
     struct fixture *fixture = *state;
     struct rlimit before, none;
-    fixture->targets[REFUSES].connect_attempts = 5;
-    fixture->targets[REFUSES].connect_backoff = 3600 * NS_PER_S;
+    fixture->target_settings[REFUSES].connect_attempts = 5;
+    fixture->target_settings[REFUSES].connect_backoff = 3600 * NS_PER_S;
     assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
     none = (struct rlimit){.rlim_cur = 0, .rlim_max = before.rlim_max};
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
@@ -414,7 +408,7 @@ int main(void)
         cmocka_unit_test(test_backoff_does_not_overflow),
         cmocka_unit_test_setup_teardown(test_failover_goes_on_to_the_one_that_listens, setup, teardown),
         cmocka_unit_test_setup_teardown(test_none_tries_the_first_only, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_round_robin_begins_at_its_turn, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_round_robin_begins_where_its_counter_says, setup, teardown),
         cmocka_unit_test_setup_teardown(test_round_robin_moves_on_and_around, setup, teardown),
         cmocka_unit_test_setup_teardown(test_each_target_has_its_attempts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_waits_between_attempts, setup, teardown),

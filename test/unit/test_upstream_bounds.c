@@ -17,7 +17,6 @@
 
 #include "bitflow/base/clock.h"
 #include "fake_time.h"
-#include "proxy/balancer.h"
 #include "proxy/upstream.h"
 
 struct scene {
@@ -31,22 +30,17 @@ struct scene {
 static void set_up(struct scene *scene, const char *address)
 {
     *scene = (struct scene){.target = {.name = "a", .connect_attempts = 1}, .upstream = {.dialled.fd = -1}};
-    scene->settings = (struct proxy_config){.name = "web", .targets = &scene->target, .target_count = 1};
+    scene->settings = (struct proxy_config){.name = "web", .target_count = 1};
     assert_true(address_parse(address, ADDRESS_TO_CONNECT, &scene->target.address, NULL));
 }
 
 // Returns how long the attempt took to fail.
 static int64_t fail_to_connect(struct scene *scene)
 {
-    struct target_place place = {.references = 1};
-    struct target_state state = {.place = &place};
-    struct target_state *const states[] = {&state};
-    static struct tls_context *const plain[] = {NULL};
-    const struct upstream_plan plan = {.settings = &scene->settings,
-                                       .tls = plain,
-                                       .states = states,
-                                       .chosen = BALANCER_NO_MORE,
-                                       .header = scene->header};
+    struct target_load load = {.active = 0};
+    struct health health = {.state = 0};
+    struct target target = {.settings = &scene->target, .load = &load, .health = &health};
+    const struct upstream_plan plan = {.settings = &scene->settings, .targets = &target, .header = scene->header};
     int client[2];
     struct client_watch watch;
     const struct log_context context = {.proxy = "web", .connection = 1};

@@ -1,6 +1,6 @@
 // A number of 64 bits that tells whether something has changed. Each process has its own (the seed is random), so it
 // is of no use outside; of a secret that went into it, it tells less than whoever can read our memory knows anyway. Not
-// for what strangers send: who may choose the bytes can make two of a kind. No errors, no locks; any thread.
+// for what peers send: whoever chooses the bytes can make two that are alike. No errors, no locks; any thread.
 
 #ifndef BITFLOW_BASE_HASH_H
 #define BITFLOW_BASE_HASH_H

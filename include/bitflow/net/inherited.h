@@ -21,8 +21,8 @@
 // number can be used.
 void inherited_init(void);
 
-// The number behind an fd:// address. ERROR_INVALID if there is no such descriptor or name, or it is no
-// stream socket.
+// The number behind an fd:// address. ERROR_INVALID if there is no such descriptor or name, or it is
+// not a stream socket.
 bool inherited_find(const struct address *address, int *fd, struct error *error);
 
 // The same for a listener, which owns the descriptor from then on. ERROR_REFUSED if another has it.

@@ -60,7 +60,7 @@ void resolved_add(struct resolved_addresses *resolved, const struct resolved_add
 bool resolve(const struct address *address, struct client_watch *watch, int64_t deadline,
              struct resolved_addresses *resolved, struct error *error);
 
-// A query, for who can begin with some of the addresses and takes others later. It is up to three look-ups.
+// A query, for callers that can begin with some of the addresses and takes others later. It is up to three look-ups.
 
 // As indices: each family by itself (RESOLVED_*), and both in one, or the only family that is wanted.
 enum { RESOLVER_WHOLE = RESOLVED_FAMILIES, RESOLVER_SUBQUERIES };
@@ -98,8 +98,8 @@ bool resolver_query_begin(struct resolver_query *query, const struct address *ad
 bool resolver_query_await(struct resolver_query *query, struct client_watch *watch, struct resolved_addresses *resolved,
                           struct error *error);
 
-// For who waits for other things as well: adds what has come, and starts look-ups that are due. Returns the time at
-// which to call it again, or earlier when one of the descriptors is readable; DEADLINE_NONE once all is answered.
+// For callers that wait for other things as well: adds what has come, and starts look-ups that are due. Returns when to
+// call it again, or earlier when one of the descriptors is readable; DEADLINE_NONE once all is answered.
 #define RESOLVER_DESCRIPTORS_MAX RESOLVER_SUBQUERIES
 int64_t resolver_query_advance(struct resolver_query *query, struct resolved_addresses *resolved);
 size_t resolver_query_descriptors(const struct resolver_query *query, struct pollfd *descriptors);

@@ -9,8 +9,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "bitflow/base/shared.h"
+
 // Zeroed: nothing has failed.
 struct health {
+    struct shared shared; // where it is found again by who reaches a target by the same route (proxy/target.h)
     // The failures so far, in the lower 16 bits; above them, in ms of CLOCK_MONOTONIC, since when: the first of them,
     // or when it went out, or was last tried.
     _Atomic uint64_t state;

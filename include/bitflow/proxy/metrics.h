@@ -10,11 +10,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/queue.h>
 
-#include "bitflow/base/error.h"
 #include "bitflow/base/mutex.h"
-#include "bitflow/config/config.h"
+#include "bitflow/base/shared.h"
 #include "bitflow/relay/close_reason.h"
 #include "bitflow/telemetry/metric.h"
 #include "bitflow/tls/tls_failure.h"
@@ -30,17 +28,15 @@ enum proxy_time {
 };
 
 struct target_metrics {
+    struct shared shared; // guarded by the lock of all metrics, but for the name
     struct metric_counter attempts;
     struct metric_counter failed[CLOSE_REASON_COUNT]; // by what would have ended the connection
     struct metric_counter handshake_failed[TLS_FAILURE_COUNT];
     _Atomic int64_t certificate_expiry; // seconds since 1970; 0: none
-    // The list's:
-    LIST_ENTRY(target_metrics) link GUARDED; // by the lock of all metrics, as all that is GUARDED
-    unsigned references GUARDED;
-    char *name;
 };
 
 struct proxy_metrics {
+    struct shared shared; // likewise
     struct metrics *all;
     struct metric_counter accepted;
     struct metric_counter rejected[CLOSE_REASON_COUNT];
@@ -49,18 +45,14 @@ struct proxy_metrics {
     struct metric_counter handshake_failed[TLS_FAILURE_COUNT];
     struct metric_timer times[PROXY_TIME_COUNT];
     _Atomic int64_t certificate_expiry;
-    uint64_t live; // the reporting thread's own
-    // The list's:
-    LIST_ENTRY(proxy_metrics) link GUARDED;
-    unsigned references GUARDED;
-    LIST_HEAD(, target_metrics) targets GUARDED;
-    char *name;
+    uint64_t live;                      // the reporting thread's own
+    struct shared_list targets GUARDED; // struct target_metrics
 };
 
 struct metrics {
     _Atomic bool is_on;
     struct mutex lock;
-    LIST_HEAD(, proxy_metrics) proxies GUARDED;
+    struct shared_list proxies GUARDED; // by the lock; struct proxy_metrics
 };
 
 void metrics_init(struct metrics *metrics);
@@ -74,16 +66,15 @@ static inline bool metrics_are_on(const struct proxy_metrics *proxy)
     return atomic_load_explicit(&proxy->all->is_on, memory_order_relaxed);
 }
 
-// The proxy's of that name, with a reference. NULL: ERROR_NO_MEMORY.
-struct proxy_metrics *proxy_metrics_hold(struct metrics *metrics, const char *name, struct error *error);
+// The proxy's of that name, with a reference. NULL: no memory.
+struct proxy_metrics *proxy_metrics_hold(struct metrics *metrics, const char *name);
 // Nulls the pointer. Accepts NULL.
 void proxy_metrics_drop(struct proxy_metrics **proxy);
 
-// Those of the targets, by their index, with a reference to each. NULL: ERROR_NO_MEMORY.
-struct target_metrics **target_metrics_hold(struct proxy_metrics *proxy, const struct target_config *targets,
-                                            size_t count, struct error *error);
-// Gives the references back and nulls the pointer. Accepts NULL.
-void target_metrics_drop(struct proxy_metrics *proxy, struct target_metrics ***targets, size_t count);
+// Those of the proxy's target of that name, with a reference. NULL: no memory.
+struct target_metrics *target_metrics_hold(struct proxy_metrics *proxy, const char *name);
+// Gives the reference back and nulls the pointer. Accepts NULL.
+void target_metrics_drop(struct proxy_metrics *proxy, struct target_metrics **target);
 
 // For the reporting thread: one after the other, from NULL to NULL. What is passed in is given back, and freed if it
 // is nobody's any more and all of it has been reported. Others may come and go meanwhile.

@@ -3,7 +3,7 @@
 // struct proxy is what outlives a reload: the name, the counts, and what is known of targets that stay. struct
 // generation is one configuration of it: the snapshot and what was opened for it. A connection holds the generation it
 // began with, and through it the proxy and the snapshot; the last holder frees them. Both are shared by reference count
-// and, but for the atomics, the list of targets and the counts of sources, never written after they were made. Any
+// and, but for the atomics, what is known of targets and the counts of sources, never written after they were made. Any
 // thread.
 
 #ifndef BITFLOW_PROXY_PROXY_H
@@ -14,13 +14,15 @@
 
 #include "bitflow/base/error.h"
 #include "bitflow/base/log.h"
+#include "bitflow/base/mutex.h"
+#include "bitflow/base/shared.h"
 #include "bitflow/base/thread.h"
 #include "bitflow/config/config.h"
 #include "bitflow/proxy/metrics.h"
 #include "bitflow/proxy/registry.h"
 #include "bitflow/proxy/reports.h"
 #include "bitflow/proxy/source_counts.h"
-#include "bitflow/proxy/target_state.h"
+#include "bitflow/proxy/target.h"
 #include "bitflow/proxy/tls_contexts.h"
 #include "bitflow/telemetry/connection_log.h"
 
@@ -28,11 +30,14 @@ struct proxy {
     _Atomic unsigned references;
     _Atomic uint64_t active;      // connections that hold a place below the connection limit
     _Atomic uint64_t accepted;    // connections that got one, since the start; for a debugger
-    _Atomic uint64_t turns;       // connections that came to choose a target, since the start, for round-robin
-    struct target_list targets;   // what is known of them, by whichever generation has them
+    _Atomic uint64_t rr_counter;  // connections that came to choose a target, since the start, for round-robin
     struct source_counts sources; // live connections by source, of those that began with a limit for it
     struct proxy_metrics *metrics;
     char *name;
+    // What is known of its targets, whichever generation has them: struct target_load by name and address, struct
+    // health by the route as well.
+    struct mutex lock;
+    struct shared_list loads GUARDED, healths GUARDED; // by the lock
 };
 
 struct generation {
@@ -42,9 +47,8 @@ struct generation {
     const struct proxy_config *settings; // in `config`
     struct connection_log *log;          // NULL: off
     struct report_queue reports;         // its connections that are reported while they live
-    struct tls_contexts tls_contexts;    // its TLS contexts
-    struct target_state **targets;       // by the target's index
-    struct target_metrics **metrics;     // likewise
+    struct tls_context *tls;             // the listener's; NULL: plain
+    struct target *targets;              // as many as `settings` has, in their order
 };
 
 // What all proxies of the process share. Lives as long as the process.

@@ -32,20 +32,6 @@ struct statsd_name {
     struct statsd_label labels[STATSD_LABELS_MAX];
 };
 
-// What a line is made of.
-struct statsd_line {
-    enum statsd_format format;
-    const char *prefix; // empty: none
-    const struct statsd_name *name;
-    const char *value;
-    const char *type; // "c", "g", "ms"
-    double rate;      // of sampling, 1: all
-};
-
-#define STATSD_LINE_MAX 1024
-// Writes the line without a newline or a zero; returns its length, 0: it would be longer than STATSD_LINE_MAX.
-size_t statsd_render(const struct statsd_line *line, char out[STATSD_LINE_MAX]);
-
 enum statsd_outcome {
     STATSD_SENT,
     STATSD_DROPPED, // this datagram; the next one may go
@@ -53,15 +39,16 @@ enum statsd_outcome {
     STATSD_REFUSED, // nor was it for those before
 };
 
+#define STATSD_LINE_MAX 1024
+#define STATSD_DATAGRAM_MAX 8192
+#define STATSD_COUNTERS_MAX 256 // in one datagram
+
 // Where datagrams go; must not wait for long.
 struct statsd_sink {
     enum statsd_outcome (*send)(void *argument, const char *bytes, size_t length);
     void *argument;
     size_t limit; // of a datagram's bytes, STATSD_LINE_MAX to STATSD_DATAGRAM_MAX
 };
-
-#define STATSD_DATAGRAM_MAX 8192
-#define STATSD_COUNTERS_MAX 256 // in one datagram
 
 // What never reached the receiver, as far as the kernel tells, and is not made up for later, as counters are.
 struct statsd_losses {

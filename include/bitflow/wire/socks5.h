@@ -40,7 +40,7 @@ enum socks5_state {
     SOCKS5_NEEDS_MORE, // `needed` bytes; the answer is never shorter
     SOCKS5_REFUSED,    // the answer is no; `reason` says why, in words
     SOCKS5_DENIED,     // likewise, for want of the right credentials
-    SOCKS5_INVALID,    // it is no answer; `reason` says what it is
+    SOCKS5_INVALID,    // it is not an answer; `reason` says what it is
 };
 
 #define SOCKS5_ANSWER_MAX (4 + 1 + SOCKS5_TEXT_MAX + 2)
