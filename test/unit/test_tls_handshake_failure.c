@@ -264,7 +264,7 @@ static const struct {
               {"TLS_CHACHA20_POLY1305_SHA256", AEAD_CHACHA20_POLY1305, TLS_SHA256}};
 static size_t suite_at_hand;
 
-// As soon as a client has its handshake's secret, it sends an alert that is encrypted, which libssl never does so early.
+// As soon as a client has its handshake's secret, it sends an alert that is encrypted: libssl never does so that early.
 static void send_encrypted_alert(const SSL *ssl, const char *line)
 {
     static const char label[] = "CLIENT_HANDSHAKE_TRAFFIC_SECRET ";

@@ -1,7 +1,7 @@
-// Follows the records of a TLS handshake as they come in, before whoever reads them sees them, however they are cut into
-// segments: where each begins and ends, the alerts that come in clear, and how many were encrypted. What handshake
-// messages bring in clear can go to a server_hello. RFC 8446 5.1 (records), 6 (alerts). A pure codec: no allocation;
-// any thread, a follower at a time.
+// Follows the records of a TLS handshake as they come in, before whoever reads them sees them, however they are cut
+// into segments: where each begins and ends, the alerts that come in clear, and how many were encrypted. The contents
+// of handshake records can go to a server_hello. RFC 8446 5.1 (records), 6 (alerts). A pure codec: no allocation; any
+// thread, a follower at a time.
 
 #ifndef BITFLOW_WIRE_RECORD_FOLLOWER_H
 #define BITFLOW_WIRE_RECORD_FOLLOWER_H

@@ -130,8 +130,8 @@ static bool is_tls_record(const struct tls_handshake *handshake)
 }
 
 // TLS 1.3: whether the peer's proof that it has its certificate's key is what is waited for. A server sends it between
-// the handshake's secrets and the application's, a client behind both. mbedTLS says no more of a wrong one than "failure".
-// (Nor of a wrong Finished, the message after it, which takes a peer whose hash of the handshake is wrong.)
+// the handshake's secrets and the application's, a client behind both. mbedTLS says no more of a wrong one than that
+// the handshake failed. (Nor of a wrong Finished, the message after it: only a peer that hashes wrongly sends one.)
 static bool is_proof_due(const struct tls_handshake *handshake)
 {
     bool has_application = handshake->keys.application.length > 0;

@@ -113,13 +113,14 @@ static void note_peer(struct tls_handshake *handshake)
     certificate_fingerprint(peer, info->peer_fingerprint);
 }
 
-// What mbedTLS sends as an alert, header included: even encrypted, and padded by TLS 1.3, it is shorter than any message.
+// What mbedTLS sends as an alert, header included. Even encrypted, and padded by TLS 1.3, it is shorter than any
+// message that may be left.
 #define ALERT_RECORD_MAX (TLS_HEADER_SIZE + MBEDTLS_SSL_CID_TLS1_3_PADDING_GRANULARITY + AEAD_TAG_SIZE)
 
 static void send_alert(struct tls_handshake *handshake, unsigned char alert)
 {
-    // While mbedTLS still has a message in hand, such as a ServerHello whose keys could not be made, the call sends that
-    // and no alert.
+    // While mbedTLS still has a message in hand, such as a ServerHello whose keys could not be made, the call sends
+    // that, and no alert.
     for (int calls = 0; calls < 2; calls++) {
         handshake->transmitted = 0;
         (void)mbedtls_ssl_send_alert_message(&handshake->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert);

@@ -1,5 +1,5 @@
-// The socket below mbedTLS, as its BIO callbacks: one deadline for the whole handshake, an eye on the client, flights in
-// one piece, and the records that come in followed on their way.
+// The socket below mbedTLS, as its BIO callbacks: one deadline for the whole handshake, an eye on the client, flights
+// in one piece, and the records that come in followed on their way.
 
 #include <errno.h>
 #include <poll.h>
