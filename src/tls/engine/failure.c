@@ -49,7 +49,7 @@ static const struct failure_row rows[] = {
     {CAUSE_BAD_CERTIFICATE, ALERT(INTERNAL_ERROR), TLS_FAILURE_CERTIFICATE_INVALID, NULL, NULL},
     {CAUSE_NO_CERTIFICATE, ALERT(INTERNAL_ERROR), TLS_FAILURE_CERTIFICATE_MISSING, NULL, NULL},
     {CAUSE_BAD_SIGNATURE, ALERT(DECRYPT_ERROR), TLS_FAILURE_CERTIFICATE_INVALID,
-     "signed with a key that does not belong to its certificate", NULL},
+     "sent a signature that does not match its certificate", NULL},
     {CAUSE_BAD_KEY_SHARE, ALERT(ILLEGAL_PARAMETER), TLS_FAILURE_RULES, UNRULY ": its key share is not a valid point",
      NULL},
     // RFC 8446, 4.2.3, lets a server do so; it is mbedTLS that does not go along.
