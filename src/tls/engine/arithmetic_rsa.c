@@ -6,7 +6,8 @@
 // with each signature; where an allocation fails between the one and the other, they no longer fit together, and what
 // is signed from then on is wrong: with mbedTLS for good, with libcrypto for up to 32 signatures, which it gives out as
 // good ones (BN_BLINDING_create_param() does not report it). Each holds its result against the public key, but before
-// it takes the blinding off. So every result is held against it here, and a key that has failed gets fresh factors.
+// it takes the blinding off. So every result is held against it here, and a key that has failed gets fresh factors, or a
+// fresh key signs in its place.
 
 #include <stdlib.h>
 #include <string.h>
@@ -55,9 +56,8 @@ static bool raise(const mbedtls_rsa_context *key, const unsigned char *input, un
 int mbedtls_rsa_public(mbedtls_rsa_context *ctx, const unsigned char *input, unsigned char *output)
 {
     const struct arithmetic_originals *originals;
-    unsigned char exponent[EXPONENT_MAX];
+    unsigned char exponent[EXPONENT_MAX]; // a longer one is not written
     bool is_ready = arithmetic_enter(RSA_PUBLIC, &originals);
-    // The exponent fits?
     if (mbedtls_rsa_export_raw(ctx, NULL, 0, NULL, 0, NULL, 0, NULL, 0, exponent, sizeof exponent) != 0)
         return MBEDTLS_ERR_RSA_BAD_INPUT_DATA;
     if (arithmetic_leave(RSA_PUBLIC, is_ready && raise(ctx, input, output)))
