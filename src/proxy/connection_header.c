@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "bitflow/base/compiler.h"
 #include "bitflow/net/socket.h"
 #include "header_end.h"
 
@@ -50,24 +49,6 @@ static struct proxy_header_text text_of(const char *text)
     return (struct proxy_header_text){.bytes = (const uint8_t *)text, .length = strlen(text)};
 }
 
-// OpenSSL's name for a cipher suite, which is what the specification shows and what receivers expect. TLS 1.3's have
-// one name only.
-static const char *openssl_name(const char *iana)
-{
-    static const char *const names[][2] = {
-        {"TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "ECDHE-ECDSA-AES128-GCM-SHA256"},
-        {"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "ECDHE-RSA-AES128-GCM-SHA256"},
-        {"TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "ECDHE-ECDSA-AES256-GCM-SHA384"},
-        {"TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", "ECDHE-RSA-AES256-GCM-SHA384"},
-        {"TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"},
-        {"TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", "ECDHE-RSA-CHACHA20-POLY1305"},
-    };
-    for (size_t i = 0; i < ARRAY_LENGTH(names); i++)
-        if (strcmp(names[i][0], iana) == 0)
-            return names[i][1];
-    return iana;
-}
-
 // What this proxy knows of a client's TLS by itself, rather than by somebody else's declaration.
 static void describe_tls(const struct tls_info *info, struct proxy_header *header)
 {
@@ -79,7 +60,7 @@ static void describe_tls(const struct tls_info *info, struct proxy_header *heade
         .is_session_certified = has_certificate, // sessions are not resumed here
         .verify_result = has_certificate ? 0 : 1,
         .version = text_of(info->version == TLS_1_3 ? "TLSv1.3" : "TLSv1.2"),
-        .cipher = text_of(openssl_name(info->cipher)),
+        .cipher = text_of(tls_openssl_cipher(info->cipher)),
         .common_name = text_of(info->peer_common_name),
     };
 }

@@ -42,7 +42,7 @@ static bool choose_target(struct ingress *ingress, const struct generation *gene
     const char *name = ingress->server_name;
     bool has_name = *name != '\0';
     struct target *target = balancer_by_name(generation->targets, settings->target_count, name);
-    if (target != NULL && (context == NULL || tls_context_has_judge(context, name))) {
+    if (target != NULL && (context == NULL || tls_context_has_authority_for(context, name))) {
         ingress->target = target;
         return true;
     }

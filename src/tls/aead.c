@@ -227,6 +227,6 @@ bool aead_prepare(struct error *error)
         has_any = has_any || ciphers[i] != NULL;
     }
     if (!has_any)
-        error_set(error, ERROR_SYSTEM, "there is no cipher that TLS records could be protected by: %s", missing.text);
+        error_set(error, ERROR_SYSTEM, "there is no cipher to protect TLS records with: %s", missing.text);
     return has_any;
 }

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "bitflow/base/invariant.h"
 #include "engine/hkdf.h"
 
 static void store_16(uint8_t *at, size_t value)
@@ -61,6 +62,7 @@ void record_key_release(struct record_key *key)
 
 bool record_key_update(struct record_key *key, struct error *error)
 {
+    INVARIANT(key->version == TLS_1_3);
     uint8_t next[TLS_SECRET_MAX] = {0};
     bool is_good = hkdf_expand_label(key->hash, key->secret, "traffic upd", next, tls_hash_size(key->hash));
     if (is_good)
@@ -72,6 +74,13 @@ bool record_key_update(struct record_key *key, struct error *error)
         return false;
     key->sequence = 0;
     return true;
+}
+
+void record_key_advance(struct record_key *key)
+{
+    // Once around, the next record would have the nonce of the first.
+    INVARIANT(key->sequence < UINT64_MAX);
+    key->sequence++;
 }
 
 size_t record_key_explicit_nonce(const struct record_key *key)

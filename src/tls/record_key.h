@@ -48,6 +48,9 @@ bool record_key_update(struct record_key *key, struct error *error);
 // TLS_EXPLICIT_NONCE_SIZE or 0.
 size_t record_key_explicit_nonce(const struct record_key *key);
 
+// One record more has been protected, or opened, by this key.
+void record_key_advance(struct record_key *key);
+
 // The nonce of the record whose turn it is. `explicit_nonce`: as in the record, where it has one.
 void record_key_nonce(const struct record_key *key, const uint8_t *explicit_nonce, uint8_t nonce[AEAD_NONCE_SIZE]);
 

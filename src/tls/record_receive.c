@@ -150,7 +150,7 @@ static const char *check_header(const struct tls_receiver *receiver, const uint8
     if (header[0] == TLS_CHANGE_CIPHER_SPEC)
         return "a change_cipher_spec after the handshake";
     if (header[0] < TLS_ALERT || header[0] > TLS_APPLICATION_DATA)
-        return "bytes that are no TLS record";
+        return "bytes that are not a TLS record";
     if (receiver->key.version == TLS_1_3 && header[0] != TLS_APPLICATION_DATA)
         return "a record that is not encrypted";
     // In 1.3 the version means nothing; it is authenticated with the record as it came.
@@ -185,7 +185,7 @@ static bool decrypt(struct tls_receiver *receiver, uint8_t *buffer, size_t paylo
     if (!aead_open(key->aead, nonce, additional, additional_length, record->data, record->length + AEAD_TAG_SIZE,
                    record->data))
         return false;
-    key->sequence++;
+    record_key_advance(key);
     return true;
 }
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bitflow/base/invariant.h"
 #include "record_key.h"
 
 // RFC 8446 5.5: AES-GCM is good for 2^24.5 full records of one key. ChaCha20-Poly1305 has no such limit; its key goes
@@ -67,6 +68,7 @@ static size_t seal_record(struct tls_sender *sender, enum tls_content content, c
     uint8_t nonce[AEAD_NONCE_SIZE];
     uint8_t additional[TLS_ADDITIONAL_MAX];
     size_t payload;
+    INVARIANT(key->aead != NULL && length <= TLS_PLAIN_MAX);
     bool is_good = key->sequence < UINT64_MAX;
     if (key->version == TLS_1_3) {
         payload = length + 1 + AEAD_TAG_SIZE;
@@ -90,7 +92,7 @@ static size_t seal_record(struct tls_sender *sender, enum tls_content content, c
         sender->has_ended = true;
         return 0;
     }
-    key->sequence++;
+    record_key_advance(key);
     return TLS_HEADER_SIZE + payload;
 }
 

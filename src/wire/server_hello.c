@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-enum { RECORD_HANDSHAKE = 22, MESSAGE_SERVER_HELLO = 2, MESSAGE_HEADER = 4, MESSAGE_VERSION_END = 6 };
+enum { MESSAGE_SERVER_HELLO = 2, MESSAGE_HEADER = 4, MESSAGE_VERSION_END = 6 };
 
 static bool is_retry_request(const struct server_hello *hello)
 {
@@ -26,8 +26,8 @@ static void look(struct server_hello *hello)
     }
 }
 
-// Takes bytes of a handshake record; how many.
-static size_t follow_message(struct server_hello *hello, const uint8_t *bytes, size_t length)
+// Takes bytes of one message; how many.
+static size_t take_message(struct server_hello *hello, const uint8_t *bytes, size_t length)
 {
     size_t taken = 1;
     if (hello->message_length < MESSAGE_HEADER) {
@@ -49,22 +49,11 @@ static size_t follow_message(struct server_hello *hello, const uint8_t *bytes, s
     return taken;
 }
 
-bool server_hello_follow(struct server_hello *hello, const uint8_t *bytes, size_t length)
+void server_hello_take(struct server_hello *hello, const uint8_t *bytes, size_t length)
 {
     while (length > 0 && !hello->is_over && !hello->is_refused) {
-        size_t taken = 1;
-        if (hello->header_length < SERVER_HELLO_RECORD_HEADER) {
-            hello->header[hello->header_length++] = *bytes;
-            hello->record_left = (size_t)hello->header[3] << 8 | hello->header[4];
-        } else {
-            size_t available = length < hello->record_left ? length : hello->record_left;
-            taken = hello->header[0] == RECORD_HANDSHAKE ? follow_message(hello, bytes, available) : available;
-            hello->record_left -= taken;
-        }
-        if (hello->header_length == SERVER_HELLO_RECORD_HEADER && hello->record_left == 0)
-            hello->header_length = 0;
+        size_t taken = take_message(hello, bytes, length);
         bytes += taken;
         length -= taken;
     }
-    return !hello->is_refused;
 }

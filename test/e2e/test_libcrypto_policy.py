@@ -77,7 +77,7 @@ def test_a_policy_that_leaves_no_cipher(env, pki, text, has_tls):
     for more in (["--check"], []):
         done = bitflow_process.run(*more, "--config", config, environment=policy(env, text))
         assert done.returncode == 1
-        assert done.stderr.startswith("bitflow: there is no cipher that TLS records could be protected by: "), done
+        assert done.stderr.startswith("bitflow: there is no cipher to protect TLS records with: "), done
 
 
 LIBSSL = BEGIN + "ssl_conf = these\n[these]\nsystem_default = all\n[all]\n"

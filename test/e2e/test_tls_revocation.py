@@ -27,7 +27,7 @@ CASES = {
     "expired": (["root", "middle past"], r"CN=middle authority expired on 2021-01-01"),
     "expired, and a new one": (["root", "middle past", "middle"], None),
     "not valid yet": (["root", "middle coming"], r"CN=middle authority is not valid before 2045-01-01"),
-    "another key's": (["root", "namesake"], "CN=middle authority is signed by another key"),
+    "another key's": (["root", "namesake"], "CN=middle authority is not signed with the authority's key"),
     "another key's, and the right one": (["root", "namesake", "middle"], None),
 }
 # OpenSSL takes the first of a name unless the lists name the keys (authorityKeyIdentifier), which these don't.

@@ -1,19 +1,33 @@
 // Any bytes as what a TLS server sends first: the answer is the same in whatever pieces they come, and is final.
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "bitflow/wire/server_hello.h"
+#include "bitflow/wire/record_follower.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+struct reader {
+    struct record_follower records;
+    struct server_hello hello;
+};
+
+static bool take(struct reader *reader, const uint8_t *bytes, size_t length)
+{
+    record_follower_take(&reader->records, &reader->hello, bytes, length);
+    return !reader->hello.is_refused;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct server_hello whole = {.is_over = false};
-    struct server_hello parts = {.is_over = false};
-    bool is_good = server_hello_follow(&whole, data, size);
+    struct reader whole;
+    struct reader parts;
+    memset(&whole, 0, sizeof whole); // padding, too
+    memset(&parts, 0, sizeof parts);
+    bool is_good = take(&whole, data, size);
     bool goes_on = true;
     for (size_t at = 0; at < size; at++) {
         // A block of just this size, so that the sanitizer sees a read beyond it.
@@ -21,14 +35,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (byte == NULL)
             abort();
         *byte = data[at];
-        bool now = server_hello_follow(&parts, byte, 1);
+        bool now = take(&parts, byte, 1);
         free(byte);
         if (now && !goes_on)
             abort();
         goes_on = now;
     }
-    if (goes_on != is_good || whole.is_over != parts.is_over || whole.version != parts.version ||
-        (whole.is_over && whole.is_refused))
+    if (goes_on != is_good || memcmp(&whole, &parts, sizeof whole) != 0 ||
+        (whole.hello.is_over && whole.hello.is_refused))
         abort();
     return 0;
 }

@@ -47,7 +47,7 @@ static size_t plain_alert(struct far *far, uint8_t *out)
 
 static const struct breach breaches[] = {
     {"a record that is forged or damaged", TLS_ALERT_BAD_RECORD_MAC, damaged, -1, -1},
-    {"bytes that are no TLS record", TLS_ALERT_UNEXPECTED_MESSAGE, http, -1, -1},
+    {"bytes that are not a TLS record", TLS_ALERT_UNEXPECTED_MESSAGE, http, -1, -1},
     {"a record longer than TLS allows", TLS_ALERT_RECORD_OVERFLOW, overlong, -1, -1},
     {"a handshake message that has no place after the handshake", TLS_ALERT_UNEXPECTED_MESSAGE, ticket, TLS_1_3,
      RELAY_CLIENT},

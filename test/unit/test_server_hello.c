@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #include "bitflow/base/compiler.h"
-#include "bitflow/wire/server_hello.h"
+#include "bitflow/wire/record_follower.h"
 #include "hex.h"
 
 enum { ALERT = 21, CHANGE_CIPHER_SPEC = 20, HANDSHAKE = 22, APPLICATION_DATA = 23 };
@@ -51,8 +51,20 @@ static void make_hello(uint8_t hello[HELLO_SIZE], unsigned version, bool is_retr
         assert_int_equal(from_hex(retry_random, hello + 6, 32), 32);
 }
 
+struct reader {
+    struct record_follower records;
+    struct server_hello hello;
+};
+
+// Whether it is not refused.
+static bool take(struct reader *reader, const uint8_t *bytes, size_t length)
+{
+    record_follower_take(&reader->records, &reader->hello, bytes, length);
+    return !reader->hello.is_refused;
+}
+
 // In pieces of `size` bytes, the last one maybe shorter, each in a block of its own for the sanitizer.
-static bool follow(struct server_hello *hello, const uint8_t *bytes, size_t length, size_t size)
+static bool follow(struct reader *reader, const uint8_t *bytes, size_t length, size_t size)
 {
     bool is_good = true;
     for (size_t at = 0; at < length; at += size) {
@@ -60,17 +72,17 @@ static bool follow(struct server_hello *hello, const uint8_t *bytes, size_t leng
         uint8_t *copy = malloc(part);
         assert_non_null(copy);
         memcpy(copy, bytes + at, part);
-        is_good = server_hello_follow(hello, copy, part);
+        is_good = take(reader, copy, part);
         free(copy);
-        assert_true(is_good == !hello->is_refused && (is_good || !hello->is_over));
+        assert_true(is_good || !reader->hello.is_over);
     }
     return is_good;
 }
 
 static bool is_taken(const struct stream *stream, size_t size)
 {
-    struct server_hello hello = {.is_over = false};
-    return follow(&hello, stream->at, stream->length, size);
+    struct reader reader = {.hello = {.is_over = false}};
+    return follow(&reader, stream->at, stream->length, size);
 }
 
 // Whether it is taken, which must not depend on the segments.
@@ -80,9 +92,9 @@ static bool is_taken_in_any_pieces(const struct stream *stream)
     for (size_t size = 1; size < stream->length; size++)
         assert_true(is_taken(stream, size) == whole);
     for (size_t cut = 1; cut < stream->length; cut++) {
-        struct server_hello hello = {.is_over = false};
-        bool first = follow(&hello, stream->at, cut, cut);
-        bool second = follow(&hello, stream->at + cut, stream->length - cut, stream->length);
+        struct reader reader = {.hello = {.is_over = false}};
+        bool first = follow(&reader, stream->at, cut, cut);
+        bool second = follow(&reader, stream->at + cut, stream->length - cut, stream->length);
         assert_true(second == whole && (first || !second));
     }
     return whole;
@@ -94,12 +106,12 @@ static void test_versions(void **state)
     for (unsigned version = 0; version <= 0xffff; version++) {
         uint8_t message[HELLO_SIZE];
         struct stream stream = {.length = 0};
-        struct server_hello hello = {.is_over = false};
+        struct reader reader = {.hello = {.is_over = false}};
         make_hello(message, version, false);
         put_record(&stream, HANDSHAKE, message, sizeof message);
-        assert_true(server_hello_follow(&hello, stream.at, stream.length) == (version == 0x0303));
-        assert_true(hello.is_over == (version == 0x0303));
-        assert_int_equal(hello.version, version);
+        assert_true(take(&reader, stream.at, stream.length) == (version == 0x0303));
+        assert_true(reader.hello.is_over == (version == 0x0303));
+        assert_int_equal(reader.hello.version, version);
     }
 }
 
@@ -111,9 +123,9 @@ static void test_it_is_refused_at_once(void **state)
     struct stream stream = {.length = 0};
     make_hello(message, 0x0304, false);
     put_record(&stream, HANDSHAKE, message, sizeof message);
-    struct server_hello hello = {.is_over = false};
+    struct reader reader = {.hello = {.is_over = false}};
     for (size_t i = 0; i < stream.length; i++)
-        assert_true(server_hello_follow(&hello, stream.at + i, 1) == (i < 5 + 5));
+        assert_true(take(&reader, stream.at + i, 1) == (i < 5 + 5));
 }
 
 // Two cuts anywhere in the message, and empty records and others between the parts.

@@ -82,13 +82,13 @@ static void test_files_that_are_something_else(void **state)
     assert_bad_pair("server.key", ".", "/.", "is a directory");
     assert_bad_pair("server.key", "empty", "empty", "is empty");
     assert_bad_pair("empty", "server.crt", "empty", "is empty");
-    assert_bad_pair("server.key", "text", "text", "is no PEM file");
-    assert_bad_pair("text", "server.crt", "text", "is no PEM file");
+    assert_bad_pair("server.key", "text", "text", "is not a PEM file");
+    assert_bad_pair("text", "server.crt", "text", "is not a PEM file");
     assert_bad_pair("server.key", "der", "der", "is DER; it must be PEM");
     assert_bad_pair("der", "server.crt", "der", "is DER; it must be PEM");
     assert_bad_pair("server.key", "zeros", "zeros", "it has zero bytes in it");
-    assert_bad_pair("server.key", "server.key", "server.key", "holds a PRIVATE KEY, no CERTIFICATE");
-    assert_bad_pair("server.crt", "server.crt", "server.crt", "holds a CERTIFICATE, no PRIVATE KEY");
+    assert_bad_pair("server.key", "server.key", "server.key", "holds a PRIVATE KEY, not a CERTIFICATE");
+    assert_bad_pair("server.crt", "server.crt", "server.crt", "holds a CERTIFICATE, not a PRIVATE KEY");
 }
 
 static void test_damaged_files(void **state)
@@ -105,11 +105,11 @@ static void test_damaged_files(void **state)
     memcpy(text + length, text, length);
     memset(text + length + 60, '?', 8);
     rig_write_file("bad2.crt", text, 2 * length);
-    assert_bad_pair("server.key", "bad2.crt", "bad2.crt", "the 2. certificate cannot be read (its base64 is damaged)");
+    assert_bad_pair("server.key", "bad2.crt", "bad2.crt", "certificate 2 cannot be read (its base64 is damaged)");
     length = rig_read_file("server.crt", text, sizeof text);
     memset(text + 40, 'A', 24);
     rig_write_file("bad.crt", text, length);
-    assert_bad_pair("server.key", "bad.crt", "bad.crt", "the 1. certificate cannot be read (");
+    assert_bad_pair("server.key", "bad.crt", "bad.crt", "certificate 1 cannot be read (");
     length = rig_read_file("server.key", text, sizeof text);
     rig_write_file("cut.key", text, length / 2);
     assert_bad_pair("cut.key", "server.crt", "cut.key", "is cut short");
@@ -152,7 +152,7 @@ static void test_keys_that_cannot_be_used(void **state)
     }
     struct rig_issued ed = rig_issue(&(struct rig_request){.subject = "s", .kind = "ed25519"});
     rig_write_pair("ed", &ed);
-    assert_bad_pair("ed.key", "ed.crt", "ed.crt", "the 1. certificate uses Ed25519, which is not supported");
+    assert_bad_pair("ed.key", "ed.crt", "ed.crt", "certificate 1 uses Ed25519, which is not supported");
     rig_drop(&ed);
 }
 
@@ -170,7 +170,7 @@ static void test_keys_and_certificates_that_do_not_match(void **state)
     assert_bad_pair("rsa.key", "server.crt", "rsa.key", "the key does not belong to the certificate");
     rig_write_chain("reversed.crt", ca.certificate, server.certificate, NULL);
     assert_bad_pair("server.key", "reversed.crt", "reversed.crt",
-                    "the key's certificate must be the first, not the 2.");
+                    "the key's certificate must be the first, not number 2, of");
 }
 
 static void test_certificates_that_are_not_for_servers(void **state)
@@ -203,7 +203,7 @@ static void test_authorities(void **state)
     rig_config_add(&config, NULL, NULL, "ca.crt", NULL);
     load_and_drop(&config, TLS_SERVER);
     rig_config_add(&config, NULL, NULL, "server.key", NULL);
-    assert_refused(&config, TLS_SERVER, "server.key holds a PRIVATE KEY, no CERTIFICATE");
+    assert_refused(&config, TLS_SERVER, "server.key holds a PRIVATE KEY, not a CERTIFICATE");
     rig_config_init(&config, VERIFY_NONE);
     rig_config_add(&config, NULL, NULL, "ca.crt", NULL);
     assert_refused(&config, TLS_SERVER, "needs a certificate and its key");
@@ -218,7 +218,7 @@ static void test_authorities(void **state)
     load_and_drop(&config, TLS_CLIENT);
     rig_config_init(&config, VERIFY_STRICT);
     rig_config_add(&config, NULL, NULL, "ed.crt", NULL);
-    assert_refused(&config, TLS_CLIENT, "ed.crt: the 1. certificate uses Ed25519, which is not supported");
+    assert_refused(&config, TLS_CLIENT, "ed.crt: certificate 1 uses Ed25519, which is not supported");
 }
 
 static void test_revocation_lists(void **state)
@@ -231,7 +231,7 @@ static void test_revocation_lists(void **state)
     load_and_drop(&config, TLS_CLIENT);
     rig_config_init(&config, VERIFY_STRICT);
     rig_config_add(&config, NULL, NULL, "ca.crt", "ca.crt");
-    assert_refused(&config, TLS_CLIENT, "ca.crt holds a CERTIFICATE, no X509 CRL");
+    assert_refused(&config, TLS_CLIENT, "ca.crt holds a CERTIFICATE, not a X509 CRL");
     char text[8192];
     size_t length = rig_read_file("ca.crl", text, sizeof text);
     rig_write_file("cut.crl", text, length / 2);
@@ -242,7 +242,7 @@ static void test_revocation_lists(void **state)
     rig_write_file("bad.crl", text, length);
     rig_config_init(&config, VERIFY_STRICT);
     rig_config_add(&config, NULL, NULL, "ca.crt", "bad.crl");
-    assert_refused(&config, TLS_CLIENT, "bad.crl: the 1. revocation list cannot be read (");
+    assert_refused(&config, TLS_CLIENT, "bad.crl: revocation list 1 cannot be read (");
 }
 
 static void test_the_systems_authorities(void **state)

@@ -2,6 +2,11 @@
 
 #include "tls_peer.h"
 
+#include <openssl/core_names.h>
+#include <openssl/param_build.h>
+
+#include "hex.h"
+
 static struct rig_issued ca;
 static struct tls_context *server; // verify_mode none
 static struct tls_context *client; // strict
@@ -253,6 +258,96 @@ static void test_a_client_that_rejects_our_certificate(void **state)
     }
 }
 
+static const struct {
+    const char *name;
+    enum aead_algorithm algorithm;
+    enum tls_hash hash;
+} suites[] = {{"TLS_AES_128_GCM_SHA256", AEAD_AES_128_GCM, TLS_SHA256},
+              {"TLS_AES_256_GCM_SHA384", AEAD_AES_256_GCM, TLS_SHA384},
+              {"TLS_CHACHA20_POLY1305_SHA256", AEAD_CHACHA20_POLY1305, TLS_SHA256}};
+static size_t suite_at_hand;
+
+// As soon as a client has its handshake's secret, it sends an alert that is encrypted: libssl never does so that early.
+static void send_encrypted_alert(const SSL *ssl, const char *line)
+{
+    static const char label[] = "CLIENT_HANDSHAKE_TRAFFIC_SECRET ";
+    uint8_t out[TLS_ALERT_RECORD_MAX];
+    struct tls_keys keys = {
+        .version = TLS_1_3, .algorithm = suites[suite_at_hand].algorithm, .hash = suites[suite_at_hand].hash};
+    if (strncmp(line, label, strlen(label)) != 0)
+        return;
+    const char *secret = strrchr(line, ' ') + 1;
+    assert_int_equal(from_hex(secret, keys.secret, sizeof keys.secret), keys.hash == TLS_SHA384 ? 48 : 32);
+    struct tls_sender *sender = tls_sender_create(&keys, NULL);
+    assert_non_null(sender);
+    size_t length = tls_sender_alert(sender, (enum tls_alert)SSL_AD_UNKNOWN_CA, out, sizeof out);
+    assert_true(length > 0);
+    write_all(SSL_get_fd(ssl), out, length);
+    tls_sender_destroy(&sender);
+}
+
+static void test_an_encrypted_alert(void **state)
+{
+    (void)state;
+    for (suite_at_hand = 0; suite_at_hand < ARRAY_LENGTH(suites); suite_at_hand++) {
+        struct peer peer = {
+            .minimum = TLS1_3_VERSION, .maximum = TLS1_3_VERSION, .suites_1_3 = suites[suite_at_hand].name};
+        struct tls_session session;
+        struct error error;
+        peer_configure(&peer);
+        SSL_CTX_set_keylog_callback(peer.context, send_encrypted_alert);
+        assert_false(run_session(server, TLS_SERVER, NULL, &peer, &session, &error));
+        assert_string_equal(error.text, "the client does not trust our certificate's CA (alert unknown_ca)");
+        assert_int_equal(session.info.failure, TLS_FAILURE_CERTIFICATE_REFUSED);
+    }
+}
+
+// The public half of one key with the private half of another: OpenSSL signs with it, for a certificate that is not its
+// own.
+static EVP_PKEY *forge(EVP_PKEY *shown, EVP_PKEY *had)
+{
+    unsigned char point[65];
+    size_t length = 0;
+    BIGNUM *number = NULL;
+    EVP_PKEY *forged = NULL;
+    assert_int_equal(EVP_PKEY_get_octet_string_param(shown, OSSL_PKEY_PARAM_PUB_KEY, point, sizeof point, &length), 1);
+    assert_int_equal(EVP_PKEY_get_bn_param(had, OSSL_PKEY_PARAM_PRIV_KEY, &number), 1);
+    OSSL_PARAM_BLD *builder = OSSL_PARAM_BLD_new();
+    OSSL_PARAM_BLD_push_utf8_string(builder, OSSL_PKEY_PARAM_GROUP_NAME, "P-256", 0);
+    OSSL_PARAM_BLD_push_octet_string(builder, OSSL_PKEY_PARAM_PUB_KEY, point, length);
+    OSSL_PARAM_BLD_push_BN(builder, OSSL_PKEY_PARAM_PRIV_KEY, number);
+    OSSL_PARAM *parameters = OSSL_PARAM_BLD_to_param(builder);
+    EVP_PKEY_CTX *context = EVP_PKEY_CTX_new_from_name(NULL, "EC", NULL);
+    assert_int_equal(EVP_PKEY_fromdata_init(context), 1);
+    assert_int_equal(EVP_PKEY_fromdata(context, &forged, EVP_PKEY_KEYPAIR, parameters), 1);
+    EVP_PKEY_CTX_free(context);
+    OSSL_PARAM_free(parameters);
+    OSSL_PARAM_BLD_free(builder);
+    BN_free(number);
+    return forged;
+}
+
+static void test_a_target_without_its_certificates_key(void **state)
+{
+    (void)state;
+    static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
+    EVP_PKEY *other = rig_key("P-256");
+    for (size_t i = 0; i < ARRAY_LENGTH(versions); i++) {
+        struct tls_session session;
+        struct error error;
+        struct peer peer = {.is_server = true, .pair = "server", .minimum = versions[i], .maximum = versions[i]};
+        peer_configure(&peer);
+        EVP_PKEY *forged = forge(SSL_CTX_get0_privatekey(peer.context), other);
+        assert_int_equal(SSL_CTX_use_PrivateKey(peer.context, forged), 1);
+        assert_false(run_session(client, TLS_CLIENT, "s.example", &peer, &session, &error));
+        assert_string_equal(error.text, "the target sent a signature that does not match its certificate");
+        assert_int_equal(session.info.failure, TLS_FAILURE_CERTIFICATE_INVALID);
+        assert_non_null(strstr(peer.error, "decrypt error"));
+        EVP_PKEY_free(forged);
+    }
+    EVP_PKEY_free(other);
+}
+
 // TLS 1.3: our side is done before the target looks at our certificate, so that it is the record layer that hears of
 // it.
 static void test_a_target_that_wants_a_certificate(void **state)
@@ -377,6 +472,8 @@ int main(void)
         cmocka_unit_test(test_silence_is_bounded),
         cmocka_unit_test(test_the_bound_is_on_the_whole_handshake),
         cmocka_unit_test(test_a_client_that_rejects_our_certificate),
+        cmocka_unit_test(test_an_encrypted_alert),
+        cmocka_unit_test(test_a_target_without_its_certificates_key),
         cmocka_unit_test(test_a_target_that_wants_a_certificate),
         cmocka_unit_test(test_a_hello_in_many_records),
     };

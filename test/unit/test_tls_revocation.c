@@ -29,6 +29,15 @@ struct lists_case {
     const char *alert;     // NULL: certificate unknown
 };
 
+// With the chain behind it.
+static void write_peer(const char *pair, const struct rig_issued *issued, X509 *above)
+{
+    char file[64];
+    rig_write_pair(pair, issued);
+    (void)snprintf(file, sizeof file, "%s.crt", pair);
+    rig_write_chain(file, issued->certificate, above, NULL);
+}
+
 static void write_lists(const char *name, const struct rig_list lists[LISTS])
 {
     FILE *file = rig_create(name);
@@ -99,7 +108,7 @@ static void test_chains(void **state)
          NULL},
         {"of a namesake",
          {ROOT, {.issuer = &namesake}},
-         TOLD "the revocation list of CN=Middle CA is signed by another key",
+         TOLD "the revocation list of CN=Middle CA is not signed with the authority's key",
          NULL,
          NULL,
          NULL},
@@ -146,7 +155,7 @@ static void test_revoked_and_anchors(void **state)
          "certificate revoked"},
         {"no key for lists",
          {ROOT, {.issuer = &silent}},
-         TOLD "CN=Silent CA is not for the signing of revocation lists (key usage)",
+         TOLD "CN=Silent CA may not sign revocation lists (key usage)",
          "under-silent",
          NULL,
          NULL},
@@ -161,6 +170,51 @@ static void test_revoked_and_anchors(void **state)
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
         check_case(&cases[i]);
+}
+
+// Every kind of signature that a list can have, and an issuer's name that differs as names may.
+static void test_signatures_and_names(void **state)
+{
+    (void)state;
+    struct rig_issued rsa = rig_issue(&(struct rig_request){.subject = "RSA CA", .is_ca = true, .kind = "rsa"});
+    struct rig_issued under =
+        rig_issue(&(struct rig_request){.subject = "p", .names = "DNS:s.example", .issuer = &rsa});
+    EVP_PKEY *another_rsa = rig_key("rsa");
+    rig_write_chain("rsa.crt", rsa.certificate, NULL, NULL);
+    write_peer("under-rsa", &under, NULL);
+    static const char none[] = TOLD "there is no revocation list of CN=RSA CA";
+    static const char wrong[] = TOLD "the revocation list of CN=RSA CA is not signed with the authority's key";
+    static const char weak[] = TOLD "the revocation list of CN=RSA CA is signed with too weak a hash";
+    const struct {
+        const char *name;
+        struct rig_list list;
+        const char *words; // NULL: the chain is good
+    } cases[] = {
+        {"PKCS #1 v1.5", {.signs_with_pss = false}, NULL},
+        {"PSS, SHA-256", {.signs_with_pss = true}, NULL},
+        {"PSS, SHA-384", {.signs_with_pss = true, .digest = "SHA384"}, NULL},
+        {"PSS, SHA-512", {.signs_with_pss = true, .digest = "SHA512"}, NULL},
+        {"PSS, SHA-1", {.signs_with_pss = true, .digest = "SHA1"}, weak},
+        {"PSS, another key", {.signs_with_pss = true, .key = another_rsa}, wrong},
+        {"another case", {.name = "rsa cA", .name_type = V_ASN1_UTF8STRING}, NULL},
+        {"printable", {.name = "RSA CA", .name_type = V_ASN1_PRINTABLESTRING}, NULL},
+        {"a kind that is not compared", {.name = "RSA CA", .name_type = V_ASN1_T61STRING}, none},
+        {"another text", {.name = "RSA CB", .name_type = V_ASN1_UTF8STRING}, none},
+        {"more text", {.name = "RSA CA ", .name_type = V_ASN1_UTF8STRING}, none},
+        {"less text", {.name = "RSA C", .name_type = V_ASN1_UTF8STRING}, none},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        struct lists_case one = {.name = cases[i].name,
+                                 .lists = {cases[i].list},
+                                 .words = cases[i].words,
+                                 .pair = "under-rsa",
+                                 .authority = "rsa.crt"};
+        one.lists[0].issuer = &rsa;
+        check_case(&one);
+    }
+    rig_drop(&rsa);
+    rig_drop(&under);
+    EVP_PKEY_free(another_rsa);
 }
 
 // Where the authorities of several entries judge together, each has its own lists, or none.
@@ -194,7 +248,9 @@ static void test_authorities_without_lists_are_told_of(void **state)
     } cases[] = {
         {{MIDDLE, ROOT}, 0, ""},
         {{ROOT}, 1, "there is no revocation list of CN=Middle CA: no certificate that it issued verifies"},
-        {{ROOT, {.issuer = &namesake}}, 1, "the revocation list of CN=Middle CA is signed by another key than"},
+        {{ROOT, {.issuer = &namesake}},
+         1,
+         "the revocation list of CN=Middle CA is not signed with the authority's key"},
         {{ROOT, {.issuer = &middle, .until = -RIG_DAY}}, 1, "the revocation list of CN=Middle CA expired on "},
         {{ROOT, {.issuer = &middle, .until = -RIG_DAY}, MIDDLE}, 0, ""},
     };
@@ -226,16 +282,16 @@ static void test_partial_lists_are_refused(void **state)
     } cases[] = {
         {{MIDDLE, {.issuer = &root, .extension = NID_crl_number, VALUE("\x02\x01\x07")}}, NULL},
         {{MIDDLE, {.issuer = &root, .extension = NID_delta_crl, VALUE("\x02\x01\x06")}},
-         "the 2. revocation list is about a part"},
+         "revocation list 2 covers only some"},
         // onlyContainsCACerts
         {{{.issuer = &root, .extension = NID_issuing_distribution_point, VALUE("\x30\x03\x82\x01\xff")}},
-         "the 1. revocation list is about a part"},
+         "revocation list 1 covers only some"},
         // distributionPoint, fullName, a URI
         {{{.issuer = &root,
            .extension = NID_issuing_distribution_point,
            VALUE("\x30\x0f\xa0\x0d\xa0\x0b\x86\x09http://a/")},
           MIDDLE},
-         "the 1. revocation list is about a part"},
+         "revocation list 1 covers only some"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         write_lists("lists.crl", cases[i].lists);
@@ -249,15 +305,6 @@ static void test_partial_lists_are_refused(void **state)
         if (is_good != (cases[i].words == NULL) || (!is_good && strstr(error.text, cases[i].words) == NULL))
             fail_msg("%zu: %s", i, is_good ? "taken" : error.text);
     }
-}
-
-// With the chain behind it.
-static void write_peer(const char *pair, const struct rig_issued *issued, X509 *above)
-{
-    char file[64];
-    rig_write_pair(pair, issued);
-    (void)snprintf(file, sizeof file, "%s.crt", pair);
-    rig_write_chain(file, issued->certificate, above, NULL);
 }
 
 static int begin(void **state)
@@ -305,6 +352,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_chains),
         cmocka_unit_test(test_revoked_and_anchors),
+        cmocka_unit_test(test_signatures_and_names),
         cmocka_unit_test(test_lists_are_of_their_entry),
         cmocka_unit_test(test_authorities_without_lists_are_told_of),
         cmocka_unit_test(test_partial_lists_are_refused),

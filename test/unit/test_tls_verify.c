@@ -146,12 +146,12 @@ static void test_clients(void **state)
     date_words("expired on", -20L * RIG_DAY, expired);
     date_words("is not valid before", 20L * RIG_DAY, future);
     static const char unknown[] =
-        "unknown CA: the certificate of CN=peer was issued by CN=Other CA, which is no authority here";
-    static const char self[] = "unknown CA: the self-signed certificate of CN=peer is no authority here";
+        "unknown CA: the certificate of CN=peer was issued by CN=Other CA, which is not an authority here";
+    static const char self[] = "unknown CA: the self-signed certificate of CN=peer is not an authority here";
     static const char usage[] = "the certificate is not for clients (extended key usage)";
     static const char weak[] = "the certificate is signed with too weak a hash";
     static const char key_usage[] = "the certificate's key is not for signatures (key usage)";
-    static const char lone[] = "was issued by CN=PSS CA, which is no authority here";
+    static const char lone[] = "was issued by CN=PSS CA, which is not an authority here";
     static const char small[] = "the certificate's key is too short";
     const struct verdict verdicts[] = {
         {.pair = "good"},
@@ -180,7 +180,7 @@ static void test_targets(void **state)
     date_words("expired on", -20L * RIG_DAY, expired);
     date_words("is not valid before", 20L * RIG_DAY, future);
     static const char unknown[] =
-        "unknown CA: the certificate of CN=peer was issued by CN=Other CA, which is no authority here";
+        "unknown CA: the certificate of CN=peer was issued by CN=Other CA, which is not an authority here";
     static const char usage[] = "the certificate is not for servers (extended key usage)";
     static const char names[] = "the certificate is for DNS:s.example, DNS:*.w.example, IP:127.0.0.1, not for ";
     static const char weak[] = "the certificate is signed with too weak a hash";
@@ -368,7 +368,7 @@ static void test_a_target_with_an_impossible_name(void **state)
         struct tls_session session;
         struct error error;
         assert_false(run_session(context, TLS_CLIENT, hosts[i], &peer, &session, &error));
-        assert_string_equal(error.text, "the target's name is none that TLS could send");
+        assert_string_equal(error.text, "the target's name cannot be sent in TLS");
     }
     tls_context_destroy(&context);
 }

@@ -131,18 +131,22 @@ static inline void rig_extend(X509 *certificate, X509 *issuer, int id, const cha
     X509_EXTENSION_free(extension);
 }
 
-static inline void rig_sign(X509 *certificate, EVP_PKEY *key, const struct rig_request *request)
+static inline EVP_MD_CTX *rig_signing_context(EVP_PKEY *key, const char *digest, bool is_pss)
 {
-    const EVP_MD *digest = EVP_get_digestbyname(request->digest != NULL ? request->digest : "SHA256");
-    if (EVP_PKEY_is_a(key, "ED25519"))
-        digest = NULL;
+    const EVP_MD *md = EVP_get_digestbyname(digest != NULL ? digest : "SHA256");
     EVP_MD_CTX *context = EVP_MD_CTX_new();
     EVP_PKEY_CTX *parameters;
-    assert_int_equal(EVP_DigestSignInit(context, &parameters, digest, NULL, key), 1);
-    if (request->signs_with_pss) {
+    assert_int_equal(EVP_DigestSignInit(context, &parameters, EVP_PKEY_is_a(key, "ED25519") ? NULL : md, NULL, key), 1);
+    if (is_pss) {
         assert_true(EVP_PKEY_CTX_set_rsa_padding(parameters, RSA_PKCS1_PSS_PADDING) > 0);
         assert_true(EVP_PKEY_CTX_set_rsa_pss_saltlen(parameters, RSA_PSS_SALTLEN_DIGEST) > 0);
     }
+    return context;
+}
+
+static inline void rig_sign(X509 *certificate, EVP_PKEY *key, const struct rig_request *request)
+{
+    EVP_MD_CTX *context = rig_signing_context(key, request->digest, request->signs_with_pss);
     assert_true(X509_sign_ctx(certificate, context) > 0);
     EVP_MD_CTX_free(context);
 }
@@ -237,11 +241,14 @@ struct rig_list {
     X509 *revoked;      // NULL: none
     EVP_PKEY *key;      // that signs in place of the issuer's
     const char *digest; // NULL: SHA-256
-    long from;          // seconds from now; 0: ten days ago
-    long until;         // 0: in a day
-    int extension;      // its NID, 0: none; not critical
-    const char *value;  // of it, DER
-    int length;         // bytes
+    bool signs_with_pss;
+    const char *name;  // CN in place of the issuer's name; NULL: that
+    int name_type;     // V_ASN1_UTF8STRING, ...
+    long from;         // seconds from now; 0: ten days ago
+    long until;        // 0: in a day
+    int extension;     // its NID, 0: none; not critical
+    const char *value; // of it, DER
+    int length;        // bytes
 };
 
 static inline void rig_put_list(FILE *file, const struct rig_list *request)
@@ -251,6 +258,14 @@ static inline void rig_put_list(FILE *file, const struct rig_list *request)
     ASN1_TIME *to = X509_gmtime_adj(NULL, request->until != 0 ? request->until : RIG_DAY);
     assert_int_equal(X509_CRL_set_version(list, X509_CRL_VERSION_2), 1);
     assert_int_equal(X509_CRL_set_issuer_name(list, X509_get_subject_name(request->issuer->certificate)), 1);
+    if (request->name != NULL) {
+        X509_NAME *name = X509_NAME_new();
+        assert_int_equal(
+            X509_NAME_add_entry_by_txt(name, "CN", request->name_type, (const unsigned char *)request->name, -1, -1, 0),
+            1);
+        assert_int_equal(X509_CRL_set_issuer_name(list, name), 1);
+        X509_NAME_free(name);
+    }
     assert_int_equal(X509_CRL_set1_lastUpdate(list, from), 1);
     assert_int_equal(X509_CRL_set1_nextUpdate(list, to), 1);
     if (request->revoked != NULL) {
@@ -267,8 +282,10 @@ static inline void rig_put_list(FILE *file, const struct rig_list *request)
         X509_EXTENSION_free(extension);
         ASN1_OCTET_STRING_free(value);
     }
-    const EVP_MD *digest = EVP_get_digestbyname(request->digest != NULL ? request->digest : "SHA256");
-    assert_true(X509_CRL_sign(list, request->key != NULL ? request->key : request->issuer->key, digest) > 0);
+    EVP_MD_CTX *context = rig_signing_context(request->key != NULL ? request->key : request->issuer->key,
+                                              request->digest, request->signs_with_pss);
+    assert_true(X509_CRL_sign_ctx(list, context) > 0);
+    EVP_MD_CTX_free(context);
     assert_int_equal(PEM_write_X509_CRL(file, list), 1);
     ASN1_TIME_free(from);
     ASN1_TIME_free(to);

@@ -36,11 +36,11 @@ struct tls_context *tls_context_create(const struct tls_config *config, enum tls
 // Wipes the keys. Accepts NULL. No connection may use it any more.
 void tls_context_destroy(struct tls_context **context);
 
-// A listener's: whether it is settled whose authority judges a client that asks for `name` (lower case, no dot at its
+// A listener's: whether it is settled whose authority verifies a client that asks for `name` (lower case, no dot at its
 // end; empty: it asks for none). False: no certificate is for the name, so that the first one would stand in, and that
 // one's authority or revocation list is not that of all. Where names choose targets, a client that another's authority
 // vouches for would be let through. Any thread.
-bool tls_context_has_judge(const struct tls_context *context, const char *name);
+bool tls_context_has_authority_for(const struct tls_context *context, const char *name);
 
 // Another one (base/hash.h) where anything that it was loaded from has changed, in the configuration or in a file.
 uint64_t tls_context_fingerprint(const struct tls_context *context);

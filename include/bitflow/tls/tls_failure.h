@@ -13,7 +13,7 @@
     X(TLS_FAILURE_VERSION, "version", "no TLS version in common")                                               \
     X(TLS_FAILURE_CIPHER, "cipher", "no cipher suite, group or signature algorithm in common")                  \
     X(TLS_FAILURE_PROTOCOL, "protocol", "no protocol in common (ALPN)")                                         \
-    X(TLS_FAILURE_SERVER_NAME, "server_name", "the server name is nobody's here, or was not always the same")   \
+    X(TLS_FAILURE_SERVER_NAME, "server_name", "the server name is unknown, or changed during the handshake")    \
     X(TLS_FAILURE_CERTIFICATE_INVALID, "certificate_invalid", "the peer's certificate does not verify")         \
     X(TLS_FAILURE_CERTIFICATE_MISSING, "certificate_missing", "the peer sent no certificate")                   \
     X(TLS_FAILURE_CERTIFICATE_REFUSED, "certificate_refused", "the peer refused our certificate, or wants one") \

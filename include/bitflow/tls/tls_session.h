@@ -30,18 +30,17 @@ struct tls_info {
 struct tls_session {
     struct tls_sender *sender;     // owned by the pump that writes to the socket, while the relay runs
     struct tls_receiver *receiver; // owned by the pump that reads from it
-    size_t
-        record_limit; // plaintext bytes that the peer takes in one record: TLS_PLAIN_MAX, unless it has asked for less
-                      // (RFC 6066, 4: max_fragment_length, which 1.2 clients with little memory send)
+    // Plaintext bytes that the peer takes in one record: TLS_PLAIN_MAX, unless it has asked for less (RFC 6066, 4:
+    // max_fragment_length, which 1.2 clients with little memory send).
+    size_t record_limit;
     struct tls_info info;
 };
 
 // The server's, or the client's, side of a handshake on a connected socket, bounded by `deadline` (base/clock.h). On
-// failure an alert has been sent
-// where the protocol says so, nothing is left to be released, and the error says in plain words what went wrong: "the
-// client sent plain HTTP", "the client sent no certificate", "certificate expired on 2026-01-01", "no protocol in
-// common (ALPN)". ERROR_TIMEOUT, ERROR_INVALID (the peer's fault), ERROR_SYSTEM, ERROR_NO_MEMORY. `session->info` is
-// filled as far as known also on failure.
+// failure an alert has been sent where the protocol says so, nothing is left to be released, and the error says in
+// plain words what went wrong: "the client sent plain HTTP", "the client sent no certificate", "certificate expired on
+// 2026-01-01", "no protocol in common (ALPN)". ERROR_TIMEOUT, ERROR_INVALID (the peer's fault), ERROR_SYSTEM,
+// ERROR_NO_MEMORY. `session->info` is filled as far as known also on failure.
 bool tls_accept(const struct tls_context *context, int fd, int64_t deadline, struct tls_session *session,
                 struct error *error);
 
@@ -49,6 +48,10 @@ bool tls_accept(const struct tls_context *context, int fd, int64_t deadline, str
 // client on whose behalf it is; when that client leaves, it ends with ERROR_CANCELLED.
 bool tls_connect(const struct tls_context *context, int fd, const char *host, struct client_watch *watch,
                  int64_t deadline, struct tls_session *session, struct error *error);
+
+// OpenSSL's name for a cipher suite of `struct tls_info`, which receivers of the PROXY protocol expect; `cipher` itself
+// where it has no other (TLS 1.3). Any thread.
+const char *tls_openssl_cipher(const char *cipher);
 
 // Wipes the keys.
 void tls_session_release(struct tls_session *session);

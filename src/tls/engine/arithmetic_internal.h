@@ -20,7 +20,7 @@
 struct rsa_twin;
 
 // From now on libcrypto does what is done with this private key, in any thread. `*twin` remains NULL where there is
-// nothing to do (another kind of key, another library), or libcrypto does not take the key: then mbedTLS goes on
+// nothing to do (another kind of key), or libcrypto does not take the key: then mbedTLS goes on
 // alone. `key` must not change as long as the twin exists, and outlive it. False: ERROR_NO_MEMORY.
 bool rsa_twin_create(const mbedtls_pk_context *key, struct rsa_twin **twin, struct error *error);
 
@@ -34,7 +34,7 @@ void arithmetic_leave_thread(void);
 // Whether the group is to be offered: not where a policy keeps it from libcrypto. After tls_arithmetic_init().
 bool arithmetic_has_x25519(void);
 
-// ---- what follows is for tls_arithmetic*.c alone
+// ---- what follows is for arithmetic*.c alone
 
 enum arithmetic { CURVE_PRODUCT, CURVE_SUM, RSA_PUBLIC, RSA_PRIVATE, ARITHMETIC_COUNT };
 

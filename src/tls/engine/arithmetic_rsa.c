@@ -6,7 +6,8 @@
 // with each signature; where an allocation fails between the one and the other, they no longer fit together, and what
 // is signed from then on is wrong: with mbedTLS for good, with libcrypto for up to 32 signatures, which it gives out as
 // good ones (BN_BLINDING_create_param() does not report it). Each holds its result against the public key, but before
-// it takes the blinding off. So every result is held against it here, and a key that has failed gets fresh factors.
+// it takes the blinding off. So every result is held against it here, and a key that has failed gets fresh factors, or
+// a fresh key signs in its place.
 
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,7 @@
 
 #include "arithmetic_internal.h"
 #include "bitflow/base/compiler.h"
+#include "bitflow/base/invariant.h"
 #include "bitflow/base/mutex.h"
 
 #define RSA_SIZE_MAX 1024 // bytes: 8192 bits, which is mbedTLS's own limit, too
@@ -54,8 +56,9 @@ static bool raise(const mbedtls_rsa_context *key, const unsigned char *input, un
 int mbedtls_rsa_public(mbedtls_rsa_context *ctx, const unsigned char *input, unsigned char *output)
 {
     const struct arithmetic_originals *originals;
+    unsigned char exponent[EXPONENT_MAX]; // a longer one is not written
     bool is_ready = arithmetic_enter(RSA_PUBLIC, &originals);
-    if (mbedtls_mpi_size(&ctx->MBEDTLS_PRIVATE(E)) > EXPONENT_MAX)
+    if (mbedtls_rsa_export_raw(ctx, NULL, 0, NULL, 0, NULL, 0, NULL, 0, exponent, sizeof exponent) != 0)
         return MBEDTLS_ERR_RSA_BAD_INPUT_DATA;
     if (arithmetic_leave(RSA_PUBLIC, is_ready && raise(ctx, input, output)))
         return 0;
@@ -274,8 +277,10 @@ void rsa_twin_destroy(struct rsa_twin **twin)
         return;
     mutex_lock(&lock);
     struct rsa_twin **at = bucket_of(gone->key);
-    while (*at != gone)
+    while (*at != gone) {
+        INVARIANT(*at != NULL); // it is destroyed once
         at = &(*at)->next;
+    }
     *at = gone->next;
     EVP_PKEY_free(gone->twin); // wipes it
     mutex_unlock(&lock);
@@ -284,23 +289,46 @@ void rsa_twin_destroy(struct rsa_twin **twin)
 
 // ---- what mbedTLS calls
 
-// By mbedTLS itself; what is spoilt, it makes anew with the next signature.
+// A key with the same numbers, and no blinding yet.
+static int import_fresh(const mbedtls_rsa_context *key, mbedtls_rsa_context *fresh)
+{
+    mbedtls_mpi numbers[E + 1];
+    for (size_t i = 0; i < ARRAY_LENGTH(numbers); i++)
+        mbedtls_mpi_init(&numbers[i]);
+    int status = mbedtls_rsa_export(key, &numbers[N], &numbers[P], &numbers[Q], &numbers[D], &numbers[E]);
+    if (status == 0)
+        status = mbedtls_rsa_import(fresh, &numbers[N], &numbers[P], &numbers[Q], &numbers[D], &numbers[E]);
+    if (status == 0)
+        status = mbedtls_rsa_complete(fresh);
+    for (size_t i = 0; i < ARRAY_LENGTH(numbers); i++)
+        mbedtls_mpi_free(&numbers[i]); // wipes it
+    return status;
+}
+
+// By mbedTLS itself, with a result that is held against the public key.
+static int sign_once(const struct arithmetic_originals *originals, mbedtls_rsa_context *key,
+                     int (*random)(void *, unsigned char *, size_t), void *argument, const unsigned char *input,
+                     unsigned char *result)
+{
+    int status = originals->rsa_private(key, random, argument, input, result);
+    return status != 0 || is_inverse(key, input, result) ? status : MBEDTLS_ERR_RSA_PRIVATE_FAILED;
+}
+
+// Nobody but mbedTLS can give a key fresh blinding: from when it is spoilt, each signature takes a key of its own.
 static int sign_with_original(const struct arithmetic_originals *originals, mbedtls_rsa_context *key,
                               int (*random)(void *, unsigned char *, size_t), void *argument,
                               const unsigned char *input, unsigned char *result)
 {
     if (originals->rsa_private == NULL || mbedtls_rsa_get_len(key) > RSA_SIZE_MAX)
         return MBEDTLS_ERR_RSA_PRIVATE_FAILED;
-    int status = originals->rsa_private(key, random, argument, input, result);
-    if (status == MBEDTLS_ERR_RSA_BAD_INPUT_DATA) // as it is for what is no key
+    int status = sign_once(originals, key, random, argument, input, result);
+    if (status == 0 || status == MBEDTLS_ERR_RSA_BAD_INPUT_DATA) // as it is for what is no key
         return status;
-    if (status == 0 && !is_inverse(key, input, result))
-        status = MBEDTLS_ERR_RSA_PRIVATE_FAILED;
-    if (status != 0 && mbedtls_mutex_lock(&key->MBEDTLS_PRIVATE(mutex)) == 0) {
-        mbedtls_mpi_free(&key->MBEDTLS_PRIVATE(Vi));
-        mbedtls_mpi_free(&key->MBEDTLS_PRIVATE(Vf));
-        (void)mbedtls_mutex_unlock(&key->MBEDTLS_PRIVATE(mutex));
-    }
+    mbedtls_rsa_context fresh;
+    mbedtls_rsa_init(&fresh);
+    if (import_fresh(key, &fresh) == 0)
+        status = sign_once(originals, &fresh, random, argument, input, result);
+    mbedtls_rsa_free(&fresh); // wipes it
     return status;
 }
 

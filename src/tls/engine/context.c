@@ -103,7 +103,7 @@ static bool check_pair(const struct tls_entry *entry, struct error *error)
     for (const mbedtls_x509_crt *other = entry->chain.next; other != NULL; other = other->next, position++) {
         if (compare_pair(other, &entry->key) != 0)
             continue;
-        error_set(error, ERROR_INVALID, "%s: the key's certificate must be the first, not the %u., of %s",
+        error_set(error, ERROR_INVALID, "%s: the key's certificate must be the first, not number %u, of %s",
                   pem_path(entry->key_path, key), position, pem_path(entry->certificate_path, certificate));
         return false;
     }
@@ -311,7 +311,7 @@ static bool finish(struct tls_context *context, const struct tls_config *config,
     }
     return check_authorities(context, error) && copy_protocols(context, config, error) &&
            copy_text(config->server_name, &context->server_name, error) &&
-           tls_policy_apply(context, config->minimum_version, error);
+           tls_ssl_configure(context, config->minimum_version, error);
 }
 
 static uint64_t fingerprint_of(const struct tls_config *config)

@@ -78,9 +78,9 @@ static void check_lists(const struct report *report, const struct named_file *fi
         char date[CERTIFICATE_DATE_SIZE];
         if (has_current(lists, &list->issuer_raw))
             continue;
-        (void)snprintf(text, sizeof text, "the revocation list of %s expired on %s: no certificate of it verifies",
-                       certificate_subject(&list->issuer, issuer, sizeof issuer),
-                       certificate_date(&list->next_update, date));
+        (void)snprintf(
+            text, sizeof text, "the revocation list of %s expired on %s: no certificate that it issued verifies",
+            certificate_subject(&list->issuer, issuer, sizeof issuer), certificate_date(&list->next_update, date));
         add_warning(report, file, text);
     }
 }

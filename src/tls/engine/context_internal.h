@@ -12,10 +12,9 @@
 #include <mbedtls/x509_crl.h>
 #include <mbedtls/x509_crt.h>
 
+#include "../suites.h"
 #include "arithmetic_internal.h"
 #include "bitflow/tls/tls_context.h"
-
-#define TLS_SUITE_COUNT 9 // that we can speak
 
 // One of the configuration's certificates: a pair, an authority, or both.
 struct tls_entry {
@@ -49,12 +48,12 @@ struct tls_context {
 // Gives the server's handshake the entry that the client's server name asks for: its certificate and its authority.
 // `name` is in lower case; empty: none was sent. `authority` gets the entry if its own authority is in force, NULL if
 // the context's are. 0, or mbedTLS's error.
-int tls_choose_entry(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl,
-                     const struct tls_entry **authority);
+int tls_sni_select(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl,
+                   const struct tls_entry **authority);
 
-// The suites, versions and so on, the same for both roles but for what only one of them has. `context` has everything
-// but its `config`.
-bool tls_policy_apply(struct tls_context *context, enum tls_minimum minimum, struct error *error);
+// Makes its `config` of everything else that `context` has: suites, versions and so on, the same for both roles but for
+// what only one of them has.
+bool tls_ssl_configure(struct tls_context *context, enum tls_minimum minimum, struct error *error);
 
 // Whether mbedTLS has failed for want of memory.
 bool tls_is_memory_error(int status);

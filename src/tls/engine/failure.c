@@ -1,6 +1,5 @@
-// Why a handshake failed, in plain words.
-
-#include <string.h>
+// Why a handshake failed. One table has, for each cause, what the peer is told (an alert), what is counted, and what is
+// logged.
 
 #include <mbedtls/asn1.h>
 #include <mbedtls/ecp.h>
@@ -9,27 +8,220 @@
 #include <mbedtls/pem.h>
 #include <mbedtls/rsa.h>
 
+#include "bitflow/base/compiler.h"
 #include "bitflow/wire/foreign.h"
-#include "context_internal.h"
 #include "handshake_internal.h"
+
+// A cause is an alert of the peer's (0 to 255), a status of mbedTLS's (below 0), or one of these.
+enum {
+    CAUSE_TIMEOUT = 256,
+    CAUSE_CANCELLED,
+    CAUSE_CLOSED,
+    CAUSE_OUT_OF_MEMORY,
+    CAUSE_NOT_TLS,
+    CAUSE_BAD_CERTIFICATE,
+    CAUSE_NO_CERTIFICATE,
+    CAUSE_BAD_SIGNATURE,
+    CAUSE_BAD_KEY_SHARE,
+    CAUSE_UNOFFERED_CHOICE,
+    CAUSE_OLD_VERSION,     // a ServerHello's
+    CAUSE_UNKNOWN_VERSION, // likewise
+};
+
+struct failure_row {
+    int cause;
+    unsigned char alert; // that the peer is owed
+    enum tls_failure failure;
+    const char *peer_did; // words that follow "the client" or "the target"; NULL: `words` say it all
+    const char *words;    // NULL: they are made below
+};
+
+#define ALERT(name) MBEDTLS_SSL_ALERT_MSG_##name
+#define STATUS(name) MBEDTLS_ERR_SSL_##name
+#define UNRULY "broke the rules of TLS"
+
+static const struct failure_row rows[] = {
+    {CAUSE_TIMEOUT, 0, TLS_FAILURE_TIMEOUT, NULL, NULL},
+    {CAUSE_CANCELLED, 0, TLS_FAILURE_CANCELLED, NULL, NULL},
+    {CAUSE_CLOSED, 0, TLS_FAILURE_CLOSED, NULL, NULL},
+    {CAUSE_NOT_TLS, 0, TLS_FAILURE_NOT_TLS, NULL, NULL},
+    {CAUSE_OUT_OF_MEMORY, ALERT(INTERNAL_ERROR), TLS_FAILURE_OUT_OF_MEMORY, NULL, "out of memory for a TLS handshake"},
+    {CAUSE_BAD_CERTIFICATE, ALERT(INTERNAL_ERROR), TLS_FAILURE_CERTIFICATE_INVALID, NULL, NULL},
+    {CAUSE_NO_CERTIFICATE, ALERT(INTERNAL_ERROR), TLS_FAILURE_CERTIFICATE_MISSING, NULL, NULL},
+    {CAUSE_BAD_SIGNATURE, ALERT(DECRYPT_ERROR), TLS_FAILURE_CERTIFICATE_INVALID,
+     "sent a signature that does not match its certificate", NULL},
+    {CAUSE_BAD_KEY_SHARE, ALERT(ILLEGAL_PARAMETER), TLS_FAILURE_RULES, UNRULY ": its key share is not a valid point",
+     NULL},
+    // RFC 8446, 4.2.3, lets a server do so; it is mbedTLS that does not go along.
+    {CAUSE_UNOFFERED_CHOICE, ALERT(ILLEGAL_PARAMETER), TLS_FAILURE_RULES,
+     "made a choice that we did not offer, such as an RSA-PSS signature in TLS 1.2", NULL},
+    {CAUSE_OLD_VERSION, ALERT(PROTOCOL_VERSION), TLS_FAILURE_VERSION, NULL, NULL},
+    {CAUSE_UNKNOWN_VERSION, ALERT(PROTOCOL_VERSION), TLS_FAILURE_RULES, NULL, NULL},
+
+    {STATUS(BAD_PROTOCOL_VERSION), ALERT(PROTOCOL_VERSION), TLS_FAILURE_VERSION, NULL, "no TLS version in common"},
+    {STATUS(HANDSHAKE_FAILURE), ALERT(HANDSHAKE_FAILURE), TLS_FAILURE_CIPHER, NULL,
+     "no cipher suite, group or signature algorithm in common"},
+    {STATUS(NO_APPLICATION_PROTOCOL), ALERT(NO_APPLICATION_PROTOCOL), TLS_FAILURE_PROTOCOL, NULL,
+     "no protocol in common (ALPN)"},
+    {STATUS(NO_CLIENT_CERTIFICATE), ALERT(HANDSHAKE_FAILURE), TLS_FAILURE_CERTIFICATE_MISSING, "sent no certificate",
+     NULL},
+    {STATUS(PEER_CLOSE_NOTIFY), ALERT(USER_CANCELED), TLS_FAILURE_RULES, "ended the TLS handshake by close_notify",
+     NULL},
+    {STATUS(INVALID_MAC), ALERT(BAD_RECORD_MAC), TLS_FAILURE_RULES, "sent a record that does not decrypt", NULL},
+    {STATUS(UNEXPECTED_MESSAGE), ALERT(UNEXPECTED_MESSAGE), TLS_FAILURE_RULES, "sent a message out of turn", NULL},
+    {STATUS(INVALID_RECORD), ALERT(DECODE_ERROR), TLS_FAILURE_RULES, UNRULY, NULL},
+    {STATUS(DECODE_ERROR), ALERT(DECODE_ERROR), TLS_FAILURE_RULES, UNRULY, NULL},
+    {STATUS(ILLEGAL_PARAMETER), ALERT(ILLEGAL_PARAMETER), TLS_FAILURE_RULES, UNRULY, NULL},
+    {STATUS(UNSUPPORTED_EXTENSION), ALERT(UNSUPPORTED_EXT), TLS_FAILURE_RULES, UNRULY, NULL},
+    {STATUS(BAD_INPUT_DATA), ALERT(RECORD_OVERFLOW), TLS_FAILURE_RULES, "sent a record that is too long", NULL},
+    {STATUS(BUFFER_TOO_SMALL), ALERT(RECORD_OVERFLOW), TLS_FAILURE_RULES, "sent a message that is too long", NULL},
+
+    // Alerts get no answer.
+    {ALERT(UNKNOWN_CA), 0, TLS_FAILURE_CERTIFICATE_REFUSED, "does not trust our certificate's CA", NULL},
+    {ALERT(BAD_CERT), 0, TLS_FAILURE_CERTIFICATE_REFUSED, "rejected our certificate", NULL},
+    {ALERT(UNSUPPORTED_CERT), 0, TLS_FAILURE_CERTIFICATE_REFUSED, "rejected our certificate", NULL},
+    {ALERT(CERT_REVOKED), 0, TLS_FAILURE_CERTIFICATE_REFUSED, "rejected our certificate", NULL},
+    {ALERT(CERT_EXPIRED), 0, TLS_FAILURE_CERTIFICATE_REFUSED, "rejected our certificate", NULL},
+    {ALERT(CERT_UNKNOWN), 0, TLS_FAILURE_CERTIFICATE_REFUSED, "rejected our certificate", NULL},
+    {ALERT(CERT_REQUIRED), 0, TLS_FAILURE_CERTIFICATE_REFUSED, "wants a certificate from us", NULL},
+    {ALERT(PROTOCOL_VERSION), 0, TLS_FAILURE_VERSION, "speaks none of our TLS versions", NULL},
+    {ALERT(NO_APPLICATION_PROTOCOL), 0, TLS_FAILURE_PROTOCOL, "speaks none of our protocols (ALPN)", NULL},
+    {ALERT(UNRECOGNIZED_NAME), 0, TLS_FAILURE_SERVER_NAME, "does not know the server name", NULL},
+    {ALERT(HANDSHAKE_FAILURE), 0, TLS_FAILURE_CIPHER, "found nothing acceptable in our offer", NULL},
+    {ALERT(INSUFFICIENT_SECURITY), 0, TLS_FAILURE_CIPHER, "found nothing acceptable in our offer", NULL},
+};
+
+static const struct failure_row *find_row(int cause)
+{
+    static const struct failure_row other_alert = {0, 0, TLS_FAILURE_ALERT, NULL, NULL};
+    static const struct failure_row other = {0, ALERT(INTERNAL_ERROR), TLS_FAILURE_OTHER, NULL, NULL};
+    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++)
+        if (rows[i].cause == cause)
+            return &rows[i];
+    return cause >= 0 ? &other_alert : &other;
+}
+
+const char *tls_failure_name(enum tls_failure failure)
+{
+#define TLS_FAILURE_NAME(constant, name, text) [constant] = name,
+    static const char *const names[TLS_FAILURE_COUNT] = {[TLS_FAILURE_NONE] = "none", TLS_FAILURES(TLS_FAILURE_NAME)};
+#undef TLS_FAILURE_NAME
+    return names[failure];
+}
+
+bool tls_is_memory_error(int status)
+{
+    // A sum of what failed, in steps of 0x80, and of what failed below that.
+    int high = -(-status & ~0x7f);
+    int low = -(-status & 0x7f);
+    return high == MBEDTLS_ERR_SSL_ALLOC_FAILED || high == MBEDTLS_ERR_X509_ALLOC_FAILED ||
+           high == MBEDTLS_ERR_PK_ALLOC_FAILED || high == MBEDTLS_ERR_ECP_ALLOC_FAILED ||
+           high == MBEDTLS_ERR_PEM_ALLOC_FAILED || high == MBEDTLS_ERR_MD_ALLOC_FAILED ||
+           low == MBEDTLS_ERR_MPI_ALLOC_FAILED || low == MBEDTLS_ERR_ASN1_ALLOC_FAILED;
+}
+
+// ---- finding the cause
 
 static bool is_tls_record(const struct tls_handshake *handshake)
 {
-    return handshake->first_length >= 2 && handshake->first[0] >= 20 && handshake->first[0] <= 23 &&
-           handshake->first[1] == 3;
+    const struct record_follower *records = &handshake->records;
+    return records->beginning_length >= 2 && records->beginning[0] >= 20 && records->beginning[0] <= 23 &&
+           records->beginning[1] == 3;
 }
 
-// What came in place of TLS.
-static void describe_stranger(const struct tls_handshake *handshake, const char *peer, struct error *error)
+// TLS 1.3: whether the peer's proof that it has its certificate's key is what is waited for. A server sends it between
+// the handshake's secrets and the application's, a client behind both. mbedTLS says no more of a wrong one than that
+// the handshake failed. (Nor of a wrong Finished, the message after it: only a peer that hashes wrongly sends one.)
+static bool is_proof_due(const struct tls_handshake *handshake)
 {
-    const uint8_t *first = handshake->first;
+    bool has_application = handshake->keys.application.length > 0;
+    bool has_certificate = handshake->verification.issuer != NULL;
+    return handshake->context->role == TLS_SERVER ? has_application && has_certificate
+                                                  : handshake->keys.handshake.length > 0 && !has_application;
+}
+
+// As far as it is mbedTLS that ended it.
+static int cause_of_status(const struct tls_handshake *handshake, int status)
+{
+    bool is_server = handshake->context->role == TLS_SERVER;
+    switch (status) {
+    case MBEDTLS_ERR_X509_CERT_VERIFY_FAILED:
+    case STATUS(BAD_CERTIFICATE):
+        return (handshake->verification.named & MBEDTLS_X509_BADCERT_MISSING) != 0 ? CAUSE_NO_CERTIFICATE
+                                                                                   : CAUSE_BAD_CERTIFICATE;
+    case MBEDTLS_ERR_ECP_VERIFY_FAILED:
+    case MBEDTLS_ERR_RSA_VERIFY_FAILED:
+        return CAUSE_BAD_SIGNATURE;
+    case STATUS(HANDSHAKE_FAILURE):
+        return is_proof_due(handshake) ? CAUSE_BAD_SIGNATURE : status;
+    case STATUS(ILLEGAL_PARAMETER):
+        return !is_server && mbedtls_ssl_get_version_number(&handshake->ssl) == MBEDTLS_SSL_VERSION_TLS1_2
+                   ? CAUSE_UNOFFERED_CHOICE
+                   : status;
+    case STATUS(BAD_PROTOCOL_VERSION):
+        if (!handshake->server_hello.is_refused)
+            return status;
+        return handshake->server_hello.version > SERVER_HELLO_VERSION ? CAUSE_UNKNOWN_VERSION : CAUSE_OLD_VERSION;
+    case STATUS(BAD_INPUT_DATA):
+        // A record that is too long is not read to its end. Else it is a client's key share of which no secret came.
+        return is_server && !record_follower_is_amid_record(&handshake->records) ? CAUSE_BAD_KEY_SHARE : status;
+    default:
+        return status;
+    }
+}
+
+// TLS 1.3: a client that rejects our certificate may not have its keys in place yet. Its alert comes in clear then, and
+// mbedTLS only says that it does not decrypt.
+static bool has_ended_by_alert(const struct tls_handshake *handshake, int status)
+{
+    return status == STATUS(FATAL_ALERT_MESSAGE) ||
+           (status == STATUS(INVALID_MAC) && handshake->records.has_plain_alert);
+}
+
+static int alert_of(const struct tls_handshake *handshake)
+{
+    const struct record_follower *records = &handshake->records;
+    unsigned alert = UINT8_MAX; // IANA has none of this number
+    enum tls_role peer = handshake->context->role == TLS_SERVER ? TLS_CLIENT : TLS_SERVER;
+    if (records->has_plain_alert)
+        alert = records->plain_alert;
+    else
+        (void)key_export_open_alert(&handshake->keys, peer, records->encrypted, records->record, records->length,
+                                    &alert);
+    return (int)alert;
+}
+
+static int cause_of(const struct tls_handshake *handshake, int status)
+{
+    static const int socket_causes[] = {[SOCKET_TIMEOUT] = CAUSE_TIMEOUT,
+                                        [SOCKET_CANCELLED] = CAUSE_CANCELLED,
+                                        [SOCKET_EOF] = CAUSE_CLOSED,
+                                        [SOCKET_FAILED] = CAUSE_CLOSED};
+    if (handshake->end != SOCKET_FINE)
+        return socket_causes[handshake->end];
+    if (has_ended_by_alert(handshake, status))
+        return alert_of(handshake);
+    if (tls_is_memory_error(status))
+        return CAUSE_OUT_OF_MEMORY;
+    if (handshake->records.beginning_length > 0 && !is_tls_record(handshake))
+        return CAUSE_NOT_TLS;
+    return cause_of_status(handshake, status);
+}
+
+// ---- saying it
+
+// What came in place of TLS.
+static void describe_foreign(const struct tls_handshake *handshake, const char *peer, struct error *error)
+{
+    const uint8_t *first = handshake->records.beginning;
+    size_t length = handshake->records.beginning_length;
     bool is_server = handshake->context->role == TLS_SERVER;
     bool is_text = true;
-    for (size_t i = 0; i < handshake->first_length; i++)
+    for (size_t i = 0; i < length; i++)
         is_text = is_text && ((first[i] >= ' ' && first[i] < 0x7f) || first[i] == '\r' || first[i] == '\n');
     // Fewer bytes tell too little.
-    bool is_known = handshake->first_length >= 4;
-    switch (is_known ? foreign_protocol_of(first, handshake->first_length, NULL) : FOREIGN_UNKNOWN) {
+    bool is_known = length >= 4;
+    switch (is_known ? foreign_protocol_of(first, length, NULL) : FOREIGN_UNKNOWN) {
     case FOREIGN_HTTP:
     case FOREIGN_HTTP2:
         error_set(error, ERROR_INVALID, "%s %s plain HTTP", peer, is_server ? "sent" : "answered in");
@@ -66,219 +258,6 @@ static void describe_socket(const struct tls_handshake *handshake, const char *p
         error_set(error, handshake->end == SOCKET_TIMEOUT ? ERROR_TIMEOUT : ERROR_INVALID, "%s %s", peer, what);
 }
 
-// mbedTLS has no function for the one that it has read itself.
-static unsigned alert_of(const struct tls_handshake *handshake)
-{
-    return handshake->has_plain_alert ? handshake->plain_alert : handshake->ssl.MBEDTLS_PRIVATE(in_msg)[1];
-}
-
-static bool has_ended_by_alert(const struct tls_handshake *handshake, int status)
-{
-    return status == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE ||
-           (status == MBEDTLS_ERR_SSL_INVALID_MAC && handshake->has_plain_alert);
-}
-
-static void describe_alert(const struct tls_handshake *handshake, const char *peer, struct error *error)
-{
-    unsigned alert = alert_of(handshake);
-    const char *name = tls_alert_name(alert);
-    const char *words;
-    switch (alert) {
-    case MBEDTLS_SSL_ALERT_MSG_UNKNOWN_CA:
-        words = "does not trust our certificate's CA";
-        break;
-    case MBEDTLS_SSL_ALERT_MSG_BAD_CERT:
-    case MBEDTLS_SSL_ALERT_MSG_UNSUPPORTED_CERT:
-    case MBEDTLS_SSL_ALERT_MSG_CERT_REVOKED:
-    case MBEDTLS_SSL_ALERT_MSG_CERT_EXPIRED:
-    case MBEDTLS_SSL_ALERT_MSG_CERT_UNKNOWN:
-        words = "rejected our certificate";
-        break;
-    case MBEDTLS_SSL_ALERT_MSG_CERT_REQUIRED:
-        words = "wants a certificate of us";
-        break;
-    case MBEDTLS_SSL_ALERT_MSG_PROTOCOL_VERSION:
-        words = "speaks none of our TLS versions";
-        break;
-    case MBEDTLS_SSL_ALERT_MSG_NO_APPLICATION_PROTOCOL:
-        words = "speaks none of our protocols (ALPN)";
-        break;
-    case MBEDTLS_SSL_ALERT_MSG_UNRECOGNIZED_NAME:
-        words = "does not know the server name";
-        break;
-    case MBEDTLS_SSL_ALERT_MSG_HANDSHAKE_FAILURE:
-    case MBEDTLS_SSL_ALERT_MSG_INSUFFICIENT_SECURITY:
-        words = "found nothing acceptable in our offer";
-        break;
-    default:
-        error_set(error, ERROR_INVALID, "%s ended the TLS handshake with the alert %s", peer, name);
-        return;
-    }
-    error_set(error, ERROR_INVALID, "%s %s (alert %s)", peer, words, name);
-}
-
-struct status_words {
-    int status;
-    unsigned char alert;
-    bool is_about_peer; // the peer's name comes first
-    const char *text;
-};
-
-// mbedTLS says the same of a record that does not fit and of a client's key share in 1.3 that no secret comes of, which
-// it finds out only when it has written its ServerHello.
-static bool is_bad_share(const struct tls_handshake *handshake, int status)
-{
-    return status == MBEDTLS_ERR_SSL_BAD_INPUT_DATA && handshake->context->role == TLS_SERVER &&
-           handshake->ssl.MBEDTLS_PRIVATE(state) == MBEDTLS_SSL_SERVER_HELLO;
-}
-
-static const struct status_words *find_words(const struct tls_handshake *handshake, int status)
-{
-    static const char unruly[] = "broke the rules of TLS";
-    static const struct status_words bad_share = {
-        MBEDTLS_ERR_SSL_BAD_INPUT_DATA, MBEDTLS_SSL_ALERT_MSG_ILLEGAL_PARAMETER, true,
-        "broke the rules of TLS: its key share is no point that a secret could come of"};
-    static const struct status_words words[] = {
-        {MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION, MBEDTLS_SSL_ALERT_MSG_PROTOCOL_VERSION, false,
-         "no TLS version in common"},
-        {MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE, MBEDTLS_SSL_ALERT_MSG_HANDSHAKE_FAILURE, false,
-         "no cipher suite, group or signature algorithm in common"},
-        {MBEDTLS_ERR_SSL_NO_APPLICATION_PROTOCOL, MBEDTLS_SSL_ALERT_MSG_NO_APPLICATION_PROTOCOL, false,
-         "no protocol in common (ALPN)"},
-        {MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE, MBEDTLS_SSL_ALERT_MSG_HANDSHAKE_FAILURE, true, "sent no certificate"},
-        {MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY, MBEDTLS_SSL_ALERT_MSG_USER_CANCELED, true,
-         "ended the TLS handshake by close_notify"},
-        {MBEDTLS_ERR_SSL_INVALID_MAC, MBEDTLS_SSL_ALERT_MSG_BAD_RECORD_MAC, true,
-         "sent a record that does not decrypt"},
-        {MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE, MBEDTLS_SSL_ALERT_MSG_UNEXPECTED_MESSAGE, true,
-         "sent a message out of turn"},
-        {MBEDTLS_ERR_SSL_INVALID_RECORD, MBEDTLS_SSL_ALERT_MSG_DECODE_ERROR, true, unruly},
-        {MBEDTLS_ERR_SSL_DECODE_ERROR, MBEDTLS_SSL_ALERT_MSG_DECODE_ERROR, true, unruly},
-        {MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER, MBEDTLS_SSL_ALERT_MSG_ILLEGAL_PARAMETER, true, unruly},
-        {MBEDTLS_ERR_SSL_UNSUPPORTED_EXTENSION, MBEDTLS_SSL_ALERT_MSG_UNSUPPORTED_EXT, true, unruly},
-        {MBEDTLS_ERR_SSL_BAD_INPUT_DATA, MBEDTLS_SSL_ALERT_MSG_RECORD_OVERFLOW, true, "sent a record that is too long"},
-        {MBEDTLS_ERR_SSL_BUFFER_TOO_SMALL, MBEDTLS_SSL_ALERT_MSG_RECORD_OVERFLOW, true,
-         "sent a message that is too long"},
-    };
-    if (is_bad_share(handshake, status))
-        return &bad_share;
-    for (size_t i = 0; i < ARRAY_LENGTH(words); i++)
-        if (words[i].status == status)
-            return &words[i];
-    return NULL;
-}
-
-// The peer's certificate is not its own. In 1.3 mbedTLS says so by no more than where it stopped.
-static bool is_bad_signature(const struct tls_handshake *handshake, int status)
-{
-    int its_proof =
-        handshake->context->role == TLS_SERVER ? MBEDTLS_SSL_CLIENT_CERTIFICATE_VERIFY : MBEDTLS_SSL_CERTIFICATE_VERIFY;
-    return status == MBEDTLS_ERR_ECP_VERIFY_FAILED || status == MBEDTLS_ERR_RSA_VERIFY_FAILED ||
-           (status == MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE && handshake->ssl.MBEDTLS_PRIVATE(state) == its_proof);
-}
-
-bool tls_handshake_owes_alert(const struct tls_handshake *handshake, int status, unsigned char *alert)
-{
-    // Only to those who speak TLS, and not in answer to an alert.
-    if (handshake->has_alerted || handshake->end != SOCKET_FINE || has_ended_by_alert(handshake, status) ||
-        !is_tls_record(handshake))
-        return false;
-    const struct status_words *words = find_words(handshake, status);
-    if (is_bad_signature(handshake, status))
-        *alert = MBEDTLS_SSL_ALERT_MSG_DECRYPT_ERROR;
-    else
-        *alert = words != NULL ? words->alert : MBEDTLS_SSL_ALERT_MSG_INTERNAL_ERROR;
-    return true;
-}
-
-bool tls_is_memory_error(int status)
-{
-    // A sum of what failed, in steps of 0x80, and of what failed below that.
-    int high = -(-status & ~0x7f);
-    int low = -(-status & 0x7f);
-    return high == MBEDTLS_ERR_SSL_ALLOC_FAILED || high == MBEDTLS_ERR_X509_ALLOC_FAILED ||
-           high == MBEDTLS_ERR_PK_ALLOC_FAILED || high == MBEDTLS_ERR_ECP_ALLOC_FAILED ||
-           high == MBEDTLS_ERR_PEM_ALLOC_FAILED || high == MBEDTLS_ERR_MD_ALLOC_FAILED ||
-           low == MBEDTLS_ERR_MPI_ALLOC_FAILED || low == MBEDTLS_ERR_ASN1_ALLOC_FAILED;
-}
-
-static enum tls_failure classify_alert(const struct tls_handshake *handshake)
-{
-    switch (alert_of(handshake)) {
-    case MBEDTLS_SSL_ALERT_MSG_UNKNOWN_CA:
-    case MBEDTLS_SSL_ALERT_MSG_BAD_CERT:
-    case MBEDTLS_SSL_ALERT_MSG_UNSUPPORTED_CERT:
-    case MBEDTLS_SSL_ALERT_MSG_CERT_REVOKED:
-    case MBEDTLS_SSL_ALERT_MSG_CERT_EXPIRED:
-    case MBEDTLS_SSL_ALERT_MSG_CERT_UNKNOWN:
-    case MBEDTLS_SSL_ALERT_MSG_CERT_REQUIRED:
-        return TLS_FAILURE_CERTIFICATE_REFUSED;
-    case MBEDTLS_SSL_ALERT_MSG_PROTOCOL_VERSION:
-        return TLS_FAILURE_VERSION;
-    case MBEDTLS_SSL_ALERT_MSG_NO_APPLICATION_PROTOCOL:
-        return TLS_FAILURE_PROTOCOL;
-    case MBEDTLS_SSL_ALERT_MSG_UNRECOGNIZED_NAME:
-        return TLS_FAILURE_SERVER_NAME;
-    case MBEDTLS_SSL_ALERT_MSG_HANDSHAKE_FAILURE:
-    case MBEDTLS_SSL_ALERT_MSG_INSUFFICIENT_SECURITY:
-        return TLS_FAILURE_CIPHER;
-    default:
-        return TLS_FAILURE_ALERT;
-    }
-}
-
-static enum tls_failure classify_status(const struct tls_handshake *handshake, int status)
-{
-    switch (status) {
-    case MBEDTLS_ERR_X509_CERT_VERIFY_FAILED:
-    case MBEDTLS_ERR_SSL_BAD_CERTIFICATE:
-        return (handshake->verification.named & MBEDTLS_X509_BADCERT_MISSING) != 0 ? TLS_FAILURE_CERTIFICATE_MISSING
-                                                                                   : TLS_FAILURE_CERTIFICATE_INVALID;
-    case MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE:
-        return TLS_FAILURE_CERTIFICATE_MISSING;
-    case MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION:
-        return handshake->server_hello.version > SERVER_HELLO_VERSION ? TLS_FAILURE_RULES : TLS_FAILURE_VERSION;
-    case MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE:
-        return is_bad_signature(handshake, status) ? TLS_FAILURE_CERTIFICATE_INVALID : TLS_FAILURE_CIPHER;
-    case MBEDTLS_ERR_SSL_NO_APPLICATION_PROTOCOL:
-        return TLS_FAILURE_PROTOCOL;
-    default:
-        if (is_bad_signature(handshake, status))
-            return TLS_FAILURE_CERTIFICATE_INVALID;
-        return find_words(handshake, status) != NULL ? TLS_FAILURE_RULES : TLS_FAILURE_OTHER;
-    }
-}
-
-enum tls_failure tls_handshake_classify(const struct tls_handshake *handshake, int status)
-{
-    switch (handshake->end) {
-    case SOCKET_TIMEOUT:
-        return TLS_FAILURE_TIMEOUT;
-    case SOCKET_CANCELLED:
-        return TLS_FAILURE_CANCELLED;
-    case SOCKET_EOF:
-    case SOCKET_FAILED:
-        return TLS_FAILURE_CLOSED;
-    case SOCKET_FINE:
-        break;
-    }
-    if (has_ended_by_alert(handshake, status))
-        return classify_alert(handshake);
-    if (tls_is_memory_error(status))
-        return TLS_FAILURE_OUT_OF_MEMORY;
-    if (handshake->first_length > 0 && !is_tls_record(handshake))
-        return TLS_FAILURE_NOT_TLS;
-    return classify_status(handshake, status);
-}
-
-const char *tls_failure_name(enum tls_failure failure)
-{
-#define TLS_FAILURE_NAME(constant, name, text) [constant] = name,
-    static const char *const names[TLS_FAILURE_COUNT] = {[TLS_FAILURE_NONE] = "none", TLS_FAILURES(TLS_FAILURE_NAME)};
-#undef TLS_FAILURE_NAME
-    return names[failure];
-}
-
 static void describe_server_hello(const struct tls_handshake *handshake, struct error *error)
 {
     unsigned version = handshake->server_hello.version;
@@ -294,38 +273,45 @@ static void describe_server_hello(const struct tls_handshake *handshake, struct 
                   version, SERVER_HELLO_VERSION);
 }
 
-void tls_handshake_describe(struct tls_handshake *handshake, int status, struct error *error)
+static void describe(struct tls_handshake *handshake, int cause, int status, struct error *error)
 {
     const char *peer = handshake->context->role == TLS_SERVER ? "the client" : "the target";
+    const struct failure_row *row = find_row(cause);
     const char *high = mbedtls_high_level_strerr(status);
     const char *low = mbedtls_low_level_strerr(status);
-    const struct status_words *words = find_words(handshake, status);
-    if (handshake->end != SOCKET_FINE) {
+    bool is_alert = cause >= 0 && cause < CAUSE_TIMEOUT;
+    if (cause == CAUSE_TIMEOUT || cause == CAUSE_CANCELLED || cause == CAUSE_CLOSED)
         describe_socket(handshake, peer, error);
-    } else if (has_ended_by_alert(handshake, status)) {
-        describe_alert(handshake, peer, error);
-    } else if (status == MBEDTLS_ERR_X509_CERT_VERIFY_FAILED || status == MBEDTLS_ERR_SSL_BAD_CERTIFICATE) {
+    else if (cause == CAUSE_NOT_TLS)
+        describe_foreign(handshake, peer, error);
+    else if (cause == CAUSE_BAD_CERTIFICATE || cause == CAUSE_NO_CERTIFICATE)
         error_set(error, ERROR_INVALID, "%s",
                   tls_verify_reason(&handshake->verification, mbedtls_ssl_get_verify_result(&handshake->ssl)));
-    } else if (tls_is_memory_error(status)) {
-        error_set(error, ERROR_NO_MEMORY, "out of memory for a TLS handshake");
-    } else if (handshake->first_length > 0 && !is_tls_record(handshake)) {
-        describe_stranger(handshake, peer, error);
-    } else if (status == MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER && handshake->context->role == TLS_CLIENT &&
-               mbedtls_ssl_get_version_number(&handshake->ssl) == MBEDTLS_SSL_VERSION_TLS1_2) {
-        // RFC 8446, 4.2.3, lets a server do so; it is mbedTLS that does not go along.
-        error_set(error, ERROR_INVALID,
-                  "%s made a choice that we did not offer, such as an RSA-PSS signature in TLS 1.2", peer);
-    } else if (is_bad_signature(handshake, status)) {
-        error_set(error, ERROR_INVALID, "%s has not the key of its certificate: its signature is wrong", peer);
-    } else if (handshake->server_hello.is_refused) {
+    else if (cause == CAUSE_OLD_VERSION || cause == CAUSE_UNKNOWN_VERSION)
         describe_server_hello(handshake, error);
-    } else if (words != NULL) {
-        error_set(error, ERROR_INVALID, "%s%s%s", words->is_about_peer ? peer : "", words->is_about_peer ? " " : "",
-                  words->text);
-    } else {
+    else if (is_alert && row->peer_did != NULL)
+        error_set(error, ERROR_INVALID, "%s %s (alert %s)", peer, row->peer_did, tls_alert_name((unsigned)cause));
+    else if (is_alert)
+        error_set(error, ERROR_INVALID, "%s ended the TLS handshake with the alert %s", peer,
+                  tls_alert_name((unsigned)cause));
+    else if (row->peer_did != NULL)
+        error_set(error, ERROR_INVALID, "%s %s", peer, row->peer_did);
+    else if (row->words != NULL)
+        error_set(error, cause == CAUSE_OUT_OF_MEMORY ? ERROR_NO_MEMORY : ERROR_INVALID, "%s", row->words);
+    else
         error_set(error, ERROR_INVALID, "the TLS handshake with %s failed: %s%s%s (-0x%04x)", peer,
                   high != NULL ? high : "", high != NULL && low != NULL ? ": " : "", low != NULL ? low : "",
                   (unsigned)-status);
-    }
+}
+
+bool handshake_fail(struct tls_handshake *handshake, int status, struct error *error, unsigned char *alert)
+{
+    int cause = cause_of(handshake, status);
+    const struct failure_row *row = find_row(cause);
+    describe(handshake, cause, status, error);
+    handshake->info->failure = row->failure;
+    *alert = row->alert;
+    // Only to those who speak TLS, and not in answer to an alert.
+    return !handshake->has_alerted && handshake->end == SOCKET_FINE && !has_ended_by_alert(handshake, status) &&
+           is_tls_record(handshake);
 }

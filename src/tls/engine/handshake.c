@@ -1,165 +1,20 @@
-#include "handshake_internal.h"
+// A session begins: mbedTLS shakes hands on the socket, the peer is judged, and the traffic keys become the two record
+// halves that go on from there.
 
-#include <errno.h>
-#include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include <mbedtls/net_sockets.h>
 #include <mbedtls/platform_util.h>
 
+#include "../suites.h"
+#include "arithmetic_internal.h"
 #include "bitflow/base/clock.h"
 #include "bitflow/net/socket.h"
+#include "bitflow/tls/tls_session.h"
 #include "certificate.h"
-#include "context_internal.h"
-
-// Takes note of how a call on the socket failed. True: it is to be made again.
-static bool goes_on(struct tls_handshake *handshake, int os_errno)
-{
-    if (os_errno == EINTR)
-        return true;
-    handshake->end = SOCKET_FAILED;
-    handshake->os_errno = os_errno;
-    return false;
-}
-
-// Waits until the socket is ready. The whole handshake has one deadline: a peer that sends byte by byte gains nothing
-// by it.
-static bool wait_for(struct tls_handshake *handshake, short events)
-{
-    struct pollfd poller = {.fd = handshake->fd, .events = events};
-    switch (client_watch_poll(handshake->watch, &poller, 1, handshake->deadline)) {
-    case CLIENT_WATCH_READY:
-        return true;
-    case CLIENT_WATCH_DEADLINE:
-        handshake->end = SOCKET_TIMEOUT;
-        return false;
-    case CLIENT_WATCH_GONE:
-        handshake->end = SOCKET_CANCELLED;
-        return false;
-    case CLIENT_WATCH_FAILED:
-        break;
-    }
-    handshake->end = SOCKET_FAILED;
-    handshake->os_errno = errno;
-    return false;
-}
-
-// A peer that always has something to say never makes us wait.
-static bool is_in_time(struct tls_handshake *handshake)
-{
-    if (deadline_left(handshake->deadline) > 0)
-        return true;
-    handshake->end = SOCKET_TIMEOUT;
-    return false;
-}
-
-static bool send_all(struct tls_handshake *handshake, const uint8_t *bytes, size_t length)
-{
-    while (length > 0) {
-        ssize_t sent = send(handshake->fd, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (sent < 0 && errno == EAGAIN) {
-            if (!wait_for(handshake, POLLOUT))
-                return false;
-        } else if (sent < 0 && !goes_on(handshake, errno)) {
-            return false;
-        } else if (sent > 0) {
-            bytes += sent;
-            length -= (size_t)sent;
-        }
-    }
-    return true;
-}
-
-static bool flush(struct tls_handshake *handshake)
-{
-    size_t length = handshake->pending;
-    handshake->pending = 0;
-    return handshake->end == SOCKET_FINE && send_all(handshake, handshake->flight, length);
-}
-
-static int socket_status(const struct tls_handshake *handshake)
-{
-    return handshake->end == SOCKET_TIMEOUT ? MBEDTLS_ERR_SSL_TIMEOUT : MBEDTLS_ERR_NET_SEND_FAILED;
-}
-
-// mbedTLS sends record by record; a flight goes out in one piece, when its answer is waited for.
-static int transmit(void *argument, const unsigned char *bytes, size_t length)
-{
-    struct tls_handshake *handshake = argument;
-    handshake->has_alerted = handshake->has_alerted || (length > 0 && bytes[0] == MBEDTLS_SSL_MSG_ALERT);
-    if (length > sizeof handshake->flight - handshake->pending && !flush(handshake))
-        return socket_status(handshake);
-    if (length > sizeof handshake->flight) {
-        if (!send_all(handshake, bytes, length))
-            return socket_status(handshake);
-    } else {
-        memcpy(handshake->flight + handshake->pending, bytes, length);
-        handshake->pending += length;
-    }
-    return (int)length;
-}
-
-// Follows the records that come in. A TLS 1.3 client that rejects our certificate may not have its keys in place yet:
-// its alert comes in the clear, and mbedTLS only says that it does not decrypt.
-static void follow(struct tls_handshake *handshake, const uint8_t *bytes, size_t length)
-{
-    while (length > 0) {
-        size_t taken = 1;
-        if (handshake->header_length < HANDSHAKE_HEADER) {
-            if (handshake->first_length < HANDSHAKE_HEADER)
-                handshake->first[handshake->first_length++] = *bytes;
-            handshake->header[handshake->header_length++] = *bytes;
-            handshake->body_left = (size_t)handshake->header[3] << 8 | handshake->header[4];
-        } else {
-            taken = length < handshake->body_left ? length : handshake->body_left;
-            handshake->body_left -= taken;
-            // An encrypted one is longer.
-            bool is_alert =
-                handshake->header[0] == MBEDTLS_SSL_MSG_ALERT && handshake->header[3] == 0 && handshake->header[4] == 2;
-            if (is_alert && handshake->body_left == 0) {
-                handshake->has_plain_alert = true;
-                handshake->plain_alert = bytes[taken - 1];
-            }
-        }
-        if (handshake->header_length == HANDSHAKE_HEADER && handshake->body_left == 0)
-            handshake->header_length = 0;
-        bytes += taken;
-        length -= taken;
-    }
-}
-
-static int receive(void *argument, unsigned char *buffer, size_t room)
-{
-    struct tls_handshake *handshake = argument;
-    if (handshake->pending > 0 && !flush(handshake))
-        return socket_status(handshake);
-    while (is_in_time(handshake)) {
-        ssize_t got = recv(handshake->fd, buffer, room, MSG_DONTWAIT);
-        if (got > 0) {
-            follow(handshake, buffer, (size_t)got);
-            handshake->received += (uint64_t)got;
-            // mbedTLS passes over the version where it speaks both: a ServerHello that says 1.3 here, and gives a suite
-            // of 1.3's without choosing that version, would have it finish a handshake without keys.
-            if (handshake->context->role == TLS_CLIENT &&
-                !server_hello_follow(&handshake->server_hello, buffer, (size_t)got))
-                return MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION;
-            return (int)got;
-        }
-        if (got == 0) {
-            handshake->end = SOCKET_EOF;
-            return MBEDTLS_ERR_SSL_CONN_EOF;
-        }
-        if (errno == EAGAIN) {
-            if (!wait_for(handshake, POLLIN))
-                break;
-        } else if (!goes_on(handshake, errno)) {
-            break;
-        }
-    }
-    return handshake->end == SOCKET_TIMEOUT ? MBEDTLS_ERR_SSL_TIMEOUT : MBEDTLS_ERR_NET_RECV_FAILED;
-}
+#include "handshake_internal.h"
 
 // Lower case, without a dot at its end; empty if it is no name at all, which then cannot be asked for.
 static void copy_name(const unsigned char *name, size_t length, char *out, size_t size)
@@ -193,7 +48,7 @@ int tls_certificate_callback(mbedtls_ssl_context *ssl)
         return MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER;
     handshake->has_chosen = true;
     memcpy(handshake->info->server_name, asked, sizeof asked);
-    return tls_choose_entry(handshake->context, handshake->info->server_name, ssl, &handshake->verification.entry);
+    return tls_sni_select(handshake->context, handshake->info->server_name, ssl, &handshake->verification.entry);
 }
 
 // Whom we connect to: the name to be sent and verified.
@@ -215,20 +70,21 @@ static bool prepare(struct tls_handshake *handshake, const char *host, struct er
         error_set(error, ERROR_INVALID, "the target has no name that its certificate could be for");
         return false;
     }
+    unsigned char alert;
     mbedtls_ssl_context *ssl = &handshake->ssl;
     int status = mbedtls_ssl_setup(ssl, &context->config);
     if (status == 0 && context->role == TLS_CLIENT)
         status = set_host(handshake);
     if (status == MBEDTLS_ERR_SSL_BAD_INPUT_DATA)
-        error_set(error, ERROR_INVALID, "the target's name is none that TLS could send");
-    else if (status != 0)
-        tls_handshake_describe(handshake, status, error);
+        error_set(error, ERROR_INVALID, "the target's name cannot be sent in TLS");
+    else if (status != 0) // before anything was sent
+        (void)handshake_fail(handshake, status, error, &alert);
     if (status != 0)
         return false;
-    mbedtls_ssl_set_bio(ssl, handshake, transmit, receive, NULL);
+    mbedtls_ssl_set_bio(ssl, handshake, handshake_transmit, handshake_receive, NULL);
     mbedtls_ssl_set_user_data_p(ssl, handshake);
     mbedtls_ssl_set_verify(ssl, tls_verify_callback, &handshake->verification);
-    mbedtls_ssl_set_export_keys_cb(ssl, tls_export_keys, &handshake->secrets);
+    mbedtls_ssl_set_export_keys_cb(ssl, key_export_callback, &handshake->keys);
     return true;
 }
 
@@ -257,13 +113,21 @@ static void note_peer(struct tls_handshake *handshake)
     certificate_fingerprint(peer, info->peer_fingerprint);
 }
 
-void tls_handshake_alert(struct tls_handshake *handshake, unsigned char alert)
+// What mbedTLS sends as an alert, header included. Even encrypted, and padded by TLS 1.3, it is shorter than any
+// message that may be left.
+#define ALERT_RECORD_MAX (TLS_HEADER_SIZE + MBEDTLS_SSL_CID_TLS1_3_PADDING_GRANULARITY + AEAD_TAG_SIZE)
+
+static void send_alert(struct tls_handshake *handshake, unsigned char alert)
 {
-    // While mbedTLS still has a message in hand, the call sends that and no alert.
-    bool has_message = handshake->ssl.MBEDTLS_PRIVATE(out_left) != 0;
-    for (int calls = has_message ? 2 : 1; calls > 0; calls--)
+    // While mbedTLS still has a message in hand, such as a ServerHello whose keys could not be made, the call sends
+    // that, and no alert.
+    for (int calls = 0; calls < 2; calls++) {
+        handshake->transmitted = 0;
         (void)mbedtls_ssl_send_alert_message(&handshake->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert);
-    (void)flush(handshake);
+        if (handshake->transmitted <= ALERT_RECORD_MAX)
+            break;
+    }
+    (void)handshake_flush(handshake);
 }
 
 // Whether what mbedTLS has let pass will do.
@@ -277,12 +141,13 @@ static bool accept_peer(struct tls_handshake *handshake, struct error *error)
     }
     handshake->info->failure = mbedtls_ssl_get_peer_cert(&handshake->ssl) == NULL ? TLS_FAILURE_CERTIFICATE_MISSING
                                                                                   : TLS_FAILURE_CERTIFICATE_INVALID;
-    tls_handshake_alert(handshake, alert);
+    send_alert(handshake, alert);
     error_set(error, ERROR_INVALID, "%s", handshake->verification.reason);
     return false;
 }
 
-bool tls_handshake_run(struct tls_handshake *handshake, const char *host, struct error *error)
+// To its end, verification included.
+static bool run(struct tls_handshake *handshake, const char *host, struct error *error)
 {
     int64_t start = clock_now();
     mbedtls_ssl_init(&handshake->ssl);
@@ -294,16 +159,14 @@ bool tls_handshake_run(struct tls_handshake *handshake, const char *host, struct
     // The record layer begins with the next record: nothing of this one may be left.
     if (status == 0 && mbedtls_ssl_check_pending(&handshake->ssl) != 0)
         status = MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE;
-    if (status == 0 && handshake->pending > 0 && !flush(handshake)) // the last flight
-        status = socket_status(handshake);
-    unsigned char alert;
+    if (status == 0 && handshake->pending > 0 && !handshake_flush(handshake)) // the last flight
+        status = handshake_socket_status(handshake, MBEDTLS_ERR_NET_SEND_FAILED);
     if (status != 0) {
+        unsigned char alert;
         // First, since sending an alert to one who has left is no news.
-        tls_handshake_describe(handshake, status, error);
-        handshake->info->failure = tls_handshake_classify(handshake, status);
-        if (tls_handshake_owes_alert(handshake, status, &alert))
-            tls_handshake_alert(handshake, alert);
-        (void)flush(handshake);
+        if (handshake_fail(handshake, status, error, &alert))
+            send_alert(handshake, alert);
+        (void)handshake_flush(handshake);
     }
     bool is_good = status == 0 && accept_peer(handshake, error);
     handshake->info->handshake_time = clock_now() - start;
@@ -312,8 +175,75 @@ bool tls_handshake_run(struct tls_handshake *handshake, const char *host, struct
     return is_good;
 }
 
-void tls_handshake_release(struct tls_handshake *handshake)
+// The two halves that go on where the handshake ended.
+static bool create_halves(struct tls_handshake *handshake, struct tls_session *session, struct error *error)
 {
+    bool is_client = handshake->context->role == TLS_CLIENT;
+    struct tls_keys client;
+    struct tls_keys server;
+    const struct tls_suite *suite = tls_suite_find(mbedtls_ssl_get_ciphersuite_id_from_ssl(&handshake->ssl));
+    if (suite != NULL && key_export_derive(&handshake->keys, suite->algorithm, suite->hash, &client, &server)) {
+        session->sender = tls_sender_create(is_client ? &client : &server, error);
+        session->receiver = tls_receiver_create(is_client ? &server : &client, is_client, error);
+    } else {
+        error_set(error, ERROR_SYSTEM, "the TLS handshake left no keys");
+    }
+    mbedtls_platform_zeroize(&client, sizeof client);
+    mbedtls_platform_zeroize(&server, sizeof server);
+    return session->sender != NULL && session->receiver != NULL;
+}
+
+static bool begin(const struct tls_context *context, int fd, const char *host, struct client_watch *watch,
+                  int64_t deadline, struct tls_session *session, struct error *error)
+{
+    memset(session, 0, sizeof *session);
+    // Not on the stack, which would keep the memory for as long as the connection lives.
+    struct tls_handshake *handshake = calloc(1, sizeof *handshake);
+    if (handshake == NULL) {
+        error_set(error, ERROR_NO_MEMORY, "out of memory for a TLS handshake");
+        session->info.failure = TLS_FAILURE_OUT_OF_MEMORY;
+        return false;
+    }
+    handshake->context = context;
+    handshake->info = &session->info;
+    handshake->fd = fd;
+    handshake->watch = watch;
+    handshake->deadline = deadline;
+    bool is_good = run(handshake, host, error);
+    if (is_good && !create_halves(handshake, session, error)) {
+        session->info.failure = TLS_FAILURE_OTHER;
+        send_alert(handshake, TLS_ALERT_INTERNAL_ERROR);
+        tls_session_release(session);
+        is_good = false;
+    }
+    if (is_good)
+        session->record_limit = session->info.version == TLS_1_3
+                                    ? TLS_PLAIN_MAX // 1.3's are one less by mbedTLS's own padding
+                                    : (size_t)mbedtls_ssl_get_max_out_record_payload(&handshake->ssl);
     mbedtls_ssl_free(&handshake->ssl); // wipes its own
-    mbedtls_platform_zeroize(&handshake->secrets, sizeof handshake->secrets);
+    mbedtls_platform_zeroize(&handshake->keys, sizeof handshake->keys);
+    arithmetic_leave_thread();
+    free(handshake);
+    return is_good;
+}
+
+bool tls_accept(const struct tls_context *context, int fd, int64_t deadline, struct tls_session *session,
+                struct error *error)
+{
+    struct client_watch nobody;
+    client_watch_init(&nobody, -1);
+    return begin(context, fd, NULL, &nobody, deadline, session, error);
+}
+
+bool tls_connect(const struct tls_context *context, int fd, const char *host, struct client_watch *watch,
+                 int64_t deadline, struct tls_session *session, struct error *error)
+{
+    return begin(context, fd, context->server_name != NULL ? context->server_name : host, watch, deadline, session,
+                 error);
+}
+
+void tls_session_release(struct tls_session *session)
+{
+    tls_sender_destroy(&session->sender); // they wipe their keys
+    tls_receiver_destroy(&session->receiver);
 }

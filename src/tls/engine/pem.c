@@ -122,13 +122,13 @@ static bool describe_contents(const char *path, const struct pem_text *text, con
     if (text->bytes[0] == 0x30 && has_zeros(text))
         return invalid(error, path, "is DER; it must be PEM");
     if (has_zeros(text))
-        return invalid(error, path, "is no PEM file: it has zero bytes in it");
+        return invalid(error, path, "is not a PEM file: it has zero bytes in it");
     const char *label = strstr((const char *)text->bytes, begin);
     if (label == NULL)
-        return invalid(error, path, "is no PEM file");
+        return invalid(error, path, "is not a PEM file");
     label += strlen(begin);
     char shown[PEM_PATH_SIZE];
-    error_set(error, ERROR_INVALID, "%s holds a %.*s, no %s", pem_path(path, shown),
+    error_set(error, ERROR_INVALID, "%s holds a %.*s, not a %s", pem_path(path, shown),
               (int)(strcspn(label, "-\r\n") % 40), label, wanted);
     return false;
 }
@@ -152,7 +152,7 @@ static const char *unsupported_kind(const unsigned char *der, size_t length)
     return NULL;
 }
 
-// `what`: "2. certificate". The DER is that of the PEM block, empty if there is none.
+// `what`: "certificate 2". The DER is that of the PEM block, empty if there is none.
 static bool unusable(struct error *error, const char *path, const char *what, int status, const unsigned char *der,
                      size_t length)
 {
@@ -166,10 +166,9 @@ static bool unusable(struct error *error, const char *path, const char *what, in
     if (tls_is_memory_error(status))
         error_set(error, ERROR_NO_MEMORY, "%s: out of memory", pem_path(path, shown));
     else if (kind != NULL)
-        error_set(error, ERROR_INVALID, "%s: the %s uses %s, which is not supported", pem_path(path, shown), what,
-                  kind);
+        error_set(error, ERROR_INVALID, "%s: %s uses %s, which is not supported", pem_path(path, shown), what, kind);
     else
-        error_set(error, ERROR_INVALID, "%s: the %s cannot be read (%.60s)", pem_path(path, shown), what, why);
+        error_set(error, ERROR_INVALID, "%s: %s cannot be read (%.60s)", pem_path(path, shown), what, why);
     return false;
 }
 
@@ -202,7 +201,7 @@ bool pem_parse_certificates(const char *path, const struct pem_text *text, mbedt
         if (status == 0)
             status = mbedtls_x509_crt_parse_der(chain, der, length);
         char what[32];
-        (void)snprintf(what, sizeof what, "%u. certificate", ++count);
+        (void)snprintf(what, sizeof what, "certificate %u", ++count);
         if (status != 0 && ++bad > 0)
             (void)unusable(&first, path, what, status, der, length);
         mbedtls_pem_free(&pem);
@@ -233,7 +232,7 @@ static bool unusable_key(const char *path, const struct pem_text *text, int stat
     const unsigned char *der = NULL;
     if (mbedtls_pem_read_buffer(&pem, BEGIN("PRIVATE KEY"), END("PRIVATE KEY"), text->bytes, NULL, 0, &used) == 0)
         der = mbedtls_pem_get_buffer(&pem, &length);
-    (void)unusable(error, path, "key", status, der, length);
+    (void)unusable(error, path, "the key", status, der, length);
     mbedtls_pem_free(&pem);
     return false;
 }
@@ -284,11 +283,10 @@ static bool is_complete(const mbedtls_x509_crl *lists, const char *path, const c
         lists = lists->next;
     if (!revocation_is_partial(lists))
         return true;
-    error_set(
-        error, ERROR_INVALID,
-        "%s: the %s is about a part of the certificates only (issuingDistributionPoint, or a delta), which is not "
-        "supported",
-        pem_path(path, shown), what);
+    error_set(error, ERROR_INVALID,
+              "%s: %s covers only some of the certificates (issuingDistributionPoint, or a delta), which is not "
+              "supported",
+              pem_path(path, shown), what);
     return false;
 }
 
@@ -314,7 +312,7 @@ bool pem_parse_revocation_lists(const char *path, const struct pem_text *text, m
         if (status == 0)
             status = mbedtls_x509_crl_parse_der(lists, der, length);
         char what[32];
-        (void)snprintf(what, sizeof what, "%u. revocation list", ++count);
+        (void)snprintf(what, sizeof what, "revocation list %u", ++count);
         is_good =
             status == 0 ? is_complete(lists, path, what, error) : unusable(error, path, what, status, der, length);
         mbedtls_pem_free(&pem);

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "bitflow/base/invariant.h"
 #include "certificate.h"
 #include "context_internal.h"
 
@@ -40,7 +41,7 @@ static bool is_same_authority(const struct tls_entry *a, const struct tls_entry 
            is_same_text(a->revocation_list_path, b->revocation_list_path);
 }
 
-bool tls_context_has_judge(const struct tls_context *context, const char *name)
+bool tls_context_has_authority_for(const struct tls_context *context, const char *name)
 {
     enum name_match how;
     const struct tls_entry *chosen = choose(context, name, &how);
@@ -52,11 +53,12 @@ bool tls_context_has_judge(const struct tls_context *context, const char *name)
     return true;
 }
 
-int tls_choose_entry(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl,
-                     const struct tls_entry **authority)
+int tls_sni_select(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl,
+                   const struct tls_entry **authority)
 {
     enum name_match how;
     struct tls_entry *chosen = choose(context, name, &how);
+    INVARIANT(chosen != NULL); // a listener's context has a pair
     // After a HelloRetryRequest this runs again.
     int status = mbedtls_ssl_set_hs_own_cert(ssl, NULL, NULL);
     if (status == 0)

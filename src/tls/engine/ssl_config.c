@@ -3,7 +3,6 @@
 #include <mbedtls/psa_util.h>
 
 #include "context_internal.h"
-#include "handshake_internal.h"
 
 // mbedTLS's own list has ffdhe8192, a key share of which takes a second of processor time.
 static const uint16_t groups[] = {
@@ -37,7 +36,7 @@ static int authentication_mode(const struct tls_context *context)
     return MBEDTLS_SSL_VERIFY_REQUIRED;
 }
 
-bool tls_policy_apply(struct tls_context *context, enum tls_minimum minimum, struct error *error)
+bool tls_ssl_configure(struct tls_context *context, enum tls_minimum minimum, struct error *error)
 {
     mbedtls_ssl_config *config = &context->config;
     bool is_server = context->role == TLS_SERVER;

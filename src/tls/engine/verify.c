@@ -90,9 +90,9 @@ static void say_untrusted(struct tls_verification *verification, const mbedtls_x
     (void)certificate_subject(&certificate->issuer, issuer, sizeof issuer);
     if (certificate->issuer_raw.len == certificate->subject_raw.len &&
         memcmp(certificate->issuer_raw.p, certificate->subject_raw.p, certificate->issuer_raw.len) == 0)
-        say(verification, "unknown CA: the self-signed certificate of %s is no authority here", subject);
+        say(verification, "unknown CA: the self-signed certificate of %s is not an authority here", subject);
     else
-        say(verification, "unknown CA: the certificate of %s was issued by %s, which is no authority here", subject,
+        say(verification, "unknown CA: the certificate of %s was issued by %s, which is not an authority here", subject,
             issuer);
 }
 

@@ -1,0 +1,38 @@
+// Follows the records of a TLS handshake as they come in, before whoever reads them sees them, however they are cut
+// into segments: where each begins and ends, the alerts that come in clear, and how many were encrypted. The contents
+// of handshake records can go to a server_hello. RFC 8446 5.1 (records), 6 (alerts). A pure codec: no allocation; any
+// thread, a follower at a time.
+
+#ifndef BITFLOW_WIRE_RECORD_FOLLOWER_H
+#define BITFLOW_WIRE_RECORD_FOLLOWER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bitflow/wire/server_hello.h"
+
+#define RECORD_FOLLOWER_HEADER 5 // bytes: type, version, length
+#define RECORD_FOLLOWER_KEPT 288 // bytes: an encrypted alert with much padding
+
+// All zeros at the beginning.
+struct record_follower {
+    uint8_t beginning[RECORD_FOLLOWER_HEADER]; // of the stream
+    size_t beginning_length;
+    uint8_t record[RECORD_FOLLOWER_KEPT]; // the beginning of the record at hand, or of the last one; header included
+    size_t length;                        // of it, as far as it has come, bytes
+    size_t left;                          // of it, still to come; known once the header is there
+    uint64_t encrypted;                   // records of application data's type that have begun, as are TLS 1.3's
+    bool has_plain_alert;                 // an alert came that was not encrypted
+    uint8_t plain_alert;                  // the last one of them
+};
+
+// Takes the next bytes of the stream. `hello`: gets the contents of handshake records that are not encrypted; NULL: it
+// is not wanted.
+void record_follower_take(struct record_follower *follower, struct server_hello *hello, const uint8_t *bytes,
+                          size_t length);
+
+// Whether a record's header has come, but not all of the record.
+bool record_follower_is_amid_record(const struct record_follower *follower);
+
+#endif
