@@ -1,4 +1,4 @@
-#include "declaration.h"
+#include "proxy_protocol_in.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -7,22 +7,15 @@
 #include <sys/socket.h>
 
 #include "bitflow/base/clock.h"
-#include "header_end.h"
+#include "proxy_address.h"
 
 struct reading {
     int client;
     int64_t deadline;
     size_t length; // that has been taken out of the socket
     uint8_t bytes[PROXY_HEADER_DECODED_MAX];
-    enum close_reason *reason;
-    struct error *error;
+    struct failure *failure;
 };
-
-static bool end(const struct reading *reading, enum close_reason reason)
-{
-    *reading->reason = reason;
-    return false;
-}
 
 static bool wait_for_more(const struct reading *reading)
 {
@@ -30,10 +23,10 @@ static bool wait_for_more(const struct reading *reading)
     int ready = deadline_poll(&poller, 1, reading->deadline);
     if (ready != 0)
         return true;
-    error_set(reading->error, ERROR_TIMEOUT, "%s",
+    error_set(&reading->failure->error, ERROR_TIMEOUT, "%s",
               reading->length == 0 ? "the client sent no PROXY protocol header in time"
                                    : "the client's PROXY protocol header did not come in time");
-    return end(reading, CLOSE_PROXY_HEADER_TIMEOUT);
+    return failure_set(reading->failure, CLOSE_PROXY_HEADER_TIMEOUT);
 }
 
 // What is there, without taking it, behind what was taken. False: nothing more comes.
@@ -51,9 +44,10 @@ static bool look(struct reading *reading, size_t *seen)
         if (got < 0 && (errno == EAGAIN || errno == EINTR))
             continue;
         if (reading->length == 0)
-            return end(reading, CLOSE_CLIENT_LEFT);
-        error_set(reading->error, ERROR_INVALID, "the client closed the connection within its PROXY protocol header");
-        return end(reading, CLOSE_PROXY_HEADER_INVALID);
+            return failure_set(reading->failure, CLOSE_CLIENT_LEFT);
+        error_set(&reading->failure->error, ERROR_INVALID,
+                  "the client closed the connection within its PROXY protocol header");
+        return failure_set(reading->failure, CLOSE_PROXY_HEADER_INVALID);
     }
 }
 
@@ -83,55 +77,54 @@ static bool read_header(struct reading *reading, struct proxy_header_decoded *de
             take(reading, seen); // all of it is the header's
             break;
         case PROXY_HEADER_INVALID:
-            error_set(reading->error, ERROR_INVALID, "the client sent %s", decoded->reason);
-            return end(reading, CLOSE_PROXY_HEADER_INVALID);
+            error_set(&reading->failure->error, ERROR_INVALID, "the client sent %s", decoded->reason);
+            return failure_set(reading->failure, CLOSE_PROXY_HEADER_INVALID);
         }
     }
     return false;
 }
 
-// The texts of the decoded header are in `from`, those of the declaration's in its own bytes.
+// The texts of the decoded header are in `from`, those of the result in its own bytes.
 static void move_text(struct proxy_header_text *text, const uint8_t *from, const uint8_t *to)
 {
     if (text->length > 0)
         text->bytes = to + (text->bytes - from);
 }
 
-static struct declaration *declare(const struct reading *reading, const struct proxy_header_decoded *decoded)
+static struct proxy_protocol_in *declare(const struct reading *reading, const struct proxy_header_decoded *decoded)
 {
-    struct declaration *declaration = malloc(sizeof *declaration + decoded->length);
-    if (declaration == NULL) {
-        error_set_errno(reading->error, ENOMEM, "cannot keep the client's PROXY protocol header");
-        *reading->reason = CLOSE_OUT_OF_MEMORY;
+    struct proxy_protocol_in *in = malloc(sizeof *in + decoded->length);
+    if (in == NULL) {
+        error_set_errno(&reading->failure->error, ENOMEM, "cannot keep the client's PROXY protocol header");
+        (void)failure_set(reading->failure, CLOSE_OUT_OF_MEMORY);
         return NULL;
     }
-    memcpy(declaration->bytes, reading->bytes, decoded->length);
-    declaration->version = decoded->version;
-    declaration->header = decoded->header;
-    struct proxy_header_text *const texts[] = {&declaration->header.protocol,   &declaration->header.authority,
-                                               &declaration->header.unique_id,  &declaration->header.tls.version,
-                                               &declaration->header.tls.cipher, &declaration->header.tls.common_name};
+    memcpy(in->bytes, reading->bytes, decoded->length);
+    in->version = decoded->version;
+    in->header = decoded->header;
+    struct proxy_header_text *const texts[] = {&in->header.protocol,   &in->header.authority,
+                                               &in->header.unique_id,  &in->header.tls.version,
+                                               &in->header.tls.cipher, &in->header.tls.common_name};
     for (size_t i = 0; i < ARRAY_LENGTH(texts); i++)
-        move_text(texts[i], reading->bytes, declaration->bytes);
-    endpoint_of_header_end(&declaration->header.source, &declaration->client);
-    endpoint_of_header_end(&declaration->header.destination, &declaration->local);
-    return declaration;
+        move_text(texts[i], reading->bytes, in->bytes);
+    endpoint_of_proxy_address(&in->header.source, &in->client);
+    endpoint_of_proxy_address(&in->header.destination, &in->local);
+    return in;
 }
 
-struct declaration *declaration_read(int client, int64_t deadline, enum close_reason *reason, struct error *error)
+struct proxy_protocol_in *proxy_protocol_in_read(int client, int64_t deadline, struct failure *failure)
 {
     struct reading reading; // its bytes need no zeros
     struct proxy_header_decoded decoded;
     reading.client = client;
     reading.deadline = deadline;
     reading.length = 0;
-    reading.reason = reason;
-    reading.error = error;
+    reading.failure = failure;
     return read_header(&reading, &decoded) ? declare(&reading, &decoded) : NULL;
 }
 
-void declaration_free(struct declaration **declaration)
+void proxy_protocol_in_free(struct proxy_protocol_in **in)
 {
-    free(*declaration);
-    *declaration = NULL;
+    free(*in);
+    *in = NULL;
 }

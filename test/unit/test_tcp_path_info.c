@@ -17,7 +17,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
 #include "bitflow/net/socket.h"
-#include "bitflow/net/tcp_facts.h"
+#include "bitflow/net/tcp_path_info.h"
 
 struct pair {
     int listener, client, server;
@@ -45,12 +45,12 @@ static void close_pair(const struct pair *pair)
 }
 
 // Until all that was sent is acknowledged; a delayed acknowledgement takes 40 ms.
-static void wait_acknowledged(int fd, struct tcp_facts *facts)
+static void wait_acknowledged(int fd, struct tcp_path_info *facts)
 {
     int64_t deadline = deadline_after(20 * NS_PER_S);
     do {
         assert_true(deadline_left(deadline) > 0);
-        assert_true(tcp_facts_of(fd, facts));
+        assert_true(tcp_path_info_of(fd, facts));
     } while (facts->unacked > 0 || facts->unsent > 0);
 }
 
@@ -58,7 +58,7 @@ static void test_a_connection(void **state)
 {
     (void)state;
     struct pair pair;
-    struct tcp_facts facts;
+    struct tcp_path_info facts;
     char bytes[3000];
     connect_pair(&pair);
     memset(bytes, 'x', sizeof bytes);
@@ -72,7 +72,7 @@ static void test_a_connection(void **state)
     assert_true(facts.rtt > 0 && facts.rtt < 20 * NS_PER_S && facts.rtt % NS_PER_US == 0);
     assert_true(facts.rttvar > 0 && facts.min_rtt >= 0 && facts.min_rtt <= facts.rtt);
     assert_true(facts.delivery_rate > 0);
-    assert_true(tcp_facts_of(pair.server, &facts));
+    assert_true(tcp_path_info_of(pair.server, &facts));
     assert_int_equal(facts.bytes_received, sizeof bytes);
     close_pair(&pair);
 }
@@ -81,14 +81,14 @@ static void test_bytes_that_nobody_takes(void **state)
 {
     (void)state;
     struct pair pair;
-    struct tcp_facts facts;
+    struct tcp_path_info facts;
     static char bytes[1 << 20];
     connect_pair(&pair);
     for (;;)
         if (send(pair.client, bytes, sizeof bytes, MSG_DONTWAIT) < 0)
             break;
     assert_int_equal(errno, EAGAIN);
-    assert_true(tcp_facts_of(pair.client, &facts));
+    assert_true(tcp_path_info_of(pair.client, &facts));
     assert_true(facts.unsent > 0);
     close_pair(&pair);
 }
@@ -98,7 +98,7 @@ static void test_after_a_reset(void **state)
 {
     (void)state;
     struct pair pair;
-    struct tcp_facts facts;
+    struct tcp_path_info facts;
     connect_pair(&pair);
     assert_int_equal(send(pair.client, "hello", 5, 0), 5);
     char bytes[5];
@@ -109,7 +109,7 @@ static void test_after_a_reset(void **state)
     struct pollfd poller = {.fd = pair.client, .events = POLLIN};
     assert_int_equal(poll(&poller, 1, 20000), 1);
     assert_true((poller.revents & POLLHUP) != 0);
-    assert_true(tcp_facts_of(pair.client, &facts));
+    assert_true(tcp_path_info_of(pair.client, &facts));
     assert_in_range(facts.bytes_acked, 5, 6);
     assert_true(facts.rtt > 0);
     (void)close(pair.client);
@@ -119,14 +119,14 @@ static void test_after_a_reset(void **state)
 static void test_what_is_no_tcp(void **state)
 {
     (void)state;
-    struct tcp_facts facts = {.rtt = 42};
+    struct tcp_path_info facts = {.rtt = 42};
     int unix_pair[2], pipe_pair[2];
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, unix_pair), 0);
     assert_int_equal(pipe(pipe_pair), 0);
     int datagrams = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     const int others[] = {unix_pair[0], pipe_pair[0], datagrams, -1};
     for (size_t i = 0; i < ARRAY_LENGTH(others); i++)
-        assert_false(tcp_facts_of(others[i], &facts));
+        assert_false(tcp_path_info_of(others[i], &facts));
     assert_int_equal(facts.rtt, 42);
     (void)close(unix_pair[0]);
     (void)close(unix_pair[1]);

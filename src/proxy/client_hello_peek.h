@@ -2,8 +2,8 @@
 // it. Waits without spinning until as much has come as is needed (SO_RCVLOWAT), in any number of segments and records,
 // up to CLIENT_HELLO_MAX bytes and until the deadline. Blocks; the connection's own thread.
 
-#ifndef BITFLOW_SRC_PROXY_HELLO_PEEK_H
-#define BITFLOW_SRC_PROXY_HELLO_PEEK_H
+#ifndef BITFLOW_SRC_PROXY_CLIENT_HELLO_PEEK_H
+#define BITFLOW_SRC_PROXY_CLIENT_HELLO_PEEK_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -13,6 +13,6 @@
 
 // False: ERROR_TIMEOUT, ERROR_INVALID (it is no ClientHello, or the client left; the text says what came instead),
 // ERROR_NO_MEMORY, ERROR_SYSTEM.
-bool hello_peek(int fd, int64_t deadline, struct client_hello *hello, struct error *error);
+bool client_hello_peek(int fd, int64_t deadline, struct client_hello *hello, struct error *error);
 
 #endif

@@ -10,8 +10,8 @@
 
 #include <cmocka.h>
 
-#include "bitflow/telemetry/connection_log.h"
 #include "failing_memory.h"
+#include "proxy/connection_internal.h"
 
 static bool is_whole(const struct connection_line *line)
 {
@@ -21,16 +21,22 @@ static bool is_whole(const struct connection_line *line)
     return is_good && line->text[0] == '\n' && line->text[line->length - 1] == '\n';
 }
 
-static void assert_whole_or_none(const struct connection_record *record)
+static void render(const struct connection *connection, struct connection_line *line)
+{
+    static const struct connection_sockets sockets = {.client = "192.0.2.1:1"};
+    connection_record_render(connection, CONNECTION_ENDED, &sockets, 0, 0, line);
+}
+
+static void assert_whole_or_none(const struct connection *connection)
 {
     long failing = 0, lost = 0;
     struct connection_line first; // jansson keeps what it needs to print numbers
-    connection_line_init(&first, record);
+    render(connection, &first);
     connection_line_release(&first);
     for (bool is_over = false; !is_over; failing++) {
         struct connection_line line;
         memory_count_begin(failing);
-        connection_line_init(&line, record);
+        render(connection, &line);
         is_over = !has_failed;
         is_counting = false;
         lost += line.text == NULL ? 1 : 0;
@@ -45,29 +51,29 @@ static void assert_whole_or_none(const struct connection_record *record)
     assert_true(lost > 10); // it does take memory
 }
 
+static struct proxy proxy;
+static struct generation generation = {.proxy = &proxy};
+
+static void assert_whole_or_none_with_name(char *name)
+{
+    struct connection connection = {.generation = &generation};
+    proxy.name = name;
+    atomic_init(&connection.entry.reason, CLOSE_COMPLETED);
+    assert_whole_or_none(&connection);
+}
+
 static void a_record_is_whole_or_lost(void **state)
 {
     (void)state;
-    const struct connection_record record = {.event = CONNECTION_ENDED,
-                                             .proxy = "web",
-                                             .client = "192.0.2.1:1",
-                                             .reason = "completed",
-                                             .ended_by = "client"};
-    assert_whole_or_none(&record);
+    assert_whole_or_none_with_name((char *)"web");
 }
 
 static void a_long_record_is_whole_or_lost(void **state)
 {
     (void)state;
-    static char error[8192];
-    memset(error, 'x', sizeof error - 1);
-    const struct connection_record record = {.event = CONNECTION_ENDED,
-                                             .proxy = "web",
-                                             .client = "192.0.2.1:1",
-                                             .reason = "completed",
-                                             .ended_by = "client",
-                                             .error = error};
-    assert_whole_or_none(&record);
+    static char name[8192];
+    memset(name, 'x', sizeof name - 1);
+    assert_whole_or_none_with_name(name);
 }
 
 int main(void)

@@ -1,4 +1,4 @@
-#include "header_end.h"
+#include "proxy_address.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -9,9 +9,9 @@
 
 _Static_assert(sizeof(((struct sockaddr_un *)NULL)->sun_path) == PROXY_HEADER_UNIX_SIZE, "a path fits either way");
 
-void header_end_of_endpoint(const struct endpoint *endpoint, struct proxy_header_end *end)
+void proxy_address_of_endpoint(const struct endpoint *endpoint, struct proxy_header_address *end)
 {
-    *end = (struct proxy_header_end){.family = PROXY_HEADER_UNKNOWN};
+    *end = (struct proxy_header_address){.family = PROXY_HEADER_UNKNOWN};
     sa_family_t family = endpoint->length > 0 ? endpoint->address.any.sa_family : AF_UNSPEC;
     if (family == AF_INET) {
         struct sockaddr_in inet;
@@ -35,7 +35,7 @@ void header_end_of_endpoint(const struct endpoint *endpoint, struct proxy_header
 }
 
 // A path ends by a zero byte, if it doesn't take all of the room; an abstract name begins with one.
-static void set_unix(const struct proxy_header_end *end, struct endpoint *endpoint)
+static void set_unix(const struct proxy_header_address *end, struct endpoint *endpoint)
 {
     size_t length = PROXY_HEADER_UNIX_SIZE;
     while (length > 0 && end->address[length - 1] == 0)
@@ -50,7 +50,7 @@ static void set_unix(const struct proxy_header_end *end, struct endpoint *endpoi
     endpoint->length = (socklen_t)(UNIX_HEADER + length);
 }
 
-void endpoint_of_header_end(const struct proxy_header_end *end, struct endpoint *endpoint)
+void endpoint_of_proxy_address(const struct proxy_header_address *end, struct endpoint *endpoint)
 {
     *endpoint = (struct endpoint){.length = 0};
     if (end->family == PROXY_HEADER_IPV4) {

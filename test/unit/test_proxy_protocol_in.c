@@ -7,20 +7,19 @@
 #include "bitflow/base/compiler.h"
 #include "hex.h"
 #include "net_rig.h"
-#include "proxy/declaration.h"
+#include "proxy/proxy_protocol_in.h"
 
 #define V1 "PROXY TCP4 192.0.2.1 192.0.2.2 50000 443\r\n"
 #define V2_SIGNATURE "0d0a0d0a000d0a515549540a"
 
 struct stream {
     int pair[2]; // ours, the client's
-    enum close_reason reason;
-    struct error error;
+    struct failure failure;
 };
 
 static void open_stream(struct stream *stream, bool local)
 {
-    *stream = (struct stream){.reason = CLOSE_NONE};
+    *stream = (struct stream){.failure.reason = CLOSE_NONE};
     local ? rig_unix_pair(stream->pair) : rig_pair(stream->pair);
 }
 
@@ -30,9 +29,9 @@ static void close_stream(struct stream *stream)
     (void)close(stream->pair[1]);
 }
 
-static struct declaration *read_until(struct stream *stream, int64_t deadline)
+static struct proxy_protocol_in *read_until(struct stream *stream, int64_t deadline)
 {
-    return declaration_read(stream->pair[0], deadline, &stream->reason, &stream->error);
+    return proxy_protocol_in_read(stream->pair[0], deadline, &stream->failure);
 }
 
 static void assert_endpoint(const struct endpoint *endpoint, const char *expected)
@@ -58,14 +57,14 @@ static void test_reads_the_header_alone(void **state)
         struct stream stream;
         open_stream(&stream, local != 0);
         rig_write(stream.pair[1], V1 "GET / HTTP/1.1\r\n");
-        struct declaration *declaration = read_until(&stream, rig_limit());
-        assert_non_null(declaration);
-        assert_int_equal(declaration->version, 1);
-        assert_endpoint(&declaration->client, "192.0.2.1:50000");
-        assert_endpoint(&declaration->local, "192.0.2.2:443");
+        struct proxy_protocol_in *in = read_until(&stream, rig_limit());
+        assert_non_null(in);
+        assert_int_equal(in->version, 1);
+        assert_endpoint(&in->client, "192.0.2.1:50000");
+        assert_endpoint(&in->local, "192.0.2.2:443");
         assert_left(&stream, "GET / HTTP/1.1\r\n");
-        declaration_free(&declaration);
-        assert_null(declaration);
+        proxy_protocol_in_free(&in);
+        assert_null(in);
         close_stream(&stream);
     }
 }
@@ -81,15 +80,15 @@ static void test_texts_outlive_the_reading(void **state)
                               "69642d37",
                  bytes, sizeof bytes);
     assert_int_equal(write(stream.pair[1], bytes, length), length);
-    struct declaration *declaration = read_until(&stream, rig_limit());
-    assert_non_null(declaration);
-    assert_int_equal(declaration->version, 2);
-    assert_int_equal(declaration->header.authority.length, 5);
-    assert_memory_equal(declaration->header.authority.bytes, "a.com", 5);
-    assert_memory_equal(declaration->header.protocol.bytes, "h2", 2);
-    assert_memory_equal(declaration->header.unique_id.bytes, "id-7", 4);
-    assert_endpoint(&declaration->client, "192.0.2.1:50000");
-    declaration_free(&declaration);
+    struct proxy_protocol_in *in = read_until(&stream, rig_limit());
+    assert_non_null(in);
+    assert_int_equal(in->version, 2);
+    assert_int_equal(in->header.authority.length, 5);
+    assert_memory_equal(in->header.authority.bytes, "a.com", 5);
+    assert_memory_equal(in->header.protocol.bytes, "h2", 2);
+    assert_memory_equal(in->header.unique_id.bytes, "id-7", 4);
+    assert_endpoint(&in->client, "192.0.2.1:50000");
+    proxy_protocol_in_free(&in);
     close_stream(&stream);
 }
 
@@ -106,13 +105,13 @@ static void test_headers_without_addresses(void **state)
         size_t length = from_hex(hex, bytes, sizeof bytes);
         assert_int_equal(write(stream.pair[1], bytes, length), length);
         rig_write(stream.pair[1], "x");
-        struct declaration *declaration = read_until(&stream, rig_limit());
-        assert_non_null(declaration);
-        assert_int_equal(declaration->header.is_local, i < 2);
-        assert_int_equal(declaration->client.length, 0);
-        assert_int_equal(declaration->local.length, 0);
+        struct proxy_protocol_in *in = read_until(&stream, rig_limit());
+        assert_non_null(in);
+        assert_int_equal(in->header.is_local, i < 2);
+        assert_int_equal(in->client.length, 0);
+        assert_int_equal(in->local.length, 0);
         assert_left(&stream, "x");
-        declaration_free(&declaration);
+        proxy_protocol_in_free(&in);
         close_stream(&stream);
     }
 }
@@ -138,12 +137,12 @@ static void test_one_byte_at_a_time(void **state)
     pthread_t thread;
     open_stream(&stream, true);
     assert_int_equal(pthread_create(&thread, NULL, write_slowly, &stream), 0);
-    struct declaration *declaration = read_until(&stream, rig_limit());
+    struct proxy_protocol_in *in = read_until(&stream, rig_limit());
     assert_int_equal(pthread_join(thread, NULL), 0);
-    assert_non_null(declaration);
-    assert_endpoint(&declaration->client, "192.0.2.1:50000");
+    assert_non_null(in);
+    assert_endpoint(&in->client, "192.0.2.1:50000");
     assert_left(&stream, "rest");
-    declaration_free(&declaration);
+    proxy_protocol_in_free(&in);
     close_stream(&stream);
 }
 
@@ -158,9 +157,10 @@ static void test_nothing_comes_in_time(void **state)
         int64_t start = clock_now();
         assert_null(read_until(&stream, deadline_after(50 * NS_PER_MS)));
         assert_in_range(clock_now() - start, 50 * NS_PER_MS, RIG_LIMIT / 2);
-        assert_int_equal(stream.reason, CLOSE_PROXY_HEADER_TIMEOUT);
-        assert_string_equal(stream.error.text, i == 0 ? "the client sent no PROXY protocol header in time"
-                                                      : "the client's PROXY protocol header did not come in time");
+        assert_int_equal(stream.failure.reason, CLOSE_PROXY_HEADER_TIMEOUT);
+        assert_string_equal(stream.failure.error.text, i == 0
+                                                           ? "the client sent no PROXY protocol header in time"
+                                                           : "the client's PROXY protocol header did not come in time");
         close_stream(&stream);
     }
 }
@@ -172,22 +172,22 @@ static void test_a_client_that_leaves(void **state)
     open_stream(&stream, false);
     assert_int_equal(shutdown(stream.pair[1], SHUT_WR), 0);
     assert_null(read_until(&stream, rig_limit()));
-    assert_int_equal(stream.reason, CLOSE_CLIENT_LEFT);
-    assert_int_equal(stream.error.code, ERROR_NONE);
+    assert_int_equal(stream.failure.reason, CLOSE_CLIENT_LEFT);
+    assert_int_equal(stream.failure.error.code, ERROR_NONE);
     close_stream(&stream);
 
     open_stream(&stream, false);
     rig_write(stream.pair[1], "PROXY TCP4 192.0.2.1");
     assert_int_equal(shutdown(stream.pair[1], SHUT_WR), 0);
     assert_null(read_until(&stream, rig_limit()));
-    assert_int_equal(stream.reason, CLOSE_PROXY_HEADER_INVALID);
-    assert_string_equal(stream.error.text, "the client closed the connection within its PROXY protocol header");
+    assert_int_equal(stream.failure.reason, CLOSE_PROXY_HEADER_INVALID);
+    assert_string_equal(stream.failure.error.text, "the client closed the connection within its PROXY protocol header");
     close_stream(&stream);
 
     open_stream(&stream, false);
     socket_reset(stream.pair[1]);
     assert_null(read_until(&stream, rig_limit()));
-    assert_int_equal(stream.reason, CLOSE_CLIENT_LEFT);
+    assert_int_equal(stream.failure.reason, CLOSE_CLIENT_LEFT);
     (void)close(stream.pair[0]);
 }
 
@@ -205,8 +205,8 @@ static void test_what_is_no_header(void **state)
         open_stream(&stream, false);
         rig_write(stream.pair[1], cases[i][0]);
         assert_null(read_until(&stream, rig_limit()));
-        assert_int_equal(stream.reason, CLOSE_PROXY_HEADER_INVALID);
-        assert_string_equal(stream.error.text, cases[i][1]);
+        assert_int_equal(stream.failure.reason, CLOSE_PROXY_HEADER_INVALID);
+        assert_string_equal(stream.failure.error.text, cases[i][1]);
         close_stream(&stream);
     }
 }
@@ -220,10 +220,10 @@ static void test_the_largest(void **state)
     memset(bytes + length, 'x', sizeof bytes - length);
     open_stream(&stream, true);
     assert_int_equal(write(stream.pair[1], bytes, sizeof bytes), sizeof bytes);
-    struct declaration *declaration = read_until(&stream, rig_limit());
-    assert_non_null(declaration);
+    struct proxy_protocol_in *in = read_until(&stream, rig_limit());
+    assert_non_null(in);
     assert_left(&stream, "x");
-    declaration_free(&declaration);
+    proxy_protocol_in_free(&in);
     close_stream(&stream);
 }
 

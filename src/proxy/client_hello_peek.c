@@ -1,4 +1,4 @@
-#include "hello_peek.h"
+#include "client_hello_peek.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -159,7 +159,7 @@ static bool look_until_complete(struct look *look, struct client_hello *hello, s
     }
 }
 
-bool hello_peek(int fd, int64_t deadline, struct client_hello *hello, struct error *error)
+bool client_hello_peek(int fd, int64_t deadline, struct client_hello *hello, struct error *error)
 {
     struct look look;
     bool is_good = init_look(&look, fd, deadline, error) && look_until_complete(&look, hello, error);

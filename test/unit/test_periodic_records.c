@@ -1,4 +1,4 @@
-// The reports of live connections: when they come, and that nothing is looked at any more, or written any more, when
+// The records of live connections: when they come, and that nothing is looked at any more, or written any more, when
 // the connection has been told so.
 
 #include <pthread.h>
@@ -16,11 +16,11 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
-#include "bitflow/proxy/reports.h"
+#include "bitflow/proxy/periodic_records.h"
 
 // What stands for a connection; `entry` is its first member.
 struct fake {
-    struct report_entry entry;
+    struct periodic_record entry;
     uint64_t fact; // set before it is added, and again when it is removed: a sanitizer sees who looks at it meanwhile
     _Atomic unsigned rendered, written;
     _Atomic bool is_rendered, is_written; // right now
@@ -37,18 +37,17 @@ static void pass(sem_t *gate, sem_t *has_begun)
     assert_int_equal(sem_wait(gate), 0);
 }
 
-static void render(struct report_entry *entry, struct connection_line *line)
+static void render(struct periodic_record *entry, struct connection_line *line)
 {
     struct fake *fake = (struct fake *)entry;
-    struct connection_record record = {.event = CONNECTION_ACTIVE, .id = fake->fact};
     atomic_store(&fake->is_rendered, true);
     pass(fake->render_gate, fake->has_begun);
-    connection_line_init(line, &record);
+    connection_line_init(line, json_pack("{s:I}", "id", (json_int_t)fake->fact));
     atomic_fetch_add(&fake->rendered, 1);
     atomic_store(&fake->is_rendered, false);
 }
 
-static void write_line(struct report_entry *entry, const struct connection_line *line)
+static void write_line(struct periodic_record *entry, const struct connection_line *line)
 {
     struct fake *fake = (struct fake *)entry;
     atomic_store(&fake->is_written, true);
@@ -58,16 +57,16 @@ static void write_line(struct report_entry *entry, const struct connection_line 
     atomic_store(&fake->is_written, false);
 }
 
-static const struct report_actions actions = {.render = render, .write = write_line};
+static const struct periodic_actions actions = {.render = render, .write = write_line};
 
-static struct reports *start(void)
+static struct periodic_records *start(void)
 {
     struct error error = ERROR_INIT;
-    struct reports *reports = reports_create(&actions, &error);
-    assert_non_null(reports);
-    assert_true(reports_start(reports, &error));
-    assert_true(reports_start(reports, &error)); // once more changes nothing
-    return reports;
+    struct periodic_records *records = periodic_records_create(&actions, &error);
+    assert_non_null(records);
+    assert_true(periodic_records_start(records, &error));
+    assert_true(periodic_records_start(records, &error)); // once more changes nothing
+    return records;
 }
 
 static void wait_until(const _Atomic unsigned *count, unsigned least)
@@ -83,47 +82,47 @@ static void test_nothing_to_report(void **state)
 {
     (void)state;
     struct error error = ERROR_INIT;
-    struct reports *reports = reports_create(&actions, &error);
-    struct report_entry entry = {.queue = NULL};
-    reports_remove(reports, &entry); // not added: nothing to do, and nothing to wait for
-    reports_settle(reports, &entry);
-    reports_destroy(&reports); // without a thread
-    assert_null(reports);
-    reports_destroy(&reports);
-    reports = start();
-    reports_destroy(&reports);
+    struct periodic_records *records = periodic_records_create(&actions, &error);
+    struct periodic_record entry = {.queue = NULL};
+    periodic_records_remove(records, &entry); // not added: nothing to do, and nothing to wait for
+    periodic_records_settle(records, &entry);
+    periodic_records_destroy(&records); // without a thread
+    assert_null(records);
+    periodic_records_destroy(&records);
+    records = start();
+    periodic_records_destroy(&records);
 }
 
 static void test_one_is_reported_again_and_again(void **state)
 {
     (void)state;
-    struct reports *reports = start();
-    struct report_queue queue = {.interval = 20 * NS_PER_MS};
+    struct periodic_records *records = start();
+    struct periodic_queue queue = {.interval = 20 * NS_PER_MS};
     struct fake fake = {.fact = 7};
     int64_t begin = clock_now();
-    reports_add(reports, &queue, &fake.entry);
+    periodic_records_add(records, &queue, &fake.entry);
     wait_until(&fake.written, 5);
     assert_true(clock_now() - begin >= 5 * queue.interval);
-    reports_remove(reports, &fake.entry);
-    reports_settle(reports, &fake.entry);
+    periodic_records_remove(records, &fake.entry);
+    periodic_records_settle(records, &fake.entry);
     assert_int_equal(atomic_load(&fake.written), atomic_load(&fake.rendered));
     assert_null(queue.first);
-    reports_destroy(&reports);
+    periodic_records_destroy(&records);
 }
 
 // Queues wait for one another as little as entries do: whoever is due is served.
 static void test_each_queue_has_its_own_interval(void **state)
 {
     (void)state;
-    struct reports *reports = start();
-    struct report_queue never = {.interval = 3600 * NS_PER_S}, slow = {.interval = 100 * NS_PER_MS},
-                        fast = {.interval = 5 * NS_PER_MS};
+    struct periodic_records *records = start();
+    struct periodic_queue never = {.interval = 3600 * NS_PER_S}, slow = {.interval = 100 * NS_PER_MS},
+                          fast = {.interval = 5 * NS_PER_MS};
     struct fake idle[3] = {{.fact = 1}}, slows[2] = {{.fact = 1}}, fasts[2] = {{.fact = 1}};
     for (size_t i = 0; i < ARRAY_LENGTH(idle); i++)
-        reports_add(reports, &never, &idle[i].entry);
+        periodic_records_add(records, &never, &idle[i].entry);
     for (size_t i = 0; i < 2; i++) {
-        reports_add(reports, &slow, &slows[i].entry);
-        reports_add(reports, &fast, &fasts[i].entry); // earlier than what the thread waits for
+        periodic_records_add(records, &slow, &slows[i].entry);
+        periodic_records_add(records, &fast, &fasts[i].entry); // earlier than what the thread waits for
     }
     for (size_t i = 0; i < 2; i++) {
         wait_until(&fasts[i].written, 10);
@@ -132,26 +131,26 @@ static void test_each_queue_has_its_own_interval(void **state)
     // Out of the middle, the end and the beginning.
     static const size_t order[] = {1, 2, 0};
     for (size_t i = 0; i < ARRAY_LENGTH(idle); i++) {
-        reports_remove(reports, &idle[order[i]].entry);
-        reports_settle(reports, &idle[order[i]].entry);
+        periodic_records_remove(records, &idle[order[i]].entry);
+        periodic_records_settle(records, &idle[order[i]].entry);
         assert_int_equal(atomic_load(&idle[order[i]].rendered), 0);
     }
     for (size_t i = 0; i < 2; i++) {
-        reports_remove(reports, &slows[i].entry);
-        reports_settle(reports, &slows[i].entry);
+        periodic_records_remove(records, &slows[i].entry);
+        periodic_records_settle(records, &slows[i].entry);
         unsigned before = atomic_load(&fasts[i].written);
         wait_until(&fasts[i].written, before + 2); // the others go on
-        reports_remove(reports, &fasts[i].entry);
-        reports_settle(reports, &fasts[i].entry);
+        periodic_records_remove(records, &fasts[i].entry);
+        periodic_records_settle(records, &fasts[i].entry);
     }
     assert_null(never.first);
     assert_null(slow.last);
     assert_null(fast.first);
-    reports_destroy(&reports);
+    periodic_records_destroy(&records);
 }
 
 struct leaving {
-    struct reports *reports;
+    struct periodic_records *records;
     struct fake *fake;
     bool was_rendered, was_written; // when the call returned
     pthread_t thread;
@@ -160,10 +159,10 @@ struct leaving {
 static void *leave(void *argument)
 {
     struct leaving *leaving = argument;
-    reports_remove(leaving->reports, &leaving->fake->entry);
+    periodic_records_remove(leaving->records, &leaving->fake->entry);
     leaving->was_rendered = atomic_load(&leaving->fake->is_rendered);
     leaving->fake->fact = 0; // it is the connection's own again
-    reports_settle(leaving->reports, &leaving->fake->entry);
+    periodic_records_settle(leaving->records, &leaving->fake->entry);
     leaving->was_written = atomic_load(&leaving->fake->is_written);
     return NULL;
 }
@@ -171,15 +170,15 @@ static void *leave(void *argument)
 // A connection that ends while its report is under way waits for just that.
 static void leave_during(bool during_write)
 {
-    struct reports *reports = start();
-    struct report_queue queue = {.interval = NS_PER_MS};
+    struct periodic_records *records = start();
+    struct periodic_queue queue = {.interval = NS_PER_MS};
     sem_t gate, has_begun;
     assert_int_equal(sem_init(&gate, 0, 0), 0);
     assert_int_equal(sem_init(&has_begun, 0, 0), 0);
     struct fake fake = {.fact = 1, .has_begun = &has_begun};
     *(during_write ? &fake.write_gate : &fake.render_gate) = &gate;
-    struct leaving leaving = {.reports = reports, .fake = &fake};
-    reports_add(reports, &queue, &fake.entry);
+    struct leaving leaving = {.records = records, .fake = &fake};
+    periodic_records_add(records, &queue, &fake.entry);
     assert_int_equal(sem_wait(&has_begun), 0);
     assert_int_equal(pthread_create(&leaving.thread, NULL, leave, &leaving), 0);
     (void)usleep(20000); // time for a call that does not wait to return; a late thread only proves less
@@ -189,7 +188,7 @@ static void leave_during(bool during_write)
     assert_false(leaving.was_written);
     assert_int_equal(atomic_load(&fake.rendered), 1);
     assert_int_equal(atomic_load(&fake.written), 1);
-    reports_destroy(&reports);
+    periodic_records_destroy(&records);
     (void)sem_destroy(&gate);
     (void)sem_destroy(&has_begun);
 }
@@ -206,27 +205,27 @@ static void test_the_record_of_the_end_comes_last(void **state)
     leave_during(true);
 }
 
-// reports_remove() does not wait for a write: sockets are closed in time, whatever the disk does.
+// periodic_records_remove() does not wait for a write: sockets are closed in time, whatever the disk does.
 static void test_closing_does_not_wait_for_the_disk(void **state)
 {
     (void)state;
-    struct reports *reports = start();
-    struct report_queue queue = {.interval = NS_PER_MS};
+    struct periodic_records *records = start();
+    struct periodic_queue queue = {.interval = NS_PER_MS};
     sem_t gate, has_begun;
     assert_int_equal(sem_init(&gate, 0, 0), 0);
     assert_int_equal(sem_init(&has_begun, 0, 0), 0);
     struct fake stuck = {.fact = 1, .write_gate = &gate, .has_begun = &has_begun}, other = {.fact = 2};
-    reports_add(reports, &queue, &stuck.entry);
+    periodic_records_add(records, &queue, &stuck.entry);
     assert_int_equal(sem_wait(&has_begun), 0);
-    reports_add(reports, &queue, &other.entry);
-    reports_remove(reports, &other.entry);
-    reports_settle(reports, &other.entry);
-    reports_remove(reports, &stuck.entry); // returns although the write is under way: else the test hangs
+    periodic_records_add(records, &queue, &other.entry);
+    periodic_records_remove(records, &other.entry);
+    periodic_records_settle(records, &other.entry);
+    periodic_records_remove(records, &stuck.entry); // returns although the write is under way: else the test hangs
     assert_true(atomic_load(&stuck.is_written));
     assert_int_equal(sem_post(&gate), 0);
-    reports_settle(reports, &stuck.entry);
+    periodic_records_settle(records, &stuck.entry);
     assert_int_equal(atomic_load(&stuck.written), 1);
-    reports_destroy(&reports);
+    periodic_records_destroy(&records);
     (void)sem_destroy(&gate);
     (void)sem_destroy(&has_begun);
 }
@@ -235,8 +234,8 @@ static void test_closing_does_not_wait_for_the_disk(void **state)
 #define ROUNDS 300
 
 struct coming_and_going {
-    struct reports *reports;
-    struct report_queue *queues;
+    struct periodic_records *records;
+    struct periodic_queue *queues;
     pthread_t thread;
     unsigned reported;
 };
@@ -250,11 +249,11 @@ static void *come_and_go(void *argument)
         if (fake == NULL)
             return NULL;
         fake->fact = round;
-        reports_add(going->reports, &going->queues[round % 2], &fake->entry);
+        periodic_records_add(going->records, &going->queues[round % 2], &fake->entry);
         (void)usleep((useconds_t)rand_r(&seed) % 500);
-        reports_remove(going->reports, &fake->entry);
+        periodic_records_remove(going->records, &fake->entry);
         fake->fact = 0;
-        reports_settle(going->reports, &fake->entry);
+        periodic_records_settle(going->records, &fake->entry);
         going->reported += atomic_load(&fake->written);
         memset(fake, 0xff, sizeof *fake);
         free(fake);
@@ -265,12 +264,12 @@ static void *come_and_go(void *argument)
 static void test_a_crowd(void **state)
 {
     (void)state;
-    struct reports *reports = start();
-    struct report_queue queues[2] = {{.interval = 50 * NS_PER_US}, {.interval = 200 * NS_PER_US}};
+    struct periodic_records *records = start();
+    struct periodic_queue queues[2] = {{.interval = 50 * NS_PER_US}, {.interval = 200 * NS_PER_US}};
     struct coming_and_going crowd[CROWD] = {{.reported = 0}};
     unsigned reported = 0;
     for (size_t i = 0; i < CROWD; i++) {
-        crowd[i] = (struct coming_and_going){.reports = reports, .queues = queues};
+        crowd[i] = (struct coming_and_going){.records = records, .queues = queues};
         assert_int_equal(pthread_create(&crowd[i].thread, NULL, come_and_go, &crowd[i]), 0);
     }
     for (size_t i = 0; i < CROWD; i++) {
@@ -280,7 +279,7 @@ static void test_a_crowd(void **state)
     assert_true(reported > ROUNDS / 10);
     assert_null(queues[0].first);
     assert_null(queues[1].first);
-    reports_destroy(&reports);
+    periodic_records_destroy(&records);
 }
 
 int main(void)

@@ -1,14 +1,14 @@
 // What the kernel knows of a TCP connection (TCP_INFO, linux/tcp.h): how far away and how lossy the path is, and what
 // arrived. Stateless; any thread, while the socket is open. One system call.
 
-#ifndef BITFLOW_NET_TCP_FACTS_H
-#define BITFLOW_NET_TCP_FACTS_H
+#ifndef BITFLOW_NET_TCP_PATH_INFO_H
+#define BITFLOW_NET_TCP_PATH_INFO_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
 // -1: this kernel does not tell, or has not measured it.
-struct tcp_facts {
+struct tcp_path_info {
     int64_t rtt; // ns, smoothed
     int64_t rttvar;
     int64_t min_rtt;
@@ -22,7 +22,7 @@ struct tcp_facts {
     int64_t delivery_rate; // bytes a second, of the most recent data that was acknowledged
 };
 
-// False, with `facts` unset: it is no TCP socket.
-bool tcp_facts_of(int fd, struct tcp_facts *facts);
+// False, with `info` unset: it is no TCP socket.
+bool tcp_path_info_of(int fd, struct tcp_path_info *info);
 
 #endif

@@ -5,7 +5,7 @@
 
 #include "bitflow/base/compiler.h"
 #include "net_rig.h"
-#include "proxy/header_end.h"
+#include "proxy/proxy_address.h"
 
 static struct endpoint endpoint_of(const char *text)
 {
@@ -37,16 +37,16 @@ static void test_there_and_back(void **state)
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         struct endpoint endpoint = endpoint_of(cases[i].text), back;
-        struct proxy_header_end end;
-        header_end_of_endpoint(&endpoint, &end);
+        struct proxy_header_address end;
+        proxy_address_of_endpoint(&endpoint, &end);
         assert_int_equal(end.family, cases[i].family);
-        endpoint_of_header_end(&end, &back);
+        endpoint_of_proxy_address(&end, &back);
         if (!endpoint_equal(&endpoint, &back))
             fail_msg("%s", cases[i].text);
     }
     struct endpoint endpoint = endpoint_of("192.0.2.1:80");
-    struct proxy_header_end end;
-    header_end_of_endpoint(&endpoint, &end);
+    struct proxy_header_address end;
+    proxy_address_of_endpoint(&endpoint, &end);
     assert_memory_equal(end.address, "\xc0\0\2\1", 4);
     assert_int_equal(end.port, 80);
 }
@@ -54,19 +54,19 @@ static void test_there_and_back(void **state)
 static void test_what_has_no_address(void **state)
 {
     (void)state;
-    struct proxy_header_end end;
+    struct proxy_header_address end;
     struct endpoint none = {.length = 0}, netlink = {.length = 12}, unnamed = {.length = sizeof(sa_family_t)}, back;
     netlink.address.any.sa_family = AF_NETLINK;
     unnamed.address.any.sa_family = AF_UNIX;
-    header_end_of_endpoint(&none, &end);
+    proxy_address_of_endpoint(&none, &end);
     assert_int_equal(end.family, PROXY_HEADER_UNKNOWN);
-    endpoint_of_header_end(&end, &back);
+    endpoint_of_proxy_address(&end, &back);
     assert_int_equal(back.length, 0);
-    header_end_of_endpoint(&netlink, &end);
+    proxy_address_of_endpoint(&netlink, &end);
     assert_int_equal(end.family, PROXY_HEADER_UNKNOWN);
-    header_end_of_endpoint(&unnamed, &end);
+    proxy_address_of_endpoint(&unnamed, &end);
     assert_int_equal(end.family, PROXY_HEADER_UNIX);
-    endpoint_of_header_end(&end, &back);
+    endpoint_of_proxy_address(&end, &back);
     assert_true(endpoint_equal(&back, &unnamed));
 }
 
@@ -74,20 +74,20 @@ static void test_what_has_no_address(void **state)
 static void test_a_path_without_an_end(void **state)
 {
     (void)state;
-    struct proxy_header_end end = {.family = PROXY_HEADER_UNIX};
+    struct proxy_header_address end = {.family = PROXY_HEADER_UNIX};
     struct endpoint endpoint;
     char text[ENDPOINT_TEXT_SIZE];
     memset(end.address, 'x', sizeof end.address);
-    endpoint_of_header_end(&end, &endpoint);
+    endpoint_of_proxy_address(&end, &endpoint);
     assert_int_equal(endpoint.length, sizeof(struct sockaddr_un));
     endpoint_format(&endpoint, text);
     assert_int_equal(strlen(text), strlen("unix://") + 108);
-    struct proxy_header_end back;
-    header_end_of_endpoint(&endpoint, &back);
+    struct proxy_header_address back;
+    proxy_address_of_endpoint(&endpoint, &back);
     assert_memory_equal(&back, &end, sizeof end);
     // What follows a path's zero is nobody's.
     memcpy(end.address, "/a\0b", 4);
-    endpoint_of_header_end(&end, &endpoint);
+    endpoint_of_proxy_address(&end, &endpoint);
     endpoint_format(&endpoint, text);
     assert_string_equal(text, "unix:///a");
     assert_int_equal(endpoint.length, offsetof(struct sockaddr_un, sun_path) + 3);
@@ -99,10 +99,10 @@ static void test_a_path_whose_end_is_beyond(void **state)
     (void)state;
     const socklen_t length = sizeof(struct sockaddr_un) + 1;
     struct endpoint endpoint = {.length = length};
-    struct proxy_header_end end;
+    struct proxy_header_address end;
     endpoint.address.local.sun_family = AF_UNIX;
     memset((char *)&endpoint.address + offsetof(struct sockaddr_un, sun_path), 'x', PROXY_HEADER_UNIX_SIZE + 1);
-    header_end_of_endpoint(&endpoint, &end);
+    proxy_address_of_endpoint(&endpoint, &end);
     assert_int_equal(end.family, PROXY_HEADER_UNIX);
     assert_int_equal(end.address[PROXY_HEADER_UNIX_SIZE - 1], 'x');
     assert_int_equal(end.port, 0);
