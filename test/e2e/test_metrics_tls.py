@@ -12,7 +12,7 @@ import pytest
 import sockets
 import tls_raw
 from environment import proxy
-from observe_cases import Datagrams, all_on, assert_each_ends_once, ends, wait_equal, wait_sums
+from telemetry_cases import Datagrams, all_on, assert_each_ends_once, ends, wait_equal, wait_sums
 from tls_cases import tls_listener, tls_target
 from waiting import wait_for
 

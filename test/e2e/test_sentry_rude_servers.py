@@ -7,7 +7,7 @@ import threading
 
 import sockets
 from environment import proxy
-from observe_cases import all_of, all_on, timed_round_trips
+from telemetry_cases import all_of, all_on, timed_round_trips
 from sentry_peers import Scripted
 from waiting import Stopwatch, holds_for, pace, wait_for
 

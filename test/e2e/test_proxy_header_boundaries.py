@@ -8,13 +8,13 @@ import pytest
 
 import hosts
 import proxy_headers
-import reach_cases
+import listener_kinds
 import sockets
 import tls_cases
 import tls_raw
 from environment import proxy
 from proxy_headers import tlv, v1, v2
-from reach_cases import dribble
+from listener_kinds import dribble
 from waiting import holds_for, wait_for
 
 TRUSTING = {"proxy_protocol": True, "proxy_protocol_timeout": "60s"}
@@ -291,7 +291,7 @@ def test_a_header_within_tls_is_data(env, pki):
     none."""
     target = env.echo()
     bitflow, address = start(env, target.address, listener=tls_cases.tls_listener(pki.server))
-    client = reach_cases.Client(env, address, "both", pki)
+    client = listener_kinds.Client(env, address, "both", pki)
     client.write(proxy_headers.EXAMPLE)
     assert client.read_exactly(len(proxy_headers.EXAMPLE)) == proxy_headers.EXAMPLE
     client.socket.close()

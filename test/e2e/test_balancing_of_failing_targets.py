@@ -9,15 +9,15 @@ import pytest
 import hosts
 import peers
 import proxy_headers
-import reach_cases
+import listener_kinds
 import sockets
 import socks_peers
 import tls_cases
 import tls_raw
 from environment import proxy
-from reach_cases import StoppingSocks, said, through
+from listener_kinds import StoppingSocks, said, through
 from test_health import held_at, in_order, visit
-from test_names import same_port
+from test_name_resolution import same_port
 from waiting import Stopwatch, holds_for, pace, scale, wait_for
 
 FAILED = "cannot connect to the target"
@@ -56,14 +56,14 @@ def test_failover_past_every_way_of_failing(env, pki):
             address,
             *[target for target, _ in ways],
             good.address,
-            listener=reach_cases.door("both", pki),
+            listener=listener_kinds.listener("both", pki),
             connection_load_balancer="failover",
             enable_proxy_header=True,
         ),
         plan=hosts.no_names(env),
     )
     watch = Stopwatch()
-    client = reach_cases.Client(env, address, "both", pki)
+    client = listener_kinds.Client(env, address, "both", pki)
     client.write(b"early" * 10_000)
     connection = good.accept()
     watch.between(0.6, 5, "the two that hang")
@@ -73,7 +73,7 @@ def test_failover_past_every_way_of_failing(env, pki):
     assert client.read_to_end() == b""
     client.end()
     client.socket.close()
-    record = bitflow.record_of(reach_cases.DECLARED)
+    record = bitflow.record_of(listener_kinds.DECLARED)
     assert (record["reason"], record["attempts"]) == ("completed", len(ways) + 1), record
     assert (record["target"]["name"], record["target_tls"]) == (f"target{len(ways) + 1}", None)
     lines = said(bitflow, FAILED)
@@ -334,7 +334,7 @@ def test_none_of_twenty(env, dnsmasq):
     )
     sockets.was_rejected(env.connect(address))
     assert visit(env, other) == "good"
-    records = reach_cases.records_by_proxy(bitflow, 2)
+    records = listener_kinds.records_by_proxy(bitflow, 2)
     assert (records["alone"]["reason"], records["alone"]["attempts"]) == ("connect_refused", 1)
     assert (records["front"]["reason"], records["front"]["attempts"]) == ("completed", 2)
     assert len(said(bitflow, FAILED)) == 2
@@ -350,11 +350,11 @@ def test_clients_leave_in_a_race_of_many_addresses(env, dnsmasq):
         proxy(address, {"address": f"mixed.test:{port}", "connect_timeout": "60s"}), plan=plan(env, dnsmasq)
     )
     clients = [env.connect(address) for _ in range(scale(20, 5))]
-    wait_for(lambda: reach_cases.connecting(f"x:{port}") >= len(clients), "they try")
+    wait_for(lambda: listener_kinds.connecting(f"x:{port}") >= len(clients), "they try")
     for client in clients:
         client.close()
     records = bitflow.wait_records(len(clients))
     assert {record["reason"] for record in records} == {"client_left"}
-    assert reach_cases.connecting(f"x:{port}") == 0
-    holds_for(0.3, lambda: reach_cases.connecting(f"x:{port}") == 0, "nobody tries on")
+    assert listener_kinds.connecting(f"x:{port}") == 0
+    holds_for(0.3, lambda: listener_kinds.connecting(f"x:{port}") == 0, "nobody tries on")
     bitflow.assert_quiet()

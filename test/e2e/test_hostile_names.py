@@ -10,7 +10,7 @@ import gdb_session
 import sockets
 from environment import proxy
 from node_peers import Statsd
-from observe_cases import Datagrams, all_on, assert_sentry_got, ends, sanitized, wait_sums
+from telemetry_cases import Datagrams, all_on, assert_sentry_got, ends, sanitized, wait_sums
 from sentry_peers import Scripted
 from waiting import wait_for
 

@@ -8,10 +8,10 @@ import subprocess
 import pytest
 
 import bitflow_process
-import observe_cases
+import telemetry_cases
 import sockets
 from environment import proxy
-from observe_cases import Datagrams, all_on, assert_each_ends_once, ends, wait_sums
+from telemetry_cases import Datagrams, all_on, assert_each_ends_once, ends, wait_sums
 from sentry_peers import HANG, Scripted
 from waiting import Stopwatch, pace, wait_for
 
@@ -126,8 +126,8 @@ def test_the_second_signal(env, statsd, number):
         assert_each_ends_once(records)
         assert statsd.counters()["proxy.front.bytes.from_client"] == 30 * 77
         wait_sums(bitflow, statsd)
-        observe_cases.assert_sentry_got(receiver, records)
-        observe_cases.assert_log_tells(bitflow.log_lines(), records)
+        telemetry_cases.assert_sentry_got(receiver, records)
+        telemetry_cases.assert_log_tells(bitflow.log_lines(), records)
 
 
 def test_one_connection_under_inetd(env, statsd):

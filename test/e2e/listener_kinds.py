@@ -1,4 +1,4 @@
-"""What the tests of whole ways to a target share: clients that get in through each kind of door, a SOCKS5
+"""What the tests of whole ways to a target share: clients that get in through each kind of listener, a SOCKS5
 server that stops in the middle of its dialogue, and data in one-byte segments."""
 
 import select
@@ -13,7 +13,7 @@ import tls_raw
 from waiting import wait_for
 
 # How a client is let in. What it has to say for that is said before its target is dialled.
-DOORS = ("plain", "header", "tls", "both")
+LISTENER_KINDS = ("plain", "header", "tls", "both")
 DECLARED = "203.0.113.7:4711"
 HEADER = proxy_headers.v2("203.0.113.7", "203.0.113.8", 4711, 443, crc=True)
 
@@ -22,7 +22,7 @@ def through(server, address, **more):
     return {"address": address, "proxy": server, **more}
 
 
-def door(kind, pki):
+def listener(kind, pki):
     """The listener's part of a proxy."""
     trusting = {"proxy_protocol": True} if kind in ("header", "both") else {}
     return tls_cases.tls_listener(pki.server, listener=trusting) if kind in ("tls", "both") else trusting

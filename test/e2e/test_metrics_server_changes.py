@@ -11,7 +11,7 @@ import hosts
 import sockets
 from environment import proxy
 from metrics_cases import PROXY, use, wait_counters
-from observe_cases import Datagrams, all_on, timed_round_trips, wait_sums
+from telemetry_cases import Datagrams, all_on, timed_round_trips, wait_sums
 from tls_cases import tls_client, tls_echo, tls_listener, tls_target
 from tls_raw import server_context
 from waiting import Stopwatch, pace, scale, wait_for

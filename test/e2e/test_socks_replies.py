@@ -11,13 +11,13 @@ import configs
 import hosts
 import peers
 import proxy_headers
-import reach_cases
+import listener_kinds
 import sockets
 import socks_peers
 import tls_cases
 import tls_raw
 from environment import proxy
-from reach_cases import dribble, said, through
+from listener_kinds import dribble, said, through
 from socks_peers import YES
 from waiting import Stopwatch, scale
 
@@ -288,7 +288,7 @@ def test_the_longest_credentials_to_a_real_server(env):
     sockets.round_trip(client)
     client.close()
     sockets.was_rejected(env.connect(other))
-    records = reach_cases.records_by_proxy(bitflow, 2)
+    records = listener_kinds.records_by_proxy(bitflow, 2)
     assert records["front"]["reason"] == "completed"
     assert records["wrong"]["reason"] == "socks_auth_failed"
     assert "xxx" not in bitflow.stderr() + env.records_path.read_text()
@@ -389,7 +389,7 @@ def test_failing_servers_and_a_direct_target(env, policy):
     watch.between(0.6, 3, "proxy_timeout, all at once")
     for client in clients.values():
         client.close()
-    records = reach_cases.records_by_proxy(bitflow, len(FAILURES))
+    records = listener_kinds.records_by_proxy(bitflow, len(FAILURES))
     lines = {line["proxy"]: line for line in said(bitflow, "cannot connect to the target")}
     assert set(lines) == set(FAILURES)
     for name, (_, words) in FAILURES.items():

@@ -1,4 +1,4 @@
-"""What happens to a connection in each phase of its dial, through each kind of door: its client leaves or
+"""What happens to a connection in each phase of its dial, through each kind of listener: its client leaves or
 ends its half, the lifetime or a drain is over, the configuration is read again."""
 
 import signal
@@ -9,11 +9,11 @@ import pytest
 
 import hosts
 import peers
-import reach_cases
+import listener_kinds
 import sockets
 import tls_raw
 from environment import proxy
-from reach_cases import DOORS, STATIONS, Client, StoppingSocks, said
+from listener_kinds import LISTENER_KINDS, STATIONS, Client, StoppingSocks, said
 from waiting import Stopwatch, pace, wait_for
 
 STEPS = {"connect": "connect", "backoff": "connect", "relay": "tls_handshake", "silent": "tls_handshake"}
@@ -22,23 +22,23 @@ PHASES = ("connect", "backoff", "silent", *STATIONS)
 
 
 class Dials:
-    """A bitflow with a proxy for each door and phase, a client for each of them, and all of the dials in
+    """A bitflow with a proxy for each kind of listener and phase, a client for each of them, and all of the dials in
     their phase. `silent` and `relay` are targets that never answer to TLS, directly and behind SOCKS5."""
 
-    def __init__(self, env, pki, doors=DOORS, server=None, **options):
+    def __init__(self, env, pki, kinds=LISTENER_KINDS, server=None, **options):
         self.env, self.pki = env, pki
         self.socks = {station: StoppingSocks(env, station) for station in STATIONS}
         self.full = env.listen(backlog=0)
         self.full.fill_queue()
         self.silent = env.listen()
-        self.cases = [(kind, phase) for kind in doors for phase in PHASES]
+        self.cases = [(kind, phase) for kind in kinds for phase in PHASES]
         self.address = {case: env.address() for case in self.cases}
         entries = [
             proxy(
                 self.address[kind, phase],
                 self.target(phase),
                 name=f"{kind}/{phase}",
-                listener=reach_cases.door(kind, pki),
+                listener=listener_kinds.listener(kind, pki),
                 **options,
             )
             for kind, phase in self.cases
@@ -52,11 +52,11 @@ class Dials:
             thread.join()
         assert len(self.clients) == len(self.cases)
         for socks in self.socks.values():
-            socks.wait_arrived(len(doors))
-        for _ in doors:
+            socks.wait_arrived(len(kinds))
+        for _ in kinds:
             sockets.receive_exactly(self.silent.accept(), 1)  # of a ClientHello
-        wait_for(lambda: reach_cases.connecting(self.full.address) == len(doors), "those are under way")
-        wait_for(lambda: len(said(self.bitflow, FAILED)) == len(doors), "those have failed")
+        wait_for(lambda: listener_kinds.connecting(self.full.address) == len(kinds), "those are under way")
+        wait_for(lambda: len(said(self.bitflow, FAILED)) == len(kinds), "those have failed")
 
     def enter(self, case):
         self.clients[case] = Client(self.env, self.address[case], case[0], self.pki)
@@ -69,11 +69,11 @@ class Dials:
             return {"address": self.env.refusing(), "connect_attempts": 100, "connect_backoff": "30s"}
         if phase == "silent":
             return {"address": self.silent.address, **tls}
-        entry = reach_cases.through(self.socks[phase].url, "192.0.2.1:80")
+        entry = listener_kinds.through(self.socks[phase].url, "192.0.2.1:80")
         return {**entry, **tls} if phase == "relay" else entry
 
     def assert_all_ended(self, reason, ended_by):
-        records = reach_cases.records_by_proxy(self.bitflow, len(self.cases))
+        records = listener_kinds.records_by_proxy(self.bitflow, len(self.cases))
         for kind, phase in self.cases:
             record = records[f"{kind}/{phase}"]
             told = record["reason"], record["ended_by"], record["phase"], record["step"]
@@ -81,7 +81,7 @@ class Dials:
             assert (record["attempts"], record["bytes_from_target"]) == (1, 0), record
             own = sockets.local_name(self.clients[kind, phase].socket) if self.lives(kind, phase) else None
             if kind in ("header", "both"):
-                assert record["client"] == reach_cases.DECLARED, record
+                assert record["client"] == listener_kinds.DECLARED, record
             elif own:
                 assert record["client"] == own, record
             if phase in STATIONS:
@@ -121,7 +121,7 @@ def test_a_client_leaves(env, pki, way):
 
 def test_the_lifetime_is_over(env, pki):
     lifetime = int(2500 * pace())
-    dials = Dials(env, pki, doors=("plain", "both"), connection_lifetime=f"{lifetime}ms")
+    dials = Dials(env, pki, kinds=("plain", "both"), connection_lifetime=f"{lifetime}ms")
     dials.assert_all_ended("lifetime", "proxy")
     for record in dials.bitflow.records():
         assert record["total_ms"] >= lifetime - 1, record
@@ -133,7 +133,7 @@ def test_the_lifetime_is_over(env, pki):
 @pytest.mark.parametrize("how", ["the bound", "a second signal"])
 def test_a_drain_is_over(env, pki, how):
     bound = "700ms" if how == "the bound" else "60s"
-    dials = Dials(env, pki, doors=("plain", "both"), server={"drain_timeout": bound})
+    dials = Dials(env, pki, kinds=("plain", "both"), server={"drain_timeout": bound})
     watch = Stopwatch()
     dials.bitflow.signal(signal.SIGTERM)
     if how == "a second signal":
@@ -161,7 +161,7 @@ def test_a_client_leaves_before_it_is_let_in(env, pki, step, leave):
     address = env.address()
     trusting = {"proxy_protocol": True}
     if step == "tls_handshake":
-        entry = proxy(address, target.address, listener=reach_cases.door("both", pki))
+        entry = proxy(address, target.address, listener=listener_kinds.listener("both", pki))
     else:
         name = {"address": target.address, "name": "server.test"}
         entry = proxy(address, name, listener=trusting, connection_load_balancer="sni")
@@ -171,7 +171,7 @@ def test_a_client_leaves_before_it_is_let_in(env, pki, step, leave):
     cuts = [0, *parts_of(hello)] + ([len(hello)] if step == "tls_handshake" else [])
     clients = [env.connect(address) for _ in cuts]
     for client, cut in zip(clients, cuts):
-        client.sendall(reach_cases.HEADER + hello[:cut])
+        client.sendall(listener_kinds.HEADER + hello[:cut])
     for client in clients:
         sockets.wait_acknowledged(client)
     if step == "tls_handshake":
@@ -182,7 +182,7 @@ def test_a_client_leaves_before_it_is_let_in(env, pki, step, leave):
     for record in bitflow.wait_records(len(clients)):
         assert record["reason"] in ("client_handshake_failed", "client_left", "client_reset"), record
         assert (record["ended_by"], record["phase"], record["step"]) == ("client", "admitting", step), record
-        assert (record["client"], record["attempts"]) == (reach_cases.DECLARED, 0), record
+        assert (record["client"], record["attempts"]) == (listener_kinds.DECLARED, 0), record
     assert not target.has_pending()
     bitflow.assert_quiet()
 
@@ -199,7 +199,7 @@ def test_the_end_in_the_names_lookup(env, pki):
                 addresses[name],
                 target,
                 name=name,
-                listener=reach_cases.door("header", pki),
+                listener=listener_kinds.listener("header", pki),
                 enable_dual_stack=True,
                 connection_lifetime="1s" if name == "ages" else "60s",
             )
@@ -214,9 +214,9 @@ def test_the_end_in_the_names_lookup(env, pki):
     bitflow.wait_records(2)
     bitflow.signal(signal.SIGTERM)
     assert bitflow.wait_ended() == 0
-    for name, record in reach_cases.records_by_proxy(bitflow, 3).items():
+    for name, record in listener_kinds.records_by_proxy(bitflow, 3).items():
         assert (record["reason"], record["step"]) == (ends[name], "resolve"), record
-        assert record["client"] == reach_cases.DECLARED and record["connect_ms"] == 0, record
+        assert record["client"] == listener_kinds.DECLARED and record["connect_ms"] == 0, record
 
 
 # Dials that succeed in the end
@@ -228,8 +228,8 @@ def start_stopped(env, pki, kind, station, server=None):
     address = env.address()
     entry = proxy(
         address,
-        reach_cases.through(socks.url, "192.0.2.1:80"),
-        listener=reach_cases.door(kind, pki),
+        listener_kinds.through(socks.url, "192.0.2.1:80"),
+        listener=listener_kinds.listener(kind, pki),
         enable_proxy_header=False,
     )
     bitflow = env.start(entry, server=server)
@@ -263,7 +263,7 @@ def test_a_reload_in_the_middle(env, pki, station):
     gets the new ones."""
     bitflow, address, socks, client = start_stopped(env, pki, "both", station)
     after = StoppingSocks(env, None, (b"new", b"word"))
-    entry = proxy(address, reach_cases.through(after.url, "192.0.2.2:80"))
+    entry = proxy(address, listener_kinds.through(after.url, "192.0.2.2:80"))
     env.config(entry, level="info")
     bitflow.signal(signal.SIGHUP)
     wait_for(lambda: said(bitflow, "reloaded"), "the reload")
@@ -292,13 +292,13 @@ def test_a_reload_without_the_proxy_that_dials(env, pki):
     env.config(proxy(other := env.address(), echo.address, name="other"))
     bitflow.signal(signal.SIGHUP)
     bitflow.wait_listening(["other"])
-    reach_cases.wait_closed(bitflow, address)
+    listener_kinds.wait_closed(bitflow, address)
     sockets.round_trip(env.connect(other))
     socks.go_on()
     client.write(b"still here")
     assert client.read_exactly(10) == b"still here"
     client.socket.close()
-    record = bitflow.record_of(reach_cases.DECLARED)
+    record = bitflow.record_of(listener_kinds.DECLARED)
     assert (record["proxy"], record["reason"]) == ("front", "completed")
 
 
@@ -309,7 +309,7 @@ def test_a_dial_ends_well_within_a_drain(env, pki, station):
         env, pki, "both", station, server={"drain_timeout": "30s"}
     )
     bitflow.signal(signal.SIGTERM)
-    reach_cases.wait_closed(bitflow, address)
+    listener_kinds.wait_closed(bitflow, address)
     assert bitflow.is_running()
     socks.go_on()
     client.write(b"just in time")
@@ -327,13 +327,13 @@ def test_a_backoff_ends_well_within_a_drain(env, pki):
     address = env.address()
     target = {"address": held.address, "connect_attempts": 200, "connect_backoff": "100ms"}
     bitflow = env.start(
-        proxy(address, target, listener=reach_cases.door("header", pki), enable_proxy_header=True),
+        proxy(address, target, listener=listener_kinds.listener("header", pki), enable_proxy_header=True),
         server={"drain_timeout": "30s"},
     )
     client = Client(env, address, "header", pki)
     wait_for(lambda: said(bitflow, FAILED), "the first attempt has failed")
     bitflow.signal(signal.SIGTERM)
-    reach_cases.wait_closed(bitflow, address)
+    listener_kinds.wait_closed(bitflow, address)
     held.listen()
     connection = env.keep(held.accept())
     line = b"PROXY TCP4 203.0.113.7 203.0.113.8 4711 443\r\n"

@@ -10,7 +10,7 @@ import pytest
 
 import hosts
 import proxy_headers
-import reach_cases
+import listener_kinds
 import sockets
 import socks_peers
 import tls_cases
@@ -143,7 +143,7 @@ def test_two_bitflows_between_two_haproxies(env, pki, relaying):
     host, port = client.socket.getsockname()
     answer = ask(client)
     client.socket.close()
-    records = reach_cases.records_by_proxy(bitflow, 2)
+    records = listener_kinds.records_by_proxy(bitflow, 2)
     for record in records.values():
         assert (record["client"], record["reason"]) == (f"{host}:{port}", "completed"), record
         assert record["local"] == sender.address
@@ -235,12 +235,12 @@ def test_a_broken_end_goes_through_the_chain(env, pki, relaying, end):
     target = env.serve(handler)
     address = env.address()
     bitflow = env.start(link(address, target.address, pki, relaying if end == "cut" else None))
-    client = reach_cases.Client(env, address, "both", pki)
+    client = listener_kinds.Client(env, address, "both", pki)
     client.write(b"ping")
     assert client.read_exactly(100_004) == b"x" * 100_000 + b"ping"
     client.write(b"over")
     assert client.tls.read_until_end()[1] == "reset"
-    record = bitflow.record_of(reach_cases.DECLARED)
+    record = bitflow.record_of(listener_kinds.DECLARED)
     expected = {"cut": "target_truncated", "reset": "target_reset"}[end]
     assert (record["reason"], record["ended_by"]) == (expected, "target"), record
     assert (record["bytes_from_client"], record["bytes_from_target"]) == (8, 100_004)
@@ -267,7 +267,7 @@ def test_one_link_of_the_chain_is_broken(env, pki, socks, fault):
     bitflow = env.start(entry, plan=hosts.no_names(env))
     for _ in range(3):
         sock = env.connect(address)
-        sock.sendall(b"PROXY TCP5 \r\n" if fault == "the header" else reach_cases.HEADER)
+        sock.sendall(b"PROXY TCP5 \r\n" if fault == "the header" else listener_kinds.HEADER)
         if fault == "the client's TLS":
             sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
         elif fault != "the header":

@@ -9,13 +9,13 @@ import ssl
 import pytest
 
 import hosts
-import observe_cases
+import telemetry_cases
 import sockets
 import tls_raw
 from environment import proxy
 from metrics_cases import family, wait_counters
 from node_peers import Statsd
-from observe_cases import Datagrams, all_on, ends, wait_sums
+from telemetry_cases import Datagrams, all_on, ends, wait_sums
 from sentry_peers import Scripted, Spotlight
 from tls_cases import tls_listener, tls_target
 from waiting import scale, wait_for
@@ -160,21 +160,21 @@ class Crowd:
 
 def test_all_tell_the_same(env, pki):
     """As real receivers heard it."""
-    crowd, statsd, spotlight = Crowd(env, pki), env.keep(Statsd()), env.keep(Spotlight())
+    random_traffic, statsd, spotlight = Crowd(env, pki), env.keep(Statsd()), env.keep(Spotlight())
     bitflow = env.start(
-        *crowd.proxies(), application=all_on(statsd, spotlight), plan=hosts.no_names(env)
+        *random_traffic.proxies(), application=all_on(statsd, spotlight), plan=hosts.no_names(env)
     )
     count = scale(400, 150)
-    crowd.run(count)
+    random_traffic.run(count)
     records = wait_for(
         lambda: (found := bitflow.records()) and len(ends(found)) == count and found,
         lambda: f"{count} ends, there are {len(ends(bitflow.records()))}",
         20,
     )
     wait_sums(bitflow, statsd)
-    observe_cases.assert_each_ends_once(records)
-    observe_cases.check_schema(records, every=3)
-    sums = observe_cases.sums_of_records(records)
+    telemetry_cases.assert_each_ends_once(records)
+    telemetry_cases.check_schema(records, every=3)
+    sums = telemetry_cases.sums_of_records(records)
     for proxy_name, what in (
         ("web", "closed.client_reset"), ("web", "closed.target_reset"), ("web", "closed.completed"),
         ("few", "rejected.connection_limit"), ("closed", "rejected.source_not_authorized"),
@@ -191,7 +191,7 @@ def test_all_tell_the_same(env, pki):
         record["proxy"] == "over" for record in tried
     )
     statsd.assert_clean()
-    for gauge, value in ((f"proxy.{name}.connections.active", 0) for name in crowd.address):
+    for gauge, value in ((f"proxy.{name}.connections.active", 0) for name in random_traffic.address):
         statsd.wait_gauge(gauge, value)
     timers = statsd.timer_counts()
     accepted = sum(value for (_, what), value in sums.items() if what == "accepted")
@@ -200,30 +200,30 @@ def test_all_tell_the_same(env, pki):
     first = [record for record in ends(records) if record["timings"]["first_byte_ms"] is not None]
     assert round(sum(value for name, value in timers.items() if name.endswith(".time.first_byte")), 3) == len(first)
     bitflow.stop()
-    observe_cases.assert_log_tells(bitflow.log_lines(), records)
-    observe_cases.assert_sentry_got(spotlight, records)
+    telemetry_cases.assert_log_tells(bitflow.log_lines(), records)
+    telemetry_cases.assert_sentry_got(spotlight, records)
     assert not family(statsd, "telemetry.dropped"), family(statsd, "telemetry.dropped")
 
 
 def test_a_reload_takes_a_proxy_and_a_target_away(env, pki):
     """What they counted, and what their last connections still do, arrives; their gauge does not stay."""
-    crowd, statsd, listener = Crowd(env, pki), env.keep(Datagrams()), env.listen()
-    entries = {entry["name"]: entry for entry in crowd.proxies()}
+    random_traffic, statsd, listener = Crowd(env, pki), env.keep(Datagrams()), env.listen()
+    entries = {entry["name"]: entry for entry in random_traffic.proxies()}
     waiting = {"name": "waiting", "address": listener.address}
     entries["gone"]["targets"] = [waiting]
     entries["over"]["targets"].append(waiting)
     bitflow = env.start(
         *entries.values(), application=all_on(statsd), plan=hosts.no_names(env), server={"drain_timeout": "5s"}
     )
-    pairs = [env.pair(crowd.address["gone"], listener) for _ in range(3)]
+    pairs = [env.pair(random_traffic.address["gone"], listener) for _ in range(3)]
     for client, target in pairs:
         client.sendall(bytes(500))
         sockets.receive_exactly(target, 500)
     statsd.wait_gauge("proxy.gone.connections.active", 3)
-    crowd.kinds = [crowd.echoes, crowd.downloads, crowd.goes_over, crowd.is_plain_at_tls]
+    random_traffic.kinds = [random_traffic.echoes, random_traffic.downloads, random_traffic.goes_over, random_traffic.is_plain_at_tls]
     count = scale(120, 60)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        load = pool.submit(crowd.run, count, 10)
+        load = pool.submit(random_traffic.run, count, 10)
         wait_for(lambda: len(ends(bitflow.records())) > count // 4, "some have ended")
         del entries["gone"]
         del entries["over"]["targets"][1]  # "missing"
@@ -251,7 +251,7 @@ def test_a_reload_takes_a_proxy_and_a_target_away(env, pki):
 
 def test_a_drain_brings_all_home(env, pki):
     """Sent off before the exit: the ends of those that were cut, bytes, and an error that came during the drain."""
-    crowd, listener = Crowd(env, pki), env.listen()
+    random_traffic, listener = Crowd(env, pki), env.listen()
     statsd, receiver = env.keep(Datagrams()), env.keep(Scripted())
     full = env.listen(backlog=0)
     full.fill_queue()
@@ -259,7 +259,7 @@ def test_a_drain_brings_all_home(env, pki):
     late = {"name": "late", "address": full.address, "connect_timeout": "700ms"}
     hold = env.address()
     bitflow = env.start(
-        *crowd.proxies(),
+        *random_traffic.proxies(),
         proxy(slow, late, name="slow", **RECORDS),
         proxy(hold, listener.address, name="hold", **RECORDS),
         application=all_on(statsd, receiver),
@@ -268,7 +268,7 @@ def test_a_drain_brings_all_home(env, pki):
     )
     pairs = [env.pair(hold, listener) for _ in range(scale(60, 20))]
     count = scale(100, 40)
-    crowd.run(count, 20)
+    random_traffic.run(count, 20)
     dialling = env.connect(slow)
     wait_for(lambda: any(name.startswith("slow#") for name in bitflow.thread_names()), "it is dialling")
     bitflow.signal(signal.SIGTERM)
@@ -281,11 +281,11 @@ def test_a_drain_brings_all_home(env, pki):
     assert bitflow.wait_ended(15) == 0
     dialling.close()
     records = bitflow.records()
-    sums = observe_cases.sums_of_records(records)
+    sums = telemetry_cases.sums_of_records(records)
     assert len(ends(records)) == count + len(pairs) + 1
     assert sums["hold", "closed.drain"] == len(pairs) // 2 and sums["slow", "closed.connect_timeout"] == 1
     assert sums["hold", "from_client"] == 1234 * len(pairs)
     wait_sums(bitflow, statsd)
-    observe_cases.assert_each_ends_once(records)
-    observe_cases.assert_log_tells(bitflow.log_lines(), records)
-    observe_cases.assert_sentry_got(receiver, records)
+    telemetry_cases.assert_each_ends_once(records)
+    telemetry_cases.assert_log_tells(bitflow.log_lines(), records)
+    telemetry_cases.assert_sentry_got(receiver, records)

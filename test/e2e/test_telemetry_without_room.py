@@ -16,11 +16,11 @@ import time
 import pytest
 
 import bitflow_process
-import observe_cases
+import telemetry_cases
 import sockets
 from environment import proxy
 from metrics_cases import PROXY
-from observe_cases import Datagrams, all_on, assert_each_ends_once, check_schema, ends, wait_sums
+from telemetry_cases import Datagrams, all_on, assert_each_ends_once, check_schema, ends, wait_sums
 from sentry_peers import Scripted
 from waiting import Stopwatch, pace, scale, wait_for
 
@@ -106,13 +106,13 @@ def be_unheard(env, case, receiver):
     count = scale(60, 20)
     for number in range(count):
         with sockets.connect(address) as client:
-            observe_cases.timed_round_trips(client, 5)
+            telemetry_cases.timed_round_trips(client, 5)
             sockets.round_trip(client, random.Random(number).randbytes(5000))
     sockets.was_rejected(env.connect(bad))
     wait_for(lambda: len(ends(records_at(log))) == count + 1, lambda: f"{len(records_at(log))} records")
-    observe_cases.wait_equal(
-        lambda: observe_cases.sums_of_records(records_at(log)),
-        lambda: observe_cases.sums_of_counters(statsd.counters()),
+    telemetry_cases.wait_equal(
+        lambda: telemetry_cases.sums_of_records(records_at(log)),
+        lambda: telemetry_cases.sums_of_counters(statsd.counters()),
     )
     assert_each_ends_once(records_at(log))
     check_schema(records_at(log), every=10)
@@ -131,7 +131,7 @@ def be_unheard(env, case, receiver):
 def test_log_that_nobody_takes(env):
     """No line goes where a client's bytes should, none holds anything up; lost ones are counted."""
     with Scripted() as receiver:
-        observe_cases.all_of(
+        telemetry_cases.all_of(
             ["closed", "a full disk", "a full pipe", "a pipe without a reader"],
             lambda case: be_unheard(env, case, receiver),
         )
