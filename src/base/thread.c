@@ -4,9 +4,12 @@
 #include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/queue.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #include "bitflow/base/clock.h"
@@ -14,8 +17,50 @@
 #include "bitflow/base/crash.h"
 #include "bitflow/base/mutex.h"
 #include "bitflow/base/text.h"
-#include "thread_list.h"
 #include "thread_scheduling.h"
+
+// The threads that are running, for a debugger: the kernel's name of a thread is not in a core file, and what it runs
+// is not always in its registers. Nothing in the process reads the list. A thread enters it once, when it starts; what
+// changes with its tasks are plain stores of its own.
+
+// Lives on the stack of its thread.
+struct listed_thread {
+    TAILQ_ENTRY(listed_thread) link;
+    pid_t id; // the kernel's
+    char name[THREAD_NAME_SIZE];
+    uintptr_t task; // the function that it runs; 0: it waits for one
+    const void *argument;
+};
+
+static struct mutex list_lock = MUTEX_INIT;
+// src/gdb knows it by name.
+static TAILQ_HEAD(, listed_thread) all_threads GUARDED_BY(list_lock) = TAILQ_HEAD_INITIALIZER(all_threads);
+static _Thread_local struct listed_thread *own;
+
+// The calling thread, until it leaves.
+static void thread_list_enter(struct listed_thread *self)
+{
+    self->id = gettid();
+    mutex_lock(&list_lock);
+    TAILQ_INSERT_TAIL(&all_threads, self, link);
+    mutex_unlock(&list_lock);
+    own = self;
+}
+
+static void thread_list_leave(struct listed_thread *self)
+{
+    own = NULL;
+    mutex_lock(&list_lock);
+    TAILQ_REMOVE(&all_threads, self, link);
+    mutex_unlock(&list_lock);
+}
+
+// The calling thread's name, which has its final length; one that is not listed has none.
+static void thread_list_set_name(const char name[THREAD_NAME_SIZE])
+{
+    if (own != NULL)
+        memcpy(own->name, name, THREAD_NAME_SIZE);
+}
 
 // One thread of a pool; lives on that thread's stack. While parked, it is linked into the pool.
 struct pooled_thread {

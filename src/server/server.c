@@ -1,6 +1,7 @@
 #include "bitflow/server/server.h"
 
 #include <signal.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -9,16 +10,41 @@
 #include "bitflow/base/log.h"
 #include "bitflow/base/signals.h"
 #include "bitflow/base/thread.h"
+#include "bitflow/config/config.h"
 #include "bitflow/proxy/connection.h"
 #include "bitflow/proxy/proxy.h"
 #include "bitflow/relay/relay.h"
+#include "bitflow/sentry/sentry.h"
 #include "bitflow/tls/tls_arithmetic.h"
 #include "bitflow/tls/tls_context.h"
 #include "bitflow/version.h"
 #include "debugger.h"
-#include "error_reports.h"
 #include "listeners.h"
 #include "metrics_report.h"
+
+#define FLUSH_TIME (3 * NS_PER_S)
+
+// All that can fail, before the configuration is put in force.
+static bool error_reports_prepare(const struct config *config, struct error *error)
+{
+    return config->sentry_dsn == NULL || sentry_prepare(error);
+}
+
+static void error_reports_configure(const struct config *config)
+{
+    const struct sentry_settings settings = {
+        .dsn = config->sentry_dsn,
+        .environment = config->sentry_environment,
+        .authority = config->sentry_authority.path,
+    };
+    sentry_configure(&settings);
+}
+
+// Sends what is left, for a few seconds at most.
+static void error_reports_end(void)
+{
+    sentry_end(deadline_after(FLUSH_TIME));
+}
 
 #define WORKERS_PARKED_MAX 512
 #define WORKER_IDLE_TIME (10 * NS_PER_S)

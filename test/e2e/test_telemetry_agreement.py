@@ -160,12 +160,12 @@ class Crowd:
 
 def test_all_tell_the_same(env, pki):
     """As real receivers heard it."""
-    random_traffic, statsd, spotlight = Crowd(env, pki), env.keep(Statsd()), env.keep(Spotlight())
+    crowd, statsd, spotlight = Crowd(env, pki), env.keep(Statsd()), env.keep(Spotlight())
     bitflow = env.start(
-        *random_traffic.proxies(), application=all_on(statsd, spotlight), plan=hosts.no_names(env)
+        *crowd.proxies(), application=all_on(statsd, spotlight), plan=hosts.no_names(env)
     )
     count = scale(400, 150)
-    random_traffic.run(count)
+    crowd.run(count)
     records = wait_for(
         lambda: (found := bitflow.records()) and len(ends(found)) == count and found,
         lambda: f"{count} ends, there are {len(ends(bitflow.records()))}",
@@ -191,7 +191,7 @@ def test_all_tell_the_same(env, pki):
         record["proxy"] == "over" for record in tried
     )
     statsd.assert_clean()
-    for gauge, value in ((f"proxy.{name}.connections.active", 0) for name in random_traffic.address):
+    for gauge, value in ((f"proxy.{name}.connections.active", 0) for name in crowd.address):
         statsd.wait_gauge(gauge, value)
     timers = statsd.timer_counts()
     accepted = sum(value for (_, what), value in sums.items() if what == "accepted")
@@ -207,23 +207,23 @@ def test_all_tell_the_same(env, pki):
 
 def test_a_reload_takes_a_proxy_and_a_target_away(env, pki):
     """What they counted, and what their last connections still do, arrives; their gauge does not stay."""
-    random_traffic, statsd, listener = Crowd(env, pki), env.keep(Datagrams()), env.listen()
-    entries = {entry["name"]: entry for entry in random_traffic.proxies()}
+    crowd, statsd, listener = Crowd(env, pki), env.keep(Datagrams()), env.listen()
+    entries = {entry["name"]: entry for entry in crowd.proxies()}
     waiting = {"name": "waiting", "address": listener.address}
     entries["gone"]["targets"] = [waiting]
     entries["over"]["targets"].append(waiting)
     bitflow = env.start(
         *entries.values(), application=all_on(statsd), plan=hosts.no_names(env), server={"drain_timeout": "5s"}
     )
-    pairs = [env.pair(random_traffic.address["gone"], listener) for _ in range(3)]
+    pairs = [env.pair(crowd.address["gone"], listener) for _ in range(3)]
     for client, target in pairs:
         client.sendall(bytes(500))
         sockets.receive_exactly(target, 500)
     statsd.wait_gauge("proxy.gone.connections.active", 3)
-    random_traffic.kinds = [random_traffic.echoes, random_traffic.downloads, random_traffic.goes_over, random_traffic.is_plain_at_tls]
+    crowd.kinds = [crowd.echoes, crowd.downloads, crowd.goes_over, crowd.is_plain_at_tls]
     count = scale(120, 60)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        load = pool.submit(random_traffic.run, count, 10)
+        load = pool.submit(crowd.run, count, 10)
         wait_for(lambda: len(ends(bitflow.records())) > count // 4, "some have ended")
         del entries["gone"]
         del entries["over"]["targets"][1]  # "missing"
@@ -251,7 +251,7 @@ def test_a_reload_takes_a_proxy_and_a_target_away(env, pki):
 
 def test_a_drain_brings_all_home(env, pki):
     """Sent off before the exit: the ends of those that were cut, bytes, and an error that came during the drain."""
-    random_traffic, listener = Crowd(env, pki), env.listen()
+    crowd, listener = Crowd(env, pki), env.listen()
     statsd, receiver = env.keep(Datagrams()), env.keep(Scripted())
     full = env.listen(backlog=0)
     full.fill_queue()
@@ -259,7 +259,7 @@ def test_a_drain_brings_all_home(env, pki):
     late = {"name": "late", "address": full.address, "connect_timeout": "700ms"}
     hold = env.address()
     bitflow = env.start(
-        *random_traffic.proxies(),
+        *crowd.proxies(),
         proxy(slow, late, name="slow", **RECORDS),
         proxy(hold, listener.address, name="hold", **RECORDS),
         application=all_on(statsd, receiver),
@@ -268,7 +268,7 @@ def test_a_drain_brings_all_home(env, pki):
     )
     pairs = [env.pair(hold, listener) for _ in range(scale(60, 20))]
     count = scale(100, 40)
-    random_traffic.run(count, 20)
+    crowd.run(count, 20)
     dialling = env.connect(slow)
     wait_for(lambda: any(name.startswith("slow#") for name in bitflow.thread_names()), "it is dialling")
     bitflow.signal(signal.SIGTERM)
