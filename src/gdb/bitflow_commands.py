@@ -6,6 +6,9 @@ loads them by itself where its auto-load safe-path allows.
 
 # Connections and proxies
 
+# Steps of an attempt at a target, by their phases; all else is "dial".
+STEPS = {"socks": "socks", "target_header": "header", "target_handshake": "tls"}
+
 
 class Connection:
     def __init__(self, address):
@@ -13,7 +16,7 @@ class Connection:
         self.value = pointer(address, type_of("struct connection")).dereference()
         self.first = self.second = None  # threads
         self.id = int(self.value["id"])
-        self.stage = enum_name(self.value["stage"], "STAGE_")
+        self.stage = enum_name(self.value["phases"]["current"], "PHASE_")
         self.proxy = text_at(self.value["generation"]["proxy"]["name"])
         self.client = endpoint_text(self.value["client"]["peer"])
         target = self.value["upstream"]["target"]
@@ -22,7 +25,7 @@ class Connection:
         self.from_client, self.from_target = int(sides[0]["bytes"]), int(sides[1]["bytes"])
 
     def age(self, clock):
-        return clock.age(int(self.value["start"]), int(self.value["start_wall"]))
+        return clock.age(int(self.value["phases"]["started"]), int(self.value["start_wall"]))
 
     def threads(self):
         return [thread for thread in (self.first, self.second) if thread is not None]
@@ -184,12 +187,12 @@ By default it is the selected thread's. Its threads' backtraces follow; $connect
                                                         age_text(connection.age(clock)))],
                 ["ended by", "nothing yet" if reason == "none" else reason],
                 ["client", "%s, socket %d" % (connection.client, int(value["entry"]["client"]))]]
-        ingress, upstream = value["ingress"], value["upstream"]
-        if int(ingress["declared"]):
-            rows.append(["declared", endpoint_text(ingress["declared"]["client"])])
-        if int(value["client"]["source"]):
-            rows.append(["source", "has %d connections" % int(value["client"]["source"]["connections"])])
-        name = text_in(ingress["server_name"])
+        client, upstream = value["client"], value["upstream"]
+        if int(client["declared"]):
+            rows.append(["declared", endpoint_text(client["declared"]["client"])])
+        if int(client["source"]):
+            rows.append(["source", "has %d connections" % int(client["source"]["connections"])])
+        name = text_in(client["server_name"])
         if name:
             rows.append(["server name", name])
         if int(upstream["target"]):
@@ -199,14 +202,14 @@ By default it is the selected thread's. Its threads' backtraces follow; $connect
             number = int(value["entry"]["target"])
             rows.append(["target", "%s, %s%s" % (connection.target, place,
                                                  ", socket %d" % number if number >= 0 else "")])
-            rows.append(["attempts", "%d, the last one in %s" % (
-                int(upstream["attempts"]), enum_name(upstream["step"], "UPSTREAM_"))])
-        rows.append(["tls", "client %s, target %s" % ("yes" if int(ingress["tls"]) else "no",
+            step = enum_name(value["phases"]["step"], "PHASE_")
+            rows.append(["attempts", "%d, the last one in %s" % (int(upstream["attempts"]), STEPS.get(step, "dial"))])
+        rows.append(["tls", "client %s, target %s" % ("yes" if int(client["tls"]) else "no",
                                                       "yes" if int(upstream["tls"]) else "no")])
         rows.append(["bytes", "%d from the client, %d from the target" % (connection.from_client,
                                                                          connection.from_target)])
         rows += self.directions(connection)
-        error = text_in(value["error"]["text"])
+        error = text_in(value["failure"]["error"]["text"])
         if error:
             rows.append(["error", error])
         for title, text in rows:

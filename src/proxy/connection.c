@@ -1,7 +1,8 @@
-#include "connection_parts.h"
+#include "connection_internal.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -11,17 +12,10 @@
 #include <unistd.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/base/invariant.h"
 #include "bitflow/net/inherited.h"
 #include "bitflow/net/socket.h"
-
-void client_close(const struct client *client, bool reset)
-{
-    if (client->is_inherited)
-        socket_disconnect(client->fd, reset);
-    else if (reset)
-        socket_set_reset_on_close(client->fd);
-    (void)close(client->fd);
-}
+#include "proxy_protocol_out.h"
 
 uint64_t connection_next_id(void)
 {
@@ -50,7 +44,7 @@ struct connection *connection_create(uint64_t id, struct runtime *runtime, struc
     connection->generation = generation_hold(generation);
     connection->client = *client;
     connection->start_wall = clock_wall();
-    connection->start = clock_now();
+    phases_begin(&connection->phases);
     atomic_fetch_add_explicit(&generation->proxy->accepted, 1, memory_order_relaxed);
     connection->upstream.dialled.fd = -1;
     connection->entry.client = client->fd;
@@ -69,15 +63,14 @@ void connection_abandon(struct connection **connection)
     *connection = NULL;
 }
 
-static void connection_enter(struct connection *connection, enum connection_stage stage)
+// The failure is the reason that the connection ends, unless it was ended from outside already: then a client that is
+// gone, or a call that was cancelled, is only what that looked like from here.
+static bool connection_end(struct connection *connection)
 {
-    atomic_store_explicit(&connection->stage, stage, memory_order_relaxed);
-}
-
-// Returns whether this was the first reason, which is the one that counts.
-static bool connection_end(struct connection *connection, enum close_reason reason)
-{
-    return registry_entry_end(&connection->entry, reason);
+    INVARIANT(connection->failure.reason != CLOSE_NONE);
+    if (!close_reason_settle(&connection->entry.reason, connection->failure.reason))
+        connection->failure.error = ERROR_INIT;
+    return false;
 }
 
 static bool has_reason(const void *subject)
@@ -93,86 +86,67 @@ static bool await_first_byte(struct connection *connection)
     struct pollfd sockets[2] = {{.fd = connection->entry.client, .events = POLLIN},
                                 {.fd = connection->upstream.dialled.fd, .events = POLLIN}};
     int64_t deadline = deadline_after(connection->generation->settings->listener.read_timeout);
+    phases_enter(&connection->phases, PHASE_AWAIT_FIRST_BYTE);
     int ready = deadline_poll(sockets, ARRAY_LENGTH(sockets), deadline);
     if (!has_reason(connection) && (sockets[1].revents != 0 || socket_has_data(connection->entry.client)))
         return true;
-    (void)connection_end(connection, ready == 0 ? CLOSE_CLIENT_READ_TIMEOUT : CLOSE_CLIENT_LEFT);
-    return false;
+    return failure_set(&connection->failure, ready == 0 ? CLOSE_CLIENT_READ_TIMEOUT : CLOSE_CLIENT_LEFT);
 }
 
-// Behind the PROXY protocol the acceptor could not know whose connection it is.
-static bool count_source(struct connection *connection, enum close_reason *reason)
+// The family that the client came by; ADDRESS_ANY: no IP. The client of a socket of both families came by IPv4, too.
+static enum address_family family_of(const struct endpoint *client)
 {
-    const struct proxy_config *settings = connection->generation->settings;
-    if (!settings->listener.proxy_protocol)
-        return true;
-    *reason = source_counts_enter(&connection->generation->proxy->sources, connection_client(connection),
-                                  settings->source_connection_limit, &connection->client.source, &connection->error);
-    return *reason == CLOSE_NONE;
-}
-
-static bool admit_client(struct connection *connection)
-{
-    const struct generation *generation = connection->generation;
-    struct ingress *ingress = &connection->ingress;
-    struct error *error = &connection->error;
-    int client = connection->entry.client;
-    enum close_reason reason;
-    connection->served = clock_now();
-    connection_enter(connection, STAGE_ADMITTING);
-    if (ingress_declare(ingress, &generation->settings->listener, client, &reason, error) &&
-        count_source(connection, &reason) && ingress_admit(ingress, generation, client, &reason, error))
-        return true;
-    if (!connection_end(connection, reason))
-        connection->error = ERROR_INIT; // ended from outside, which looked like a client that left
-    return false;
+    sa_family_t family = client->length > 0 ? client->address.any.sa_family : AF_UNSPEC;
+    if (family == AF_INET)
+        return ADDRESS_IPV4;
+    if (family != AF_INET6)
+        return ADDRESS_ANY;
+    struct sockaddr_in6 inet;
+    memcpy(&inet, &client->address, sizeof inet);
+    return IN6_IS_ADDR_V4MAPPED(&inet.sin6_addr) ? ADDRESS_IPV4 : ADDRESS_IPV6;
 }
 
 // Kept out of other frames: the header takes half a kilobyte.
-__attribute__((noinline)) static bool reach_target(struct connection *connection, struct client_watch *watch)
+__attribute__((noinline)) static bool connect_upstream(struct connection *connection)
 {
-    const struct generation *generation = connection->generation;
-    const struct proxy_config *settings = generation->settings;
-    struct upstream_plan plan = {.settings = settings,
-                                 .targets = generation->targets,
-                                 .rr_counter =
-                                     atomic_fetch_add_explicit(&generation->proxy->rr_counter, 1, memory_order_relaxed),
-                                 .chosen = connection->ingress.target,
-                                 .has_metrics = metrics_are_on(generation->proxy->metrics)};
-    struct connection_ends ends;
+    const struct proxy_config *settings = connection->generation->settings;
+    struct client_watch watch;
     struct proxy_header header;
-    char id[CONNECTION_ID_SIZE];
-    if (settings->enable_proxy_header || settings->enable_dual_stack)
-        connection_ends_of(connection, &ends);
-    if (settings->enable_dual_stack)
-        plan.preferred = connection_family(&ends);
-    if (settings->enable_proxy_header) {
-        connection_describe(connection, &ends, id, &header);
-        plan.header = &header;
-    }
+    char id[PROXY_PROTOCOL_OUT_ID_SIZE];
+    client_watch_init(&watch, connection->entry.client);
+    watch.is_over = has_reason;
+    watch.subject = connection;
     struct log_context context = connection_log_context(connection);
-    return upstream_connect(&connection->upstream, &plan, watch, &context, &connection->error);
+    struct upstream_terms terms = {.generation = connection->generation,
+                                   .chosen = connection->client.target,
+                                   .watch = &watch,
+                                   .context = &context};
+    if (settings->enable_dual_stack)
+        terms.preferred = family_of(client_address(&connection->client));
+    if (settings->enable_proxy_header) {
+        proxy_protocol_out_describe(&connection->client, connection->id, id, &header);
+        terms.header = &header;
+    }
+    return upstream_connect(&connection->upstream, &terms, &connection->phases, &connection->failure);
 }
 
 static bool dial_target(struct connection *connection)
 {
-    struct client_watch watch;
-    connection->admitted = clock_now();
-    connection_enter(connection, STAGE_DIALLING);
-    client_watch_init(&watch, connection->entry.client);
-    watch.is_over = has_reason;
-    watch.subject = connection;
-    if (!reach_target(connection, &watch)) {
-        if (!connection_end(connection, upstream_failure(&connection->upstream, connection->error.code)))
-            connection->error = ERROR_INIT; // ended from outside, which looked like a client that left
-        return false;
-    }
-    if (connection->upstream.dialled.is_borrowed && !await_first_byte(connection))
-        return false;
-    registry_set_target(connection->runtime->registry, &connection->entry, connection->upstream.dialled.fd);
+    struct upstream *upstream = &connection->upstream;
+    phases_enter(&connection->phases, PHASE_DIALLING);
+    if (!connect_upstream(connection) || (upstream->dialled.is_borrowed && !await_first_byte(connection)))
+        return connection_end(connection);
+    registry_set_target(connection->runtime->registry, &connection->entry, upstream->dialled.fd);
     connection_log_connected(connection);
     connection_count_connected(connection);
     return true;
+}
+
+static bool admit_client(struct connection *connection)
+{
+    phases_enter(&connection->phases, PHASE_ADMITTING);
+    return client_admit(&connection->client, connection->generation, &connection->phases, &connection->failure) ||
+           connection_end(connection);
 }
 
 static void relay_target(struct connection *connection)
@@ -180,11 +154,10 @@ static void relay_target(struct connection *connection)
     const struct listener_config *listener = &connection->generation->settings->listener;
     const struct target_config *target = connection->upstream.target->settings;
     struct relay *relay = &connection->relay;
-    connection->relay_start = clock_now();
-    connection_enter(connection, STAGE_RELAYING);
+    phases_enter(&connection->phases, PHASE_RELAYING);
     connection_begin_records(connection);
     relay->sockets[RELAY_CLIENT].fd = connection->entry.client;
-    relay->sockets[RELAY_CLIENT].tls = connection->ingress.tls;
+    relay->sockets[RELAY_CLIENT].tls = connection->client.tls;
     relay->sockets[RELAY_CLIENT].read_timeout = listener->read_timeout;
     relay->sockets[RELAY_CLIENT].write_timeout = listener->write_timeout;
     relay->sockets[RELAY_TARGET].fd = connection->entry.target;
@@ -194,12 +167,10 @@ static void relay_target(struct connection *connection)
     relay->threads = connection->runtime->threads;
     relay->reason = &connection->entry.reason;
     connection_thread_name(relay->second_thread_name, connection->generation->proxy->name, connection->id, '<');
-    struct failure failure = {.reason = CLOSE_NONE};
-    relay_run(relay, &connection->relayed, &failure);
-    error_pass(&connection->error, &failure.error);
+    relay_run(relay, &connection->relayed, &connection->failure);
 }
 
-static void close_target(struct connection *connection)
+static void close_target(const struct connection *connection)
 {
     const struct dial_result *dialled = &connection->upstream.dialled;
     if (dialled->fd < 0)
@@ -210,36 +181,33 @@ static void close_target(struct connection *connection)
         (void)close(dialled->fd);
     else
         // A relay has touched it, if only by an end of stream, or a header or a handshake has.
-        inherited_return(dialled->fd, connection->relay_start != 0 || connection->upstream.is_header_sent ||
-                                          connection->upstream.tls != NULL);
-}
-
-static void close_sockets(struct connection *connection)
-{
-    registry_remove(connection->runtime->registry, &connection->entry);
-    close_target(connection);
-    client_close(&connection->client, connection->relayed.reset_client);
+        inherited_return(dialled->fd, connection->phases.last == PHASE_RELAYING ||
+                                          connection->upstream.is_header_sent || connection->upstream.tls != NULL);
 }
 
 // The clients see the end before the records are written: a slow disk delays no one but this thread.
 static void finish(struct connection *connection)
 {
+    struct runtime *runtime = connection->runtime;
+    struct proxy *proxy = connection->generation->proxy;
     bool is_logged = connection_is_logged(connection);
-    struct socket_facts facts;
-    reports_remove(connection->runtime->reports, &connection->report); // before anything is changed that they tell of
-    connection->ended = clock_now();
-    connection_enter(connection, STAGE_CLOSING);
+    struct connection_sockets sockets;
+    INVARIANT(has_reason(connection));
+    periodic_records_remove(runtime->periodic_records, &connection->periodic_record); // before what they tell changes
+    phases_enter(&connection->phases, PHASE_CLOSING);
     if (is_logged)
-        connection_socket_facts(connection, &facts);
-    close_sockets(connection);
+        connection_look_at_sockets(connection, &sockets);
+    registry_remove(runtime->registry, &connection->entry);
+    close_target(connection);
+    client_close(&connection->client, connection->relayed.reset_client);
     connection_count_closed(connection);
     upstream_leave(&connection->upstream);
-    proxy_leave(connection->generation->proxy);
-    source_counts_leave(&connection->generation->proxy->sources, &connection->client.source);
-    reports_settle(connection->runtime->reports, &connection->report);
+    proxy_leave(proxy);
+    source_counts_leave(&proxy->sources, &connection->client.source);
+    periodic_records_settle(runtime->periodic_records, &connection->periodic_record);
     if (is_logged)
-        connection_write_records(connection, &facts);
-    ingress_release(&connection->ingress);
+        connection_write_records(connection, &sockets);
+    client_release(&connection->client);
     upstream_release(&connection->upstream);
     generation_drop(&connection->generation);
     free(connection);

@@ -4,7 +4,7 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
-#include "connection_parts.h"
+#include "connection_internal.h"
 
 static struct proxy_metrics *metrics_of(const struct connection *connection)
 {
@@ -29,19 +29,16 @@ static void time_phase(struct proxy_metrics *metrics, enum proxy_time which, int
         metric_time(&metrics->times[which], duration);
 }
 
-// Of handshakes and dials only those that went well: how long others took says how patient we are.
+// Of the phases before the relay only those of connections that came to it: how long others took says what their bounds
+// are.
 void connection_count_connected(const struct connection *connection)
 {
     struct proxy_metrics *metrics = metrics_of(connection);
-    const struct upstream *upstream = &connection->upstream;
     if (!metrics_are_on(metrics))
         return;
-    time_phase(metrics, PROXY_TIME_RESOLVE, upstream->resolve_time);
-    time_phase(metrics, PROXY_TIME_CONNECT, upstream->connect_time);
-    if (connection->ingress.tls != NULL)
-        time_phase(metrics, PROXY_TIME_CLIENT_HANDSHAKE, connection->ingress.tls->info.handshake_time);
-    if (upstream->tls != NULL)
-        time_phase(metrics, PROXY_TIME_TARGET_HANDSHAKE, upstream->tls->info.handshake_time);
+    for (enum phase phase = PHASE_ACCEPTING; phase < PHASE_RELAYING; phase++)
+        if (phase_rows[phase].timer != PHASE_NO_TIMER)
+            time_phase(metrics, phase_rows[phase].timer, connection->phases.spent[phase]);
 }
 
 // What has come since the last time. Under the registry's lock, or after the connection has left it.
@@ -60,7 +57,7 @@ static void count_progress(struct connection *connection, bool is_counted)
         return;
     reported->has_first_byte = true;
     if (is_counted)
-        time_phase(metrics, PROXY_TIME_FIRST_BYTE, first_byte - connection->relay_start);
+        time_phase(metrics, phase_rows[PHASE_FIRST_BYTE].timer, first_byte - connection->phases.since);
 }
 
 static bool is_client_handshake(enum close_reason reason)
@@ -74,7 +71,7 @@ static void count_handshake_failure(const struct connection *connection, enum cl
 {
     if (connection->generation->settings->listener.tls == NULL || !is_client_handshake(reason))
         return;
-    enum tls_failure why = connection->ingress.tls == NULL ? TLS_FAILURE_NONE : connection->ingress.tls->info.failure;
+    enum tls_failure why = connection->client.tls == NULL ? TLS_FAILURE_NONE : connection->client.tls->info.failure;
     if (why == TLS_FAILURE_NONE)
         why = reason == CLOSE_CLIENT_HANDSHAKE_TIMEOUT ? TLS_FAILURE_TIMEOUT : TLS_FAILURE_SERVER_NAME;
     metric_add(&metrics_of(connection)->handshake_failed[why], 1);
@@ -89,7 +86,7 @@ void connection_count_closed(struct connection *connection)
     count_progress(connection, true);
     count_handshake_failure(connection, reason);
     metric_add(&metrics->closed[reason], 1);
-    time_phase(metrics, PROXY_TIME_LIFETIME, connection->ended - connection->start);
+    time_phase(metrics, PROXY_TIME_LIFETIME, connection->phases.ended - connection->phases.started);
 }
 
 static void visit(struct registry_entry *entry, void *argument)

@@ -1,34 +1,18 @@
-// What is said of a connection: the records of its end, and lines of the application log.
+// What is said of a connection: the records of the connection log, and lines of the application log.
 
-#include "connection_parts.h"
-
+#include <jansson.h>
 #include <stddef.h>
 #include <string.h>
 
 #include "bitflow/base/clock.h"
-#include "bitflow/base/compiler.h"
 #include "bitflow/net/socket.h"
+#include "bitflow/telemetry/json_builder.h"
+#include "connection_internal.h"
+#include "proxy_protocol_in.h"
 
 struct log_context connection_log_context(const struct connection *connection)
 {
     return (struct log_context){.proxy = connection->generation->proxy->name, .connection = connection->id};
-}
-
-static void name_ends(const struct connection_ends *ends, struct socket_facts *facts)
-{
-    endpoint_format(&ends->client, facts->client);
-    endpoint_format(&ends->local, facts->local);
-}
-
-void connection_socket_facts(const struct connection *connection, struct socket_facts *facts)
-{
-    const int sockets[] = {[RELAY_CLIENT] = connection->client.fd, [RELAY_TARGET] = connection->upstream.dialled.fd};
-    bool is_wanted = connection->generation->log != NULL; // in the application log it is not
-    struct connection_ends ends;
-    connection_ends_of(connection, &ends);
-    name_ends(&ends, facts);
-    for (size_t i = 0; i < ARRAY_LENGTH(sockets); i++)
-        facts->has_tcp[i] = is_wanted && sockets[i] >= 0 && tcp_facts_of(sockets[i], &facts->tcp[i]);
 }
 
 void connection_log_accepted(const struct connection *connection)
@@ -51,218 +35,286 @@ void connection_log_connected(const struct connection *connection)
     endpoint_format(&upstream->dialled.remote, address);
     log_debug(&context, "connected", "target", upstream->target->settings->name, "address", address, "attempts",
               log_number(attempts, upstream->attempts), "connect_us",
-              log_number(took, upstream->connect_time / NS_PER_US), NULL);
+              log_number(took, connection->phases.spent[PHASE_CONNECT] / NS_PER_US), NULL);
 }
 
-static enum log_level level_of(enum close_reason reason)
+void connection_look_at_sockets(const struct connection *connection, struct connection_sockets *sockets)
 {
-    if (reason == CLOSE_SOURCE_CONNECTION_LIMIT)
-        return LOG_WARN; // as where the client could be rejected before it was let in
-    return close_reason_is_error(reason) ? LOG_ERROR : LOG_INFO;
+    const int fds[] = {[RELAY_CLIENT] = connection->client.fd, [RELAY_TARGET] = connection->upstream.dialled.fd};
+    bool is_wanted = connection->generation->log != NULL;
+    struct endpoint local;
+    client_local_address(&connection->client, &local);
+    endpoint_format(client_address(&connection->client), sockets->client);
+    endpoint_format(&local, sockets->local);
+    for (size_t i = 0; i < ARRAY_LENGTH(fds); i++)
+        sockets->has_tcp[i] = is_wanted && fds[i] >= 0 && tcp_path_info_of(fds[i], &sockets->tcp[i]);
 }
 
-static void write_application_log(const struct connection *connection, const struct connection_record *record,
-                                  enum close_reason reason)
+static enum close_reason reason_of(const struct connection *connection)
 {
-    enum log_level level = level_of(reason);
-    if (!log_enabled(level))
-        return;
-    struct log_context context = connection_log_context(connection);
-    char from_client[LOG_NUMBER_SIZE], from_target[LOG_NUMBER_SIZE], total[LOG_NUMBER_SIZE];
-    log_write(level, &context, close_reason_text(reason), "reason", record->reason, "ended_by", record->ended_by,
-              "client", record->client, "sni", record->sni, "target", record->target_name, "bytes_from_client",
-              log_number(from_client, (int64_t)record->bytes_from_client), "bytes_from_target",
-              log_number(from_target, (int64_t)record->bytes_from_target), "total_ms",
-              log_number(total, record->total_time / NS_PER_MS), "error", record->error, NULL);
+    return atomic_load_explicit(&connection->entry.reason, memory_order_relaxed);
 }
 
-static enum ended_by who_ended(const struct connection *connection, enum close_reason reason)
+static const char *who_ended(const struct connection *connection, enum close_reason reason)
 {
-    return reason == CLOSE_COMPLETED ? connection->relayed.ended_by : close_reason_ended_by(reason);
+    return ended_by_name(reason == CLOSE_COMPLETED ? connection->relayed.ended_by : close_reason_ended_by(reason));
 }
 
-static const char *text_or_null(const char *text)
+static const char *error_of(const struct connection *connection)
 {
-    return *text == '\0' ? NULL : text;
+    return connection->failure.error.code == ERROR_NONE ? NULL : connection->failure.error.text;
 }
 
-// NULL: no handshake was begun.
-static const struct connection_tls *describe_tls(const struct tls_session *session, struct connection_tls *out)
+static uint64_t bytes_from(const struct connection *connection, enum relay_side side)
 {
-    if (session == NULL)
-        return NULL;
+    return atomic_load_explicit(&connection->relay.sockets[side].bytes, memory_order_relaxed);
+}
+
+// JSON. What is NULL, or empty, is not known, or was not sent.
+
+static void set_text(struct json_builder *builder, const char *key, const char *value)
+{
+    json_builder_set(builder, key, json_builder_text(value == NULL || *value == '\0' ? NULL : value));
+}
+
+static void set_count(struct json_builder *builder, const char *key, uint64_t value)
+{
+    json_builder_set(builder, key, json_integer((json_int_t)value));
+}
+
+static void set_milliseconds(struct json_builder *builder, const char *key, int64_t ns)
+{
+    json_builder_set(builder, key, json_builder_milliseconds(ns));
+}
+
+// A negative one is not known.
+static void set_known(struct json_builder *builder, const char *key, int64_t value)
+{
+    json_builder_set(builder, key, value < 0 ? json_null() : json_integer(value));
+}
+
+static void set_known_time(struct json_builder *builder, const char *key, int64_t ns)
+{
+    json_builder_set(builder, key, ns < 0 ? json_null() : json_builder_milliseconds(ns));
+}
+
+// A text that the other side chose, up to its first zero byte.
+static void set_header_text(struct json_builder *builder, const char *key, const struct proxy_header_text *text)
+{
+    char copy[(PROXY_HEADER_TEXT_MAX > PROXY_HEADER_ID_MAX ? PROXY_HEADER_TEXT_MAX : PROXY_HEADER_ID_MAX) + 1];
+    size_t length = text->length < sizeof copy ? text->length : sizeof copy - 1;
+    if (length > 0)
+        memcpy(copy, text->bytes, length);
+    copy[length] = '\0';
+    set_text(builder, key, copy);
+}
+
+static json_t *json_of_header(const struct client *client)
+{
+    const struct proxy_protocol_in *declared = client->declared;
+    char peer[ENDPOINT_TEXT_SIZE];
+    if (declared == NULL)
+        return json_null();
+    struct json_builder builder = json_builder_object();
+    endpoint_format(&client->peer, peer);
+    set_count(&builder, "version", declared->version);
+    json_builder_set(&builder, "local", json_boolean(declared->header.is_local));
+    set_text(&builder, "peer", peer);
+    set_header_text(&builder, "authority", &declared->header.authority);
+    set_header_text(&builder, "unique_id", &declared->header.unique_id);
+    return json_builder_finish(&builder);
+}
+
+// Of a side that is TLS; of the peer's certificate only what was verified.
+static json_t *json_of_tls(const struct tls_session *session)
+{
+    if (session == NULL) // or no handshake was begun
+        return json_null();
     const struct tls_info *info = &session->info;
     const char *version = info->version == TLS_1_3 ? "TLSv1.3" : "TLSv1.2";
-    *out = (struct connection_tls){
-        .version = *info->cipher == '\0' ? NULL : version, // both are agreed upon together
-        .cipher = text_or_null(info->cipher),
-        .server_name = text_or_null(info->server_name),
-        .protocol = text_or_null(info->protocol),
-        .peer_subject = text_or_null(info->peer_subject),
-        .peer_names = text_or_null(info->peer_names),
-        .peer_fingerprint = text_or_null(info->peer_fingerprint),
-        .handshake_time = info->handshake_time,
-    };
-    return out;
+    struct json_builder builder = json_builder_object();
+    set_text(&builder, "version", *info->cipher == '\0' ? NULL : version); // both are agreed upon together
+    set_text(&builder, "cipher", info->cipher);
+    set_text(&builder, "server_name", info->server_name);
+    set_text(&builder, "protocol", info->protocol);
+    set_milliseconds(&builder, "handshake_ms", info->handshake_time);
+    set_text(&builder, "peer_subject", info->peer_subject);
+    set_text(&builder, "peer_names", info->peer_names);
+    set_text(&builder, "peer_fingerprint", info->peer_fingerprint);
+    return json_builder_finish(&builder);
 }
 
-// A text that the other side chose, as a string that ends at the first zero byte; NULL: none.
-static const char *copy_text(const struct proxy_header_text *text, char *out, size_t size)
+// With SOCKS5, which of a name's addresses it is, the server knows; what was dialled is the server's.
+static json_t *json_of_target(const struct upstream *upstream)
 {
-    size_t length = text->length < size ? text->length : size - 1;
-    if (length > 0)
-        memcpy(out, text->bytes, length);
-    out[length] = '\0';
-    return text_or_null(out);
+    if (upstream->target == NULL)
+        return json_null();
+    const struct target_config *settings = upstream->target->settings;
+    bool has_socks = settings->socks_proxy != NULL;
+    char configured[ADDRESS_TEXT_SIZE], dialled[ENDPOINT_TEXT_SIZE] = "";
+    if (upstream->dialled.remote.length > 0)
+        endpoint_format(&upstream->dialled.remote, dialled);
+    address_format(&settings->address, configured);
+    static const char scheme[] = "tcp://";
+    const char *name =
+        strncmp(configured, scheme, sizeof scheme - 1) == 0 ? configured + sizeof scheme - 1 : configured;
+    struct json_builder builder = json_builder_object();
+    set_text(&builder, "name", settings->name);
+    set_text(&builder, "address", has_socks && *dialled != '\0' ? name : dialled);
+    set_text(&builder, "via", has_socks ? dialled : NULL);
+    return json_builder_finish(&builder);
 }
 
-// Room for what of a header is told.
-struct header_room {
-    struct connection_header header;
-    char peer[ENDPOINT_TEXT_SIZE];
-    char authority[PROXY_HEADER_TEXT_MAX + 1];
-    char unique_id[PROXY_HEADER_ID_MAX + 1];
-};
-
-// NULL: none came.
-static const struct connection_header *describe_header(const struct connection *connection, struct header_room *room)
+static json_t *json_of_tcp(const struct connection_sockets *sockets, enum relay_side side)
 {
-    const struct declaration *declared = connection->ingress.declared;
-    if (declared == NULL)
-        return NULL;
-    endpoint_format(&connection->client.peer, room->peer);
-    room->header = (struct connection_header){
-        .version = declared->version,
-        .is_local = declared->header.is_local,
-        .peer = room->peer,
-        .authority = copy_text(&declared->header.authority, room->authority, sizeof room->authority),
-        .unique_id = copy_text(&declared->header.unique_id, room->unique_id, sizeof room->unique_id),
-    };
-    return &room->header;
+    const struct tcp_path_info *tcp = &sockets->tcp[side];
+    if (!sockets->has_tcp[side])
+        return json_null();
+    struct json_builder builder = json_builder_object();
+    set_known_time(&builder, "rtt_ms", tcp->rtt);
+    set_known_time(&builder, "rttvar_ms", tcp->rttvar);
+    set_known_time(&builder, "min_rtt_ms", tcp->min_rtt);
+    set_known(&builder, "retransmits", tcp->retransmits);
+    set_known(&builder, "lost", tcp->lost);
+    set_known(&builder, "unacked", tcp->unacked);
+    set_known(&builder, "unsent_bytes", tcp->unsent);
+    set_known(&builder, "bytes_acked", tcp->bytes_acked);
+    set_known(&builder, "bytes_received", tcp->bytes_received);
+    set_known(&builder, "delivery_rate", tcp->delivery_rate);
+    return json_builder_finish(&builder);
 }
 
-// Where the connection really goes, if it isn't to the target itself.
-static const char *describe_via(const struct upstream *upstream, char out[ENDPOINT_TEXT_SIZE])
+// A phase that it did not come to has no duration.
+static json_t *json_of_timings(const int64_t durations[PHASE_COUNT])
 {
-    if (upstream->target == NULL || upstream->target->settings->socks_proxy == NULL ||
-        upstream->dialled.remote.length == 0)
-        return NULL;
-    endpoint_format(&upstream->dialled.remote, out);
-    return out;
+    struct json_builder builder = json_builder_object();
+    for (enum phase phase = 0; phase < PHASE_COUNT; phase++)
+        if (phase_rows[phase].key != NULL)
+            set_known_time(&builder, phase_rows[phase].key, durations[phase] == 0 ? -1 : durations[phase]);
+    return json_builder_finish(&builder);
 }
 
-// NULL: none was tried, or it has none.
-static const char *describe_address(const struct upstream *upstream, char out[ADDRESS_TEXT_SIZE])
+// The phase that it is in, or has ended in, and the step that it came to within that.
+static void set_phase(struct json_builder *builder, const struct phases *phases)
 {
-    _Static_assert(ADDRESS_TEXT_SIZE >= ENDPOINT_TEXT_SIZE, "either fits");
-    if (upstream->target == NULL || upstream->dialled.remote.length == 0)
-        return NULL;
-    if (upstream->target->settings->socks_proxy != NULL) {
-        // Which of a name's addresses it is, the SOCKS5 server knows.
-        static const char scheme[] = "tcp://";
-        address_format(&upstream->target->settings->address, out);
-        return strncmp(out, scheme, sizeof scheme - 1) == 0 ? out + sizeof scheme - 1 : out;
-    }
-    endpoint_format(&upstream->dialled.remote, out);
-    return out;
+    const struct phase_row *phase = &phase_rows[phases->last], *step = &phase_rows[phases->step];
+    set_text(builder, "phase", phase->name);
+    set_text(builder, "step", strcmp(step->name, phase->name) == 0 ? step->step : NULL);
 }
+
+static json_t *json_of_connection(const struct connection *connection, enum connection_event event,
+                                  const struct connection_sockets *sockets, int64_t now, int64_t wall)
+{
+    static const char *const events[] = {[CONNECTION_ENDED] = "connection",
+                                         [CONNECTION_REJECTED] = "rejected",
+                                         [CONNECTION_CONNECTED] = "connected",
+                                         [CONNECTION_ACTIVE] = "active"};
+    bool has_ended = event == CONNECTION_ENDED || event == CONNECTION_REJECTED;
+    enum close_reason reason = reason_of(connection);
+    int64_t durations[PHASE_COUNT];
+    int64_t first_byte = atomic_load_explicit(&connection->relay.first_byte, memory_order_relaxed);
+    int64_t age = phases_durations(&connection->phases, first_byte, now, durations);
+    struct json_builder builder = json_builder_object();
+    set_text(&builder, "event", events[event]);
+    set_count(&builder, "id", connection->id);
+    set_text(&builder, "proxy", connection->generation->proxy->name);
+    json_builder_set(&builder, "time", json_builder_time(wall));
+    json_builder_set(&builder, "start", json_builder_time(connection->start_wall));
+    json_builder_set(&builder, "end", has_ended ? json_builder_time(wall) : json_null());
+    set_text(&builder, "client", sockets->client);
+    set_text(&builder, "local", sockets->local);
+    json_builder_set(&builder, "proxy_header", json_of_header(&connection->client));
+    set_text(&builder, "sni", connection->client.server_name);
+    json_builder_set(&builder, "client_tls", json_of_tls(connection->client.tls));
+    json_builder_set(&builder, "target", json_of_target(&connection->upstream));
+    json_builder_set(&builder, "target_tls", json_of_tls(connection->upstream.tls));
+    set_count(&builder, "attempts", connection->upstream.attempts);
+    set_milliseconds(&builder, "resolve_ms", durations[PHASE_RESOLVE]);
+    set_milliseconds(&builder, "connect_ms", durations[PHASE_CONNECT]);
+    set_milliseconds(&builder, "total_ms", age);
+    json_builder_set(&builder, "timings", json_of_timings(durations));
+    set_count(&builder, "bytes_from_client", bytes_from(connection, RELAY_CLIENT));
+    set_count(&builder, "bytes_from_target", bytes_from(connection, RELAY_TARGET));
+    json_builder_set(&builder, "client_tcp", json_of_tcp(sockets, RELAY_CLIENT));
+    json_builder_set(&builder, "target_tcp", json_of_tcp(sockets, RELAY_TARGET));
+    set_phase(&builder, &connection->phases);
+    set_text(&builder, "reason", has_ended ? close_reason_name(reason) : NULL);
+    set_text(&builder, "ended_by", has_ended ? who_ended(connection, reason) : NULL);
+    set_text(&builder, "error", has_ended ? error_of(connection) : NULL);
+    return json_builder_finish(&builder);
+}
+
+void connection_record_render(const struct connection *connection, enum connection_event event,
+                              const struct connection_sockets *sockets, int64_t now, int64_t wall,
+                              struct connection_line *line)
+{
+    connection_line_init(line, json_of_connection(connection, event, sockets, now, wall));
+}
+
+// When the records are written.
 
 bool connection_is_logged(const struct connection *connection)
 {
-    enum close_reason reason = atomic_load_explicit(&connection->entry.reason, memory_order_relaxed);
-    return connection->generation->log != NULL || log_enabled(level_of(reason));
+    return connection->generation->log != NULL || log_enabled(close_reason_level(reason_of(connection)));
 }
 
-// Where the texts of a record lie that are not the connection's own.
-struct record_room {
-    char target_address[ADDRESS_TEXT_SIZE];
-    char via[ENDPOINT_TEXT_SIZE];
-    struct connection_tls client_tls, target_tls;
-    struct header_room header;
-};
-
-static const struct tcp_facts *tcp_of(const struct socket_facts *facts, enum relay_side side)
+static void write_record(const struct connection *connection, enum connection_event event,
+                         const struct connection_sockets *sockets, int64_t wall)
 {
-    return facts->has_tcp[side] ? &facts->tcp[side] : NULL;
+    struct connection_line line;
+    connection_record_render(connection, event, sockets, clock_now(), wall, &line);
+    connection_log_write(connection->generation->log, &line);
+    connection_line_release(&line);
 }
 
-// All but how it ended.
-static struct connection_record describe(const struct connection *connection, enum connection_event event,
-                                         const struct socket_facts *facts, struct record_room *room)
+void connection_write_records(const struct connection *connection, const struct connection_sockets *sockets)
 {
-    const struct upstream *upstream = &connection->upstream;
-    struct connection_record record = {
-        .event = event,
-        .id = connection->id,
-        .proxy = connection->generation->proxy->name,
-        .start = connection->start_wall,
-        .time = clock_wall(),
-        .client = facts->client,
-        .local = facts->local,
-        .proxy_header = describe_header(connection, &room->header),
-        .sni = text_or_null(connection->ingress.server_name),
-        .client_tls = describe_tls(connection->ingress.tls, &room->client_tls),
-        .target_tls = describe_tls(upstream->tls, &room->target_tls),
-        .client_tcp = tcp_of(facts, RELAY_CLIENT),
-        .target_tcp = tcp_of(facts, RELAY_TARGET),
-        .target_name = upstream->target == NULL ? NULL : upstream->target->settings->name,
-        .target_address = describe_address(upstream, room->target_address),
-        .via = describe_via(upstream, room->via),
-        .attempts = upstream->attempts,
-        .bytes_from_client = atomic_load_explicit(&connection->relay.sockets[RELAY_CLIENT].bytes, memory_order_relaxed),
-        .bytes_from_target = atomic_load_explicit(&connection->relay.sockets[RELAY_TARGET].bytes, memory_order_relaxed),
-    };
-    record.total_time = connection_timings_of(connection, clock_now(), &record.timings);
-    record.phase = connection_phase(connection, &record.step);
-    return record;
-}
-
-void connection_write_records(struct connection *connection, const struct socket_facts *facts)
-{
-    enum close_reason reason = atomic_load(&connection->entry.reason);
-    struct record_room room;
-    struct connection_record record = describe(connection, CONNECTION_ENDED, facts, &room);
-    record.reason = close_reason_name(reason);
-    record.ended_by = ended_by_name(who_ended(connection, reason));
-    record.error = connection->error.code == ERROR_NONE ? NULL : connection->error.text;
-    write_application_log(connection, &record, reason);
+    enum close_reason reason = reason_of(connection);
+    enum log_level level = close_reason_level(reason);
+    if (log_enabled(level)) {
+        const struct phases *phases = &connection->phases;
+        const struct target *target = connection->upstream.target;
+        const char *sni = connection->client.server_name;
+        struct log_context context = connection_log_context(connection);
+        char from_client[LOG_NUMBER_SIZE], from_target[LOG_NUMBER_SIZE], total[LOG_NUMBER_SIZE];
+        log_write(level, &context, close_reason_text(reason), "reason", close_reason_name(reason), "ended_by",
+                  who_ended(connection, reason), "client", sockets->client, "sni", *sni == '\0' ? NULL : sni, "target",
+                  target == NULL ? NULL : target->settings->name, "bytes_from_client",
+                  log_number(from_client, (int64_t)bytes_from(connection, RELAY_CLIENT)), "bytes_from_target",
+                  log_number(from_target, (int64_t)bytes_from(connection, RELAY_TARGET)), "total_ms",
+                  log_number(total, (phases->ended - phases->started) / NS_PER_MS), "error", error_of(connection),
+                  NULL);
+    }
     if (connection->generation->log != NULL)
-        connection_log_write(connection->generation->log, &record);
+        write_record(connection, CONNECTION_ENDED, sockets, clock_wall());
 }
 
-static void render_alive(const struct connection *connection, enum connection_event event, struct connection_line *line)
+static const struct connection *connection_of(const struct periodic_record *periodic_record)
 {
-    struct record_room room;
-    struct socket_facts facts;
-    connection_socket_facts(connection, &facts);
-    struct connection_record record = describe(connection, event, &facts, &room);
-    connection_line_init(line, &record);
+    return (const struct connection *)((const char *)periodic_record - offsetof(struct connection, periodic_record));
 }
 
-static const struct connection *connection_of(const struct report_entry *entry)
+static void render_periodic(struct periodic_record *periodic_record, struct connection_line *line)
 {
-    return (const struct connection *)((const char *)entry - offsetof(struct connection, report));
+    struct connection_sockets sockets;
+    const struct connection *connection = connection_of(periodic_record);
+    connection_look_at_sockets(connection, &sockets);
+    connection_record_render(connection, CONNECTION_ACTIVE, &sockets, clock_now(), clock_wall(), line);
 }
 
-static void render_report(struct report_entry *entry, struct connection_line *line)
+static void write_periodic(struct periodic_record *periodic_record, const struct connection_line *line)
 {
-    render_alive(connection_of(entry), CONNECTION_ACTIVE, line);
+    connection_log_write(connection_of(periodic_record)->generation->log, line);
 }
 
-static void write_report(struct report_entry *entry, const struct connection_line *line)
-{
-    connection_log_write_line(connection_of(entry)->generation->log, line);
-}
-
-const struct report_actions connection_reports = {.render = render_report, .write = write_report};
+const struct periodic_actions connection_periodic_actions = {.render = render_periodic, .write = write_periodic};
 
 // Kept out of other frames: a line takes four kilobytes, which are not to lie below the relay's.
 __attribute__((noinline)) static void write_connected(const struct connection *connection)
 {
-    struct connection_line line;
-    render_alive(connection, CONNECTION_CONNECTED, &line);
-    connection_log_write_line(connection->generation->log, &line);
-    connection_line_release(&line);
+    struct connection_sockets sockets;
+    connection_look_at_sockets(connection, &sockets);
+    write_record(connection, CONNECTION_CONNECTED, &sockets, clock_wall());
 }
 
 void connection_begin_records(struct connection *connection)
@@ -272,37 +324,27 @@ void connection_begin_records(struct connection *connection)
         return;
     if (generation->settings->connection_log_connect)
         write_connected(connection);
-    if (generation->reports.interval > 0)
-        reports_add(connection->runtime->reports, &generation->reports, &connection->report);
+    if (generation->periodic_records.interval > 0)
+        periodic_records_add(connection->runtime->periodic_records, &generation->periodic_records,
+                             &connection->periodic_record);
 }
 
 void connection_reject(uint64_t id, struct generation *generation, const struct client *client,
-                       enum close_reason reason, const char *error_text)
+                       const struct failure *failure)
 {
-    enum log_level level = close_reason_is_error(reason) ? LOG_ERROR : LOG_WARN;
-    connection_count_rejected(generation, reason);
+    enum log_level level = close_reason_level(failure->reason);
+    connection_count_rejected(generation, failure->reason);
     if (generation->log == NULL && !log_enabled(level))
         return;
-    struct connection_ends ends = {.client = client->peer};
-    struct socket_facts facts;
-    (void)socket_local(client->fd, &ends.local);
-    name_ends(&ends, &facts);
-    int64_t now = clock_wall();
-    struct connection_record record = {
-        .event = CONNECTION_REJECTED,
-        .id = id,
-        .proxy = generation->proxy->name,
-        .start = now,
-        .time = now,
-        .client = facts.client,
-        .local = facts.local,
-        .phase = "accepting",
-        .reason = close_reason_name(reason),
-        .ended_by = ended_by_name(close_reason_ended_by(reason)),
-        .error = error_text,
-    };
-    struct log_context context = {.proxy = record.proxy, .connection = id};
-    log_at(level, &context, "rejected", "reason", record.reason, "client", record.client, "error", error_text, NULL);
+    struct connection rejected = {
+        .id = id, .generation = generation, .start_wall = clock_wall(), .client = *client, .failure = *failure};
+    atomic_init(&rejected.entry.reason, failure->reason);
+    rejected.upstream.dialled.fd = -1;
+    struct connection_sockets sockets;
+    connection_look_at_sockets(&rejected, &sockets);
+    struct log_context context = connection_log_context(&rejected);
+    log_at(level, &context, "rejected", "reason", close_reason_name(failure->reason), "client", sockets.client, "error",
+           error_of(&rejected), NULL);
     if (generation->log != NULL)
-        connection_log_write(generation->log, &record);
+        write_record(&rejected, CONNECTION_REJECTED, &sockets, rejected.start_wall);
 }

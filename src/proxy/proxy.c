@@ -115,7 +115,7 @@ struct generation *generation_create(struct proxy *proxy, const struct config *c
     generation->proxy = proxy_hold(proxy);
     generation->config = config_hold(config);
     generation->settings = settings;
-    generation->reports.interval = settings->connection_log_interval;
+    generation->periodic_records.interval = settings->connection_log_interval;
     bool is_complete = init_targets(generation, tls_contexts->targets, error);
     if (is_complete && settings->connection_log != NULL) {
         generation->log = connection_log_open(settings->connection_log, error);

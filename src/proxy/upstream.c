@@ -22,7 +22,7 @@ int64_t upstream_backoff(int64_t backoff, int64_t attempt, uint32_t random)
 }
 
 static bool wait_before(const struct target_config *target, int64_t attempt, struct client_watch *watch,
-                        struct error *error)
+                        struct failure *failure)
 {
     if (attempt == 1)
         return true;
@@ -30,8 +30,8 @@ static bool wait_before(const struct target_config *target, int64_t attempt, str
     int64_t wait = target->connect_backoff == 0 ? 0 : upstream_backoff(target->connect_backoff, attempt, arc4random());
     if (client_watch_poll(watch, NULL, 0, clock_now() + wait) != CLIENT_WATCH_GONE)
         return true;
-    error_set(error, ERROR_CANCELLED, "the client left");
-    return false;
+    error_set(&failure->error, ERROR_CANCELLED, "the client left");
+    return failure_set(failure, CLOSE_CLIENT_LEFT);
 }
 
 static void log_failure(const struct target_config *target, int64_t attempt, const struct error *error,
@@ -65,24 +65,37 @@ static void drop_session(struct upstream *upstream)
     upstream->tls = NULL;
 }
 
-// All attempts at one target. `error` is the last attempt's.
-static bool connect_target(struct upstream *upstream, const struct upstream_plan *plan, struct client_watch *watch,
-                           const struct log_context *context, struct error *error)
+static void count_attempt(const struct upstream *upstream, const struct failure *failure, enum phase step)
+{
+    struct target_metrics *metrics = upstream->target->metrics;
+    metric_add(&metrics->attempts, 1);
+    if (failure->reason == CLOSE_NONE)
+        return;
+    metric_add(&metrics->failed[failure->reason], 1);
+    if (step != PHASE_TARGET_HANDSHAKE)
+        return;
+    enum tls_failure why = upstream->tls != NULL ? upstream->tls->info.failure : TLS_FAILURE_OUT_OF_MEMORY;
+    metric_add(&metrics->handshake_failed[why], 1);
+}
+
+// All attempts at one target. `failure` is the last attempt's.
+static bool connect_target(struct upstream *upstream, const struct upstream_terms *terms, struct phases *phases,
+                           struct failure *failure)
 {
     const struct target_config *target = upstream->target->settings;
     for (int64_t number = 1; number <= target->connect_attempts; number++) {
-        *error = ERROR_INIT;
-        if (!wait_before(target, number, watch, error))
+        *failure = (struct failure){.reason = CLOSE_NONE};
+        if (!wait_before(target, number, terms->watch, failure))
             return false;
         drop_session(upstream);
-        bool is_connected = upstream_attempt(upstream, plan, watch, error);
-        if (plan->has_metrics)
-            upstream_count_attempt(upstream, is_connected, error->code);
+        bool is_connected = upstream_attempt(upstream, terms, phases, failure);
+        if (metrics_are_on(terms->generation->proxy->metrics))
+            count_attempt(upstream, failure, phases->step);
         if (is_connected)
             return true;
-        if (error->code != ERROR_CANCELLED)
-            log_failure(target, number, error, context);
-        if (!is_worth_another(error))
+        if (failure->error.code != ERROR_CANCELLED)
+            log_failure(target, number, &failure->error, terms->context);
+        if (!is_worth_another(&failure->error))
             return false;
     }
     return false;
@@ -119,51 +132,41 @@ static void note_failure(const struct upstream *upstream, struct balancer *balan
                  NULL);
 }
 
-// Tries one target after another. `last`: the last one's error. Returns how many failed; `connected` tells of success.
-static size_t try_targets(struct upstream *upstream, struct balancer *balancer, const struct upstream_plan *plan,
-                          struct client_watch *watch, const struct log_context *context, struct error *last,
-                          bool *connected)
+bool upstream_connect(struct upstream *upstream, const struct upstream_terms *terms, struct phases *phases,
+                      struct failure *failure)
 {
+    const struct generation *generation = terms->generation;
+    struct balancer balancer;
+    struct target *target;
+    struct failure last = {.reason = CLOSE_NONE};
+    bool is_connected = false;
     size_t failed = 0;
-    for (;;) {
-        struct target *target = balancer_next(balancer, clock_now());
-        if (target == NULL)
-            return failed;
+    balancer_init(&balancer, generation->settings, generation->targets,
+                  atomic_fetch_add_explicit(&generation->proxy->rr_counter, 1, memory_order_relaxed), terms->chosen);
+    while ((target = balancer_next(&balancer, clock_now())) != NULL) {
         enter_target(upstream, target);
-        *connected = connect_target(upstream, plan, watch, context, last);
-        if (*connected) {
-            note_success(upstream, balancer, context);
-            return failed;
+        is_connected = connect_target(upstream, terms, phases, &last);
+        if (is_connected) {
+            note_success(upstream, &balancer, terms->context);
+            break;
         }
         failed++;
-        if (last->code == ERROR_NO_PORTS) // to another target there may be some
+        if (last.error.code == ERROR_NO_PORTS) // to another target there may be some
             continue;
         // What is our own trouble, or the client's, says nothing about the target.
-        if (!is_worth_another(last))
-            return failed;
-        note_failure(upstream, balancer, context);
+        if (!is_worth_another(&last.error))
+            break;
+        note_failure(upstream, &balancer, terms->context);
     }
-}
-
-bool upstream_connect(struct upstream *upstream, const struct upstream_plan *plan, struct client_watch *watch,
-                      const struct log_context *context, struct error *error)
-{
-    struct balancer balancer;
-    struct error last = ERROR_INIT;
-    bool connected = false;
-    balancer_init(&balancer, plan->settings, plan->targets, plan->rr_counter, plan->chosen);
-    size_t failed = try_targets(upstream, &balancer, plan, watch, context, &last, &connected);
     balancer_release(&balancer);
-    if (connected)
+    if (is_connected)
         return true;
     upstream_leave(upstream);
-    if (failed > 1 && is_worth_another(&last)) {
-        error_set(error, last.code, "all %zu targets failed, the last: %s", failed, last.text);
-        if (error != NULL)
-            error->os_errno = last.os_errno;
-    }
-    error_pass(error, &last);
-    return false;
+    if (failed > 1 && is_worth_another(&last.error))
+        error_wrap(&failure->error, &last.error, "all %zu targets failed, the last", failed);
+    else
+        error_pass(&failure->error, &last.error);
+    return failure_set(failure, last.reason);
 }
 
 void upstream_release(struct upstream *upstream)

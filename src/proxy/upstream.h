@@ -9,7 +9,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "bitflow/base/error.h"
 #include "bitflow/base/log.h"
 #include "bitflow/config/config.h"
 #include "bitflow/net/client_watch.h"
@@ -18,47 +17,33 @@
 #include "bitflow/relay/close_reason.h"
 #include "bitflow/tls/tls_session.h"
 #include "bitflow/wire/proxy_protocol.h"
+#include "phases.h"
 
 #define UPSTREAM_BACKOFF_MAX (INT64_C(30) * 1000 * 1000 * 1000) // ns; a longer connect_backoff is its own bound
-
-enum upstream_step { UPSTREAM_DIAL, UPSTREAM_SOCKS, UPSTREAM_HEADER, UPSTREAM_TLS };
 
 // What happened so far, also while it goes on and when it failed.
 struct upstream {
     struct target *target;      // the one tried last; NULL: none yet
     bool is_counted;            // this connection is among its target's
     unsigned attempts;          // over all targets
-    int64_t resolve_time;       // ns, over all attempts
-    int64_t connect_time;       // ns, likewise
-    int64_t socks_time;         // ns, likewise; 0: no SOCKS5 server was spoken to
-    int64_t handshake_time;     // ns, likewise, of TLS; 0: no handshake was begun
     struct dial_result dialled; // of the last attempt; with SOCKS5, the server's
-    enum upstream_step step;    // that the last attempt came to
-    bool has_own_bound;         // that step had one, nearer than connect_timeout
     bool is_header_sent;        // by the last attempt
     struct tls_session *tls;    // of the last attempt; NULL: plain, or no handshake was begun
 };
 
-// Where to, and how. Borrowed.
-struct upstream_plan {
-    const struct proxy_config *settings;
-    struct target *targets;            // as many as `settings` has
-    uint64_t rr_counter;               // of round-robin
+// On whose behalf, and how. Borrowed.
+struct upstream_terms {
+    const struct generation *generation;
     struct target *chosen;             // by the client's server name; NULL: the balancer is to choose
     enum address_family preferred;     // for dual stack
     const struct proxy_header *header; // to be sent; NULL: none
-    bool has_metrics;                  // attempts are counted
+    struct client_watch *watch;        // of the client, which may leave
+    const struct log_context *context;
 };
 
-// False: no target could be reached; the error is the last attempt's.
-bool upstream_connect(struct upstream *upstream, const struct upstream_plan *plan, struct client_watch *watch,
-                      const struct log_context *context, struct error *error);
-
-// What it means that the last attempt failed with that error.
-enum close_reason upstream_failure(const struct upstream *upstream, enum error_code code);
-
-// Counts the last attempt.
-void upstream_count_attempt(const struct upstream *upstream, bool is_connected, enum error_code code);
+// False: no target could be reached; the failure is the last attempt's.
+bool upstream_connect(struct upstream *upstream, const struct upstream_terms *terms, struct phases *phases,
+                      struct failure *failure);
 
 // The connection is over: its target has one less.
 void upstream_leave(struct upstream *upstream);

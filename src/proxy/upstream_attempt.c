@@ -11,25 +11,65 @@
 #include "bitflow/net/socks.h"
 
 // A header takes at most 1700 bytes, and the socket is new: who does not take them is stuck.
-#define HEADER_PATIENCE (10 * NS_PER_S)
+#define HEADER_TIMEOUT (10 * NS_PER_S)
 
 // What the steps of an attempt share.
 struct attempt {
     struct upstream *upstream;
-    const struct upstream_plan *plan;
+    const struct upstream_terms *terms;
     const struct target_config *target;
-    const struct tls_context *tls; // NULL: plain
-    struct client_watch *watch;
+    struct phases *phases;
     int64_t deadline;
-    struct error *error;
+    struct failure *failure;
 };
 
+// How a connection ends that fails in a step: where the step's own bound is over, where the other side refused our
+// credentials, where it refused to serve, where anything else went wrong.
+struct step_reasons {
+    enum close_reason timeout, denied, refused, other;
+};
+
+static const struct step_reasons reasons_to_connect = {CLOSE_CONNECT_TIMEOUT, CLOSE_CONNECT_FAILED,
+                                                       CLOSE_CONNECT_REFUSED, CLOSE_CONNECT_FAILED};
+static const struct step_reasons reasons_of_socks = {CLOSE_SOCKS_TIMEOUT, CLOSE_SOCKS_AUTH_FAILED, CLOSE_SOCKS_REFUSED,
+                                                     CLOSE_SOCKS_FAILED};
+static const struct step_reasons reasons_of_header = {CLOSE_TARGET_WRITE_TIMEOUT, CLOSE_CONNECT_FAILED,
+                                                      CLOSE_CONNECT_REFUSED, CLOSE_CONNECT_FAILED};
+static const struct step_reasons reasons_of_tls = {CLOSE_TARGET_HANDSHAKE_TIMEOUT, CLOSE_TARGET_HANDSHAKE_FAILED,
+                                                   CLOSE_TARGET_HANDSHAKE_FAILED, CLOSE_TARGET_HANDSHAKE_FAILED};
+
+static enum close_reason reason_of(const struct step_reasons *reasons, enum error_code code, bool has_own_bound)
+{
+    switch (code) {
+    case ERROR_CANCELLED:
+        return CLOSE_CLIENT_LEFT;
+    case ERROR_RESOLVE:
+        return CLOSE_RESOLVE_FAILED;
+    case ERROR_TIMEOUT:
+        return has_own_bound ? reasons->timeout : CLOSE_CONNECT_TIMEOUT;
+    case ERROR_NO_DESCRIPTORS:
+        return CLOSE_OUT_OF_DESCRIPTORS;
+    case ERROR_NO_PORTS:
+        return CLOSE_OUT_OF_PORTS;
+    case ERROR_NO_THREADS:
+        return CLOSE_OUT_OF_THREADS;
+    case ERROR_NO_MEMORY:
+        return CLOSE_OUT_OF_MEMORY;
+    case ERROR_DENIED:
+        return reasons->denied;
+    case ERROR_REFUSED:
+        return reasons->refused;
+    default:
+        return reasons->other;
+    }
+}
+
 // A step's deadline: its own bound (0: none), or the attempt's, whichever comes first.
-static int64_t deadline_of_step(const struct attempt *attempt, int64_t bound)
+static int64_t deadline_of_step(const struct attempt *attempt, int64_t bound, bool *has_own_bound)
 {
     int64_t own = deadline_after(bound);
-    attempt->upstream->has_own_bound = own < attempt->deadline;
-    return attempt->upstream->has_own_bound ? own : attempt->deadline;
+    *has_own_bound = own < attempt->deadline;
+    return *has_own_bound ? own : attempt->deadline;
 }
 
 // In a rush of clients, each has a descriptor and none is left for their targets. As some give up, others go on, so
@@ -68,18 +108,23 @@ static void prepare_socket(const struct upstream *upstream, int64_t keepalive_in
 }
 
 // Connects, which a shortage of descriptors delays at first.
-static bool connect_to(const struct attempt *attempt, const struct address *address, const struct dial_terms *terms)
+static bool connect_to(const struct attempt *attempt, const struct address *address, const struct dial_terms *terms,
+                       struct error *error)
 {
     struct upstream *upstream = attempt->upstream;
+    struct dial_result *dialled = &upstream->dialled;
     for (unsigned tried = 1;; tried++) {
         struct error why = ERROR_INIT;
-        bool connected = dial(address, terms, attempt->watch, &upstream->dialled, &why);
-        upstream->resolve_time += upstream->dialled.resolve_time;
-        upstream->connect_time += upstream->dialled.connect_time;
-        if (connected)
+        phases_enter(attempt->phases, PHASE_CONNECT);
+        bool is_connected = dial(address, terms, attempt->terms->watch, dialled, &why);
+        phases_add(attempt->phases, PHASE_RESOLVE, dialled->resolve_time);
+        phases_add(attempt->phases, PHASE_CONNECT, dialled->connect_time);
+        if (is_connected)
             break;
-        if (why.code != ERROR_NO_DESCRIPTORS || !wait_out_shortage(tried, attempt->watch)) {
-            error_pass(attempt->error, &why);
+        if (dialled->remote.length == 0 && dialled->resolve_time > 0) // no address was come to
+            attempt->phases->step = PHASE_RESOLVE;
+        if (why.code != ERROR_NO_DESCRIPTORS || !wait_out_shortage(tried, attempt->terms->watch)) {
+            error_pass(error, &why);
             return false;
         }
     }
@@ -89,13 +134,15 @@ static bool connect_to(const struct attempt *attempt, const struct address *addr
 
 static bool connect_directly(const struct attempt *attempt)
 {
-    const struct proxy_config *settings = attempt->plan->settings;
+    const struct proxy_config *settings = attempt->terms->generation->settings;
     struct dial_terms terms = {.deadline = attempt->deadline};
+    struct error *error = &attempt->failure->error;
     if (settings->enable_dual_stack) {
-        terms.preferred = attempt->plan->preferred;
+        terms.preferred = attempt->terms->preferred;
         terms.resolve_timeout = attempt->target->resolve_timeout;
     }
-    return connect_to(attempt, &attempt->target->address, &terms);
+    return connect_to(attempt, &attempt->target->address, &terms, error) ||
+           failure_set(attempt->failure, reason_of(&reasons_to_connect, error->code, false));
 }
 
 // Kept out of other frames: the credentials and the address take more than a kilobyte.
@@ -103,104 +150,98 @@ __attribute__((noinline)) static bool connect_by_socks(const struct attempt *att
 {
     struct socks_server server;
     const struct dial_terms terms = {.deadline = attempt->deadline};
-    if (!socks_server_parse(attempt->target->socks_proxy, &server, attempt->error))
-        return false; // the configuration has been checked for it
-    struct error why = ERROR_INIT;
-    struct attempt to_server = *attempt;
-    to_server.error = &why;
-    bool connected = connect_to(&to_server, &server.address, &terms);
-    if (connected) {
-        int64_t begin = clock_now();
-        attempt->upstream->step = UPSTREAM_SOCKS;
-        connected = socks_connect(attempt->upstream->dialled.fd, &server, &attempt->target->address, attempt->watch,
-                                  deadline_of_step(attempt, attempt->target->proxy_timeout), attempt->error);
-        attempt->upstream->socks_time += clock_now() - begin;
-        if (!connected)
-            drop_socket(attempt->upstream);
+    const struct step_reasons *reasons = &reasons_to_connect;
+    struct error *error = &attempt->failure->error, why = ERROR_INIT;
+    bool is_connected = false, has_own_bound = false;
+    if (!socks_server_parse(attempt->target->socks_proxy, &server, error)) // the configuration has been checked for it
+        return failure_set(attempt->failure, CLOSE_CONNECT_FAILED);
+    if (!connect_to(attempt, &server.address, &terms, &why)) {
+        error_wrap(error, &why, "the SOCKS5 server");
     } else {
-        error_set(attempt->error, why.code, "the SOCKS5 server: %s", why.text);
-        if (attempt->error != NULL)
-            attempt->error->os_errno = why.os_errno;
+        int64_t deadline = deadline_of_step(attempt, attempt->target->proxy_timeout, &has_own_bound);
+        reasons = &reasons_of_socks;
+        phases_enter(attempt->phases, PHASE_SOCKS);
+        is_connected = socks_connect(attempt->upstream->dialled.fd, &server, &attempt->target->address,
+                                     attempt->terms->watch, deadline, error);
+        phases_leave_step(attempt->phases);
+        if (!is_connected)
+            drop_socket(attempt->upstream);
     }
     socks_server_wipe(&server);
-    return connected;
+    return is_connected || failure_set(attempt->failure, reason_of(reasons, error->code, has_own_bound));
 }
 
 // At once, and before the target's TLS.
 static bool send_header(const struct attempt *attempt)
 {
     struct upstream *upstream = attempt->upstream;
+    struct error *error = &attempt->failure->error;
     uint8_t bytes[PROXY_HEADER_V2_MAX];
-    if (attempt->plan->header == NULL)
-        return true;
-    size_t length = attempt->plan->settings->proxy_header_version == PROXY_HEADER_VERSION_1
-                        ? proxy_header_encode_v1(attempt->plan->header, bytes)
-                        : proxy_header_encode_v2(attempt->plan->header, bytes);
-    upstream->step = UPSTREAM_HEADER;
-    upstream->is_header_sent = true;
+    size_t length = attempt->terms->generation->settings->proxy_header_version == PROXY_HEADER_VERSION_1
+                        ? proxy_header_encode_v1(attempt->terms->header, bytes)
+                        : proxy_header_encode_v2(attempt->terms->header, bytes);
+    bool has_own_bound;
     int64_t bound = attempt->target->write_timeout;
-    int64_t deadline = deadline_of_step(attempt, bound > 0 ? bound : HEADER_PATIENCE);
-    switch (client_watch_send(attempt->watch, upstream->dialled.fd, bytes, length, deadline)) {
+    int64_t deadline = deadline_of_step(attempt, bound > 0 ? bound : HEADER_TIMEOUT, &has_own_bound);
+    phases_enter(attempt->phases, PHASE_TARGET_HEADER);
+    upstream->is_header_sent = true;
+    switch (client_watch_send(attempt->terms->watch, upstream->dialled.fd, bytes, length, deadline)) {
     case CLIENT_WATCH_READY:
         return true;
     case CLIENT_WATCH_DEADLINE:
-        error_set(attempt->error, ERROR_TIMEOUT, "the target did not take the PROXY protocol header in time");
+        error_set(error, ERROR_TIMEOUT, "the target did not take the PROXY protocol header in time");
         break;
     case CLIENT_WATCH_GONE:
-        error_set(attempt->error, ERROR_CANCELLED, "sending the PROXY protocol header: the client has gone");
+        error_set(error, ERROR_CANCELLED, "sending the PROXY protocol header: the client has gone");
         break;
     case CLIENT_WATCH_FAILED:
-        error_set_errno(attempt->error, errno, "cannot send the PROXY protocol header");
+        error_set_errno(error, errno, "cannot send the PROXY protocol header");
         break;
     }
     drop_socket(upstream);
-    return false;
-}
-
-// The name that a target's certificate is to be for. NULL: its address has none.
-static const char *host_of(const struct target_config *target)
-{
-    return target->address.kind == ADDRESS_TCP ? target->address.host : NULL;
+    return failure_set(attempt->failure, reason_of(&reasons_of_header, error->code, has_own_bound));
 }
 
 static bool connect_tls(const struct attempt *attempt)
 {
     struct upstream *upstream = attempt->upstream;
-    int64_t deadline = deadline_of_step(attempt, attempt->target->tls->handshake_timeout);
-    upstream->step = UPSTREAM_TLS;
+    struct error *error = &attempt->failure->error;
+    const struct address *address = &attempt->target->address;
+    const char *host = address->kind == ADDRESS_TCP ? address->host : NULL; // that the certificate is to be for
+    bool has_own_bound, is_done = false;
+    int64_t deadline = deadline_of_step(attempt, attempt->target->tls->handshake_timeout, &has_own_bound);
+    phases_enter(attempt->phases, PHASE_TARGET_HANDSHAKE);
     upstream->tls = calloc(1, sizeof *upstream->tls);
-    bool is_done = false;
-    if (upstream->tls == NULL) {
-        error_set_errno(attempt->error, ENOMEM, "cannot begin a TLS handshake");
-    } else {
-        is_done = tls_connect(attempt->tls, upstream->dialled.fd, host_of(attempt->target), attempt->watch, deadline,
-                              upstream->tls, attempt->error);
-        upstream->handshake_time += upstream->tls->info.handshake_time;
-    }
-    if (!is_done)
-        drop_socket(upstream);
-    return is_done;
+    if (upstream->tls == NULL)
+        error_set_errno(error, ENOMEM, "cannot begin a TLS handshake");
+    else
+        is_done = tls_connect(upstream->target->tls, upstream->dialled.fd, host, attempt->terms->watch, deadline,
+                              upstream->tls, error);
+    phases_add(attempt->phases, PHASE_TARGET_HANDSHAKE, upstream->tls == NULL ? 0 : upstream->tls->info.handshake_time);
+    if (is_done)
+        return true;
+    drop_socket(upstream);
+    return failure_set(attempt->failure, reason_of(&reasons_of_tls, error->code, has_own_bound));
 }
 
-bool upstream_attempt(struct upstream *upstream, const struct upstream_plan *plan, struct client_watch *watch,
-                      struct error *error)
+bool upstream_attempt(struct upstream *upstream, const struct upstream_terms *terms, struct phases *phases,
+                      struct failure *failure)
 {
     const struct target_config *target = upstream->target->settings;
     const struct attempt attempt = {.upstream = upstream,
-                                    .plan = plan,
+                                    .terms = terms,
                                     .target = target,
-                                    .tls = upstream->target->tls,
-                                    .watch = watch,
+                                    .phases = phases,
                                     .deadline = deadline_after(target->connect_timeout),
-                                    .error = error};
+                                    .failure = failure};
     upstream->attempts++;
-    upstream->step = UPSTREAM_DIAL;
-    upstream->has_own_bound = false;
     upstream->is_header_sent = false;
     bool is_connected = (target->socks_proxy == NULL ? connect_directly(&attempt) : connect_by_socks(&attempt)) &&
-                        send_header(&attempt) && (attempt.tls == NULL || connect_tls(&attempt));
+                        (terms->header == NULL || send_header(&attempt)) &&
+                        (upstream->target->tls == NULL || connect_tls(&attempt));
+    phases_leave_step(phases);
     // The SOCKS5 server, or a target that speaks TLS 1.2, may have had the last word.
-    if (is_connected && (upstream->step == UPSTREAM_SOCKS || upstream->step == UPSTREAM_TLS))
+    if (is_connected && (phases->step == PHASE_SOCKS || phases->step == PHASE_TARGET_HANDSHAKE))
         socket_acknowledge(upstream->dialled.fd);
     return is_connected;
 }

@@ -5,8 +5,8 @@
 
 #include "upstream.h"
 
-// All steps to upstream->target, within its connect_timeout. On failure the socket is closed, and the error is set.
-bool upstream_attempt(struct upstream *upstream, const struct upstream_plan *plan, struct client_watch *watch,
-                      struct error *error);
+// All steps to upstream->target, within its connect_timeout. On failure the socket is closed.
+bool upstream_attempt(struct upstream *upstream, const struct upstream_terms *terms, struct phases *phases,
+                      struct failure *failure);
 
 #endif

@@ -8,14 +8,14 @@ struct row {
     const char *name;
     const char *text;
     enum ended_by by;
-    bool is_error;
+    enum log_level level;
 };
 
-#define ROW(constant, row_name, row_by, row_is_error, row_text) \
-    [constant] = {.name = row_name, .text = row_text, .by = row_by, .is_error = row_is_error},
+#define ROW(constant, row_name, row_by, row_level, row_text) \
+    [constant] = {.name = row_name, .text = row_text, .by = row_by, .level = row_level},
 
-static const struct row rows[CLOSE_REASON_COUNT] = {[CLOSE_NONE] = {.name = "none", .text = "still open"},
-                                                    CLOSE_REASONS(ROW)};
+static const struct row rows[CLOSE_REASON_COUNT] = {
+    [CLOSE_NONE] = {.name = "none", .text = "still open", .level = LOG_INFO}, CLOSE_REASONS(ROW)};
 
 bool close_reason_settle(_Atomic(enum close_reason) *settled, enum close_reason reason)
 {
@@ -38,9 +38,9 @@ enum ended_by close_reason_ended_by(enum close_reason reason)
     return rows[reason].by;
 }
 
-bool close_reason_is_error(enum close_reason reason)
+enum log_level close_reason_level(enum close_reason reason)
 {
-    return rows[reason].is_error;
+    return rows[reason].level;
 }
 
 const char *ended_by_name(enum ended_by by)

@@ -66,10 +66,9 @@ static void refill_spares(struct acceptor *acceptor)
     }
 }
 
-static void turn_away(struct acceptor *acceptor, const struct client *client, enum close_reason reason,
-                      const char *error_text)
+static void turn_away(struct acceptor *acceptor, const struct client *client, const struct failure *failure)
 {
-    connection_reject(connection_next_id(), acceptor->current, client, reason, error_text);
+    connection_reject(connection_next_id(), acceptor->current, client, failure);
     client_close(client, false);
 }
 
@@ -98,42 +97,40 @@ static void give_back_places(const struct generation *generation, struct client 
 }
 
 // Takes a place below its source's limit, then one below the proxy's, which a source that has had its share thus never
-// touches. CLOSE_NONE: it has both.
-static enum close_reason take_places(const struct generation *generation, struct client *client, struct error *error)
+// touches.
+static bool take_places(const struct generation *generation, struct client *client, struct failure *failure)
 {
     const struct proxy_config *settings = generation->settings;
     // Behind the PROXY protocol it is not the peer that counts, but whom it declares.
     int64_t source_limit = settings->listener.proxy_protocol ? 0 : settings->source_connection_limit;
     enum close_reason refusal =
-        source_counts_enter(&generation->proxy->sources, &client->peer, source_limit, &client->source, error);
+        source_counts_enter(&generation->proxy->sources, &client->peer, source_limit, &client->source, &failure->error);
     if (refusal != CLOSE_NONE)
-        return refusal;
+        return failure_set(failure, refusal);
     if (proxy_enter(generation->proxy, settings->connection_limit))
-        return CLOSE_NONE;
+        return true;
     source_counts_leave(&generation->proxy->sources, &client->source);
-    return CLOSE_CONNECTION_LIMIT;
+    return failure_set(failure, CLOSE_CONNECTION_LIMIT);
 }
 
 // From a client's descriptor to a worker that owns it; or it is turned away, and closed.
 static void admit(struct acceptor *acceptor, struct client *client)
 {
     struct generation *generation = acceptor->current;
-    enum close_reason refusal = judge_source(&generation->settings->listener, &client->peer);
-    struct error error = ERROR_INIT;
-    if (refusal == CLOSE_NONE)
-        refusal = take_places(generation, client, &error);
-    if (refusal != CLOSE_NONE) {
-        turn_away(acceptor, client, refusal, error.code == ERROR_NONE ? NULL : error.text);
+    struct failure failure = {.reason = judge_source(&generation->settings->listener, &client->peer)};
+    struct error *error = &failure.error;
+    if (failure.reason != CLOSE_NONE || !take_places(generation, client, &failure)) {
+        turn_away(acceptor, client, &failure);
         return;
     }
     struct connection *connection =
-        connection_create(connection_next_id(), acceptor->runtime, generation, client, &error);
-    if (connection != NULL && thread_pool_run(acceptor->runtime->threads, connection_serve, connection, &error))
+        connection_create(connection_next_id(), acceptor->runtime, generation, client, error);
+    if (connection != NULL && thread_pool_run(acceptor->runtime->threads, connection_serve, connection, error))
         return;
     connection_abandon(&connection);
     give_back_places(generation, client);
-    turn_away(acceptor, client, error.code == ERROR_NO_THREADS ? CLOSE_OUT_OF_THREADS : CLOSE_OUT_OF_MEMORY,
-              error.text);
+    (void)failure_set(&failure, error->code == ERROR_NO_THREADS ? CLOSE_OUT_OF_THREADS : CLOSE_OUT_OF_MEMORY);
+    turn_away(acceptor, client, &failure);
 }
 
 // False: none was accepted, errno says why.
@@ -142,9 +139,7 @@ static bool accept_client(const struct acceptor *acceptor, int listening, struct
     // Whoever else holds an inherited socket may make it blocking for all of us, and this thread must not hang.
     if (acceptor->listener.is_inherited)
         socket_set_blocking(listening, false);
-    client->is_inherited = false;
-    client->source = NULL;
-    client->peer.length = sizeof client->peer.address;
+    *client = (struct client){.peer.length = sizeof client->peer.address};
     client->fd = accept4(listening, &client->peer.address.any, &client->peer.length, SOCK_CLOEXEC);
     return client->fd >= 0;
 }
@@ -159,7 +154,8 @@ static void pause_for_orders(const struct acceptor *acceptor, int64_t time)
 // and a dup() another thread would take it.
 static void turn_away_with_spare(struct acceptor *acceptor, const struct client *client)
 {
-    connection_reject(connection_next_id(), acceptor->current, client, CLOSE_OUT_OF_DESCRIPTORS, NULL);
+    const struct failure failure = {.reason = CLOSE_OUT_OF_DESCRIPTORS};
+    connection_reject(connection_next_id(), acceptor->current, client, &failure);
     int spare = dup3(acceptor->wake, client->fd, O_CLOEXEC);
     if (spare >= 0)
         acceptor->spares[acceptor->spare_count++] = spare;

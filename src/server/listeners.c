@@ -97,7 +97,7 @@ static bool plan_listener(struct listeners *listeners, const struct config *conf
     if (settings->connection_lifetime > 0 && !registry_watch_lifetimes(listeners->runtime->registry, error))
         return false;
     if (settings->connection_log != NULL && settings->connection_log_interval > 0 &&
-        !reports_start(listeners->runtime->reports, error))
+        !periodic_records_start(listeners->runtime->periodic_records, error))
         return false;
     struct proxy *proxy = find_or_create_proxy(listeners, settings->name, error);
     if (proxy == NULL)

@@ -68,18 +68,19 @@ static bool create_engine(struct runtime *runtime, const struct config *config, 
     if (runtime->threads == NULL)
         return false;
     runtime->registry = registry_create(signals_send_notice, error);
-    runtime->reports = runtime->registry == NULL ? NULL : reports_create(&connection_reports, error);
-    if (runtime->reports == NULL) {
+    runtime->periodic_records =
+        runtime->registry == NULL ? NULL : periodic_records_create(&connection_periodic_actions, error);
+    if (runtime->periodic_records == NULL) {
         registry_destroy(&runtime->registry);
         thread_pool_destroy(&runtime->threads);
     }
     metrics_init(&runtime->metrics);
-    return runtime->reports != NULL;
+    return runtime->periodic_records != NULL;
 }
 
 static void destroy_engine(struct runtime *runtime)
 {
-    reports_destroy(&runtime->reports);
+    periodic_records_destroy(&runtime->periodic_records);
     registry_destroy(&runtime->registry);
     thread_pool_destroy(&runtime->threads);
     metrics_release(&runtime->metrics);

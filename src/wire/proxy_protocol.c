@@ -7,24 +7,24 @@
 
 static const uint8_t mapped_prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
-static bool is_ip(const struct proxy_header_end *end)
+static bool is_ip(const struct proxy_header_address *end)
 {
     return end->family == PROXY_HEADER_IPV4 || end->family == PROXY_HEADER_IPV6;
 }
 
-static bool is_mapped(const struct proxy_header_end *end)
+static bool is_mapped(const struct proxy_header_address *end)
 {
     return end->family == PROXY_HEADER_IPV6 && memcmp(end->address, mapped_prefix, sizeof mapped_prefix) == 0;
 }
 
-static void demote(struct proxy_header_end *end)
+static void demote(struct proxy_header_address *end)
 {
     if (end->family == PROXY_HEADER_IPV6)
         memmove(end->address, end->address + sizeof mapped_prefix, 4);
     end->family = PROXY_HEADER_IPV4;
 }
 
-static void promote(struct proxy_header_end *end)
+static void promote(struct proxy_header_address *end)
 {
     if (end->family == PROXY_HEADER_IPV4) {
         memmove(end->address + sizeof mapped_prefix, end->address, 4);
@@ -41,7 +41,7 @@ struct proxy_header_pair proxy_header_pair_of(const struct proxy_header *header)
     } else if (is_ip(&pair.source) && is_ip(&pair.destination)) {
         bool is_ipv4 = (pair.source.family == PROXY_HEADER_IPV4 || is_mapped(&pair.source)) &&
                        (pair.destination.family == PROXY_HEADER_IPV4 || is_mapped(&pair.destination));
-        void (*convert)(struct proxy_header_end *) = is_ipv4 ? demote : promote;
+        void (*convert)(struct proxy_header_address *) = is_ipv4 ? demote : promote;
         convert(&pair.source);
         convert(&pair.destination);
         pair.family = pair.source.family;

@@ -42,8 +42,8 @@ enum { TLS_IS_USED = 1, TLS_CERTIFICATE_CONN = 2, TLS_CERTIFICATE_SESS = 4 };
 // The addresses that are encoded: of one family, if they can be.
 struct proxy_header_pair {
     enum proxy_header_family family; // of both
-    struct proxy_header_end source;
-    struct proxy_header_end destination;
+    struct proxy_header_address source;
+    struct proxy_header_address destination;
 };
 
 struct proxy_header_pair proxy_header_pair_of(const struct proxy_header *header);

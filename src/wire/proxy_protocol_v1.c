@@ -99,7 +99,7 @@ static bool take_number(struct cursor *cursor, unsigned max, unsigned *number)
     return true;
 }
 
-static bool take_ipv4(struct cursor *cursor, struct proxy_header_end *end)
+static bool take_ipv4(struct cursor *cursor, struct proxy_header_address *end)
 {
     end->family = PROXY_HEADER_IPV4;
     for (size_t i = 0; i < 4; i++) {
@@ -112,7 +112,7 @@ static bool take_ipv4(struct cursor *cursor, struct proxy_header_end *end)
 }
 
 // An address that ends as IPv4 does (::ffff:192.0.2.1) is beyond the specification, but is what nginx sends.
-static bool take_ipv6(struct cursor *cursor, struct proxy_header_end *end)
+static bool take_ipv6(struct cursor *cursor, struct proxy_header_address *end)
 {
     char text[INET6_ADDRSTRLEN];
     size_t length = 0;
@@ -126,7 +126,7 @@ static bool take_ipv6(struct cursor *cursor, struct proxy_header_end *end)
 // Each address is of the family that it is written in. A line that names the family of one end only is beyond the
 // specification, too: nginx names the source's, and writes what it knows of both, which are of two families where a
 // client of one was declared to it over the other.
-static bool take_address(struct cursor *cursor, struct proxy_header_end *end)
+static bool take_address(struct cursor *cursor, struct proxy_header_address *end)
 {
     const uint8_t *at = cursor->at;
     while (at < cursor->end && *at != ' ' && *at != ':')
@@ -134,7 +134,7 @@ static bool take_address(struct cursor *cursor, struct proxy_header_end *end)
     return at < cursor->end && *at == ':' ? take_ipv6(cursor, end) : take_ipv4(cursor, end);
 }
 
-static bool take_port(struct cursor *cursor, struct proxy_header_end *end)
+static bool take_port(struct cursor *cursor, struct proxy_header_address *end)
 {
     unsigned number;
     if (!take_number(cursor, UINT16_MAX, &number))

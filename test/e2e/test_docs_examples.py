@@ -76,11 +76,11 @@ def test_links_lead_somewhere():
 
 def test_every_close_reason_is_in_the_documents_table():
     source = (ROOT / "include/bitflow/relay/close_reason.h").read_text()
-    reasons = re.findall(r'X\(CLOSE_\w+,\s*"(\w+)",\s*ENDED_BY_(\w+),\s*(true|false)', source)
+    reasons = re.findall(r'X\(CLOSE_\w+,\s*"(\w+)",\s*ENDED_BY_(\w+),\s*LOG_(\w+)', source)
     assert len(reasons) > 15
     table = dict(re.findall(r"^\| `(\w+)` \| ([a-z ]+ \| (?:yes|no)) \|", (ROOT / "docs/connection-log.md").read_text(),
                             re.MULTILINE))
-    for name, by, is_error in reasons:
+    for name, by, level in reasons:
         ended_by = "client or target" if name == "completed" else by.lower()
-        assert table.pop(name, None) == f"{ended_by} | {'yes' if is_error == 'true' else 'no'}", name
+        assert table.pop(name, None) == f"{ended_by} | {'yes' if level == 'ERROR' else 'no'}", name
     assert not table, f"these are no reasons: {table}"

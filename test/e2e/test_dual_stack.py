@@ -7,7 +7,7 @@ import hosts
 import peers
 import sockets
 from environment import proxy
-from test_names import join, same_port
+from test_name_resolution import join, same_port
 from waiting import Stopwatch, scale, wait_for
 
 

@@ -29,7 +29,7 @@ def outcome(client):
     return "served" if answer else "rejected"
 
 
-def crowd(env, address, count):
+def random_traffic(env, address, count):
     """That many clients at once, and what became of each; all of them stay open."""
     clients = [env.connect(address) for _ in range(count)]
     return clients, [outcome(client) for client in clients]
@@ -63,12 +63,12 @@ def test_descriptors_exhausted(env):
     held = len(bitflow.links())
     former = bitflow.limit("NOFILE", held + 9)
     for _ in range(3):
-        clients, outcomes = crowd(env, address, 30)
+        clients, outcomes = random_traffic(env, address, 30)
         assert "served" in outcomes and "rejected" in outcomes, outcomes
         assert spins(bitflow) < 0.5, "it spins while descriptors are short"
         assert_recovers(env, bitflow, address, clients, others=1)
     bitflow.limit("NOFILE", former)
-    clients, outcomes = crowd(env, address, 60)
+    clients, outcomes = random_traffic(env, address, 60)
     assert set(outcomes) == {"served"}, "it does not recover when there are descriptors again"
     reasons = {record["reason"] for record in bitflow.records()}
     assert "out_of_descriptors" in reasons, reasons
@@ -77,7 +77,7 @@ def test_descriptors_exhausted(env):
 def test_started_with_few_descriptors(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), plan={"limits": {"NOFILE": 40}})
-    clients, outcomes = crowd(env, address, 60)
+    clients, outcomes = random_traffic(env, address, 60)
     assert outcomes.count("served") >= 3 and "rejected" in outcomes
     assert_recovers(env, bitflow, address, clients)
     wait_for(
@@ -94,7 +94,7 @@ def test_connections_live_through_the_shortage(env):
     for client in old:
         sockets.round_trip(client)
     bitflow.limit("NOFILE", bitflow.lowest_free_descriptor())
-    clients, outcomes = crowd(env, address, 10)
+    clients, outcomes = random_traffic(env, address, 10)
     data = random.Random(1).randbytes(60_000)
     for client in old:
         for _ in range(20):
@@ -114,7 +114,7 @@ def test_other_proxy_is_served_when_one_eats_descriptors_up(env):
         proxy(other, echo.address, name="other"),
         plan={"limits": {"NOFILE": 64}},
     )
-    clients, outcomes = crowd(env, greedy, 40)
+    clients, outcomes = random_traffic(env, greedy, 40)
     assert outcomes.count("served") == 5
     for _ in range(3):
         sockets.round_trip(env.connect(other))
@@ -150,7 +150,7 @@ def test_who_gets_no_thread_takes_none_of_its_sources_places(env):
     echo, address, source = env.echo(), env.address(), "127.0.0.31"
     bitflow, uid = start_as_user(env, proxy(address, echo.address, source_connection_limit=20))
     former = bitflow.limit("NPROC", threads_of_user(uid) + 5)
-    clients, outcomes = crowd(env, address, 60)  # of another source
+    clients, outcomes = random_traffic(env, address, 60)  # of another source
     assert {"served", "rejected"} == set(outcomes)
     for _ in range(30):
         assert outcome(env.connect(address, source=source)) == "rejected"
@@ -169,13 +169,13 @@ def test_threads_exhausted(env):
     sockets.round_trip(env.connect(address))
     former = bitflow.limit("NPROC", threads_of_user(uid) + 10)
     for _ in range(3):
-        clients, outcomes = crowd(env, address, 60)
+        clients, outcomes = random_traffic(env, address, 60)
         assert "served" in outcomes and "rejected" in outcomes, outcomes
         assert spins(bitflow) < 0.5, "it spins while threads are short"
         assert_recovers(env, bitflow, address, clients, others=1)
     assert "out_of_threads" in {record["reason"] for record in bitflow.records()}
     bitflow.limit("NPROC", former)
-    clients, outcomes = crowd(env, address, 80)
+    clients, outcomes = random_traffic(env, address, 80)
     assert set(outcomes) == {"served"}, "it does not recover when there are threads again"
 
 
@@ -185,7 +185,7 @@ def test_threads_exhausted_in_bulk(env):
     echo, address = env.echo(), env.address()
     bitflow, uid = start_as_user(env, proxy(address, echo.address))
     bitflow.limit("NPROC", threads_of_user(uid) + 5)
-    clients, outcomes = crowd(env, address, 12)
+    clients, outcomes = random_traffic(env, address, 12)
     data = random.Random(2).randbytes(50_000)
     for client, what in zip(clients, outcomes):
         if what == "served":
@@ -198,7 +198,7 @@ def test_drain_when_threads_are_exhausted(env):
     echo, address = env.echo(), env.address()
     bitflow, uid = start_as_user(env, proxy(address, echo.address), server={"drain_timeout": "500ms"})
     bitflow.limit("NPROC", threads_of_user(uid) + 3)
-    crowd(env, address, 20)
+    random_traffic(env, address, 20)
     bitflow.stop()
 
 
@@ -210,14 +210,14 @@ def test_memory_exhausted(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))
     former = bitflow.limit("AS", bitflow.memory_kib("VmSize") * 1024 + 3_000_000)
-    clients, outcomes = crowd(env, address, 150)
+    clients, outcomes = random_traffic(env, address, 150)
     assert "rejected" in outcomes, outcomes
     assert bitflow.is_running()
     for client in clients:
         client.close()
     bitflow.assert_quiet()
     bitflow.limit("AS", former)
-    clients, outcomes = crowd(env, address, 40)
+    clients, outcomes = random_traffic(env, address, 40)
     assert set(outcomes) == {"served"}, "it does not recover when there is memory again"
     for client in clients:
         client.close()

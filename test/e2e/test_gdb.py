@@ -156,23 +156,23 @@ class Crowd:
 
 def test_fifty_connections_alive_and_in_a_core_file(env, pki, tmp_path):
     """The core file is written by gdb in the run that looks at the live process."""
-    crowd = Crowd(env, pki)
+    random_traffic = Crowd(env, pki)
     path = tmp_path / "core"
-    told = gdb_session.live(crowd.bitflow, [*LISTS, f"generate-core-file {path}"])
-    crowd.check(told, "bitflow")
+    told = gdb_session.live(random_traffic.bitflow, [*LISTS, f"generate-core-file {path}"])
+    random_traffic.check(told, "bitflow")
 
-    client, one = next((client, crowd.expected[client]) for client in crowd.expected)
-    assert one[0] == "web" and crowd.bitflow.is_running()
-    sockets.round_trip(crowd.clients[client])  # it goes on as if nothing had been
+    client, one = next((client, random_traffic.expected[client]) for client in random_traffic.expected)
+    assert one[0] == "web" and random_traffic.bitflow.is_running()
+    sockets.round_trip(random_traffic.clients[client])  # it goes on as if nothing had been
 
-    bulk = next(crowd.ids[client] for client, facts in crowd.expected.items() if facts[0] == "bulk")
-    slow = next(crowd.ids[client] for client, facts in crowd.expected.items() if facts[0] == "slow")
+    bulk = next(random_traffic.ids[client] for client, facts in random_traffic.expected.items() if facts[0] == "bulk")
+    slow = next(random_traffic.ids[client] for client, facts in random_traffic.expected.items() if facts[0] == "slow")
     number = gdb_session.connections(told["bitflow connections"])[bulk].numbers["<"]
     commands = [*LISTS, "bitflow connections slow", f"bitflow connection {bulk}", "print $connection->id"]
     commands += [f"bitflow connection {slow}", f"thread {number}", "bitflow connection", "bitflow connection 99"]
     told = gdb_session.core(path, commands)
     path.unlink()
-    crowd.check(told, bitflow_process.binary().name)
+    random_traffic.check(told, bitflow_process.binary().name)
     assert {row.proxy for row in gdb_session.connections(told["bitflow connections slow"]).values()} == {"slow"}
     check_one(told, bulk, slow)
 

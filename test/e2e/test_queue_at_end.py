@@ -282,16 +282,16 @@ def test_clients_that_keep_coming_do_not_hold_up_the_end(env, kind):
             except OSError as error:
                 resets.append(error)
 
-    crowd = [threading.Thread(target=come, daemon=True) for _ in range(8)]
-    for each in crowd:
+    random_traffic = [threading.Thread(target=come, daemon=True) for _ in range(8)]
+    for each in random_traffic:
         each.start()
-    wait_for(lambda: len(served) > 100, "the crowd is there")
+    wait_for(lambda: len(served) > 100, "the random_traffic is there")
     watch = Stopwatch()
     bitflow.signal(SIGTERM)
     assert bitflow.wait_ended() == 0
     watch.between(0, 3, "the end")
     over.set()
-    for each in crowd:
+    for each in random_traffic:
         each.join(20)
     assert not resets
 

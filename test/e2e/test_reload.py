@@ -235,8 +235,8 @@ def test_no_connection_is_lost_over_reloads(env):
             except (OSError, AssertionError) as error:
                 failures.append(repr(error))
 
-    crowd = [threading.Thread(target=come, daemon=True) for _ in range(4)]
-    for each in crowd:
+    random_traffic = [threading.Thread(target=come, daemon=True) for _ in range(4)]
+    for each in random_traffic:
         each.start()
     for number in range(scale(24, 6)):
         name = ["one", "two"][(number + 1) % 2]
@@ -244,7 +244,7 @@ def test_no_connection_is_lost_over_reloads(env):
         reload(env, bitflow, proxy(address, targets[(number + 1) % 2]))
         wait_for(lambda: failures or counts[name] > before + 3, lambda: f"connections to {name}")
     stop.set()
-    for each in crowd:
+    for each in random_traffic:
         each.join(20)
     assert failures == []
 

@@ -194,7 +194,7 @@ def test_restart_on_the_same_port_at_once(env):
 
 
 def test_end_while_clients_rush_in(env):
-    """SIGTERM amid a crowd: every client is served or refused, none hangs, the exit is clean."""
+    """SIGTERM amid a random_traffic: every client is served or refused, none hangs, the exit is clean."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), server={"drain_timeout": "2s"})
     done, hung = threading.Event(), []
@@ -211,13 +211,13 @@ def test_end_while_clients_rush_in(env):
             except OSError:
                 pass
 
-    crowd = [threading.Thread(target=come, daemon=True) for _ in range(8)]
-    for each in crowd:
+    random_traffic = [threading.Thread(target=come, daemon=True) for _ in range(8)]
+    for each in random_traffic:
         each.start()
-    wait_for(lambda: len(bitflow.records()) > 50, "the crowd is there")
+    wait_for(lambda: len(bitflow.records()) > 50, "the random_traffic is there")
     bitflow.signal(signal.SIGTERM)
     assert bitflow.wait_ended() == 0
     done.set()
-    for each in crowd:
+    for each in random_traffic:
         each.join(20)
     assert not hung

@@ -8,7 +8,7 @@ import peers
 import sockets
 from environment import proxy
 from hosts import AAAA, A
-from test_names import join
+from test_name_resolution import join
 from waiting import Stopwatch, pace, scale, wait_for
 
 SERVER, DNSMASQ = hosts.own_address(7), hosts.own_address(8)
@@ -94,7 +94,7 @@ def test_a_crowd_where_aaaa_is_dropped(env, serve, dual):
     """Few look-ups serve them all, and none of them waits for long."""
     _, plan = serve({A: BOTH[A]})
     targets, port = listen(env, ["127.0.0.1"])
-    bitflow, address = start(env, plan, "crowd.far.test", port, dual)
+    bitflow, address = start(env, plan, "random_traffic.far.test", port, dual)
     watch = Stopwatch()
     clients = [env.connect(address) for _ in range(scale(100))]
     for _ in clients:

@@ -15,7 +15,7 @@ import tls_raw
 import waiting
 from environment import proxy
 from metrics_cases import metrics, wait_counters
-from observe_cases import Datagrams
+from telemetry_cases import Datagrams
 from proxy_headers import v1, v2
 from waiting import scale, wait_for
 

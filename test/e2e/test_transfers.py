@@ -269,7 +269,7 @@ def test_bulk_uses_pipes_and_gives_them_back(env):
 
 
 def test_idle_pipes_are_few(env):
-    """What a crowd of bulk flows needed is not kept after it, except for a few pipes for the next ones."""
+    """What a random_traffic of bulk flows needed is not kept after it, except for a few pipes for the next ones."""
     kept, count, size = 2 * 8, scale(200, 60), 1_000_000
     source = env.serve(peers.source(bytes(size)), env.unix("back.sock"))
     bitflow = env.start(proxy(env.unix(), source.address))

@@ -24,7 +24,7 @@ LIBRARIES = {
     r"openssl/": "tls",
     r"yaml\.h$": "config",
     r"curl/": "sentry",
-    r"jansson\.h$": "telemetry sentry",
+    r"jansson\.h$": "telemetry sentry proxy",
     r"zlib\.h$": "sentry",
 }
 

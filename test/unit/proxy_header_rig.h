@@ -50,9 +50,9 @@ static inline void assert_needs(const void *bytes, size_t length, size_t needed)
 }
 
 // 192.0.2.1, 2001:db8::1, or a Unix path.
-static inline struct proxy_header_end end_of(const char *text, uint16_t port)
+static inline struct proxy_header_address end_of(const char *text, uint16_t port)
 {
-    struct proxy_header_end end = {.port = port};
+    struct proxy_header_address end = {.port = port};
     if (inet_pton(AF_INET, text, end.address) == 1) {
         end.family = PROXY_HEADER_IPV4;
     } else if (inet_pton(AF_INET6, text, end.address) == 1) {
@@ -65,9 +65,9 @@ static inline struct proxy_header_end end_of(const char *text, uint16_t port)
     return end;
 }
 
-static inline void assert_end(const struct proxy_header_end *end, const char *text, uint16_t port)
+static inline void assert_end(const struct proxy_header_address *end, const char *text, uint16_t port)
 {
-    struct proxy_header_end wanted = end_of(text, port);
+    struct proxy_header_address wanted = end_of(text, port);
     assert_int_equal(end->family, wanted.family);
     assert_memory_equal(end->address, wanted.address, sizeof wanted.address);
     assert_int_equal(end->port, wanted.port);

@@ -1,11 +1,12 @@
 // The list of close reasons is what users filter their logs by: its names, who ended it and what counts as an error are
-// held to a table.
+// held to docs/connection-log.md.
 
 #include <ctype.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -13,63 +14,52 @@
 #include "bitflow/base/compiler.h"
 #include "bitflow/relay/close_reason.h"
 
-static const struct {
-    enum close_reason reason;
-    const char *name;
-    const char *ended_by;
-    bool is_error;
-} table[] = {
-    {CLOSE_COMPLETED, "completed", "client", false},
-    {CLOSE_CLIENT_RESET, "client_reset", "client", false},
-    {CLOSE_TARGET_RESET, "target_reset", "target", true},
-    {CLOSE_CLIENT_LOST, "client_lost", "client", false},
-    {CLOSE_TARGET_LOST, "target_lost", "target", true},
-    {CLOSE_CLIENT_READ_TIMEOUT, "client_read_timeout", "proxy", false},
-    {CLOSE_CLIENT_WRITE_TIMEOUT, "client_write_timeout", "proxy", false},
-    {CLOSE_TARGET_READ_TIMEOUT, "target_read_timeout", "proxy", true},
-    {CLOSE_TARGET_WRITE_TIMEOUT, "target_write_timeout", "proxy", true},
-    {CLOSE_CLIENT_TRUNCATED, "client_truncated", "client", false},
-    {CLOSE_TARGET_TRUNCATED, "target_truncated", "target", false},
-    {CLOSE_CLIENT_TLS_ERROR, "client_tls_error", "client", false},
-    {CLOSE_TARGET_TLS_ERROR, "target_tls_error", "target", true},
-    {CLOSE_PROXY_HEADER_INVALID, "proxy_header_invalid", "client", false},
-    {CLOSE_PROXY_HEADER_TIMEOUT, "proxy_header_timeout", "proxy", false},
-    {CLOSE_CLIENT_HANDSHAKE_FAILED, "client_handshake_failed", "client", false},
-    {CLOSE_CLIENT_HANDSHAKE_TIMEOUT, "client_handshake_timeout", "proxy", false},
-    {CLOSE_TARGET_HANDSHAKE_FAILED, "target_handshake_failed", "target", true},
-    {CLOSE_TARGET_HANDSHAKE_TIMEOUT, "target_handshake_timeout", "proxy", true},
-    {CLOSE_UNRECOGNIZED_NAME, "unrecognized_name", "proxy", false},
-    {CLOSE_SNI_UNMATCHED, "sni_unmatched", "proxy", false},
-    {CLOSE_LIFETIME, "lifetime", "proxy", false},
-    {CLOSE_DRAIN, "drain", "proxy", false},
-    {CLOSE_CLIENT_LEFT, "client_left", "client", false},
-    {CLOSE_RESOLVE_FAILED, "resolve_failed", "proxy", true},
-    {CLOSE_CONNECT_REFUSED, "connect_refused", "target", true},
-    {CLOSE_CONNECT_TIMEOUT, "connect_timeout", "proxy", true},
-    {CLOSE_CONNECT_FAILED, "connect_failed", "proxy", true},
-    {CLOSE_SOCKS_AUTH_FAILED, "socks_auth_failed", "target", true},
-    {CLOSE_SOCKS_REFUSED, "socks_refused", "target", true},
-    {CLOSE_SOCKS_FAILED, "socks_failed", "target", true},
-    {CLOSE_SOCKS_TIMEOUT, "socks_timeout", "proxy", true},
-    {CLOSE_PROXY_SOURCE_NOT_TRUSTED, "proxy_source_not_trusted", "proxy", false},
-    {CLOSE_SOURCE_NOT_AUTHORIZED, "source_not_authorized", "proxy", false},
-    {CLOSE_SOURCE_CONNECTION_LIMIT, "source_connection_limit", "proxy", false},
-    {CLOSE_CONNECTION_LIMIT, "connection_limit", "proxy", true},
-    {CLOSE_OUT_OF_DESCRIPTORS, "out_of_descriptors", "proxy", true},
-    {CLOSE_OUT_OF_PORTS, "out_of_ports", "proxy", true},
-    {CLOSE_OUT_OF_THREADS, "out_of_threads", "proxy", true},
-    {CLOSE_OUT_OF_MEMORY, "out_of_memory", "proxy", true},
-};
-
-static void test_table(void **state)
+// docs/connection-log.md has a row for each, with who ended it and whether it is an error, and no other rows.
+static void test_the_document_has_each_reasons_row(void **state)
 {
     (void)state;
-    assert_int_equal(ARRAY_LENGTH(table), CLOSE_REASON_COUNT - 1); // without CLOSE_NONE
-    for (size_t i = 0; i < ARRAY_LENGTH(table); i++) {
-        assert_string_equal(close_reason_name(table[i].reason), table[i].name);
-        assert_string_equal(ended_by_name(close_reason_ended_by(table[i].reason)), table[i].ended_by);
-        assert_int_equal(close_reason_is_error(table[i].reason), table[i].is_error);
+    static char text[1024 * 1024];
+    FILE *file = fopen(BITFLOW_SOURCE_DIR "/docs/connection-log.md", "re");
+    assert_non_null(file);
+    size_t length = fread(text, 1, sizeof text - 1, file);
+    assert_int_equal(fclose(file), 0);
+    assert_in_range(length, 1, sizeof text - 2);
+    unsigned rows = 0;
+    for (const char *at = text; (at = strstr(at, " | yes | ")) != NULL; at++)
+        rows++;
+    unsigned errors = 0;
+    for (enum close_reason reason = CLOSE_NONE + 1; reason < CLOSE_REASON_COUNT; reason++) {
+        char row[128];
+        bool is_error = close_reason_level(reason) == LOG_ERROR;
+        (void)snprintf(row, sizeof row, "\n| `%s` | %s | %s | ", close_reason_name(reason),
+                       reason == CLOSE_COMPLETED ? "client or target" : ended_by_name(close_reason_ended_by(reason)),
+                       is_error ? "yes" : "no");
+        if (strstr(text, row) == NULL)
+            fail_msg("docs/connection-log.md lacks the row%s", row);
+        errors += is_error;
     }
+    assert_int_equal(errors, rows);
+}
+
+// What a client was turned away for, and what it could have been turned away for, is a warning.
+static void test_levels(void **state)
+{
+    (void)state;
+    assert_int_equal(close_reason_level(CLOSE_COMPLETED), LOG_INFO);
+    assert_int_equal(close_reason_level(CLOSE_CONNECT_REFUSED), LOG_ERROR);
+    assert_int_equal(close_reason_level(CLOSE_CONNECTION_LIMIT), LOG_ERROR);
+    assert_int_equal(close_reason_level(CLOSE_SOURCE_CONNECTION_LIMIT), LOG_WARN);
+    assert_int_equal(close_reason_level(CLOSE_SOURCE_NOT_AUTHORIZED), LOG_WARN);
+    assert_int_equal(close_reason_level(CLOSE_PROXY_SOURCE_NOT_TRUSTED), LOG_WARN);
+}
+
+static void test_the_first_reason_stands(void **state)
+{
+    (void)state;
+    _Atomic(enum close_reason) reason = CLOSE_NONE;
+    assert_true(close_reason_settle(&reason, CLOSE_DRAIN));
+    assert_false(close_reason_settle(&reason, CLOSE_LIFETIME));
+    assert_int_equal(reason, CLOSE_DRAIN);
 }
 
 static void test_every_reason_has_a_name_and_a_text_of_its_own(void **state)
@@ -90,7 +80,9 @@ static void test_every_reason_has_a_name_and_a_text_of_its_own(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_the_document_has_each_reasons_row),
+        cmocka_unit_test(test_levels),
+        cmocka_unit_test(test_the_first_reason_stands),
         cmocka_unit_test(test_every_reason_has_a_name_and_a_text_of_its_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,5 @@
 // The connection log: what becomes of records when the file is full, gone, moved, or a FIFO that nobody reads. What
-// they look like: test_connection_line.c.
+// they look like: test_connection_record.c.
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,6 +24,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/log.h"
 #include "bitflow/telemetry/connection_log.h"
+#include "proxy/connection_internal.h"
 
 #define PATH_SIZE 128
 
@@ -116,22 +117,21 @@ static struct connection_log *open_log(const char *name)
     return log;
 }
 
+// Of a client that was turned away.
 static void write_record(struct connection_log *log, uint64_t id)
 {
-    const struct connection_record record = {
-        .event = CONNECTION_REJECTED,
-        .id = id,
-        .proxy = "web",
-        .client = "192.0.2.1:1",
-        .local = "192.0.2.2:80",
-        .phase = "accepting",
-        .reason = "connection_limit",
-        .ended_by = "proxy",
-    };
-    connection_log_write(log, &record);
+    static struct proxy proxy = {.name = (char *)"web"};
+    static struct generation generation = {.proxy = &proxy};
+    struct connection connection = {.id = id, .generation = &generation};
+    atomic_init(&connection.entry.reason, CLOSE_CONNECTION_LIMIT);
+    const struct connection_sockets sockets = {.client = "192.0.2.1:1", .local = "192.0.2.2:80"};
+    struct connection_line line;
+    connection_record_render(&connection, CONNECTION_REJECTED, &sockets, 0, 0, &line);
+    connection_log_write(log, &line);
+    connection_line_release(&line);
 }
 
-// test_connection_line.c shows that this is what a record looks like.
+// test_connection_record.c shows that this is what a record looks like.
 #define NO_TIMINGS                                                                                             \
     "\"timings\":{\"wait_ms\":null,\"admit_ms\":null,\"client_header_ms\":null,\"client_hello_ms\":null,"      \
     "\"client_handshake_ms\":null,\"dial_ms\":null,\"resolve_ms\":null,\"connect_ms\":null,\"socks_ms\":null," \

@@ -200,7 +200,7 @@ static void test_refused(void **state)
     assert_invalid("PROXY TCP6 ::1\0x ::1 1 2\r\n", 26, BAD_SOURCE);
 }
 
-static void assert_encodes(const struct proxy_header_end source, const struct proxy_header_end destination,
+static void assert_encodes(const struct proxy_header_address source, const struct proxy_header_address destination,
                            const char *line)
 {
     uint8_t out[PROXY_HEADER_V1_MAX];
@@ -213,7 +213,7 @@ static void assert_encodes(const struct proxy_header_end source, const struct pr
 static void test_families_of_a_pair(void **state)
 {
     (void)state;
-    const struct proxy_header_end none = {.family = PROXY_HEADER_UNKNOWN};
+    const struct proxy_header_address none = {.family = PROXY_HEADER_UNKNOWN};
     assert_encodes(end_of("::ffff:192.0.2.1", 1), end_of("::ffff:192.0.2.2", 2),
                    "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n");
     assert_encodes(end_of("192.0.2.1", 1), end_of("::ffff:192.0.2.2", 2), "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n");

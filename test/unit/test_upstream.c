@@ -112,7 +112,8 @@ struct fixture {
     int client[2]; // ours, the client's end
     struct client_watch watch;
     struct upstream upstream;
-    struct error error;
+    struct phases phases;
+    struct failure failure;
 };
 
 static int setup(void **state)
@@ -153,9 +154,14 @@ static int teardown(void **state)
 static bool connect_with(struct fixture *fixture, uint64_t rr_counter, const struct proxy_header *header)
 {
     struct log_context context = {.proxy = "web", .connection = 1};
-    const struct upstream_plan plan = {
-        .settings = &fixture->settings, .targets = fixture->targets, .rr_counter = rr_counter, .header = header};
-    return upstream_connect(&fixture->upstream, &plan, &fixture->watch, &context, &fixture->error);
+    static struct metrics metrics; // they are off
+    static struct proxy_metrics proxy_metrics = {.all = &metrics};
+    struct proxy proxy = {.rr_counter = rr_counter, .metrics = &proxy_metrics};
+    const struct generation generation = {.proxy = &proxy, .settings = &fixture->settings, .targets = fixture->targets};
+    const struct upstream_terms terms = {
+        .generation = &generation, .header = header, .watch = &fixture->watch, .context = &context};
+    fixture->phases = (struct phases){.current = PHASE_DIALLING, .last = PHASE_DIALLING, .started = 1, .since = 1};
+    return upstream_connect(&fixture->upstream, &terms, &fixture->phases, &fixture->failure);
 }
 
 static bool connect_now(struct fixture *fixture, uint64_t rr_counter)
@@ -169,9 +175,9 @@ static void test_failover_goes_on_to_the_one_that_listens(void **state)
     assert_true(connect_now(fixture, 0));
     assert_string_equal(fixture->upstream.target->settings->name, "listens");
     assert_int_equal(fixture->upstream.attempts, 2);
-    assert_true(fixture->upstream.connect_time > 0);
-    assert_int_equal(fixture->upstream.resolve_time, 0);
-    assert_int_equal(fixture->error.code, ERROR_NONE);
+    assert_true(fixture->phases.spent[PHASE_CONNECT] > 0);
+    assert_int_equal(fixture->phases.spent[PHASE_RESOLVE], 0);
+    assert_int_equal(fixture->failure.error.code, ERROR_NONE);
     // It really is connected to that one.
     int accepted = accept4(fixture->ports[LISTENS].fd, NULL, NULL, SOCK_CLOEXEC);
     char byte = 0;
@@ -186,7 +192,7 @@ static void test_none_tries_the_first_only(void **state)
     struct fixture *fixture = *state;
     fixture->settings.balancer = BALANCER_NONE;
     assert_false(connect_now(fixture, 1));
-    assert_int_equal(fixture->error.code, ERROR_REFUSED);
+    assert_int_equal(fixture->failure.error.code, ERROR_REFUSED);
     assert_string_equal(fixture->upstream.target->settings->name, "refuses");
     assert_int_equal(fixture->upstream.attempts, 1);
 }
@@ -217,8 +223,8 @@ static void test_each_target_has_its_attempts(void **state)
     fixture->target_settings[LISTENS].address = fixture->target_settings[REFUSES].address;
     assert_false(connect_now(fixture, 0));
     assert_int_equal(fixture->upstream.attempts, 3 + 1 + 2);
-    assert_int_equal(fixture->error.code, ERROR_REFUSED);
-    assert_true(strlen(fixture->error.text) > 0);
+    assert_int_equal(fixture->failure.error.code, ERROR_REFUSED);
+    assert_true(strlen(fixture->failure.error.text) > 0);
 }
 
 static void test_waits_between_attempts(void **state)
@@ -234,7 +240,8 @@ static void test_waits_between_attempts(void **state)
     // 20 + 40 + 80 ms less a fifth at least; the upper bound only tells "waited" from "hung".
     assert_true(took >= 140 * NS_PER_MS * 8 / 10);
     assert_true(took < 20 * NS_PER_S);
-    assert_true(fixture->upstream.connect_time < took - 100 * NS_PER_MS); // the waits are not counted as connecting
+    assert_true(fixture->phases.spent[PHASE_CONNECT] <
+                took - 100 * NS_PER_MS); // the waits are not counted as connecting
 }
 
 static void test_a_failure_of_all_says_how_many(void **state)
@@ -243,9 +250,9 @@ static void test_a_failure_of_all_says_how_many(void **state)
     fixture->target_settings[LISTENS].address = fixture->target_settings[REFUSES].address;
     assert_false(connect_now(fixture, 0));
     static const char wanted[] = "all 3 targets failed, the last: cannot connect to 127.0.0.1:";
-    assert_memory_equal(fixture->error.text, wanted, strlen(wanted));
-    assert_int_equal(fixture->error.code, ERROR_REFUSED);
-    assert_int_equal(fixture->error.os_errno, ECONNREFUSED);
+    assert_memory_equal(fixture->failure.error.text, wanted, strlen(wanted));
+    assert_int_equal(fixture->failure.error.code, ERROR_REFUSED);
+    assert_int_equal(fixture->failure.error.os_errno, ECONNREFUSED);
     for (size_t i = 0; i < PORTS; i++)
         assert_int_equal(atomic_load(&fixture->loads[i].active), 0);
 }
@@ -288,7 +295,7 @@ static void test_a_client_that_leaves_is_no_failure_of_the_target(void **state)
     (void)close(fixture->client[1]);
     fixture->client[1] = -1;
     assert_false(connect_now(fixture, 0));
-    assert_int_equal(fixture->error.code, ERROR_CANCELLED);
+    assert_int_equal(fixture->failure.error.code, ERROR_CANCELLED);
     assert_int_equal(atomic_load(&fixture->healths[REFUSES].state), 0);
     assert_int_equal(atomic_load(&fixture->loads[REFUSES].active), 0);
 }
@@ -326,12 +333,13 @@ static void test_a_socks_server_that_is_not_there(void **state)
     fixture->target_settings[REFUSES].address = fixture->ports[LISTENS].address;
     fixture->target_settings[REFUSES].socks_proxy = proxy;
     assert_false(connect_now(fixture, 0));
-    assert_int_equal(fixture->error.code, ERROR_REFUSED);
-    assert_int_equal(fixture->error.os_errno, ECONNREFUSED);
-    assert_int_equal(fixture->upstream.step, UPSTREAM_DIAL);
+    assert_int_equal(fixture->failure.error.code, ERROR_REFUSED);
+    assert_int_equal(fixture->failure.error.os_errno, ECONNREFUSED);
+    assert_int_equal(fixture->phases.step, PHASE_CONNECT);
+    assert_int_equal(fixture->failure.reason, CLOSE_CONNECT_REFUSED);
     static const char wanted[] = "the SOCKS5 server: cannot connect to 127.0.0.1:";
-    assert_memory_equal(fixture->error.text, wanted, strlen(wanted));
-    assert_null(strstr(fixture->error.text, "s3cret"));
+    assert_memory_equal(fixture->failure.error.text, wanted, strlen(wanted));
+    assert_null(strstr(fixture->failure.error.text, "s3cret"));
 }
 
 // Leaves with a wait of an hour ahead, once the first attempt is known to have failed.
@@ -363,7 +371,7 @@ static void test_a_client_that_leaves_ends_the_wait(void **state)
     assert_false(connect_now(fixture, 0));
     assert_true(clock_now() - start < 20 * NS_PER_S);
     assert_int_equal(pthread_join(thread, NULL), 0);
-    assert_int_equal(fixture->error.code, ERROR_CANCELLED);
+    assert_int_equal(fixture->failure.error.code, ERROR_CANCELLED);
     assert_int_equal(fixture->upstream.attempts, 1); // nor is another target tried
     assert_string_equal(fixture->upstream.target->settings->name, "refuses");
     log_set_level(LOG_OFF);
@@ -396,7 +404,7 @@ static void test_out_of_descriptors_is_not_tried_again(void **state)
     bool connected = connect_now(fixture, 0);
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
     assert_false(connected);
-    assert_int_equal(fixture->error.code, ERROR_NO_DESCRIPTORS);
+    assert_int_equal(fixture->failure.error.code, ERROR_NO_DESCRIPTORS);
     assert_int_equal(fixture->upstream.attempts, 1);
 }
 

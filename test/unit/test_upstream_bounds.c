@@ -23,7 +23,8 @@ struct scene {
     struct target_config target;
     struct proxy_config settings;
     struct upstream upstream;
-    struct error error;
+    struct phases phases;
+    struct failure failure;
     const struct proxy_header *header;
 };
 
@@ -40,18 +41,24 @@ static int64_t fail_to_connect(struct scene *scene)
     struct target_load load = {.active = 0};
     struct health health = {.state = 0};
     struct target target = {.settings = &scene->target, .load = &load, .health = &health};
-    const struct upstream_plan plan = {.settings = &scene->settings, .targets = &target, .header = scene->header};
+    static struct metrics metrics; // they are off
+    static struct proxy_metrics proxy_metrics = {.all = &metrics};
+    struct proxy proxy = {.metrics = &proxy_metrics};
+    const struct generation generation = {.proxy = &proxy, .settings = &scene->settings, .targets = &target};
     int client[2];
     struct client_watch watch;
     const struct log_context context = {.proxy = "web", .connection = 1};
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, client), 0);
     client_watch_init(&watch, client[0]);
+    const struct upstream_terms terms = {
+        .generation = &generation, .header = scene->header, .watch = &watch, .context = &context};
     int64_t start = clock_now();
-    scene->error = ERROR_INIT;
+    scene->phases = (struct phases){.current = PHASE_DIALLING, .last = PHASE_DIALLING, .started = 1, .since = 1};
+    scene->failure = (struct failure){.reason = CLOSE_NONE};
     atomic_store(&fake_time_flies, true);
-    assert_false(upstream_connect(&scene->upstream, &plan, &watch, &context, &scene->error));
+    assert_false(upstream_connect(&scene->upstream, &terms, &scene->phases, &scene->failure));
     atomic_store(&fake_time_flies, false);
-    assert_int_equal(scene->error.code, ERROR_TIMEOUT);
+    assert_int_equal(scene->failure.error.code, ERROR_TIMEOUT);
     (void)close(client[0]);
     (void)close(client[1]);
     return clock_now() - start;
@@ -81,19 +88,19 @@ static void test_a_socks_server_that_is_silent(void **state)
     scene.target.socks_proxy = server;
     scene.target.proxy_timeout = 30 * NS_PER_S;
     assert_took(fail_to_connect(&scene), 30 * NS_PER_S);
-    assert_int_equal(scene.upstream.step, UPSTREAM_SOCKS);
-    assert_true(scene.upstream.has_own_bound);
-    assert_non_null(strstr(scene.error.text, "did not answer in time"));
+    assert_int_equal(scene.phases.step, PHASE_SOCKS);
+    assert_int_equal(scene.failure.reason, CLOSE_SOCKS_TIMEOUT);
+    assert_non_null(strstr(scene.failure.error.text, "did not answer in time"));
 
     // The nearer one counts.
     scene.target.connect_timeout = 20 * NS_PER_S;
     assert_took(fail_to_connect(&scene), 20 * NS_PER_S);
-    assert_int_equal(scene.upstream.step, UPSTREAM_SOCKS);
-    assert_false(scene.upstream.has_own_bound);
+    assert_int_equal(scene.phases.step, PHASE_SOCKS);
+    assert_int_equal(scene.failure.reason, CLOSE_CONNECT_TIMEOUT);
 
     scene.target.proxy_timeout = 0;
     assert_took(fail_to_connect(&scene), 20 * NS_PER_S);
-    assert_false(scene.upstream.has_own_bound);
+    assert_int_equal(scene.failure.reason, CLOSE_CONNECT_TIMEOUT);
     (void)close(listening);
 }
 
@@ -121,7 +128,7 @@ static int64_t fail_to_send_the_header(struct scene *scene, int64_t write_timeou
     scene->target.write_timeout = write_timeout;
     scene->target.connect_timeout = connect_timeout;
     int64_t took = fail_to_connect(scene);
-    assert_int_equal(scene->upstream.step, UPSTREAM_HEADER);
+    assert_int_equal(scene->phases.step, PHASE_TARGET_HEADER);
     (void)close(ends[1]);
     return took;
 }
@@ -131,11 +138,11 @@ static void test_a_header_that_is_not_taken(void **state)
     (void)state;
     struct scene scene;
     assert_took(fail_to_send_the_header(&scene, 0, 0), 10 * NS_PER_S);
-    assert_true(scene.upstream.has_own_bound);
+    assert_int_equal(scene.failure.reason, CLOSE_TARGET_WRITE_TIMEOUT);
     assert_took(fail_to_send_the_header(&scene, 40 * NS_PER_S, 0), 40 * NS_PER_S);
-    assert_true(scene.upstream.has_own_bound);
+    assert_int_equal(scene.failure.reason, CLOSE_TARGET_WRITE_TIMEOUT);
     assert_took(fail_to_send_the_header(&scene, 40 * NS_PER_S, 20 * NS_PER_S), 20 * NS_PER_S);
-    assert_false(scene.upstream.has_own_bound);
+    assert_int_equal(scene.failure.reason, CLOSE_CONNECT_TIMEOUT);
 }
 
 int main(void)

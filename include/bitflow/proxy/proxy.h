@@ -20,8 +20,8 @@
 #include "bitflow/base/thread.h"
 #include "bitflow/config/config.h"
 #include "bitflow/proxy/metrics.h"
+#include "bitflow/proxy/periodic_records.h"
 #include "bitflow/proxy/registry.h"
-#include "bitflow/proxy/reports.h"
 #include "bitflow/proxy/source_counts.h"
 #include "bitflow/proxy/target.h"
 #include "bitflow/proxy/tls_contexts.h"
@@ -45,18 +45,18 @@ struct generation {
     _Atomic unsigned references;
     struct proxy *proxy;
     const struct config *config;
-    const struct proxy_config *settings; // in `config`
-    struct connection_log *log;          // NULL: off
-    struct report_queue reports;         // its connections that are reported while they live
-    struct tls_context *tls;             // the listener's; NULL: plain
-    struct target *targets;              // as many as `settings` has, in their order
+    const struct proxy_config *settings;    // in `config`
+    struct connection_log *log;             // NULL: off
+    struct periodic_queue periodic_records; // its connections that are reported while they live
+    struct tls_context *tls;                // the listener's; NULL: plain
+    struct target *targets;                 // as many as `settings` has, in their order
 };
 
 // What all proxies of the process share. Lives as long as the process.
 struct runtime {
     struct thread_pool *threads; // workers and the relays' second threads
     struct registry *registry;
-    struct reports *reports; // periodic records
+    struct periodic_records *periodic_records; // periodic records
     struct metrics metrics;
 };
 

@@ -16,7 +16,7 @@
 enum proxy_header_family { PROXY_HEADER_UNKNOWN, PROXY_HEADER_IPV4, PROXY_HEADER_IPV6, PROXY_HEADER_UNIX };
 
 // One end of the connection.
-struct proxy_header_end {
+struct proxy_header_address {
     enum proxy_header_family family;
     // In network byte order: 4 or 16 bytes, or a Unix address as in sun_path, zeros behind it (an abstract one begins
     // with a zero byte; all zeros: unnamed).
@@ -45,8 +45,8 @@ struct proxy_header_tls {
 struct proxy_header {
     // Version 2's LOCAL: the sender speaks for itself, a health check; there are no addresses.
     bool is_local;
-    struct proxy_header_end source;
-    struct proxy_header_end destination;
+    struct proxy_header_address source;
+    struct proxy_header_address destination;
     // Version 2 only
     struct proxy_header_text protocol;  // ALPN
     struct proxy_header_text authority; // server name

@@ -1,0 +1,74 @@
+#include "phases.h"
+
+#include <string.h>
+
+#include "bitflow/base/clock.h"
+#include "bitflow/base/invariant.h"
+
+#define PHASE_ROW(constant, row_name, row_step, row_key, row_timer) \
+    [constant] = {.name = row_name, .step = row_step, .key = row_key, .timer = row_timer},
+
+const struct phase_row phase_rows[PHASE_COUNT] = {CONNECTION_PHASES(PHASE_ROW)};
+
+// At least 1: what was come to is told from what was not, however coarse the clock is.
+static int64_t between(int64_t begin, int64_t end)
+{
+    return end > begin ? end - begin : 1;
+}
+
+static void stop_step(struct phases *phases, int64_t now)
+{
+    if (phases->step_since != 0)
+        phases->spent[phases->step] += between(phases->step_since, now);
+    phases->step_since = 0;
+}
+
+void phases_begin(struct phases *phases)
+{
+    phases->started = phases->since = clock_now();
+}
+
+void phases_enter(struct phases *phases, enum phase phase)
+{
+    int64_t now = clock_now();
+    enum phase current = atomic_load_explicit(&phases->current, memory_order_relaxed);
+    stop_step(phases, now);
+    if (phase_rows[phase].step != NULL) {
+        INVARIANT(phase > current && strcmp(phase_rows[phase].name, phase_rows[current].name) == 0);
+        phases->step = phase;
+        phases->step_since = now;
+        return;
+    }
+    INVARIANT(phase > current);
+    phases->spent[current] = between(phases->since, now);
+    if (phase == PHASE_CLOSING) {
+        phases->ended = now;
+    } else {
+        phases->last = phase;
+        phases->since = now;
+    }
+    atomic_store_explicit(&phases->current, phase, memory_order_relaxed);
+}
+
+void phases_leave_step(struct phases *phases)
+{
+    stop_step(phases, clock_now());
+}
+
+void phases_add(struct phases *phases, enum phase phase, int64_t duration)
+{
+    phases->step_since = 0;
+    phases->spent[phase] += duration;
+}
+
+int64_t phases_durations(const struct phases *phases, int64_t first_byte, int64_t now, int64_t durations[PHASE_COUNT])
+{
+    memcpy(durations, phases->spent, sizeof phases->spent);
+    if (first_byte != 0)
+        durations[PHASE_FIRST_BYTE] = between(phases->since, first_byte);
+    if (phases->started == 0)
+        return 0;
+    if (phases->ended == 0)
+        durations[phases->last] = between(phases->since, now);
+    return between(phases->started, phases->ended != 0 ? phases->ended : now);
+}
