@@ -405,8 +405,7 @@ void crash_stack_give_back(void *stack)
     (void)sigaltstack(&none, NULL);
     mutex_lock(&chunks_lock);
     struct chunk *chunk;
-    SLIST_FOREACH(chunk, &chunks, link)
-    {
+    SLIST_FOREACH(chunk, &chunks, link) {
         uintptr_t offset = (uintptr_t)stack - (uintptr_t)chunk->stacks;
         if (offset < CHUNK_STACKS * STACK_SIZE)
             chunk->taken &= ~(UINT64_C(1) << (offset / STACK_SIZE));

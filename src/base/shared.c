@@ -9,8 +9,8 @@ void *shared_hold(struct shared_list *list, const char *name, size_t size)
 {
     struct shared *shared;
     LIST_FOREACH(shared, list, link)
-    if (strcmp(shared->name, name) == 0)
-        break;
+        if (strcmp(shared->name, name) == 0)
+            break;
     if (shared == NULL) {
         size_t name_size = strlen(name) + 1;
         shared = calloc(1, size + name_size);

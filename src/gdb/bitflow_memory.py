@@ -94,16 +94,15 @@ def enum_name(value, prefix):
 
 
 def follow(head, problems, what):
-    """A list's entries: a TAILQ's (sys/queue.h), by its link, or a circular list's, without its head."""
-    is_queue = any(field.name == "tqh_first" for field in head.type.fields())
-    end, seen = 0 if is_queue else int(head.address), set()
+    """A list's entries: a TAILQ's (sys/queue.h), by its link."""
+    seen = set()
     try:
-        entry = head["tqh_first"] if is_queue else head["next"]
-        while int(entry) != end:
+        entry = head["tqh_first"]
+        while int(entry) != 0:
             if int(entry) in seen or len(seen) >= LIST_LIMIT:
                 problems.append("The list of %s goes round in itself after %d entries." % (what, len(seen)))
                 return
-            following = entry["link"]["tqe_next"] if is_queue else entry["next"]
+            following = entry["link"]["tqe_next"]
             following.fetch_lazy()
             seen.add(int(entry))
             yield entry.dereference()

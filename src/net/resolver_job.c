@@ -170,8 +170,8 @@ static struct resolver_job *next_queued(void) EXCLUDES(lock)
     mutex_lock(&lock);
     struct resolver_job *next;
     TAILQ_FOREACH(next, &jobs, link)
-    if (next->is_queued)
-        break;
+        if (next->is_queued)
+            break;
     if (next != NULL) {
         next->is_queued = false;
         note_begin(next);
@@ -211,8 +211,8 @@ static struct resolver_job *find(const char *host, enum address_family family) R
 {
     struct resolver_job *job;
     TAILQ_FOREACH(job, &jobs, link)
-    if (job->family == family && strcmp(job->host, host) == 0)
-        break;
+        if (job->family == family && strcmp(job->host, host) == 0)
+            break;
     return job;
 }
 

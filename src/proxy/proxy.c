@@ -2,24 +2,21 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "bitflow/base/invariant.h"
 
 struct proxy *proxy_create(const char *name, struct metrics *metrics, struct error *error)
 {
     struct proxy *proxy = calloc(1, sizeof *proxy);
-    char *own_name = strdup(name);
     struct proxy_metrics *own_metrics = proxy_metrics_hold(metrics, name);
-    if (proxy == NULL || own_name == NULL || own_metrics == NULL) {
+    if (proxy == NULL || own_metrics == NULL) {
         free(proxy);
-        free(own_name);
         proxy_metrics_drop(&own_metrics);
         error_set_errno(error, ENOMEM, "cannot create the proxy %s", name);
         return NULL;
     }
-    proxy->name = own_name;
     proxy->metrics = own_metrics;
+    proxy->name = own_metrics->shared.name;
     mutex_init(&proxy->lock);
     mutex_lock(&proxy->lock);
     LIST_INIT(&proxy->loads);
@@ -30,8 +27,8 @@ struct proxy *proxy_create(const char *name, struct metrics *metrics, struct err
     return proxy;
 }
 
-// Gives a reference back.
-static bool is_last(_Atomic unsigned *references)
+// Returns whether it was the last one.
+static bool drop_reference(_Atomic unsigned *references)
 {
     unsigned before = atomic_fetch_sub_explicit(references, 1, memory_order_acq_rel);
     INVARIANT(before > 0);
@@ -48,7 +45,7 @@ void proxy_drop(struct proxy **proxy)
 {
     struct proxy *dropped = *proxy;
     *proxy = NULL;
-    if (dropped == NULL || !is_last(&dropped->references))
+    if (dropped == NULL || !drop_reference(&dropped->references))
         return;
     INVARIANT(atomic_load(&dropped->active) == 0);
     mutex_lock(&dropped->lock);
@@ -57,7 +54,6 @@ void proxy_drop(struct proxy **proxy)
     mutex_release(&dropped->lock);
     source_counts_release(&dropped->sources);
     proxy_metrics_drop(&dropped->metrics);
-    free(dropped->name);
     free(dropped);
 }
 
@@ -144,7 +140,7 @@ void generation_drop(struct generation **generation)
 {
     struct generation *dropped = *generation;
     *generation = NULL;
-    if (dropped == NULL || !is_last(&dropped->references))
+    if (dropped == NULL || !drop_reference(&dropped->references))
         return;
     destroy(dropped);
 }

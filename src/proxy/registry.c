@@ -17,9 +17,8 @@ struct registry {
     struct mutex lock;
     struct condition changed; // the earliest deadline, or `stopping`
     // Guarded by the lock:
-    // Two circular lists around these heads. `lifetimes` is in the order of the deadlines.
-    struct registry_entry unlimited GUARDED;
-    struct registry_entry lifetimes GUARDED;
+    struct registry_list unlimited GUARDED;
+    struct registry_list lifetimes GUARDED; // in the order of the deadlines
     size_t count GUARDED;
     bool draining GUARDED;
     bool stopping GUARDED;
@@ -28,27 +27,13 @@ struct registry {
     pthread_t watcher;                     // written once, before any other thread may ask for it
 };
 
-static void list_init(struct registry_entry *head)
+static void take_out(struct registry *registry, struct registry_entry *entry) REQUIRES(registry->lock)
 {
-    head->previous = head;
-    head->next = head;
-}
-
-static void list_insert_after(struct registry_entry *place, struct registry_entry *entry)
-{
-    entry->previous = place;
-    entry->next = place->next;
-    place->next->previous = entry;
-    place->next = entry;
-}
-
-static void list_take_out(struct registry *registry, struct registry_entry *entry) REQUIRES(registry->lock)
-{
-    INVARIANT(entry->previous->next == entry && entry->next->previous == entry);
+    INVARIANT(entry->list != NULL && *entry->link.tqe_prev == entry);
     if (registry->cursor == entry)
-        registry->cursor = entry->next;
-    entry->previous->next = entry->next;
-    entry->next->previous = entry->previous;
+        registry->cursor = TAILQ_NEXT(entry, link);
+    TAILQ_REMOVE(entry->list, entry, link);
+    entry->list = NULL;
 }
 
 struct registry *registry_create(void (*on_empty)(void), struct error *error)
@@ -62,8 +47,8 @@ struct registry *registry_create(void (*on_empty)(void), struct error *error)
     mutex_init(&registry->lock);
     condition_init(&registry->changed);
     mutex_lock(&registry->lock);
-    list_init(&registry->unlimited);
-    list_init(&registry->lifetimes);
+    TAILQ_INIT(&registry->unlimited);
+    TAILQ_INIT(&registry->lifetimes);
     mutex_unlock(&registry->lock);
     return registry;
 }
@@ -82,8 +67,7 @@ void registry_destroy(struct registry **registry)
     if (has_watcher)
         (void)pthread_join(destroyed->watcher, NULL);
     mutex_lock(&destroyed->lock);
-    INVARIANT(destroyed->count == 0 && destroyed->unlimited.next == &destroyed->unlimited &&
-              destroyed->lifetimes.next == &destroyed->lifetimes);
+    INVARIANT(destroyed->count == 0 && TAILQ_EMPTY(&destroyed->unlimited) && TAILQ_EMPTY(&destroyed->lifetimes));
     mutex_unlock(&destroyed->lock);
     condition_release(&destroyed->changed);
     mutex_release(&destroyed->lock);
@@ -109,12 +93,13 @@ static void end(struct registry_entry *entry, enum close_reason reason)
 static int64_t end_lifetimes(struct registry *registry) REQUIRES(registry->lock)
 {
     struct registry_entry *first;
-    while ((first = registry->lifetimes.next) != &registry->lifetimes) {
+    while ((first = TAILQ_FIRST(&registry->lifetimes)) != NULL) {
         if (deadline_left(first->deadline) > 0)
             return first->deadline;
         end(first, CLOSE_LIFETIME);
-        list_take_out(registry, first);
-        list_insert_after(&registry->unlimited, first);
+        take_out(registry, first);
+        first->list = &registry->unlimited;
+        TAILQ_INSERT_HEAD(first->list, first, link);
     }
     return DEADLINE_NONE;
 }
@@ -148,17 +133,17 @@ void registry_add(struct registry *registry, struct registry_entry *entry)
     atomic_init(&entry->reason, CLOSE_NONE);
     mutex_lock(&registry->lock);
     registry->count++;
-    if (entry->deadline == DEADLINE_NONE) {
-        list_insert_after(&registry->unlimited, entry);
-    } else {
-        // A proxy's lifetimes are all alike, so the place is nearly always at the end.
-        struct registry_entry *place = registry->lifetimes.previous;
-        while (place != &registry->lifetimes && place->deadline > entry->deadline)
-            place = place->previous;
-        list_insert_after(place, entry);
-        if (place == &registry->lifetimes)
-            condition_signal(&registry->changed);
-    }
+    entry->list = entry->deadline == DEADLINE_NONE ? &registry->unlimited : &registry->lifetimes;
+    // A proxy's lifetimes are all alike, so the first look is nearly always the last.
+    struct registry_entry *before = entry->list == &registry->lifetimes ? TAILQ_LAST(entry->list, registry_list) : NULL;
+    while (before != NULL && before->deadline > entry->deadline)
+        before = TAILQ_PREV(before, registry_list, link);
+    if (before != NULL)
+        TAILQ_INSERT_AFTER(entry->list, before, entry, link);
+    else
+        TAILQ_INSERT_HEAD(entry->list, entry, link);
+    if (entry == TAILQ_FIRST(&registry->lifetimes))
+        condition_signal(&registry->changed);
     mutex_unlock(&registry->lock);
 }
 
@@ -174,7 +159,7 @@ void registry_set_target(struct registry *registry, struct registry_entry *entry
 void registry_remove(struct registry *registry, struct registry_entry *entry)
 {
     mutex_lock(&registry->lock);
-    list_take_out(registry, entry);
+    take_out(registry, entry);
     INVARIANT(registry->count > 0);
     bool now_empty = --registry->count == 0 && registry->draining;
     mutex_unlock(&registry->lock);
@@ -203,9 +188,10 @@ void registry_drain(struct registry *registry)
 void registry_end_all(struct registry *registry, enum close_reason reason)
 {
     mutex_lock(&registry->lock);
-    for (struct registry_entry *entry = registry->unlimited.next; entry != &registry->unlimited; entry = entry->next)
+    struct registry_entry *entry;
+    TAILQ_FOREACH(entry, &registry->unlimited, link)
         end(entry, reason);
-    for (struct registry_entry *entry = registry->lifetimes.next; entry != &registry->lifetimes; entry = entry->next)
+    TAILQ_FOREACH(entry, &registry->lifetimes, link)
         end(entry, reason);
     mutex_unlock(&registry->lock);
 }
@@ -213,14 +199,14 @@ void registry_end_all(struct registry *registry, enum close_reason reason)
 // As long as the lock is held at a time: a few microseconds.
 #define VISIT_BATCH 64
 
-static void visit_list(struct registry *registry, struct registry_entry *head,
+static void visit_list(struct registry *registry, const struct registry_list *list,
                        void (*visit)(struct registry_entry *entry, void *argument), void *argument)
 {
     mutex_lock(&registry->lock);
-    registry->cursor = head->next;
-    for (size_t i = 1; registry->cursor != head; i++) {
+    registry->cursor = TAILQ_FIRST(list);
+    for (size_t i = 1; registry->cursor != NULL; i++) {
         struct registry_entry *entry = registry->cursor;
-        registry->cursor = entry->next;
+        registry->cursor = TAILQ_NEXT(entry, link);
         visit(entry, argument);
         if (i % VISIT_BATCH != 0)
             continue;
@@ -228,7 +214,6 @@ static void visit_list(struct registry *registry, struct registry_entry *head,
         (void)sched_yield(); // whoever waits for the lock gets it
         mutex_lock(&registry->lock);
     }
-    registry->cursor = NULL;
     mutex_unlock(&registry->lock);
 }
 

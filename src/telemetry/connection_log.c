@@ -114,8 +114,7 @@ bool connection_log_reopen_all(void)
     bool all = true;
     mutex_lock(&logs_lock);
     struct shared *shared;
-    LIST_FOREACH(shared, &logs, link)
-    {
+    LIST_FOREACH(shared, &logs, link) {
         struct connection_log *log = (struct connection_log *)shared;
         struct error error = ERROR_INIT;
         int fd = open_file(shared->name, &error);

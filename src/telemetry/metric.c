@@ -21,15 +21,15 @@ static uint64_t mix(uint64_t bits)
     return bits ^ (bits >> 31);
 }
 
-// Vitter's algorithm R: the value that is number `before` (from 0) of its interval takes a place with the probability
+// Vitter's algorithm R: the value that is number `before` (from 0) of its interval takes a slot with the probability
 // KEPT / (before + 1). METRIC_TIMER_KEPT: it takes none.
-static size_t choose_place(uint64_t state, int64_t value)
+static size_t choose_slot(uint64_t state, int64_t value)
 {
     uint64_t before = state & COUNT_MASK;
     if (before < METRIC_TIMER_KEPT)
         return (size_t)before;
-    uint64_t place = mix(state + mix((uint64_t)value)) % (before + 1);
-    return place < METRIC_TIMER_KEPT ? (size_t)place : METRIC_TIMER_KEPT;
+    uint64_t slot = mix(state + mix((uint64_t)value)) % (before + 1);
+    return slot < METRIC_TIMER_KEPT ? (size_t)slot : METRIC_TIMER_KEPT;
 }
 
 void metric_time(struct metric_timer *timer, int64_t duration)
@@ -37,9 +37,9 @@ void metric_time(struct metric_timer *timer, int64_t duration)
     if (duration < 0)
         return;
     uint64_t state = atomic_fetch_add_explicit(&timer->state, 1, memory_order_relaxed);
-    size_t place = choose_place(state, duration);
-    if (place < METRIC_TIMER_KEPT)
-        atomic_store_explicit(&timer->kept[state >> COUNT_BITS & 1][place], (uint64_t)(duration / NS_PER_US) + 1,
+    size_t slot = choose_slot(state, duration);
+    if (slot < METRIC_TIMER_KEPT)
+        atomic_store_explicit(&timer->kept[state >> COUNT_BITS & 1][slot], (uint64_t)(duration / NS_PER_US) + 1,
                               memory_order_relaxed);
 }
 

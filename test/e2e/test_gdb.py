@@ -234,13 +234,13 @@ end
 bitflow connections
 echo \\n=== loop\\n
 set $registry = debugged_process.runtime->registry
-set var $registry->unlimited.next->next = $registry->unlimited.next
+set var $registry->unlimited.tqh_first->link.tqe_next = $registry->unlimited.tqh_first
 bitflow connections
 echo \\n=== wild\\n
-set var $registry->unlimited.next->next = (struct registry_entry *)0x10
+set var $registry->unlimited.tqh_first->link.tqe_next = (struct registry_entry *)0x10
 bitflow connections
 echo \\n=== garbage\\n
-set var $registry->unlimited.next = (struct registry_entry *)&debugged_process
+set var $registry->unlimited.tqh_first = (struct registry_entry *)&debugged_process
 bitflow connections
 echo \\n=== proxies\\n
 set var debugged_process.listeners->acceptors[0]->current = (struct generation *)0x10

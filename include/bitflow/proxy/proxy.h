@@ -34,7 +34,7 @@ struct proxy {
     _Atomic uint64_t rr_counter;  // connections that came to choose a target, since the start, for round-robin
     struct source_counts sources; // live connections by source, of those that began with a limit for it
     struct proxy_metrics *metrics;
-    char *name;
+    const char *name; // as long as it has its metrics
     // What is known of its targets, whichever generation has them: struct target_load by name and address, struct
     // health by the route as well.
     struct mutex lock;
@@ -56,7 +56,7 @@ struct generation {
 struct runtime {
     struct thread_pool *threads; // workers and the relays' second threads
     struct registry *registry;
-    struct periodic_records *periodic_records; // periodic records
+    struct periodic_records *periodic_records;
     struct metrics metrics;
 };
 
@@ -69,8 +69,8 @@ void proxy_drop(struct proxy **proxy);
 bool proxy_enter(struct proxy *proxy, int64_t limit);
 void proxy_leave(struct proxy *proxy);
 
-// Takes references of its own to `proxy` and `config`, takes over the tls_contexts (on success; they are empty then),
-// and opens the connection log.
+// Takes references of its own to `proxy` and `config`, takes the TLS contexts over (on success; none is left in
+// `tls_contexts` then), and opens the connection log.
 struct generation *generation_create(struct proxy *proxy, const struct config *config,
                                      const struct proxy_config *settings, struct tls_contexts *tls_contexts,
                                      struct error *error);

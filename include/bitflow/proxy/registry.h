@@ -12,17 +12,21 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 
 #include "bitflow/base/error.h"
 #include "bitflow/relay/close_reason.h"
 
+TAILQ_HEAD(registry_list, registry_entry);
+
 // One connection's entry, embedded in it. The fields belong to the registry from registry_add() to registry_remove(),
 // but for `reason`, which anyone may read or, by compare and swap from CLOSE_NONE, set.
 struct registry_entry {
-    struct registry_entry *previous, *next;
-    int client;       // socket
-    int target;       // socket, -1: none yet
-    int64_t deadline; // the end of its lifetime (base/clock.h); DEADLINE_NONE: none
+    TAILQ_ENTRY(registry_entry) link;
+    struct registry_list *list; // that it is in
+    int client;                 // socket
+    int target;                 // socket, -1: none yet
+    int64_t deadline;           // the end of its lifetime (base/clock.h); DEADLINE_NONE: none
     _Atomic(enum close_reason) reason;
 };
 
