@@ -6,8 +6,8 @@
 // with each signature; where an allocation fails between the one and the other, they no longer fit together, and what
 // is signed from then on is wrong: with mbedTLS for good, with libcrypto for up to 32 signatures, which it gives out as
 // good ones (BN_BLINDING_create_param() does not report it). Each holds its result against the public key, but before
-// it takes the blinding off. So every result is held against it here, and a key that has failed gets fresh factors, or a
-// fresh key signs in its place.
+// it takes the blinding off. So every result is held against it here, and a key that has failed gets fresh factors, or
+// a fresh key signs in its place.
 
 #include <stdlib.h>
 #include <string.h>
