@@ -10,12 +10,9 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/crash.h"
 #include "bitflow/base/signals.h"
-#include "bitflow/config/config_load.h"
-#include "bitflow/config/warnings.h"
 #include "bitflow/net/inherited.h"
-#include "bitflow/proxy/tls_contexts.h"
 #include "bitflow/sentry/sentry.h"
-#include "bitflow/server/error_reports.h"
+#include "bitflow/server/loaded_config.h"
 #include "bitflow/server/server.h"
 #include "bitflow/tls/tls_arithmetic.h"
 #include "bitflow/tls/tls_context.h"
@@ -107,50 +104,43 @@ static struct arguments parse_arguments(int argc, char **argv)
     return arguments;
 }
 
-static void print_problems(const char *path, const struct config_problems *problems)
+static void print_left_out(const struct diagnostics *diagnostics, enum diagnostic_severity severity, const char *what)
 {
-    signals_restore(); // the end of it all, and whoever reads stderr may be slow
-    for (size_t i = 0; i < problems->kept; i++)
-        (void)fprintf(stderr, "%s\n", problems->lines[i]);
-    if (problems->count > problems->kept)
-        (void)fprintf(stderr, "%s: and %zu more problems\n", path, problems->count - problems->kept);
+    size_t more = diagnostics_left_out(diagnostics, severity);
+    if (more > 0)
+        (void)fprintf(stderr, "%s: and %zu more %s\n", diagnostics->file, more, what);
 }
 
-// All of it, the certificates included. NULL: what is wrong was printed, or the process is told to end.
-static const struct config *load(const char *path, struct tls_contexts **tls_contexts)
+static void print_diagnostics(const struct diagnostics *diagnostics)
 {
-    struct config_problems problems;
-    config_problems_init(&problems);
-    const struct config *config = config_load(path, &problems);
-    if (config != NULL) {
-        *tls_contexts = tls_contexts_load(path, config, &problems);
-        if (!error_reports_check(path, config, &problems))
-            tls_contexts_free(tls_contexts, config->proxy_count);
-        if (*tls_contexts == NULL)
-            config_drop(&config);
+    for (size_t i = 0; i < diagnostics->kept; i++) {
+        char line[DIAGNOSTIC_LINE_SIZE];
+        diagnostic_format(diagnostics, &diagnostics->list[i], line);
+        (void)fprintf(stderr, "%s\n", line);
     }
-    if (config == NULL && !signals_told_to_end())
-        print_problems(path, &problems);
-    config_problems_release(&problems);
-    return config;
-}
-
-static void print_warning(void *argument, const char *name, const char *file, const char *text)
-{
-    const char *path = argument;
-    (void)fprintf(stderr, "%s: warning: proxy %s: %s: %s\n", path, name, file, text);
-}
-
-static void print_line(void *argument, const char *line)
-{
-    (void)argument;
-    (void)fprintf(stderr, "%s\n", line);
+    print_left_out(diagnostics, DIAGNOSTIC_ERROR, "problems");
+    print_left_out(diagnostics, DIAGNOSTIC_WARNING, "warnings");
 }
 
 static void print_tls_warning(void *argument, const char *text)
 {
     (void)argument;
     (void)fprintf(stderr, "bitflow: warning: %s\n", text);
+}
+
+static int refuse(const struct loaded_config *loaded)
+{
+    signals_restore(); // the end of it all, and whoever reads stderr may be slow
+    print_diagnostics(&loaded->diagnostics);
+    return EXIT_USAGE;
+}
+
+static int check(const struct loaded_config *loaded)
+{
+    print_diagnostics(&loaded->diagnostics);
+    tls_warn(print_tls_warning, NULL);
+    (void)printf("%s: the configuration is valid\n", loaded->diagnostics.file);
+    return status_of_output();
 }
 
 // Where the parent closed one of the standard descriptors, a client's socket could become number 2, and be sent the
@@ -179,7 +169,7 @@ static int report_crash(const char *descriptor)
     return EXIT_SUCCESS;
 }
 
-// As later on: an end that was asked for is no failure.
+// As later on: an end that was asked for is not a failure.
 static int end_before_start(void)
 {
     int number = signals_wait(DEADLINE_NONE);
@@ -197,27 +187,23 @@ int main(int argc, char **argv)
     crash_install();
     struct arguments arguments = parse_arguments(argc, argv);
     struct error error = ERROR_INIT;
-    struct tls_contexts *tls_contexts = NULL;
     if (!tls_init(&error)) {
         (void)fprintf(stderr, "bitflow: %s\n", error.text);
         return EXIT_START_FAILED;
     }
-    const struct config *config = load(arguments.config, &tls_contexts);
-    if (config == NULL)
-        return signals_told_to_end() ? end_before_start() : EXIT_USAGE;
-    if (arguments.check) {
-        config_warn(arguments.config, config, print_line, NULL);
-        tls_warn(print_tls_warning, NULL);
-        tls_contexts_warn(tls_contexts, config, print_warning, (void *)arguments.config);
-        tls_contexts_free(&tls_contexts, config->proxy_count);
-        (void)printf("%s: the configuration is valid\n", arguments.config);
-        config_drop(&config);
-        return status_of_output();
+    static struct loaded_config loaded;
+    int status = EXIT_SUCCESS;
+    if (!loaded_config_load(&loaded, arguments.config)) {
+        status = signals_told_to_end() ? end_before_start() : refuse(&loaded);
+    } else if (arguments.check) {
+        status = check(&loaded);
+    } else {
+        inherited_init();
+        if (!server_run(arguments.config, &loaded, &error)) {
+            (void)fprintf(stderr, "bitflow: %s\n", error.text);
+            status = EXIT_START_FAILED;
+        }
     }
-    inherited_init();
-    if (!server_run(arguments.config, config, tls_contexts, &error)) {
-        (void)fprintf(stderr, "bitflow: %s\n", error.text);
-        return EXIT_START_FAILED;
-    }
-    return EXIT_SUCCESS;
+    loaded_config_release(&loaded);
+    return status;
 }

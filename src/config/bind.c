@@ -10,17 +10,12 @@
 #include "suggest.h"
 
 struct binder {
-    struct region *region;
-    struct problem_list *problems;
+    struct arena *arena;
+    struct diagnostics *diagnostics;
 };
 
-// Fields are written through their offsets; memcpy keeps that free of assumptions about their exact types.
-_Static_assert(sizeof(enum log_level) == sizeof(unsigned), "enumerations are read as unsigned");
-_Static_assert(sizeof(enum log_format) == sizeof(unsigned), "enumerations are read as unsigned");
-_Static_assert(sizeof(enum verify_mode) == sizeof(unsigned), "enumerations are read as unsigned");
-_Static_assert(sizeof(enum tls_minimum) == sizeof(unsigned), "enumerations are read as unsigned");
-_Static_assert(sizeof(enum proxy_header_version) == sizeof(unsigned), "enumerations are read as unsigned");
-_Static_assert(sizeof(enum balancer_policy) == sizeof(unsigned), "enumerations are read as unsigned");
+// Fields are written through their offsets, which the schema has checked to be of the right type.
+_Static_assert(offsetof(struct tls_config, mark) == 0, "an optional object begins with its key's mark");
 
 static void store(void *base, size_t offset, const void *value, size_t size)
 {
@@ -33,13 +28,7 @@ static void store_list(const struct schema_row *row, void *base, const void *ite
     store(base, row->count_offset, &count, sizeof count);
 }
 
-static void store_key_mark(const struct schema_row *row, const struct place *place, void *base)
-{
-    if (row->has_mark)
-        store(base, row->mark_offset, &place->key_mark, sizeof place->key_mark);
-}
-
-static void bind_object(struct binder *binder, const struct schema_object *object, const struct place *place,
+static void bind_object(struct binder *binder, const struct schema_object *object, const struct config_path *path,
                         void *base);
 
 static void set_default(const struct schema_row *row, void *base)
@@ -68,75 +57,77 @@ static void set_default(const struct schema_row *row, void *base)
 }
 
 // The scalar's text, or NULL after a report that `row` wants `what` here.
-static const char *scalar_text(struct binder *binder, const struct schema_row *row, const struct place *place,
+static const char *scalar_text(struct binder *binder, const struct schema_row *row, const struct config_path *path,
                                const char *what)
 {
-    const struct yaml_node *node = place->node;
+    const struct yaml_node *node = path->node;
     char quoted[QUOTED_TEXT_SIZE];
     if (node->kind != YAML_SCALAR)
-        problem_at_value(binder->problems, place, "must be %s, not a %s", what,
-                         node->kind == YAML_SEQUENCE ? "list" : "mapping");
+        report_error_at_value(binder->diagnostics, path, "must be %s, not a %s", what,
+                              node->kind == YAML_SEQUENCE ? "list" : "mapping");
     else if (yaml_is_null(node))
-        problem_at_value(binder->problems, place, "must be %s, but has no value", what);
+        report_error_at_value(binder->diagnostics, path, "must be %s, but has no value", what);
     else if (strlen(node->text) != node->length)
-        problem_at_value(binder->problems, place, "must be %s, without zero bytes%s%s", what,
-                         row->is_secret ? "" : ": ",
-                         row->is_secret ? "" : quote_text(node->text, node->length, quoted));
+        report_error_at_value(binder->diagnostics, path, "must be %s, without zero bytes%s%s", what,
+                              row->is_secret ? "" : ": ",
+                              row->is_secret ? "" : quote_text(node->text, node->length, quoted));
     else
         return node->text;
     return NULL;
 }
 
 // The text of a number or a bool, which must stand without quotes.
-static const char *plain_text(struct binder *binder, const struct schema_row *row, const struct place *place,
+static const char *plain_text(struct binder *binder, const struct schema_row *row, const struct config_path *path,
                               const char *what)
 {
-    const char *text = scalar_text(binder, row, place, what);
-    if (text != NULL && !place->node->is_plain) {
-        problem_at_value(binder->problems, place, "must be %s, not a quoted string", what);
+    const char *text = scalar_text(binder, row, path, what);
+    if (text != NULL && !path->node->is_plain) {
+        report_error_at_value(binder->diagnostics, path, "must be %s, not a quoted string", what);
         return NULL;
     }
     return text;
 }
 
-static const char *quoted_value(const struct place *place, char out[QUOTED_TEXT_SIZE])
+static const char *quoted_value(const struct config_path *path, char out[QUOTED_TEXT_SIZE])
 {
-    return quote_text(place->node->text, place->node->length, out);
+    return quote_text(path->node->text, path->node->length, out);
 }
 
-static const char *checked_string(struct binder *binder, const struct schema_row *row, const struct place *place)
+static const char *checked_string(struct binder *binder, const struct schema_row *row, const struct config_path *path)
 {
-    const char *text = scalar_text(binder, row, place, row->type == SCHEMA_PATH ? "a path" : "a string");
+    const char *text = scalar_text(binder, row, path,
+                                   row->type == SCHEMA_STRING || row->type == SCHEMA_STRINGS ? "a string" : "a path");
     if (text == NULL)
         return NULL;
     struct error error = ERROR_INIT;
     char quoted[QUOTED_TEXT_SIZE];
     if (row->check != NULL && !row->check(text, &error)) {
         if (row->is_secret || *text == '\0')
-            problem_at_value(binder->problems, place, "%s", error.text);
+            report_error_at_value(binder->diagnostics, path, "%s", error.text);
         else
-            problem_at_value(binder->problems, place, "%s %s", quoted_value(place, quoted), error.text);
+            report_error_at_value(binder->diagnostics, path, "%s %s", quoted_value(path, quoted), error.text);
         return NULL;
     }
-    return region_copy_text(binder->region, text, strlen(text));
+    return arena_copy_text(binder->arena, text, strlen(text));
 }
 
-static void bind_string(struct binder *binder, const struct schema_row *row, const struct place *place, void *base)
+static void bind_string(struct binder *binder, const struct schema_row *row, const struct config_path *path, void *base)
 {
-    const char *copy = checked_string(binder, row, place);
-    if (copy != NULL)
+    const char *copy = checked_string(binder, row, path);
+    const struct named_file file = {.path = copy, .mark = path->node->mark};
+    if (copy != NULL && row->type == SCHEMA_NAMED_FILE)
+        store(base, row->offset, &file, sizeof file);
+    else if (copy != NULL)
         store(base, row->offset, &copy, sizeof copy);
-    if (copy != NULL && row->has_mark)
-        store(base, row->mark_offset, &place->node->mark, sizeof place->node->mark);
 }
 
-static void bind_bool(struct binder *binder, const struct schema_row *row, const struct place *place, void *base)
+static void bind_bool(struct binder *binder, const struct schema_row *row, const struct config_path *path, void *base)
 {
     static const char *const true_words[] = {"true", "True", "TRUE", "yes", "on", "y"};
     static const char *const false_words[] = {"false", "False", "FALSE", "no", "off", "n"};
     const size_t accepted = 3; // YAML 1.2's; the rest are what YAML 1.1 took, too
 
-    const char *text = plain_text(binder, row, place, "true or false");
+    const char *text = plain_text(binder, row, path, "true or false");
     if (text == NULL)
         return;
     for (size_t i = 0; i < ARRAY_LENGTH(true_words); i++) {
@@ -147,13 +138,13 @@ static void bind_bool(struct binder *binder, const struct schema_row *row, const
             return;
         }
         if (i >= accepted && (is_true || is_false)) {
-            problem_at_value(binder->problems, place, "must be true or false, not %s; did you mean %s?", text,
-                             is_true ? "true" : "false");
+            report_error_at_value(binder->diagnostics, path, "must be true or false, not %s; did you mean %s?", text,
+                                  is_true ? "true" : "false");
             return;
         }
     }
     char quoted[QUOTED_TEXT_SIZE];
-    problem_at_value(binder->problems, place, "must be true or false, not %s", quoted_value(place, quoted));
+    report_error_at_value(binder->diagnostics, path, "must be true or false, not %s", quoted_value(path, quoted));
 }
 
 // Decimal digits with an optional sign. False with `is_number` if there are too many of them.
@@ -173,15 +164,10 @@ static bool parse_integer(const char *text, int64_t *number, bool *is_number)
     return true;
 }
 
-static void store_number(const struct schema_row *row, const struct place *place, void *base, int64_t number)
+static void bind_integer(struct binder *binder, const struct schema_row *row, const struct config_path *path,
+                         void *base)
 {
-    store(base, row->offset, &number, sizeof number);
-    store_key_mark(row, place, base);
-}
-
-static void bind_integer(struct binder *binder, const struct schema_row *row, const struct place *place, void *base)
-{
-    const char *text = plain_text(binder, row, place, "an integer");
+    const char *text = plain_text(binder, row, path, "an integer");
     if (text == NULL)
         return;
     int64_t number = 0;
@@ -189,22 +175,23 @@ static void bind_integer(struct binder *binder, const struct schema_row *row, co
     bool fits = parse_integer(text, &number, &is_number);
     char quoted[QUOTED_TEXT_SIZE];
     if (!is_number)
-        problem_at_value(binder->problems, place, "must be an integer, not %s", quoted_value(place, quoted));
+        report_error_at_value(binder->diagnostics, path, "must be an integer, not %s", quoted_value(path, quoted));
     else if (row->max != 0 && (!fits || number < row->min || number > row->max))
-        problem_at_value(binder->problems, place, "must be from %" PRId64 " to %" PRId64 ", not %.32s", row->min,
-                         row->max, text);
+        report_error_at_value(binder->diagnostics, path, "must be from %" PRId64 " to %" PRId64 ", not %.32s", row->min,
+                              row->max, text);
     else if (!fits || number < row->min)
-        problem_at_value(binder->problems, place,
-                         fits ? "must be at least %" PRId64 ", not %.32s"
-                              : "must be from %" PRId64 " to 9223372036854775807, not %.32s",
-                         row->min, text);
+        report_error_at_value(binder->diagnostics, path,
+                              fits ? "must be at least %" PRId64 ", not %.32s"
+                                   : "must be from %" PRId64 " to 9223372036854775807, not %.32s",
+                              row->min, text);
     else
-        store_number(row, place, base, number);
+        store(base, row->offset, &number, sizeof number);
 }
 
-static void bind_duration(struct binder *binder, const struct schema_row *row, const struct place *place, void *base)
+static void bind_duration(struct binder *binder, const struct schema_row *row, const struct config_path *path,
+                          void *base)
 {
-    const char *text = scalar_text(binder, row, place, "a duration");
+    const char *text = scalar_text(binder, row, path, "a duration");
     if (text == NULL)
         return;
     int64_t duration;
@@ -215,23 +202,24 @@ static void bind_duration(struct binder *binder, const struct schema_row *row, c
     if (row->type == SCHEMA_DURATION_OR_OFF && strcmp(text, "-1") == 0) {
         duration = KEEPALIVE_OFF;
     } else if (row->type == SCHEMA_DURATION_OR_OFF && *text == '-') {
-        problem_at_value(binder->problems, place, "%s is negative; only -1 is allowed, which turns it off",
-                         quoted_value(place, quoted));
+        report_error_at_value(binder->diagnostics, path, "%s is negative; only -1 is allowed, which turns it off",
+                              quoted_value(path, quoted));
         return;
     } else if (!duration_parse(text, &duration, &error)) {
-        problem_at_value(binder->problems, place, "%s %s", quoted_value(place, quoted), error.text);
+        report_error_at_value(binder->diagnostics, path, "%s %s", quoted_value(path, quoted), error.text);
         return;
     } else if (duration < row->min || duration > max) {
         duration_format(max, limit);
-        problem_at_value(binder->problems, place, "is too long: at most %s", limit);
+        report_error_at_value(binder->diagnostics, path, "is too long: at most %s", limit);
         return;
     }
-    store_number(row, place, base, duration);
+    store(base, row->offset, &duration, sizeof duration);
 }
 
-static void bind_address(struct binder *binder, const struct schema_row *row, const struct place *place, void *base)
+static void bind_address(struct binder *binder, const struct schema_row *row, const struct config_path *path,
+                         void *base)
 {
-    const char *text = scalar_text(binder, row, place, "an address");
+    const char *text = scalar_text(binder, row, path, "an address");
     struct address address;
     struct error error = ERROR_INIT;
     char quoted[QUOTED_TEXT_SIZE];
@@ -241,10 +229,10 @@ static void bind_address(struct binder *binder, const struct schema_row *row, co
     if (address_parse(text, use, &address, &error))
         store(base, row->offset, &address, sizeof address);
     else
-        problem_at_value(binder->problems, place, "%s: %s", quoted_value(place, quoted), error.text);
+        report_error_at_value(binder->diagnostics, path, "%s: %s", quoted_value(path, quoted), error.text);
 }
 
-static void bind_enum(struct binder *binder, const struct schema_row *row, const struct place *place, void *base)
+static void bind_enum(struct binder *binder, const struct schema_row *row, const struct config_path *path, void *base)
 {
     char what[128] = "one of";
     size_t used = strlen(what);
@@ -252,207 +240,210 @@ static void bind_enum(struct binder *binder, const struct schema_row *row, const
         int more = snprintf(what + used, sizeof what - used, "%s%s", word == row->words ? " " : ", ", word->word);
         used += more > 0 && (size_t)more < sizeof what - used ? (size_t)more : 0;
     }
-    const char *text = scalar_text(binder, row, place, what);
+    const char *text = scalar_text(binder, row, path, what);
     if (text == NULL)
         return;
     for (const struct schema_word *word = row->words; word->word != NULL; word++) {
         if (strcmp(text, word->word) == 0) {
             store(base, row->offset, &word->value, sizeof word->value);
-            store_key_mark(row, place, base);
             return;
         }
     }
     char quoted[QUOTED_TEXT_SIZE];
     const char *near = suggest_word(text, row->words);
-    problem_at_value(binder->problems, place, "must be %s, not %s%s%s%s", what, quoted_value(place, quoted),
-                     near != NULL ? "; did you mean " : "", near != NULL ? near : "", near != NULL ? "?" : "");
+    report_error_at_value(binder->diagnostics, path, "must be %s, not %s%s%s%s", what, quoted_value(path, quoted),
+                          near != NULL ? "; did you mean " : "", near != NULL ? near : "", near != NULL ? "?" : "");
 }
 
 // Whether it is a list with enough items.
-static bool is_list(struct binder *binder, const struct schema_row *row, const struct place *place)
+static bool is_list(struct binder *binder, const struct schema_row *row, const struct config_path *path)
 {
-    const struct yaml_node *node = place->node;
+    const struct yaml_node *node = path->node;
     if (node->kind != YAML_SEQUENCE) {
-        problem_at_value(binder->problems, place, "must be a list, not a %s",
-                         node->kind == YAML_MAPPING ? "mapping" : "single value");
+        report_error_at_value(binder->diagnostics, path, "must be a list, not a %s",
+                              node->kind == YAML_MAPPING ? "mapping" : "single value");
         return false;
     }
     if (node->count < (size_t)row->min) {
-        problem_at_value(binder->problems, place, "must have at least one item%s",
-                         row->needs_value ? "; leave the key out for no restriction" : "");
+        report_error_at_value(binder->diagnostics, path, "must have at least one item%s",
+                              row->needs_value ? "; leave the key out for no restriction" : "");
         return false;
     }
     return true;
 }
 
-static void bind_strings(struct binder *binder, const struct schema_row *row, const struct place *place, void *base)
+static void bind_strings(struct binder *binder, const struct schema_row *row, const struct config_path *path,
+                         void *base)
 {
-    if (!is_list(binder, row, place))
+    if (!is_list(binder, row, path))
         return;
-    const char **items = region_take_array(binder->region, place->node->count, sizeof *items);
-    for (size_t i = 0; items != NULL && i < place->node->count; i++) {
-        struct place item = place_item(place, i);
+    const char **items = arena_take_array(binder->arena, path->node->count, sizeof *items);
+    for (size_t i = 0; items != NULL && i < path->node->count; i++) {
+        struct config_path item = path_item(path, i);
         items[i] = checked_string(binder, row, &item);
     }
     if (items != NULL)
-        store_list(row, base, items, place->node->count);
+        store_list(row, base, items, path->node->count);
 }
 
-static void bind_cidrs(struct binder *binder, const struct schema_row *row, const struct place *place, void *base)
+static void bind_cidrs(struct binder *binder, const struct schema_row *row, const struct config_path *path, void *base)
 {
-    if (!is_list(binder, row, place))
+    if (!is_list(binder, row, path))
         return;
-    struct cidr *items = region_take_array(binder->region, place->node->count, sizeof *items);
-    for (size_t i = 0; items != NULL && i < place->node->count; i++) {
-        struct place item = place_item(place, i);
+    struct cidr *items = arena_take_array(binder->arena, path->node->count, sizeof *items);
+    for (size_t i = 0; items != NULL && i < path->node->count; i++) {
+        struct config_path item = path_item(path, i);
         struct error error = ERROR_INIT;
         char quoted[QUOTED_TEXT_SIZE];
         const char *text = scalar_text(binder, row, &item, "an address block such as 10.0.0.0/8");
         if (text != NULL && !cidr_parse(text, &items[i], &error))
-            problem_at_value(binder->problems, &item, "%s: %s", quoted_value(&item, quoted), error.text);
+            report_error_at_value(binder->diagnostics, &item, "%s: %s", quoted_value(&item, quoted), error.text);
     }
     if (items != NULL)
-        store_list(row, base, items, place->node->count);
+        store_list(row, base, items, path->node->count);
 }
 
-static void bind_objects(struct binder *binder, const struct schema_row *row, const struct place *place, void *base)
+static void bind_objects(struct binder *binder, const struct schema_row *row, const struct config_path *path,
+                         void *base)
 {
-    if (!is_list(binder, row, place))
+    if (!is_list(binder, row, path))
         return;
-    char *items = region_take_array(binder->region, place->node->count, row->object->size);
+    char *items = arena_take_array(binder->arena, path->node->count, row->object->size);
     if (items == NULL)
         return;
-    // Stored even when an item has problems: the checks across keys go on with the others.
-    store_list(row, base, items, place->node->count);
-    store_key_mark(row, place, base);
-    for (size_t i = 0; i < place->node->count; i++) {
-        struct place item = place_item(place, i);
+    // Stored even when an item has diagnostics: the checks across keys go on with the others.
+    store_list(row, base, items, path->node->count);
+    for (size_t i = 0; i < path->node->count; i++) {
+        struct config_path item = path_item(path, i);
         bind_object(binder, row->object, &item, items + i * row->object->size);
     }
 }
 
-static void bind_optional_object(struct binder *binder, const struct schema_row *row, const struct place *place,
+static void bind_optional_object(struct binder *binder, const struct schema_row *row, const struct config_path *path,
                                  void *base)
 {
-    void *object = region_take(binder->region, row->object->size);
+    void *object = arena_take(binder->arena, row->object->size);
     if (object == NULL)
         return;
     store(base, row->offset, &object, sizeof object);
-    store_key_mark(row, place, object);
-    bind_object(binder, row->object, place, object);
+    store(object, 0, &path->key_mark, sizeof path->key_mark);
+    bind_object(binder, row->object, path, object);
 }
 
-static void bind_value(struct binder *binder, const struct schema_row *row, const struct place *place, void *base)
+static void bind_value(struct binder *binder, const struct schema_row *row, const struct config_path *path, void *base)
 {
     switch (row->type) {
     case SCHEMA_OBJECT:
-        bind_object(binder, row->object, place, (char *)base + row->offset);
+        bind_object(binder, row->object, path, (char *)base + row->offset);
         break;
     case SCHEMA_OPTIONAL_OBJECT:
-        bind_optional_object(binder, row, place, base);
+        bind_optional_object(binder, row, path, base);
         break;
     case SCHEMA_OBJECTS:
-        bind_objects(binder, row, place, base);
+        bind_objects(binder, row, path, base);
         break;
     case SCHEMA_STRING:
     case SCHEMA_PATH:
-        bind_string(binder, row, place, base);
+    case SCHEMA_NAMED_FILE:
+        bind_string(binder, row, path, base);
         break;
     case SCHEMA_STRINGS:
-        bind_strings(binder, row, place, base);
+        bind_strings(binder, row, path, base);
         break;
     case SCHEMA_BOOL:
-        bind_bool(binder, row, place, base);
+        bind_bool(binder, row, path, base);
         break;
     case SCHEMA_INTEGER:
-        bind_integer(binder, row, place, base);
+        bind_integer(binder, row, path, base);
         break;
     case SCHEMA_DURATION:
     case SCHEMA_DURATION_OR_OFF:
-        bind_duration(binder, row, place, base);
+        bind_duration(binder, row, path, base);
         break;
     case SCHEMA_LISTEN_ADDRESS:
     case SCHEMA_TARGET_ADDRESS:
-        bind_address(binder, row, place, base);
+        bind_address(binder, row, path, base);
         break;
     case SCHEMA_CIDRS:
-        bind_cidrs(binder, row, place, base);
+        bind_cidrs(binder, row, path, base);
         break;
     case SCHEMA_ENUM:
-        bind_enum(binder, row, place, base);
+        bind_enum(binder, row, path, base);
         break;
     }
 }
 
-static void report_unknown_key(struct binder *binder, const struct schema_object *object, const struct place *place)
+static void report_unknown_key(struct binder *binder, const struct schema_object *object,
+                               const struct config_path *path)
 {
     char suggestion[SUGGESTION_SIZE] = "";
-    if (strcmp(place->key, "<<") == 0) {
-        problem_at_key(binder->problems, place, "merge keys are not supported; write the keys out");
+    if (strcmp(path->key, "<<") == 0) {
+        report_error_at_key(binder->diagnostics, path, "merge keys are not supported; write the keys out");
         return;
     }
     // Suggestions that nobody will read are not worth their time.
-    if (binder->problems->out->count < CONFIG_PROBLEMS_MAX)
-        suggest_key(place->key, object, suggestion);
-    problem_at_key(binder->problems, place, "unknown key%s%s", suggestion[0] != '\0' ? "; " : "", suggestion);
+    if (binder->diagnostics->errors < DIAGNOSTICS_MAX)
+        suggest_key(path->key, object, suggestion);
+    report_error_at_key(binder->diagnostics, path, "unknown key%s%s", suggestion[0] != '\0' ? "; " : "", suggestion);
 }
 
 // Finds the row of each key that is there: `found` is indexed as the object's rows.
-static void match_keys(struct binder *binder, const struct schema_object *object, const struct place *place,
-                       struct place found[SCHEMA_ROWS_MAX])
+static void match_keys(struct binder *binder, const struct schema_object *object, const struct config_path *path,
+                       struct config_path found[SCHEMA_ROWS_MAX])
 {
-    for (size_t i = 0; i < place->node->count; i++) {
-        const struct yaml_entry *entry = &place->node->entries[i];
-        struct place at = {
-            .parent = place, .key = entry->key->text, .node = entry->value, .key_mark = entry->key->mark};
+    for (size_t i = 0; i < path->node->count; i++) {
+        const struct yaml_entry *entry = &path->node->entries[i];
+        struct config_path at = {
+            .parent = path, .key = entry->key->text, .node = entry->value, .key_mark = entry->key->mark};
         const struct schema_row *row = strlen(at.key) == entry->key->length ? schema_find(object, at.key) : NULL;
         if (row == NULL)
             report_unknown_key(binder, object, &at);
         else if (found[row - object->rows].node != NULL)
-            problem_at_key(binder->problems, &at, "duplicate key; it is on line %zu already",
-                           found[row - object->rows].key_mark.line);
+            report_error_at_key(binder->diagnostics, &at, "duplicate key; it is already on line %zu",
+                                found[row - object->rows].key_mark.line);
         else
             found[row - object->rows] = at;
     }
 }
 
-static void bind_row(struct binder *binder, const struct schema_row *row, const struct place *place, void *base)
+static void bind_row(struct binder *binder, const struct schema_row *row, const struct config_path *path, void *base)
 {
     set_default(row, base);
-    if (place->node == NULL) {
+    if (path->node == NULL) {
         if (row->is_required) {
-            struct place missing = {.parent = place->parent, .key = row->key};
-            problem_at_value(binder->problems, &missing, "this key is required, but missing");
+            struct config_path missing = {.parent = path->parent, .key = row->key};
+            report_error_at_value(binder->diagnostics, &missing, "this key is required, but missing");
         }
-    } else if (!yaml_is_null(place->node)) {
-        bind_value(binder, row, place, base);
+    } else if (!yaml_is_null(path->node)) {
+        bind_value(binder, row, path, base);
     } else if (row->is_required) {
-        problem_at_key(binder->problems, place, "this key is required, but has no value");
+        report_error_at_key(binder->diagnostics, path, "this key is required, but has no value");
     } else if (row->needs_value) {
-        problem_at_key(binder->problems, place, "has no value; give it one, or leave the key out%s",
-                       row->object != NULL ? " for no TLS" : " for no restriction");
+        report_error_at_key(binder->diagnostics, path, "has no value; give it one, or leave the key out%s",
+                            row->object != NULL ? " for no TLS" : " for no restriction");
     }
 }
 
-static void bind_object(struct binder *binder, const struct schema_object *object, const struct place *place,
+static void bind_object(struct binder *binder, const struct schema_object *object, const struct config_path *path,
                         void *base)
 {
-    struct place found[SCHEMA_ROWS_MAX] = {{.parent = NULL}};
-    if (place->node->kind != YAML_MAPPING)
-        problem_at_value(binder->problems, place, "must be a mapping of keys to values, not a %s",
-                         place->node->kind == YAML_SEQUENCE ? "list" : "single value");
+    struct config_path found[SCHEMA_ROWS_MAX] = {{.parent = NULL}};
+    if (path->node->kind != YAML_MAPPING)
+        report_error_at_value(binder->diagnostics, path, "must be a mapping of keys to values, not a %s",
+                              path->node->kind == YAML_SEQUENCE ? "list" : "single value");
     else
-        match_keys(binder, object, place, found);
+        match_keys(binder, object, path, found);
     for (size_t i = 0; i < object->row_count; i++) {
         if (found[i].node == NULL)
-            found[i].parent = place;
-        if (place->node->kind == YAML_MAPPING || !object->rows[i].is_required)
+            found[i].parent = path;
+        if (path->node->kind == YAML_MAPPING || !object->rows[i].is_required)
             bind_row(binder, &object->rows[i], &found[i], base);
     }
 }
 
-void bind_config(const struct place *root, struct config *config, struct region *region, struct problem_list *problems)
+void bind_config(const struct config_path *root, struct config *config, struct arena *arena,
+                 struct diagnostics *diagnostics)
 {
-    struct binder binder = {.region = region, .problems = problems};
+    struct binder binder = {.arena = arena, .diagnostics = diagnostics};
     bind_object(&binder, &schema_root, root, config);
 }

@@ -40,7 +40,7 @@ static bool await_pipe(int fd, int64_t deadline, struct error *error)
         return false;
     }
     if (ready == 0)
-        error_set(error, ERROR_TIMEOUT, "cannot read: nothing more came within %d s", CONFIG_FILE_PATIENCE_S);
+        error_set(error, ERROR_TIMEOUT, "cannot read: nothing more came within %d s", CONFIG_FILE_TIMEOUT_S);
     else if (ready < 0)
         error_set_errno(error, errno, "cannot read");
     return ready > 0;
@@ -50,7 +50,7 @@ static bool await_pipe(int fd, int64_t deadline, struct error *error)
 // nothing is read before poll() has seen something. After that an end is an end.
 static bool read_open(int fd, bool is_pipe, char *buffer, size_t size, size_t *used, struct error *error)
 {
-    int64_t deadline = deadline_after(CONFIG_FILE_PATIENCE_S * NS_PER_S);
+    int64_t deadline = deadline_after(CONFIG_FILE_TIMEOUT_S * NS_PER_S);
     enum read_result result;
     do {
         if (is_pipe && !await_pipe(fd, deadline, error))

@@ -10,7 +10,7 @@
 
 #include "bitflow/base/error.h"
 
-#define CONFIG_FILE_PATIENCE_S 5 // for all that comes through a pipe
+#define CONFIG_FILE_TIMEOUT_S 5 // for all that comes through a pipe
 
 // Reads to the end, or until `buffer` is full. On failure the buffer may hold what came so far. ERROR_TIMEOUT,
 // ERROR_INVALID (a device), ERROR_NO_*, ERROR_SYSTEM.

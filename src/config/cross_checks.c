@@ -3,81 +3,107 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/net/socks.h"
-#include "checks.h"
+#include "cross_checks.h"
 #include "syntax.h"
 
-static void check_certificates(const struct place *tls, struct problem_list *problems, bool *has_pair)
+static void check_certificates(const struct config_path *tls, struct diagnostics *diagnostics, bool *has_pair)
 {
-    struct place list = place_key(tls, "certificates");
+    struct config_path list = path_key(tls, "certificates");
     *has_pair = false;
     for (size_t i = 0; list.node != NULL && list.node->kind == YAML_SEQUENCE && i < list.node->count; i++) {
-        struct place item = place_item(&list, i);
-        struct place key = place_key(&item, "key");
-        struct place certificate = place_key(&item, "certificate");
-        struct place authority = place_key(&item, "authority");
-        struct place revocation_list = place_key(&item, "revocation_list");
+        struct config_path item = path_item(&list, i);
+        struct config_path key = path_key(&item, "key");
+        struct config_path certificate = path_key(&item, "certificate");
+        struct config_path authority = path_key(&item, "authority");
+        struct config_path revocation_list = path_key(&item, "revocation_list");
         if (revocation_list.node != NULL && authority.node == NULL)
-            problem_at_key(problems, &revocation_list, "a revocation_list needs the authority beside it");
+            report_error_at_key(diagnostics, &revocation_list, "a revocation_list needs an authority beside it");
         if (key.node != NULL && certificate.node != NULL)
             *has_pair = true;
         else if (key.node != NULL)
-            problem_at_key(problems, &key, "a key needs a certificate beside it");
+            report_error_at_key(diagnostics, &key, "a key needs a certificate beside it");
         else if (certificate.node != NULL)
-            problem_at_key(problems, &certificate, "a certificate needs a key beside it");
+            report_error_at_key(diagnostics, &certificate, "a certificate needs a key beside it");
         else if (authority.node == NULL && item.node->kind == YAML_MAPPING)
-            problem_at_value(problems, &item, "must have key and certificate, authority, or all three");
+            report_error_at_value(diagnostics, &item, "must have a key and a certificate, an authority, or all three");
     }
 }
 
-// A key that has no effect without another is a mistake: somebody counts on it.
-static void check_needed(const struct place *parent, const char *const *keys, size_t count, bool has_it,
-                         const char *what, struct problem_list *problems)
+// Whether the file has a value there that was refused: what it would have said is not known.
+static bool is_refused(const struct config_path *path, const struct diagnostics *diagnostics)
 {
-    for (size_t i = 0; !has_it && i < count; i++) {
-        struct place place = place_key(parent, keys[i]);
-        if (place.node != NULL)
-            problem_at_key(problems, &place, "means nothing without %s", what);
+    return path->node != NULL && diagnostics_has_error_at(diagnostics, path->node->mark);
+}
+
+// A key that has no effect is no reason to refuse the file, but hardly what its author meant.
+static void warn_unless(bool has_effect, const struct config_path *parent, const char *key, const char *why,
+                        struct diagnostics *diagnostics)
+{
+    struct config_path path = path_key(parent, key);
+    if (!has_effect && path.node != NULL)
+        report_warning_at_key(diagnostics, &path, "means nothing %s", why);
+}
+
+static void check_sources(const struct config_path *listener, const struct listener_config *config,
+                          struct diagnostics *diagnostics)
+{
+    static const char *const keys[] = {"authorized_sources", "proxy_protocol_sources"};
+    for (size_t i = 0; config->address.kind == ADDRESS_UNIX && i < ARRAY_LENGTH(keys); i++) {
+        struct config_path sources = path_key(listener, keys[i]);
+        if (sources.node != NULL)
+            report_error_at_key(diagnostics, &sources, "clients of a unix:// listener have no IP address to match");
     }
 }
 
-static void check_proxy_protocol(const struct place *listener, const struct listener_config *config,
-                                 struct problem_list *problems)
+static void check_proxy_protocol(const struct config_path *listener, const struct listener_config *config,
+                                 struct diagnostics *diagnostics)
 {
-    static const char *const keys[] = {"proxy_protocol_sources", "proxy_protocol_timeout"};
-    check_needed(listener, keys, ARRAY_LENGTH(keys), config->proxy_protocol, "proxy_protocol: true", problems);
-    struct place sources = place_key(listener, "proxy_protocol_sources");
-    if (sources.node != NULL && config->address.kind == ADDRESS_UNIX)
-        problem_at_key(problems, &sources, "clients of a unix:// listener have no IP address to tell them by");
+    struct config_path proxy_protocol = path_key(listener, "proxy_protocol");
+    struct config_path sources = path_key(listener, "proxy_protocol_sources");
+    bool is_on = config->proxy_protocol || is_refused(&proxy_protocol, diagnostics);
+    warn_unless(is_on, listener, "proxy_protocol_timeout", "without proxy_protocol: true", diagnostics);
+    // More than a warning: whoever relies on it to keep others out must not run without it.
+    if (!is_on && sources.node != NULL)
+        report_error_at_key(diagnostics, &sources, "needs proxy_protocol: true; without that it would keep nobody out");
 }
 
-static void check_listener(const struct place *proxy, const struct listener_config *config,
-                           struct problem_list *problems)
+static void check_client_hello_timeout(const struct config_path *proxy, const struct config_path *listener,
+                                       const struct proxy_config *config, struct diagnostics *diagnostics)
 {
-    struct place listener = place_key(proxy, "listener");
-    struct place sources = place_key(&listener, "authorized_sources");
-    if (config->address.kind == ADDRESS_UNIX && sources.node != NULL)
-        problem_at_key(problems, &sources, "clients of a unix:// listener have no IP address to tell them by");
+    struct config_path options = path_key(proxy, "options");
+    struct config_path balancer = path_key(&options, "connection_load_balancer");
+    bool is_by_name = config->balancer == BALANCER_SNI || is_refused(&balancer, diagnostics);
+    warn_unless(is_by_name, listener, "client_hello_timeout", "without connection_load_balancer: sni", diagnostics);
+    warn_unless(!is_by_name || config->listener.tls == NULL, listener, "client_hello_timeout",
+                "with tls_context: its handshake_timeout bounds the ClientHello, too", diagnostics);
+}
 
-    check_proxy_protocol(&listener, config, problems);
+static void check_listener(const struct config_path *proxy, const struct proxy_config *config,
+                           struct diagnostics *diagnostics)
+{
+    struct config_path listener = path_key(proxy, "listener");
+    check_sources(&listener, &config->listener, diagnostics);
+    check_proxy_protocol(&listener, &config->listener, diagnostics);
+    check_client_hello_timeout(proxy, &listener, config, diagnostics);
 
-    struct place tls = place_key(&listener, "tls_context");
+    struct config_path tls = path_key(&listener, "tls_context");
     bool has_pair;
-    check_certificates(&tls, problems, &has_pair);
+    check_certificates(&tls, diagnostics, &has_pair);
     if (tls.node != NULL && tls.node->kind == YAML_MAPPING && !has_pair)
-        problem_at_key(problems, &tls, "a listener with TLS needs at least one certificate with its key");
+        report_error_at_key(diagnostics, &tls, "a listener with TLS needs at least one certificate with its key");
 }
 
-static void check_target_names(const struct place *targets, const struct proxy_config *config,
-                               struct problem_list *problems)
+static void check_target_names(const struct config_path *targets, const struct proxy_config *config,
+                               struct diagnostics *diagnostics)
 {
     for (size_t i = 0; i < config->target_count; i++) {
         for (size_t before = 0; config->targets[i].name != NULL && before < i; before++) {
             if (config->targets[before].name == NULL ||
                 strcmp(config->targets[before].name, config->targets[i].name) != 0)
                 continue;
-            struct place target = place_item(targets, i);
-            struct place name = place_key(&target, "name");
-            problem_at_value(problems, &name, "the name is taken: targets[%zu] of this proxy has it", before);
+            struct config_path target = path_item(targets, i);
+            struct config_path name = path_key(&target, "name");
+            report_error_at_value(diagnostics, &name, "the name is taken: targets[%zu] of this proxy has it", before);
             break;
         }
     }
@@ -92,148 +118,211 @@ static bool is_server_name(const char *name)
 }
 
 // Where names choose, one that can never be asked for, or that another target answers to, is a mistake.
-static void check_server_names(const struct place *targets, const struct proxy_config *config,
-                               struct problem_list *problems)
+static void check_server_names(const struct config_path *targets, const struct proxy_config *config,
+                               struct diagnostics *diagnostics)
 {
     for (size_t i = 0; config->balancer == BALANCER_SNI && i < config->target_count; i++) {
         const char *own = config->targets[i].name;
         if (own == NULL)
             continue;
-        struct place target = place_item(targets, i);
-        struct place name = place_key(&target, "name");
+        struct config_path target = path_item(targets, i);
+        struct config_path name = path_key(&target, "name");
         if (!is_server_name(own))
-            problem_at_value(problems, &name,
-                             "is no server name, which it has to be under sni: example.com, *.example.com or *");
+            report_error_at_value(diagnostics, &name,
+                                  "is not a server name, as sni requires: example.com, *.example.com or *");
         for (size_t before = 0; before < i; before++) {
             const char *other = config->targets[before].name;
             if (other == NULL || strcasecmp(other, own) != 0 || strcmp(other, own) == 0)
                 continue;
-            problem_at_value(problems, &name, "is the same server name as that of targets[%zu]", before);
+            report_error_at_value(diagnostics, &name, "is the same server name as that of targets[%zu]", before);
             break;
         }
     }
 }
 
-static void check_name_to_verify(const struct place *tls, const struct target_config *target,
-                                 struct problem_list *problems)
+static void check_name_to_verify(const struct config_path *tls, const struct target_config *target,
+                                 struct diagnostics *diagnostics)
 {
     if (target->tls == NULL || target->tls->verify_mode != VERIFY_STRICT || target->address.kind == ADDRESS_TCP)
         return;
-    struct place name = place_key(tls, "server_name");
+    struct config_path name = path_key(tls, "server_name");
     if (name.node == NULL)
-        problem_at_key(problems, tls,
-                       "strict needs a name to verify, which this kind of address has not: give it a "
-                       "server_name, or another verify_mode");
+        report_error_at_key(
+            diagnostics, tls,
+            "verify_mode strict needs a name to verify, and this kind of address has none: set server_name, or "
+            "another verify_mode");
 }
 
-static void check_reach(const struct place *place, const struct target_config *target, struct problem_list *problems)
+static void check_reach(const struct config_path *target, const struct target_config *config, bool has_dual_stack,
+                        struct diagnostics *diagnostics)
 {
-    struct place proxy = place_key(place, "proxy");
+    struct config_path proxy = path_key(target, "proxy");
     struct error error = ERROR_INIT;
-    if (target->socks_proxy != NULL && !socks_can_reach(&target->address, &error))
-        problem_at_key(problems, &proxy, "%s", error.text);
-    struct place max_fails = place_key(place, "max_fails");
-    if (target->max_fails > 0 && target->fail_timeout == 0)
-        problem_at_key(problems, &max_fails, "needs a fail_timeout above 0");
+    if (config->socks_proxy != NULL && !socks_can_reach(&config->address, &error))
+        report_error_at_key(diagnostics, &proxy, "%s", error.text);
+    warn_unless(proxy.node != NULL, target, "proxy_timeout", "without proxy", diagnostics);
+    if (config->resolve_timeout > 0 && proxy.node != NULL)
+        warn_unless(false, target, "resolve_timeout", "with proxy: the SOCKS5 server resolves the name", diagnostics);
+    else if (config->resolve_timeout > 0)
+        warn_unless(has_dual_stack, target, "resolve_timeout",
+                    "without enable_dual_stack: true; connect_timeout bounds the look-up, too", diagnostics);
+    struct config_path attempts = path_key(target, "connect_attempts");
+    bool is_repeated = config->connect_attempts > 1 || is_refused(&attempts, diagnostics);
+    warn_unless(is_repeated || config->connect_backoff == 0, target, "connect_backoff",
+                "without connect_attempts above 1", diagnostics);
 }
 
-static void check_targets(const struct place *proxy, const struct proxy_config *config, struct problem_list *problems)
+// `has_choice`: connections that do not reach this target may go on to another one.
+static void check_health(const struct config_path *target, const struct target_config *config, bool has_choice,
+                         struct diagnostics *diagnostics)
 {
-    struct place targets = place_key(proxy, "targets");
-    check_target_names(&targets, config, problems);
-    check_server_names(&targets, config, problems);
+    struct config_path max_fails = path_key(target, "max_fails");
+    warn_unless(config->max_fails > 0 || is_refused(&max_fails, diagnostics), target, "fail_timeout",
+                "without max_fails", diagnostics);
+    if (config->max_fails > 0 && config->fail_timeout == 0)
+        report_error_at_key(diagnostics, &max_fails, "needs a fail_timeout above 0");
+    else if (config->max_fails > 0)
+        warn_unless(has_choice, target, "max_fails",
+                    "without a connection_load_balancer that has another target to go to", diagnostics);
+}
+
+static void check_server_name(const struct config_path *tls, const struct target_config *target,
+                              struct diagnostics *diagnostics)
+{
+    if (target->tls == NULL || target->tls->server_name == NULL || target->tls->verify_mode == VERIFY_STRICT)
+        return;
+    warn_unless(!syntax_is_ip_address(target->tls->server_name), tls, "server_name",
+                "without verify_mode: strict: an IP address is only verified, never sent", diagnostics);
+}
+
+// Who lists several targets expects them to be used. A `none` that is written says that this is not so.
+static void check_balancer(const struct config_path *targets, const struct config_path *balancer,
+                           const struct proxy_config *config, struct diagnostics *diagnostics)
+{
+    if (config->target_count > 1 && balancer->node == NULL)
+        report_warning_at_key(
+            diagnostics, targets,
+            "only the first is used without connection_load_balancer; set that to none if this is intended");
+}
+
+static void check_targets(const struct config_path *proxy, const struct proxy_config *config,
+                          struct diagnostics *diagnostics)
+{
+    struct config_path targets = path_key(proxy, "targets");
+    struct config_path options = path_key(proxy, "options");
+    struct config_path balancer = path_key(&options, "connection_load_balancer");
+    struct config_path dual_stack = path_key(&options, "enable_dual_stack");
+    bool is_fixed = config->balancer == BALANCER_NONE || config->balancer == BALANCER_SNI;
+    bool has_choice = (config->target_count > 1 && !is_fixed) || is_refused(&balancer, diagnostics);
+    bool has_dual_stack = config->enable_dual_stack || is_refused(&dual_stack, diagnostics);
+    check_target_names(&targets, config, diagnostics);
+    check_server_names(&targets, config, diagnostics);
+    check_balancer(&targets, &balancer, config, diagnostics);
     for (size_t i = 0; i < config->target_count; i++) {
-        struct place target = place_item(&targets, i);
-        struct place tls = place_key(&target, "tls_context");
+        struct config_path target = path_item(&targets, i);
+        struct config_path tls = path_key(&target, "tls_context");
         bool has_pair;
-        check_certificates(&tls, problems, &has_pair);
-        check_name_to_verify(&tls, &config->targets[i], problems);
-        check_reach(&target, &config->targets[i], problems);
+        check_certificates(&tls, diagnostics, &has_pair);
+        check_name_to_verify(&tls, &config->targets[i], diagnostics);
+        check_server_name(&tls, &config->targets[i], diagnostics);
+        check_reach(&target, &config->targets[i], has_dual_stack, diagnostics);
+        check_health(&target, &config->targets[i], has_choice, diagnostics);
     }
 }
 
-static void check_connection_log(const struct place *options, const struct proxy_config *config,
-                                 struct problem_list *problems)
+static void check_connection_log(const struct config_path *options, const struct proxy_config *config,
+                                 struct diagnostics *diagnostics)
 {
-    static const char *const keys[] = {"connection_log_connect", "connection_log_interval"};
-    check_needed(options, keys, ARRAY_LENGTH(keys), config->connection_log != NULL, "connection_log", problems);
-    struct place interval = place_key(options, "connection_log_interval");
+    struct config_path log = path_key(options, "connection_log");
+    struct config_path interval = path_key(options, "connection_log_interval");
+    warn_unless(log.node != NULL, options, "connection_log_connect", "without connection_log", diagnostics);
+    warn_unless(log.node != NULL, options, "connection_log_interval", "without connection_log", diagnostics);
     if (config->connection_log_interval > 0 && config->connection_log_interval < NS_PER_S)
-        problem_at_value(problems, &interval, "is too short: at least 1s");
+        report_error_at_value(diagnostics, &interval, "is too short: at least 1s");
 }
 
-static void check_options(const struct place *proxy, const struct proxy_config *config, struct problem_list *problems)
+static void check_source_limit(const struct config_path *options, const struct proxy_config *config,
+                               struct diagnostics *diagnostics)
 {
-    static const char *const keys[] = {"proxy_header_version"};
-    struct place options = place_key(proxy, "options");
-    check_needed(&options, keys, ARRAY_LENGTH(keys), config->enable_proxy_header, "enable_proxy_header: true",
-                 problems);
-    check_connection_log(&options, config, problems);
+    int64_t limit = config->source_connection_limit;
+    struct config_path path = path_key(options, "source_connection_limit");
+    if (limit > 0 && config->listener.address.kind == ADDRESS_UNIX && !config->listener.proxy_protocol)
+        report_warning_at_key(diagnostics, &path,
+                              "means nothing at a unix:// listener: its clients have no IP address");
+    else if (limit > 0 && config->connection_limit > 0 && limit >= config->connection_limit)
+        report_warning_at_key(diagnostics, &path, "protects nobody: a single source can take all of connection_limit");
+}
+
+static void check_options(const struct config_path *proxy, const struct proxy_config *config,
+                          struct diagnostics *diagnostics)
+{
+    struct config_path options = path_key(proxy, "options");
+    struct config_path header = path_key(&options, "enable_proxy_header");
+    warn_unless(config->enable_proxy_header || is_refused(&header, diagnostics), &options, "proxy_header_version",
+                "without enable_proxy_header: true", diagnostics);
+    check_connection_log(&options, config, diagnostics);
+    check_source_limit(&options, config, diagnostics);
 }
 
 // Port 0 is a free one for each; it is also what an address that could not be read looks like.
-static bool is_same_place(const struct address *a, const struct address *b)
+static bool is_same_address(const struct address *a, const struct address *b)
 {
     return !(a->kind == ADDRESS_TCP && a->port == 0) && address_equal(a, b);
 }
 
-static void check_unique_proxy(const struct place *proxies, const struct config *config, size_t index,
-                               struct problem_list *problems)
+static void check_unique_proxy(const struct config_path *proxies, const struct config *config, size_t index,
+                               struct diagnostics *diagnostics)
 {
     const struct proxy_config *proxy = &config->proxies[index];
-    struct place at = place_item(proxies, index);
-    struct place name = place_key(&at, "name");
-    struct place listener = place_key(&at, "listener");
-    struct place address = place_key(&listener, "address");
+    struct config_path at = path_item(proxies, index);
+    struct config_path name = path_key(&at, "name");
+    struct config_path listener = path_key(&at, "listener");
+    struct config_path address = path_key(&listener, "address");
     bool is_name_taken = false;
     bool is_address_taken = false;
     for (size_t i = 0; i < index; i++) {
         const struct proxy_config *other = &config->proxies[i];
         if (!is_name_taken && proxy->name != NULL && other->name != NULL && strcmp(proxy->name, other->name) == 0) {
             is_name_taken = true;
-            problem_at_value(problems, &name, "the name is taken: server.proxies[%zu] has it", i);
+            report_error_at_value(diagnostics, &name, "the name is taken: server.proxies[%zu] has it", i);
         }
-        if (!is_address_taken && is_same_place(&proxy->listener.address, &other->listener.address)) {
+        if (!is_address_taken && is_same_address(&proxy->listener.address, &other->listener.address)) {
             is_address_taken = true;
-            problem_at_value(problems, &address, "server.proxies[%zu] listens there already", i);
+            report_error_at_value(diagnostics, &address, "server.proxies[%zu] already listens there", i);
         }
     }
 }
 
-static void check_sentry(const struct place *root, const struct config *config, struct problem_list *problems)
+static void check_application(const struct config_path *root, const struct config *config,
+                              struct diagnostics *diagnostics)
 {
-    static const char *const keys[] = {"sentry_environment", "sentry_authority"};
-    struct place application = place_key(root, "application");
-    // One that could not be read is there nevertheless.
-    struct place dsn = place_key(&application, "sentry_dsn");
-    check_needed(&application, keys, ARRAY_LENGTH(keys), dsn.node != NULL, "sentry_dsn", problems);
-    if (config->sentry_authority != NULL && config->sentry_dsn != NULL &&
-        strncmp(config->sentry_dsn, "https:", strlen("https:")) != 0) {
-        struct place authority = place_key(&application, "sentry_authority");
-        problem_at_key(problems, &authority, "means nothing without TLS: the sentry_dsn is not https");
-    }
+    struct config_path application = path_key(root, "application");
+    struct config_path dsn = path_key(&application, "sentry_dsn");
+    warn_unless(dsn.node != NULL, &application, "sentry_environment", "without sentry_dsn", diagnostics);
+    warn_unless(dsn.node != NULL, &application, "sentry_authority", "without sentry_dsn", diagnostics);
+    bool is_plain = config->sentry_dsn != NULL && strncmp(config->sentry_dsn, "https:", strlen("https:")) != 0;
+    warn_unless(!is_plain, &application, "sentry_authority", "without TLS: the sentry_dsn is not https", diagnostics);
+
+    struct config_path metrics = path_key(&application, "metrics");
+    struct config_path address = path_key(&metrics, "address");
+    warn_unless(address.node != NULL, &metrics, "prefix", "without address", diagnostics);
+    warn_unless(address.node != NULL, &metrics, "tag_format", "without address", diagnostics);
+
+    struct config_path log = path_key(&application, "log");
+    struct config_path level = path_key(&log, "level");
+    warn_unless(level.node != NULL, &log, "format", "without level", diagnostics);
 }
 
-static void check_metrics(const struct place *root, struct problem_list *problems)
+void check_across_keys(const struct config_path *root, const struct config *config, struct diagnostics *diagnostics)
 {
-    static const char *const keys[] = {"prefix", "tag_format"};
-    struct place application = place_key(root, "application");
-    struct place metrics = place_key(&application, "metrics");
-    struct place address = place_key(&metrics, "address");
-    check_needed(&metrics, keys, ARRAY_LENGTH(keys), address.node != NULL, "address", problems);
-}
-
-void check_across_keys(const struct place *root, const struct config *config, struct problem_list *problems)
-{
-    check_sentry(root, config, problems);
-    struct place server = place_key(root, "server");
-    struct place proxies = place_key(&server, "proxies");
-    check_metrics(root, problems);
+    struct config_path server = path_key(root, "server");
+    struct config_path proxies = path_key(&server, "proxies");
+    check_application(root, config, diagnostics);
     for (size_t i = 0; i < config->proxy_count; i++) {
-        struct place proxy = place_item(&proxies, i);
-        check_unique_proxy(&proxies, config, i, problems);
-        check_listener(&proxy, &config->proxies[i].listener, problems);
-        check_targets(&proxy, &config->proxies[i], problems);
-        check_options(&proxy, &config->proxies[i], problems);
+        struct config_path proxy = path_item(&proxies, i);
+        check_unique_proxy(&proxies, config, i, diagnostics);
+        check_listener(&proxy, &config->proxies[i], diagnostics);
+        check_targets(&proxy, &config->proxies[i], diagnostics);
+        check_options(&proxy, &config->proxies[i], diagnostics);
     }
 }

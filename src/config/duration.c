@@ -92,24 +92,24 @@ bool duration_parse(const char *text, int64_t *duration, struct error *error)
     do {
         struct number number;
         if (!scan_number(&at, &number)) {
-            error_set(error, ERROR_INVALID, "is no duration: expected one such as 30s, 250ms or 1h2m3.5s");
+            error_set(error, ERROR_INVALID, "is not a valid duration: expected one such as 30s, 250ms or 1h2m3.5s");
             return false;
         }
         const struct unit *unit = scan_unit(&at);
         // Only a number that stands alone may go without its unit.
         if (unit == NULL && (number.digits != text || *at != '\0')) {
-            error_set(error, ERROR_INVALID, "has a number whose unit is none of ns, us, ms, s, m and h");
+            error_set(error, ERROR_INVALID, "has a number whose unit is not one of ns, us, ms, s, m and h");
             return false;
         }
         int64_t part;
         if (!number_to_ns(&number, unit != NULL ? unit->ns : NS_PER_S, &part, &is_more_than_zero) ||
             __builtin_add_overflow(total, part, &total)) {
-            error_set(error, ERROR_INVALID, "is too long a duration");
+            error_set(error, ERROR_INVALID, "is too long for a duration");
             return false;
         }
     } while (*at != '\0');
     if (total == 0 && is_more_than_zero) {
-        error_set(error, ERROR_INVALID, "is too short a duration: the least is 1ns, and 0 means none");
+        error_set(error, ERROR_INVALID, "is too short for a duration: the shortest is 1ns, and 0 means none");
         return false;
     }
     *duration = total;

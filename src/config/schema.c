@@ -10,10 +10,60 @@
 
 #define KEEPALIVE_MAX (INT64_C(32767) * NS_PER_S) // what Linux takes
 
+// ---- How a row is written: the key, the field of STRUCT that it fills, what leaving the key out means, and the rest.
+
+// The field's offset. It does not compile if the field has another type than the reader stores.
+#define FIELD(type, field) (offsetof(STRUCT, field) + 0 * sizeof(_Generic(((STRUCT *)NULL)->field, type: 0)))
+#define WORD_FIELD(field) \
+    (offsetof(STRUCT, field) + 0 * sizeof(char[sizeof(((STRUCT *)NULL)->field) == sizeof(unsigned) ? 1 : -1]))
+#define ROW(name, schema_type, field_offset, ...) \
+    {.key = (name), .type = (schema_type), .offset = (field_offset), __VA_ARGS__}
+#define LIST(name, schema_type, type, field, field_count, ...) \
+    ROW(name, schema_type, FIELD(type, field), .count_offset = FIELD(size_t, field_count), __VA_ARGS__)
+
+#define STRING(name, field, ...) ROW(name, SCHEMA_STRING, FIELD(const char *, field), __VA_ARGS__)
+#define PATH(name, field, ...) ROW(name, SCHEMA_PATH, FIELD(const char *, field), .check = syntax_path, __VA_ARGS__)
+#define NAMED_FILE(name, field, ...) \
+    ROW(name, SCHEMA_NAMED_FILE, FIELD(struct named_file, field), .check = syntax_path, __VA_ARGS__)
+#define FLAG(name, field, ...) ROW(name, SCHEMA_BOOL, FIELD(bool, field), __VA_ARGS__)
+#define INTEGER(name, field, ...) ROW(name, SCHEMA_INTEGER, FIELD(int64_t, field), __VA_ARGS__)
+#define DURATION(name, field, ...) ROW(name, SCHEMA_DURATION, FIELD(int64_t, field), __VA_ARGS__)
+#define DURATION_OR_OFF(name, field, ...) ROW(name, SCHEMA_DURATION_OR_OFF, FIELD(int64_t, field), __VA_ARGS__)
+#define LISTEN_ADDRESS(name, field, ...) ROW(name, SCHEMA_LISTEN_ADDRESS, FIELD(struct address, field), __VA_ARGS__)
+#define TARGET_ADDRESS(name, field, ...) ROW(name, SCHEMA_TARGET_ADDRESS, FIELD(struct address, field), __VA_ARGS__)
+#define WORD(name, field, list, ...) ROW(name, SCHEMA_ENUM, WORD_FIELD(field), .words = (list), __VA_ARGS__)
+#define STRINGS(name, field, count, ...) LIST(name, SCHEMA_STRINGS, const char *const *, field, count, __VA_ARGS__)
+#define CIDRS(name, field, count, ...) LIST(name, SCHEMA_CIDRS, const struct cidr *, field, count, __VA_ARGS__)
+#define OBJECTS(name, type, field, count, items, ...) \
+    LIST(name, SCHEMA_OBJECTS, const type *, field, count, .object = &(items), __VA_ARGS__)
+
+// A mapping: of keys that fill the same struct, of keys that fill a struct in it, and of keys that fill one of their
+// own, a struct tls_config.
+#define GROUP(name, keys, ...) ROW(name, SCHEMA_OBJECT, 0, .object = &(keys), __VA_ARGS__)
+#define MEMBER(name, type, field, keys, ...) \
+    ROW(name, SCHEMA_OBJECT, FIELD(type, field), .object = &(keys), __VA_ARGS__)
+#define TLS_CONTEXT(name, field, keys, ...)                                                                    \
+    ROW(name, SCHEMA_OPTIONAL_OBJECT, FIELD(const struct tls_config *, field), .object = &(keys), NEEDS_VALUE, \
+        __VA_ARGS__)
+
+#define REQUIRED .is_required = true
+#define OPTIONAL .is_required = false
+#define NEEDS_VALUE .needs_value = true
+#define SECRET .is_secret = true
+#define DEFAULT(value) .fallback = (value)
+#define UNSET(text) .fallback_text = (text) // in words, for people
+#define FROM(least) .min = (least)
+#define UP_TO(most) .max = (most)
+#define UNIT(name) .unit = (name)
+#define CHECK(function) .check = (function)
+#define SYNTAX(text) .syntax = (text)
+
 #define OBJECT(name, type)                                                                 \
     _Static_assert(ARRAY_LENGTH(name##_rows) <= SCHEMA_ROWS_MAX, "raise SCHEMA_ROWS_MAX"); \
     static const struct schema_object name##_object = {                                    \
         .rows = name##_rows, .row_count = ARRAY_LENGTH(name##_rows), .size = sizeof(type)}
+
+// ---- The words that some keys take.
 
 static const struct schema_word log_levels[] = {
     {"debug", LOG_DEBUG}, {"info", LOG_INFO}, {"warn", LOG_WARN}, {"error", LOG_ERROR}, {NULL, 0}};
@@ -41,471 +91,154 @@ static const struct schema_word metrics_tag_formats[] = {
 static const struct schema_word schedulings[] = {
     {"batch", THREAD_SCHEDULING_BATCH}, {"normal", THREAD_SCHEDULING_NORMAL}, {NULL, 0}};
 
+// ---- The keys.
+
+#define STRUCT struct config
+
 static const struct schema_row metrics_rows[] = {
-    {.key = "address",
-     .type = SCHEMA_STRING,
-     .offset = offsetof(struct config, metrics_address),
-     .check = syntax_metrics_address,
-     .fallback_text = "off",
-     .syntax = "`HOST:PORT`, `udp://HOST:PORT` or `unix:///path`",
-     .description = "The statsd server that metrics are sent to, by UDP or by a Unix datagram socket."},
-    {.key = "prefix",
-     .type = SCHEMA_STRING,
-     .offset = offsetof(struct config, metrics_prefix),
-     .check = syntax_metric_prefix,
-     .fallback_text = "none",
-     .description = "Put before every metric's name, with a dot between them."},
-    {.key = "tag_format",
-     .type = SCHEMA_ENUM,
-     .offset = offsetof(struct config, metrics_tag_format),
-     .fallback = METRICS_TAGS_NONE,
-     .words = metrics_tag_formats,
-     .description =
-         "`none`: proxies, targets and reasons are part of the names. `dogstatsd`, `influxdb`: they are tags, "
-         "in Datadog's or in Telegraf's way."},
+    STRING("address", metrics_address, UNSET("off"), CHECK(syntax_metrics_address),
+           SYNTAX("`HOST:PORT`, `udp://HOST:PORT` or `unix:///path`")),
+    STRING("prefix", metrics_prefix, UNSET("none"), CHECK(syntax_metric_prefix)),
+    WORD("tag_format", metrics_tag_format, metrics_tag_formats, DEFAULT(METRICS_TAGS_NONE)),
 };
 OBJECT(metrics, struct config);
 
 static const struct schema_row log_rows[] = {
-    {.key = "level",
-     .type = SCHEMA_ENUM,
-     .offset = offsetof(struct config, log_level),
-     .fallback = LOG_OFF,
-     .words = log_levels,
-     .fallback_text = "off",
-     .description = "The application log on stderr, from this level up. Start-up errors are printed without it, too."},
-    {.key = "format",
-     .type = SCHEMA_ENUM,
-     .offset = offsetof(struct config, log_format),
-     .fallback = LOG_LOGFMT,
-     .words = log_formats,
-     .description = "How its lines are written: logfmt, or JSON objects, one a line."},
+    WORD("level", log_level, log_levels, DEFAULT(LOG_OFF), UNSET("off")),
+    WORD("format", log_format, log_formats, DEFAULT(LOG_LOGFMT)),
 };
 OBJECT(log, struct config);
 
 static const struct schema_row application_rows[] = {
-    {.key = "sentry_dsn",
-     .type = SCHEMA_STRING,
-     .is_secret = true,
-     .offset = offsetof(struct config, sentry_dsn),
-     .check = syntax_sentry_dsn,
-     .fallback_text = "off",
-     .syntax = "`https://KEY@HOST[:PORT]/[PATH/]PROJECT`",
-     .description = "The Sentry project that errors are reported to."},
-    {.key = "sentry_environment",
-     .type = SCHEMA_STRING,
-     .offset = offsetof(struct config, sentry_environment),
-     .check = syntax_sentry_environment,
-     .fallback_text = "production",
-     .description = "The environment that the reports name."},
-    {.key = "sentry_authority",
-     .type = SCHEMA_PATH,
-     .offset = offsetof(struct config, sentry_authority),
-     .mark_offset = offsetof(struct config, sentry_authority_mark),
-     .has_mark = true,
-     .check = syntax_path,
-     .fallback_text = "the system's",
-     .description = "The bundle of CA certificates, a PEM file, that Sentry's certificate must chain to."},
-    {.key = "metrics", .type = SCHEMA_OBJECT, .object = &metrics_object, .description = "Where metrics go."},
-    {.key = "log", .type = SCHEMA_OBJECT, .object = &log_object, .description = "The application log."},
+    STRING("sentry_dsn", sentry_dsn, UNSET("off"), SECRET, CHECK(syntax_sentry_dsn),
+           SYNTAX("`https://KEY@HOST[:PORT]/[PATH/]PROJECT`")),
+    STRING("sentry_environment", sentry_environment, UNSET("production"), CHECK(syntax_sentry_environment)),
+    NAMED_FILE("sentry_authority", sentry_authority, UNSET("the system's")),
+    GROUP("metrics", metrics_object, OPTIONAL),
+    GROUP("log", log_object, OPTIONAL),
 };
 OBJECT(application, struct config);
 
+#undef STRUCT
+#define STRUCT struct certificate_config
+
 static const struct schema_row certificate_rows[] = {
-    {.key = "key",
-     .type = SCHEMA_PATH,
-     .offset = offsetof(struct certificate_config, key),
-     .mark_offset = offsetof(struct certificate_config, key_mark),
-     .has_mark = true,
-     .check = syntax_path,
-     .fallback_text = "none",
-     .description = "The private key, a PEM file: the server's in a listener, the client's in a target. "
-                    "Goes together with `certificate`."},
-    {.key = "certificate",
-     .type = SCHEMA_PATH,
-     .offset = offsetof(struct certificate_config, certificate),
-     .mark_offset = offsetof(struct certificate_config, certificate_mark),
-     .has_mark = true,
-     .check = syntax_path,
-     .fallback_text = "none",
-     .description = "The certificate and its chain, a PEM file."},
-    {.key = "authority",
-     .type = SCHEMA_PATH,
-     .offset = offsetof(struct certificate_config, authority),
-     .mark_offset = offsetof(struct certificate_config, authority_mark),
-     .has_mark = true,
-     .check = syntax_path,
-     .fallback_text = "none",
-     .description = "The bundle of CA certificates, a PEM file, that the other side's certificate must chain to."},
-    {.key = "revocation_list",
-     .type = SCHEMA_PATH,
-     .offset = offsetof(struct certificate_config, revocation_list),
-     .mark_offset = offsetof(struct certificate_config, revocation_list_mark),
-     .has_mark = true,
-     .check = syntax_path,
-     .fallback_text = "none",
-     .description = "What has been revoked, a PEM file of CRLs: a current one of every CA that a chain leads over is "
-                    "needed, or the certificate is refused. Goes together with `authority`."},
+    NAMED_FILE("key", key, UNSET("none")),
+    NAMED_FILE("certificate", certificate, UNSET("none")),
+    NAMED_FILE("authority", authority, UNSET("none")),
+    NAMED_FILE("revocation_list", revocation_list, UNSET("none")),
 };
 OBJECT(certificate, struct certificate_config);
 
-#define CERTIFICATES_ROW                                             \
-    {.key = "certificates",                                          \
-     .type = SCHEMA_OBJECTS,                                         \
-     .offset = offsetof(struct tls_config, certificates),            \
-     .count_offset = offsetof(struct tls_config, certificate_count), \
-     .object = &certificate_object,                                  \
-     .fallback_text = "none",                                        \
-     .description = "Keys, certificates and authorities."}
+#undef STRUCT
+#define STRUCT struct tls_config
 
-#define MINIMUM_VERSION_ROW                                  \
-    {.key = "minimum_version",                               \
-     .type = SCHEMA_ENUM,                                    \
-     .offset = offsetof(struct tls_config, minimum_version), \
-     .fallback = TLS_MINIMUM_1_2,                            \
-     .words = tls_versions,                                  \
-     .description = "The oldest version of TLS that is spoken."}
-
-#define HANDSHAKE_TIMEOUT_ROW(text)                            \
-    {.key = "handshake_timeout",                               \
-     .type = SCHEMA_DURATION,                                  \
-     .offset = offsetof(struct tls_config, handshake_timeout), \
-     .fallback = 10 * NS_PER_S,                                \
-     .description = text}
+// What both sides' contexts have.
+#define CERTIFICATES                                                                                        \
+    OBJECTS("certificates", struct certificate_config, certificates, certificate_count, certificate_object, \
+            UNSET("none"))
+#define APPLICATION_PROTOCOLS                                                                          \
+    STRINGS("application_protocols", application_protocols, application_protocol_count, UNSET("none"), \
+            CHECK(syntax_alpn_protocol))
+#define MINIMUM_VERSION WORD("minimum_version", minimum_version, tls_versions, DEFAULT(TLS_MINIMUM_1_2))
+#define HANDSHAKE_TIMEOUT DURATION("handshake_timeout", handshake_timeout, DEFAULT(10 * NS_PER_S))
 
 static const struct schema_row listener_tls_rows[] = {
-    {.key = "verify_mode",
-     .type = SCHEMA_ENUM,
-     .offset = offsetof(struct tls_config, verify_mode),
-     .fallback = VERIFY_NONE,
-     .words = verify_modes,
-     .description = "`none`: clients are not asked for a certificate. `relaxed`: they are asked for one, and if one is "
-                    "sent it must verify. `strict`: one must be sent and must verify."},
-    CERTIFICATES_ROW,
-    {.key = "application_protocols",
-     .type = SCHEMA_STRINGS,
-     .offset = offsetof(struct tls_config, application_protocols),
-     .count_offset = offsetof(struct tls_config, application_protocol_count),
-     .check = syntax_alpn_protocol,
-     .fallback_text = "none",
-     .description = "ALPN: what is chosen from among a client's offers, the first here that it has."},
-    MINIMUM_VERSION_ROW,
-    HANDSHAKE_TIMEOUT_ROW("How long a client's TLS handshake may take, whatever the read timeout; 0: without a bound."),
+    WORD("verify_mode", verify_mode, verify_modes, DEFAULT(VERIFY_NONE)),
+    CERTIFICATES,
+    APPLICATION_PROTOCOLS,
+    MINIMUM_VERSION,
+    HANDSHAKE_TIMEOUT,
 };
 OBJECT(listener_tls, struct tls_config);
 
 static const struct schema_row target_tls_rows[] = {
-    {.key = "verify_mode",
-     .type = SCHEMA_ENUM,
-     .offset = offsetof(struct tls_config, verify_mode),
-     .fallback = VERIFY_STRICT,
-     .words = verify_modes,
-     .description = "`none`: any certificate will do. `relaxed`: its chain must verify. `strict`: its chain must "
-                    "verify, and it must be for the target's host name or IP address."},
-    CERTIFICATES_ROW,
-    {.key = "application_protocols",
-     .type = SCHEMA_STRINGS,
-     .offset = offsetof(struct tls_config, application_protocols),
-     .count_offset = offsetof(struct tls_config, application_protocol_count),
-     .check = syntax_alpn_protocol,
-     .fallback_text = "none",
-     .description = "ALPN: what the target is offered."},
-    {.key = "server_name",
-     .type = SCHEMA_STRING,
-     .offset = offsetof(struct tls_config, server_name),
-     .check = syntax_server_name,
-     .fallback_text = "the address's host",
-     .description =
-         "The name that is sent as SNI, and that the target's certificate must be for. An IP address is only "
-         "verified, not sent."},
-    MINIMUM_VERSION_ROW,
-    HANDSHAKE_TIMEOUT_ROW(
-        "How long the TLS handshake may take, within `connect_timeout`; 0: without a bound of its own."),
+    WORD("verify_mode", verify_mode, verify_modes, DEFAULT(VERIFY_STRICT)),
+    CERTIFICATES,
+    APPLICATION_PROTOCOLS,
+    STRING("server_name", server_name, UNSET("the address's host"), CHECK(syntax_server_name)),
+    MINIMUM_VERSION,
+    HANDSHAKE_TIMEOUT,
 };
 OBJECT(target_tls, struct tls_config);
 
+#undef STRUCT
+#define STRUCT struct listener_config
+
 static const struct schema_row listener_rows[] = {
-    {.key = "address",
-     .type = SCHEMA_LISTEN_ADDRESS,
-     .is_required = true,
-     .offset = offsetof(struct listener_config, address),
-     .description = "Where it listens."},
-    {.key = "read_timeout",
-     .type = SCHEMA_DURATION,
-     .offset = offsetof(struct listener_config, read_timeout),
-     .description = "How long nothing may come from a client. What is written to it starts the time anew."},
-    {.key = "write_timeout",
-     .type = SCHEMA_DURATION,
-     .offset = offsetof(struct listener_config, write_timeout),
-     .description = "How long a client may take nothing of what is written to it."},
-    {.key = "authorized_sources",
-     .type = SCHEMA_CIDRS,
-     .needs_value = true,
-     .offset = offsetof(struct listener_config, authorized_sources),
-     .count_offset = offsetof(struct listener_config, authorized_source_count),
-     .min = 1,
-     .fallback_text = "all",
-     .description = "The clients that may connect; the others are rejected before anything is read from them. A bare "
-                    "address is a block of one. An IPv4-mapped IPv6 client matches IPv4 blocks."},
-    {.key = "tls_context",
-     .type = SCHEMA_OPTIONAL_OBJECT,
-     .needs_value = true,
-     .offset = offsetof(struct listener_config, tls),
-     .mark_offset = offsetof(struct tls_config, mark),
-     .has_mark = true,
-     .object = &listener_tls_object,
-     .fallback_text = "plain",
-     .description = "Clients must speak TLS."},
-    {.key = "client_hello_timeout",
-     .type = SCHEMA_DURATION,
-     .offset = offsetof(struct listener_config, client_hello_timeout),
-     .fallback = 10 * NS_PER_S,
-     .description = "How long a client may take for its ClientHello where `sni` chooses the target and TLS is passed "
-                    "through; 0: without a bound."},
-    {.key = "proxy_protocol",
-     .type = SCHEMA_BOOL,
-     .offset = offsetof(struct listener_config, proxy_protocol),
-     .description = "Every client must begin with the PROXY protocol's header, version 1 or 2; whom it declares is the "
-                    "client from then on. Only for clients that are trusted to tell the truth: see "
-                    "`proxy_protocol_sources`."},
-    {.key = "proxy_protocol_sources",
-     .type = SCHEMA_CIDRS,
-     .needs_value = true,
-     .offset = offsetof(struct listener_config, proxy_protocol_sources),
-     .count_offset = offsetof(struct listener_config, proxy_protocol_source_count),
-     .min = 1,
-     .fallback_text = "all that `authorized_sources` lets in",
-     .description = "Who is trusted to declare clients, by the socket's own address; others are rejected before "
-                    "anything is read from them."},
-    {.key = "proxy_protocol_timeout",
-     .type = SCHEMA_DURATION,
-     .offset = offsetof(struct listener_config, proxy_protocol_timeout),
-     .fallback = 3 * NS_PER_S,
-     .description = "How long the header may take to come; 0: without a bound."},
+    LISTEN_ADDRESS("address", address, REQUIRED),
+    DURATION("read_timeout", read_timeout, DEFAULT(0)),
+    DURATION("write_timeout", write_timeout, DEFAULT(0)),
+    CIDRS("authorized_sources", authorized_sources, authorized_source_count, UNSET("all"), NEEDS_VALUE, FROM(1)),
+    TLS_CONTEXT("tls_context", tls, listener_tls_object, UNSET("plain")),
+    DURATION("client_hello_timeout", client_hello_timeout, DEFAULT(10 * NS_PER_S)),
+    FLAG("proxy_protocol", proxy_protocol, DEFAULT(false)),
+    CIDRS("proxy_protocol_sources", proxy_protocol_sources, proxy_protocol_source_count,
+          UNSET("all that `authorized_sources` lets in"), NEEDS_VALUE, FROM(1)),
+    DURATION("proxy_protocol_timeout", proxy_protocol_timeout, DEFAULT(3 * NS_PER_S)),
 };
 OBJECT(listener, struct listener_config);
 
+#undef STRUCT
+#define STRUCT struct target_config
+
 static const struct schema_row target_rows[] = {
-    {.key = "name",
-     .type = SCHEMA_STRING,
-     .is_required = true,
-     .offset = offsetof(struct target_config, name),
-     .check = syntax_target_name,
-     .description = "Its name in logs and metrics, unique in its proxy. Under `sni` the server name that it serves: in "
-                    "any case, `*.example.com` for one label more, `*` for all that no other target has."},
-    {.key = "address",
-     .type = SCHEMA_TARGET_ADDRESS,
-     .is_required = true,
-     .offset = offsetof(struct target_config, address),
-     .description = "Where to connect."},
-    {.key = "proxy",
-     .type = SCHEMA_STRING,
-     .is_secret = true,
-     .offset = offsetof(struct target_config, socks_proxy),
-     .check = syntax_socks_proxy,
-     .fallback_text = "none",
-     .syntax = "`socks5://[USER:PASS@]HOST:PORT`, `HOST:PORT` or `socks5+unix://[USER:PASS@]/path`",
-     .description = "The SOCKS5 server to connect through; it resolves the target's host name. In USER and PASS, `%XX` "
-                    "is a byte."},
-    {.key = "proxy_timeout",
-     .type = SCHEMA_DURATION,
-     .offset = offsetof(struct target_config, proxy_timeout),
-     .mark_offset = offsetof(struct target_config, proxy_timeout_mark),
-     .has_mark = true,
-     .fallback = 10 * NS_PER_S,
-     .description = "How long the SOCKS5 server may take, from the connection to it until it has answered that it is "
-                    "connected to the target; within `connect_timeout`. 0: without a bound of its own."},
-    {.key = "connect_backoff",
-     .type = SCHEMA_DURATION,
-     .offset = offsetof(struct target_config, connect_backoff),
-     .fallback_text = "0",
-     .description = "The pause before the second attempt to connect; it grows exponentially from there."},
-    {.key = "connect_attempts",
-     .type = SCHEMA_INTEGER,
-     .offset = offsetof(struct target_config, connect_attempts),
-     .min = 1,
-     .max = 1000,
-     .fallback = 1,
-     .unit = "attempts",
-     .description = "How often this target is tried before it counts as failed."},
-    {.key = "connect_timeout",
-     .type = SCHEMA_DURATION,
-     .offset = offsetof(struct target_config, connect_timeout),
-     .description = "The bound on one attempt: name resolution, TCP, SOCKS5 and TLS together."},
-    {.key = "resolve_timeout",
-     .type = SCHEMA_DURATION,
-     .offset = offsetof(struct target_config, resolve_timeout),
-     .mark_offset = offsetof(struct target_config, resolve_timeout_mark),
-     .has_mark = true,
-     .description = "The bound on name resolution; used only with `enable_dual_stack`."},
-    {.key = "max_fails",
-     .type = SCHEMA_INTEGER,
-     .offset = offsetof(struct target_config, max_fails),
-     .max = 1000,
-     .unit = "failures",
-     .description = "After so many failures within `fail_timeout` the target is passed over for `fail_timeout`, while "
-                    "there is another one to go to; 0: never."},
-    {.key = "fail_timeout",
-     .type = SCHEMA_DURATION,
-     .offset = offsetof(struct target_config, fail_timeout),
-     .fallback = 10 * NS_PER_S,
-     .description = "Within which time failures count for `max_fails`, and how long the target is then passed over."},
-    {.key = "write_timeout",
-     .type = SCHEMA_DURATION,
-     .offset = offsetof(struct target_config, write_timeout),
-     .description = "How long the target may take nothing of what is written to it. The PROXY protocol's header has "
-                    "10 s without it."},
-    {.key = "read_timeout",
-     .type = SCHEMA_DURATION,
-     .offset = offsetof(struct target_config, read_timeout),
-     .description = "How long nothing may come from the target. What is written to it starts the time anew."},
-    {.key = "keepalive_interval",
-     .type = SCHEMA_DURATION_OR_OFF,
-     .offset = offsetof(struct target_config, keepalive_interval),
-     .max = KEEPALIVE_MAX,
-     .fallback_text = "0",
-     .description = "TCP keepalive to the target. 0: the system's default. -1: off. Else: this interval."},
-    {.key = "tls_context",
-     .type = SCHEMA_OPTIONAL_OBJECT,
-     .needs_value = true,
-     .offset = offsetof(struct target_config, tls),
-     .mark_offset = offsetof(struct tls_config, mark),
-     .has_mark = true,
-     .object = &target_tls_object,
-     .fallback_text = "plain",
-     .description = "TLS is spoken to the target; `{}` takes the defaults."},
+    STRING("name", name, REQUIRED, CHECK(syntax_target_name)),
+    TARGET_ADDRESS("address", address, REQUIRED),
+    STRING("proxy", socks_proxy, UNSET("none"), SECRET, CHECK(syntax_socks_proxy),
+           SYNTAX("`socks5://[USER:PASS@]HOST:PORT`, `HOST:PORT` or `socks5+unix://[USER:PASS@]/path`")),
+    DURATION("proxy_timeout", proxy_timeout, DEFAULT(10 * NS_PER_S)),
+    DURATION("connect_backoff", connect_backoff, UNSET("0")),
+    INTEGER("connect_attempts", connect_attempts, DEFAULT(1), FROM(1), UP_TO(1000), UNIT("attempts")),
+    DURATION("connect_timeout", connect_timeout, DEFAULT(0)),
+    DURATION("resolve_timeout", resolve_timeout, DEFAULT(0)),
+    INTEGER("max_fails", max_fails, DEFAULT(0), UP_TO(1000), UNIT("failures")),
+    DURATION("fail_timeout", fail_timeout, DEFAULT(10 * NS_PER_S)),
+    DURATION("write_timeout", write_timeout, DEFAULT(0)),
+    DURATION("read_timeout", read_timeout, DEFAULT(0)),
+    DURATION_OR_OFF("keepalive_interval", keepalive_interval, UNSET("0"), UP_TO(KEEPALIVE_MAX)),
+    TLS_CONTEXT("tls_context", tls, target_tls_object, UNSET("plain")),
 };
 OBJECT(target, struct target_config);
 
+#undef STRUCT
+#define STRUCT struct proxy_config
+
 static const struct schema_row options_rows[] = {
-    {.key = "connection_limit",
-     .type = SCHEMA_INTEGER,
-     .offset = offsetof(struct proxy_config, connection_limit),
-     .min = 1,
-     .fallback_text = "none",
-     .unit = "connections",
-     .description = "Connections above it are rejected at once."},
-    {.key = "source_connection_limit",
-     .type = SCHEMA_INTEGER,
-     .offset = offsetof(struct proxy_config, source_connection_limit),
-     .mark_offset = offsetof(struct proxy_config, source_connection_limit_mark),
-     .has_mark = true,
-     .min = 1,
-     .fallback_text = "none",
-     .unit = "connections",
-     .description = "Of one source (an IPv4 address, an IPv6 /64), connections above it are rejected at once; behind "
-                    "`proxy_protocol` of one declared source, once the header is read."},
-    {.key = "connection_lifetime",
-     .type = SCHEMA_DURATION,
-     .offset = offsetof(struct proxy_config, connection_lifetime),
-     .description = "A connection older than this is closed."},
-    {.key = "connection_log",
-     .type = SCHEMA_PATH,
-     .offset = offsetof(struct proxy_config, connection_log),
-     .check = syntax_path,
-     .fallback_text = "off",
-     .description = "The connection log: a file of JSON objects, one a line and connection."},
-    {.key = "connection_log_connect",
-     .type = SCHEMA_BOOL,
-     .offset = offsetof(struct proxy_config, connection_log_connect),
-     .description = "A record also when the target has answered, before anything is relayed."},
-    {.key = "connection_log_interval",
-     .type = SCHEMA_DURATION,
-     .offset = offsetof(struct proxy_config, connection_log_interval),
-     .description = "Records also of connections that live, each time this has passed; at least `1s`."},
-    {.key = "connection_load_balancer",
-     .type = SCHEMA_ENUM,
-     .offset = offsetof(struct proxy_config, balancer),
-     .fallback = BALANCER_NONE,
-     .mark_offset = offsetof(struct proxy_config, balancer_mark),
-     .has_mark = true,
-     .words = balancers,
-     .description = "`none`: only the first target; a warning tells of others, unless `none` is written. "
-                    "`failover`: in order, until one connects. `round-robin`: each "
-                    "connection begins at the next target and goes on to others if it cannot connect. "
-                    "`least-connections`: each begins at the target that has the fewest, and goes on likewise. `sni`: "
-                    "the target that the client's SNI names."},
-    {.key = "enable_proxy_header",
-     .type = SCHEMA_BOOL,
-     .offset = offsetof(struct proxy_config, enable_proxy_header),
-     .description = "Send the PROXY protocol's header to the target, before all else."},
-    {.key = "proxy_header_version",
-     .type = SCHEMA_ENUM,
-     .offset = offsetof(struct proxy_config, proxy_header_version),
-     .fallback = PROXY_HEADER_VERSION_1,
-     .words = proxy_header_versions,
-     .description = "Its version. `1` is a line of text with the addresses. `2` is binary, and tells of Unix sockets, "
-                    "the server name, ALPN, the connection's id in the logs and the client's TLS, too."},
-    {.key = "enable_dual_stack",
-     .type = SCHEMA_BOOL,
-     .offset = offsetof(struct proxy_config, enable_dual_stack),
-     .description = "Connect to the target over the IP family that the client came by, where the target has it; else "
-                    "over the other."},
+    INTEGER("connection_limit", connection_limit, UNSET("none"), FROM(1), UNIT("connections")),
+    INTEGER("source_connection_limit", source_connection_limit, UNSET("none"), FROM(1), UNIT("connections")),
+    DURATION("connection_lifetime", connection_lifetime, DEFAULT(0)),
+    PATH("connection_log", connection_log, UNSET("off")),
+    FLAG("connection_log_connect", connection_log_connect, DEFAULT(false)),
+    DURATION("connection_log_interval", connection_log_interval, DEFAULT(0)),
+    WORD("connection_load_balancer", balancer, balancers, DEFAULT(BALANCER_NONE)),
+    FLAG("enable_proxy_header", enable_proxy_header, DEFAULT(false)),
+    WORD("proxy_header_version", proxy_header_version, proxy_header_versions, DEFAULT(PROXY_HEADER_VERSION_1)),
+    FLAG("enable_dual_stack", enable_dual_stack, DEFAULT(false)),
 };
 OBJECT(options, struct proxy_config);
 
 static const struct schema_row proxy_rows[] = {
-    {.key = "name",
-     .type = SCHEMA_STRING,
-     .is_required = true,
-     .offset = offsetof(struct proxy_config, name),
-     .check = syntax_name,
-     .description = "Its name in logs, metrics and threads' names; unique."},
-    {.key = "listener",
-     .type = SCHEMA_OBJECT,
-     .is_required = true,
-     .offset = offsetof(struct proxy_config, listener),
-     .object = &listener_object,
-     .description = "Where clients come in."},
-    {.key = "targets",
-     .type = SCHEMA_OBJECTS,
-     .is_required = true,
-     .offset = offsetof(struct proxy_config, targets),
-     .count_offset = offsetof(struct proxy_config, target_count),
-     .mark_offset = offsetof(struct proxy_config, targets_mark),
-     .has_mark = true,
-     .min = 1,
-     .object = &target_object,
-     .description = "Where connections go; at least one."},
-    {.key = "options", .type = SCHEMA_OBJECT, .object = &options_object, .description = "The proxy's other settings."},
+    STRING("name", name, REQUIRED, CHECK(syntax_name)),
+    MEMBER("listener", struct listener_config, listener, listener_object, REQUIRED),
+    OBJECTS("targets", struct target_config, targets, target_count, target_object, REQUIRED, FROM(1)),
+    GROUP("options", options_object, OPTIONAL),
 };
 OBJECT(proxy, struct proxy_config);
 
+#undef STRUCT
+#define STRUCT struct config
+
 static const struct schema_row server_rows[] = {
-    {.key = "drain_timeout",
-     .type = SCHEMA_DURATION,
-     .offset = offsetof(struct config, drain_timeout),
-     .fallback = 25 * NS_PER_S,
-     .description = "How long live connections may go on after SIGTERM, SIGINT or SIGQUIT before they are closed; 0: "
-                    "until they end. The default is within the 30s that Kubernetes waits."},
-    {.key = "scheduling",
-     .type = SCHEMA_ENUM,
-     .offset = offsetof(struct config, scheduling),
-     .fallback = THREAD_SCHEDULING_BATCH,
-     .words = schedulings,
-     .description = "How the kernel schedules the threads that serve connections. `batch`: SCHED_BATCH, for more work "
-                    "with fewer switches. `normal`: the policy that the process was started with."},
-    {.key = "proxies",
-     .type = SCHEMA_OBJECTS,
-     .is_required = true,
-     .offset = offsetof(struct config, proxies),
-     .count_offset = offsetof(struct config, proxy_count),
-     .min = 1,
-     .object = &proxy_object,
-     .description = "The proxies; at least one."},
+    DURATION("drain_timeout", drain_timeout, DEFAULT(25 * NS_PER_S)),
+    WORD("scheduling", scheduling, schedulings, DEFAULT(THREAD_SCHEDULING_BATCH)),
+    OBJECTS("proxies", struct proxy_config, proxies, proxy_count, proxy_object, REQUIRED, FROM(1)),
 };
 OBJECT(server, struct config);
 
 static const struct schema_row root_rows[] = {
-    {.key = "application",
-     .type = SCHEMA_OBJECT,
-     .object = &application_object,
-     .description = "What concerns the whole process."},
-    {.key = "server",
-     .type = SCHEMA_OBJECT,
-     .is_required = true,
-     .object = &server_object,
-     .description = "The proxies."},
+    GROUP("application", application_object, OPTIONAL),
+    GROUP("server", server_object, REQUIRED),
 };
 
 const struct schema_object schema_root = {

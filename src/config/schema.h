@@ -1,6 +1,6 @@
-// The configuration's keys: one row each, with where its value goes, what it may be, and what it means. The rows drive
-// the reading (config/bind.h), the unknown keys' suggestions and the table in docs/configuration.md. Constant data; any
-// thread.
+// The configuration's keys: one row each, with where its value goes, and what it may be. The rows drive the reading
+// (bind.h) and the unknown keys' suggestions. The table in docs/configuration.md, which says what the keys mean, is
+// held to them by a test. Constant data; any thread.
 
 #ifndef BITFLOW_SRC_CONFIG_SCHEMA_H
 #define BITFLOW_SRC_CONFIG_SCHEMA_H
@@ -14,11 +14,12 @@
 
 enum schema_type {
     SCHEMA_OBJECT,          // a mapping whose fields are in the same struct, from `offset` on
-    SCHEMA_OPTIONAL_OBJECT, // a mapping with a struct of its own, pointed to
+    SCHEMA_OPTIONAL_OBJECT, // a mapping with a struct of its own, pointed to, that begins with its key's mark
     SCHEMA_OBJECTS,         // a list of mappings: an array of structs and its length
     SCHEMA_STRING,
     SCHEMA_PATH,
-    SCHEMA_STRINGS, // a list: an array of pointers and its length
+    SCHEMA_NAMED_FILE, // a path, with its mark
+    SCHEMA_STRINGS,    // a list: an array of pointers and its length
     SCHEMA_BOOL,
     SCHEMA_INTEGER,
     SCHEMA_DURATION,
@@ -44,10 +45,6 @@ struct schema_row {
     bool is_secret;   // its value never gets into a message
     size_t offset;    // in the object's struct
     size_t count_offset;
-    // Where a string's position goes; of an integer, a duration, an enumeration or a list of objects the key's; of an
-    // optional object the key's, in its own struct.
-    size_t mark_offset;
-    bool has_mark;
     int64_t min; // of a number or a duration; of a list, how many items
     int64_t max; // 0: INT64_MAX, SCHEMA_DURATION_MAX
     int64_t fallback;
@@ -57,7 +54,6 @@ struct schema_row {
     const struct schema_object *object;
     const char *fallback_text; // what leaving it out means, where `fallback` does not say it
     const char *syntax;        // what a string looks like, for people
-    const char *description;
 };
 
 // The bound of a duration without one of its own: more than any use needs, and added to the clock it cannot overflow.

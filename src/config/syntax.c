@@ -1,11 +1,11 @@
 #include "syntax.h"
 
 #include <arpa/inet.h>
-#include <ctype.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "bitflow/base/host_name.h"
 #include "bitflow/base/text.h"
 #include "bitflow/net/address.h"
 #include "bitflow/net/socks.h"
@@ -54,7 +54,7 @@ static bool is_name(const char *text, size_t most, struct error *error)
         return false;
     }
     if (has_control_characters(text, length))
-        return invalid(error, "must not have control characters in it");
+        return invalid(error, "must not contain control characters");
     return true;
 }
 
@@ -84,7 +84,7 @@ bool syntax_metrics_address(const char *text, struct error *error)
         return address_parse(text, ADDRESS_TO_CONNECT, &address, error);
     }
     if (!is_host_and_port(starts_with(text, "udp://") ? text + strlen("udp://") : text))
-        return invalid(error, "is no statsd address: expected HOST:PORT, udp://HOST:PORT or unix:///path");
+        return invalid(error, "is not a statsd address: expected HOST:PORT, udp://HOST:PORT or unix:///path");
     return true;
 }
 
@@ -101,7 +101,7 @@ static bool is_host_with_optional_port(const char *text, size_t length)
 
 bool syntax_sentry_dsn(const char *text, struct error *error)
 {
-    static const char expected[] = "is no Sentry DSN: expected https://KEY@HOST[:PORT]/[PATH/]PROJECT";
+    static const char expected[] = "is not a Sentry DSN: expected https://KEY@HOST[:PORT]/[PATH/]PROJECT";
     const char *rest;
     if (strlen(text) > SYNTAX_DSN_MAX)
         return invalid(error, "is too long for a Sentry DSN");
@@ -129,7 +129,7 @@ bool syntax_sentry_environment(const char *text, struct error *error)
 {
     size_t length = strlen(text);
     if (length < 1 || length > 64 || !is_visible_ascii(text) || strchr(text, '/') != NULL || strcmp(text, "None") == 0)
-        return invalid(error, "is no environment's name: expected 1 to 64 visible ASCII characters other than '/', "
+        return invalid(error, "is not an environment name: expected 1 to 64 visible ASCII characters without '/', "
                               "and not None");
     return true;
 }
@@ -150,21 +150,18 @@ bool syntax_alpn_protocol(const char *text, struct error *error)
     return true;
 }
 
-bool syntax_server_name(const char *text, struct error *error)
+bool syntax_is_ip_address(const char *text)
 {
     struct in6_addr address;
-    if (inet_pton(AF_INET, text, &address) == 1 || inet_pton(AF_INET6, text, &address) == 1)
+    return inet_pton(AF_INET, text, &address) == 1 || inet_pton(AF_INET6, text, &address) == 1;
+}
+
+bool syntax_server_name(const char *text, struct error *error)
+{
+    if (syntax_is_ip_address(text))
         return true;
-    size_t length = strlen(text);
-    size_t label = 0;
-    bool is_name = length <= 253;
-    for (size_t i = 0; is_name && i < length; i++) {
-        is_name = text[i] == '.' ? label > 0 : isalnum((unsigned char)text[i]) || text[i] == '-' || text[i] == '_';
-        label = text[i] == '.' ? 0 : label + 1;
-        is_name = is_name && label <= 63;
-    }
-    if (!is_name || label == 0)
-        return invalid(error, "is no server name: expected a host name in ASCII or an IP address, without a port");
+    if (!host_name_is_valid(text, strlen(text), true))
+        return invalid(error, "is not a server name: expected a host name in ASCII or an IP address, without a port");
     return true;
 }
 

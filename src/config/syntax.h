@@ -38,6 +38,8 @@ bool syntax_alpn_protocol(const char *text, struct error *error);
 // A host name, in ASCII and without a dot at its end, or an IP address: what a certificate can be for.
 bool syntax_server_name(const char *text, struct error *error);
 
+bool syntax_is_ip_address(const char *text);
+
 bool syntax_path(const char *text, struct error *error);
 
 #endif

@@ -1,4 +1,4 @@
-#include "bitflow/config/yaml_tree.h"
+#include "yaml_tree.h"
 
 #include <string.h>
 #include <yaml.h>
@@ -21,7 +21,7 @@ struct builder {
     yaml_parser_t parser;
     const char *bytes;
     size_t length;
-    struct region *region;
+    struct arena *arena;
     struct anchor *anchors;
     size_t anchor_count;
     size_t nodes;
@@ -115,8 +115,8 @@ static bool define_anchor(struct builder *builder, const yaml_char_t *name, stru
         return false;
     }
     const char *text = (const char *)name;
-    struct anchor *anchor = region_take(builder->region, sizeof *anchor);
-    char *copy = region_copy_text(builder->region, text, strlen(text));
+    struct anchor *anchor = arena_take(builder->arena, sizeof *anchor);
+    char *copy = arena_copy_text(builder->arena, text, strlen(text));
     if (anchor == NULL || copy == NULL) {
         no_memory(builder);
         return false;
@@ -139,12 +139,12 @@ static struct yaml_node *build_alias(struct builder *builder, const yaml_event_t
         return NULL;
     }
     if (!anchor->is_complete) {
-        FAIL(builder, mark, "alias *%.64s stands inside of what it refers to", name);
+        FAIL(builder, mark, "alias *%.64s is inside what it refers to", name);
         return NULL;
     }
     if (!count_nodes(builder, anchor->node->weight, mark))
         return NULL;
-    struct yaml_node *node = region_take(builder->region, sizeof *node);
+    struct yaml_node *node = arena_take(builder->arena, sizeof *node);
     if (node == NULL)
         return no_memory(builder);
     *node = *anchor->node;
@@ -154,8 +154,8 @@ static struct yaml_node *build_alias(struct builder *builder, const yaml_event_t
 
 static struct yaml_node *build_scalar(struct builder *builder, const yaml_event_t *event)
 {
-    struct yaml_node *node = region_take(builder->region, sizeof *node);
-    char *text = region_copy_text(builder->region, (const char *)event->data.scalar.value, event->data.scalar.length);
+    struct yaml_node *node = arena_take(builder->arena, sizeof *node);
+    char *text = arena_copy_text(builder->arena, (const char *)event->data.scalar.value, event->data.scalar.length);
     if (node == NULL || text == NULL)
         return no_memory(builder);
     *node = (struct yaml_node){
@@ -216,7 +216,7 @@ static bool fill_collection(struct builder *builder, struct yaml_node *node)
     struct yaml_entry entry;
     bool is_end;
     while (next_entry(builder, node->kind, &entry, &is_end)) {
-        struct pending *pending = region_take(builder->region, sizeof *pending);
+        struct pending *pending = arena_take(builder->arena, sizeof *pending);
         if (pending == NULL)
             return no_memory(builder);
         pending->entry = entry;
@@ -227,7 +227,7 @@ static bool fill_collection(struct builder *builder, struct yaml_node *node)
     }
     if (!is_end)
         return false;
-    struct yaml_entry *entries = region_take_array(builder->region, node->count, sizeof *entries);
+    struct yaml_entry *entries = arena_take_array(builder->arena, node->count, sizeof *entries);
     if (entries == NULL)
         return no_memory(builder);
     size_t i = 0;
@@ -240,7 +240,7 @@ static bool fill_collection(struct builder *builder, struct yaml_node *node)
 static struct yaml_node *build_collection(struct builder *builder, const yaml_event_t *event)
 {
     bool is_mapping = event->type == YAML_MAPPING_START_EVENT;
-    struct yaml_node *node = region_take(builder->region, sizeof *node);
+    struct yaml_node *node = arena_take(builder->arena, sizeof *node);
     if (node == NULL)
         return no_memory(builder);
     *node = (struct yaml_node){
@@ -297,7 +297,7 @@ static struct yaml_node *build_document(struct builder *builder)
         yaml_event_type_t type = event.type;
         struct yaml_mark mark = mark_of(event.start_mark);
         if (type == YAML_DOCUMENT_START_EVENT && root != NULL) {
-            FAIL(builder, mark, "more than one YAML document: a configuration is one");
+            FAIL(builder, mark, "more than one YAML document: a configuration is a single one");
             root = NULL;
             type = YAML_NO_EVENT;
         } else if (type == YAML_SCALAR_EVENT || type == YAML_ALIAS_EVENT || type == YAML_SEQUENCE_START_EVENT ||
@@ -314,13 +314,13 @@ static struct yaml_node *build_document(struct builder *builder)
     }
 }
 
-bool yaml_tree_parse(const char *bytes, size_t length, struct region *region, const struct yaml_node **root,
+bool yaml_tree_parse(const char *bytes, size_t length, struct arena *arena, const struct yaml_node **root,
                      struct yaml_mark *mark, struct error *error)
 {
-    struct builder builder = {.bytes = bytes, .length = length, .region = region, .error = error};
+    struct builder builder = {.bytes = bytes, .length = length, .arena = arena, .error = error};
     struct yaml_node *built = NULL;
     if (length > YAML_TREE_BYTES_MAX) {
-        FAIL(&builder, (struct yaml_mark){0}, "too large: a configuration has at most 1 MiB");
+        FAIL(&builder, (struct yaml_mark){0}, "too large: a configuration is limited to 1 MiB");
     } else if (yaml_parser_initialize(&builder.parser) == 0) {
         no_memory(&builder);
     } else {

@@ -56,9 +56,9 @@ def attach(thread, connections):
         thread.connection = connections.get(thread.argument)
         if thread.connection is not None:
             thread.connection.first = thread
-    elif thread.task == "run_pooled_pump":
+    elif thread.task == "run_second_thread":
         try:
-            relay = pointer(thread.argument, type_of("struct parting"))["state"]["relay"]
+            relay = pointer(thread.argument, type_of("struct handoff"))["shared"]["relay"]
             thread.connection = connections.get(int(container(int(relay), "struct connection", "relay")))
         except gdb.MemoryError:
             return  # it has ended in this moment, and its connection goes on without it
@@ -205,27 +205,30 @@ By default it is the selected thread's. Its threads' backtraces follow; $connect
                                                       "yes" if int(upstream["tls"]) else "no")])
         rows.append(["bytes", "%d from the client, %d from the target" % (connection.from_client,
                                                                          connection.from_target)])
-        rows += self.pumps(connection)
+        rows += self.directions(connection)
         error = text_in(value["error"]["text"])
         if error:
             rows.append(["error", error])
         for title, text in rows:
             gdb.write("%-12s %s\n" % (title, text))
 
-    def pumps(self, connection):
+    def directions(self, connection):
         """What each direction has in its hands, once there are two threads."""
         if connection.second is None:
             return []
-        pumps = pointer(connection.second.argument, type_of("struct parting"))["state"]["pumps"]
+        directions = pointer(connection.second.argument, type_of("struct handoff"))["shared"]["directions"]
         rows = []
-        for side, direction in enumerate(("to target", "to client")):
-            pump = pumps[side]
-            state = ["%d bytes in its buffers" % int(pump["pending"])]
-            for field, word in (("writing", "in a write"), ("stalled", "the write waits"),
-                                ("finished", "its end is passed on"), ("saw_failure", "it has failed")):
-                if int(pump[field]):
-                    state.append(word)
-            rows.append([direction, ", ".join(state)])
+        for side, name in enumerate(("to target", "to client")):
+            direction = directions[side]
+            state = enum_name(direction["state"], "DIRECTION_")
+            words = ["%d bytes in its buffers" % int(direction["pending"])]
+            for applies, word in ((state in ("writing", "closing"), "in a write"),
+                                  (int(direction["is_stalled"]), "the write waits"),
+                                  (state in ("finished", "unheard"), "its end is passed on"),
+                                  (int(direction["has_failed"]), "it has failed")):
+                if applies:
+                    words.append(word)
+            rows.append([name, ", ".join(words)])
         return rows
 
 

@@ -21,7 +21,7 @@ NS = 1000000000
 
 # What a thread does, by the function that it runs; of a connection's first thread, by the connection's stage.
 TASKS = {
-    "run_pooled_pump": "target to client",
+    "run_second_thread": "target to client",
     "run_acceptor": "accepts",
     "watch_lifetimes": "ends what is due",
     "run_resolver_jobs": "looks a name up",

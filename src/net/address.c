@@ -9,6 +9,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "bitflow/base/host_name.h"
+
 #define PATH_MAX_BYTES (sizeof((struct address *)NULL)->path - 1)
 
 // Text being parsed: not terminated, so that pieces of it can be named without copying them.
@@ -69,30 +71,6 @@ static bool parse_port(struct piece text, enum address_use use, uint16_t *port, 
     return true;
 }
 
-static bool is_host_name(struct piece name)
-{
-    if (name.length > 0 && name.at[name.length - 1] == '.')
-        name.length--;
-    if (name.length == 0 || name.length > ADDRESS_HOST_MAX)
-        return false;
-    size_t label = 0;
-    for (size_t i = 0; i < name.length; i++) {
-        unsigned char c = (unsigned char)name.at[i];
-        bool at_end = i + 1 == name.length || name.at[i + 1] == '.';
-        if (c == '.') {
-            if (label == 0)
-                return false;
-            label = 0;
-            continue;
-        }
-        // An underscore is no part of a host name, but names with one are in use (containers, SRV-style
-        // records).
-        if (c >= 0x80 || (!isalnum(c) && c != '_' && (c != '-' || label == 0 || at_end)) || ++label > 63)
-            return false;
-    }
-    return label > 0;
-}
-
 // No top-level domain is a number, and the resolver would read 127.1 or 0x7f.1 in ways nobody means.
 static bool looks_numeric(struct piece name)
 {
@@ -148,8 +126,8 @@ static bool canonical_ipv4(struct piece text, char out[ADDRESS_HOST_MAX + 2])
 static bool set_literal(struct address *address, enum address_family family, struct error *error)
 {
     if (address->family != ADDRESS_ANY && address->family != family) {
-        error_set(error, ERROR_INVALID, "%s takes no IPv%c address", address->family == ADDRESS_IPV4 ? "tcp4" : "tcp6",
-                  family == ADDRESS_IPV4 ? '4' : '6');
+        error_set(error, ERROR_INVALID, "%s does not take an IPv%c address",
+                  address->family == ADDRESS_IPV4 ? "tcp4" : "tcp6", family == ADDRESS_IPV4 ? '4' : '6');
         return false;
     }
     address->family = family;
@@ -170,7 +148,7 @@ static bool parse_host(struct piece host, enum address_use use, struct address *
     if (canonical_ipv4(host, address->host))
         return set_literal(address, ADDRESS_IPV4, error);
     if (host.length == 1 && host.at[0] == '*') {
-        error_set(error, ERROR_INVALID, "\"*\" is no host; to listen on every address write :PORT");
+        error_set(error, ERROR_INVALID, "\"*\" is not a host; to listen on every address write :PORT");
         return false;
     }
     if (memchr(host.at, ':', host.length) != NULL) {
@@ -182,7 +160,8 @@ static bool parse_host(struct piece host, enum address_use use, struct address *
     }
     if (looks_numeric(host))
         return invalid(error, "", host, " is not an IPv4 address");
-    if (!is_host_name(host))
+    bool has_dot = host.at[host.length - 1] == '.';
+    if (!host_name_is_valid(host.at, host.length - has_dot, false))
         return invalid(error, "", host, " is not a host name");
     memcpy(address->host, host.at, host.length);
     address->host[host.length] = '\0';
@@ -204,7 +183,7 @@ static bool parse_bracketed(struct piece text, enum address_use use, struct addr
     if (!set_literal(address, ADDRESS_IPV6, error))
         return false;
     if (rest.length > 0 && rest.at[0] != ':')
-        return invalid(error, "", rest, " follows the closing bracket, :PORT is expected");
+        return invalid(error, "", rest, " follows the closing bracket, where :PORT is expected");
     struct piece port = {rest.at + (rest.length > 0), rest.length - (rest.length > 0)};
     return parse_port(port, use, &address->port, error);
 }
@@ -280,7 +259,7 @@ static bool parse_fd(struct piece text, struct address *address, struct error *e
     }
     for (size_t i = 0; i < text.length; i++)
         if (!isgraph((unsigned char)text.at[i]) || text.at[i] == ':') {
-            error_set(error, ERROR_INVALID, "a descriptor's name is of printable ASCII, without spaces and colons");
+            error_set(error, ERROR_INVALID, "a descriptor's name is printable ASCII without spaces or colons");
             return false;
         }
     memcpy(address->fd_name, text.at, text.length);
@@ -316,7 +295,7 @@ bool address_parse(const char *text, enum address_use use, struct address *addre
         else if (piece_is(scheme, "fd"))
             good = parse_fd(rest, &parsed, error);
         else
-            good = invalid(error, "unknown scheme ", scheme, "; there are tcp, tcp4, tcp6, unix and fd");
+            good = invalid(error, "unknown scheme ", scheme, "; expected tcp, tcp4, tcp6, unix or fd");
     }
     if (good)
         *address = parsed;

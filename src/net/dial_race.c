@@ -253,50 +253,43 @@ static bool may_go_on(const struct race *race, int64_t *until)
     return deadline_left(*until) > 0;
 }
 
-static void pass_with_errno(const struct error *text, int os_errno, struct error *error)
-{
-    struct error whole = *text;
-    whole.os_errno = os_errno;
-    error_pass(error, &whole);
-}
-
 // No attempt is running, and none will be.
 static void set_stopped(const struct race *race, struct dial_result *result, struct error *error)
 {
-    struct error last = ERROR_INIT, text = ERROR_INIT;
+    struct error last = ERROR_INIT, late = ERROR_INIT;
     struct candidate candidate = race->last_failed;
     size_t count = resolved_count(race->resolved);
     if (race->shortage != 0)
         (void)find_next(race, &candidate);
     endpoint_of(race, candidate, &result->remote);
     dial_set_error(&result->remote, race->shortage != 0 ? race->shortage : race->last_errno, &last);
-    if (race->shortage != 0 && race->failed > 0)
-        error_set(&text, last.code, "%zu of %zu addresses failed, and then: %s", race->failed, count, last.text);
-    else if (race->shortage == 0 && resolver_query_worth_until(race->query) != 0)
-        error_set(&text, last.code, "%s; no answer in time about its other IP family", last.text);
-    else if (race->shortage == 0 && count > 1)
-        error_set(&text, last.code, "all %zu addresses failed, %s: %s", count,
-                  race->is_out_of_ports ? "one of them" : "the last", last.text);
-    else
-        text = last;
-    pass_with_errno(&text, last.os_errno, error);
+    if (race->shortage != 0 && race->failed > 0) {
+        error_wrap(error, &last, "%zu of %zu addresses failed, and then", race->failed, count);
+    } else if (race->shortage == 0 && resolver_query_worth_until(race->query) != 0) {
+        error_set(&late, last.code, "%s; no answer in time about its other IP family", last.text);
+        late.os_errno = last.os_errno;
+        error_pass(error, &late);
+    } else if (race->shortage == 0 && count > 1) {
+        error_wrap(error, &last, "all %zu addresses failed, %s", count,
+                   race->is_out_of_ports ? "one of them" : "the last");
+    } else {
+        error_pass(error, &last);
+    }
 }
 
 // The wait ended without a winner; the attempt begun last of those that run is named.
 static void set_race_wait_error(const struct race *race, enum client_watch_result waited, int os_errno,
                                 struct dial_result *result, struct error *error)
 {
-    struct error why = ERROR_INIT, text = ERROR_INIT;
+    struct error why = ERROR_INIT;
     size_t count = resolved_count(race->resolved);
     endpoint_of(race, race->running > 0 ? race->candidates[race->running - 1] : race->last_failed, &result->remote);
     dial_set_wait_error(&result->remote, waited, os_errno, &why);
     if (count > 1 && waited == CLIENT_WATCH_DEADLINE)
-        error_set(&text, why.code,
-                  "%zu of %zu addresses tried, %zu failed, none connected in time, nor did the last: %s",
-                  race->failed + race->running, count, race->failed, why.text);
+        error_wrap(error, &why, "%zu of %zu addresses tried, %zu failed, none connected in time, nor did the last",
+                   race->failed + race->running, count, race->failed);
     else
-        text = why;
-    pass_with_errno(&text, why.os_errno, error);
+        error_pass(error, &why);
 }
 
 static enum client_watch_result wait_for_news(struct race *race, struct client_watch *watch, int64_t until)

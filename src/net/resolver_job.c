@@ -202,8 +202,7 @@ static void start_thread(struct resolver_job *job) EXCLUDES(lock)
         if (threads != NULL && thread_pool_run(threads, run_resolver_jobs, job, &error))
             return;
         struct outcome outcome = {.is_temporary = true};
-        error_set(&outcome.error, error.code, "cannot resolve %s: %s", job->host, error.text);
-        outcome.error.os_errno = error.os_errno;
+        error_wrap(&outcome.error, &error, "cannot resolve %s", job->host);
         finish(job, &outcome);
     }
 }

@@ -9,7 +9,7 @@
 static bool invalid(struct error *error)
 {
     error_set(error, ERROR_INVALID,
-              "is no SOCKS5 address: expected socks5://[USER:PASS@]HOST:PORT, HOST:PORT or "
+              "is not a SOCKS5 address: expected socks5://[USER:PASS@]HOST:PORT, HOST:PORT or "
               "socks5+unix://[USER:PASS@]/path, with USER and PASS of 1 to 255 bytes");
     return false;
 }
@@ -50,8 +50,9 @@ static bool read_credentials(const char *text, size_t length, struct socks_serve
         decode(colon + 1, length - user_length - 1, server->password, &server->password_length))
         return true;
     if (memchr(text, '%', length) != NULL) {
-        error_set(error, ERROR_INVALID,
-                  "has a user or a password that is malformed: 1 to 255 bytes, %%XX stands for one, and a %% is %%25");
+        error_set(
+            error, ERROR_INVALID,
+            "has a malformed user or password: each is 1 to 255 bytes, %%XX stands for a byte, and %% itself is %%25");
         return false;
     }
     return invalid(error);

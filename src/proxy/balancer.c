@@ -2,7 +2,8 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
+
+#include "bitflow/base/host_name.h"
 
 void balancer_init(struct balancer *balancer, const struct proxy_config *settings, struct target *targets,
                    uint64_t rr_counter, struct target *chosen)
@@ -171,32 +172,20 @@ bool balancer_note_success(struct balancer *balancer, int64_t now)
     return health_note_success(balancer->last->health, &rule, now);
 }
 
-enum fit { FITS_NOT, FITS_ALL, FITS_WILDCARD, FITS_EXACTLY };
-
-static enum fit fit_of(const char *target_name, const char *server_name)
-{
-    if (strcmp(target_name, "*") == 0)
-        return FITS_ALL;
-    if (*server_name == '\0')
-        return FITS_NOT;
-    if (strcasecmp(target_name, server_name) == 0)
-        return FITS_EXACTLY;
-    const char *dot = strchr(server_name, '.');
-    bool is_wildcard = target_name[0] == '*' && target_name[1] == '.';
-    return is_wildcard && dot != NULL && dot != server_name && strcasecmp(target_name + 1, dot) == 0 ? FITS_WILDCARD
-                                                                                                     : FITS_NOT;
-}
-
 struct target *balancer_by_name(struct target *targets, size_t target_count, const char *server_name)
 {
-    struct target *best = NULL;
-    enum fit how = FITS_NOT;
+    struct target *wildcard = NULL, *all = NULL; // the first of each
     for (size_t i = 0; i < target_count; i++) {
-        enum fit fit = fit_of(targets[i].settings->name, server_name);
-        if (fit > how) {
-            best = &targets[i];
-            how = fit;
+        const char *name = targets[i].settings->name;
+        if (strcmp(name, "*") == 0) {
+            all = all == NULL ? &targets[i] : all;
+            continue;
         }
+        enum name_match match = host_name_match(name, strlen(name), server_name);
+        if (match == NAME_EXACT)
+            return &targets[i];
+        if (match == NAME_WILDCARD && wildcard == NULL)
+            wildcard = &targets[i];
     }
-    return best;
+    return wildcard != NULL ? wildcard : all;
 }

@@ -194,7 +194,9 @@ static void relay_target(struct connection *connection)
     relay->threads = connection->runtime->threads;
     relay->reason = &connection->entry.reason;
     connection_thread_name(relay->second_thread_name, connection->generation->proxy->name, connection->id, '<');
-    relay_run(relay, &connection->relayed);
+    struct failure failure = {.reason = CLOSE_NONE};
+    relay_run(relay, &connection->relayed, &failure);
+    error_pass(&connection->error, &failure.error);
 }
 
 static void close_target(struct connection *connection)
@@ -208,7 +210,7 @@ static void close_target(struct connection *connection)
         (void)close(dialled->fd);
     else
         // A relay has touched it, if only by an end of stream, or a header or a handshake has.
-        inherited_return(dialled->fd, connection->relayed.reason != CLOSE_NONE || connection->upstream.is_header_sent ||
+        inherited_return(dialled->fd, connection->relay_start != 0 || connection->upstream.is_header_sent ||
                                           connection->upstream.tls != NULL);
 }
 
@@ -232,7 +234,7 @@ static void finish(struct connection *connection)
     close_sockets(connection);
     connection_count_closed(connection);
     upstream_leave(&connection->upstream);
-    atomic_fetch_sub(&connection->generation->proxy->active, 1);
+    proxy_leave(connection->generation->proxy);
     source_counts_leave(&connection->generation->proxy->sources, &connection->client.source);
     reports_settle(connection->runtime->reports, &connection->report);
     if (is_logged)

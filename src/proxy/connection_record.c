@@ -81,24 +81,6 @@ static enum ended_by who_ended(const struct connection *connection, enum close_r
     return reason == CLOSE_COMPLETED ? connection->relayed.ended_by : close_reason_ended_by(reason);
 }
 
-// Puts into words how the relay failed, if it did.
-static void describe_relay(struct connection *connection, enum close_reason reason)
-{
-    const struct relay_result *relayed = &connection->relayed;
-    struct error *error = &connection->error;
-    const char *who = ended_by_name(close_reason_ended_by(reason));
-    if (relayed->os_errno != 0)
-        error_set_errno(error, relayed->os_errno, "%s", close_reason_text(reason));
-    else if (relayed->tls_failure == NULL)
-        return;
-    else if (reason != CLOSE_CLIENT_TLS_ERROR && reason != CLOSE_TARGET_TLS_ERROR)
-        error_set(error, ERROR_INVALID, "%s", relayed->tls_failure);
-    else if (relayed->is_peer_alert)
-        error_set(error, ERROR_INVALID, "the %s ended TLS by the alert %s", who, relayed->tls_failure);
-    else
-        error_set(error, ERROR_INVALID, "the %s sent %s", who, relayed->tls_failure);
-}
-
 static const char *text_or_null(const char *text)
 {
     return *text == '\0' ? NULL : text;
@@ -239,8 +221,6 @@ void connection_write_records(struct connection *connection, const struct socket
 {
     enum close_reason reason = atomic_load(&connection->entry.reason);
     struct record_room room;
-    if (connection->error.code == ERROR_NONE)
-        describe_relay(connection, reason);
     struct connection_record record = describe(connection, CONNECTION_ENDED, facts, &room);
     record.reason = close_reason_name(reason);
     record.ended_by = ended_by_name(who_ended(connection, reason));

@@ -30,6 +30,14 @@ struct proxy *proxy_create(const char *name, struct metrics *metrics, struct err
     return proxy;
 }
 
+// Gives a reference back.
+static bool is_last(_Atomic unsigned *references)
+{
+    unsigned before = atomic_fetch_sub_explicit(references, 1, memory_order_acq_rel);
+    INVARIANT(before > 0);
+    return before == 1;
+}
+
 struct proxy *proxy_hold(struct proxy *proxy)
 {
     atomic_fetch_add_explicit(&proxy->references, 1, memory_order_relaxed);
@@ -40,8 +48,9 @@ void proxy_drop(struct proxy **proxy)
 {
     struct proxy *dropped = *proxy;
     *proxy = NULL;
-    if (dropped == NULL || atomic_fetch_sub_explicit(&dropped->references, 1, memory_order_acq_rel) > 1)
+    if (dropped == NULL || !is_last(&dropped->references))
         return;
+    INVARIANT(atomic_load(&dropped->active) == 0);
     mutex_lock(&dropped->lock);
     INVARIANT(LIST_EMPTY(&dropped->loads) && LIST_EMPTY(&dropped->healths));
     mutex_unlock(&dropped->lock);
@@ -50,6 +59,20 @@ void proxy_drop(struct proxy **proxy)
     proxy_metrics_drop(&dropped->metrics);
     free(dropped->name);
     free(dropped);
+}
+
+bool proxy_enter(struct proxy *proxy, int64_t limit)
+{
+    if (atomic_fetch_add(&proxy->active, 1) < (uint64_t)limit || limit == 0)
+        return true;
+    proxy_leave(proxy);
+    return false;
+}
+
+void proxy_leave(struct proxy *proxy)
+{
+    uint64_t before = atomic_fetch_sub(&proxy->active, 1);
+    INVARIANT(before > 0);
 }
 
 // All but the TLS contexts, which are taken over when nothing can fail any more.
@@ -121,7 +144,7 @@ void generation_drop(struct generation **generation)
 {
     struct generation *dropped = *generation;
     *generation = NULL;
-    if (dropped == NULL || atomic_fetch_sub_explicit(&dropped->references, 1, memory_order_acq_rel) > 1)
+    if (dropped == NULL || !is_last(&dropped->references))
         return;
     destroy(dropped);
 }

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/base/invariant.h"
 #include "bitflow/base/mutex.h"
 #include "bitflow/base/thread.h"
 
@@ -43,6 +44,7 @@ static void list_insert_after(struct registry_entry *place, struct registry_entr
 
 static void list_take_out(struct registry *registry, struct registry_entry *entry) REQUIRES(registry->lock)
 {
+    INVARIANT(entry->previous->next == entry && entry->next->previous == entry);
     if (registry->cursor == entry)
         registry->cursor = entry->next;
     entry->previous->next = entry->next;
@@ -79,6 +81,10 @@ void registry_destroy(struct registry **registry)
     mutex_unlock(&destroyed->lock);
     if (has_watcher)
         (void)pthread_join(destroyed->watcher, NULL);
+    mutex_lock(&destroyed->lock);
+    INVARIANT(destroyed->count == 0 && destroyed->unlimited.next == &destroyed->unlimited &&
+              destroyed->lifetimes.next == &destroyed->lifetimes);
+    mutex_unlock(&destroyed->lock);
     condition_release(&destroyed->changed);
     mutex_release(&destroyed->lock);
     free(destroyed);
@@ -169,6 +175,7 @@ void registry_remove(struct registry *registry, struct registry_entry *entry)
 {
     mutex_lock(&registry->lock);
     list_take_out(registry, entry);
+    INVARIANT(registry->count > 0);
     bool now_empty = --registry->count == 0 && registry->draining;
     mutex_unlock(&registry->lock);
     if (now_empty && registry->on_empty != NULL)

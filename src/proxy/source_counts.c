@@ -1,12 +1,13 @@
 #include "bitflow/proxy/source_counts.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <search.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "bitflow/base/invariant.h"
 
 #define NETWORK_SIZE 8 // bytes of an IPv6 address that tell sources apart
 
@@ -25,7 +26,7 @@ void source_counts_init(struct source_counts *counts)
 void source_counts_release(struct source_counts *counts)
 {
     mutex_lock(&counts->lock);
-    assert(counts->sources == NULL);
+    INVARIANT(counts->sources == NULL);
     mutex_unlock(&counts->lock);
     mutex_release(&counts->lock);
 }
@@ -107,7 +108,7 @@ void source_counts_leave(struct source_counts *counts, struct source **source)
     if (left == NULL)
         return;
     mutex_lock(&counts->lock);
-    assert(left->connections > 0);
+    INVARIANT(left->connections > 0);
     bool is_last = --left->connections == 0;
     if (is_last)
         (void)tdelete(left, &counts->sources, compare);

@@ -93,7 +93,7 @@ static enum close_reason judge_source(const struct listener_config *listener, co
 
 static void give_back_places(const struct generation *generation, struct client *client)
 {
-    atomic_fetch_sub(&generation->proxy->active, 1);
+    proxy_leave(generation->proxy);
     source_counts_leave(&generation->proxy->sources, &client->source);
 }
 
@@ -104,14 +104,13 @@ static enum close_reason take_places(const struct generation *generation, struct
     const struct proxy_config *settings = generation->settings;
     // Behind the PROXY protocol it is not the peer that counts, but whom it declares.
     int64_t source_limit = settings->listener.proxy_protocol ? 0 : settings->source_connection_limit;
-    uint64_t limit = (uint64_t)settings->connection_limit;
     enum close_reason refusal =
         source_counts_enter(&generation->proxy->sources, &client->peer, source_limit, &client->source, error);
     if (refusal != CLOSE_NONE)
         return refusal;
-    if (atomic_fetch_add(&generation->proxy->active, 1) < limit || limit == 0)
+    if (proxy_enter(generation->proxy, settings->connection_limit))
         return CLOSE_NONE;
-    give_back_places(generation, client);
+    source_counts_leave(&generation->proxy->sources, &client->source);
     return CLOSE_CONNECTION_LIMIT;
 }
 

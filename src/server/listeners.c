@@ -96,7 +96,8 @@ static bool plan_listener(struct listeners *listeners, const struct config *conf
     struct planned_listener *planned = &plan[index];
     if (settings->connection_lifetime > 0 && !registry_watch_lifetimes(listeners->runtime->registry, error))
         return false;
-    if (settings->connection_log_interval > 0 && !reports_start(listeners->runtime->reports, error))
+    if (settings->connection_log != NULL && settings->connection_log_interval > 0 &&
+        !reports_start(listeners->runtime->reports, error))
         return false;
     struct proxy *proxy = find_or_create_proxy(listeners, settings->name, error);
     if (proxy == NULL)

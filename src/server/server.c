@@ -9,16 +9,14 @@
 #include "bitflow/base/log.h"
 #include "bitflow/base/signals.h"
 #include "bitflow/base/thread.h"
-#include "bitflow/config/config_load.h"
-#include "bitflow/config/warnings.h"
 #include "bitflow/proxy/connection.h"
 #include "bitflow/proxy/proxy.h"
 #include "bitflow/relay/relay.h"
-#include "bitflow/server/error_reports.h"
 #include "bitflow/tls/tls_arithmetic.h"
 #include "bitflow/tls/tls_context.h"
 #include "bitflow/version.h"
 #include "debugger.h"
+#include "error_reports.h"
 #include "listeners.h"
 #include "metrics_report.h"
 
@@ -93,17 +91,30 @@ static void set_up_log(const struct config *config)
     log_set_level(config->log_level);
 }
 
-static void log_warning(void *argument, const char *name, const char *file, const char *text)
+static void log_diagnostic(const struct diagnostics *diagnostics, const struct diagnostic *diagnostic)
 {
-    (void)argument;
-    struct log_context context = {.proxy = name};
-    log_warn(&context, text, "file", file, NULL);
+    char line[DIAGNOSTIC_LINE_SIZE];
+    struct log_context context = {.proxy = diagnostic->proxy};
+    diagnostic_format(diagnostics, diagnostic, line);
+    if (diagnostic->severity == DIAGNOSTIC_ERROR)
+        log_error(NULL, "configuration error", "error", line, NULL);
+    else if (diagnostic->file != NULL)
+        log_warn(&context, diagnostic->text, "file", diagnostic->file, NULL);
+    else
+        log_warn(NULL, "configuration warning", "warning", line, NULL);
 }
 
-static void log_config_warning(void *argument, const char *line)
+static void log_diagnostics(const struct diagnostics *diagnostics)
 {
-    (void)argument;
-    log_warn(NULL, "configuration warning", "warning", line, NULL);
+    for (size_t i = 0; i < diagnostics->kept; i++)
+        log_diagnostic(diagnostics, &diagnostics->list[i]);
+    char count[LOG_NUMBER_SIZE];
+    size_t more = diagnostics_left_out(diagnostics, DIAGNOSTIC_ERROR);
+    if (more > 0)
+        log_error(NULL, "more configuration errors", "count", log_number(count, (int64_t)more), NULL);
+    more = diagnostics_left_out(diagnostics, DIAGNOSTIC_WARNING);
+    if (more > 0)
+        log_warn(NULL, "more configuration warnings", "count", log_number(count, (int64_t)more), NULL);
 }
 
 static void log_tls_warning(void *argument, const char *text)
@@ -112,22 +123,20 @@ static void log_tls_warning(void *argument, const char *text)
     log_warn(NULL, text, NULL);
 }
 
-// Puts both in force, and takes them over. False: nothing has changed.
-static bool change(struct server *server, const struct config *config, struct tls_contexts *tls_contexts,
-                   struct error *error)
+// Puts it in force, and takes the configuration out of it. False: nothing has changed.
+static bool change(struct server *server, struct loaded_config *loaded, struct error *error)
 {
-    size_t proxy_count = config->proxy_count;
-    config_warn(server->path, config, log_config_warning, NULL);
+    log_diagnostics(&loaded->diagnostics);
     tls_warn(log_tls_warning, NULL);
-    tls_contexts_warn(tls_contexts, config, log_warning, NULL);
-    bool changed = metrics_report_prepare(&server->metrics, config, error) && error_reports_prepare(config, error) &&
-                   listeners_change(&server->listeners, config, tls_contexts, error);
-    tls_contexts_free(&tls_contexts, proxy_count);
-    if (changed)
-        error_reports_configure(config);
-    config_drop(changed ? &server->config : &config);
-    if (changed)
-        server->config = config;
+    bool changed = metrics_report_prepare(&server->metrics, loaded->config, error) &&
+                   error_reports_prepare(loaded->config, error) &&
+                   listeners_change(&server->listeners, loaded->config, loaded->tls_contexts, error);
+    if (changed) {
+        config_drop(&server->config);
+        server->config = config_hold(loaded->config);
+        error_reports_configure(server->config);
+    }
+    loaded_config_release(loaded);
     if (server->config != NULL)
         metrics_report_apply(&server->metrics, server->config);
     return changed;
@@ -140,15 +149,9 @@ static void reopen_logs(void)
         log_info(NULL, "connection logs re-opened", NULL);
 }
 
-// `error`: why it could not be put in force; empty: the problems say it.
-static void log_failed_reload(const char *path, const struct config_problems *problems, const struct error *error)
+// `error`: why it could not be put in force; empty: the diagnostics have said it.
+static void log_failed_reload(const char *path, const struct error *error)
 {
-    if (signals_told_to_end()) {
-        log_info(NULL, "reload given up, the process is told to end", "file", path, NULL);
-        return;
-    }
-    for (size_t i = 0; i < problems->kept; i++)
-        log_error(NULL, "configuration error", "error", problems->lines[i], NULL);
     if (error->code == ERROR_NONE)
         log_error(NULL, "reload failed, the old configuration stays in force", "file", path, NULL);
     else
@@ -159,28 +162,25 @@ static void log_failed_reload(const char *path, const struct config_problems *pr
 // Puts what the file says now in force; on any error the old configuration stays.
 static void reload(struct server *server)
 {
-    struct config_problems problems;
+    struct loaded_config loaded;
     struct error error = ERROR_INIT;
     // First, and whatever the configuration says: a rotation must not depend on it.
     (void)connection_log_reopen_all();
     // A listener whose notice is still to come must not be kept.
     (void)listeners_close_failed(&server->listeners, &server->has_failed);
-    config_problems_init(&problems);
-    const struct config *config = config_load(server->path, &problems);
-    struct tls_contexts *tls_contexts = config != NULL ? tls_contexts_load(server->path, config, &problems) : NULL;
-    if (config != NULL && !error_reports_check(server->path, config, &problems))
-        tls_contexts_free(&tls_contexts, config->proxy_count);
-    if (tls_contexts == NULL) {
-        log_failed_reload(server->path, &problems, &error);
-        config_drop(&config);
-    } else if (!change(server, config, tls_contexts, &error)) {
-        log_failed_reload(server->path, &problems, &error);
-    } else {
+    bool is_loaded = loaded_config_load(&loaded, server->path);
+    if (is_loaded && change(server, &loaded, &error)) {
         set_up_log(server->config);
         thread_pool_set_scheduling(server->runtime.threads, server->config->scheduling);
         log_info(NULL, "reloaded", "file", server->path, NULL);
+    } else if (signals_told_to_end()) {
+        log_info(NULL, "reload given up, the process is told to end", "file", server->path, NULL);
+    } else {
+        if (!is_loaded)
+            log_diagnostics(&loaded.diagnostics);
+        log_failed_reload(server->path, &error);
     }
-    config_problems_release(&problems);
+    loaded_config_release(&loaded);
 }
 
 // Whether nobody is served and nobody can come any more. While the last connections go on, a notice follows when they
@@ -267,8 +267,9 @@ static void shut_down(struct server *server)
     config_drop(&server->config);
 }
 
-bool server_run(const char *path, const struct config *config, struct tls_contexts *tls_contexts, struct error *error)
+bool server_run(const char *path, struct loaded_config *loaded, struct error *error)
 {
+    const struct config *config = loaded->config;
     // Not on the stack: where connections outlast the shut-down, their threads use it until the process is gone.
     static struct server server;
     server = (struct server){.path = path};
@@ -277,16 +278,13 @@ bool server_run(const char *path, const struct config *config, struct tls_contex
     log_set_repeats_notice(signals_send_notice);
     set_up_log(config);
     log_debug(NULL, "starting", "version", BITFLOW_VERSION, "arithmetic", tls_arithmetic_provider(), NULL);
-    if (!error_reports_prepare(config, error) || !create_engine(&server.runtime, config, error)) {
-        tls_contexts_free(&tls_contexts, config->proxy_count);
-        config_drop(&config);
+    if (!error_reports_prepare(config, error) || !create_engine(&server.runtime, config, error))
         return false;
-    }
     error_reports_configure(config); // the lines from here on are known to it
     metrics_report_init(&server.metrics, &server.runtime);
     listeners_init(&server.listeners, &server.runtime, signals_send_notice);
     debugger_set_process(&server.runtime, &server.listeners);
-    if (!change(&server, config, tls_contexts, error)) {
+    if (!change(&server, loaded, error)) {
         bool is_told_to_end = error->code == ERROR_CANCELLED;
         if (is_told_to_end)
             log_end(signals_wait(DEADLINE_NONE));

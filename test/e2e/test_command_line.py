@@ -94,9 +94,10 @@ def test_usage_errors(arguments):
     [
         ({"resolve_timeout": "5s"}, 0, r"7: warning: .*targets\[0\]\.resolve_timeout", "means nothing without "),
         ({"proxy_timeout": "5s"}, 0, r"7: warning: .*targets\[0\]\.proxy_timeout", "means nothing without "),
+        ({"connect_backoff": "5s"}, 0, r"7: warning: .*targets\[0\]\.connect_backoff", "means nothing without "),
         ({}, 1, r"5: warning: .*\[0\]\.targets", "only the first is used without connection_load_balancer"),
     ],
-    ids=["resolve_timeout", "proxy_timeout", "targets"],
+    ids=["resolve_timeout", "proxy_timeout", "connect_backoff", "targets"],
 )
 def test_what_has_no_effect_is_a_warning(env, settings, spares, place, what):
     """On stderr with --check, in the log at the start and after a reload; the configuration is used all the same."""

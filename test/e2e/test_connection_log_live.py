@@ -209,12 +209,15 @@ def test_a_reload_turns_it_on_and_off(env):
     assert events(bitflow, before) == events(bitflow, after) == []
 
 
-def test_what_makes_no_sense_is_an_error(env):
-    entry = proxy(env.address(), env.address(), connection_log=None, connection_log_interval="1s")
-    bitflow = env.launch(env.config(entry))
-    bitflow.expected_status = 2
-    assert bitflow.wait_ended() == 2
-    assert "connection_log_interval: means nothing without connection_log" in bitflow.stderr()
+def test_what_has_no_log_to_go_to_is_a_warning(env):
+    """And costs nothing: no thread waits for what is never due."""
+    address = env.address()
+    settings = {"connection_log": None, "connection_log_connect": True, "connection_log_interval": "1s"}
+    bitflow = env.start(proxy(address, env.echo().address, **settings))
+    sockets.round_trip(env.connect(address))
+    for key in ("connection_log_connect", "connection_log_interval"):
+        assert f"{key}: means nothing without connection_log" in bitflow.stderr()
+    assert "reports" not in bitflow.thread_names()
 
 
 # What the kernel tells

@@ -140,10 +140,10 @@ class Crowd:
             prefix, number, mark = re.fullmatch(r"(\w+)#(\d+)([<>])", name).groups()
             assert connection == number
             assert (does, function) in {
-                ("web", ">"): {("both ways", "solo_run")},
-                ("bad", ">"): {("both ways", "solo_run")},
-                ("bulk", ">"): {("client to target", "splice_out"), ("client to target", "send_all")},
-                ("bulk", "<"): {("target to client", "pump_receive"), ("target to client", "receive")},
+                ("web", ">"): {("both ways", "relay_poll")},
+                ("bad", ">"): {("both ways", "relay_poll")},
+                ("bulk", ">"): {("client to target", "splice_out"), ("client to target", "write_pieces")},
+                ("bulk", "<"): {("target to client", "direction_move")},
                 ("slow", ">"): {("connects to a target", "client_watch_poll")},
             }.get((prefix, mark), {("admits its client", function)}), (name, does, function)
         assert {does for _, name, does, _, _ in told.values() if name.endswith(":accept")} == {"accepts"}
@@ -185,7 +185,7 @@ def check_one(told, bulk, slow):
     assert re.search(r"^bytes +\d+ from the client, 5 from the target$", text, re.MULTILINE)
     assert re.search(r"^to target +\d+ bytes in its buffers, in a write", text, re.MULTILINE)
     assert re.search(r"^to client +0 bytes in its buffers$", text, re.MULTILINE)
-    assert text.count("\nThread ") == 2 and "relay_run" in text and "run_pooled_pump" in text
+    assert text.count("\nThread ") == 2 and "relay_run" in text and "run_second_thread" in text
     assert told["print $connection->id"] == f"$1 = {bulk}"
     assert f"connection   {bulk} of bulk" in told["bitflow connection"], "the selected thread's"
     text = told[f"bitflow connection {slow}"]

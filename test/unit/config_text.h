@@ -12,29 +12,49 @@
 
 #include <cmocka.h>
 
-#include "bitflow/config/config_load.h"
+#include "bitflow/config/config.h"
 
-static inline const struct config *load(const char *text, struct config_problems *problems)
+static inline const struct config *load(const char *text, struct diagnostics *diagnostics)
 {
-    config_problems_init(problems);
-    return config_load_text("f", text, strlen(text), problems);
+    diagnostics_init(diagnostics, "f");
+    return config_load_text(text, strlen(text), diagnostics);
 }
 
-// `lines`: what must be reported, each ended by a newline.
-static inline void assert_problems(const char *text, const char *lines)
+// The line that tells of the diagnostic at `index`; valid until the next call.
+static inline const char *line_of(const struct diagnostics *diagnostics, size_t index)
 {
-    struct config_problems problems;
-    const struct config *config = load(text, &problems);
+    static char line[DIAGNOSTIC_LINE_SIZE];
+    assert_true(index < diagnostics->kept);
+    diagnostic_format(diagnostics, &diagnostics->list[index], line);
+    return line;
+}
+
+// `lines`: what must be reported, errors and warnings, each ended by a newline.
+static inline void assert_said(const char *text, bool is_good, const char *lines)
+{
+    struct diagnostics diagnostics;
+    const struct config *config = load(text, &diagnostics);
     char got[8192] = "";
     size_t used = 0;
-    for (size_t i = 0; i < problems.kept; i++)
-        used += (size_t)snprintf(got + used, sizeof got - used, "%s\n", problems.lines[i]);
-    if (config != NULL || problems.kept == 0)
-        fail_msg("this was accepted:\n%s", text);
+    for (size_t i = 0; i < diagnostics.kept; i++)
+        used += (size_t)snprintf(got + used, sizeof got - used, "%s\n", line_of(&diagnostics, i));
+    if ((config != NULL) != is_good || (diagnostics.errors == 0) != is_good)
+        fail_msg("this was %s:\n%sbecause of\n%s", is_good ? "refused" : "accepted", text, got);
     if (strcmp(got, lines) != 0)
         fail_msg("for\n%sgot\n%sin place of\n%s", text, got, lines);
-    assert_int_equal(problems.count, problems.kept);
-    config_problems_release(&problems);
+    assert_int_equal(diagnostics.errors + diagnostics.warnings, diagnostics.kept);
+    config_drop(&config);
+    diagnostics_release(&diagnostics);
+}
+
+static inline void assert_problems(const char *text, const char *lines)
+{
+    assert_said(text, false, lines);
+}
+
+static inline void assert_warnings(const char *text, const char *lines)
+{
+    assert_said(text, true, lines);
 }
 
 // Most cases are about one part of a proxy that is right otherwise.

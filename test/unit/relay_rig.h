@@ -46,6 +46,7 @@ struct rig {
     char runner_name[THREAD_NAME_SIZE];
     bool started;
     struct relay_result result;
+    struct failure failure;
     _Atomic bool ran;
     int64_t began, ended; // clock_now()
 };
@@ -151,7 +152,7 @@ static inline void *rig_run(void *argument)
 {
     struct rig *rig = argument;
     thread_set_name(rig->runner_name);
-    relay_run(&rig->relay, &rig->result);
+    relay_run(&rig->relay, &rig->result, &rig->failure);
     rig->ran = true;
     rig->ended = clock_now();
     return NULL;
@@ -316,7 +317,7 @@ static inline uint64_t rig_bytes(struct rig *rig, enum relay_side side)
 static inline void rig_assert_ended(const struct rig *rig, enum close_reason reason, enum ended_by by)
 {
     assert_true(rig->ran);
-    assert_string_equal(close_reason_name(rig->result.reason), close_reason_name(reason));
+    assert_string_equal(close_reason_name(rig->failure.reason), close_reason_name(reason));
     assert_string_equal(ended_by_name(rig->result.ended_by), ended_by_name(by));
     assert_int_equal(atomic_load(&rig->reason), reason);
 }

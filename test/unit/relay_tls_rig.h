@@ -413,7 +413,7 @@ static inline void tls_rig_finish(struct tls_rig *t, enum relay_side first)
     assert_int_equal(one->received, other->sent);
     assert_int_equal(other->received, one->sent);
     tls_rig_assert_bytes(t);
-    assert_null(t->rig.result.tls_failure);
+    assert_int_equal(t->rig.failure.error.code, ERROR_NONE);
     tls_rig_release(t);
 }
 

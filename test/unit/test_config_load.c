@@ -9,12 +9,12 @@
 
 static const struct config *load_good(const char *text)
 {
-    struct config_problems problems;
-    const struct config *config = load(text, &problems);
+    struct diagnostics diagnostics;
+    const struct config *config = load(text, &diagnostics);
     if (config == NULL)
-        fail_msg("%s", problems.lines[0]);
-    assert_int_equal(problems.count, 0);
-    config_problems_release(&problems);
+        fail_msg("%s", line_of(&diagnostics, 0));
+    assert_int_equal(diagnostics.errors, 0);
+    diagnostics_release(&diagnostics);
     return config;
 }
 
@@ -60,16 +60,16 @@ static const char *const bad_dsns[] = {
 
 static void assert_secret_refused(const char *text, const char *where, const char *value)
 {
-    struct config_problems problems;
-    if (load(text, &problems) != NULL || problems.count != 1)
+    struct diagnostics diagnostics;
+    if (load(text, &diagnostics) != NULL || diagnostics.errors != 1)
         fail_msg("%s: not one problem", value);
-    if (strncmp(problems.lines[0], where, strlen(where)) != 0)
-        fail_msg("%s: %s", value, problems.lines[0]);
-    if (strstr(problems.lines[0], "not supported") != NULL)
+    if (strncmp(line_of(&diagnostics, 0), where, strlen(where)) != 0)
+        fail_msg("%s: %s", value, line_of(&diagnostics, 0));
+    if (strstr(line_of(&diagnostics, 0), "not supported") != NULL)
         fail_msg("%s was accepted", value);
-    if (strstr(problems.lines[0], "cret") != NULL)
-        fail_msg("%s: the secret is in the message: %s", value, problems.lines[0]);
-    config_problems_release(&problems);
+    if (strstr(line_of(&diagnostics, 0), "cret") != NULL)
+        fail_msg("%s: the secret is in the message: %s", value, line_of(&diagnostics, 0));
+    diagnostics_release(&diagnostics);
 }
 
 static void test_secrets_are_not_repeated(void **state)
@@ -91,7 +91,7 @@ static void test_metrics(void **state)
 {
     (void)state;
 #define METRICS(keys) "application: {metrics: {" keys "}}\n" PROXY("p", LISTENER, TARGET, "")
-    static const char wrong[] = "is no statsd address: expected HOST:PORT, udp://HOST:PORT or unix:///path\n";
+    static const char wrong[] = "is not a statsd address: expected HOST:PORT, udp://HOST:PORT or unix:///path\n";
     static const char *const addresses[] = {"statsd", "tcp://h:1", "udp://h", "udp://tcp://h:1", "fd://3", "h:0"};
     for (size_t i = 0; i < ARRAY_LENGTH(addresses); i++) {
         char text[512];
@@ -101,17 +101,17 @@ static void test_metrics(void **state)
         assert_problems(text, lines);
     }
     assert_problems(METRICS("prefix: 'a b'"),
-                    "f:1:25: application.metrics.prefix: means nothing without address\n"
+                    "f:1:25: warning: application.metrics.prefix: means nothing without address\n"
                     "f:1:33: application.metrics.prefix: \"a b\" must be printable ASCII without "
                     "spaces and without any of :|@#,;=\n");
     assert_problems(METRICS("prefix: 'a:b'"),
-                    "f:1:25: application.metrics.prefix: means nothing without address\n"
+                    "f:1:25: warning: application.metrics.prefix: means nothing without address\n"
                     "f:1:33: application.metrics.prefix: \"a:b\" must be printable ASCII without "
                     "spaces and without any of :|@#,;=\n");
-    // Without an address it would mean nothing, and be ignored.
-    assert_problems(METRICS("prefix: x."), "f:1:25: application.metrics.prefix: means nothing without address\n");
-    assert_problems(METRICS("tag_format: influxdb"),
-                    "f:1:25: application.metrics.tag_format: means nothing without address\n");
+    assert_warnings(METRICS("prefix: x."),
+                    "f:1:25: warning: application.metrics.prefix: means nothing without address\n");
+    assert_warnings(METRICS("tag_format: influxdb"),
+                    "f:1:25: warning: application.metrics.tag_format: means nothing without address\n");
     assert_problems(METRICS("address: 'h:1', tag_format: influx"),
                     "f:1:53: application.metrics.tag_format: must be one of none, dogstatsd, influxdb, not \"influx\"; "
                     "did you mean influxdb?\n");
@@ -126,7 +126,7 @@ static void test_sentry(void **state)
 {
     (void)state;
 #define SENTRY(keys) "application: {" keys "}\n" PROXY("p", LISTENER, TARGET, "")
-    static const char wrong[] = "is no environment's name: expected 1 to 64 visible ASCII characters other than '/', "
+    static const char wrong[] = "is not an environment name: expected 1 to 64 visible ASCII characters without '/', "
                                 "and not None\n";
     static const char *const environments[] = {"None", "a b", "a/b"};
     for (size_t i = 0; i < ARRAY_LENGTH(environments); i++) {
@@ -137,16 +137,17 @@ static void test_sentry(void **state)
                        wrong);
         assert_problems(text, lines);
     }
-    assert_problems(SENTRY("sentry_environment: a, sentry_authority: b"),
-                    "f:1:15: application.sentry_environment: means nothing without sentry_dsn\n"
-                    "f:1:38: application.sentry_authority: means nothing without sentry_dsn\n");
-    assert_problems(SENTRY("sentry_dsn: 'http://k@h/1', sentry_authority: b"),
-                    "f:1:43: application.sentry_authority: means nothing without TLS: the sentry_dsn is not https\n");
+    assert_warnings(SENTRY("sentry_environment: a, sentry_authority: b"),
+                    "f:1:15: warning: application.sentry_environment: means nothing without sentry_dsn\n"
+                    "f:1:38: warning: application.sentry_authority: means nothing without sentry_dsn\n");
+    assert_warnings(
+        SENTRY("sentry_dsn: 'http://k@h/1', sentry_authority: b"),
+        "f:1:43: warning: application.sentry_authority: means nothing without TLS: the sentry_dsn is not https\n");
     const struct config *config =
         load_good(SENTRY("sentry_dsn: 'https://k@h/1', sentry_environment: test, sentry_authority: /a.pem"));
     assert_string_equal(config->sentry_dsn, "https://k@h/1");
     assert_string_equal(config->sentry_environment, "test");
-    assert_string_equal(config->sentry_authority, "/a.pem");
+    assert_string_equal(config->sentry_authority.path, "/a.pem");
     config_drop(&config);
 }
 
@@ -374,14 +375,14 @@ static void test_two_listeners_on_free_ports_are_two(void **state)
 
 static void assert_file_problem(const char *path, const char *why)
 {
-    struct config_problems problems;
-    config_problems_init(&problems);
-    assert_null(config_load(path, &problems));
-    assert_int_equal(problems.count, 1);
+    struct diagnostics diagnostics;
+    diagnostics_init(&diagnostics, path);
+    assert_null(config_load(path, &diagnostics));
+    assert_int_equal(diagnostics.errors, 1);
     char line[512];
     (void)snprintf(line, sizeof line, "%s: %s", path, why);
-    assert_string_equal(problems.lines[0], line);
-    config_problems_release(&problems);
+    assert_string_equal(line_of(&diagnostics, 0), line);
+    diagnostics_release(&diagnostics);
 }
 
 static void test_files(void **state)
@@ -399,14 +400,14 @@ static void test_files(void **state)
     assert_non_null(file);
     assert_true(fputs(PROXY("p", LISTENER, TARGET, ""), file) >= 0);
     assert_int_equal(fflush(file), 0);
-    struct config_problems problems;
-    config_problems_init(&problems);
-    const struct config *config = config_load(path, &problems);
+    struct diagnostics diagnostics;
+    diagnostics_init(&diagnostics, path);
+    const struct config *config = config_load(path, &diagnostics);
     assert_non_null(config);
     config_drop(&config);
 
     assert_int_equal(ftruncate(fileno(file), 10000000), 0);
-    assert_file_problem(path, "too large: a configuration has at most 1 MiB");
+    assert_file_problem(path, "too large: a configuration is limited to 1 MiB");
     assert_int_equal(fclose(file), 0);
     if (geteuid() != 0) { // root reads anything
         assert_int_equal(chmod(path, 0), 0);

@@ -1,37 +1,16 @@
-// Keys and targets without an effect: the lines that they are told in.
+// Keys and targets without an effect: the lines that warn of them.
 
 #include "config_text.h"
 
 #include "bitflow/base/compiler.h"
-#include "bitflow/config/warnings.h"
-
-struct lines {
-    char text[2000];
-    size_t length;
-};
-
-static void take(void *argument, const char *line)
-{
-    struct lines *lines = argument;
-    lines->length += (size_t)snprintf(lines->text + lines->length, sizeof lines->text - lines->length, "%s\n", line);
-    assert_true(lines->length < sizeof lines->text);
-}
-
-static void assert_warnings(const char *text, const char *wanted)
-{
-    struct config_problems problems;
-    const struct config *config = load(text, &problems);
-    struct lines lines = {.length = 0};
-    if (config == NULL)
-        fail_msg("%s\n%s", text, problems.lines[0]);
-    config_warn("f", config, take, &lines);
-    assert_string_equal(lines.text, wanted);
-    config_drop(&config);
-    config_problems_release(&problems);
-}
 
 #define AT "f:6:33: warning: server.proxies[0].targets[0]."
 #define AT_SOURCE_LIMIT "f:7:15: warning: server.proxies[0].options.source_connection_limit: "
+#define AT_IN "warning: server.proxies[0].listener."
+#define AT_OPTION "f:7:15: warning: server.proxies[0].options."
+#define TLS "tls_context: {certificates: [{key: k, certificate: c}]}"
+#define SNI "connection_load_balancer: sni"
+#define NO_OTHER "max_fails: means nothing without a connection_load_balancer that has another target to go to\n"
 #define SOCKS ", proxy: 's:1'"
 #define UNIX_LISTENER "address: 'unix:///s'"
 
@@ -45,7 +24,7 @@ static const struct {
     {PROXY("p", LISTENER, TARGET ", resolve_timeout: 1s", "enable_dual_stack: true"), ""},
     {PROXY("p", LISTENER, TARGET ", resolve_timeout: 0", ""), ""},
     {PROXY("p", LISTENER, TARGET ", resolve_timeout: 1s" SOCKS, "enable_dual_stack: true"),
-     AT "resolve_timeout: means nothing beside proxy: the SOCKS5 server resolves the name\n"},
+     AT "resolve_timeout: means nothing with proxy: the SOCKS5 server resolves the name\n"},
     {PROXY("p", LISTENER, TARGET ", proxy_timeout: 10s", ""), AT "proxy_timeout: means nothing without proxy\n"},
     {PROXY("p", LISTENER, TARGET ", proxy_timeout: 0", ""), AT "proxy_timeout: means nothing without proxy\n"},
     {PROXY("p", LISTENER, TARGET ", proxy_timeout: 10s" SOCKS, ""), ""},
@@ -62,10 +41,115 @@ static const struct {
      AT_SOURCE_LIMIT "protects nobody: a single source can take all of connection_limit\n"},
 };
 
+// Each key that means nothing without another, with it and without.
+static const struct {
+    const char *text;
+    const char *lines;
+} pairs[] = {
+    {"application: {log: {format: json}}\n" PROXY("p", LISTENER, TARGET, ""),
+     "f:1:21: warning: application.log.format: means nothing without level\n"},
+    {"application: {log: {format: json, level: warn}}\n" PROXY("p", LISTENER, TARGET, ""), ""},
+    {PROXY("p", LISTENER ", proxy_protocol: false, proxy_protocol_timeout: 1s", TARGET, ""),
+     "f:4:54: " AT_IN "proxy_protocol_timeout: means nothing without proxy_protocol: true\n"},
+    {PROXY("p", LISTENER ", proxy_protocol: true, proxy_protocol_timeout: 1s", TARGET, ""), ""},
+    {PROXY("p", LISTENER ", client_hello_timeout: 10s", TARGET, ""),
+     "f:4:31: " AT_IN "client_hello_timeout: means nothing without connection_load_balancer: sni\n"},
+    {PROXY("p", LISTENER ", client_hello_timeout: 10s, " TLS, "name: a.b, address: 'h:1'", SNI),
+     "f:4:31: " AT_IN "client_hello_timeout: means nothing with tls_context: its handshake_timeout bounds the "
+     "ClientHello, too\n"},
+    {PROXY("p", LISTENER ", client_hello_timeout: 10s", "name: a.b, address: 'h:1'", SNI), ""},
+    {PROXY("p", LISTENER, TARGET ", connect_backoff: 1s", ""),
+     AT "connect_backoff: means nothing without connect_attempts above 1\n"},
+    {PROXY("p", LISTENER, TARGET ", connect_backoff: 1s, connect_attempts: 2", ""), ""},
+    {PROXY("p", LISTENER, TARGET ", connect_backoff: 0", ""), ""},
+    {PROXY("p", LISTENER, TARGET ", fail_timeout: 10s", ""), AT "fail_timeout: means nothing without max_fails\n"},
+    {PROXY("p", LISTENER, TARGET ", max_fails: 1", ""), AT NO_OTHER},
+    {PROXY("p", LISTENER, TARGET ", max_fails: 1, fail_timeout: 1s", "connection_load_balancer: failover"),
+     AT NO_OTHER},
+    {PROXY("p", LISTENER, "name: a.b, address: 'h:1', max_fails: 1}\n    - {name: '*', address: 'h:2'", SNI),
+     "f:6:35: warning: server.proxies[0].targets[0]." NO_OTHER},
+    {PROXY("p", LISTENER, TARGET ", max_fails: 1, fail_timeout: 1s}\n    - {name: spare, address: 'h:2'",
+           "connection_load_balancer: failover"),
+     ""},
+    {PROXY("p", LISTENER, TARGET ", tls_context: {server_name: '::1', verify_mode: none}", ""),
+     "f:6:47: warning: server.proxies[0].targets[0].tls_context.server_name: means nothing without verify_mode: "
+     "strict: an IP address is only verified, never sent\n"},
+    {PROXY("p", LISTENER, TARGET ", tls_context: {server_name: '::1'}", ""), ""},
+    {PROXY("p", LISTENER, TARGET ", tls_context: {server_name: a.b, verify_mode: none}", ""), ""},
+    {PROXY("p", LISTENER, TARGET, "connection_log_connect: false"),
+     AT_OPTION "connection_log_connect: means nothing without connection_log\n"},
+    {PROXY("p", LISTENER, TARGET, "connection_log_interval: 10s"),
+     AT_OPTION "connection_log_interval: means nothing without connection_log\n"},
+    {PROXY("p", LISTENER, TARGET, "connection_log_interval: 10s, connection_log_connect: true, connection_log: /l"),
+     ""},
+    {PROXY("p", LISTENER, TARGET, "proxy_header_version: 2"),
+     AT_OPTION "proxy_header_version: means nothing without enable_proxy_header: true\n"},
+    {PROXY("p", LISTENER, TARGET, "proxy_header_version: 2, enable_proxy_header: true"), ""},
+};
+
+static void test_keys_that_mean_nothing_without_another(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(pairs); i++)
+        assert_warnings(pairs[i].text, pairs[i].lines);
+}
+
+// What it would have been is not known.
+static void test_no_warning_about_what_was_refused_elsewhere(void **state)
+{
+    (void)state;
+    assert_problems(
+        PROXY("p", LISTENER ", client_hello_timeout: 1s", TARGET ", max_fails: 1", "connection_load_balancer: snii"),
+        "f:7:41: server.proxies[0].options.connection_load_balancer: must be one of none, failover, "
+        "round-robin, least-connections, sni, not \"snii\"; did you mean sni?\n");
+    assert_problems(PROXY("p", LISTENER, TARGET ", connect_attempts: x, connect_backoff: 1s", ""),
+                    "f:6:51: server.proxies[0].targets[0].connect_attempts: must be an integer, not \"x\"\n");
+}
+
+static void test_errors_have_room_beside_many_warnings(void **state)
+{
+    (void)state;
+    char text[32768] = "server:\n  proxies:\n";
+    size_t used = strlen(text);
+    for (int i = 0; i < 150; i++)
+        used += (size_t)snprintf(text + used, sizeof text - used,
+                                 "  - {name: p%d, listener: {address: ':%d'}, targets: [{name: t, address: 'h:1', "
+                                 "proxy_timeout: 1}]}\n",
+                                 i, i + 1);
+    (void)snprintf(text + used, sizeof text - used, "application: 5\n");
+    struct diagnostics diagnostics;
+    assert_null(load(text, &diagnostics));
+    assert_int_equal(diagnostics.errors, 1);
+    assert_int_equal(diagnostics.warnings, 150);
+    assert_int_equal(diagnostics.kept, DIAGNOSTICS_MAX + 1);
+    assert_int_equal(diagnostics_left_out(&diagnostics, DIAGNOSTIC_ERROR), 0);
+    assert_int_equal(diagnostics_left_out(&diagnostics, DIAGNOSTIC_WARNING), 50);
+    assert_non_null(strstr(line_of(&diagnostics, DIAGNOSTICS_MAX - 1), "server.proxies[99].targets[0].proxy_timeout"));
+    assert_string_equal(line_of(&diagnostics, DIAGNOSTICS_MAX),
+                        "f:153:14: application: must be a mapping of keys to values, not a single value");
+    diagnostics_release(&diagnostics);
+}
+
+static void test_a_warning_about_another_file_names_its_proxy(void **state)
+{
+    (void)state;
+    struct diagnostics diagnostics;
+    diagnostics_init(&diagnostics, "f");
+    diagnostics_add(&diagnostics, &(struct diagnostic){.severity = DIAGNOSTIC_WARNING,
+                                                       .mark = {.line = 7, .column = 9},
+                                                       .proxy = "web",
+                                                       .file = "/a.crt",
+                                                       .text = "it expires"});
+    diagnostics_add_general(&diagnostics, "out of paper");
+    assert_string_equal(line_of(&diagnostics, 0), "f: out of paper");
+    assert_string_equal(line_of(&diagnostics, 1), "f: warning: proxy web: /a.crt: it expires");
+    diagnostics_release(&diagnostics);
+}
+
 #define SPARE TARGET "}\n    - {name: spare, address: 'h:2'"
-#define UNUSED                                                                                                   \
-    "f:5:5: warning: server.proxies[0].targets: only the first is used without connection_load_balancer; write " \
-    "none there if it is to be so\n"
+#define UNUSED                                                                                                 \
+    "f:5:5: warning: server.proxies[0].targets: only the first is used without connection_load_balancer; set " \
+    "that to none if this is intended\n"
 
 static const struct {
     const char *text;
@@ -95,7 +179,7 @@ static void test_each(void **state)
         assert_warnings(cases[i].text, cases[i].lines);
 }
 
-static void test_the_place_is_told(void **state)
+static void test_warnings_are_in_the_files_order_and_name_their_place(void **state)
 {
     (void)state;
     assert_warnings("server:\n"
@@ -113,19 +197,23 @@ static void test_the_place_is_told(void **state)
                     "    listener: {address: ':2'}\n"
                     "    targets: *targets\n",
                     "f:9:7: warning: server.proxies[0].targets[1].proxy_timeout: means nothing without proxy\n"
-                    "f:14:5: warning: server.proxies[1].targets: only the first is used without "
-                    "connection_load_balancer; write none there if it is to be so\n"
+                    "f:9:7: warning: server.proxies[1].targets[1].proxy_timeout: means nothing without proxy\n"
                     "f:10:7: warning: server.proxies[1].targets[1].resolve_timeout: means nothing without "
                     "enable_dual_stack: true; connect_timeout bounds the look-up, too\n"
-                    "f:9:7: warning: server.proxies[1].targets[1].proxy_timeout: means nothing without proxy\n");
+                    "f:14:5: warning: server.proxies[1].targets: only the first is used without "
+                    "connection_load_balancer; set that to none if this is intended\n");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each),
+        cmocka_unit_test(test_keys_that_mean_nothing_without_another),
+        cmocka_unit_test(test_no_warning_about_what_was_refused_elsewhere),
+        cmocka_unit_test(test_errors_have_room_beside_many_warnings),
+        cmocka_unit_test(test_a_warning_about_another_file_names_its_proxy),
         cmocka_unit_test(test_targets_without_a_balancer),
-        cmocka_unit_test(test_the_place_is_told),
+        cmocka_unit_test(test_warnings_are_in_the_files_order_and_name_their_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

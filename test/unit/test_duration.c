@@ -52,8 +52,8 @@ static void test_reads(void **state)
 static void test_refuses(void **state)
 {
     (void)state;
-    static const char none[] = "is no duration: expected one such as 30s, 250ms or 1h2m3.5s";
-    static const char unit[] = "has a number whose unit is none of ns, us, ms, s, m and h";
+    static const char none[] = "is not a valid duration: expected one such as 30s, 250ms or 1h2m3.5s";
+    static const char unit[] = "has a number whose unit is not one of ns, us, ms, s, m and h";
     static const struct {
         const char *text;
         const char *why;
@@ -77,14 +77,14 @@ static void test_refuses(void **state)
         {"0x10", unit},
         {"-1", "is negative"},
         {"-0", "is negative"},
-        {"9223372036854775808ns", "is too long a duration"},
-        {"9223372037", "is too long a duration"},
-        {"2562048h", "is too long a duration"},
-        {"2562047h48m", "is too long a duration"},
-        {"99999999999999999999999", "is too long a duration"},
-        {"9223372036.9s", "is too long a duration"},
-        {"0.0000000001s", "is too short a duration: the least is 1ns, and 0 means none"},
-        {"0.5ns", "is too short a duration: the least is 1ns, and 0 means none"},
+        {"9223372036854775808ns", "is too long for a duration"},
+        {"9223372037", "is too long for a duration"},
+        {"2562048h", "is too long for a duration"},
+        {"2562047h48m", "is too long for a duration"},
+        {"99999999999999999999999", "is too long for a duration"},
+        {"9223372036.9s", "is too long for a duration"},
+        {"0.0000000001s", "is too short for a duration: the shortest is 1ns, and 0 means none"},
+        {"0.5ns", "is too short for a duration: the shortest is 1ns, and 0 means none"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         int64_t ns = -7;

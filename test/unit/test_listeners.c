@@ -21,7 +21,7 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/thread.h"
-#include "bitflow/config/config_load.h"
+#include "bitflow/config/config.h"
 #include "bitflow/relay/relay.h"
 #include "server/listeners.h"
 
@@ -70,13 +70,13 @@ static const struct config *load(const char *text)
     assert_true(fd >= 0);
     assert_int_equal(write(fd, text, strlen(text)), strlen(text));
     (void)close(fd);
-    struct config_problems problems;
-    config_problems_init(&problems);
-    const struct config *config = config_load(path, &problems);
+    struct diagnostics diagnostics;
+    diagnostics_init(&diagnostics, "f");
+    const struct config *config = config_load(path, &diagnostics);
     (void)unlink(path);
     if (config == NULL)
-        fail_msg("%s", problems.lines[0]);
-    config_problems_release(&problems);
+        fail_msg("%s", diagnostics.list[0].text);
+    diagnostics_release(&diagnostics);
     return config;
 }
 
@@ -98,13 +98,13 @@ static const struct config *configure(const char *const *words)
 
 static bool change_doors(const struct config *config, struct error *error)
 {
-    struct config_problems problems;
-    config_problems_init(&problems);
-    struct tls_contexts *credentials = tls_contexts_load("test", config, &problems);
+    struct diagnostics diagnostics;
+    diagnostics_init(&diagnostics, "f");
+    struct tls_contexts *credentials = tls_contexts_load(config, &diagnostics);
     assert_non_null(credentials);
     bool changed = listeners_change(&listeners, config, credentials, error);
     tls_contexts_free(&credentials, config->proxy_count);
-    config_problems_release(&problems);
+    diagnostics_release(&diagnostics);
     return changed;
 }
 

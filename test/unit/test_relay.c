@@ -86,7 +86,7 @@ static void what_was_sent_before_a_close_arrives(void **state)
         rig_close_far(&rig.client);
         rig_start(&rig);
         rig_join(&rig);
-        assert_int_equal(rig.result.reason, CLOSE_COMPLETED);
+        assert_int_equal(rig.failure.reason, CLOSE_COMPLETED);
         enum rig_end end;
         assert_int_equal(rig_receive(rig.target, 3, 0, RIG_ALL, &end), 60000);
         assert_int_equal(end, RIG_EOF);
@@ -121,7 +121,7 @@ static void reset_while_idle(enum rig_kind kind, enum relay_side side)
     rig_assert_ended(&rig, side == RELAY_CLIENT ? CLOSE_CLIENT_RESET : CLOSE_TARGET_RESET,
                      side == RELAY_CLIENT ? ENDED_BY_CLIENT : ENDED_BY_TARGET);
     rig_assert_resets(&rig, side == RELAY_TARGET, side == RELAY_CLIENT);
-    assert_int_equal(rig.result.os_errno, ECONNRESET);
+    assert_int_equal(rig.failure.error.os_errno, ECONNRESET);
     uint64_t rest = rig_receive(other, 4, 9999, RIG_ALL, &end);
     assert_int_equal(rest, 1);
     assert_int_equal(end, RIG_RESET);
@@ -139,7 +139,7 @@ static void a_reset_resets_the_other_side(void **state)
 }
 
 // The target neither reads nor stays: the relay is stuck in a write to it when the reset comes. That write may be what
-// takes the socket's error, so that the other pump reads an end of stream: the client must not see one.
+// takes the socket's error, so that the other direction reads an end of stream: the client must not see one.
 static void reset_during_write(enum rig_kind target, int rounds)
 {
     for (int round = 0; round < rounds; round++) {
@@ -218,7 +218,7 @@ static void what_waits_to_be_sent_at_a_reset_arrives(void **state)
     rig_release(&rig);
 }
 
-// The target resets while the other pump is stuck in a write to a client that does not read: that pump is given the
+// The target resets while the other direction is stuck in a write to a client that does not read: that one is given the
 // grace, then the relay ends all the same.
 static void a_stuck_side_ends_after_the_grace(void **state)
 {

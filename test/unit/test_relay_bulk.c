@@ -49,7 +49,7 @@ static void carry_bulk(struct rig *rig)
     (void)rig_run(rig);
     peer_join(&peers[0]);
     peer_join(&peers[1]);
-    MUST(rig->ran && rig->result.reason == CLOSE_COMPLETED);
+    MUST(rig->ran && rig->failure.reason == CLOSE_COMPLETED);
     for (int i = 0; i < 2; i++) {
         MUST(peers[i].received == BULK && peers[i].end == RIG_EOF);
         MUST(rig_bytes(rig, (enum relay_side)i) == BULK);
@@ -241,14 +241,14 @@ static void end_talk(struct talk *talk)
         assert_true(relayed <= sender->sent);
         assert_true(receiver->received <= relayed);
         // A stream whose end arrives in order has arrived whole.
-        if (receiver->end == RIG_EOF && talk->rig.result.reason == CLOSE_COMPLETED) {
+        if (receiver->end == RIG_EOF && talk->rig.failure.reason == CLOSE_COMPLETED) {
             assert_int_equal(receiver->received, sender->sent);
             assert_int_equal(relayed, sender->sent);
         }
     }
     if (is_gentle(&talk->peers[0]) && is_gentle(&talk->peers[1])) {
         rig_assert_resets(&talk->rig, false, false);
-        assert_int_equal(talk->rig.result.reason, CLOSE_COMPLETED);
+        assert_int_equal(talk->rig.failure.reason, CLOSE_COMPLETED);
         assert_int_equal(talk->peers[0].end, RIG_EOF);
         assert_int_equal(talk->peers[1].end, RIG_EOF);
     }

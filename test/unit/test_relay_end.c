@@ -1,5 +1,5 @@
 // How a relay is ended by time and from outside: read and write timeouts, what refreshes them, a drain that must wake a
-// pump wherever it is blocked.
+// direction wherever it is blocked.
 
 #include "relay_rig.h"
 
@@ -154,7 +154,7 @@ static void a_slow_reader_is_not_silent(void **state)
 
 enum spot { IN_POLL, IN_RECV, IN_SEND, IN_SPLICE_IN, IN_SPLICE_OUT };
 
-// Brings the pump that reads from the client to the spot.
+// Brings the direction that reads from the client to the spot.
 static void go_to_spot(struct rig *rig, enum spot spot)
 {
     int client = rig->relay.sockets[RELAY_CLIENT].fd, target = rig->relay.sockets[RELAY_TARGET].fd;
@@ -197,13 +197,13 @@ static void end_from_outside(enum rig_kind kind, enum spot spot, enum close_reas
     rig_join(&rig);
     rig_assert_ended(&rig, reason, ENDED_BY_PROXY);
     rig_assert_resets(&rig, false, false);
-    assert_int_equal(rig.result.os_errno, 0);
+    assert_int_equal(rig.failure.error.os_errno, 0);
     assert_true(rig.ended - asked < MS(900)); // not by the time that a bulk stage waits at most
     rig_release(&rig);
     assert_int_equal(pipe_pool_count().taken, 0);
 }
 
-static void ending_wakes_a_pump_wherever_it_is(void **state)
+static void ending_wakes_a_direction_wherever_it_is(void **state)
 {
     (void)state;
     end_from_outside(RIG_TCP, IN_POLL, CLOSE_DRAIN);
@@ -265,7 +265,7 @@ int main(void)
         cmocka_unit_test(an_ended_side_has_no_read_timeout),
         cmocka_unit_test(a_side_that_does_not_read_runs_into_the_write_timeout),
         cmocka_unit_test(a_slow_reader_is_not_silent),
-        cmocka_unit_test(ending_wakes_a_pump_wherever_it_is),
+        cmocka_unit_test(ending_wakes_a_direction_wherever_it_is),
         cmocka_unit_test(a_silent_flow_gives_its_pipe_back),
         cmocka_unit_test(a_bulk_flow_that_falls_silent_times_out),
     };

@@ -1,6 +1,6 @@
 // A reset makes one system call on the socket fail, and no other. Here the write that has taken it is held up before
-// the pump learns of it, while the other pump reads the socket to its end: that end must not be taken for an orderly
-// one.
+// its direction learns of it, while the other one reads the socket to its end: that must not be taken for an orderly
+// end.
 
 #include "relay_peers.h"
 
@@ -25,7 +25,7 @@ static void the_end_of_a_reset_socket_is_not_passed_on(enum rig_kind target)
     struct rig rig;
     rig_init(&rig, RIG_TCP, target, 4096);
     rig_start(&rig);
-    // Both pumps are stuck in a write, so that it is the write to the target that takes the reset.
+    // Both directions are stuck in a write, so that it is the write to the target that takes the reset.
     (void)rig_stuff(&rig, RELAY_TARGET);
     (void)rig_stuff(&rig, RELAY_CLIENT);
     rig_wait_blocked(&rig, RELAY_CLIENT, SYS_sendto, 0, rig.relay.sockets[RELAY_TARGET].fd);
@@ -44,7 +44,7 @@ static void the_end_of_a_reset_socket_is_not_passed_on(enum rig_kind target)
     assert_true(atomic_load(&held_up) > 0);
     rig_assert_ended(&rig, CLOSE_TARGET_RESET, ENDED_BY_TARGET);
     rig_assert_resets(&rig, true, false);
-    assert_int_equal(rig.result.os_errno, ECONNRESET);
+    assert_int_equal(rig.failure.error.os_errno, ECONNRESET);
     assert_int_equal(reader.received, rig_bytes(&rig, RELAY_TARGET));
     assert_int_equal(reader.end, RIG_RESET);
     rig_release(&rig);

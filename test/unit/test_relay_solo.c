@@ -72,7 +72,7 @@ static void bulk_takes_a_second_thread(void **state)
     MUST(shutdown(rig.client, SHUT_WR) == 0);
     peer_join(&reader);
     rig_join(&rig);
-    assert_int_equal(rig.result.reason, CLOSE_COMPLETED);
+    assert_int_equal(rig.failure.reason, CLOSE_COMPLETED);
     assert_int_equal(reader.received, 3000000);
     assert_true(threads_of(threads) <= 1); // none, if the reader's end came first
     rig_release(&rig);
@@ -170,7 +170,7 @@ static void pending_both_ways(size_t pairing, bool goes_on)
         assert_int_equal(peers[i].end, RIG_EOF);
         assert_int_equal(rig_bytes(&rig, (enum relay_side)i), 2000 + more);
     }
-    assert_int_equal(rig.result.reason, CLOSE_COMPLETED);
+    assert_int_equal(rig.failure.reason, CLOSE_COMPLETED);
     rig_assert_resets(&rig, false, false);
     rig_release(&rig);
 }
@@ -238,7 +238,7 @@ static void a_reset_after_the_end_of_the_stream(void **state)
         rig_join(&rig);
         rig_assert_ended(&rig, side == RELAY_CLIENT ? CLOSE_CLIENT_RESET : CLOSE_TARGET_RESET,
                          side == RELAY_CLIENT ? ENDED_BY_CLIENT : ENDED_BY_TARGET);
-        assert_int_equal(rig.result.os_errno, ECONNRESET);
+        assert_int_equal(rig.failure.error.os_errno, ECONNRESET);
         // It has read the end before, so that recv() would not tell.
         struct pollfd poller = {.fd = other};
         MUST(poll(&poller, 1, (int)(PATIENCE / NS_PER_MS)) == 1);

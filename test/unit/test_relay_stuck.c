@@ -105,7 +105,7 @@ static void reset_behind_a_write(enum rig_kind kind, int buffer)
     peer_join(&reader);
     rig_assert_ended(&rig, CLOSE_CLIENT_RESET, ENDED_BY_CLIENT);
     rig_assert_resets(&rig, false, true);
-    assert_int_equal(rig.result.os_errno, ECONNRESET);
+    assert_int_equal(rig.failure.error.os_errno, ECONNRESET);
     assert_int_equal(reader.received, rig_bytes(&rig, RELAY_CLIENT));
     assert_int_equal(reader.end, RIG_RESET);
     rig_release(&rig);

@@ -71,7 +71,7 @@ static void everything_in_one_segment(void **state)
             far_finish(other);
             assert_int_equal(far_receive_end(&t, from), FAR_CLOSED);
             rig_join(&t.rig);
-            assert_int_equal(t.rig.result.reason, CLOSE_COMPLETED);
+            assert_int_equal(t.rig.failure.reason, CLOSE_COMPLETED);
             assert_int_equal(other->received, from->sent);
             assert_int_equal(from->received, other->sent);
             tls_rig_assert_bytes(&t);
@@ -115,9 +115,8 @@ static void cut(const struct way *way, int side, size_t part, bool other_has_end
     assert_int_equal(far_receive_end(&t, other), FAR_RESET);
     assert_int_equal(other->received, whole);
     assert_false(other->has_closed);
-    assert_int_equal(t.rig.result.os_errno, 0);
-    assert_non_null(t.rig.result.tls_failure);
-    assert_false(t.rig.result.is_peer_alert);
+    assert_int_equal(t.rig.failure.error.os_errno, 0);
+    assert_string_equal(t.rig.failure.error.text, "the stream was cut: it ended without a close_notify");
     if (!other_has_ended)
         assert_int_equal(far_receive_end(&t, from), from->is_tls ? FAR_CUT : FAR_CLOSED);
     assert_false(from->has_alert);
@@ -178,8 +177,11 @@ static void a_reset_resets_the_other_side(void **state)
             far_reset(&t.fars[side]);
             assert_failed(&t, side, reason_of(side, CLOSE_CLIENT_RESET, CLOSE_TARGET_RESET));
             assert_int_equal(far_receive_end(&t, &t.fars[!side]), FAR_RESET);
-            assert_int_equal(t.rig.result.os_errno, ECONNRESET);
-            assert_null(t.rig.result.tls_failure);
+            assert_int_equal(t.rig.failure.error.os_errno, ECONNRESET);
+            char text[256];
+            (void)snprintf(text, sizeof text, "the %s reset the connection: Connection reset by peer",
+                           side == RELAY_CLIENT ? "client" : "target");
+            assert_string_equal(t.rig.failure.error.text, text);
             tls_rig_assert_bytes(&t);
             tls_rig_release(&t);
         }
@@ -236,7 +238,7 @@ static void both_sides_close_at_once(void **state)
                 rig_close_far(t.fars[side ^ (int)(i % 2)].fd);
             }
             rig_join(&t.rig);
-            assert_string_equal(close_reason_name(t.rig.result.reason), "completed");
+            assert_string_equal(close_reason_name(t.rig.failure.reason), "completed");
             tls_rig_assert_bytes(&t);
             tls_rig_release(&t);
         }

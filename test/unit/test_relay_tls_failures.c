@@ -59,7 +59,14 @@ static void assert_broken(struct tls_rig *t, int side)
     rig_assert_ended(&t->rig, side == RELAY_CLIENT ? CLOSE_CLIENT_TLS_ERROR : CLOSE_TARGET_TLS_ERROR,
                      side == RELAY_CLIENT ? ENDED_BY_CLIENT : ENDED_BY_TARGET);
     rig_assert_resets(&t->rig, side == RELAY_TARGET, side == RELAY_CLIENT);
-    assert_int_equal(t->rig.result.os_errno, 0);
+    assert_int_equal(t->rig.failure.error.os_errno, 0);
+}
+
+static void assert_said(const struct tls_rig *t, int side, const char *did, const char *what)
+{
+    char text[sizeof t->rig.failure.error.text];
+    (void)snprintf(text, sizeof text, "the %s %s %s", side == RELAY_CLIENT ? "client" : "target", did, what);
+    assert_string_equal(t->rig.failure.error.text, text);
 }
 
 // `held`: records of data right before it, in the same segment.
@@ -78,8 +85,7 @@ static void breach(const struct way *way, int side, const struct breach *breach,
     far_receive_all_sent(&t, other);
     rig_join(&t.rig);
     assert_broken(&t, side);
-    assert_string_equal(t.rig.result.tls_failure, breach->what);
-    assert_false(t.rig.result.is_peer_alert);
+    assert_said(&t, side, "sent", breach->what);
     assert_int_equal(far_receive_end(&t, other), FAR_RESET);
     assert_false(other->has_closed);
     assert_int_equal(far_receive_end(&t, from), FAR_CUT);
@@ -222,8 +228,7 @@ static void a_fatal_alert_of_the_peer_ends_the_relay(void **state)
             far_receive_all_sent(&t, other);
             rig_join(&t.rig);
             assert_broken(&t, side);
-            assert_string_equal(t.rig.result.tls_failure, alerts[i / 2].name);
-            assert_true(t.rig.result.is_peer_alert);
+            assert_said(&t, side, "ended TLS by the alert", alerts[i / 2].name);
             assert_int_equal(far_receive_end(&t, other), FAR_RESET);
             assert_int_equal(far_receive_end(&t, from), FAR_CUT);
             assert_false(from->has_alert);

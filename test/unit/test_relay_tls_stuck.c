@@ -132,7 +132,7 @@ static void a_whole_stream_behind_a_stuck_write(void **state)
         assert_int_equal(far_receive_end(&t, to), FAR_CLOSED);
         assert_int_equal(to->received, from->sent);
         rig_join(&t.rig);
-        assert_string_equal(close_reason_name(t.rig.result.reason), "completed");
+        assert_string_equal(close_reason_name(t.rig.failure.reason), "completed");
         rig_assert_resets(&t.rig, false, false);
         tls_rig_release(&t);
     }

@@ -156,8 +156,7 @@ static void an_end_from_outside_is_no_close_notify(void **state)
             rig_assert_ended(&t.rig, stuck < 0 ? CLOSE_LIFETIME : CLOSE_DRAIN, ENDED_BY_PROXY);
             rig_assert_resets(&t.rig, false, false);
             assert_true(t.rig.ended - asked < MS(900));
-            assert_int_equal(t.rig.result.os_errno, 0);
-            assert_null(t.rig.result.tls_failure);
+            assert_int_equal(t.rig.failure.error.code, ERROR_NONE);
             for (int side = RELAY_CLIENT; side <= RELAY_TARGET; side++) {
                 struct far *far = &t.fars[side];
                 enum far_end end = far_receive_end(&t, far);

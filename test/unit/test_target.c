@@ -218,7 +218,7 @@ static void test_tls_is_a_part_of_the_route(void **state)
     assert_true(fd >= 0);
     (void)close(fd);
     write_authority(path, FIRST_AUTHORITY);
-    struct certificate_config certificate = {.authority = path};
+    struct certificate_config certificate = {.authority.path = path};
     struct tls_config config = {.verify_mode = VERIFY_STRICT, .certificates = &certificate, .certificate_count = 1};
     struct tls_context *first = load(&config);
     set_up(&routes);

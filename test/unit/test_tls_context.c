@@ -270,7 +270,7 @@ static void test_a_long_path_loses_its_beginning(void **state)
     memset(path, 'x', sizeof path);
     (void)snprintf(path + sizeof path - 16, 16, "/the-end.key");
     path[0] = '/';
-    const struct certificate_config pair = {.key = path, .certificate = path};
+    const struct certificate_config pair = {.key.path = path, .certificate.path = path};
     const struct tls_config config = {.certificates = &pair, .certificate_count = 1};
     struct error error = ERROR_INIT;
     assert_null(tls_context_create(&config, TLS_SERVER, &error));
@@ -278,22 +278,26 @@ static void test_a_long_path_loses_its_beginning(void **state)
 }
 
 struct warnings {
-    unsigned count;
+    size_t count;
     char text[8][512];
 };
-
-static void keep_warning(void *argument, const char *file, const char *text)
-{
-    struct warnings *warnings = argument;
-    assert_true(warnings->count < ARRAY_LENGTH(warnings->text));
-    (void)snprintf(warnings->text[warnings->count++], sizeof warnings->text[0], "%s: %s", strrchr(file, '/') + 1, text);
-}
 
 static void warnings_of(const struct rig_config *config, int days, struct warnings *warnings)
 {
     struct tls_context *context = rig_context(config, TLS_SERVER);
-    warnings->count = 0;
-    tls_context_check_expiry(context, days, keep_warning, warnings);
+    struct diagnostics diagnostics;
+    diagnostics_init(&diagnostics, "f");
+    tls_context_check(context, &config->config, days, "web", &diagnostics);
+    assert_int_equal(diagnostics.errors, 0);
+    assert_true(diagnostics.kept <= ARRAY_LENGTH(warnings->text));
+    warnings->count = diagnostics.kept;
+    for (size_t i = 0; i < diagnostics.kept; i++) {
+        const struct diagnostic *warning = &diagnostics.list[i];
+        assert_string_equal(warning->proxy, "web");
+        (void)snprintf(warnings->text[i], sizeof warnings->text[i], "%s: %s", strrchr(warning->file, '/') + 1,
+                       warning->text);
+    }
+    diagnostics_release(&diagnostics);
     tls_context_destroy(&context);
 }
 

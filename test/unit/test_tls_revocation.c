@@ -238,19 +238,6 @@ static void test_lists_are_of_their_entry(void **state)
     }
 }
 
-struct told {
-    size_t count;
-    char text[400];
-};
-
-static void note(void *argument, const char *file, const char *text)
-{
-    struct told *told = argument;
-    assert_true(strlen(file) > 0);
-    told->count++;
-    (void)snprintf(told->text, sizeof told->text, "%s", text);
-}
-
 static void test_authorities_without_lists_are_told_of(void **state)
 {
     (void)state;
@@ -274,10 +261,13 @@ static void test_authorities_without_lists_are_told_of(void **state)
         rig_config_init(&config, VERIFY_STRICT);
         rig_config_add(&config, NULL, NULL, "both.crt", "lists.crl");
         struct tls_context *context = rig_context(&config, TLS_CLIENT);
-        struct told told = {.count = 0};
-        tls_context_check_expiry(context, 30, note, &told);
-        if (told.count != cases[i].count || strstr(told.text, cases[i].text) == NULL)
-            fail_msg("%zu: %zu warnings, the last: %s", i, told.count, told.text);
+        struct diagnostics diagnostics;
+        diagnostics_init(&diagnostics, "f");
+        tls_context_check(context, &config.config, 30, "web", &diagnostics);
+        const char *last = diagnostics.kept > 0 ? diagnostics.list[diagnostics.kept - 1].text : "";
+        if (diagnostics.warnings != cases[i].count || strstr(last, cases[i].text) == NULL)
+            fail_msg("%zu: %zu warnings, the last: %s", i, diagnostics.warnings, last);
+        diagnostics_release(&diagnostics);
         tls_context_destroy(&context);
     }
 }

@@ -10,10 +10,10 @@
 
 #include <cmocka.h>
 
-#include "bitflow/config/yaml_tree.h"
+#include "config/yaml_tree.h"
 
 struct document {
-    struct region region;
+    struct arena arena;
     const struct yaml_node *root;
 };
 
@@ -21,8 +21,8 @@ static void setup(struct document *document, const char *text)
 {
     struct yaml_mark mark;
     struct error error = ERROR_INIT;
-    region_init(&document->region);
-    if (!yaml_tree_parse(text, strlen(text), &document->region, &document->root, &mark, &error))
+    arena_init(&document->arena);
+    if (!yaml_tree_parse(text, strlen(text), &document->arena, &document->root, &mark, &error))
         fail_msg("%zu:%zu: %s", mark.line, mark.column, error.text);
 }
 
@@ -65,7 +65,7 @@ static void test_knows_where_everything_stands(void **state)
     assert_mark(value(list->entries[1].value, "k"), 5, 9);
     assert_null(yaml_find(root, "lis"));
     assert_null(yaml_find(list, "list"));
-    region_release(&document.region);
+    arena_release(&document.arena);
 }
 
 static void test_aliases_stand_for_their_anchor(void **state)
@@ -79,7 +79,7 @@ static void test_aliases_stand_for_their_anchor(void **state)
     assert_mark(value(document.root, "b"), 2, 4);
     assert_string_equal(value(value(document.root, "b"), "k")->text, "1");
     assert_string_equal(value(document.root, "d")->text, "2");
-    region_release(&document.region);
+    arena_release(&document.arena);
 }
 
 static void test_null_is_what_yaml_says(void **state)
@@ -95,18 +95,18 @@ static void test_null_is_what_yaml_says(void **state)
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
         if (yaml_is_null(value(document.root, cases[i].key)) != cases[i].is_null)
             fail_msg("key %s", cases[i].key);
-    region_release(&document.region);
+    arena_release(&document.arena);
 }
 
 static void assert_refused_bytes(const char *bytes, size_t length, size_t line, size_t column, const char *why)
 {
-    struct region region;
-    region_init(&region);
+    struct arena arena;
+    arena_init(&arena);
     const struct yaml_node *root = NULL;
     struct yaml_mark mark = {99, 99};
     struct error error = ERROR_INIT;
-    bool is_parsed = yaml_tree_parse(bytes, length, &region, &root, &mark, &error);
-    region_release(&region);
+    bool is_parsed = yaml_tree_parse(bytes, length, &arena, &root, &mark, &error);
+    arena_release(&arena);
     if (is_parsed)
         fail_msg("was read, in place of: %s", why);
     assert_null(root);
@@ -143,9 +143,9 @@ static void test_refuses_what_is_no_yaml(void **state)
 static void test_refuses_what_no_configuration_needs(void **state)
 {
     (void)state;
-    assert_refused("a: 1\n---\nb: 2\n", 2, 1, "more than one YAML document: a configuration is one");
+    assert_refused("a: 1\n---\nb: 2\n", 2, 1, "more than one YAML document: a configuration is a single one");
     assert_refused("a: 1\nb: *c\n", 2, 4, "alias *c has no anchor before it");
-    assert_refused("a: &x\n  - *x\n", 2, 5, "alias *x stands inside of what it refers to");
+    assert_refused("a: &x\n  - *x\n", 2, 5, "alias *x is inside what it refers to");
     assert_refused("a: 1\n[b]: 1\n", 2, 1, "a key must be plain text, not a list or a mapping");
     assert_refused("a: 1\n? {b: 1}\n: 2\n", 2, 3, "a key must be plain text, not a list or a mapping");
     assert_refused("a: !!str 1\n", 1, 4, "YAML tags (!...) are not supported");
@@ -172,7 +172,7 @@ static void test_bounds_depth(void **state)
     struct document document;
     setup(&document, closed);
     assert_int_equal(document.root->weight, YAML_TREE_DEPTH_MAX);
-    region_release(&document.region);
+    arena_release(&document.arena);
     free(closed);
     free(fits);
 
@@ -188,7 +188,7 @@ static void test_bounds_nodes(void **state)
     struct document document;
     setup(&document, fits);
     assert_int_equal(document.root->weight, YAML_TREE_NODES_MAX);
-    region_release(&document.region);
+    arena_release(&document.arena);
     free(fits);
 
     char *too_many = repeated("", "- a\n", YAML_TREE_NODES_MAX, "");
@@ -224,11 +224,11 @@ static void test_bounds_size(void **state)
     char *fits = repeated("# ", "x", YAML_TREE_BYTES_MAX - strlen("# \na: 1\n"), "\na: 1\n");
     struct document document;
     setup(&document, fits);
-    region_release(&document.region);
+    arena_release(&document.arena);
     free(fits);
 
     char *too_large = repeated("", "x", YAML_TREE_BYTES_MAX + 1, "");
-    assert_refused(too_large, 0, 0, "too large: a configuration has at most 1 MiB");
+    assert_refused(too_large, 0, 0, "too large: a configuration is limited to 1 MiB");
     free(too_large);
 }
 

@@ -330,10 +330,10 @@ static inline void rig_config_add(struct rig_config *config, const char *key, co
 {
     assert_true(config->config.certificate_count < RIG_ENTRIES);
     config->certificates[config->config.certificate_count] =
-        (struct certificate_config){.key = rig_config_path(config, 0, key),
-                                    .certificate = rig_config_path(config, 1, certificate),
-                                    .authority = rig_config_path(config, 2, authority),
-                                    .revocation_list = rig_config_path(config, 3, revocation_list)};
+        (struct certificate_config){.key.path = rig_config_path(config, 0, key),
+                                    .certificate.path = rig_config_path(config, 1, certificate),
+                                    .authority.path = rig_config_path(config, 2, authority),
+                                    .revocation_list.path = rig_config_path(config, 3, revocation_list)};
     config->config.certificate_count++;
 }
 

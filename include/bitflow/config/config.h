@@ -1,8 +1,8 @@
-// The configuration as plain immutable structs: the result of config_load(), shared by reference count. A connection
-// holds the snapshot it began with; a reload builds a new one. Everything in a snapshot lives as long as the snapshot
-// and is never written after config_load() has returned it, so any thread may read it without a lock.
+// The configuration as plain immutable structs, read from a YAML file by config_load() and shared by reference count. A
+// connection holds the snapshot it began with; a reload builds a new one. Everything in a snapshot lives as long as the
+// snapshot and is never written after config_load() has returned it, so any thread may read it without a lock.
 //
-// Durations are ns, 0 = none. Strings are never NULL unless said so. The keys' meanings are in the README's table.
+// Durations are ns, 0 = none. Strings are never NULL unless said so. docs/configuration.md says what the keys mean.
 
 #ifndef BITFLOW_CONFIG_CONFIG_H
 #define BITFLOW_CONFIG_CONFIG_H
@@ -13,7 +13,7 @@
 
 #include "bitflow/base/log.h"
 #include "bitflow/base/thread.h"
-#include "bitflow/config/mark.h"
+#include "bitflow/config/diagnostics.h"
 #include "bitflow/net/address.h"
 #include "bitflow/net/cidr.h"
 
@@ -33,16 +33,17 @@ enum proxy_header_version { PROXY_HEADER_VERSION_1, PROXY_HEADER_VERSION_2 };
 
 enum metrics_tag_format { METRICS_TAGS_NONE, METRICS_TAGS_DOGSTATSD, METRICS_TAGS_INFLUXDB };
 
+// A file that the configuration names. What is wrong with its content is found later, and told at the mark.
+struct named_file {
+    const char *path; // NULL: not given
+    struct yaml_mark mark;
+};
+
 struct certificate_config {
-    const char *key;             // path; NULL if not given
-    const char *certificate;     // path; NULL if not given
-    const char *authority;       // path; NULL if not given
-    const char *revocation_list; // path; NULL if not given
-    // Where each path stands in the file: what is wrong with what it names is found later.
-    struct yaml_mark key_mark;
-    struct yaml_mark certificate_mark;
-    struct yaml_mark authority_mark;
-    struct yaml_mark revocation_list_mark;
+    struct named_file key;
+    struct named_file certificate;
+    struct named_file authority;
+    struct named_file revocation_list;
 };
 
 struct tls_config {
@@ -76,15 +77,13 @@ struct listener_config {
 struct target_config {
     const char *name;
     struct address address;
-    const char *socks_proxy;             // as written, validated; NULL: none. It may hold a password: never log it.
-    int64_t proxy_timeout;               // of the dialogue with that
-    struct yaml_mark proxy_timeout_mark; // of the key; line 0: it is not there
+    const char *socks_proxy; // as written, validated; NULL: none. It may hold a password: never log it.
+    int64_t proxy_timeout;   // of the dialogue with that
     int64_t connect_backoff;
     int64_t connect_attempts; // >= 1
     int64_t connect_timeout;
     int64_t resolve_timeout;
-    struct yaml_mark resolve_timeout_mark; // likewise
-    int64_t max_fails;                     // 0: it is never out
+    int64_t max_fails; // 0: it is never out
     int64_t fail_timeout;
     int64_t write_timeout;
     int64_t read_timeout;
@@ -97,28 +96,24 @@ struct proxy_config {
     struct listener_config listener;
     const struct target_config *targets;
     size_t target_count;             // >= 1
-    struct yaml_mark targets_mark;   // of the key
     int64_t connection_limit;        // 0: none
     int64_t source_connection_limit; // likewise; for each source of clients
-    struct yaml_mark source_connection_limit_mark;
     int64_t connection_lifetime;
     const char *connection_log; // path; NULL: off
     bool connection_log_connect;
     int64_t connection_log_interval; // 0: none
     enum balancer_policy balancer;
-    struct yaml_mark balancer_mark; // of the key; line 0: it is not there
     bool enable_proxy_header;
     enum proxy_header_version proxy_header_version;
     bool enable_dual_stack;
 };
 
 struct config {
-    const char *sentry_dsn;         // NULL: off. It holds a key: never log it.
-    const char *sentry_environment; // NULL: the default
-    const char *sentry_authority;   // path; NULL: the system's
-    struct yaml_mark sentry_authority_mark;
-    const char *metrics_address; // NULL: off
-    const char *metrics_prefix;  // NULL: none
+    const char *sentry_dsn;             // NULL: off. It holds a key: never log it.
+    const char *sentry_environment;     // NULL: the default
+    struct named_file sentry_authority; // none: the system's
+    const char *metrics_address;        // NULL: off
+    const char *metrics_prefix;         // NULL: none
     enum metrics_tag_format metrics_tag_format;
     enum log_level log_level; // LOG_OFF if omitted
     enum log_format log_format;
@@ -127,6 +122,14 @@ struct config {
     const struct proxy_config *proxies;
     size_t proxy_count; // >= 1
 };
+
+// A snapshot with one reference, the caller's; or NULL with at least one error. All of the file is validated, and all
+// that is wrong with it is told; what it names (addresses, other files) is neither resolved nor opened. `diagnostics`
+// is initialized, with the name that stands for the file.
+const struct config *config_load(const char *path, struct diagnostics *diagnostics);
+
+// The same from memory; the text is only read.
+const struct config *config_load_text(const char *bytes, size_t length, struct diagnostics *diagnostics);
 
 // One more reference to the same snapshot; returns it.
 const struct config *config_hold(const struct config *config);

@@ -14,13 +14,14 @@
 #include <sys/un.h>
 
 #include "bitflow/base/error.h"
+#include "bitflow/base/host_name.h"
 
 enum address_kind { ADDRESS_TCP, ADDRESS_UNIX, ADDRESS_FD };
 
 enum address_family { ADDRESS_ANY, ADDRESS_IPV4, ADDRESS_IPV6 };
 
-#define ADDRESS_HOST_MAX 253    // RFC 1035, 2.3.4: a name's length without the trailing dot
-#define ADDRESS_FD_NAME_MAX 255 // sd_listen_fds_with_names(3)
+#define ADDRESS_HOST_MAX HOST_NAME_MAX_LENGTH // without the trailing dot
+#define ADDRESS_FD_NAME_MAX 255               // sd_listen_fds_with_names(3)
 
 struct address {
     enum address_kind kind;

@@ -10,6 +10,7 @@
 #define BITFLOW_PROXY_PROXY_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "bitflow/base/error.h"
@@ -53,7 +54,7 @@ struct generation {
 
 // What all proxies of the process share. Lives as long as the process.
 struct runtime {
-    struct thread_pool *threads; // workers and pumps
+    struct thread_pool *threads; // workers and the relays' second threads
     struct registry *registry;
     struct reports *reports; // periodic records
     struct metrics metrics;
@@ -63,6 +64,10 @@ struct runtime {
 struct proxy *proxy_create(const char *name, struct metrics *metrics, struct error *error);
 struct proxy *proxy_hold(struct proxy *proxy);
 void proxy_drop(struct proxy **proxy);
+
+// One more connection, if there are fewer than `limit` (0: as many as come); and one less.
+bool proxy_enter(struct proxy *proxy, int64_t limit);
+void proxy_leave(struct proxy *proxy);
 
 // Takes references of its own to `proxy` and `config`, takes over the tls_contexts (on success; they are empty then),
 // and opens the connection log.

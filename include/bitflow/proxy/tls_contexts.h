@@ -9,7 +9,6 @@
 #include <stddef.h>
 
 #include "bitflow/config/config.h"
-#include "bitflow/config/config_load.h"
 #include "bitflow/tls/tls_context.h"
 
 // Of one proxy.
@@ -19,19 +18,14 @@ struct tls_contexts {
     size_t target_count;
 };
 
-// Of every proxy, by its index. `file` is the configuration's, for the problems, whose number is above 0 if the result
-// is NULL.
-struct tls_contexts *tls_contexts_load(const char *file, const struct config *config, struct config_problems *problems);
+// Of every proxy, by its index. Warns of certificates that have expired or soon will, and of what else is odd. NULL:
+// there are errors.
+struct tls_contexts *tls_contexts_load(const struct config *config, struct diagnostics *diagnostics);
 
 // Wipes the keys of what no generation has taken; `proxy_count` as in the configuration. Accepts NULL.
 void tls_contexts_free(struct tls_contexts **tls_contexts, size_t proxy_count);
 
 // Of one proxy, as a generation holds it.
 void tls_contexts_release(struct tls_contexts *tls_contexts);
-
-// Tells of each certificate that has expired or soon will, and of what else is odd; `name` is the proxy's.
-void tls_contexts_warn(const struct tls_contexts *tls_contexts, const struct config *config,
-                       void (*warn)(void *argument, const char *name, const char *file, const char *text),
-                       void *argument);
 
 #endif

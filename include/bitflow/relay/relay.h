@@ -44,8 +44,8 @@ struct relay_socket {
     struct tls_session *tls; // NULL: plain; borrowed
     int64_t read_timeout;    // ns, 0: none
     int64_t write_timeout;   // ns, 0: none
-    // Bytes read from this socket and given to the other one, without what TLS adds. Written by one pump in bulk steps,
-    // read by anyone.
+    // Bytes read from this socket and given to the other one, without what TLS adds. Written by one thread, read by
+    // anyone.
     _Atomic uint64_t bytes;
 };
 
@@ -55,7 +55,7 @@ struct relay {
     // Of the thread that reads from the target, once there is one.
     char second_thread_name[THREAD_NAME_SIZE];
     // The connection's reason to end, CLOSE_NONE while it runs. Whoever ends it from outside (lifetime, drain) sets it
-    // by compare and swap and then shuts both sockets down; a pump that fails sets it the same way. The first one
+    // by compare and swap and then shuts both sockets down; a direction that fails sets it the same way. The first one
     // stands.
     _Atomic(enum close_reason) *reason;
     // When the target's first byte was given to the client, CLOCK_MONOTONIC; 0: none was yet. Anyone may read it.
@@ -63,17 +63,13 @@ struct relay {
 };
 
 struct relay_result {
-    enum close_reason reason;
     enum ended_by ended_by;
     bool reset_client; // close with RST rather than with FIN
     bool reset_target;
-    int os_errno; // what the failing call said, 0 if none failed
-    // A constant: how TLS failed; NULL: it did not. It is the name of the alert that the peer sent, or what happened.
-    const char *tls_failure;
-    bool is_peer_alert;
 };
 
-// Blocks until both directions have ended.
-void relay_run(struct relay *relay, struct relay_result *result);
+// Blocks until both directions have ended. `failure` has the connection's reason afterwards, and an error where a call
+// or TLS failed; the direction that fails writes it, maybe on the second thread.
+void relay_run(struct relay *relay, struct relay_result *result, struct failure *failure);
 
 #endif

@@ -6,12 +6,11 @@
 #define BITFLOW_SERVER_SERVER_H
 
 #include "bitflow/base/error.h"
-#include "bitflow/config/config.h"
-#include "bitflow/proxy/tls_contexts.h"
+#include "bitflow/server/loaded_config.h"
 
-// Runs until the process is told to end, or has nothing left to do; `path` is what `config` was loaded from, and is
-// read again on SIGHUP. Takes over the reference to `config`, and its `tls_contexts`. False: the start failed and
-// nothing was served, or every listener has failed since.
-bool server_run(const char *path, const struct config *config, struct tls_contexts *tls_contexts, struct error *error);
+// Runs until the process is told to end, or has nothing left to do; `path` is what `loaded` came from, and is read
+// again on SIGHUP. Logs the warnings and takes the configuration; `loaded` is still the caller's to release. False: the
+// start failed and nothing was served, or every listener has failed since.
+bool server_run(const char *path, struct loaded_config *loaded, struct error *error);
 
 #endif

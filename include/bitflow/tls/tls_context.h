@@ -23,19 +23,14 @@ bool tls_init(struct error *error);
 // Is called for each cipher, and for X25519, that is not to be had, so that it is not offered. After tls_init().
 void tls_warn(void (*tell)(void *argument, const char *text), void *argument);
 
-// Is told what is wrong: an error that names the file and the reason in words (no such file, not a PEM, the key is
-// encrypted, the key does not belong to the certificate, an unsupported kind of key, ...). `entry` is the index of the
-// certificate in the configuration, `key` the key of it that names the file; NULL: it is about the context as a whole.
-struct tls_reporter {
-    void (*report)(void *argument, size_t entry, const char *key, const struct error *problem);
-    void *argument;
-};
+// Loads every file that `config` names. What is wrong is told as errors, of each certificate what is wrong first: they
+// name the file and the reason in words (no such file, not a PEM, the key is encrypted, the key does not belong to the
+// certificate, an unsupported kind of key, ...). `path` is that of the context in the configuration. NULL: there are
+// such errors.
+struct tls_context *tls_context_load(const struct tls_config *config, enum tls_role role, const char *path,
+                                     struct diagnostics *diagnostics);
 
-// Loads every file that `config` names. NULL: something was reported, of each certificate what is wrong first.
-struct tls_context *tls_context_load(const struct tls_config *config, enum tls_role role,
-                                     const struct tls_reporter *to);
-
-// The same with the first problem as the error.
+// The same with the first of them as the error.
 struct tls_context *tls_context_create(const struct tls_config *config, enum tls_role role, struct error *error);
 
 // Wipes the keys. Accepts NULL. No connection may use it any more.
@@ -50,10 +45,10 @@ bool tls_context_has_authority_for(const struct tls_context *context, const char
 // Another one (base/hash.h) where anything that it was loaded from has changed, in the configuration or in a file.
 uint64_t tls_context_fingerprint(const struct tls_context *context);
 
-// Called for each certificate of the context that has expired, is not yet valid, or expires within `days`: a text for
-// the log or for --check. Any thread.
-void tls_context_check_expiry(const struct tls_context *context, int days,
-                              void (*warn)(void *argument, const char *file, const char *text), void *argument);
+// Warns of each certificate of the context that has expired, is not yet valid, or expires within `days`, and of what
+// else is odd about its files. `config` is what it was loaded from, `proxy` the name of whose it is.
+void tls_context_check(const struct tls_context *context, const struct tls_config *config, int days, const char *proxy,
+                       struct diagnostics *diagnostics);
 
 // When the first of the certificates that it shows to others, chains included, expires: seconds since 1970; 0: it has
 // none. Any thread.

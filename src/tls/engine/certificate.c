@@ -4,7 +4,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 
 #include <mbedtls/md.h>
 #include <mbedtls/oid.h>
@@ -115,19 +114,6 @@ void certificate_fingerprint(const mbedtls_x509_crt *certificate, char out[CERTI
         (void)snprintf(out + 2 * i, 3, "%02x", digest[i]);
 }
 
-static enum name_match match(const mbedtls_x509_buf *pattern, const char *name)
-{
-    size_t length = strlen(name);
-    const char *text = (const char *)pattern->p;
-    if (pattern->len == length && strncasecmp(text, name, length) == 0)
-        return length > 0 ? NAME_EXACT : NAME_DIFFERS;
-    const char *rest = strchr(name, '.');
-    if (rest == NULL || rest == name || pattern->len < 3 || text[0] != '*' || text[1] != '.')
-        return NAME_DIFFERS;
-    return pattern->len - 1 == strlen(rest) && strncasecmp(text + 1, rest, pattern->len - 1) == 0 ? NAME_WILDCARD
-                                                                                                  : NAME_DIFFERS;
-}
-
 static void keep_better(enum name_match *best, enum name_match found)
 {
     if (found > *best)
@@ -141,13 +127,13 @@ enum name_match certificate_matches_name(const mbedtls_x509_crt *certificate, co
         for (const mbedtls_x509_sequence *san = &certificate->subject_alt_names; san != NULL; san = san->next) {
             if (san_kind(san) != MBEDTLS_X509_SAN_DNS_NAME || san->buf.p == NULL)
                 continue;
-            keep_better(&best, match(&san->buf, name));
+            keep_better(&best, host_name_match((const char *)san->buf.p, san->buf.len, name));
         }
         return best;
     }
     for (const mbedtls_x509_name *part = &certificate->subject; part != NULL; part = part->next) {
         if (is_common_name(part))
-            keep_better(&best, match(&part->val, name));
+            keep_better(&best, host_name_match((const char *)part->val.p, part->val.len, name));
     }
     return best;
 }

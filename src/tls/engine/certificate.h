@@ -9,6 +9,8 @@
 
 #include <mbedtls/x509_crt.h>
 
+#include "bitflow/base/host_name.h"
+
 #define CERTIFICATE_SUBJECT_SIZE 256
 #define CERTIFICATE_DATE_SIZE sizeof "2026-11-23"
 #define CERTIFICATE_FINGERPRINT_SIZE 65
@@ -26,8 +28,6 @@ const char *certificate_date(const mbedtls_x509_time *time, char out[CERTIFICATE
 
 // SHA-256 in lower-case hexadecimal; empty if the library fails.
 void certificate_fingerprint(const mbedtls_x509_crt *certificate, char out[CERTIFICATE_FINGERPRINT_SIZE]);
-
-enum name_match { NAME_DIFFERS, NAME_WILDCARD /* *.example.com, one label */, NAME_EXACT };
 
 // How a certificate is for a host name, without regard to case: by its SANs, or by its CN if it has none.
 enum name_match certificate_matches_name(const mbedtls_x509_crt *certificate, const char *name);

@@ -113,33 +113,41 @@ static bool check_pair(const struct tls_entry *entry, struct error *error)
     return false;
 }
 
-// Loads one file after another of one entry; `key` is the one at hand, for the report.
+// Loads one file after another of one entry; `key` names the one at hand, for the report.
 struct entry_loader {
     struct tls_context *context;
+    const struct certificate_config *config;
     struct tls_entry *entry;
-    const char *key;
+    const char *key;               // NULL: none yet
+    const struct named_file *file; // of that key
     struct error *error;
 };
+
+static void begin_file(struct entry_loader *loader, const char *key, const struct named_file *file)
+{
+    loader->key = key;
+    loader->file = file;
+}
 
 static bool load_pair(struct entry_loader *loader)
 {
     struct tls_entry *entry = loader->entry;
     struct error *error = loader->error;
     struct pem_text text = {.bytes = NULL};
-    loader->key = "certificate";
+    begin_file(loader, "certificate", &loader->config->certificate);
     bool is_good = read_file(loader->context, entry->certificate_path, &text, error) &&
                    pem_parse_certificates(entry->certificate_path, &text, &entry->chain, NULL, error);
     pem_text_release(&text);
     if (!is_good)
         return false;
-    loader->key = "key";
+    begin_file(loader, "key", &loader->config->key);
     is_good = read_file(loader->context, entry->key_path, &text, error) &&
               pem_parse_key(entry->key_path, &text, &entry->key, error);
     entry->others_may_read_key = text.others_may_read;
     pem_text_release(&text);
     if (!is_good || !check_pair(entry, error) || !rsa_twin_create(&entry->key, &entry->key_twin, error))
         return false;
-    loader->key = "certificate";
+    begin_file(loader, "certificate", &loader->config->certificate);
     return loader->context->role == TLS_CLIENT || is_for_servers(entry->certificate_path, &entry->chain, error);
 }
 
@@ -152,7 +160,7 @@ static bool load_authority(struct entry_loader *loader)
     struct pem_text text = {.bytes = NULL};
     const char *path = entry->authority_path;
     unsigned again;
-    loader->key = "authority";
+    begin_file(loader, "authority", &loader->config->authority);
     bool is_good = read_file(context, path, &text, error) &&
                    pem_parse_certificates(path, &text, &entry->authorities, &entry->skipped_authorities, error) &&
                    pem_parse_certificates(path, &text, &context->authorities, &again, error);
@@ -160,7 +168,7 @@ static bool load_authority(struct entry_loader *loader)
     path = entry->revocation_list_path;
     if (!is_good || path == NULL)
         return is_good;
-    loader->key = "revocation_list";
+    begin_file(loader, "revocation_list", &loader->config->revocation_list);
     is_good = read_file(context, path, &text, error) &&
               pem_parse_revocation_lists(path, &text, &entry->revoked, error) &&
               pem_parse_revocation_lists(path, &text, &context->revoked, error);
@@ -168,29 +176,59 @@ static bool load_authority(struct entry_loader *loader)
     return is_good;
 }
 
-static bool load_entry(struct entry_loader *loader, const struct certificate_config *config)
+static bool load_entry(struct entry_loader *loader)
 {
+    const struct certificate_config *config = loader->config;
     struct tls_entry *entry = loader->entry;
     struct error *error = loader->error;
-    if (!copy_text(config->certificate, &entry->certificate_path, error) ||
-        !copy_text(config->key, &entry->key_path, error) ||
-        !copy_text(config->authority, &entry->authority_path, error) ||
-        !copy_text(config->revocation_list, &entry->revocation_list_path, error))
+    if (!copy_text(config->certificate.path, &entry->certificate_path, error) ||
+        !copy_text(config->key.path, &entry->key_path, error) ||
+        !copy_text(config->authority.path, &entry->authority_path, error) ||
+        !copy_text(config->revocation_list.path, &entry->revocation_list_path, error))
         return false;
     if (entry->certificate_path != NULL && !load_pair(loader))
         return false;
     return entry->authority_path == NULL || load_authority(loader);
 }
 
+// Who is told of what is wrong: either may be NULL.
+struct report {
+    const char *path;
+    struct diagnostics *diagnostics;
+    struct error *first;
+};
+
+static void report_problem(const struct report *report, struct yaml_mark mark, const char *path,
+                           const struct error *problem)
+{
+    error_pass(report->first, problem);
+    if (report->diagnostics != NULL)
+        diagnostics_add(
+            report->diagnostics,
+            &(struct diagnostic){.severity = DIAGNOSTIC_ERROR, .mark = mark, .path = path, .text = problem->text});
+}
+
+static void report_entry(const struct report *report, const struct entry_loader *loader, size_t index,
+                         struct yaml_mark context_mark)
+{
+    char path[192];
+    if (loader->key == NULL) {
+        report_problem(report, context_mark, report->path, loader->error);
+        return;
+    }
+    (void)snprintf(path, sizeof path, "%s.certificates[%zu].%s", report->path, index, loader->key);
+    report_problem(report, loader->file->mark, path, loader->error);
+}
+
 // Each entry is tried, so that all that is wrong can be mended at once.
-static bool load_entries(struct tls_context *context, const struct tls_config *config, const struct tls_reporter *to)
+static bool load_entries(struct tls_context *context, const struct tls_config *config, const struct report *report)
 {
     struct error error = ERROR_INIT;
     bool is_good = true;
     context->entries = calloc(config->certificate_count + 1, sizeof *context->entries);
     if (context->entries == NULL) {
         (void)out_of_memory(&error);
-        to->report(to->argument, 0, NULL, &error);
+        report_problem(report, config->mark, report->path, &error);
         return false;
     }
     for (size_t i = 0; i < config->certificate_count; i++) {
@@ -201,9 +239,10 @@ static bool load_entries(struct tls_context *context, const struct tls_config *c
         mbedtls_x509_crl_init(&entry->revoked);
         context->entry_count++;
         error = ERROR_INIT;
-        struct entry_loader loader = {.context = context, .entry = entry, .error = &error};
-        if (!load_entry(&loader, &config->certificates[i])) {
-            to->report(to->argument, i, loader.key, &error);
+        struct entry_loader loader = {
+            .context = context, .config = &config->certificates[i], .entry = entry, .error = &error};
+        if (!load_entry(&loader)) {
+            report_entry(report, &loader, i, config->mark);
             is_good = false;
         }
     }
@@ -285,21 +324,21 @@ static uint64_t fingerprint_of(const struct tls_config *config)
     for (size_t i = 0; i < config->application_protocol_count; i++)
         hash = hash_text(hash, config->application_protocols[i]);
     for (size_t i = 0; i < config->certificate_count; i++) {
-        hash = hash_text(hash, config->certificates[i].certificate);
-        hash = hash_text(hash, config->certificates[i].key);
-        hash = hash_text(hash, config->certificates[i].authority);
-        hash = hash_text(hash, config->certificates[i].revocation_list);
+        hash = hash_text(hash, config->certificates[i].certificate.path);
+        hash = hash_text(hash, config->certificates[i].key.path);
+        hash = hash_text(hash, config->certificates[i].authority.path);
+        hash = hash_text(hash, config->certificates[i].revocation_list.path);
     }
     return hash;
 }
 
-struct tls_context *tls_context_load(const struct tls_config *config, enum tls_role role, const struct tls_reporter *to)
+static struct tls_context *load(const struct tls_config *config, enum tls_role role, const struct report *report)
 {
     struct error error = ERROR_INIT;
     struct tls_context *context = calloc(1, sizeof *context);
     if (context == NULL) {
         (void)out_of_memory(&error);
-        to->report(to->argument, 0, NULL, &error);
+        report_problem(report, config->mark, report->path, &error);
         return NULL;
     }
     context->role = role;
@@ -308,26 +347,26 @@ struct tls_context *tls_context_load(const struct tls_config *config, enum tls_r
     mbedtls_ssl_config_init(&context->config);
     mbedtls_x509_crt_init(&context->authorities);
     mbedtls_x509_crl_init(&context->revoked);
-    if (!load_entries(context, config, to)) {
+    if (!load_entries(context, config, report)) {
         tls_context_destroy(&context);
     } else if (!finish(context, config, &error)) {
-        to->report(to->argument, 0, NULL, &error);
+        report_problem(report, config->mark, report->path, &error);
         tls_context_destroy(&context);
     }
     return context;
 }
 
-static void keep_first(void *argument, size_t entry, const char *key, const struct error *problem)
+struct tls_context *tls_context_load(const struct tls_config *config, enum tls_role role, const char *path,
+                                     struct diagnostics *diagnostics)
 {
-    (void)entry;
-    (void)key;
-    error_pass(argument, problem);
+    const struct report report = {.path = path, .diagnostics = diagnostics};
+    return load(config, role, &report);
 }
 
 struct tls_context *tls_context_create(const struct tls_config *config, enum tls_role role, struct error *error)
 {
-    const struct tls_reporter to = {.report = keep_first, .argument = error};
-    return tls_context_load(config, role, &to);
+    const struct report report = {.path = "", .first = error};
+    return load(config, role, &report);
 }
 
 uint64_t tls_context_fingerprint(const struct tls_context *context)

@@ -10,11 +10,21 @@
 
 struct report {
     int days;
-    void (*warn)(void *argument, const char *file, const char *text);
-    void *argument;
+    const char *proxy;
+    struct diagnostics *diagnostics;
 };
 
-static void check_certificate(const struct report *report, const char *file, const mbedtls_x509_crt *certificate)
+static void add_warning(const struct report *report, const struct named_file *file, const char *text)
+{
+    diagnostics_add(report->diagnostics, &(struct diagnostic){.severity = DIAGNOSTIC_WARNING,
+                                                              .mark = file->mark,
+                                                              .proxy = report->proxy,
+                                                              .file = file->path,
+                                                              .text = text});
+}
+
+static void check_certificate(const struct report *report, const struct named_file *file,
+                              const mbedtls_x509_crt *certificate)
 {
     mbedtls_x509_time soon;
     char subject[CERTIFICATE_SUBJECT_SIZE];
@@ -34,10 +44,10 @@ static void check_certificate(const struct report *report, const char *file, con
     (void)snprintf(text, sizeof text, "the certificate %s %s %s",
                    certificate_subject(&certificate->subject, subject, sizeof subject), what,
                    certificate_date(when, date));
-    report->warn(report->argument, file, text);
+    add_warning(report, file, text);
 }
 
-static void check_chain(const struct report *report, const char *file, const mbedtls_x509_crt *chain)
+static void check_chain(const struct report *report, const struct named_file *file, const mbedtls_x509_crt *chain)
 {
     bool is_in_order = true;
     for (const mbedtls_x509_crt *at = chain; at != NULL && at->raw.p != NULL; at = at->next) {
@@ -48,8 +58,7 @@ static void check_chain(const struct report *report, const char *file, const mbe
             is_in_order = false;
     }
     if (!is_in_order)
-        report->warn(report->argument, file,
-                     "the chain is not in order: each certificate is to follow the one it issued");
+        add_warning(report, file, "the chain is not in order: each certificate is to follow the one it issued");
 }
 
 static bool has_current(const mbedtls_x509_crl *lists, const mbedtls_x509_buf *issuer)
@@ -61,7 +70,7 @@ static bool has_current(const mbedtls_x509_crl *lists, const mbedtls_x509_buf *i
     return false;
 }
 
-static void check_lists(const struct report *report, const char *file, const mbedtls_x509_crl *lists)
+static void check_lists(const struct report *report, const struct named_file *file, const mbedtls_x509_crl *lists)
 {
     for (const mbedtls_x509_crl *list = lists; list != NULL && list->raw.p != NULL; list = list->next) {
         char issuer[CERTIFICATE_SUBJECT_SIZE];
@@ -72,12 +81,12 @@ static void check_lists(const struct report *report, const char *file, const mbe
         (void)snprintf(
             text, sizeof text, "the revocation list of %s expired on %s: no certificate that it issued verifies",
             certificate_subject(&list->issuer, issuer, sizeof issuer), certificate_date(&list->next_update, date));
-        report->warn(report->argument, file, text);
+        add_warning(report, file, text);
     }
 }
 
 // Once there is a revocation list, each authority needs a current one.
-static void check_coverage(const struct report *report, const struct tls_entry *entry)
+static void check_coverage(const struct report *report, const struct named_file *file, const struct tls_entry *entry)
 {
     for (const mbedtls_x509_crt *at = &entry->authorities; at != NULL && at->raw.p != NULL; at = at->next) {
         char words[160];
@@ -88,38 +97,40 @@ static void check_coverage(const struct report *report, const struct tls_entry *
             continue;
         (void)snprintf(text, sizeof text, "%s: no certificate that it issued verifies",
                        revocation_words(&found, at, words, sizeof words));
-        report->warn(report->argument, entry->revocation_list_path, text);
+        add_warning(report, file, text);
     }
 }
 
-static void check_entry(const struct report *report, const struct tls_entry *entry)
+static void check_entry(const struct report *report, const struct tls_entry *entry,
+                        const struct certificate_config *config)
 {
     if (entry->certificate_path != NULL)
-        check_chain(report, entry->certificate_path, &entry->chain);
+        check_chain(report, &config->certificate, &entry->chain);
     if (entry->others_may_read_key)
-        report->warn(report->argument, entry->key_path, "every user of this host may read the key");
+        add_warning(report, &config->key, "every user of this host may read the key");
     if (entry->skipped_authorities > 0) {
         char text[96];
         (void)snprintf(text, sizeof text, "%u of the authority's certificates cannot be used, and are left out",
                        entry->skipped_authorities);
-        report->warn(report->argument, entry->authority_path, text);
+        add_warning(report, &config->authority, text);
     }
     for (const mbedtls_x509_crt *at = &entry->authorities; at != NULL && at->raw.p != NULL; at = at->next)
-        check_certificate(report, entry->authority_path, at);
-    check_lists(report, entry->revocation_list_path, &entry->revoked);
+        check_certificate(report, &config->authority, at);
+    check_lists(report, &config->revocation_list, &entry->revoked);
     if (entry->revocation_list_path != NULL)
-        check_coverage(report, entry);
+        check_coverage(report, &config->revocation_list, entry);
 }
 
-void tls_context_check_expiry(const struct tls_context *context, int days,
-                              void (*warn)(void *argument, const char *file, const char *text), void *argument)
+void tls_context_check(const struct tls_context *context, const struct tls_config *config, int days, const char *proxy,
+                       struct diagnostics *diagnostics)
 {
-    const struct report report = {.days = days, .warn = warn, .argument = argument};
+    const struct report report = {.days = days, .proxy = proxy, .diagnostics = diagnostics};
     for (size_t i = 0; i < context->entry_count; i++) {
         const struct tls_entry *entry = &context->entries[i];
-        check_entry(&report, entry);
+        const struct certificate_config *certificate = &config->certificates[i];
+        check_entry(&report, entry, certificate);
         if (context->verify_mode == VERIFY_NONE && entry->authority_path != NULL)
-            report.warn(report.argument, entry->authority_path,
+            add_warning(&report, &certificate->authority,
                         "the authority is not used: with verify_mode none nobody is verified");
     }
 }

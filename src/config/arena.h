@@ -2,27 +2,27 @@
 // since a configuration holds passwords. Each object is an allocation of its own, so that the address sanitizer sees a
 // read past its end. One thread at a time.
 
-#ifndef BITFLOW_CONFIG_REGION_H
-#define BITFLOW_CONFIG_REGION_H
+#ifndef BITFLOW_SRC_CONFIG_ARENA_H
+#define BITFLOW_SRC_CONFIG_ARENA_H
 
 #include <stdbool.h>
 #include <stddef.h>
 
-struct region_block;
+struct arena_block;
 
-struct region {
-    struct region_block *newest;
+struct arena {
+    struct arena_block *newest;
     bool is_exhausted; // an allocation failed, whatever the caller made of it
 };
 
-void region_init(struct region *region);
-void region_release(struct region *region);
+void arena_init(struct arena *arena);
+void arena_release(struct arena *arena);
 
 // Zeroed; NULL if there is no memory.
-void *region_take(struct region *region, size_t size);
-void *region_take_array(struct region *region, size_t count, size_t size);
+void *arena_take(struct arena *arena, size_t size);
+void *arena_take_array(struct arena *arena, size_t count, size_t size);
 
 // A copy of the bytes with a zero after them.
-char *region_copy_text(struct region *region, const char *bytes, size_t length);
+char *arena_copy_text(struct arena *arena, const char *bytes, size_t length);
 
 #endif

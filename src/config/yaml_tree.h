@@ -2,18 +2,18 @@
 //
 // The subset that a configuration needs: one document, scalar keys, no tags. An alias is read as what its anchor holds,
 // at the alias's position; duplicate keys are kept, for the reader to report with their path. Size, depth and the
-// number of nodes are bounded, so that no file takes long or much memory. The tree lives in the caller's region. No
+// number of nodes are bounded, so that no file takes long or much memory. The tree lives in the caller's arena. No
 // locks; a tree is not written once it is built, so any thread may read it.
 
-#ifndef BITFLOW_CONFIG_YAML_TREE_H
-#define BITFLOW_CONFIG_YAML_TREE_H
+#ifndef BITFLOW_SRC_CONFIG_YAML_TREE_H
+#define BITFLOW_SRC_CONFIG_YAML_TREE_H
 
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "arena.h"
 #include "bitflow/base/error.h"
-#include "bitflow/config/mark.h"
-#include "bitflow/config/region.h"
+#include "bitflow/config/diagnostics.h"
 
 #define YAML_TREE_BYTES_MAX ((size_t)1024 * 1024)
 #define YAML_TREE_DEPTH_MAX 32
@@ -43,7 +43,7 @@ struct yaml_node {
 };
 
 // On false `mark` says where, unless its line is 0: then it is about the whole file.
-bool yaml_tree_parse(const char *bytes, size_t length, struct region *region, const struct yaml_node **root,
+bool yaml_tree_parse(const char *bytes, size_t length, struct arena *arena, const struct yaml_node **root,
                      struct yaml_mark *mark, struct error *error);
 
 // A plain ~, null or nothing at all.
