@@ -120,7 +120,7 @@ static struct connection_log *open_log(const char *name)
 // Of a client that was turned away.
 static void write_record(struct connection_log *log, uint64_t id)
 {
-    static struct proxy proxy = {.name = (char *)"web"};
+    static struct proxy proxy = {.name = "web"};
     static struct generation generation = {.proxy = &proxy};
     struct connection connection = {.id = id, .generation = &generation};
     atomic_init(&connection.entry.reason, CLOSE_CONNECTION_LIMIT);

@@ -64,14 +64,14 @@ static struct endpoint endpoint(const char *text)
 
 static struct target_config target_settings = {.name = "blue", .socks_proxy = "10.0.0.6:1080"};
 static struct target target = {.settings = &target_settings};
-static struct proxy proxy = {.name = (char *)"web"};
+static struct proxy proxy = {.name = "web"};
 static struct generation generation = {.proxy = &proxy};
 
 // With everything that a connection can have.
 static void fill(struct connection *connection)
 {
     assert_true(address_parse("tcp://10.0.0.5:8080", ADDRESS_TO_CONNECT, &target_settings.address, NULL));
-    proxy.name = (char *)"web";
+    proxy.name = "web";
     *connection = (struct connection){
         .id = 42,
         .generation = &generation,
@@ -281,7 +281,7 @@ static void test_hostile_text(void **state)
     json_t *like = parse(&connection, CONNECTION_ENDED);
     for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) {
         fill(&connection);
-        proxy.name = (char *)texts[i];
+        proxy.name = texts[i];
         error_set(&connection.failure.error, ERROR_INVALID, "%s", texts[i]);
         json_t *object = parse(&connection, CONNECTION_ENDED);
         assert_int_equal(json_object_size(object), json_object_size(like));

@@ -54,7 +54,7 @@ static void assert_whole_or_none(const struct connection *connection)
 static struct proxy proxy;
 static struct generation generation = {.proxy = &proxy};
 
-static void assert_whole_or_none_with_name(char *name)
+static void assert_whole_or_none_with_name(const char *name)
 {
     struct connection connection = {.generation = &generation};
     proxy.name = name;
@@ -65,7 +65,7 @@ static void assert_whole_or_none_with_name(char *name)
 static void a_record_is_whole_or_lost(void **state)
 {
     (void)state;
-    assert_whole_or_none_with_name((char *)"web");
+    assert_whole_or_none_with_name("web");
 }
 
 static void a_long_record_is_whole_or_lost(void **state)
