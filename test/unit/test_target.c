@@ -193,10 +193,7 @@ static void test_health_is_of_the_route(void **state)
 static void write_authority(const char *path, const char *pem)
 {
     FILE *file = fopen(path, "we");
-    if (file == NULL)
-        fail();
-    assert_true(fputs(pem, file) >= 0);
-    assert_int_equal(fclose(file), 0);
+    assert_true(file != NULL && fputs(pem, file) >= 0 && fclose(file) == 0);
 }
 
 static struct tls_context *load(const struct tls_config *config)
