@@ -1,64 +1,7 @@
-// A relay with one TLS leg or two, whose far ends seal and open by themselves: there is no handshake, both ends of a
-// leg begin with the same made-up keys. Each far end knows how much it has sent and received, and checks every byte.
+#include "relay_tls_rig.h"
 
-#ifndef BITFLOW_TEST_RELAY_TLS_RIG_H
-#define BITFLOW_TEST_RELAY_TLS_RIG_H
-
-#include "relay_rig.h"
-#include "tls_record_rig.h"
-
-// How a far end's reading ended.
-enum far_end {
-    FAR_MORE,   // it has not
-    FAR_CLOSED, // in order: by close_notify and then FIN, or where the leg is plain by FIN alone
-    FAR_CUT,    // by FIN without a close_notify
-    FAR_RESET,
-};
-
-// Sending and receiving touch nothing in common, so that each may have a thread of its own.
-struct far {
-    int *fd; // -1 once it is closed
-    bool is_tls;
-    unsigned stream; // that it sends
-    struct record_key sends, receives;
-    uint64_t sent, received; // plaintext
-    uint8_t *out;            // room for FAR_SEALED_MAX; its first `left` bytes could not be sent yet
-    size_t left;
-    uint8_t *expected; // room for FAR_ROOM, as has:
-    uint8_t *in;       // what was received and not opened yet
-    size_t have;
-    enum far_end end;
-    bool has_closed; // close_notify came
-    bool has_alert;  // another alert came:
-    unsigned alert, alert_level;
-    unsigned key_updates, records; // that came
-    size_t largest;                // plaintext of a record that came
-};
-
-#define FAR_ROOM (4 * (size_t)TLS_RECORD_MAX)
-
-#define FAR_SEALED_MAX ((size_t)256 * 1024)
-
-struct tls_rig {
-    struct rig rig;
-    struct tls_session sessions[2];
-    struct far fars[2]; // by enum relay_side
-};
-
-// Each combination of legs, in a relay that has just begun and in one that has been in bulk, over all suites.
-static const struct way {
-    bool is_tls[2]; // by enum relay_side
-    bool in_bulk;
-    size_t suite;
-} ways[] = {
-    {{true, false}, false, 0}, {{false, true}, false, 3}, {{true, true}, false, 1},
-    {{true, false}, true, 4},  {{false, true}, true, 2},  {{true, true}, true, 5},
-};
-
-#define FOR_EACH_WAY(way) for (const struct way *way = ways; way < ways + ARRAY_LENGTH(ways); way++)
-
-static inline void far_init(struct far *far, int *fd, unsigned stream, const struct tls_keys *sends,
-                            const struct tls_keys *receives)
+static void far_init(struct far *far, int *fd, unsigned stream, const struct tls_keys *sends,
+                     const struct tls_keys *receives)
 {
     *far = (struct far){.fd = fd, .stream = stream, .is_tls = sends != NULL};
     far->out = malloc(FAR_SEALED_MAX);
@@ -69,7 +12,7 @@ static inline void far_init(struct far *far, int *fd, unsigned stream, const str
         MUST(record_key_init(&far->sends, sends, NULL) && record_key_init(&far->receives, receives, NULL));
 }
 
-static inline void tls_rig_init_on(struct tls_rig *t, const struct way *way, enum rig_kind kind, int buffer)
+void tls_rig_init_on(struct tls_rig *t, const struct way *way, enum rig_kind kind, int buffer)
 {
     *t = (struct tls_rig){.fars = {{.fd = NULL}}};
     rig_init(&t->rig, kind, kind, buffer);
@@ -94,12 +37,12 @@ static inline void tls_rig_init_on(struct tls_rig *t, const struct way *way, enu
     }
 }
 
-static inline void tls_rig_init(struct tls_rig *t, const struct way *way)
+void tls_rig_init(struct tls_rig *t, const struct way *way)
 {
     tls_rig_init_on(t, way, RIG_TCP, 0);
 }
 
-static inline void tls_rig_release(struct tls_rig *t)
+void tls_rig_release(struct tls_rig *t)
 {
     rig_release(&t->rig);
     for (unsigned i = 0; i < 2; i++) {
@@ -114,9 +57,7 @@ static inline void tls_rig_release(struct tls_rig *t)
     }
 }
 
-// --- sending ---------------------------------------------------------------------------------------------------------
-
-static inline void far_write(struct far *far, const void *bytes, size_t size)
+void far_write(struct far *far, const void *bytes, size_t size)
 {
     for (size_t done = 0; done < size;) {
         ssize_t n = send(*far->fd, (const uint8_t *)bytes + done, size - done, MSG_NOSIGNAL);
@@ -125,9 +66,7 @@ static inline void far_write(struct far *far, const void *bytes, size_t size)
     }
 }
 
-// Seals the stream's next `size` bytes in records of at most `record` bytes (a plain leg: as they are). Returns their
-// size in `out`.
-static inline size_t far_seal(struct far *far, size_t size, size_t record, uint8_t *out)
+size_t far_seal(struct far *far, size_t size, size_t record, uint8_t *out)
 {
     uint8_t plain[TLS_PLAIN_MAX];
     size_t written = 0;
@@ -147,8 +86,7 @@ static inline size_t far_seal(struct far *far, size_t size, size_t record, uint8
     return written;
 }
 
-// Sends the stream's next bytes, as few writes as can be.
-static inline void far_send(struct far *far, uint64_t size, size_t record)
+void far_send(struct far *far, uint64_t size, size_t record)
 {
     while (size > 0) {
         // 40 bytes are more than a record adds.
@@ -159,33 +97,24 @@ static inline void far_send(struct far *far, uint64_t size, size_t record)
     }
 }
 
-// The same on a thread of its own, for what may be more than there is room for.
-struct far_sender {
-    struct far *far;
-    uint64_t size;
-    size_t record;
-    pthread_t thread;
-};
-
-static inline void *far_run_sender(void *argument)
+static void *far_run_sender(void *argument)
 {
     const struct far_sender *sender = argument;
     far_send(sender->far, sender->size, sender->record);
     return NULL;
 }
 
-static inline void far_start_sending(struct far_sender *sender)
+static void far_start_sending(struct far_sender *sender)
 {
     MUST(thread_start(&sender->thread, (size_t)512 * 1024, far_run_sender, sender, NULL));
 }
 
-static inline void far_join_sending(const struct far_sender *sender)
+static void far_join_sending(const struct far_sender *sender)
 {
     MUST(pthread_join(sender->thread, NULL) == 0);
 }
 
-// Sends records until the relay takes no more.
-static inline void far_stuff(struct far *far)
+void far_stuff(struct far *far)
 {
     struct pollfd poller = {.fd = *far->fd, .events = POLLOUT};
     size_t size = 0, done = 0;
@@ -203,7 +132,7 @@ static inline void far_stuff(struct far *far)
     memmove(far->out, far->out + done, far->left);
 }
 
-static inline void *far_send_left(void *argument)
+void *far_send_left(void *argument)
 {
     struct far *far = argument;
     far_write(far, far->out, far->left);
@@ -211,26 +140,24 @@ static inline void *far_send_left(void *argument)
     return NULL;
 }
 
-// A handshake message, an alert, or what else a record may hold.
-static inline void far_send_record(struct far *far, unsigned content, const void *bytes, size_t size)
+void far_send_record(struct far *far, unsigned content, const void *bytes, size_t size)
 {
     far_write(far, far->out, forge(&far->sends, content, bytes, size, 0, far->out));
 }
 
-static inline size_t far_forge_close(struct far *far, uint8_t *out)
+size_t far_forge_close(struct far *far, uint8_t *out)
 {
     return far->is_tls ? forge(&far->sends, TLS_ALERT, "\1\0", 2, 0, out) : 0;
 }
 
-// Ends its stream as its protocol wants it.
-static inline void far_finish(struct far *far)
+void far_finish(struct far *far)
 {
     uint8_t out[64];
     far_write(far, out, far_forge_close(far, out));
     MUST(shutdown(*far->fd, SHUT_WR) == 0);
 }
 
-static inline size_t far_forge_key_update(struct far *far, bool is_requested, uint8_t *out)
+size_t far_forge_key_update(struct far *far, bool is_requested, uint8_t *out)
 {
     const uint8_t message[] = {TLS_HANDSHAKE_KEY_UPDATE, 0, 0, 1, is_requested};
     size_t size = forge(&far->sends, TLS_HANDSHAKE, message, sizeof message, 0, out);
@@ -238,27 +165,25 @@ static inline size_t far_forge_key_update(struct far *far, bool is_requested, ui
     return size;
 }
 
-static inline void far_update_key(struct far *far, bool is_requested)
+void far_update_key(struct far *far, bool is_requested)
 {
     uint8_t out[64];
     far_write(far, out, far_forge_key_update(far, is_requested, out));
 }
 
-// --- receiving -------------------------------------------------------------------------------------------------------
-
-static inline const struct far *far_other(const struct tls_rig *t, const struct far *far)
+static const struct far *far_other(const struct tls_rig *t, const struct far *far)
 {
     return far == &t->fars[0] ? &t->fars[1] : &t->fars[0];
 }
 
-static inline void far_check(struct far *far, unsigned stream, const uint8_t *data, size_t length)
+static void far_check(struct far *far, unsigned stream, const uint8_t *data, size_t length)
 {
     rig_fill(far->expected, length, stream, far->received);
     MUST(memcmp(data, far->expected, length) == 0);
     far->received += length;
 }
 
-static inline void far_take_record(struct far *far, unsigned stream, const struct unforged *record)
+static void far_take_record(struct far *far, unsigned stream, const struct unforged *record)
 {
     MUST(!far->has_closed && (!far->has_alert || far->alert_level == 1)); // nothing comes behind them
     if (record->content == TLS_APPLICATION_DATA) {
@@ -285,7 +210,7 @@ static inline void far_take_record(struct far *far, unsigned stream, const struc
     }
 }
 
-static inline void far_open(struct far *far, unsigned stream)
+static void far_open(struct far *far, unsigned stream)
 {
     struct unforged record;
     size_t used = 0;
@@ -302,8 +227,7 @@ static inline void far_open(struct far *far, unsigned stream)
     memmove(far->in, far->in + used, far->have);
 }
 
-// One read, within `watch`. False: nothing came, or the end has come.
-static inline bool far_receive_some(struct tls_rig *t, struct far *far, size_t most, int64_t watch)
+bool far_receive_some(struct tls_rig *t, struct far *far, size_t most, int64_t watch)
 {
     struct pollfd poller = {.fd = *far->fd, .events = POLLIN};
     if (far->end != FAR_MORE || poll(&poller, 1, (int)(watch / NS_PER_MS)) != 1)
@@ -322,21 +246,19 @@ static inline bool far_receive_some(struct tls_rig *t, struct far *far, size_t m
     return true;
 }
 
-// Receives until `total` bytes of plaintext have come since the beginning; all of them must.
-static inline void far_receive_up_to(struct tls_rig *t, struct far *far, uint64_t total)
+void far_receive_up_to(struct tls_rig *t, struct far *far, uint64_t total)
 {
     while (far->received < total)
         MUST(far_receive_some(t, far, FAR_ROOM, PATIENCE));
     assert_int_equal(far->received, total);
 }
 
-static inline void far_receive_all_sent(struct tls_rig *t, struct far *far)
+void far_receive_all_sent(struct tls_rig *t, struct far *far)
 {
     far_receive_up_to(t, far, far_other(t, far)->sent);
 }
 
-// How it ends, with whatever comes before it.
-static inline enum far_end far_receive_end(struct tls_rig *t, struct far *far)
+enum far_end far_receive_end(struct tls_rig *t, struct far *far)
 {
     while (far_receive_some(t, far, FAR_ROOM, PATIENCE))
         ;
@@ -344,22 +266,18 @@ static inline enum far_end far_receive_end(struct tls_rig *t, struct far *far)
     return far->end;
 }
 
-static inline void far_reset(struct far *far)
+void far_reset(struct far *far)
 {
     rig_reset_far(far->fd);
 }
 
-// --- the relay -------------------------------------------------------------------------------------------------------
-
-static inline bool tls_rig_has_second_thread(const struct tls_rig *t)
+bool tls_rig_has_second_thread(const struct tls_rig *t)
 {
     char name[THREAD_NAME_SIZE + 1];
     return rig_read_thread(t->rig.relay.second_thread_name, "comm", name, (int)sizeof name);
 }
 
-// Starts the relay. `in_bulk`: it has been in bulk when this returns, so that it has its second thread, or was refused
-// it.
-static inline void tls_rig_start(struct tls_rig *t, bool in_bulk)
+void tls_rig_start(struct tls_rig *t, bool in_bulk)
 {
     struct far *from = &t->fars[RELAY_CLIENT], *to = &t->fars[RELAY_TARGET];
     int64_t deadline = clock_now() + PATIENCE;
@@ -377,8 +295,7 @@ static inline void tls_rig_start(struct tls_rig *t, bool in_bulk)
     }
 }
 
-// Waits until the relay has read what was sent to it.
-static inline void tls_rig_wait_read(const struct tls_rig *t, enum relay_side side)
+void tls_rig_wait_read(const struct tls_rig *t, enum relay_side side)
 {
     int64_t deadline = clock_now() + PATIENCE;
     char byte;
@@ -386,21 +303,20 @@ static inline void tls_rig_wait_read(const struct tls_rig *t, enum relay_side si
         MUST(clock_now() < deadline && usleep(100) == 0);
 }
 
-static inline void tls_rig_wait_reason(struct tls_rig *t)
+void tls_rig_wait_reason(struct tls_rig *t)
 {
     int64_t deadline = clock_now() + PATIENCE;
     while (atomic_load(&t->rig.reason) == CLOSE_NONE)
         MUST(clock_now() < deadline && usleep(500) == 0);
 }
 
-static inline void tls_rig_assert_bytes(struct tls_rig *t)
+void tls_rig_assert_bytes(struct tls_rig *t)
 {
     assert_int_equal(rig_bytes(&t->rig, RELAY_CLIENT), t->fars[RELAY_CLIENT].sent);
     assert_int_equal(rig_bytes(&t->rig, RELAY_TARGET), t->fars[RELAY_TARGET].sent);
 }
 
-// Both sides have sent all; `first` ends its stream, then the other one: an orderly end, with every byte delivered.
-static inline void tls_rig_finish(struct tls_rig *t, enum relay_side first)
+void tls_rig_finish(struct tls_rig *t, enum relay_side first)
 {
     struct far *one = &t->fars[first], *other = &t->fars[first == RELAY_CLIENT ? RELAY_TARGET : RELAY_CLIENT];
     far_finish(one);
@@ -416,5 +332,3 @@ static inline void tls_rig_finish(struct tls_rig *t, enum relay_side first)
     assert_int_equal(t->rig.failure.error.code, ERROR_NONE);
     tls_rig_release(t);
 }
-
-#endif

@@ -1,24 +1,7 @@
-// What the tests of dialling share.
-
-#ifndef BITFLOW_TEST_DIAL_RIG_H
-#define BITFLOW_TEST_DIAL_RIG_H
-
-#include <fcntl.h>
-
-#include "bitflow/base/compiler.h"
-#include "bitflow/net/dial.h"
-#include "fake_resolver.h"
-#include "net/dial_race.h"
-
-struct dialled {
-    bool good;
-    struct dial_result result;
-    struct error error;
-    int64_t took;
-};
+#include "dial_rig.h"
 
 // The endpoint that the error names is told apart, too; none where it never came to one.
-static inline void assert_last_tried(const struct dialled *dialled)
+static void assert_last_tried(const struct dialled *dialled)
 {
     char text[ENDPOINT_TEXT_SIZE];
     endpoint_format(&dialled->result.remote, text);
@@ -31,8 +14,7 @@ static inline void assert_last_tried(const struct dialled *dialled)
         assert_int_equal(dialled->result.remote.length, 0);
 }
 
-static inline struct dialled dial_on(const struct address *address, struct client_watch *watch,
-                                     const struct dial_terms *terms)
+static struct dialled dial_on(const struct address *address, struct client_watch *watch, const struct dial_terms *terms)
 {
     int64_t deadline = terms->deadline;
     struct dialled dialled = {.result.fd = -7};
@@ -49,13 +31,13 @@ static inline struct dialled dial_on(const struct address *address, struct clien
     return dialled;
 }
 
-static inline struct dialled dial_for(const struct address *address, struct client_watch *watch, int64_t deadline)
+struct dialled dial_for(const struct address *address, struct client_watch *watch, int64_t deadline)
 {
     const struct dial_terms terms = {.deadline = deadline};
     return dial_on(address, watch, &terms);
 }
 
-static inline struct dialled dial_text_on(const char *text, const struct dial_terms *terms)
+struct dialled dial_text_on(const char *text, const struct dial_terms *terms)
 {
     struct address address = rig_address(text, ADDRESS_TO_CONNECT);
     struct client_watch watch;
@@ -63,28 +45,27 @@ static inline struct dialled dial_text_on(const char *text, const struct dial_te
     return dial_on(&address, &watch, terms);
 }
 
-static inline struct dialled dial_text(const char *text, int64_t deadline)
+struct dialled dial_text(const char *text, int64_t deadline)
 {
     const struct dial_terms terms = {.deadline = deadline};
     return dial_text_on(text, &terms);
 }
 
-static inline struct dialled dial_endpoint(const struct endpoint *endpoint, int64_t deadline)
+struct dialled dial_endpoint(const struct endpoint *endpoint, int64_t deadline)
 {
     char text[ENDPOINT_TEXT_SIZE];
     endpoint_format(endpoint, text);
     return dial_text(text, deadline);
 }
 
-static inline void assert_failure(const struct dialled *dialled, enum error_code code, const char *fragment)
+void assert_failure(const struct dialled *dialled, enum error_code code, const char *fragment)
 {
     assert_false(dialled->good);
     if (dialled->error.code != code || strstr(dialled->error.text, fragment) == NULL)
         fail_msg("%s: \"%s\" does not say \"%s\"", error_code_name(dialled->error.code), dialled->error.text, fragment);
 }
 
-// That the dialled socket is connected to `listener`, is blocking and closes on exec; closes it.
-static inline void assert_connected(const struct dialled *dialled, int listener, const struct endpoint *endpoint)
+void assert_connected(const struct dialled *dialled, int listener, const struct endpoint *endpoint)
 {
     if (!dialled->good)
         fail_msg("%s", dialled->error.text);
@@ -101,10 +82,7 @@ static inline void assert_connected(const struct dialled *dialled, int listener,
     (void)close(fd);
 }
 
-// A port where nobody listens and that stays ours: bound, not listening.
-static inline int dead_end(const char *text, struct endpoint *endpoint)
+int dead_end(const char *text, struct endpoint *endpoint)
 {
     return rig_bind(text, endpoint);
 }
-
-#endif

@@ -1,37 +1,14 @@
-// Certificates made on the spot and OpenSSL as the other side, for the tests of the tls floor. Every function fails the
-// running test where it cannot deliver. Files go to a directory of the test's own, which rig_tls_end() takes away.
-
-#ifndef BITFLOW_TEST_TLS_RIG_H
-#define BITFLOW_TEST_TLS_RIG_H
-
-#include <pthread.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <sys/stat.h>
-#include <time.h>
-
-#include <openssl/err.h>
-#include <openssl/pem.h>
-#include <openssl/ssl.h>
-#include <openssl/x509v3.h>
-
-#include "net_rig.h"
-
-#include "bitflow/tls/tls_context.h"
-#include "bitflow/tls/tls_session.h"
-
-#define RIG_PATH_SIZE 192
-#define RIG_DAY 86400
+#include "tls_rig.h"
 
 static char rig_directory[64];
 
-static inline const char *rig_path(const char *name, char out[RIG_PATH_SIZE])
+const char *rig_path(const char *name, char out[RIG_PATH_SIZE])
 {
     (void)snprintf(out, RIG_PATH_SIZE, "%s/%s", rig_directory, name);
     return out;
 }
 
-static inline void rig_write_file(const char *name, const void *bytes, size_t length)
+void rig_write_file(const char *name, const void *bytes, size_t length)
 {
     char path[RIG_PATH_SIZE];
     FILE *file = fopen(rig_path(name, path), "we");
@@ -41,7 +18,7 @@ static inline void rig_write_file(const char *name, const void *bytes, size_t le
     assert_int_equal(fclose(file), 0);
 }
 
-static inline size_t rig_read_file(const char *name, char *out, size_t size)
+size_t rig_read_file(const char *name, char *out, size_t size)
 {
     char path[RIG_PATH_SIZE];
     FILE *file = fopen(rig_path(name, path), "re");
@@ -52,7 +29,7 @@ static inline size_t rig_read_file(const char *name, char *out, size_t size)
     return length;
 }
 
-static inline void rig_tls_begin(void)
+void rig_tls_begin(void)
 {
     struct error error = ERROR_INIT;
     // OpenSSL writes to connections that our side has given up.
@@ -64,7 +41,7 @@ static inline void rig_tls_begin(void)
         fail_msg("%s", error.text);
 }
 
-static inline void rig_tls_end(void)
+void rig_tls_end(void)
 {
     DIR *directory = opendir(rig_directory);
     assert_non_null(directory);
@@ -78,8 +55,7 @@ static inline void rig_tls_end(void)
     assert_int_equal(rmdir(rig_directory), 0);
 }
 
-// "rsa", "rsa-1024", "rsa-pss" (the key's own OID), "P-256", "P-384", "P-521", "ed25519".
-static inline EVP_PKEY *rig_key(const char *kind)
+EVP_PKEY *rig_key(const char *kind)
 {
     EVP_PKEY *key;
     if (strcmp(kind, "rsa") == 0)
@@ -99,27 +75,7 @@ static inline EVP_PKEY *rig_key(const char *kind)
     return key;
 }
 
-struct rig_issued {
-    EVP_PKEY *key;
-    X509 *certificate;
-};
-
-struct rig_request {
-    const char *subject; // CN; NULL: an empty subject
-    const char *names;   // "DNS:a.example,IP:127.0.0.1"
-    const char *usage;   // "serverAuth"; NULL: no extension
-    const char *key_usage;
-    const char *kind; // of key; NULL: P-256
-    EVP_PKEY *key;    // in place of a new one
-    bool is_ca;
-    bool signs_with_pss;
-    const char *digest;              // NULL: SHA-256
-    long from;                       // seconds from now; 0: a day ago
-    long until;                      // 0: in a hundred days
-    const struct rig_issued *issuer; // NULL: itself
-};
-
-static inline void rig_extend(X509 *certificate, X509 *issuer, int id, const char *value)
+static void rig_extend(X509 *certificate, X509 *issuer, int id, const char *value)
 {
     if (value == NULL)
         return;
@@ -131,7 +87,7 @@ static inline void rig_extend(X509 *certificate, X509 *issuer, int id, const cha
     X509_EXTENSION_free(extension);
 }
 
-static inline EVP_MD_CTX *rig_signing_context(EVP_PKEY *key, const char *digest, bool is_pss)
+static EVP_MD_CTX *rig_signing_context(EVP_PKEY *key, const char *digest, bool is_pss)
 {
     const EVP_MD *md = EVP_get_digestbyname(digest != NULL ? digest : "SHA256");
     EVP_MD_CTX *context = EVP_MD_CTX_new();
@@ -144,14 +100,14 @@ static inline EVP_MD_CTX *rig_signing_context(EVP_PKEY *key, const char *digest,
     return context;
 }
 
-static inline void rig_sign(X509 *certificate, EVP_PKEY *key, const struct rig_request *request)
+static void rig_sign(X509 *certificate, EVP_PKEY *key, const struct rig_request *request)
 {
     EVP_MD_CTX *context = rig_signing_context(key, request->digest, request->signs_with_pss);
     assert_true(X509_sign_ctx(certificate, context) > 0);
     EVP_MD_CTX_free(context);
 }
 
-static inline struct rig_issued rig_issue(const struct rig_request *request)
+struct rig_issued rig_issue(const struct rig_request *request)
 {
     static long serial = 1;
     struct rig_issued issued = {.key = request->key, .certificate = X509_new()};
@@ -181,14 +137,14 @@ static inline struct rig_issued rig_issue(const struct rig_request *request)
     return issued;
 }
 
-static inline void rig_drop(struct rig_issued *issued)
+void rig_drop(struct rig_issued *issued)
 {
     EVP_PKEY_free(issued->key);
     X509_free(issued->certificate);
     *issued = (struct rig_issued){.key = NULL};
 }
 
-static inline FILE *rig_create(const char *name)
+FILE *rig_create(const char *name)
 {
     char path[RIG_PATH_SIZE];
     FILE *file = fopen(rig_path(name, path), "we");
@@ -197,15 +153,14 @@ static inline FILE *rig_create(const char *name)
     return file;
 }
 
-static inline void rig_write_key(const char *name, EVP_PKEY *key)
+void rig_write_key(const char *name, EVP_PKEY *key)
 {
     FILE *file = rig_create(name);
     assert_int_equal(PEM_write_PKCS8PrivateKey(file, key, NULL, NULL, 0, NULL, NULL), 1);
     assert_int_equal(fclose(file), 0);
 }
 
-// With the label of its kind ("EC PRIVATE KEY"), and encrypted if there is a password.
-static inline void rig_write_traditional_key(const char *name, EVP_PKEY *key, const char *password)
+void rig_write_traditional_key(const char *name, EVP_PKEY *key, const char *password)
 {
     BIO *bio = BIO_new_fp(rig_create(name), BIO_CLOSE);
     int length = password != NULL ? (int)strlen(password) : 0;
@@ -216,8 +171,7 @@ static inline void rig_write_traditional_key(const char *name, EVP_PKEY *key, co
     assert_int_equal(BIO_free(bio), 1);
 }
 
-// Up to three, in this order.
-static inline void rig_write_chain(const char *name, X509 *first, X509 *second, X509 *third)
+void rig_write_chain(const char *name, X509 *first, X509 *second, X509 *third)
 {
     FILE *file = rig_create(name);
     X509 *const all[] = {first, second, third};
@@ -226,8 +180,7 @@ static inline void rig_write_chain(const char *name, X509 *first, X509 *second, 
     assert_int_equal(fclose(file), 0);
 }
 
-// "<name>.key" and "<name>.crt".
-static inline void rig_write_pair(const char *name, const struct rig_issued *issued)
+void rig_write_pair(const char *name, const struct rig_issued *issued)
 {
     char file[64];
     (void)snprintf(file, sizeof file, "%s.key", name);
@@ -236,22 +189,7 @@ static inline void rig_write_pair(const char *name, const struct rig_issued *iss
     rig_write_chain(file, issued->certificate, NULL, NULL);
 }
 
-struct rig_list {
-    const struct rig_issued *issuer;
-    X509 *revoked;      // NULL: none
-    EVP_PKEY *key;      // that signs in place of the issuer's
-    const char *digest; // NULL: SHA-256
-    bool signs_with_pss;
-    const char *name;  // CN in place of the issuer's name; NULL: that
-    int name_type;     // V_ASN1_UTF8STRING, ...
-    long from;         // seconds from now; 0: ten days ago
-    long until;        // 0: in a day
-    int extension;     // its NID, 0: none; not critical
-    const char *value; // of it, DER
-    int length;        // bytes
-};
-
-static inline void rig_put_list(FILE *file, const struct rig_list *request)
+void rig_put_list(FILE *file, const struct rig_list *request)
 {
     X509_CRL *list = X509_CRL_new();
     ASN1_TIME *from = X509_gmtime_adj(NULL, request->from != 0 ? request->from : -10L * RIG_DAY);
@@ -292,31 +230,21 @@ static inline void rig_put_list(FILE *file, const struct rig_list *request)
     X509_CRL_free(list);
 }
 
-// A file with one revocation list of the issuer's.
-static inline void rig_write_crl(const char *name, const struct rig_issued *issuer, X509 *revoked, long until)
+void rig_write_crl(const char *name, const struct rig_issued *issuer, X509 *revoked, long until)
 {
     FILE *file = rig_create(name);
     rig_put_list(file, &(struct rig_list){.issuer = issuer, .revoked = revoked, .until = until});
     assert_int_equal(fclose(file), 0);
 }
 
-// The configuration of a context: paths relative to the rig's directory, kept in static room.
-#define RIG_ENTRIES 8
-struct rig_config {
-    struct tls_config config;
-    struct certificate_config certificates[RIG_ENTRIES];
-    char paths[RIG_ENTRIES][4][RIG_PATH_SIZE];
-    const char *protocols[4];
-};
-
-static inline const char *rig_config_path(struct rig_config *config, size_t kind, const char *name)
+static const char *rig_config_path(struct rig_config *config, size_t kind, const char *name)
 {
     if (name == NULL)
         return NULL;
     return rig_path(name, config->paths[config->config.certificate_count][kind]);
 }
 
-static inline void rig_config_init(struct rig_config *config, enum verify_mode mode)
+void rig_config_init(struct rig_config *config, enum verify_mode mode)
 {
     memset(config, 0, sizeof *config);
     config->config.verify_mode = mode;
@@ -325,8 +253,8 @@ static inline void rig_config_init(struct rig_config *config, enum verify_mode m
     config->config.handshake_timeout = 10 * NS_PER_S;
 }
 
-static inline void rig_config_add(struct rig_config *config, const char *key, const char *certificate,
-                                  const char *authority, const char *revocation_list)
+void rig_config_add(struct rig_config *config, const char *key, const char *certificate, const char *authority,
+                    const char *revocation_list)
 {
     assert_true(config->config.certificate_count < RIG_ENTRIES);
     config->certificates[config->config.certificate_count] =
@@ -337,7 +265,7 @@ static inline void rig_config_add(struct rig_config *config, const char *key, co
     config->config.certificate_count++;
 }
 
-static inline struct tls_context *rig_context(const struct rig_config *config, enum tls_role role)
+struct tls_context *rig_context(const struct rig_config *config, enum tls_role role)
 {
     struct error error = ERROR_INIT;
     struct tls_context *context = tls_context_create(&config->config, role, &error);
@@ -345,5 +273,3 @@ static inline struct tls_context *rig_context(const struct rig_config *config, e
         fail_msg("%s", error.text);
     return context;
 }
-
-#endif

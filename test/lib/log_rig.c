@@ -1,24 +1,8 @@
-// The application log into a pipe, and what came out of it.
+#include "log_rig.h"
 
-#ifndef BITFLOW_TEST_LOG_RIG_H
-#define BITFLOW_TEST_LOG_RIG_H
+int reader, writer;
 
-#include <fcntl.h>
-#include <poll.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-
-#include "bitflow/base/log.h"
-
-static int reader, writer;
-
-static inline int open_log(void **state)
+int open_log(void **state)
 {
     (void)state;
     int ends[2];
@@ -31,7 +15,7 @@ static inline int open_log(void **state)
     return 0;
 }
 
-static inline int close_log(void **state)
+int close_log(void **state)
 {
     (void)state;
     (void)log_flush_repeats(true);
@@ -43,8 +27,7 @@ static inline int close_log(void **state)
     return 0;
 }
 
-// What has been logged, which is in the pipe by now.
-static inline const char *logged(void)
+const char *logged(void)
 {
     static char text[64 * LOG_LINE_MAX];
     size_t length = 0;
@@ -58,8 +41,7 @@ static inline const char *logged(void)
     return text;
 }
 
-// Checks the timestamp and returns what follows it.
-static inline const char *after_timestamp(const char *line)
+const char *after_timestamp(const char *line)
 {
     static const char pattern[] = "ts=####-##-##T##:##:##.###Z ";
     for (size_t i = 0; i < sizeof pattern - 1; i++)
@@ -68,17 +50,15 @@ static inline const char *after_timestamp(const char *line)
     return line + sizeof pattern - 1;
 }
 
-static inline void assert_logged(const char *expected)
+void assert_logged(const char *expected)
 {
     assert_string_equal(after_timestamp(logged()), expected);
 }
 
-static inline unsigned count_lines(const char *text, const char *fragment)
+unsigned count_lines(const char *text, const char *fragment)
 {
     unsigned count = 0;
     for (const char *at = text; (at = strstr(at, fragment)) != NULL; at++)
         count++;
     return count;
 }
-
-#endif

@@ -1,50 +1,31 @@
-// A getaddrinfo() that the test commands. The program's own definition comes before the C library's, so that the net
-// floor calls this one. Names it doesn't know go to the C library, which answers "localhost" from /etc/hosts:
-//   list.test   what fake_add() has added; for one family alone it fails for now, so that on a busy machine, too, the
-//       order is that of both
-//   one.test    the same, for one family alone as well
-//   slow.test, slow1.test, slow2.test ...   waits until fake_release(), then 127.0.0.1
-//   late4.test, late6.test   what fake_add() has added; that family's look-up, and that of both, waits until
-//       fake_release()
-//   whole.test   the same, where only the look-up of both families waits
-//   lost.test    the same, where the first fake_lose() look-ups of one family wait, and all those of both; the others
-//       end with fake_lost_code, if that is set
-//   again.test, fail.test, memory.test, no-name.test, system.test   the error of that name
+#include "fake_resolver.h"
 
-#ifndef BITFLOW_TEST_FAKE_RESOLVER_H
-#define BITFLOW_TEST_FAKE_RESOLVER_H
-
-#include <dlfcn.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <pthread.h>
-#include <semaphore.h>
-#include <stdatomic.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "net_rig.h"
-
-#define FAKE_MAX 40
 static pthread_mutex_t fake_lock = PTHREAD_MUTEX_INITIALIZER; // of the list
 static struct endpoint fake_list[FAKE_MAX];
 static size_t fake_count;
-static sem_t fake_slow; // posted once for each slow look-up that is to end
-static atomic_int fake_slow_calls;
-static atomic_int fake_waiting; // of the slow look-ups, those under way
-static atomic_int fake_lost;    // how many of lost.test's look-ups are yet to hang
-static atomic_int fake_lost_code;
-static atomic_int fake_list_calls;  // look-ups that got what fake_add() has added, or are to get it
-static atomic_int fake_slow_number; // of the slow name looked up last
 
-static inline void fake_clear(void)
+sem_t fake_slow;
+
+atomic_int fake_slow_calls;
+
+atomic_int fake_waiting;
+
+static atomic_int fake_lost; // how many of lost.test's look-ups are yet to hang
+
+atomic_int fake_lost_code;
+
+atomic_int fake_list_calls;
+
+atomic_int fake_slow_number;
+
+void fake_clear(void)
 {
     (void)pthread_mutex_lock(&fake_lock);
     fake_count = 0;
     (void)pthread_mutex_unlock(&fake_lock);
 }
 
-static inline void fake_add(const struct endpoint *endpoint)
+void fake_add(const struct endpoint *endpoint)
 {
     (void)pthread_mutex_lock(&fake_lock);
     bool fits = fake_count < FAKE_MAX;
@@ -54,19 +35,17 @@ static inline void fake_add(const struct endpoint *endpoint)
     assert_true(fits);
 }
 
-static inline void fake_release(void)
+void fake_release(void)
 {
     assert_int_equal(sem_post(&fake_slow), 0);
 }
 
-static inline void fake_lose(int count)
+void fake_lose(int count)
 {
     atomic_store(&fake_lost, count);
 }
 
-// Releases all of them until each look-up that nobody waits for any more is over: its event is closed then, and the
-// process has `descriptors` again.
-static inline void fake_release_to_end(unsigned descriptors)
+void fake_release_to_end(unsigned descriptors)
 {
     int64_t limit = rig_limit();
     while (rig_descriptors() != descriptors && deadline_left(limit) > 0) {
@@ -185,5 +164,3 @@ int getaddrinfo(const char *name, const char *service, const struct addrinfo *hi
     *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
     return real(name, service, hints, result);
 }
-
-#endif

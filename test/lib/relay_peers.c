@@ -1,36 +1,12 @@
-// Two peers that talk through a relay, each on a thread of its own, and account for every byte.
+#include "relay_peers.h"
 
-#ifndef BITFLOW_TEST_RELAY_PEERS_H
-#define BITFLOW_TEST_RELAY_PEERS_H
-
-#include "relay_rig.h"
-
-enum peer_manner {
-    PEER_FINISHES,     // sends all, ends its stream, reads to the end
-    PEER_ANSWERS,      // ends its stream only when the other's has ended
-    PEER_RESETS,       // sends all and resets, whatever is under way to it
-    PEER_STOPS_READING // sends all, reads `reads` bytes and closes with the rest unread
-};
-
-struct peer {
-    int *fd; // -1 after a reset
-    enum peer_manner manner;
-    unsigned sends_stream, receives_stream;
-    uint64_t size; // to send
-    uint64_t reads;
-    uint64_t sent, received;
-    enum rig_end end;
-    pthread_t thread;
-    unsigned random;
-};
-
-static inline unsigned peer_random(struct peer *peer)
+unsigned peer_random(struct peer *peer)
 {
     peer->random = peer->random * 1103515245U + 12345U;
     return peer->random >> 16;
 }
 
-static inline void peer_send_some(struct peer *peer)
+static void peer_send_some(struct peer *peer)
 {
     unsigned char buffer[32768];
     size_t part = 1 + peer_random(peer) % sizeof buffer;
@@ -44,7 +20,7 @@ static inline void peer_send_some(struct peer *peer)
         peer->size = peer->sent; // the relay is gone: no more can be sent
 }
 
-static inline void peer_receive_some(struct peer *peer)
+static void peer_receive_some(struct peer *peer)
 {
     unsigned char buffer[32768], expected[32768];
     ssize_t n = recv(*peer->fd, buffer, 1 + peer_random(peer) % sizeof buffer, MSG_DONTWAIT);
@@ -60,7 +36,7 @@ static inline void peer_receive_some(struct peer *peer)
     }
 }
 
-static inline bool peer_is_done(struct peer *peer, bool *finished)
+static bool peer_is_done(struct peer *peer, bool *finished)
 {
     if (peer->sent == peer->size && !*finished && peer->manner == PEER_RESETS) {
         rig_reset_far(peer->fd);
@@ -76,7 +52,7 @@ static inline bool peer_is_done(struct peer *peer, bool *finished)
     return *finished && peer->end != RIG_MORE;
 }
 
-static inline void *peer_run(void *argument)
+void *peer_run(void *argument)
 {
     struct peer *peer = argument;
     bool finished = false;
@@ -98,14 +74,12 @@ static inline void *peer_run(void *argument)
     return NULL;
 }
 
-static inline void peer_start(struct peer *peer)
+void peer_start(struct peer *peer)
 {
     MUST(thread_start(&peer->thread, (size_t)256 * 1024, peer_run, peer, NULL));
 }
 
-static inline void peer_join(struct peer *peer)
+void peer_join(struct peer *peer)
 {
     MUST(pthread_join(peer->thread, NULL) == 0);
 }
-
-#endif

@@ -1,12 +1,6 @@
-// Listeners for tests.
+#include "listener_rig.h"
 
-#ifndef BITFLOW_TEST_LISTENER_RIG_H
-#define BITFLOW_TEST_LISTENER_RIG_H
-
-#include "bitflow/net/listener.h"
-#include "net_rig.h"
-
-static inline struct listener rig_listener(const char *text)
+struct listener rig_listener(const char *text)
 {
     struct address address = rig_address(text, ADDRESS_TO_LISTEN);
     struct listener listener;
@@ -16,11 +10,9 @@ static inline struct listener rig_listener(const char *text)
     return listener;
 }
 
-static inline uint16_t rig_listener_port(const struct listener *listener, size_t index)
+uint16_t rig_listener_port(const struct listener *listener, size_t index)
 {
     struct endpoint endpoint;
     assert_true(socket_local(listener->sockets[index], &endpoint));
     return rig_port(&endpoint);
 }
-
-#endif

@@ -1,29 +1,11 @@
-// Time that passes by itself: once fake_time_flies is set, a poll() that would wait returns at once, and the clock has
-// gone on by what it would have waited. One that would wait for ever fails the test. For tests of long bounds.
-//
-// The program's own definitions come before the C library's. They are given the names as symbols, since the headers'
-// checked variants of poll() may not be defined a second time.
+#include "fake_time.h"
 
-#ifndef BITFLOW_TEST_FAKE_TIME_H
-#define BITFLOW_TEST_FAKE_TIME_H
+atomic_bool fake_time_flies;
 
-#include <poll.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-
-static atomic_bool fake_time_flies;
-static _Atomic int64_t fake_time_ahead; // ns
+_Atomic int64_t fake_time_ahead;
 
 int fake_clock_gettime(clockid_t clock, struct timespec *now) __asm__("clock_gettime");
+
 int fake_clock_gettime(clockid_t clock, struct timespec *now)
 {
     if (syscall(SYS_clock_gettime, clock, now) != 0)
@@ -50,16 +32,16 @@ static int fake_wait(struct pollfd *descriptors, nfds_t count, int timeout)
 }
 
 int fake_poll(struct pollfd *descriptors, nfds_t count, int timeout) __asm__("poll");
+
 int fake_poll(struct pollfd *descriptors, nfds_t count, int timeout)
 {
     return fake_wait(descriptors, count, timeout);
 }
 
 int fake_poll_checked(struct pollfd *descriptors, nfds_t count, int timeout, size_t size) __asm__("__poll_chk");
+
 int fake_poll_checked(struct pollfd *descriptors, nfds_t count, int timeout, size_t size)
 {
     assert_true(count <= size / sizeof *descriptors);
     return fake_wait(descriptors, count, timeout);
 }
-
-#endif

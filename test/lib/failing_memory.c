@@ -1,38 +1,33 @@
-// An allocator whose failures a test chooses, in front of the C library's; under the address sanitizer it goes to its
-// own. The thread sanitizer allocates before it is ready for that, and has nothing to find here: the test is to be
-// skipped then. One thread. To be included once in a program.
+#include "failing_memory.h"
 
-#ifndef BITFLOW_TEST_FAILING_MEMORY_H
-#define BITFLOW_TEST_FAILING_MEMORY_H
+#include <stdlib.h>
 
-#include <errno.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <string.h>
+bool is_counting;
 
-#if defined(__SANITIZE_THREAD__)
-#define HAS_THREAD_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define HAS_THREAD_SANITIZER 1
-#endif
-#endif
+long live;
 
-static bool is_counting;
-static long live;                // blocks taken and not given back, while counting
 static long left_before_failure; // -1: none fails
-static bool has_failed;
+
+bool has_failed;
+
 static bool is_lasting;
 
 #ifndef HAS_THREAD_SANITIZER
 
 void *__libc_malloc(size_t size);
+
 void *__libc_calloc(size_t count, size_t size);
+
 void *__libc_realloc(void *block, size_t size);
+
 void __libc_free(void *block);
+
 void *__interceptor_malloc(size_t size) __attribute__((weak));
+
 void *__interceptor_calloc(size_t count, size_t size) __attribute__((weak));
+
 void *__interceptor_realloc(void *block, size_t size) __attribute__((weak));
+
 void __interceptor_free(void *block) __attribute__((weak));
 
 static bool fails_now(void)
@@ -93,14 +88,12 @@ char *strdup(const char *text)
 
 #endif
 
-// Whether all allocations that come after the one that fails do so, too.
-static inline void memory_fail_lastingly(bool lasting)
+void memory_fail_lastingly(bool lasting)
 {
     is_lasting = lasting;
 }
 
-// Counts from here to memory_count_end(), and lets the allocation after that many fail.
-static inline void memory_count_begin(long failing)
+void memory_count_begin(long failing)
 {
     left_before_failure = failing;
     has_failed = false;
@@ -108,11 +101,8 @@ static inline void memory_count_begin(long failing)
     is_counting = true;
 }
 
-// How many blocks were not given back.
-static inline long memory_count_end(void)
+long memory_count_end(void)
 {
     is_counting = false;
     return live;
 }
-
-#endif

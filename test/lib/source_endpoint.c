@@ -1,14 +1,6 @@
-// Clients of the tests of source counts.
+#include "source_endpoint.h"
 
-#ifndef BITFLOW_TEST_SOURCE_ENDPOINT_H
-#define BITFLOW_TEST_SOURCE_ENDPOINT_H
-
-#include <stdio.h>
-
-#include "bitflow/net/address.h"
-
-// `text`: a literal with its port, or a Unix socket.
-static inline struct endpoint client_at(const char *text)
+struct endpoint client_at(const char *text)
 {
     struct address address;
     struct endpoint endpoint = {.length = 0};
@@ -17,8 +9,7 @@ static inline struct endpoint client_at(const char *text)
     return endpoint;
 }
 
-// The client of one of 2^16 IPv4 sources, or IPv6 ones.
-static inline struct endpoint client_of(unsigned source, bool is_ipv6)
+struct endpoint client_of(unsigned source, bool is_ipv6)
 {
     char text[ADDRESS_TEXT_SIZE];
     if (is_ipv6)
@@ -27,5 +18,3 @@ static inline struct endpoint client_of(unsigned source, bool is_ipv6)
         (void)snprintf(text, sizeof text, "10.0.%u.%u:9", source >> 8 & 255, source & 255);
     return client_at(text);
 }
-
-#endif

@@ -1,67 +1,14 @@
-// A relay between two sockets whose far ends the test holds. The relay runs on a thread of its own; what it said is in
-// `result` after rig_join(), which also closes its sockets the way the result asks for.
+#include "relay_rig.h"
 
-#ifndef BITFLOW_TEST_RELAY_RIG_H
-#define BITFLOW_TEST_RELAY_RIG_H
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
-#include <arpa/inet.h>
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <pthread.h>
-#include <semaphore.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include "bitflow/base/clock.h"
-#include "bitflow/net/socket.h"
-#include "bitflow/relay/pipe_pool.h"
-#include "bitflow/relay/relay.h"
-
-#define PATIENCE (20 * NS_PER_S) // after this a condition that has not come about never will
-
-enum rig_kind { RIG_TCP, RIG_UNIX };
-
-struct rig {
-    int client; // the test's ends
-    int target;
-    struct relay relay;
-    _Atomic(enum close_reason) reason;
-    pthread_t runner;
-    char runner_name[THREAD_NAME_SIZE];
-    bool started;
-    struct relay_result result;
-    struct failure failure;
-    _Atomic bool ran;
-    int64_t began, ended; // clock_now()
-};
-
-static inline void must(bool condition, const char *what)
+void must(bool condition, const char *what)
 {
     if (!condition) {
         (void)fprintf(stderr, "cannot go on: %s: %s\n", what, strerror(errno));
         abort();
     }
 }
-#define MUST(condition) must(condition, #condition)
 
-// A connected pair; `near` is for the relay. `buffer` bounds both ends' socket buffers, 0 leaves them alone.
-static inline void rig_connect(enum rig_kind kind, int buffer, int *near, int *far)
+void rig_connect(enum rig_kind kind, int buffer, int *near, int *far)
 {
     if (kind == RIG_UNIX) {
         int pair[2];
@@ -93,7 +40,7 @@ static inline void rig_connect(enum rig_kind kind, int buffer, int *near, int *f
     socket_set_nodelay(*far);
 }
 
-static inline struct thread_pool *rig_threads(void)
+static struct thread_pool *rig_threads(void)
 {
     static struct thread_pool *threads;
     if (threads == NULL) {
@@ -105,15 +52,14 @@ static inline struct thread_pool *rig_threads(void)
     return threads;
 }
 
-static inline void rig_be_busy(void *argument)
+static void rig_be_busy(void *argument)
 {
     sem_t *until = (sem_t *)argument;
     while (sem_wait(until) != 0)
         MUST(errno == EINTR);
 }
 
-// A pool whose only thread is busy until `until` is posted.
-static inline struct thread_pool *rig_exhausted_threads(sem_t *until)
+struct thread_pool *rig_exhausted_threads(sem_t *until)
 {
     struct thread_pool_options options = {
         .parked_name = "parked", .stack_size = 64 * 1024, .max_threads = 1, .max_parked = 1, .idle_time = NS_PER_S};
@@ -123,20 +69,19 @@ static inline struct thread_pool *rig_exhausted_threads(sem_t *until)
     return threads;
 }
 
-// From here on no relay of this program gets a second thread.
-static inline struct thread_pool **rig_only_threads(void)
+struct thread_pool **rig_only_threads(void)
 {
     static struct thread_pool *threads;
     return &threads;
 }
 
-static inline void rig_go_without_threads(void)
+void rig_go_without_threads(void)
 {
     static sem_t never;
     *rig_only_threads() = rig_exhausted_threads(&never);
 }
 
-static inline void rig_init(struct rig *rig, enum rig_kind client, enum rig_kind target, int buffer)
+void rig_init(struct rig *rig, enum rig_kind client, enum rig_kind target, int buffer)
 {
     *rig = (struct rig){.relay = {.threads = *rig_only_threads() != NULL ? *rig_only_threads() : rig_threads()}};
     rig->relay.reason = &rig->reason;
@@ -148,7 +93,7 @@ static inline void rig_init(struct rig *rig, enum rig_kind client, enum rig_kind
     (void)snprintf(rig->relay.second_thread_name, THREAD_NAME_SIZE, "rig#%u<", id);
 }
 
-static inline void *rig_run(void *argument)
+void *rig_run(void *argument)
 {
     struct rig *rig = argument;
     thread_set_name(rig->runner_name);
@@ -158,14 +103,14 @@ static inline void *rig_run(void *argument)
     return NULL;
 }
 
-static inline void rig_start(struct rig *rig)
+void rig_start(struct rig *rig)
 {
     rig->began = clock_now();
     rig->started = thread_start(&rig->runner, RELAY_STACK_SIZE, rig_run, rig, NULL);
     MUST(rig->started);
 }
 
-static inline void rig_close_side(struct rig *rig, enum relay_side side, bool reset)
+void rig_close_side(struct rig *rig, enum relay_side side, bool reset)
 {
     if (reset)
         socket_reset(rig->relay.sockets[side].fd);
@@ -173,37 +118,34 @@ static inline void rig_close_side(struct rig *rig, enum relay_side side, bool re
         MUST(close(rig->relay.sockets[side].fd) == 0);
 }
 
-// A relay that never ends is the alarm's: see rig_prepare().
-static inline void rig_join(struct rig *rig)
+void rig_join(struct rig *rig)
 {
     MUST(pthread_join(rig->runner, NULL) == 0);
     rig_close_side(rig, RELAY_CLIENT, rig->ran && rig->result.reset_client);
     rig_close_side(rig, RELAY_TARGET, rig->ran && rig->result.reset_target);
 }
 
-// splice() has no MSG_NOSIGNAL, so SIGPIPE is ignored here as in the program; a test that hangs dies of the alarm.
-static inline void rig_prepare(void)
+void rig_prepare(void)
 {
     struct sigaction ignore = {.sa_handler = SIG_IGN};
     MUST(sigaction(SIGPIPE, &ignore, NULL) == 0);
     (void)alarm(55);
 }
 
-static inline void rig_close_far(int *fd)
+void rig_close_far(int *fd)
 {
     if (*fd >= 0)
         MUST(close(*fd) == 0);
     *fd = -1;
 }
 
-static inline void rig_release(struct rig *rig)
+void rig_release(struct rig *rig)
 {
     rig_close_far(&rig->client);
     rig_close_far(&rig->target);
 }
 
-// Ends the relay from outside, as a lifetime or a drain does.
-static inline void rig_end(struct rig *rig, enum close_reason reason)
+void rig_end(struct rig *rig, enum close_reason reason)
 {
     enum close_reason none = CLOSE_NONE;
     if (!atomic_compare_exchange_strong(&rig->reason, &none, reason))
@@ -212,22 +154,20 @@ static inline void rig_end(struct rig *rig, enum close_reason reason)
     (void)shutdown(rig->relay.sockets[RELAY_TARGET].fd, SHUT_RDWR);
 }
 
-static inline void rig_reset_far(int *fd)
+void rig_reset_far(int *fd)
 {
     socket_reset(*fd);
     *fd = -1;
 }
 
-// --- bytes -----------------------------------------------------------------------------------------------------------
-
 // Eight bytes of the stream `stream`, from number 8 * `index`: tells lost, doubled and reordered bytes.
-static inline uint64_t rig_word(unsigned stream, uint64_t index)
+static uint64_t rig_word(unsigned stream, uint64_t index)
 {
     uint64_t x = (index + (uint64_t)stream * UINT64_C(0x9E3779B97F4A7C15)) * UINT64_C(0xBF58476D1CE4E5B9);
     return x ^ (x >> 29);
 }
 
-static inline void rig_fill(unsigned char *out, size_t size, unsigned stream, uint64_t at)
+void rig_fill(unsigned char *out, size_t size, unsigned stream, uint64_t at)
 {
     for (size_t done = 0; done < size;) {
         uint64_t word = rig_word(stream, (at + done) / 8);
@@ -238,8 +178,7 @@ static inline void rig_fill(unsigned char *out, size_t size, unsigned stream, ui
     }
 }
 
-// Sends bytes [from, from + size) of a stream, all of them unless the other side is gone. Returns how many went.
-static inline uint64_t rig_send(int fd, unsigned stream, uint64_t from, uint64_t size)
+uint64_t rig_send(int fd, unsigned stream, uint64_t from, uint64_t size)
 {
     unsigned char buffer[65536];
     uint64_t sent = 0;
@@ -258,10 +197,7 @@ static inline uint64_t rig_send(int fd, unsigned stream, uint64_t from, uint64_t
     return sent;
 }
 
-enum rig_end { RIG_MORE, RIG_EOF, RIG_RESET };
-
-// Receives up to `size` bytes of a stream and checks each. Tells in `end` what stopped it; RIG_MORE: nothing did.
-static inline uint64_t rig_receive(int fd, unsigned stream, uint64_t from, uint64_t size, enum rig_end *end)
+uint64_t rig_receive(int fd, unsigned stream, uint64_t from, uint64_t size, enum rig_end *end)
 {
     unsigned char buffer[65536], expected[65536];
     uint64_t received = 0;
@@ -287,10 +223,7 @@ static inline uint64_t rig_receive(int fd, unsigned stream, uint64_t from, uint6
     return received;
 }
 
-#define RIG_ALL UINT64_MAX
-
-// One message through the relay: sent here, expected there.
-static inline void rig_pass(int from, int to, const char *text)
+void rig_pass(int from, int to, const char *text)
 {
     char buffer[256];
     size_t size = strlen(text);
@@ -299,7 +232,7 @@ static inline void rig_pass(int from, int to, const char *text)
     assert_true(memcmp(buffer, text, size) == 0);
 }
 
-static inline enum rig_end rig_next(int fd)
+enum rig_end rig_next(int fd)
 {
     enum rig_end end;
     uint64_t got = rig_receive(fd, 0, 0, 1, &end);
@@ -307,14 +240,12 @@ static inline enum rig_end rig_next(int fd)
     return end;
 }
 
-// --- the relay's view ----------
-
-static inline uint64_t rig_bytes(struct rig *rig, enum relay_side side)
+uint64_t rig_bytes(struct rig *rig, enum relay_side side)
 {
     return atomic_load(&rig->relay.sockets[side].bytes);
 }
 
-static inline void rig_assert_ended(const struct rig *rig, enum close_reason reason, enum ended_by by)
+void rig_assert_ended(const struct rig *rig, enum close_reason reason, enum ended_by by)
 {
     assert_true(rig->ran);
     assert_string_equal(close_reason_name(rig->failure.reason), close_reason_name(reason));
@@ -322,13 +253,13 @@ static inline void rig_assert_ended(const struct rig *rig, enum close_reason rea
     assert_int_equal(atomic_load(&rig->reason), reason);
 }
 
-static inline void rig_assert_resets(const struct rig *rig, bool client, bool target)
+void rig_assert_resets(const struct rig *rig, bool client, bool target)
 {
     assert_int_equal(rig->result.reset_client, client);
     assert_int_equal(rig->result.reset_target, target);
 }
 
-static inline bool rig_wait_bytes(struct rig *rig, enum relay_side side, uint64_t at_least)
+bool rig_wait_bytes(struct rig *rig, enum relay_side side, uint64_t at_least)
 {
     int64_t deadline = clock_now() + PATIENCE;
     while (rig_bytes(rig, side) < at_least && clock_now() < deadline)
@@ -336,8 +267,7 @@ static inline bool rig_wait_bytes(struct rig *rig, enum relay_side side, uint64_
     return rig_bytes(rig, side) >= at_least;
 }
 
-// Sends until nothing goes any more: the relay is then stuck in a write to the other side.
-static inline uint64_t rig_stuff(struct rig *rig, enum relay_side side)
+uint64_t rig_stuff(struct rig *rig, enum relay_side side)
 {
     int fd = side == RELAY_CLIENT ? rig->client : rig->target;
     unsigned char buffer[16384];
@@ -353,8 +283,7 @@ static inline uint64_t rig_stuff(struct rig *rig, enum relay_side side)
     return sent;
 }
 
-// Goes on sending until the relay has a reason to end.
-static inline void rig_stuff_until_ended(struct rig *rig, enum relay_side side)
+void rig_stuff_until_ended(struct rig *rig, enum relay_side side)
 {
     int64_t deadline = clock_now() + PATIENCE;
     do { // on a busy machine the relay may only seem to be stuck
@@ -363,10 +292,8 @@ static inline void rig_stuff_until_ended(struct rig *rig, enum relay_side side)
     } while (atomic_load(&rig->reason) == CLOSE_NONE);
 }
 
-// --- where a thread is -----------------------------------------------------------------------------------------------
-
 // The first line of /proc/self/task/TASK/FILE. False: that thread is no more.
-static inline bool rig_read_task(const char *task, const char *file, char *out, int size)
+static bool rig_read_task(const char *task, const char *file, char *out, int size)
 {
     char path[300];
     (void)snprintf(path, sizeof path, "/proc/self/task/%s/%s", task, file);
@@ -380,8 +307,7 @@ static inline bool rig_read_task(const char *task, const char *file, char *out, 
     return read;
 }
 
-// The same file of the thread that has this name now.
-static inline bool rig_read_thread(const char *thread, const char *file, char *out, int size)
+bool rig_read_thread(const char *thread, const char *file, char *out, int size)
 {
     DIR *tasks = opendir("/proc/self/task");
     MUST(tasks != NULL);
@@ -394,10 +320,7 @@ static inline bool rig_read_thread(const char *thread, const char *file, char *o
     return found;
 }
 
-// Waits, at most for `watch`, until the relay's thread is blocked in that system call with `fd` as its argument
-// number `argument`.
-static inline bool rig_blocks(const struct rig *rig, enum relay_side thread, long call, int argument, int fd,
-                              int64_t watch)
+bool rig_blocks(const struct rig *rig, enum relay_side thread, long call, int argument, int fd, int64_t watch)
 {
     const char *name = thread == RELAY_CLIENT ? rig->runner_name : rig->relay.second_thread_name;
     int64_t deadline = clock_now() + watch;
@@ -416,9 +339,7 @@ static inline bool rig_blocks(const struct rig *rig, enum relay_side thread, lon
     return true;
 }
 
-static inline void rig_wait_blocked(const struct rig *rig, enum relay_side thread, long call, int argument, int fd)
+void rig_wait_blocked(const struct rig *rig, enum relay_side thread, long call, int argument, int fd)
 {
     MUST(rig_blocks(rig, thread, call, argument, fd, PATIENCE));
 }
-
-#endif

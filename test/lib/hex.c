@@ -1,14 +1,6 @@
-// Bytes written as hexadecimal text, blanks allowed.
+#include "hex.h"
 
-#ifndef BITFLOW_TEST_HEX_H
-#define BITFLOW_TEST_HEX_H
-
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-
-// Returns how many bytes; those beyond `size` are cut.
-static inline size_t from_hex(const char *hex, uint8_t *out, size_t size)
+size_t from_hex(const char *hex, uint8_t *out, size_t size)
 {
     static const char digits[] = "0123456789abcdef";
     size_t nibbles = 0;
@@ -22,5 +14,3 @@ static inline size_t from_hex(const char *hex, uint8_t *out, size_t size)
     }
     return nibbles / 2;
 }
-
-#endif

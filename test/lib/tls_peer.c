@@ -1,56 +1,14 @@
-// OpenSSL on the other side of a handshake, on a thread of its own, and what tests then ask of both sides.
+#include "tls_peer.h"
 
-#ifndef BITFLOW_TEST_TLS_PEER_H
-#define BITFLOW_TEST_TLS_PEER_H
-
-#include "tls_rig.h"
-
-#define PEER_TEXT "what goes in must come out"
-#define PEER_REPLY_COPIES 900 // more than one record
-
-struct peer {
-    SSL_CTX *context; // the peer's for good; NULL: it is made from what follows
-    int fd;
-    bool is_server;
-    int minimum; // TLS1_2_VERSION; 0: any
-    int maximum;
-    const char *suites_1_2;
-    const char *suites_1_3;
-    const char *groups;
-    const char *signatures;
-    const char *pair;        // "<pair>.crt", "<pair>.key" in the rig's directory; NULL: none
-    const char *authorities; // to verify with; NULL: anything goes
-    const char *server_name; // a client's; NULL: none
-    const char *later_name;  // what it asks for instead after a HelloRetryRequest; NULL: the same
-    const char *protocols;   // ALPN as on the wire: "\x02h2"
-    bool asks_for_certificate;
-    bool keeps_session;
-    bool is_for_rsa;          // the test's: which key the server has
-    int fragment;             // max_fragment_length
-    SSL_SESSION *old_session; // that a client would resume
-
-    // What came of it. `certificate` is the subject's CN of the other side.
-    bool is_done;
-    bool has_exchanged;
-    bool is_resumed;
-    SSL_SESSION *session; // a client's, of its own reference
-    char error[256];
-    char cipher[64];
-    char protocol[64];
-    char asked_name[256];
-    char certificate[128];
-    pthread_t thread;
-};
-
-static inline void peer_note_error(struct peer *peer)
+static void peer_note_error(struct peer *peer)
 {
     unsigned long code = ERR_peek_last_error();
     (void)snprintf(peer->error, sizeof peer->error, "%s", code != 0 ? ERR_reason_error_string(code) : "end of file");
     ERR_clear_error();
 }
 
-static inline int peer_choose_protocol(SSL *ssl, const unsigned char **out, unsigned char *length,
-                                       const unsigned char *offered, unsigned offered_length, void *argument)
+static int peer_choose_protocol(SSL *ssl, const unsigned char **out, unsigned char *length,
+                                const unsigned char *offered, unsigned offered_length, void *argument)
 {
     (void)ssl;
     const struct peer *peer = argument;
@@ -61,7 +19,7 @@ static inline int peer_choose_protocol(SSL *ssl, const unsigned char **out, unsi
     return status == OPENSSL_NPN_NEGOTIATED ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_ALERT_FATAL;
 }
 
-static inline void peer_load_files(const struct peer *peer, SSL_CTX *context)
+static void peer_load_files(const struct peer *peer, SSL_CTX *context)
 {
     char name[64];
     char path[RIG_PATH_SIZE];
@@ -77,14 +35,14 @@ static inline void peer_load_files(const struct peer *peer, SSL_CTX *context)
     }
 }
 
-static inline int peer_accept_anything(int ok, X509_STORE_CTX *store)
+static int peer_accept_anything(int ok, X509_STORE_CTX *store)
 {
     (void)ok;
     (void)store;
     return 1;
 }
 
-static inline void peer_configure(struct peer *peer)
+void peer_configure(struct peer *peer)
 {
     SSL_CTX *context = SSL_CTX_new(peer->is_server ? TLS_server_method() : TLS_client_method());
     assert_non_null(context);
@@ -109,7 +67,7 @@ static inline void peer_configure(struct peer *peer)
     peer->context = context;
 }
 
-static inline void peer_note_info(struct peer *peer, SSL *ssl)
+static void peer_note_info(struct peer *peer, SSL *ssl)
 {
     (void)snprintf(peer->cipher, sizeof peer->cipher, "%s", SSL_CIPHER_standard_name(SSL_get_current_cipher(ssl)));
     const unsigned char *protocol;
@@ -124,7 +82,7 @@ static inline void peer_note_info(struct peer *peer, SSL *ssl)
 }
 
 // Takes the text and answers with many copies of it; then both ends say goodbye.
-static inline bool peer_exchange(SSL *ssl)
+static bool peer_exchange(SSL *ssl)
 {
     char text[sizeof PEER_TEXT];
     size_t length = 0;
@@ -145,8 +103,8 @@ static inline bool peer_exchange(SSL *ssl)
 }
 
 // At the server's first hello, which is a HelloRetryRequest if another hello of the client's follows.
-static inline void peer_change_name(int is_written, int version, int content, const void *bytes, size_t length,
-                                    SSL *ssl, void *argument)
+static void peer_change_name(int is_written, int version, int content, const void *bytes, size_t length, SSL *ssl,
+                             void *argument)
 {
     (void)version;
     if (is_written == 0 && content == SSL3_RT_HANDSHAKE && length > 0 &&
@@ -154,7 +112,7 @@ static inline void peer_change_name(int is_written, int version, int content, co
         (void)SSL_set_tlsext_host_name(ssl, (const char *)argument);
 }
 
-static inline void *peer_run(void *argument)
+void *peer_run(void *argument)
 {
     struct peer *peer = argument;
     SSL *ssl = SSL_new(peer->context);
@@ -183,7 +141,7 @@ static inline void *peer_run(void *argument)
     return NULL;
 }
 
-static inline void peer_start(struct peer *peer, int fd)
+void peer_start(struct peer *peer, int fd)
 {
     peer->fd = fd;
     if (peer->context == NULL)
@@ -193,7 +151,7 @@ static inline void peer_start(struct peer *peer, int fd)
     assert_int_equal(pthread_create(&peer->thread, NULL, peer_run, peer), 0);
 }
 
-static inline void peer_join(struct peer *peer)
+void peer_join(struct peer *peer)
 {
     assert_int_equal(pthread_join(peer->thread, NULL), 0);
     (void)close(peer->fd);
@@ -207,7 +165,7 @@ static inline void peer_join(struct peer *peer)
     }
 }
 
-static inline void write_all(int fd, const uint8_t *bytes, size_t length)
+void write_all(int fd, const uint8_t *bytes, size_t length)
 {
     while (length > 0) {
         ssize_t sent = send(fd, bytes, length, MSG_NOSIGNAL);
@@ -217,7 +175,7 @@ static inline void write_all(int fd, const uint8_t *bytes, size_t length)
     }
 }
 
-static inline void send_text(struct tls_session *session, int fd)
+void send_text(struct tls_session *session, int fd)
 {
     uint8_t out[TLS_SEALED_SIZE(sizeof PEER_TEXT) + 256];
     size_t length = tls_sender_seal(session->sender, (const uint8_t *)PEER_TEXT, sizeof PEER_TEXT, out, sizeof out);
@@ -226,7 +184,7 @@ static inline void send_text(struct tls_session *session, int fd)
 }
 
 // Reads until close_notify; fails unless it is the reply.
-static inline void receive_reply(struct tls_session *session, int fd)
+static void receive_reply(struct tls_session *session, int fd)
 {
     const size_t room = (size_t)4 * TLS_RECORD_MAX;
     uint8_t *buffer = malloc(room);
@@ -254,8 +212,7 @@ static inline void receive_reply(struct tls_session *session, int fd)
     free(buffer);
 }
 
-// The record halves go on where the handshake ended: a text there, many copies back, close_notify both ways.
-static inline void exchange(struct tls_session *session, int fd)
+void exchange(struct tls_session *session, int fd)
 {
     uint8_t out[TLS_ALERT_RECORD_MAX];
     socket_set_receive_timeout(fd, RIG_LIMIT);
@@ -264,9 +221,8 @@ static inline void exchange(struct tls_session *session, int fd)
     write_all(fd, out, tls_sender_alert(session->sender, TLS_ALERT_CLOSE_NOTIFY, out, sizeof out));
 }
 
-// A whole connection between a context of ours and the peer; `host`: a target's. `why` gets what failed on our side.
-static inline bool run_session(const struct tls_context *context, enum tls_role role, const char *host,
-                               struct peer *peer, struct tls_session *session, struct error *why)
+bool run_session(const struct tls_context *context, enum tls_role role, const char *host, struct peer *peer,
+                 struct tls_session *session, struct error *why)
 {
     int pair[2];
     rig_pair(pair);
@@ -288,5 +244,3 @@ static inline bool run_session(const struct tls_context *context, enum tls_role 
         fail_msg("the peer: %s", peer->error);
     return is_good;
 }
-
-#endif

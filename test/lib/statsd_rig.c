@@ -1,12 +1,6 @@
-// Datagram receivers for the tests of statsd.
+#include "statsd_rig.h"
 
-#ifndef BITFLOW_TEST_STATSD_RIG_H
-#define BITFLOW_TEST_STATSD_RIG_H
-
-#include "net_rig.h"
-
-// A receiver at a literal (port 0: any) or a Unix address; `text` is its address as the configuration writes it.
-static inline int rig_receiver(const char *address, char text[ENDPOINT_TEXT_SIZE])
+int rig_receiver(const char *address, char text[ENDPOINT_TEXT_SIZE])
 {
     struct address parsed = rig_address(address, ADDRESS_TO_LISTEN);
     struct endpoint endpoint, bound;
@@ -19,8 +13,7 @@ static inline int rig_receiver(const char *address, char text[ENDPOINT_TEXT_SIZE
     return fd;
 }
 
-// The next datagram that says something, as a text.
-static inline const char *rig_datagram(int fd)
+const char *rig_datagram(int fd)
 {
     static char text[65536];
     ssize_t length;
@@ -33,10 +26,8 @@ static inline const char *rig_datagram(int fd)
     return text;
 }
 
-static inline bool rig_is_silent(int fd)
+bool rig_is_silent(int fd)
 {
     char byte;
     return recv(fd, &byte, 1, MSG_DONTWAIT | MSG_PEEK) < 0;
 }
-
-#endif

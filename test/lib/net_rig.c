@@ -1,45 +1,18 @@
-// Loopback sockets for the tests of the net floor. Every function fails the running test where it cannot deliver.
+#include "net_rig.h"
 
-#ifndef BITFLOW_TEST_NET_RIG_H
-#define BITFLOW_TEST_NET_RIG_H
-
-#include <dirent.h>
-#include <errno.h>
-#include <netinet/in.h>
-#include <poll.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-
-#include "bitflow/base/clock.h"
-#include "bitflow/net/address.h"
-#include "bitflow/net/client_watch.h"
-#include "bitflow/net/socket.h"
-
-// How long anything may take that is to happen; far more than it takes.
-#define RIG_LIMIT (20 * NS_PER_S)
-
-// Waits for nobody else's sake.
-static inline struct client_watch *rig_nobody(void)
+struct client_watch *rig_nobody(void)
 {
     static _Thread_local struct client_watch nobody;
     client_watch_init(&nobody, -1);
     return &nobody;
 }
 
-static inline int64_t rig_limit(void)
+int64_t rig_limit(void)
 {
     return deadline_after(RIG_LIMIT);
 }
 
-static inline struct address rig_address(const char *text, enum address_use use)
+struct address rig_address(const char *text, enum address_use use)
 {
     struct address address;
     struct error error = ERROR_INIT;
@@ -48,21 +21,19 @@ static inline struct address rig_address(const char *text, enum address_use use)
     return address;
 }
 
-// The address of an endpoint, as configured text would give it.
-static inline struct address rig_address_of(const struct endpoint *endpoint)
+struct address rig_address_of(const struct endpoint *endpoint)
 {
     char text[ENDPOINT_TEXT_SIZE];
     endpoint_format(endpoint, text);
     return rig_address(text, ADDRESS_TO_CONNECT);
 }
 
-static inline uint16_t rig_port(const struct endpoint *endpoint)
+uint16_t rig_port(const struct endpoint *endpoint)
 {
     return rig_address_of(endpoint).port;
 }
 
-// Binds a TCP socket to a literal (port 0: any), without listening; `bound` is where.
-static inline int rig_bind(const char *text, struct endpoint *bound)
+int rig_bind(const char *text, struct endpoint *bound)
 {
     struct address address = rig_address(text, ADDRESS_TO_LISTEN);
     struct endpoint endpoint;
@@ -76,14 +47,14 @@ static inline int rig_bind(const char *text, struct endpoint *bound)
     return fd;
 }
 
-static inline int rig_listen(const char *text, struct endpoint *bound)
+int rig_listen(const char *text, struct endpoint *bound)
 {
     int fd = rig_bind(text, bound);
     assert_int_equal(listen(fd, 16), 0);
     return fd;
 }
 
-static inline int rig_connect(const struct endpoint *endpoint)
+int rig_connect(const struct endpoint *endpoint)
 {
     int fd = socket(endpoint->address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_true(fd >= 0);
@@ -91,7 +62,7 @@ static inline int rig_connect(const struct endpoint *endpoint)
     return fd;
 }
 
-static inline int rig_accept(int listener)
+int rig_accept(int listener)
 {
     struct pollfd poller = {.fd = listener, .events = POLLIN};
     assert_int_equal(poll(&poller, 1, deadline_poll_ms(rig_limit())), 1);
@@ -100,8 +71,7 @@ static inline int rig_accept(int listener)
     return fd;
 }
 
-// Two ends of one TCP connection.
-static inline void rig_pair(int pair[2])
+void rig_pair(int pair[2])
 {
     struct endpoint bound;
     int listener = rig_listen("127.0.0.1:0", &bound);
@@ -110,14 +80,12 @@ static inline void rig_pair(int pair[2])
     (void)close(listener);
 }
 
-static inline void rig_unix_pair(int pair[2])
+void rig_unix_pair(int pair[2])
 {
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
 }
 
-// A listener that never answers again: its accept queue is full, so that the kernel drops what arrives. `filler` holds
-// the queue's one place.
-static inline int rig_black_hole(const char *text, struct endpoint *bound, int *filler)
+int rig_black_hole(const char *text, struct endpoint *bound, int *filler)
 {
     int fd = rig_bind(text, bound);
     assert_int_equal(listen(fd, 0), 0);
@@ -128,19 +96,18 @@ static inline int rig_black_hole(const char *text, struct endpoint *bound, int *
     return fd;
 }
 
-static inline void rig_write(int fd, const char *text)
+void rig_write(int fd, const char *text)
 {
     assert_int_equal(write(fd, text, strlen(text)), strlen(text));
 }
 
-// Waits for poll() events of a socket.
-static inline void rig_await(int fd, short events)
+void rig_await(int fd, short events)
 {
     struct pollfd poller = {.fd = fd, .events = events};
     assert_int_equal(poll(&poller, 1, deadline_poll_ms(rig_limit())), 1);
 }
 
-static inline unsigned rig_descriptors(void)
+unsigned rig_descriptors(void)
 {
     unsigned count = 0;
     DIR *directory = opendir("/proc/self/fd");
@@ -150,5 +117,3 @@ static inline unsigned rig_descriptors(void)
     (void)closedir(directory);
     return count;
 }
-
-#endif
