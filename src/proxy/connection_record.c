@@ -38,14 +38,19 @@ void connection_log_connected(const struct connection *connection)
               log_number(took, connection->phases.spent[PHASE_CONNECT] / NS_PER_US), NULL);
 }
 
+static void name_ends(const struct client *client, struct connection_sockets *sockets)
+{
+    struct endpoint local;
+    client_local_address(client, &local);
+    endpoint_format(client_address(client), sockets->client);
+    endpoint_format(&local, sockets->local);
+}
+
 void connection_look_at_sockets(const struct connection *connection, struct connection_sockets *sockets)
 {
     const int fds[] = {[RELAY_CLIENT] = connection->client.fd, [RELAY_TARGET] = connection->upstream.dialled.fd};
     bool is_wanted = connection->generation->log != NULL;
-    struct endpoint local;
-    client_local_address(&connection->client, &local);
-    endpoint_format(client_address(&connection->client), sockets->client);
-    endpoint_format(&local, sockets->local);
+    name_ends(&connection->client, sockets);
     for (size_t i = 0; i < ARRAY_LENGTH(fds); i++)
         sockets->has_tcp[i] = is_wanted && fds[i] >= 0 && tcp_path_info_of(fds[i], &sockets->tcp[i]);
 }
@@ -339,9 +344,8 @@ void connection_reject(uint64_t id, struct generation *generation, const struct 
     struct connection rejected = {
         .id = id, .generation = generation, .start_wall = clock_wall(), .client = *client, .failure = *failure};
     atomic_init(&rejected.entry.reason, failure->reason);
-    rejected.upstream.dialled.fd = -1;
-    struct connection_sockets sockets;
-    connection_look_at_sockets(&rejected, &sockets);
+    struct connection_sockets sockets = {.has_tcp = {false, false}}; // nothing has happened on it yet
+    name_ends(client, &sockets);
     struct log_context context = connection_log_context(&rejected);
     log_at(level, &context, "rejected", "reason", close_reason_name(failure->reason), "client", sockets.client, "error",
            error_of(&rejected), NULL);

@@ -85,7 +85,7 @@ struct proxy_metrics *proxy_metrics_hold(struct metrics *metrics, const char *na
 {
     mutex_lock(&metrics->lock);
     struct proxy_metrics *proxy = shared_hold(&metrics->proxies, name, sizeof *proxy);
-    if (proxy != NULL)
+    if (proxy != NULL && proxy->all == NULL) // a new one; what is found is being read without the lock
         proxy->all = metrics;
     mutex_unlock(&metrics->lock);
     return proxy;

@@ -136,6 +136,7 @@ def test_at_the_door(env):
     sockets.was_rejected(env.connect(address))
     record = one_record(bitflow)
     assert (record["event"], record["phase"], record["step"]) == ("rejected", "accepting", None)
+    assert (record["client_tcp"], record["target_tcp"]) == (None, None)
     assert set(record["timings"].values()) == {None}
 
 

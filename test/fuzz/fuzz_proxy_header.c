@@ -40,18 +40,18 @@ static bool same_text(const struct proxy_header_text *a, const struct proxy_head
 
 static const uint8_t mapped_prefix[12] = {[10] = 0xff, [11] = 0xff};
 
-static bool is_mapped(const struct proxy_header_end *end)
+static bool is_mapped(const struct proxy_header_address *end)
 {
     return end->family == PROXY_HEADER_IPV6 && memcmp(end->address, mapped_prefix, sizeof mapped_prefix) == 0;
 }
 
-static bool is_ipv4(const struct proxy_header_end *end)
+static bool is_ipv4(const struct proxy_header_address *end)
 {
     return end->family == PROXY_HEADER_IPV4 || is_mapped(end);
 }
 
 // As the end is sent in a pair of that family.
-static void check_end(const struct proxy_header_end *end, const struct proxy_header_end *sent,
+static void check_end(const struct proxy_header_address *end, const struct proxy_header_address *sent,
                       enum proxy_header_family family)
 {
     uint8_t expected[PROXY_HEADER_UNIX_SIZE] = {0};
