@@ -36,9 +36,14 @@ void connection_count_connected(const struct connection *connection)
     struct proxy_metrics *metrics = metrics_of(connection);
     if (!metrics_are_on(metrics))
         return;
-    for (enum phase phase = PHASE_ACCEPTING; phase < PHASE_RELAYING; phase++)
-        if (phase_rows[phase].timer != PHASE_NO_TIMER)
-            time_phase(metrics, phase_rows[phase].timer, connection->phases.spent[phase]);
+    for (enum phase phase = PHASE_ACCEPTING; phase < PHASE_RELAYING; phase++) {
+        if (phase_rows[phase].timer == PHASE_NO_TIMER)
+            continue;
+        int64_t spent = connection->phases.spent[phase];
+        if (phase == PHASE_TARGET_HANDSHAKE && spent > 0) // without the attempts that failed
+            spent = connection->upstream.tls == NULL ? 0 : connection->upstream.tls->info.handshake_time;
+        time_phase(metrics, phase_rows[phase].timer, spent);
+    }
 }
 
 // What has come since the last time. Under the registry's lock, or after the connection has left it.

@@ -408,7 +408,7 @@ bool upstream_connect(struct upstream *upstream, const struct upstream_terms *te
         error_wrap(&failure->error, &last.error, "all %zu targets failed, the last", failed);
     else
         error_pass(&failure->error, &last.error);
-    return failure_set(failure, last.reason);
+    return failure_set(failure, last.reason != CLOSE_NONE ? last.reason : CLOSE_CONNECT_FAILED); // else none was tried
 }
 
 void upstream_release(struct upstream *upstream)

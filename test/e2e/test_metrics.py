@@ -271,6 +271,21 @@ def test_times_of_handshakes_and_days_left(env, statsd, pki):
         assert abs(gauges[f"proxy.{name}.certificate.days_left"] - left) <= 1, (name, gauges, left)
 
 
+def test_the_time_of_a_targets_handshake_leaves_out_those_that_failed(env, statsd, pki):
+    silent = env.serve(sockets.receive_until_broken)
+    listener, address = env.listen(), env.address()
+    first = tls_target(silent.address, pki.trusted, handshake_timeout="1500ms") | {"name": "silent"}
+    second = tls_target(listener.address, pki.trusted) | {"name": "good"}
+    start(env, statsd, proxy(address, first, second, connection_load_balancer="failover"))
+    sock = env.connect(address)
+    accepted = tls_raw.Tls(listener.accept(), tls_raw.server_context(pki.server), server_side=True).handshake()
+    sock.sendall(b"hello")
+    assert accepted.read() == b"hello"
+    name = f"{PROXY}.time.target_handshake"
+    (told,) = wait_for(lambda: statsd.timers().get(name), lambda: f"its time: {statsd.timer_counts()}")
+    assert 0 < told < 1500  # which the silent one alone took
+
+
 def test_process_and_threads(env, statsd):
     echo, address = env.echo(), env.address()
     bitflow = start(env, statsd, proxy(address, echo.address))
