@@ -18,17 +18,12 @@
 // What a handshake, or the look at what it begins with, has failed by.
 static bool fail_handshake(struct failure *failure, const struct error *why)
 {
+    enum close_reason shortage = close_reason_of_shortage(why->code);
     error_pass(&failure->error, why);
-    switch (why->code) {
-    case ERROR_TIMEOUT:
-        return failure_set(failure, CLOSE_CLIENT_HANDSHAKE_TIMEOUT);
-    case ERROR_NO_MEMORY:
-        return failure_set(failure, CLOSE_OUT_OF_MEMORY);
-    case ERROR_NO_DESCRIPTORS:
-        return failure_set(failure, CLOSE_OUT_OF_DESCRIPTORS);
-    default:
-        return failure_set(failure, CLOSE_CLIENT_HANDSHAKE_FAILED);
-    }
+    if (shortage != CLOSE_NONE)
+        return failure_set(failure, shortage);
+    return failure_set(failure,
+                       why->code == ERROR_TIMEOUT ? CLOSE_CLIENT_HANDSHAKE_TIMEOUT : CLOSE_CLIENT_HANDSHAKE_FAILED);
 }
 
 static bool read_header(struct client *client, const struct listener_config *listener, struct phases *phases,

@@ -40,7 +40,7 @@ void connection_count_connected(const struct connection *connection)
         if (phase_rows[phase].timer == PHASE_NO_TIMER)
             continue;
         int64_t spent = connection->phases.spent[phase];
-        if (phase == PHASE_TARGET_HANDSHAKE && spent > 0) // without the attempts that failed
+        if (phase == PHASE_TARGET_HANDSHAKE) // without the attempts that failed
             spent = connection->upstream.tls == NULL ? 0 : connection->upstream.tls->info.handshake_time;
         time_phase(metrics, phase_rows[phase].timer, spent);
     }

@@ -52,11 +52,13 @@ void phases_enter(struct phases *phases, enum phase phase)
 
 void phases_leave_step(struct phases *phases)
 {
-    stop_step(phases, clock_now());
+    if (phases->step_since != 0)
+        stop_step(phases, clock_now());
 }
 
 void phases_add(struct phases *phases, enum phase phase, int64_t duration)
 {
+    phases->step = phase;
     phases->step_since = 0;
     phases->spent[phase] += duration;
 }

@@ -66,7 +66,8 @@ void phases_enter(struct phases *phases, enum phase phase);
 // The step is over. It stays the one that the connection came to last.
 void phases_leave_step(struct phases *phases);
 
-// The step is over, and whoever did it has told how long it took.
+// The step is over, and whoever did it has told how long it took; what was begun as one step may turn out to be two, of
+// which the one told of last is the one that the connection came to.
 void phases_add(struct phases *phases, enum phase phase, int64_t duration);
 
 // `first_byte`: when the target's first byte was given to the client; 0: none was yet. Those that are not over count

@@ -74,15 +74,10 @@ void registry_destroy(struct registry **registry)
     free(destroyed);
 }
 
-bool registry_entry_end(struct registry_entry *entry, enum close_reason reason)
-{
-    return close_reason_settle(&entry->reason, reason);
-}
-
 // Waking is all that matters: a socket that is no longer connected needs no waking, so errors mean nothing here.
 static void end(struct registry_entry *entry, enum close_reason reason)
 {
-    (void)registry_entry_end(entry, reason);
+    (void)close_reason_settle(&entry->reason, reason);
     (void)shutdown(entry->client, SHUT_RDWR);
     if (entry->target >= 0)
         (void)shutdown(entry->target, SHUT_RDWR);

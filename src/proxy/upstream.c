@@ -41,6 +41,9 @@ static const struct step_reasons reasons_of_tls = {CLOSE_TARGET_HANDSHAKE_TIMEOU
 
 static enum close_reason reason_of(const struct step_reasons *reasons, enum error_code code, bool has_own_bound)
 {
+    enum close_reason shortage = close_reason_of_shortage(code);
+    if (shortage != CLOSE_NONE)
+        return shortage;
     switch (code) {
     case ERROR_CANCELLED:
         return CLOSE_CLIENT_LEFT;
@@ -48,14 +51,6 @@ static enum close_reason reason_of(const struct step_reasons *reasons, enum erro
         return CLOSE_RESOLVE_FAILED;
     case ERROR_TIMEOUT:
         return has_own_bound ? reasons->timeout : CLOSE_CONNECT_TIMEOUT;
-    case ERROR_NO_DESCRIPTORS:
-        return CLOSE_OUT_OF_DESCRIPTORS;
-    case ERROR_NO_PORTS:
-        return CLOSE_OUT_OF_PORTS;
-    case ERROR_NO_THREADS:
-        return CLOSE_OUT_OF_THREADS;
-    case ERROR_NO_MEMORY:
-        return CLOSE_OUT_OF_MEMORY;
     case ERROR_DENIED:
         return reasons->denied;
     case ERROR_REFUSED:
@@ -123,7 +118,7 @@ static bool connect_to(const struct attempt *attempt, const struct address *addr
         if (is_connected)
             break;
         if (dialled->remote.length == 0 && dialled->resolve_time > 0) // no address was come to
-            attempt->phases->step = PHASE_RESOLVE;
+            phases_add(attempt->phases, PHASE_RESOLVE, 0);
         if (why.code != ERROR_NO_DESCRIPTORS || !wait_out_shortage(tried, attempt->terms->watch)) {
             error_pass(error, &why);
             return false;
@@ -284,22 +279,13 @@ static void log_failure(const struct target_config *target, int64_t attempt, con
              "error", error->text, NULL);
 }
 
-// Being out of descriptors, ports, threads or memory is our own trouble, which another attempt would only add to.
+// Another attempt would only add to a shortage, and is of no use to a client that is gone.
 static bool is_worth_another(const struct error *error)
 {
-    switch (error->code) {
-    case ERROR_CANCELLED:
-    case ERROR_NO_DESCRIPTORS:
-    case ERROR_NO_PORTS:
-    case ERROR_NO_THREADS:
-    case ERROR_NO_MEMORY:
-        return false;
-    default:
-        return true;
-    }
+    return error->code != ERROR_CANCELLED && close_reason_of_shortage(error->code) == CLOSE_NONE;
 }
 
-static void drop_session(struct upstream *upstream)
+void upstream_release(struct upstream *upstream)
 {
     if (upstream->tls != NULL)
         tls_session_release(upstream->tls);
@@ -329,7 +315,7 @@ static bool connect_target(struct upstream *upstream, const struct upstream_term
         *failure = (struct failure){.reason = CLOSE_NONE};
         if (!wait_before(target, number, terms->watch, failure))
             return false;
-        drop_session(upstream);
+        upstream_release(upstream);
         bool is_connected = upstream_attempt(upstream, terms, phases, failure);
         if (metrics_are_on(terms->generation->proxy->metrics))
             count_attempt(upstream, failure, phases->step);
@@ -409,9 +395,4 @@ bool upstream_connect(struct upstream *upstream, const struct upstream_terms *te
     else
         error_pass(&failure->error, &last.error);
     return failure_set(failure, last.reason != CLOSE_NONE ? last.reason : CLOSE_CONNECT_FAILED); // else none was tried
-}
-
-void upstream_release(struct upstream *upstream)
-{
-    drop_session(upstream);
 }

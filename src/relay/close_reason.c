@@ -23,6 +23,22 @@ bool close_reason_settle(_Atomic(enum close_reason) *settled, enum close_reason 
     return atomic_compare_exchange_strong(settled, &none, reason);
 }
 
+enum close_reason close_reason_of_shortage(enum error_code code)
+{
+    switch (code) {
+    case ERROR_NO_DESCRIPTORS:
+        return CLOSE_OUT_OF_DESCRIPTORS;
+    case ERROR_NO_PORTS:
+        return CLOSE_OUT_OF_PORTS;
+    case ERROR_NO_THREADS:
+        return CLOSE_OUT_OF_THREADS;
+    case ERROR_NO_MEMORY:
+        return CLOSE_OUT_OF_MEMORY;
+    default:
+        return CLOSE_NONE;
+    }
+}
+
 const char *close_reason_name(enum close_reason reason)
 {
     return rows[reason].name;

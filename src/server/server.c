@@ -81,7 +81,7 @@ static void raise_descriptor_limit(void)
     (void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-static bool create_engine(struct runtime *runtime, const struct config *config, struct error *error)
+static bool create_runtime(struct runtime *runtime, const struct config *config, struct error *error)
 {
     const struct thread_pool_options workers = {
         .parked_name = "parked",
@@ -104,7 +104,7 @@ static bool create_engine(struct runtime *runtime, const struct config *config, 
     return runtime->periodic_records != NULL;
 }
 
-static void destroy_engine(struct runtime *runtime)
+static void destroy_runtime(struct runtime *runtime)
 {
     periodic_records_destroy(&runtime->periodic_records);
     registry_destroy(&runtime->registry);
@@ -290,7 +290,7 @@ static void shut_down(struct server *server)
     log_info(NULL, done ? "ended" : "ended, although some connections did not", NULL);
     if (!done)
         return; // their threads still use everything
-    destroy_engine(&server->runtime);
+    destroy_runtime(&server->runtime);
     config_drop(&server->config);
 }
 
@@ -305,7 +305,7 @@ bool server_run(const char *path, struct loaded_config *loaded, struct error *er
     log_set_repeats_notice(signals_send_notice);
     set_up_log(config);
     log_debug(NULL, "starting", "version", BITFLOW_VERSION, "arithmetic", tls_arithmetic_provider(), NULL);
-    if (!error_reports_prepare(config, error) || !create_engine(&server.runtime, config, error))
+    if (!error_reports_prepare(config, error) || !create_runtime(&server.runtime, config, error))
         return false;
     error_reports_configure(config); // the lines from here on are known to it
     metrics_report_init(&server.metrics, &server.runtime);
@@ -319,7 +319,7 @@ bool server_run(const char *path, struct loaded_config *loaded, struct error *er
             log_error(NULL, "cannot start", "error", error->text, NULL);
         error_reports_end();
         metrics_report_release(&server.metrics);
-        destroy_engine(&server.runtime);
+        destroy_runtime(&server.runtime);
         return is_told_to_end;
     }
     bool was_told_to_end = serve(&server);

@@ -6,28 +6,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bitflow/wire/record_follower.h"
+#include "hello_reader.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-struct reader {
-    struct record_follower records;
-    struct server_hello hello;
-};
-
-static bool take(struct reader *reader, const uint8_t *bytes, size_t length)
-{
-    record_follower_take(&reader->records, &reader->hello, bytes, length);
-    return !reader->hello.is_refused;
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct reader whole;
-    struct reader parts;
+    struct hello_reader whole;
+    struct hello_reader parts;
     memset(&whole, 0, sizeof whole); // padding, too
     memset(&parts, 0, sizeof parts);
-    bool is_good = take(&whole, data, size);
+    bool is_good = hello_reader_take(&whole, data, size);
     bool goes_on = true;
     for (size_t at = 0; at < size; at++) {
         // A block of just this size, so that the sanitizer sees a read beyond it.
@@ -35,7 +24,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (byte == NULL)
             abort();
         *byte = data[at];
-        bool now = take(&parts, byte, 1);
+        bool now = hello_reader_take(&parts, byte, 1);
         free(byte);
         if (now && !goes_on)
             abort();

@@ -8,7 +8,7 @@ void must(bool condition, const char *what)
     }
 }
 
-void rig_connect(enum rig_kind kind, int buffer, int *near, int *far)
+void rig_connect_pair(enum rig_kind kind, int buffer, int *near, int *far)
 {
     if (kind == RIG_UNIX) {
         int pair[2];
@@ -85,8 +85,8 @@ void rig_init(struct rig *rig, enum rig_kind client, enum rig_kind target, int b
 {
     *rig = (struct rig){.relay = {.threads = *rig_only_threads() != NULL ? *rig_only_threads() : rig_threads()}};
     rig->relay.reason = &rig->reason;
-    rig_connect(client, buffer, &rig->relay.sockets[RELAY_CLIENT].fd, &rig->client);
-    rig_connect(target, buffer, &rig->relay.sockets[RELAY_TARGET].fd, &rig->target);
+    rig_connect_pair(client, buffer, &rig->relay.sockets[RELAY_CLIENT].fd, &rig->client);
+    rig_connect_pair(target, buffer, &rig->relay.sockets[RELAY_TARGET].fd, &rig->target);
     static _Atomic unsigned number;
     unsigned id = atomic_fetch_add(&number, 1) % 1000000;
     (void)snprintf(rig->runner_name, THREAD_NAME_SIZE, "rig#%u>", id);

@@ -55,7 +55,7 @@ void must(bool condition, const char *what);
 #define MUST(condition) must(condition, #condition)
 
 // A connected pair; `near` is for the relay. `buffer` bounds both ends' socket buffers, 0 leaves them alone.
-void rig_connect(enum rig_kind kind, int buffer, int *near, int *far);
+void rig_connect_pair(enum rig_kind kind, int buffer, int *near, int *far);
 
 // A pool whose only thread is busy until `until` is posted.
 struct thread_pool *rig_exhausted_threads(sem_t *until);

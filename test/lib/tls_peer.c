@@ -1,6 +1,6 @@
 #include "tls_peer.h"
 
-static void peer_note_error(struct peer *peer)
+static void peer_note_error(struct tls_peer *peer)
 {
     unsigned long code = ERR_peek_last_error();
     (void)snprintf(peer->error, sizeof peer->error, "%s", code != 0 ? ERR_reason_error_string(code) : "end of file");
@@ -11,7 +11,7 @@ static int peer_choose_protocol(SSL *ssl, const unsigned char **out, unsigned ch
                                 const unsigned char *offered, unsigned offered_length, void *argument)
 {
     (void)ssl;
-    const struct peer *peer = argument;
+    const struct tls_peer *peer = argument;
     unsigned char *chosen;
     int status = SSL_select_next_proto(&chosen, length, (const unsigned char *)peer->protocols,
                                        (unsigned)strlen(peer->protocols), offered, offered_length);
@@ -19,7 +19,7 @@ static int peer_choose_protocol(SSL *ssl, const unsigned char **out, unsigned ch
     return status == OPENSSL_NPN_NEGOTIATED ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_ALERT_FATAL;
 }
 
-static void peer_load_files(const struct peer *peer, SSL_CTX *context)
+static void peer_load_files(const struct tls_peer *peer, SSL_CTX *context)
 {
     char name[64];
     char path[RIG_PATH_SIZE];
@@ -42,7 +42,7 @@ static int peer_accept_anything(int ok, X509_STORE_CTX *store)
     return 1;
 }
 
-void peer_configure(struct peer *peer)
+void tls_peer_configure(struct tls_peer *peer)
 {
     SSL_CTX *context = SSL_CTX_new(peer->is_server ? TLS_server_method() : TLS_client_method());
     assert_non_null(context);
@@ -67,7 +67,7 @@ void peer_configure(struct peer *peer)
     peer->context = context;
 }
 
-static void peer_note_info(struct peer *peer, SSL *ssl)
+static void peer_note_info(struct tls_peer *peer, SSL *ssl)
 {
     (void)snprintf(peer->cipher, sizeof peer->cipher, "%s", SSL_CIPHER_standard_name(SSL_get_current_cipher(ssl)));
     const unsigned char *protocol;
@@ -112,9 +112,9 @@ static void peer_change_name(int is_written, int version, int content, const voi
         (void)SSL_set_tlsext_host_name(ssl, (const char *)argument);
 }
 
-void *peer_run(void *argument)
+void *tls_peer_run(void *argument)
 {
-    struct peer *peer = argument;
+    struct tls_peer *peer = argument;
     SSL *ssl = SSL_new(peer->context);
     (void)SSL_set_fd(ssl, peer->fd);
     if (peer->server_name != NULL)
@@ -141,17 +141,17 @@ void *peer_run(void *argument)
     return NULL;
 }
 
-void peer_start(struct peer *peer, int fd)
+void tls_peer_start(struct tls_peer *peer, int fd)
 {
     peer->fd = fd;
     if (peer->context == NULL)
-        peer_configure(peer);
+        tls_peer_configure(peer);
     // A peer that waits for ever would hang the test.
     socket_set_receive_timeout(fd, RIG_LIMIT);
-    assert_int_equal(pthread_create(&peer->thread, NULL, peer_run, peer), 0);
+    assert_int_equal(pthread_create(&peer->thread, NULL, tls_peer_run, peer), 0);
 }
 
-void peer_join(struct peer *peer)
+void tls_peer_join(struct tls_peer *peer)
 {
     assert_int_equal(pthread_join(peer->thread, NULL), 0);
     (void)close(peer->fd);
@@ -221,7 +221,7 @@ void exchange(struct tls_session *session, int fd)
     write_all(fd, out, tls_sender_alert(session->sender, TLS_ALERT_CLOSE_NOTIFY, out, sizeof out));
 }
 
-bool run_session(const struct tls_context *context, enum tls_role role, const char *host, struct peer *peer,
+bool run_session(const struct tls_context *context, enum tls_role role, const char *host, struct tls_peer *peer,
                  struct tls_session *session, struct error *why)
 {
     int pair[2];
@@ -230,7 +230,7 @@ bool run_session(const struct tls_context *context, enum tls_role role, const ch
     socket_set_nodelay(pair[1]);
     *why = ERROR_INIT;
     peer->is_server = role == TLS_CLIENT;
-    peer_start(peer, pair[1]);
+    tls_peer_start(peer, pair[1]);
     bool is_good = role == TLS_SERVER ? tls_accept(context, pair[0], rig_limit(), session, why)
                                       : tls_connect(context, pair[0], host, rig_nobody(), rig_limit(), session, why);
     assert_true(is_good == (why->code == ERROR_NONE));
@@ -239,7 +239,7 @@ bool run_session(const struct tls_context *context, enum tls_role role, const ch
         exchange(session, pair[0]);
     tls_session_release(session);
     (void)close(pair[0]);
-    peer_join(peer);
+    tls_peer_join(peer);
     if (is_good && !peer->has_exchanged)
         fail_msg("the peer: %s", peer->error);
     return is_good;

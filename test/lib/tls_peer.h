@@ -8,7 +8,7 @@
 #define PEER_TEXT "what goes in must come out"
 #define PEER_REPLY_COPIES 900 // more than one record
 
-struct peer {
+struct tls_peer {
     SSL_CTX *context; // the peer's for good; NULL: it is made from what follows
     int fd;
     bool is_server;
@@ -42,13 +42,13 @@ struct peer {
     pthread_t thread;
 };
 
-void peer_configure(struct peer *peer);
+void tls_peer_configure(struct tls_peer *peer);
 
-void *peer_run(void *argument);
+void *tls_peer_run(void *argument);
 
-void peer_start(struct peer *peer, int fd);
+void tls_peer_start(struct tls_peer *peer, int fd);
 
-void peer_join(struct peer *peer);
+void tls_peer_join(struct tls_peer *peer);
 
 void write_all(int fd, const uint8_t *bytes, size_t length);
 
@@ -58,7 +58,7 @@ void send_text(struct tls_session *session, int fd);
 void exchange(struct tls_session *session, int fd);
 
 // A whole connection between a context of ours and the peer; `host`: a target's. `why` gets what failed on our side.
-bool run_session(const struct tls_context *context, enum tls_role role, const char *host, struct peer *peer,
+bool run_session(const struct tls_context *context, enum tls_role role, const char *host, struct tls_peer *peer,
                  struct tls_session *session, struct error *why);
 
 #endif

@@ -137,8 +137,8 @@ static void test_the_first_reason_stands(void **state)
     struct fake fake;
     open_fake(&fake, DEADLINE_NONE);
     registry_add(registry, &fake.entry);
-    assert_true(registry_entry_end(&fake.entry, CLOSE_COMPLETED));
-    assert_false(registry_entry_end(&fake.entry, CLOSE_LIFETIME));
+    assert_true(close_reason_settle(&fake.entry.reason, CLOSE_COMPLETED));
+    assert_false(close_reason_settle(&fake.entry.reason, CLOSE_LIFETIME));
     registry_end_all(registry, CLOSE_DRAIN);
     assert_int_equal(reason_of(&fake), CLOSE_COMPLETED);
     registry_remove(registry, &fake.entry);
@@ -266,7 +266,7 @@ static bool live_once(struct crowd *crowd, bool wait_for_the_others, int64_t lif
     registry_set_target(crowd->registry, &entry, target[0]);
     if (wait_for_the_others)
         (void)pthread_barrier_wait(&crowd->all_in);
-    (void)registry_entry_end(&entry, CLOSE_COMPLETED);
+    (void)close_reason_settle(&entry.reason, CLOSE_COMPLETED);
     registry_remove(crowd->registry, &entry);
     (void)close(client[0]);
     (void)close(target[0]);

@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #include "bitflow/base/compiler.h"
-#include "bitflow/wire/record_follower.h"
+#include "hello_reader.h"
 #include "hex.h"
 
 enum { ALERT = 21, CHANGE_CIPHER_SPEC = 20, HANDSHAKE = 22, APPLICATION_DATA = 23 };
@@ -51,20 +51,8 @@ static void make_hello(uint8_t hello[HELLO_SIZE], unsigned version, bool is_retr
         assert_int_equal(from_hex(retry_random, hello + 6, 32), 32);
 }
 
-struct reader {
-    struct record_follower records;
-    struct server_hello hello;
-};
-
-// Whether it is not refused.
-static bool take(struct reader *reader, const uint8_t *bytes, size_t length)
-{
-    record_follower_take(&reader->records, &reader->hello, bytes, length);
-    return !reader->hello.is_refused;
-}
-
 // In pieces of `size` bytes, the last one maybe shorter, each in a block of its own for the sanitizer.
-static bool follow(struct reader *reader, const uint8_t *bytes, size_t length, size_t size)
+static bool follow(struct hello_reader *reader, const uint8_t *bytes, size_t length, size_t size)
 {
     bool is_good = true;
     for (size_t at = 0; at < length; at += size) {
@@ -72,7 +60,7 @@ static bool follow(struct reader *reader, const uint8_t *bytes, size_t length, s
         uint8_t *copy = malloc(part);
         assert_non_null(copy);
         memcpy(copy, bytes + at, part);
-        is_good = take(reader, copy, part);
+        is_good = hello_reader_take(reader, copy, part);
         free(copy);
         assert_true(is_good || !reader->hello.is_over);
     }
@@ -81,7 +69,7 @@ static bool follow(struct reader *reader, const uint8_t *bytes, size_t length, s
 
 static bool is_taken(const struct stream *stream, size_t size)
 {
-    struct reader reader = {.hello = {.is_over = false}};
+    struct hello_reader reader = {.hello = {.is_over = false}};
     return follow(&reader, stream->at, stream->length, size);
 }
 
@@ -92,7 +80,7 @@ static bool is_taken_in_any_pieces(const struct stream *stream)
     for (size_t size = 1; size < stream->length; size++)
         assert_true(is_taken(stream, size) == whole);
     for (size_t cut = 1; cut < stream->length; cut++) {
-        struct reader reader = {.hello = {.is_over = false}};
+        struct hello_reader reader = {.hello = {.is_over = false}};
         bool first = follow(&reader, stream->at, cut, cut);
         bool second = follow(&reader, stream->at + cut, stream->length - cut, stream->length);
         assert_true(second == whole && (first || !second));
@@ -106,10 +94,10 @@ static void test_versions(void **state)
     for (unsigned version = 0; version <= 0xffff; version++) {
         uint8_t message[HELLO_SIZE];
         struct stream stream = {.length = 0};
-        struct reader reader = {.hello = {.is_over = false}};
+        struct hello_reader reader = {.hello = {.is_over = false}};
         make_hello(message, version, false);
         put_record(&stream, HANDSHAKE, message, sizeof message);
-        assert_true(take(&reader, stream.at, stream.length) == (version == 0x0303));
+        assert_true(hello_reader_take(&reader, stream.at, stream.length) == (version == 0x0303));
         assert_true(reader.hello.is_over == (version == 0x0303));
         assert_int_equal(reader.hello.version, version);
     }
@@ -123,9 +111,9 @@ static void test_it_is_refused_at_once(void **state)
     struct stream stream = {.length = 0};
     make_hello(message, 0x0304, false);
     put_record(&stream, HANDSHAKE, message, sizeof message);
-    struct reader reader = {.hello = {.is_over = false}};
+    struct hello_reader reader = {.hello = {.is_over = false}};
     for (size_t i = 0; i < stream.length; i++)
-        assert_true(take(&reader, stream.at + i, 1) == (i < 5 + 5));
+        assert_true(hello_reader_take(&reader, stream.at + i, 1) == (i < 5 + 5));
 }
 
 // Two cuts anywhere in the message, and empty records and others between the parts.

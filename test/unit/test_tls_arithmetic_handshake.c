@@ -18,12 +18,12 @@ static struct arithmetic_counts shake_hands(enum tls_role role, int version, con
     rig_config_init(&config, VERIFY_STRICT);
     rig_config_add(&config, key, certificate, "ca.crt", NULL);
     struct tls_context *context = rig_context(&config, role);
-    struct peer peer = {.minimum = version,
-                        .maximum = version,
-                        .groups = groups,
-                        .server_name = role == TLS_SERVER ? "s.example" : NULL,
-                        .pair = kind,
-                        .authorities = "ca.crt"};
+    struct tls_peer peer = {.minimum = version,
+                            .maximum = version,
+                            .groups = groups,
+                            .server_name = role == TLS_SERVER ? "s.example" : NULL,
+                            .pair = kind,
+                            .authorities = "ca.crt"};
     struct tls_session session;
     struct error error;
     const struct arithmetic_counts before = arithmetic_counts;

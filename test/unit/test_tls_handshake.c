@@ -38,13 +38,13 @@ static void run_suite(const struct suite *suite, const char *kind, enum tls_role
     rig_config_init(&config, VERIFY_STRICT);
     rig_config_add(&config, key, certificate, "ca.crt", NULL);
     struct tls_context *context = rig_context(&config, role);
-    struct peer peer = {.minimum = suite->version,
-                        .maximum = suite->version,
-                        .suites_1_2 = suite->openssl,
-                        .suites_1_3 = suite->openssl == NULL ? suite->name : NULL,
-                        .server_name = role == TLS_SERVER ? "s.example" : NULL,
-                        .pair = role == TLS_SERVER ? client : kind,
-                        .authorities = "ca.crt"};
+    struct tls_peer peer = {.minimum = suite->version,
+                            .maximum = suite->version,
+                            .suites_1_2 = suite->openssl,
+                            .suites_1_3 = suite->openssl == NULL ? suite->name : NULL,
+                            .server_name = role == TLS_SERVER ? "s.example" : NULL,
+                            .pair = role == TLS_SERVER ? client : kind,
+                            .authorities = "ca.crt"};
     struct tls_session session;
     struct error error;
     if (!run_session(context, role, "s.example", &peer, &session, &error))
@@ -85,7 +85,7 @@ static void test_every_suite_and_key_as_a_client(void **state)
 }
 
 // One handshake with a plain context; returns whether it went well.
-static bool run_plain(enum tls_role role, struct peer *peer, struct error *error)
+static bool run_plain(enum tls_role role, struct tls_peer *peer, struct error *error)
 {
     struct rig_config config;
     struct tls_session session;
@@ -111,12 +111,12 @@ static void test_groups(void **state)
         enum tls_role role = i % 2 == 0 ? TLS_SERVER : TLS_CLIENT;
         int version = versions[i / 2 % 2];
         // In TLS 1.2 the groups are for ECDSA keys, too.
-        struct peer peer = {.is_for_rsa = true, .groups = good[i / 4], .minimum = version, .maximum = version};
+        struct tls_peer peer = {.is_for_rsa = true, .groups = good[i / 4], .minimum = version, .maximum = version};
         if (!run_plain(role, &peer, &error))
             fail_msg("%s, %x, %d: %s (the peer: %s)", good[i / 4], (unsigned)version, role, error.text, peer.error);
     }
     for (size_t i = 0; i < 4; i++) {
-        struct peer peer = {
+        struct tls_peer peer = {
             .is_for_rsa = true, .groups = "X448:P-521", .minimum = versions[i / 2], .maximum = versions[i / 2]};
         assert_false(run_plain(i % 2 == 0 ? TLS_SERVER : TLS_CLIENT, &peer, &error));
     }
@@ -130,20 +130,20 @@ static void test_nothing_weak_is_spoken(void **state)
                                        "DHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256"}; // the key is ECDSA
     struct error error;
     for (size_t i = 0; i < ARRAY_LENGTH(weak); i++) {
-        struct peer peer = {.suites_1_2 = weak[i], .maximum = TLS1_2_VERSION};
+        struct tls_peer peer = {.suites_1_2 = weak[i], .maximum = TLS1_2_VERSION};
         assert_false(run_plain(TLS_SERVER, &peer, &error));
         assert_string_equal(error.text, "no cipher suite, group or signature algorithm in common");
         assert_non_null(strstr(peer.error, "handshake failure"));
     }
-    struct peer sha1 = {.signatures = "ECDSA+SHA1", .maximum = TLS1_2_VERSION};
+    struct tls_peer sha1 = {.signatures = "ECDSA+SHA1", .maximum = TLS1_2_VERSION};
     assert_false(run_plain(TLS_SERVER, &sha1, &error));
     static const int old[] = {TLS1_VERSION, TLS1_1_VERSION};
     for (size_t i = 0; i < ARRAY_LENGTH(old); i++) {
-        struct peer peer = {.minimum = old[i], .maximum = old[i]};
+        struct tls_peer peer = {.minimum = old[i], .maximum = old[i]};
         assert_false(run_plain(TLS_SERVER, &peer, &error));
         assert_string_equal(error.text, "no TLS version in common");
         assert_non_null(strstr(peer.error, "protocol version"));
-        struct peer server = {.minimum = old[i], .maximum = old[i], .suites_1_2 = "ALL"};
+        struct tls_peer server = {.minimum = old[i], .maximum = old[i], .suites_1_2 = "ALL"};
         assert_false(run_plain(TLS_CLIENT, &server, &error));
         assert_string_equal(error.text, "the target speaks none of our TLS versions (alert protocol_version)");
     }
@@ -153,7 +153,7 @@ static void test_nothing_weak_is_spoken(void **state)
 static void test_pss_in_1_2_is_named(void **state)
 {
     (void)state;
-    struct peer peer = {.is_for_rsa = true, .maximum = TLS1_2_VERSION, .signatures = "RSA-PSS+SHA256"};
+    struct tls_peer peer = {.is_for_rsa = true, .maximum = TLS1_2_VERSION, .signatures = "RSA-PSS+SHA256"};
     struct error error;
     assert_false(run_plain(TLS_CLIENT, &peer, &error));
     assert_non_null(strstr(error.text, "an RSA-PSS signature in TLS 1.2"));
@@ -172,10 +172,10 @@ static void test_minimum_version(void **state)
         struct tls_context *context = rig_context(&config, role);
         struct tls_session session;
         struct error error;
-        struct peer new_peer = {.pair = "P-256"};
+        struct tls_peer new_peer = {.pair = "P-256"};
         assert_true(run_session(context, role, "s.example", &new_peer, &session, &error));
         assert_int_equal(session.info.version, TLS_1_3);
-        struct peer old_peer = {.pair = "P-256", .maximum = TLS1_2_VERSION};
+        struct tls_peer old_peer = {.pair = "P-256", .maximum = TLS1_2_VERSION};
         assert_false(run_session(context, role, "s.example", &old_peer, &session, &error));
         assert_string_equal(error.text, role == TLS_SERVER
                                             ? "no TLS version in common"
@@ -238,10 +238,10 @@ static void test_the_certificate_follows_the_server_name(void **state)
     struct tls_context *context = rig_context(&config, TLS_SERVER);
     for (size_t i = 0; i < 2 * ARRAY_LENGTH(choices); i++) {
         const struct choice *choice = &choices[i / 2];
-        struct peer peer = {.server_name = choice->name,
-                            .maximum = i % 2 == 0 ? TLS1_3_VERSION : TLS1_2_VERSION,
-                            .signatures = choice->signatures,
-                            .suites_1_2 = choice->signatures != NULL ? "ECDHE-RSA-AES128-GCM-SHA256" : NULL};
+        struct tls_peer peer = {.server_name = choice->name,
+                                .maximum = i % 2 == 0 ? TLS1_3_VERSION : TLS1_2_VERSION,
+                                .signatures = choice->signatures,
+                                .suites_1_2 = choice->signatures != NULL ? "ECDHE-RSA-AES128-GCM-SHA256" : NULL};
         struct tls_session session;
         struct error error;
         if (!run_session(context, TLS_SERVER, NULL, &peer, &session, &error))
@@ -261,7 +261,7 @@ static void test_a_retried_hello_chooses_again(void **state)
     rig_config_add(&config, "P-256.key", "P-256.crt", NULL, NULL);
     struct tls_context *context = rig_context(&config, TLS_SERVER);
     // Its key share is of a group that we have not: HelloRetryRequest.
-    struct peer peer = {.groups = "P-521:P-384", .minimum = TLS1_3_VERSION, .server_name = "s.example"};
+    struct tls_peer peer = {.groups = "P-521:P-384", .minimum = TLS1_3_VERSION, .server_name = "s.example"};
     struct tls_session session;
     struct error error;
     assert_true(run_session(context, TLS_SERVER, NULL, &peer, &session, &error));
@@ -298,7 +298,7 @@ static void test_protocols(void **state)
         if (role == TLS_SERVER)
             rig_config_add(&config, "P-256.key", "P-256.crt", NULL, NULL);
         struct tls_context *context = rig_context(&config, role);
-        struct peer peer = {
+        struct tls_peer peer = {
             .protocols = cases[i / 4].theirs, .pair = "P-256", .maximum = i % 4 < 2 ? TLS1_2_VERSION : TLS1_3_VERSION};
         struct tls_session session;
         struct error error;
@@ -325,7 +325,7 @@ static void test_a_client_may_want_short_records(void **state)
     rig_config_init(&config, VERIFY_NONE);
     rig_config_add(&config, "P-256.key", "P-256.crt", NULL, NULL);
     struct tls_context *context = rig_context(&config, TLS_SERVER);
-    struct peer peer = {.maximum = TLS1_2_VERSION, .fragment = TLSEXT_max_fragment_length_1024};
+    struct tls_peer peer = {.maximum = TLS1_2_VERSION, .fragment = TLSEXT_max_fragment_length_1024};
     struct tls_session session;
     struct error error;
     assert_true(run_session(context, TLS_SERVER, NULL, &peer, &session, &error));
@@ -345,14 +345,14 @@ static void test_server_name_of_the_configuration(void **state)
     struct tls_context *context = rig_context(&config, TLS_CLIENT);
     static const char *const hosts[] = {"10.1.2.3", "elsewhere.example", "", NULL};
     for (size_t i = 0; i < ARRAY_LENGTH(hosts); i++) {
-        struct peer peer = {.pair = "P-256"};
+        struct tls_peer peer = {.pair = "P-256"};
         assert_true(run_session(context, TLS_CLIENT, hosts[i], &peer, &session, &error));
         assert_string_equal(peer.asked_name, "s.example");
     }
     tls_context_destroy(&context);
     config.config.server_name = "::1";
     context = rig_context(&config, TLS_CLIENT);
-    struct peer peer = {.pair = "P-256"};
+    struct tls_peer peer = {.pair = "P-256"};
     assert_true(run_session(context, TLS_CLIENT, "elsewhere.example", &peer, &session, &error));
     assert_string_equal(peer.asked_name, "");
     assert_string_equal(session.info.server_name, "");
@@ -363,7 +363,7 @@ static void test_server_name_of_the_configuration(void **state)
 
 static void *handshake_once(void *context)
 {
-    struct peer peer = {.server_name = "s.example"};
+    struct tls_peer peer = {.server_name = "s.example"};
     struct tls_session session;
     struct error error;
     (void)run_session(context, TLS_SERVER, NULL, &peer, &session, &error);

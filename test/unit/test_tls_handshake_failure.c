@@ -249,7 +249,7 @@ static void test_a_client_that_rejects_our_certificate(void **state)
     (void)state;
     static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
     for (size_t i = 0; i < ARRAY_LENGTH(versions); i++) {
-        struct peer peer = {.authorities = "other-ca.crt", .maximum = versions[i], .server_name = "A.example"};
+        struct tls_peer peer = {.authorities = "other-ca.crt", .maximum = versions[i], .server_name = "A.example"};
         struct tls_session session;
         struct error error;
         assert_false(run_session(server, TLS_SERVER, NULL, &peer, &session, &error));
@@ -290,11 +290,11 @@ static void test_an_encrypted_alert(void **state)
 {
     (void)state;
     for (suite_at_hand = 0; suite_at_hand < ARRAY_LENGTH(suites); suite_at_hand++) {
-        struct peer peer = {
+        struct tls_peer peer = {
             .minimum = TLS1_3_VERSION, .maximum = TLS1_3_VERSION, .suites_1_3 = suites[suite_at_hand].name};
         struct tls_session session;
         struct error error;
-        peer_configure(&peer);
+        tls_peer_configure(&peer);
         SSL_CTX_set_keylog_callback(peer.context, send_encrypted_alert);
         assert_false(run_session(server, TLS_SERVER, NULL, &peer, &session, &error));
         assert_string_equal(error.text, "the client does not trust our certificate's CA (alert unknown_ca)");
@@ -335,8 +335,8 @@ static void test_a_target_without_its_certificates_key(void **state)
     for (size_t i = 0; i < ARRAY_LENGTH(versions); i++) {
         struct tls_session session;
         struct error error;
-        struct peer peer = {.is_server = true, .pair = "server", .minimum = versions[i], .maximum = versions[i]};
-        peer_configure(&peer);
+        struct tls_peer peer = {.is_server = true, .pair = "server", .minimum = versions[i], .maximum = versions[i]};
+        tls_peer_configure(&peer);
         EVP_PKEY *forged = forge(SSL_CTX_get0_privatekey(peer.context), other);
         assert_int_equal(SSL_CTX_use_PrivateKey(peer.context, forged), 1);
         assert_false(run_session(client, TLS_CLIENT, "s.example", &peer, &session, &error));
@@ -358,11 +358,11 @@ static void test_a_target_that_wants_a_certificate(void **state)
         int pair[2];
         struct tls_session session;
         struct error error = ERROR_INIT;
-        struct peer peer = {.is_server = true, .pair = "server", .authorities = "ca.crt", .maximum = versions[i]};
-        peer_configure(&peer);
+        struct tls_peer peer = {.is_server = true, .pair = "server", .authorities = "ca.crt", .maximum = versions[i]};
+        tls_peer_configure(&peer);
         SSL_CTX_set_verify(peer.context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
         rig_pair(pair);
-        peer_start(&peer, pair[1]);
+        tls_peer_start(&peer, pair[1]);
         bool is_good = tls_connect(client, pair[0], "s.example", rig_nobody(), rig_limit(), &session, &error);
         assert_true(is_good == (versions[i] == TLS1_3_VERSION));
         if (is_good) {
@@ -377,7 +377,7 @@ static void test_a_target_that_wants_a_certificate(void **state)
         }
         tls_session_release(&session);
         (void)close(pair[0]);
-        peer_join(&peer);
+        tls_peer_join(&peer);
     }
 }
 

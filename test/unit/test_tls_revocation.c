@@ -50,7 +50,7 @@ static void write_lists(const char *name, const struct rig_list lists[LISTS])
 static void check_session(const struct tls_context *context, enum tls_role role, const struct lists_case *one,
                           int version)
 {
-    struct peer peer = {.pair = one->pair != NULL ? one->pair : "leaf", .minimum = version, .maximum = version};
+    struct tls_peer peer = {.pair = one->pair != NULL ? one->pair : "leaf", .minimum = version, .maximum = version};
     struct tls_session session;
     struct error error;
     bool is_good = run_session(context, role, "s.example", &peer, &session, &error);

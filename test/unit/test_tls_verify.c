@@ -33,7 +33,7 @@ static void check_verdict(const struct tls_context *context, enum tls_role role,
                           enum verify_mode mode, int version)
 {
     const char *words = expected_words(verdict, mode);
-    struct peer peer = {.pair = verdict->pair, .minimum = version, .maximum = version};
+    struct tls_peer peer = {.pair = verdict->pair, .minimum = version, .maximum = version};
     struct tls_session session;
     struct error error;
     bool is_good =
@@ -301,7 +301,7 @@ static void test_each_entry_has_its_own_authority(void **state)
     struct tls_context *context = rig_context(&config, TLS_SERVER);
     for (size_t i = 0; i < 2 * ARRAY_LENGTH(cases); i++) {
         const struct entry_case *one = &cases[i / 2];
-        struct peer peer = {.pair = one->pair, .server_name = one->server_name, .maximum = versions[i % 2]};
+        struct tls_peer peer = {.pair = one->pair, .server_name = one->server_name, .maximum = versions[i % 2]};
         struct tls_session session;
         struct error error;
         bool is_good = run_session(context, TLS_SERVER, NULL, &peer, &session, &error);
@@ -320,12 +320,12 @@ static void test_no_session_is_resumed(void **state)
         rig_config_init(&config, VERIFY_NONE);
         rig_config_add(&config, "server.key", "server.crt", NULL, NULL);
         struct tls_context *context = rig_context(&config, TLS_SERVER);
-        struct peer first = {.maximum = versions[i], .keeps_session = true};
+        struct tls_peer first = {.maximum = versions[i], .keeps_session = true};
         struct tls_session session;
         struct error error;
         assert_true(run_session(context, TLS_SERVER, NULL, &first, &session, &error));
         assert_false(SSL_SESSION_has_ticket(first.session));
-        struct peer second = {.maximum = versions[i], .old_session = first.session};
+        struct tls_peer second = {.maximum = versions[i], .old_session = first.session};
         assert_true(run_session(context, TLS_SERVER, NULL, &second, &session, &error));
         assert_false(second.is_resumed);
         tls_context_destroy(&context);
@@ -343,12 +343,12 @@ static void test_a_target_without_a_name(void **state)
     config.config.verify_mode = VERIFY_RELAXED;
     struct tls_context *relaxed = rig_context(&config, TLS_CLIENT);
     for (size_t i = 0; i < ARRAY_LENGTH(hosts); i++) {
-        struct peer peer = {.pair = "server"};
+        struct tls_peer peer = {.pair = "server"};
         struct tls_session session;
         struct error error;
         assert_false(run_session(strict, TLS_CLIENT, hosts[i], &peer, &session, &error));
         assert_string_equal(error.text, "the target has no name that its certificate could be for");
-        struct peer again = {.pair = "server"};
+        struct tls_peer again = {.pair = "server"};
         assert_true(run_session(relaxed, TLS_CLIENT, hosts[i], &again, &session, &error));
         assert_string_equal(again.asked_name, "");
     }
@@ -364,7 +364,7 @@ static void test_a_target_with_an_impossible_name(void **state)
     rig_config_init(&config, VERIFY_NONE);
     struct tls_context *context = rig_context(&config, TLS_CLIENT);
     for (size_t i = 0; i < ARRAY_LENGTH(hosts); i++) {
-        struct peer peer = {.pair = "server"};
+        struct tls_peer peer = {.pair = "server"};
         struct tls_session session;
         struct error error;
         assert_false(run_session(context, TLS_CLIENT, hosts[i], &peer, &session, &error));

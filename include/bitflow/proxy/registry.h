@@ -20,7 +20,7 @@
 TAILQ_HEAD(registry_list, registry_entry);
 
 // One connection's entry, embedded in it. The fields belong to the registry from registry_add() to registry_remove(),
-// but for `reason`, which anyone may read or, by compare and swap from CLOSE_NONE, set.
+// but for `reason`, which anyone may read or, by close_reason_settle(), set.
 struct registry_entry {
     TAILQ_ENTRY(registry_entry) link;
     struct registry_list *list; // that it is in
@@ -63,8 +63,5 @@ void registry_end_all(struct registry *registry, enum close_reason reason);
 // for all of them. Who comes meanwhile may be left out, or be visited twice. One thread at a time.
 void registry_visit(struct registry *registry, void (*visit)(struct registry_entry *entry, void *argument),
                     void *argument);
-
-// The first reason set is the one that counts; returns whether this one was.
-bool registry_entry_end(struct registry_entry *entry, enum close_reason reason);
 
 #endif

@@ -92,6 +92,9 @@ static inline bool failure_set(struct failure *failure, enum close_reason reason
 // Whoever ends a connection first gives it its reason: false, and nothing has changed, where it has one. Any thread.
 bool close_reason_settle(_Atomic(enum close_reason) *settled, enum close_reason reason);
 
+// The reason where we have run out of something (descriptors, ports, threads, memory); CLOSE_NONE for any other error.
+enum close_reason close_reason_of_shortage(enum error_code code);
+
 const char *close_reason_name(enum close_reason reason);
 const char *close_reason_text(enum close_reason reason);
 enum ended_by close_reason_ended_by(enum close_reason reason);
