@@ -7,7 +7,12 @@ loads them by itself where its auto-load safe-path allows.
 # Connections and proxies
 
 # Steps of an attempt at a target, by their phases; all else is "dial".
-STEPS = {"socks": "socks", "target_header": "header", "target_handshake": "tls"}
+STEPS = {
+    "socks": "socks",
+    "target_header": "header",
+    "target_handshake": "tls",
+    "await_first_byte": "first byte",
+}
 
 
 class Connection:
@@ -182,7 +187,7 @@ By default it is the selected thread's. Its threads' backtraces follow; $connect
 
     def write(self, connection, clock):
         value = connection.value
-        reason = enum_name(value["entry"]["reason"], "CLOSE_")
+        reason = enum_name(value["entry"]["settled_reason"], "CLOSE_")
         rows = [["connection", "%d of %s, %s for %s" % (connection.id, connection.proxy, connection.stage,
                                                         age_text(connection.age(clock)))],
                 ["ended by", "nothing yet" if reason == "none" else reason],

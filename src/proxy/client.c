@@ -21,8 +21,8 @@ static bool fail_handshake(struct failure *failure, const struct error *why)
     enum close_reason shortage = close_reason_of_shortage(why->code);
     error_pass(&failure->error, why);
     if (shortage != CLOSE_NONE)
-        return failure_set(failure, shortage);
-    return failure_set(failure,
+        return failed_with(failure, shortage);
+    return failed_with(failure,
                        why->code == ERROR_TIMEOUT ? CLOSE_CLIENT_HANDSHAKE_TIMEOUT : CLOSE_CLIENT_HANDSHAKE_FAILED);
 }
 
@@ -41,7 +41,7 @@ static bool count_source(struct client *client, const struct generation *generat
     enum close_reason reason =
         source_counts_enter(&generation->proxy->sources, client_address(client),
                             generation->settings->source_connection_limit, &client->source, &failure->error);
-    return reason == CLOSE_NONE || failure_set(failure, reason);
+    return reason == CLOSE_NONE || failed_with(failure, reason);
 }
 
 // Before the handshake an alert is not encrypted (RFC 8446 5.1).
@@ -70,9 +70,9 @@ static bool choose_target(struct client *client, const struct generation *genera
     else
         error_set(&failure->error, ERROR_INVALID, "the client sent no server name, and no target is named *");
     if (context == NULL)
-        return failure_set(failure, CLOSE_SNI_UNMATCHED);
+        return failed_with(failure, CLOSE_SNI_UNMATCHED);
     send_unrecognized_name(client->fd);
-    return failure_set(failure, CLOSE_UNRECOGNIZED_NAME);
+    return failed_with(failure, CLOSE_UNRECOGNIZED_NAME);
 }
 
 // What is not a ClientHello is told by the handshake, where there is one.
@@ -108,7 +108,7 @@ static bool is_routed_as_agreed(const struct client *client, struct failure *fai
     socket_end_and_drain(client->fd);
     error_set(&failure->error, ERROR_INVALID,
               "the client sent a ClientHello whose server name is malformed, or not always the same");
-    return failure_set(failure, CLOSE_CLIENT_HANDSHAKE_FAILED);
+    return failed_with(failure, CLOSE_CLIENT_HANDSHAKE_FAILED);
 }
 
 static bool accept_tls(struct client *client, const struct tls_context *context, int64_t deadline,
@@ -126,7 +126,7 @@ static bool accept_tls(struct client *client, const struct tls_context *context,
     phases_add(phases, PHASE_CLIENT_HANDSHAKE, client->tls->info.handshake_time);
     if (!is_accepted)
         return fail_handshake(failure, &why);
-    socket_acknowledge(client->fd); // in TLS 1.3 the client has the last word
+    socket_acknowledge(client->fd); // in TLS 1.3 the last flight of the handshake is the client's
     return true;
 }
 

@@ -68,7 +68,7 @@ void connection_abandon(struct connection **connection)
 static bool connection_end(struct connection *connection)
 {
     INVARIANT(connection->failure.reason != CLOSE_NONE);
-    if (!close_reason_settle(&connection->entry.reason, connection->failure.reason))
+    if (!close_reason_settle(&connection->entry.settled_reason, connection->failure.reason))
         connection->failure.error = ERROR_INIT;
     return false;
 }
@@ -76,7 +76,7 @@ static bool connection_end(struct connection *connection)
 static bool has_reason(const void *subject)
 {
     const struct connection *connection = subject;
-    return atomic_load_explicit(&connection->entry.reason, memory_order_relaxed) != CLOSE_NONE;
+    return atomic_load_explicit(&connection->entry.settled_reason, memory_order_relaxed) != CLOSE_NONE;
 }
 
 // A borrowed target is of use to one connection only. A client that comes and goes without a word, a health check or a
@@ -90,7 +90,7 @@ static bool await_first_byte(struct connection *connection)
     int ready = deadline_poll(sockets, ARRAY_LENGTH(sockets), deadline);
     if (!has_reason(connection) && (sockets[1].revents != 0 || socket_has_data(connection->entry.client)))
         return true;
-    return failure_set(&connection->failure, ready == 0 ? CLOSE_CLIENT_READ_TIMEOUT : CLOSE_CLIENT_LEFT);
+    return failed_with(&connection->failure, ready == 0 ? CLOSE_CLIENT_READ_TIMEOUT : CLOSE_CLIENT_LEFT);
 }
 
 // The family that the client came by; ADDRESS_ANY: no IP. The client of a socket of both families came by IPv4, too.
@@ -165,9 +165,9 @@ static void relay_target(struct connection *connection)
     relay->sockets[RELAY_TARGET].read_timeout = target->read_timeout;
     relay->sockets[RELAY_TARGET].write_timeout = target->write_timeout;
     relay->threads = connection->runtime->threads;
-    relay->reason = &connection->entry.reason;
+    relay->settled_reason = &connection->entry.settled_reason;
     connection_thread_name(relay->second_thread_name, connection->generation->proxy->name, connection->id, '<');
-    relay_run(relay, &connection->relayed, &connection->failure);
+    relay_run(relay, &connection->relay_result, &connection->failure);
 }
 
 static void close_target(const struct connection *connection)
@@ -175,13 +175,13 @@ static void close_target(const struct connection *connection)
     const struct dial_result *dialled = &connection->upstream.dialled;
     if (dialled->fd < 0)
         return;
-    if (connection->relayed.reset_target)
+    if (connection->relay_result.reset[RELAY_TARGET])
         socket_set_reset_on_close(dialled->fd);
     if (!dialled->is_borrowed)
         (void)close(dialled->fd);
     else
         // A relay has touched it, if only by an end of stream, or a header or a handshake has.
-        inherited_return(dialled->fd, connection->phases.last == PHASE_RELAYING ||
+        inherited_return(dialled->fd, connection->phases.reached == PHASE_RELAYING ||
                                           connection->upstream.is_header_sent || connection->upstream.tls != NULL);
 }
 
@@ -199,7 +199,7 @@ static void finish(struct connection *connection)
         connection_look_at_sockets(connection, &sockets);
     registry_remove(runtime->registry, &connection->entry);
     close_target(connection);
-    client_close(&connection->client, connection->relayed.reset_client);
+    client_close(&connection->client, connection->relay_result.reset[RELAY_CLIENT]);
     connection_count_closed(connection);
     upstream_leave(&connection->upstream);
     proxy_leave(proxy);

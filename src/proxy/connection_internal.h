@@ -25,7 +25,7 @@ struct connection {
     struct client client;
     struct upstream upstream;
     struct relay relay;
-    struct relay_result relayed;
+    struct relay_result relay_result;
     struct failure failure;      // what the connection's own thread has to tell; the reason that stands is the entry's
     struct registry_entry entry; // client socket, target socket, reason, lifetime
     struct periodic_record periodic_record;

@@ -36,14 +36,11 @@ void connection_count_connected(const struct connection *connection)
     struct proxy_metrics *metrics = metrics_of(connection);
     if (!metrics_are_on(metrics))
         return;
-    for (enum phase phase = PHASE_ACCEPTING; phase < PHASE_RELAYING; phase++) {
-        if (phase_rows[phase].timer == PHASE_NO_TIMER)
-            continue;
-        int64_t spent = connection->phases.spent[phase];
-        if (phase == PHASE_TARGET_HANDSHAKE) // without the attempts that failed
-            spent = connection->upstream.tls == NULL ? 0 : connection->upstream.tls->info.handshake_time;
-        time_phase(metrics, phase_rows[phase].timer, spent);
-    }
+    for (enum phase phase = PHASE_ACCEPTING; phase < PHASE_RELAYING; phase++)
+        if (phase_rows[phase].timer != PHASE_NO_TIMER)
+            time_phase(metrics, phase_rows[phase].timer, connection->phases.spent[phase]);
+    if (connection->upstream.tls != NULL) // the phase's time has those of failed attempts in it
+        time_phase(metrics, PROXY_TIME_TARGET_HANDSHAKE, connection->upstream.tls->info.handshake_time);
 }
 
 // What has come since the last time. Under the registry's lock, or after the connection has left it.
@@ -87,7 +84,7 @@ void connection_count_closed(struct connection *connection)
     struct proxy_metrics *metrics = metrics_of(connection);
     if (!metrics_are_on(metrics))
         return;
-    enum close_reason reason = atomic_load_explicit(&connection->entry.reason, memory_order_relaxed);
+    enum close_reason reason = atomic_load_explicit(&connection->entry.settled_reason, memory_order_relaxed);
     count_progress(connection, true);
     count_handshake_failure(connection, reason);
     metric_add(&metrics->closed[reason], 1);

@@ -57,12 +57,12 @@ void connection_look_at_sockets(const struct connection *connection, struct conn
 
 static enum close_reason reason_of(const struct connection *connection)
 {
-    return atomic_load_explicit(&connection->entry.reason, memory_order_relaxed);
+    return atomic_load_explicit(&connection->entry.settled_reason, memory_order_relaxed);
 }
 
 static const char *who_ended(const struct connection *connection, enum close_reason reason)
 {
-    return ended_by_name(reason == CLOSE_COMPLETED ? connection->relayed.ended_by : close_reason_ended_by(reason));
+    return ended_by_name(reason == CLOSE_COMPLETED ? connection->relay_result.ended_by : close_reason_ended_by(reason));
 }
 
 static const char *error_of(const struct connection *connection)
@@ -202,7 +202,7 @@ static json_t *json_of_timings(const int64_t durations[PHASE_COUNT])
 // The phase that it is in, or has ended in, and the step that it came to within that.
 static void set_phase(struct json_builder *builder, const struct phases *phases)
 {
-    const struct phase_row *phase = &phase_rows[phases->last], *step = &phase_rows[phases->step];
+    const struct phase_row *phase = &phase_rows[phases->reached], *step = &phase_rows[phases->step];
     set_text(builder, "phase", phase->name);
     set_text(builder, "step", strcmp(step->name, phase->name) == 0 ? step->step : NULL);
 }
@@ -343,7 +343,7 @@ void connection_reject(uint64_t id, struct generation *generation, const struct 
         return;
     struct connection rejected = {
         .id = id, .generation = generation, .start_wall = clock_wall(), .client = *client, .failure = *failure};
-    atomic_init(&rejected.entry.reason, failure->reason);
+    atomic_init(&rejected.entry.settled_reason, failure->reason);
     struct connection_sockets sockets = {.has_tcp = {false, false}}; // nothing has happened on it yet
     name_ends(client, &sockets);
     struct log_context context = connection_log_context(&rejected);

@@ -44,7 +44,7 @@ void phases_enter(struct phases *phases, enum phase phase)
     if (phase == PHASE_CLOSING) {
         phases->ended = now;
     } else {
-        phases->last = phase;
+        phases->reached = phase;
         phases->since = now;
     }
     atomic_store_explicit(&phases->current, phase, memory_order_relaxed);
@@ -71,6 +71,6 @@ int64_t phases_durations(const struct phases *phases, int64_t first_byte, int64_
     if (phases->started == 0)
         return 0;
     if (phases->ended == 0)
-        durations[phases->last] = between(phases->since, now);
+        durations[phases->reached] = between(phases->since, now);
     return between(phases->started, phases->ended != 0 ? phases->ended : now);
 }

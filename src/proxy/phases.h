@@ -29,7 +29,7 @@
     X(PHASE_CONNECT, "dialling", "connect", "connect_ms", PROXY_TIME_CONNECT)                                         \
     X(PHASE_SOCKS, "dialling", "socks", "socks_ms", PHASE_NO_TIMER)                                                   \
     X(PHASE_TARGET_HEADER, "dialling", "proxy_header", NULL, PHASE_NO_TIMER)                                          \
-    X(PHASE_TARGET_HANDSHAKE, "dialling", "tls_handshake", "target_handshake_ms", PROXY_TIME_TARGET_HANDSHAKE)        \
+    X(PHASE_TARGET_HANDSHAKE, "dialling", "tls_handshake", "target_handshake_ms", PHASE_NO_TIMER)                     \
     X(PHASE_AWAIT_FIRST_BYTE, "dialling", "first_byte", NULL, PHASE_NO_TIMER) /* from either side; a lent target's */ \
     X(PHASE_RELAYING, "relaying", NULL, "relay_ms", PHASE_NO_TIMER)                                                   \
     X(PHASE_FIRST_BYTE, "relaying", NULL, "first_byte_ms", PROXY_TIME_FIRST_BYTE) /* the relay tells when */          \
@@ -51,10 +51,10 @@ extern const struct phase_row phase_rows[PHASE_COUNT];
 // Times are clock_now()'s, in ns; all zeros is a connection that was turned away before it began.
 struct phases {
     _Atomic(enum phase) current; // as a whole
-    enum phase last;             // the same, but for PHASE_CLOSING: the phase that it has ended in
+    enum phase reached;          // the same, but for PHASE_CLOSING: the phase that it has ended in
     enum phase step;             // that it came to last, maybe in a phase before; PHASE_ACCEPTING: none
     int64_t started;             // it was accepted
-    int64_t since;               // `last` was entered
+    int64_t since;               // `reached` was entered
     int64_t step_since;          // 0: the step is over
     int64_t ended;               // 0: it is not closing yet
     int64_t spent[PHASE_COUNT];  // in what is over; 0: it did not come to that

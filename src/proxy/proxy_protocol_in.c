@@ -26,7 +26,7 @@ static bool wait_for_more(const struct reading *reading)
     error_set(&reading->failure->error, ERROR_TIMEOUT, "%s",
               reading->length == 0 ? "the client sent no PROXY protocol header in time"
                                    : "the client's PROXY protocol header did not come in time");
-    return failure_set(reading->failure, CLOSE_PROXY_HEADER_TIMEOUT);
+    return failed_with(reading->failure, CLOSE_PROXY_HEADER_TIMEOUT);
 }
 
 // What is there, without taking it, behind what was taken. False: nothing more comes.
@@ -44,10 +44,10 @@ static bool look(struct reading *reading, size_t *seen)
         if (got < 0 && (errno == EAGAIN || errno == EINTR))
             continue;
         if (reading->length == 0)
-            return failure_set(reading->failure, CLOSE_CLIENT_LEFT);
+            return failed_with(reading->failure, CLOSE_CLIENT_LEFT);
         error_set(&reading->failure->error, ERROR_INVALID,
                   "the client closed the connection within its PROXY protocol header");
-        return failure_set(reading->failure, CLOSE_PROXY_HEADER_INVALID);
+        return failed_with(reading->failure, CLOSE_PROXY_HEADER_INVALID);
     }
 }
 
@@ -78,7 +78,7 @@ static bool read_header(struct reading *reading, struct proxy_header_decoded *de
             break;
         case PROXY_HEADER_INVALID:
             error_set(&reading->failure->error, ERROR_INVALID, "the client sent %s", decoded->reason);
-            return failure_set(reading->failure, CLOSE_PROXY_HEADER_INVALID);
+            return failed_with(reading->failure, CLOSE_PROXY_HEADER_INVALID);
         }
     }
     return false;
@@ -96,7 +96,7 @@ static struct proxy_protocol_in *declare(const struct reading *reading, const st
     struct proxy_protocol_in *in = malloc(sizeof *in + decoded->length);
     if (in == NULL) {
         error_set_errno(&reading->failure->error, ENOMEM, "cannot keep the client's PROXY protocol header");
-        (void)failure_set(reading->failure, CLOSE_OUT_OF_MEMORY);
+        (void)failed_with(reading->failure, CLOSE_OUT_OF_MEMORY);
         return NULL;
     }
     memcpy(in->bytes, reading->bytes, decoded->length);

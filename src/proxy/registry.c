@@ -77,7 +77,7 @@ void registry_destroy(struct registry **registry)
 // Waking is all that matters: a socket that is no longer connected needs no waking, so errors mean nothing here.
 static void end(struct registry_entry *entry, enum close_reason reason)
 {
-    (void)close_reason_settle(&entry->reason, reason);
+    (void)close_reason_settle(&entry->settled_reason, reason);
     (void)shutdown(entry->client, SHUT_RDWR);
     if (entry->target >= 0)
         (void)shutdown(entry->target, SHUT_RDWR);
@@ -125,7 +125,7 @@ bool registry_watch_lifetimes(struct registry *registry, struct error *error)
 void registry_add(struct registry *registry, struct registry_entry *entry)
 {
     entry->target = -1;
-    atomic_init(&entry->reason, CLOSE_NONE);
+    atomic_init(&entry->settled_reason, CLOSE_NONE);
     mutex_lock(&registry->lock);
     registry->count++;
     entry->list = entry->deadline == DEADLINE_NONE ? &registry->unlimited : &registry->lifetimes;
@@ -146,7 +146,7 @@ void registry_set_target(struct registry *registry, struct registry_entry *entry
 {
     mutex_lock(&registry->lock);
     entry->target = target;
-    if (atomic_load(&entry->reason) != CLOSE_NONE)
+    if (atomic_load(&entry->settled_reason) != CLOSE_NONE)
         (void)shutdown(target, SHUT_RDWR);
     mutex_unlock(&registry->lock);
 }

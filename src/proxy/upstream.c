@@ -138,7 +138,7 @@ static bool connect_directly(const struct attempt *attempt)
         terms.resolve_timeout = attempt->target->resolve_timeout;
     }
     return connect_to(attempt, &attempt->target->address, &terms, error) ||
-           failure_set(attempt->failure, reason_of(&reasons_to_connect, error->code, false));
+           failed_with(attempt->failure, reason_of(&reasons_to_connect, error->code, false));
 }
 
 // Kept out of other frames: the credentials and the address take more than a kilobyte.
@@ -150,7 +150,7 @@ __attribute__((noinline)) static bool connect_by_socks(const struct attempt *att
     struct error *error = &attempt->failure->error, why = ERROR_INIT;
     bool is_connected = false, has_own_bound = false;
     if (!socks_server_parse(attempt->target->socks_proxy, &server, error)) // the configuration has been checked for it
-        return failure_set(attempt->failure, CLOSE_CONNECT_FAILED);
+        return failed_with(attempt->failure, CLOSE_CONNECT_FAILED);
     if (!connect_to(attempt, &server.address, &terms, &why)) {
         error_wrap(error, &why, "the SOCKS5 server");
     } else {
@@ -164,7 +164,7 @@ __attribute__((noinline)) static bool connect_by_socks(const struct attempt *att
             drop_socket(attempt->upstream);
     }
     socks_server_wipe(&server);
-    return is_connected || failure_set(attempt->failure, reason_of(reasons, error->code, has_own_bound));
+    return is_connected || failed_with(attempt->failure, reason_of(reasons, error->code, has_own_bound));
 }
 
 // At once, and before the target's TLS.
@@ -195,7 +195,7 @@ static bool send_header(const struct attempt *attempt)
         break;
     }
     drop_socket(upstream);
-    return failure_set(attempt->failure, reason_of(&reasons_of_header, error->code, has_own_bound));
+    return failed_with(attempt->failure, reason_of(&reasons_of_header, error->code, has_own_bound));
 }
 
 static bool connect_tls(const struct attempt *attempt)
@@ -217,7 +217,7 @@ static bool connect_tls(const struct attempt *attempt)
     if (is_done)
         return true;
     drop_socket(upstream);
-    return failure_set(attempt->failure, reason_of(&reasons_of_tls, error->code, has_own_bound));
+    return failed_with(attempt->failure, reason_of(&reasons_of_tls, error->code, has_own_bound));
 }
 
 // All steps to upstream->target, within its connect_timeout. On failure the socket is closed.
@@ -237,7 +237,7 @@ static bool upstream_attempt(struct upstream *upstream, const struct upstream_te
                         (terms->header == NULL || send_header(&attempt)) &&
                         (upstream->target->tls == NULL || connect_tls(&attempt));
     phases_leave_step(phases);
-    // The SOCKS5 server, or a target that speaks TLS 1.2, may have had the last word.
+    // The last bytes may have been the SOCKS5 server's, or those of a target that speaks TLS 1.2.
     if (is_connected && (phases->step == PHASE_SOCKS || phases->step == PHASE_TARGET_HANDSHAKE))
         socket_acknowledge(upstream->dialled.fd);
     return is_connected;
@@ -268,7 +268,7 @@ static bool wait_before(const struct target_config *target, int64_t attempt, str
     if (client_watch_poll(watch, NULL, 0, clock_now() + wait) != CLIENT_WATCH_GONE)
         return true;
     error_set(&failure->error, ERROR_CANCELLED, "the client left");
-    return failure_set(failure, CLOSE_CLIENT_LEFT);
+    return failed_with(failure, CLOSE_CLIENT_LEFT);
 }
 
 static void log_failure(const struct target_config *target, int64_t attempt, const struct error *error,
@@ -394,5 +394,5 @@ bool upstream_connect(struct upstream *upstream, const struct upstream_terms *te
         error_wrap(&failure->error, &last.error, "all %zu targets failed, the last", failed);
     else
         error_pass(&failure->error, &last.error);
-    return failure_set(failure, last.reason != CLOSE_NONE ? last.reason : CLOSE_CONNECT_FAILED); // else none was tried
+    return failed_with(failure, last.reason != CLOSE_NONE ? last.reason : CLOSE_CONNECT_FAILED); // else none was tried
 }

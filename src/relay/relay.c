@@ -36,7 +36,7 @@ struct stack_buffers {
 
 static void init_direction(struct relay_shared *shared, enum relay_side side, struct stack_buffers *buffers)
 {
-    enum relay_side other = side == RELAY_CLIENT ? RELAY_TARGET : RELAY_CLIENT;
+    enum relay_side other = relay_other(side);
     struct direction *direction = &shared->directions[side];
     direction->shared = shared;
     direction->opposite = &shared->directions[other];
@@ -166,44 +166,16 @@ static void send_due_alert(const struct relay_shared *shared)
 // Delivers what can be delivered and says how the sockets are to be closed.
 static void conclude(const struct relay_shared *shared, struct relay_result *result)
 {
-    (void)close_reason_settle(shared->relay->reason, CLOSE_COMPLETED);
-    enum close_reason reason = atomic_load(shared->relay->reason);
-    struct relay_result concluded = {.ended_by = close_reason_ended_by(reason)};
+    (void)close_reason_settle(shared->relay->settled_reason, CLOSE_COMPLETED);
+    enum close_reason reason = atomic_load(shared->relay->settled_reason);
     shared->failure->reason = reason;
     send_due_alert(shared); // before the flush, which may take a while
-    switch (reason) {
-    case CLOSE_COMPLETED:
-        concluded.ended_by = atomic_load(&shared->first_finished) == RELAY_TARGET ? ENDED_BY_TARGET : ENDED_BY_CLIENT;
-        break;
-    case CLOSE_CLIENT_RESET:
-    case CLOSE_CLIENT_LOST:
-    case CLOSE_CLIENT_TRUNCATED:
-    case CLOSE_CLIENT_TLS_ERROR:
-        socket_flush(shared->relay->sockets[RELAY_TARGET].fd, shared->grace_end);
-        concluded.reset_target = true;
-        break;
-    case CLOSE_TARGET_RESET:
-    case CLOSE_TARGET_LOST:
-    case CLOSE_TARGET_TRUNCATED:
-    case CLOSE_TARGET_TLS_ERROR:
-        socket_flush(shared->relay->sockets[RELAY_CLIENT].fd, shared->grace_end);
-        concluded.reset_client = true;
-        break;
-    case CLOSE_CLIENT_WRITE_TIMEOUT:
-        socket_flush(shared->relay->sockets[RELAY_TARGET].fd, shared->grace_end);
-        concluded.reset_client = concluded.reset_target = true;
-        break;
-    case CLOSE_TARGET_WRITE_TIMEOUT:
-        socket_flush(shared->relay->sockets[RELAY_CLIENT].fd, shared->grace_end);
-        concluded.reset_client = concluded.reset_target = true;
-        break;
-    case CLOSE_OUT_OF_MEMORY:
-        concluded.reset_client = concluded.reset_target = true;
-        break;
-    default: // a read timeout, or ended from outside
-        break;
-    }
-    *result = concluded;
+    if (shared->deliver_to != NULL)
+        socket_flush(shared->deliver_to->fd, shared->grace_end);
+    *result = (struct relay_result){.ended_by = close_reason_ended_by(reason),
+                                    .reset = {shared->reset[RELAY_CLIENT], shared->reset[RELAY_TARGET]}};
+    if (reason == CLOSE_COMPLETED)
+        result->ended_by = atomic_load(&shared->first_finished) == RELAY_TARGET ? ENDED_BY_TARGET : ENDED_BY_CLIENT;
 }
 
 void relay_run(struct relay *relay, struct relay_result *result, struct failure *failure)

@@ -26,23 +26,28 @@ static const struct side_reasons reasons[2] = {
 
 static bool has_reason(const struct direction *direction)
 {
-    return atomic_load(direction->shared->relay->reason) != CLOSE_NONE;
+    return atomic_load(direction->shared->relay->settled_reason) != CLOSE_NONE;
 }
 
 // --- failures --------------------------------------------------------------------------------------------------------
 
-// One side is gone. The opposite direction, which reads `to`, delivers what `to` has sent so far and then finds the end
-// of the stream: SHUT_RD ends the reading without a byte on the wire, so that neither side takes this for an orderly
-// end. `os_errno`: 0 if no call has failed. False: another reason stands already.
-static bool fail(struct direction *direction, enum close_reason reason, int os_errno)
+// `culprit` is gone, or has broken its stream: what it had sent is still delivered, and then the other side is reset.
+// The opposite direction, which reads `to`, delivers what `to` has sent so far and then finds the end of the stream:
+// SHUT_RD ends the reading without a byte on the wire, so that neither side takes this for an orderly end. `os_errno`:
+// 0 if no call has failed. False: another reason stands already.
+static bool fail(struct direction *direction, enum relay_side culprit, enum close_reason reason, int os_errno)
 {
     struct relay_shared *shared = direction->shared;
-    if (!close_reason_settle(shared->relay->reason, reason))
+    if (!close_reason_settle(shared->relay->settled_reason, reason))
         return false;
     direction->has_failed = true;
     if (os_errno != 0)
         error_set_errno(&shared->failure->error, os_errno, "%s", close_reason_text(reason));
     shared->grace_end = deadline_after(RELAY_GRACE);
+    shared->deliver_to = reason == CLOSE_OUT_OF_MEMORY ? NULL : &shared->relay->sockets[relay_other(culprit)];
+    shared->reset[relay_other(culprit)] = true;
+    // It is still there, and has not got all.
+    shared->reset[culprit] = reason == CLOSE_OUT_OF_MEMORY || reason == reasons[culprit].write_timeout;
     (void)shutdown(direction->to->fd, SHUT_RD);
     return true;
 }
@@ -66,7 +71,7 @@ static enum close_reason reason_of_errno(enum relay_side side, int os_errno)
 
 void direction_read_failed(struct direction *direction, int os_errno)
 {
-    (void)fail(direction, reason_of_errno(direction->side, os_errno), os_errno);
+    (void)fail(direction, direction->side, reason_of_errno(direction->side, os_errno), os_errno);
     direction_enter(direction, DIRECTION_STOPPED);
 }
 
@@ -82,7 +87,7 @@ void direction_write_failed(struct direction *direction, int os_errno)
         direction_enter(direction, DIRECTION_UNHEARD);
         return;
     }
-    (void)fail(direction, reason, os_errno == EAGAIN ? ETIMEDOUT : os_errno);
+    (void)fail(direction, to, reason, os_errno == EAGAIN ? ETIMEDOUT : os_errno);
     // Only now: see is_orderly_end().
     if (state != DIRECTION_FINISHED)
         direction_enter(direction, DIRECTION_TORN);
@@ -93,7 +98,7 @@ void direction_tls_failed(struct direction *direction, unsigned alert, const cha
 {
     struct relay_shared *shared = direction->shared;
     enum close_reason reason = reasons[direction->side].tls_error;
-    if (fail(direction, reason, 0)) {
+    if (fail(direction, direction->side, reason, 0)) {
         error_set(&shared->failure->error, ERROR_INVALID, "the %s %s %s", ended_by_name(close_reason_ended_by(reason)),
                   alert == 0 ? "ended TLS by the alert" : "sent", what);
         shared->due_alert = alert;
@@ -106,7 +111,7 @@ void direction_tls_failed(struct direction *direction, unsigned alert, const cha
 
 void direction_seal_failed(struct direction *direction)
 {
-    (void)fail(direction, CLOSE_OUT_OF_MEMORY, ENOMEM);
+    (void)fail(direction, direction->side, CLOSE_OUT_OF_MEMORY, ENOMEM);
     direction_enter(direction, DIRECTION_STOPPED);
 }
 
@@ -142,7 +147,7 @@ void direction_check_reset(struct direction *direction)
     (void)getsockopt(fd, SOL_SOCKET, SO_ERROR, &os_errno, &size);
     if (os_errno == 0 || os_errno == EPIPE) // a reset that another call has taken, or one after the end of the stream
         os_errno = ECONNRESET;
-    (void)fail(direction, reason_of_errno(direction->side, os_errno), os_errno);
+    (void)fail(direction, direction->side, reason_of_errno(direction->side, os_errno), os_errno);
 }
 
 // A reset makes one call on the socket fail. If that is the opposite direction's write, this one's read returns 0, as
@@ -168,7 +173,7 @@ static bool is_orderly_end(struct direction *direction, bool may_be_reset)
     if (has_reason(direction))
         return false;
     if (is_reset) // after the end of the stream
-        (void)fail(direction, reasons[direction->side].reset, ECONNRESET);
+        (void)fail(direction, direction->side, reasons[direction->side].reset, ECONNRESET);
     return !is_reset;
 }
 
@@ -192,8 +197,8 @@ void direction_end_of_stream(struct direction *direction, bool may_be_reset)
         // Whoever can cut a TCP connection could make a whole stream of half of one: without a close_notify it has not
         // ended (RFC 8446 6.1).
         if (direction_state(direction->opposite) == DIRECTION_UNHEARD) // whose write has taken the error of a reset
-            (void)fail(direction, reasons[direction->side].reset, ECONNRESET);
-        else if (fail(direction, reasons[direction->side].truncated, 0))
+            (void)fail(direction, direction->side, reasons[direction->side].reset, ECONNRESET);
+        else if (fail(direction, direction->side, reasons[direction->side].truncated, 0))
             error_set(&direction->shared->failure->error, ERROR_INVALID,
                       "the stream was cut: it ended without a close_notify");
         direction_enter(direction, DIRECTION_STOPPED);
@@ -250,7 +255,7 @@ static bool wait_readable(int fd, int64_t duration)
 void direction_read_timed_out(struct direction *direction)
 {
     // Orderly for both sides.
-    if (close_reason_settle(direction->shared->relay->reason, reasons[direction->side].read_timeout)) {
+    if (close_reason_settle(direction->shared->relay->settled_reason, reasons[direction->side].read_timeout)) {
         (void)shutdown(direction->from->fd, SHUT_RDWR);
         (void)shutdown(direction->to->fd, SHUT_RDWR);
     }

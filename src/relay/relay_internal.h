@@ -120,13 +120,20 @@ struct relay_shared {
     struct direction directions[2]; // by the side that is read from
     int io_flags;                   // recv()'s and send()'s: MSG_DONTWAIT for relay_poll.c, 0 for relay_pump.c
     _Atomic int first_finished;     // enum relay_side; -1: neither side has sent an end of stream
-    // Written by the direction that recorded the reason, read when both have ended.
+    // Written by the direction that settled the reason, read when both have ended.
     struct failure *failure;
-    int64_t grace_end;  // DEADLINE_NONE: no side failed
+    int64_t grace_end;                     // DEADLINE_NONE: no side failed
+    const struct relay_socket *deliver_to; // what was written to it is waited for; NULL: nothing is
+    bool reset[2];                         // by enum relay_side
     unsigned due_alert; // enum tls_alert, to be sent to `due_alert_to`; 0 (which is no failure): none
     enum relay_side due_alert_to;
     _Atomic bool is_tls_broken; // by one side: what is under way to it is the last that it gets
 };
+
+static inline enum relay_side relay_other(enum relay_side side)
+{
+    return side == RELAY_CLIENT ? RELAY_TARGET : RELAY_CLIENT;
+}
 
 static inline enum direction_state direction_state(const struct direction *direction)
 {

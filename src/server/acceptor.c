@@ -106,15 +106,15 @@ static bool take_places(const struct generation *generation, struct client *clie
     enum close_reason refusal =
         source_counts_enter(&generation->proxy->sources, &client->peer, source_limit, &client->source, &failure->error);
     if (refusal != CLOSE_NONE)
-        return failure_set(failure, refusal);
+        return failed_with(failure, refusal);
     if (proxy_enter(generation->proxy, settings->connection_limit))
         return true;
     source_counts_leave(&generation->proxy->sources, &client->source);
-    return failure_set(failure, CLOSE_CONNECTION_LIMIT);
+    return failed_with(failure, CLOSE_CONNECTION_LIMIT);
 }
 
 // From a client's descriptor to a worker that owns it; or it is turned away, and closed.
-static void admit(struct acceptor *acceptor, struct client *client)
+static void start_connection(struct acceptor *acceptor, struct client *client)
 {
     struct generation *generation = acceptor->current;
     struct failure failure = {.reason = judge_source(&generation->settings->listener, &client->peer)};
@@ -129,7 +129,7 @@ static void admit(struct acceptor *acceptor, struct client *client)
         return;
     connection_abandon(&connection);
     give_back_places(generation, client);
-    (void)failure_set(&failure, error->code == ERROR_NO_THREADS ? CLOSE_OUT_OF_THREADS : CLOSE_OUT_OF_MEMORY);
+    (void)failed_with(&failure, error->code == ERROR_NO_THREADS ? CLOSE_OUT_OF_THREADS : CLOSE_OUT_OF_MEMORY);
     turn_away(acceptor, client, &failure);
 }
 
@@ -239,7 +239,7 @@ static enum accept_result accept_one(struct acceptor *acceptor, int listening, b
         refill_spares(acceptor);
         if (acceptor->may_have_older_clients)
             socket_prepare_tcp(client.fd, 0);
-        admit(acceptor, &client);
+        start_connection(acceptor, &client);
         return ACCEPT_TOOK_ONE;
     }
     int os_errno = errno;
@@ -355,7 +355,7 @@ static void hand_on_connection(struct acceptor *acceptor)
     (void)socket_peer(client.fd, &client.peer);
     socket_set_blocking(client.fd, true);
     acceptor->listener.socket_count = 0; // it is the connection's now
-    admit(acceptor, &client);
+    start_connection(acceptor, &client);
 }
 
 static void *run_acceptor(void *argument)

@@ -84,7 +84,7 @@ void rig_go_without_threads(void)
 void rig_init(struct rig *rig, enum rig_kind client, enum rig_kind target, int buffer)
 {
     *rig = (struct rig){.relay = {.threads = *rig_only_threads() != NULL ? *rig_only_threads() : rig_threads()}};
-    rig->relay.reason = &rig->reason;
+    rig->relay.settled_reason = &rig->reason;
     rig_connect_pair(client, buffer, &rig->relay.sockets[RELAY_CLIENT].fd, &rig->client);
     rig_connect_pair(target, buffer, &rig->relay.sockets[RELAY_TARGET].fd, &rig->target);
     static _Atomic unsigned number;
@@ -121,8 +121,8 @@ void rig_close_side(struct rig *rig, enum relay_side side, bool reset)
 void rig_join(struct rig *rig)
 {
     MUST(pthread_join(rig->runner, NULL) == 0);
-    rig_close_side(rig, RELAY_CLIENT, rig->ran && rig->result.reset_client);
-    rig_close_side(rig, RELAY_TARGET, rig->ran && rig->result.reset_target);
+    rig_close_side(rig, RELAY_CLIENT, rig->ran && rig->result.reset[RELAY_CLIENT]);
+    rig_close_side(rig, RELAY_TARGET, rig->ran && rig->result.reset[RELAY_TARGET]);
 }
 
 void rig_prepare(void)
@@ -255,8 +255,8 @@ void rig_assert_ended(const struct rig *rig, enum close_reason reason, enum ende
 
 void rig_assert_resets(const struct rig *rig, bool client, bool target)
 {
-    assert_int_equal(rig->result.reset_client, client);
-    assert_int_equal(rig->result.reset_target, target);
+    assert_int_equal(rig->result.reset[RELAY_CLIENT], client);
+    assert_int_equal(rig->result.reset[RELAY_TARGET], target);
 }
 
 bool rig_wait_bytes(struct rig *rig, enum relay_side side, uint64_t at_least)

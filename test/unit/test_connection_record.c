@@ -82,9 +82,9 @@ static void fill(struct connection *connection)
                    .server_name = "a.example"},
         .upstream = {.target = &target, .attempts = 3, .dialled.remote = endpoint("10.0.0.6:1080"), .tls = &target_tls},
         .relay = {.sockets = {{.bytes = 517}, {.bytes = UINT64_C(5000000000000)}}, .first_byte = 1 + 30050 * NS_PER_US},
-        .relayed.ended_by = ENDED_BY_CLIENT,
+        .relay_result.ended_by = ENDED_BY_CLIENT,
         .phases = {.current = PHASE_CLOSING,
-                   .last = PHASE_RELAYING,
+                   .reached = PHASE_RELAYING,
                    .step = PHASE_TARGET_HANDSHAKE,
                    .started = 1,
                    .since = 1,
@@ -101,7 +101,7 @@ static void fill(struct connection *connection)
                              [PHASE_TARGET_HANDSHAKE] = 1,
                              [PHASE_RELAYING] = 60 * NS_PER_S}},
     };
-    atomic_init(&connection->entry.reason, CLOSE_COMPLETED);
+    atomic_init(&connection->entry.settled_reason, CLOSE_COMPLETED);
 }
 
 static void render(const struct connection *connection, enum connection_event event,
@@ -167,7 +167,7 @@ static void test_a_rejection(void **state)
     (void)state;
     struct connection rejected = {.id = INT64_MAX, .generation = &generation, .start_wall = START};
     const struct connection_sockets sockets = {.client = "192.0.2.1:1", .local = "192.0.2.2:80"};
-    atomic_init(&rejected.entry.reason, CLOSE_CONNECTION_LIMIT);
+    atomic_init(&rejected.entry.settled_reason, CLOSE_CONNECTION_LIMIT);
     error_set(&rejected.failure.error, ERROR_INVALID, "why");
     assert_line(&rejected, CONNECTION_REJECTED, &sockets,
                 "{\"event\":\"rejected\",\"id\":9223372036854775807,\"proxy\":\"web\","

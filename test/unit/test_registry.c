@@ -72,7 +72,7 @@ static bool has_ended(int peer, int wait_ms)
 
 static enum close_reason reason_of(struct fake *fake)
 {
-    return atomic_load(&fake->entry.reason);
+    return atomic_load(&fake->entry.settled_reason);
 }
 
 static void test_counts(void **state)
@@ -137,8 +137,8 @@ static void test_the_first_reason_stands(void **state)
     struct fake fake;
     open_fake(&fake, DEADLINE_NONE);
     registry_add(registry, &fake.entry);
-    assert_true(close_reason_settle(&fake.entry.reason, CLOSE_COMPLETED));
-    assert_false(close_reason_settle(&fake.entry.reason, CLOSE_LIFETIME));
+    assert_true(close_reason_settle(&fake.entry.settled_reason, CLOSE_COMPLETED));
+    assert_false(close_reason_settle(&fake.entry.settled_reason, CLOSE_LIFETIME));
     registry_end_all(registry, CLOSE_DRAIN);
     assert_int_equal(reason_of(&fake), CLOSE_COMPLETED);
     registry_remove(registry, &fake.entry);
@@ -266,11 +266,11 @@ static bool live_once(struct crowd *crowd, bool wait_for_the_others, int64_t lif
     registry_set_target(crowd->registry, &entry, target[0]);
     if (wait_for_the_others)
         (void)pthread_barrier_wait(&crowd->all_in);
-    (void)close_reason_settle(&entry.reason, CLOSE_COMPLETED);
+    (void)close_reason_settle(&entry.settled_reason, CLOSE_COMPLETED);
     registry_remove(crowd->registry, &entry);
     (void)close(client[0]);
     (void)close(target[0]);
-    bool untouched = atomic_load(&entry.reason) == CLOSE_COMPLETED;
+    bool untouched = atomic_load(&entry.settled_reason) == CLOSE_COMPLETED;
     bool ended = has_ended(client[1], 0) && has_ended(target[1], 0);
     (void)close(client[1]);
     (void)close(target[1]);

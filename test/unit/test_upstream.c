@@ -160,7 +160,7 @@ static bool connect_with(struct fixture *fixture, uint64_t rr_counter, const str
     const struct generation generation = {.proxy = &proxy, .settings = &fixture->settings, .targets = fixture->targets};
     const struct upstream_terms terms = {
         .generation = &generation, .header = header, .watch = &fixture->watch, .context = &context};
-    fixture->phases = (struct phases){.current = PHASE_DIALLING, .last = PHASE_DIALLING, .started = 1, .since = 1};
+    fixture->phases = (struct phases){.current = PHASE_DIALLING, .reached = PHASE_DIALLING, .started = 1, .since = 1};
     return upstream_connect(&fixture->upstream, &terms, &fixture->phases, &fixture->failure);
 }
 

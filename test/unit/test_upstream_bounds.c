@@ -53,7 +53,7 @@ static int64_t fail_to_connect(struct scene *scene)
     const struct upstream_terms terms = {
         .generation = &generation, .header = scene->header, .watch = &watch, .context = &context};
     int64_t start = clock_now();
-    scene->phases = (struct phases){.current = PHASE_DIALLING, .last = PHASE_DIALLING, .started = 1, .since = 1};
+    scene->phases = (struct phases){.current = PHASE_DIALLING, .reached = PHASE_DIALLING, .started = 1, .since = 1};
     scene->failure = (struct failure){.reason = CLOSE_NONE};
     atomic_store(&fake_time_flies, true);
     assert_false(upstream_connect(&scene->upstream, &terms, &scene->phases, &scene->failure));

@@ -20,14 +20,14 @@
 TAILQ_HEAD(registry_list, registry_entry);
 
 // One connection's entry, embedded in it. The fields belong to the registry from registry_add() to registry_remove(),
-// but for `reason`, which anyone may read or, by close_reason_settle(), set.
+// but for `settled_reason`, which anyone may read or, by close_reason_settle(), set.
 struct registry_entry {
     TAILQ_ENTRY(registry_entry) link;
     struct registry_list *list; // that it is in
     int client;                 // socket
     int target;                 // socket, -1: none yet
     int64_t deadline;           // the end of its lifetime (base/clock.h); DEADLINE_NONE: none
-    _Atomic(enum close_reason) reason;
+    _Atomic(enum close_reason) settled_reason;
 };
 
 struct registry;

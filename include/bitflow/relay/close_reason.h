@@ -82,7 +82,7 @@ struct failure {
 };
 
 // What a stage returns that failed: false. Its error is set already.
-static inline bool failure_set(struct failure *failure, enum close_reason reason)
+static inline bool failed_with(struct failure *failure, enum close_reason reason)
 {
     if (failure->reason == CLOSE_NONE)
         failure->reason = reason;

@@ -54,18 +54,16 @@ struct relay {
     struct thread_pool *threads;
     // Of the thread that reads from the target, once there is one.
     char second_thread_name[THREAD_NAME_SIZE];
-    // The connection's reason to end, CLOSE_NONE while it runs. Whoever ends it from outside (lifetime, drain) sets it
-    // by compare and swap and then shuts both sockets down; a direction that fails sets it the same way. The first one
-    // stands.
-    _Atomic(enum close_reason) *reason;
+    // The connection's reason to end, CLOSE_NONE while it runs. Whoever ends it from outside (lifetime, drain) calls
+    // close_reason_settle() and then shuts both sockets down; a direction that fails does so, too. The first one stands.
+    _Atomic(enum close_reason) *settled_reason;
     // When the target's first byte was given to the client, CLOCK_MONOTONIC; 0: none was yet. Anyone may read it.
     _Atomic int64_t first_byte;
 };
 
 struct relay_result {
     enum ended_by ended_by;
-    bool reset_client; // close with RST rather than with FIN
-    bool reset_target;
+    bool reset[2]; // by enum relay_side: close it with RST rather than with FIN
 };
 
 // Blocks until both directions have ended. `failure` has the connection's reason afterwards, and an error where a call
