@@ -143,6 +143,12 @@ left_out() { # STAGE LOG...
             END { for (what in tests) printf "%-22s %5d tests  %s\n", stage, tests[what], what }' | sort
 }
 
+# The tests that failed, again: whoever sees only the end of a long log learns what to look for.
+broken_tests() { # STAGE
+    grep -hE '^(FAILED|ERROR) ' "build/$1.log" "build/$1/e2e"/*.log 2>/dev/null | sed "s/^[A-Z]*/$1:/"
+    sed "s/^[0-9]*:/$1 unit: /" "build/$1/Testing/Temporary/LastTestsFailed.log" 2>/dev/null
+}
+
 # A file at a time, several at once: they wait more than they compute.
 e2e() { # PRESET
     mkdir -p "build/$1/e2e"
@@ -203,11 +209,13 @@ done
 # Without the packages of the build there is nothing to test.
 cmake/install-deps.sh $packages || { ! is_ci && cmake/install-deps.sh build; } || exit 1
 for stage in "$@"; do
-    rm -f "build/$stage.log" "build/$stage/e2e"/*.log
+    rm -f "build/$stage.log" "build/$stage/e2e"/*.log "build/$stage/Testing/Temporary/LastTestsFailed.log"
     run_stage "$stage"
 done
 
 printf '\n==== summary\n%s' "$results"
+broken=$(for stage in "$@"; do broken_tests "$stage"; done)
+[ -z "$broken" ] || printf '\n==== failed tests\n%s\n' "$broken"
 left=$(for stage in "$@"; do left_out "$stage" "build/$stage.log" "build/$stage/e2e"/*.log; done)
 [ -z "$left" ] || printf '\n==== left out, for want of\n%s\n' "$left"
 if [ $failed -gt 0 ]; then

@@ -12,9 +12,10 @@ import sockets
 import tls_cases
 import tls_raw
 from environment import proxy
-from waiting import pace
+from waiting import pace, wait_for
 
 WAIT = 0.3  # what a slow peer takes, seconds
+LEAST_WAIT_MS = WAIT * 1000 * 0.8  # of which bitflow notices: on a busy machine it begins to wait a little later
 
 TIMES = {
     "wait_ms",
@@ -171,6 +172,7 @@ def test_each_phase_is_timed_for_itself(env, pki):
     listener = tls_cases.tls_listener(pki.server, listener={"proxy_protocol": True})
     bitflow = env.start(proxy(address, tls_cases.tls_target(server.address, pki.trusted), listener=listener))
     client = env.connect(address)
+    wait_for(bitflow.busy_threads, "it is accepted")
     time.sleep(WAIT)
     client.sendall(proxy_headers.EXAMPLE)
     time.sleep(WAIT)
@@ -181,7 +183,7 @@ def test_each_phase_is_timed_for_itself(env, pki):
     end.end()
     sockets.receive_until_broken(client)
     record = one_record(bitflow)
-    timings, least, most = record["timings"], WAIT * 1000 - 5, WAIT * 1000 + 1000 * pace()
+    timings, least, most = record["timings"], LEAST_WAIT_MS, WAIT * 1000 + 1000 * pace()
     assert least <= timings["client_header_ms"] <= most
     assert least <= timings["client_handshake_ms"] <= most
     assert 2 * least <= timings["admit_ms"] <= 2 * most
@@ -199,12 +201,13 @@ def test_the_client_hello_is_timed(env, pki):
     listener = tls_cases.tls_listener(pki.server)
     bitflow = env.start(proxy(address, target, listener=listener, connection_load_balancer="sni"))
     client = env.connect(address)
+    wait_for(bitflow.busy_threads, "it is accepted")
     time.sleep(WAIT)
     end = tls_raw.Tls(client, tls_raw.client_context(), server_name="server.test").handshake()
     end.end()
     sockets.receive_until_broken(client)
     timings = one_record(bitflow)["timings"]
-    assert timings["client_hello_ms"] >= WAIT * 1000 - 5
+    assert timings["client_hello_ms"] >= LEAST_WAIT_MS
     assert 0 < timings["client_handshake_ms"] and timings["admit_ms"] >= timings["client_hello_ms"]
 
 
@@ -262,6 +265,6 @@ def test_a_slow_socks_server(env):
         client.sendall(b"hello")
         client.close()
         record = one_record(bitflow)
-        assert WAIT * 1000 - 5 <= record["timings"]["socks_ms"] <= record["timings"]["dial_ms"]
+        assert LEAST_WAIT_MS <= record["timings"]["socks_ms"] <= record["timings"]["dial_ms"]
         assert record["target"]["via"] == server.address
         assert record["target_tcp"]["bytes_received"] >= 12  # of the leg to the SOCKS5 server

@@ -26,8 +26,15 @@ def test_what_was_before_is_not_counted_and_what_lives_goes_on(env, statsd):
     entry = proxy(address, listener.address)
     bitflow = env.start(entry)
     client, target = env.pair(address, listener)
-    client.sendall(bytes(1000))
-    sockets.receive_exactly(target, 1000)
+
+    def send(size):
+        """With an answer: bytes are counted once they are written, which the answer comes after."""
+        client.sendall(bytes(size))
+        sockets.receive_exactly(target, size)
+        target.sendall(b"x")
+        sockets.receive_exactly(client, 1)
+
+    send(1000)
     assert "statsd" not in bitflow.thread_names()
 
     def switch(**settings):
@@ -36,17 +43,14 @@ def test_what_was_before_is_not_counted_and_what_lives_goes_on(env, statsd):
 
     switch(application=metrics(statsd.address))
     statsd.wait_gauge(f"{PROXY}.connections.active", 1)
-    client.sendall(bytes(10))
-    sockets.receive_exactly(target, 10)
+    send(10)
     wait_counters(statsd, {f"{PROXY}.bytes.from_client": 10})
     switch()
     wait_for(lambda: "statsd" not in bitflow.thread_names(), "the thread has ended")
-    client.sendall(bytes(100))
-    sockets.receive_exactly(target, 100)
+    send(100)
     switch(application=metrics(statsd.address, prefix="again"))
     wait_for(lambda: statsd.gauges().get(f"again.{PROXY}.connections.active") == 1, "it is reported again")
-    client.sendall(bytes(5))
-    sockets.receive_exactly(target, 5)
+    send(5)
     wait_counters(statsd, {f"again.{PROXY}.bytes.from_client": 5, f"{PROXY}.bytes.from_client": 10})
     bitflow.quiet_check = False  # there is a socket more than at the start
 

@@ -55,7 +55,7 @@ struct relay {
     // Of the thread that reads from the target, once there is one.
     char second_thread_name[THREAD_NAME_SIZE];
     // The connection's reason to end, CLOSE_NONE while it runs. Whoever ends it from outside (lifetime, drain) calls
-    // close_reason_settle() and then shuts both sockets down; a direction that fails does so, too. The first one stands.
+    // close_reason_settle() and then shuts both sockets down, as a direction that fails does. The first one stands.
     _Atomic(enum close_reason) *settled_reason;
     // When the target's first byte was given to the client, CLOCK_MONOTONIC; 0: none was yet. Anyone may read it.
     _Atomic int64_t first_byte;
