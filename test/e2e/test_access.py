@@ -182,8 +182,8 @@ def test_strangers_do_not_count_towards_the_limit(env):
     sockets.round_trip(env.connect(address))
 
 
-def test_a_rush_of_clients_does_not_exceed_the_limit(env):
-    """Each is either served or rejected, and each is on record."""
+def test_each_client_of_a_rush_is_either_served_or_rejected(env):
+    """And is on record; the target never has many more of them than the limit."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address, connection_limit=10))
     count, served = scale(400, 60), []

@@ -135,21 +135,25 @@ def test_a_reset_by_one_side_resets_the_other(env, tcp_front, side):
     assert (record["reason"], record["ended_by"], record[f"bytes_from_{side}"]) == (f"{side}_reset", side, 4)
 
 
-def test_a_half_close_does_not_hide_the_other_sides_reset(env, tcp_front):
+@pytest.fixture
+def half_closed(env, tcp_front):
+    """(bitflow, client, target): the client has ended its half."""
     bitflow, address, listener = tcp_front
     client, target = env.pair(address, listener)
     client.shutdown(socket.SHUT_WR)
     assert sockets.receive_to_end(target) == b""
+    return bitflow, client, target
+
+
+def test_a_half_close_does_not_hide_the_other_sides_reset(half_closed):
+    bitflow, client, target = half_closed
     sockets.reset(target)
     assert sockets.receive_until_broken(client) == (b"", "reset")
     assert bitflow.wait_records(1)[0]["reason"] == "target_reset"
 
 
-def test_a_client_that_half_closed_can_still_reset(env, tcp_front):
-    bitflow, address, listener = tcp_front
-    client, target = env.pair(address, listener)
-    client.shutdown(socket.SHUT_WR)
-    assert sockets.receive_to_end(target) == b""
+def test_a_client_that_half_closed_can_still_reset(half_closed):
+    bitflow, client, target = half_closed
     sockets.reset(client)
     # The target has read the end of the stream: only a write tells it of the reset.
     watch = Stopwatch()

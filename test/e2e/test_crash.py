@@ -187,7 +187,7 @@ def test_a_sentry_that_hangs_delays_the_end_by_seconds_only(env):
         assert not os.path.exists(f"/proc/{child}")
 
 
-def test_the_fate_of_the_report_is_told_on_a_stderr_that_is_a_socket(env):
+def test_the_outcome_of_the_report_is_written_to_a_stderr_that_is_a_socket(env):
     """As systemd's is."""
     listener, address = env.listen(), env.address()
     reader, writer = socket.socketpair()
@@ -208,7 +208,7 @@ def test_the_fate_of_the_report_is_told_on_a_stderr_that_is_a_socket(env):
         assert f"bitflow: the crash was reported to Sentry as event {event['event_id']}" in text.splitlines()
 
 
-def test_a_sentry_that_is_gone_is_told(env):
+def test_a_report_that_cannot_be_sent_is_mentioned_on_stderr(env):
     with Scripted() as receiver:
         pass
     bitflow, _, _ = start(env, receiver)

@@ -139,7 +139,7 @@ def start_with_silent_name_server(env, **timeouts):
 
 
 def test_resolve_timeout_bounds_a_lookup_without_an_answer(env):
-    """It is told apart from connect_timeout."""
+    """The record tells it apart from connect_timeout."""
     bitflow, address = start_with_silent_name_server(env, resolve_timeout="700ms", connect_timeout="20s")
     watch = Stopwatch()
     clients = [env.connect(address) for _ in range(scale(50))]

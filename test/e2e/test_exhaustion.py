@@ -175,8 +175,6 @@ def test_without_threads_clients_are_rejected_until_there_are_some(env):
 
 
 def test_a_relay_without_a_second_thread_loses_no_byte(env):
-    """No second thread for a relay is no reason to stall or to lose bytes, once the connection was
-    accepted."""
     echo, address = env.echo(), env.address()
     bitflow, uid = start_as_user(env, proxy(address, echo.address))
     bitflow.limit("NPROC", threads_of_user(uid) + 5)

@@ -53,7 +53,7 @@ def test_a_file_that_cannot_be_used_ends_the_start(env, pki, text, words, more):
     assert words in line and line.isprintable()
 
 
-def test_a_file_that_is_configured_but_missing_ends_the_start(env, pki):
+def test_a_file_that_is_configured_but_missing_fails_the_check(env, pki):
     environment = {"OPENSSL_CONF": str(env.directory / "nowhere.cnf")}
     done = bitflow_process.run("--check", "--config", one_proxy(env, pki), environment=environment)
     assert done.returncode == 1 and "nowhere.cnf: No such file" in done.stderr

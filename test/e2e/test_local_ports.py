@@ -147,7 +147,7 @@ def test_a_shortage_of_ports_for_the_socks_server_is_explained(few_ports, env):
     assert len(held) == PORTS and passed_over(bitflow) == []
 
 
-def test_a_host_without_an_address_of_the_family_blames_the_target(few_ports, env):
+def test_a_missing_address_of_the_family_is_the_targets_failure(few_ports, env):
     """The errno is the same, where the host has a route to IPv6 addresses and none of its own."""
     programs.run(["ip", "-6", "address", "flush", "dev", "lo"])
     programs.run(["ip", "-6", "address", "flush", "dev", "cable"])

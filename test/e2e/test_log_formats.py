@@ -124,7 +124,7 @@ def told(lines, **wanted):
 
 
 def test_a_storm_of_errors_is_logged_as_a_few_lines_and_a_count(env):
-    """A target is down: the rest is told in one line, though nothing else is logged any more."""
+    """A target is down: one line counts the rest, even if nothing else is logged any more."""
     address, count = env.address(), 60
     bitflow = env.start(proxy(address, env.refusing(), name="shop"), level="warn", wait=False)
     bitflow.wait_bound(int(address.rpartition(":")[2]))
@@ -150,7 +150,7 @@ def test_a_storm_of_errors_is_logged_as_a_few_lines_and_a_count(env):
     assert more and not any("conn" in line or "client" in line for line in more)
 
 
-def test_the_end_tells_of_what_was_left_out(env):
+def test_the_lines_left_out_are_counted_at_the_end(env):
     address, count = env.address(), 30
     bitflow = env.start(proxy(address, env.refusing(), name="shop"))
     for _ in range(count):
