@@ -176,7 +176,7 @@ def test_an_empty_list_of_targets_is_rejected(env):
     ],
 )
 def test_an_unknown_key_is_rejected_with_a_hint_at_the_likely_one(env, place, key, hint):
-    path, line, column = configs.PLACES[place]
+    _, line, column = configs.PLACES[place]
     problems = configs.rejects(
         env, configs.with_line(place, key), line=line, columns=(column, column), count=1
     )

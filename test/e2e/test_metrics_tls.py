@@ -105,7 +105,7 @@ def wait_causes(statsd, pattern, cases):
 def test_each_failed_handshake_of_a_client_is_counted_under_its_cause(env, pki, statsd):
     cases, addresses, entries = clients_cases(pki), {}, []
     target = {"name": "server.test", "address": env.echo().address}
-    for number, (name, (_, _, keys, _)) in enumerate(cases.items()):
+    for name, (_, _, keys, _) in cases.items():
         addresses[name] = env.address()
         listener = tls_listener(pki.server.entry() | {"authority": str(pki.trusted)}, **keys)
         options = {"connection_load_balancer": "sni"} if name == "name" else {}
