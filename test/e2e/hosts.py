@@ -9,7 +9,7 @@ import threading
 
 import needs
 import programs
-from waiting import wait_for
+from waiting import Stopwatch, wait_for
 
 
 def plan(env, names, nameserver=None, options="timeout:3 attempts:1"):
@@ -35,6 +35,18 @@ def plan(env, names, nameserver=None, options="timeout:3 attempts:1"):
 def no_names(env):
     """A launch plan under which no name resolves, and that is told at once."""
     return plan(env, [])
+
+
+def assert_connects(env, bitflow, front, target, least, most):
+    """A client comes, and the dial reaches this target within these seconds; returns the record."""
+    watch = Stopwatch()
+    client, connection = env.pair(front, target)
+    watch.between(least, most, "the connect")
+    client.close()
+    connection.close()
+    record = bitflow.wait_records(1)[0]
+    assert record["target"]["address"] == target.address
+    return record
 
 
 def own_address(number):

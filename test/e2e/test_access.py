@@ -23,32 +23,34 @@ def is_served(env, address, **settings):
 
 
 CASES = [
-    # sources, listen host, how to come, let in
-    (["127.0.0.0/8"], "127.0.0.1", "127.0.0.1", True),
-    (["127.0.0.1"], "127.0.0.1", "127.0.0.1", True),
-    (["127.0.0.1"], "127.0.0.1", "127.0.0.2", False),
-    (["127.0.0.1/32"], "127.0.0.1", "127.0.0.2", False),
-    (["127.0.0.0/30"], "127.0.0.1", "127.0.0.3", True),
-    (["127.0.0.0/30"], "127.0.0.1", "127.0.0.4", False),
-    (["127.0.0.0/9"], "127.0.0.1", "127.127.255.254", True),
-    (["127.0.0.0/9"], "127.0.0.1", "127.128.0.1", False),
-    (["0.0.0.0/0"], "127.0.0.1", "127.1.2.3", True),
-    (["::/0"], "127.0.0.1", "127.0.0.1", False),
-    (["10.0.0.0/8", "192.168.0.0/16"], "127.0.0.1", "127.0.0.1", False),
-    (["10.0.0.0/8", "127.0.0.0/8"], "127.0.0.1", "127.0.0.1", True),
-    (["::1"], "::1", "::1", True),
-    (["::1/128"], "::1", "::1", True),
-    (["::/127"], "::1", "::1", True),
-    (["::2/127"], "::1", "::1", False),
-    (["fd00::/8"], "::1", "::1", False),
-    (["0.0.0.0/0"], "::1", "::1", False),
-    (["::/0"], "::1", "::1", True),
+    # sources, the client's address, let in
+    (["127.0.0.0/8"], "127.0.0.1", True),
+    (["127.0.0.1"], "127.0.0.1", True),
+    (["127.0.0.1"], "127.0.0.2", False),
+    (["127.0.0.1/32"], "127.0.0.2", False),
+    (["127.0.0.0/30"], "127.0.0.3", True),
+    (["127.0.0.0/30"], "127.0.0.4", False),
+    (["127.0.0.0/9"], "127.127.255.254", True),
+    (["127.0.0.0/9"], "127.128.0.1", False),
+    (["0.0.0.0/0"], "127.1.2.3", True),
+    (["::/0"], "127.0.0.1", False),
+    (["10.0.0.0/8", "192.168.0.0/16"], "127.0.0.1", False),
+    (["10.0.0.0/8", "127.0.0.0/8"], "127.0.0.1", True),
+    (["::1"], "::1", True),
+    (["::1/128"], "::1", True),
+    (["::/127"], "::1", True),
+    (["::2/127"], "::1", False),
+    (["fd00::/8"], "::1", False),
+    (["0.0.0.0/0"], "::1", False),
+    (["::/0"], "::1", True),
 ]
 
 
-@pytest.mark.parametrize("sources, host, source, let_in", CASES)
-def test_authorized_sources(env, sources, host, source, let_in):
-    echo, address = env.echo(), env.address(host)
+@pytest.mark.parametrize(
+    "sources, source, let_in", CASES, ids=[f"{source} of {' '.join(sources)}" for sources, source, _ in CASES]
+)
+def test_only_clients_of_authorized_sources_are_let_in(env, sources, source, let_in):
+    echo, address = env.echo(), env.address("::1" if ":" in source else "127.0.0.1")
     bitflow = env.start(proxy(address, echo.address, listener={"authorized_sources": sources}))
     assert is_served(env, address, source=source) == let_in
     record = bitflow.wait_records(1)[0]
@@ -73,13 +75,14 @@ def test_authorized_sources(env, sources, host, source, let_in):
         (["127.0.0.2"], False),
         (["::1"], False),
     ],
+    ids=lambda value: value[0] if isinstance(value, list) else {True: "in", False: "out", None: "either"}[value],
 )
 def test_mapped_clients_match_ipv4_blocks(env, sources, let_in):
-    """An IPv4 client of a listener for both families may come as ::ffff:127.0.0.1."""
+    """A listener for both families may see an IPv4 client as ::ffff:127.0.0.1."""
     echo, port = env.echo(), sockets.free_port()
     env.start(proxy(f":{port}", echo.address, listener={"authorized_sources": sources}))
     served = is_served(env, f"127.0.0.1:{port}")
-    if let_in is not None:  # whether ::/0 takes in IPv4 clients is not laid down
+    if let_in is not None:  # whether ::/0 includes IPv4 clients is not specified
         assert served == let_in
     assert is_served(env, f"[::1]:{port}") == (sources in (["::1"], ["::/0"]))
 
@@ -96,8 +99,7 @@ def test_rejected_clients_leave_nothing_and_harm_nobody(env):
     bitflow.assert_quiet()
 
 
-def test_rejection_reads_nothing(env):
-    """Whatever the stranger sends, the target sees no connection and the record no bytes."""
+def test_what_a_rejected_client_sends_is_neither_counted_nor_passed_on(env):
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address, listener={"authorized_sources": ["10.0.0.0/8"]}))
     client = env.connect(address)
@@ -110,7 +112,7 @@ def test_rejection_reads_nothing(env):
     assert not listener.has_pending()
 
 
-def test_connection_limit(env):
+def test_clients_over_the_limit_are_rejected_until_one_ends(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address, connection_limit=3))
     clients = [env.connect(address) for _ in range(3)]
@@ -133,7 +135,7 @@ def test_connection_limit(env):
         sockets.was_rejected(env.connect(address))
 
 
-def test_limit_of_one(env):
+def test_a_limit_of_one_serves_one_client_after_the_other(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address, connection_limit=1))
     for number in range(10):
@@ -144,7 +146,7 @@ def test_limit_of_one(env):
         wait_for(lambda: len(bitflow.records()) == 2 * (number + 1), "both records")
 
 
-def test_limits_are_per_proxy(env):
+def test_limits_are_counted_per_proxy(env):
     echo, one, two = env.echo(), env.address(), env.address()
     env.start(proxy(one, echo.address, name="one", connection_limit=1), proxy(two, echo.address, name="two"))
     sockets.round_trip(env.connect(one))
@@ -180,9 +182,8 @@ def test_strangers_do_not_count_towards_the_limit(env):
     sockets.round_trip(env.connect(address))
 
 
-def test_limit_under_a_rush(env):
-    """Hundreds at once: never more than the limit at the target, everyone served or rejected, everyone on
-    record."""
+def test_each_client_of_a_rush_is_either_served_or_rejected(env):
+    """And is on record; the target never has many more of them than the limit."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address, connection_limit=10))
     count, served = scale(400, 60), []
@@ -199,7 +200,6 @@ def test_limit_under_a_rush(env):
     records = bitflow.wait_records(len(served))
     assert len(records) == len(served) == count // 20 * 20
     assert sum(record["event"] == "connection" for record in records) == sum(served)
-    # The target may see an end later than bitflow, but never more connections than bitflow holds at once plus
-    # those.
+    # The target may see an end later than bitflow does, so that it has some of those beside the ten.
     assert echo.most_live <= 20
     wait_for(lambda: is_served(env, address), "a place is free again")

@@ -1,5 +1,5 @@
-"""Where the proxy has nothing to answer, it acknowledges at once: a peer without TCP_NODELAY keeps its next message
-until then, and an acknowledgement that is put off takes 40 ms or more each time."""
+"""Where the proxy has nothing to answer, it acknowledges at once: a peer without TCP_NODELAY holds its next message
+back until then, and a delayed acknowledgement takes 40 ms or more each time."""
 
 import queue
 import socket
@@ -28,12 +28,12 @@ def gathering(sock):
 
 
 def assert_prompt(durations):
-    """A busy machine may delay any of them, but hardly all; a held acknowledgement delays each."""
+    """A busy machine may delay some of them, but hardly all; a delayed acknowledgement delays each."""
     assert sorted(durations)[EXCHANGES // 4] < AT_ONCE * pace(), sorted(durations)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_client_that_asks_after_its_handshake(env, pki, version):
+def test_a_client_that_asks_after_its_handshake_is_answered_at_once(env, pki, version):
     echo, address = env.echo(), env.address()
     env.start(proxy(address, echo.address, listener=tls_listener(pki.servers["p256"])))
     durations = []
@@ -48,7 +48,7 @@ def test_client_that_asks_after_its_handshake(env, pki, version):
     assert_prompt(durations)
 
 
-def test_client_with_a_certificate_by_ipv6(env, pki):
+def test_a_client_with_a_certificate_is_answered_at_once_over_ipv6(env, pki):
     """Its last flight is longer, and OpenSSL writes it in parts."""
     echo, address = env.echo(), env.address("::1")
     listener = tls_listener(pki.server.entry(authority=str(pki.trusted)), verify_mode="strict")
@@ -63,7 +63,7 @@ def test_client_with_a_certificate_by_ipv6(env, pki):
 
 
 def greetings_through(env, address, spoken):
-    """How long the target's first words take to the client; `spoken` has when they were said."""
+    """How long the target's first words take to reach the client; `spoken` has the times when they were sent."""
     durations = []
     for _ in range(EXCHANGES):
         client = env.connect(address)
@@ -74,8 +74,8 @@ def greetings_through(env, address, spoken):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_target_that_speaks_first_over_tls(env, pki, version):
-    """TLS 1.2 servers have the handshake's last word; those of 1.3 send tickets behind it."""
+def test_the_first_words_of_a_tls_target_arrive_at_once(env, pki, version):
+    """TLS 1.2 servers have the last word of the handshake; those of 1.3 send tickets after it."""
     spoken = queue.Queue()
 
     def handler(connection):
@@ -91,9 +91,9 @@ def test_target_that_speaks_first_over_tls(env, pki, version):
     assert_prompt(greetings_through(env, address, spoken))
 
 
-def test_first_answer_of_a_target_that_sends_tickets(env, pki):
-    """OpenSSL writes its two tickets one by one: the second waits for the first one's acknowledgement, and the answer
-    for that of both."""
+def test_the_first_answer_of_a_target_that_sends_tickets_arrives_at_once(env, pki):
+    """OpenSSL writes its two tickets one by one: the second waits until the first is acknowledged, the answer until
+    both are."""
     ready = queue.Queue()
     context = server_context(pki.servers["p256"], version="TLSv1.3")
 
@@ -116,7 +116,7 @@ def test_first_answer_of_a_target_that_sends_tickets(env, pki):
     assert_prompt(durations)
 
 
-def test_target_that_speaks_first_behind_socks(env):
+def test_the_first_words_of_a_target_behind_socks_arrive_at_once(env):
     spoken = queue.Queue()
 
     def handler(connection):
@@ -133,7 +133,7 @@ def test_target_that_speaks_first_behind_socks(env):
     assert_prompt(greetings_through(env, address, spoken))
 
 
-def test_client_that_speaks_after_its_proxy_header(env):
+def test_a_client_that_speaks_after_its_proxy_header_is_answered_at_once(env):
     echo, address = env.echo(), env.address()
     env.start(proxy(address, echo.address, listener={"proxy_protocol": True}))
     durations = []

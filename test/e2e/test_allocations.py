@@ -1,4 +1,4 @@
-"""One allocation fails: a connection is lost by it, never the next one; a start goes on, or says why not."""
+"""One allocation fails: it may cost its own connection, never the next one; a start goes on, or says why not."""
 
 import mmap
 import re
@@ -54,8 +54,8 @@ def is_served(address):
         return False
 
 
-def test_the_next_connection_is_served(env, pki, allocations):
-    """Through both roles of TLS, libcrypto's records, and the look-up of a name; in one process, whose state no failure
+def test_a_failed_allocation_never_costs_the_next_connection(env, pki, allocations):
+    """With TLS in both roles, libcrypto's records and a name to look up; all in one process, whose state no failure
     may spoil."""
     inner, outer = env.address(), env.address()
     port = env.echo().address.rpartition(":")[2]
@@ -71,7 +71,7 @@ def test_the_next_connection_is_served(env, pki, allocations):
     assert is_served(outer)
     count = allocations.get(CALLS) - before
     assert count > 1000, "the allocations are not counted"
-    # Where the arithmetic is, there are thousands, one like the other; what keeps something lies at both ends.
+    # The arithmetic in the middle makes thousands that are alike; those whose memory is kept are at both ends.
     numbers = [*range(1, 60), *range(60, count, max(1, count // 150)), *range(count - 60, count)]
     for number in numbers:
         allocations.arm(number)
@@ -82,8 +82,8 @@ def test_the_next_connection_is_served(env, pki, allocations):
     assert allocations.get(FAILED) > len(numbers) // 2
 
 
-def test_a_start_succeeds_or_says_why_not(env, pki, allocations):
-    """An allocation now and then of those that --check makes, which starts the libraries and loads the keys."""
+def test_a_check_whose_allocation_fails_passes_or_says_why_not(env, pki, allocations):
+    """A sample of the allocations that --check makes: it starts the libraries and loads the keys."""
     listener = tls_listener(pki.server)
     path = env.config(proxy(env.address(), tls_target(env.address(), pki.trusted), listener=listener))
 

@@ -1,5 +1,5 @@
-"""Balancing while targets fail: each in another way, some for good and some until later; names of which few
-addresses work, as targets and as SOCKS5 servers; clients that leave."""
+"""Balancing while targets fail, each in another way, some for good and some for a while; names of which few addresses
+work, as targets and as SOCKS5 servers; clients that leave."""
 
 import collections
 import threading
@@ -24,17 +24,28 @@ FAILED = "cannot connect to the target"
 REFUSING_SOCKS = (b"\x05\x00", b"\x05\x05" + socks_peers.YES[2:])
 
 
+@pytest.fixture
+def refusing_socks(env):
+    """A SOCKS5 server that reports a refusal."""
+    return env.serve(socks_peers.answering(*REFUSING_SOCKS))
+
+
+@pytest.fixture
+def good(env):
+    """Two targets that work."""
+    return [env.serve(peers.greeter(f"server-{number}")) for number in (1, 2)]
+
+
 # Failover
 
 
-def every_way(env, pki):
-    """(a target, the words of the log) for each way of failing."""
+def every_way(env, pki, socks):
+    """(a target, the words in the log) for each way of failing."""
     full = env.listen(backlog=0)
     full.fill_queue()
     speak = tls_cases.tls_echo(tls_raw.server_context(pki.bad_servers["stranger"]))
     stranger = env.serve(lambda connection: (proxy_headers.receive_v1(connection), speak(connection)))
     silent = env.listen()
-    socks = env.serve(socks_peers.answering(*REFUSING_SOCKS))
     return [
         ({"address": env.refusing()}, "Connection refused"),
         ({"address": full.address, "connect_timeout": "300ms"}, full.address),
@@ -46,9 +57,9 @@ def every_way(env, pki):
     ]
 
 
-def test_failover_past_every_way_of_failing(env, pki):
-    """In order, each said once with its own words; what the client said meanwhile is not lost."""
-    ways = every_way(env, pki)
+def test_failover_goes_past_every_way_of_failing(env, pki, refusing_socks):
+    """In order, each logged once in its own words; what the client sends meanwhile is not lost."""
+    ways = every_way(env, pki, refusing_socks)
     good = env.listen()
     address = env.address()
     bitflow = env.start(
@@ -84,7 +95,7 @@ def test_failover_past_every_way_of_failing(env, pki):
 
 
 def test_a_client_that_leaves_ends_the_failover(env):
-    """Within the second target's dialogue; the third one is not bothered, and it is no failure."""
+    """It leaves during the second target's dialogue: the third is not tried, and the second is not blamed."""
     stopped = StoppingSocks(env, "request")
     good = env.listen()
     address = env.address()
@@ -109,19 +120,18 @@ def test_a_client_that_leaves_ends_the_failover(env):
     bitflow.assert_quiet()
 
 
-def test_attempts_and_failures_are_counted_apart(env):
-    """max_fails counts connections, not attempts; and what reached the SOCKS5 server is a failure, too."""
-    socks = env.serve(socks_peers.answering(*REFUSING_SOCKS))
+def test_attempts_and_failures_are_counted_apart(env, refusing_socks):
+    """max_fails counts connections, not attempts; a refusal by the SOCKS5 server is a failure, too."""
     good = env.serve(peers.greeter("good"))
     address = env.address()
-    target = {**through(socks.address, "192.0.2.1:80"), "connect_attempts": 3, "max_fails": 2}
+    target = {**through(refusing_socks.address, "192.0.2.1:80"), "connect_attempts": 3, "max_fails": 2}
     bitflow = env.start(
         proxy(address, {**target, "fail_timeout": "60s"}, good.address, connection_load_balancer="failover")
     )
     for _ in range(4):
         assert visit(env, address) == "good"
     assert in_order(bitflow.wait_records(4)) == [4, 4, 1, 1]
-    assert socks.accepted == 6
+    assert refusing_socks.accepted == 6
     assert [line["attempt"] for line in said(bitflow, FAILED)] == ["1", "2", "3"] * 2
     assert len(said(bitflow, "the target is passed over for now")) == 1
 
@@ -136,18 +146,15 @@ def balanced(address, *targets, **options):
 @pytest.mark.parametrize(
     "rule", [{}, {"max_fails": 3, "fail_timeout": "60s"}], ids=["always tried", "passed over"]
 )
-def test_least_connections_beside_failing_targets(env, rule):
-    """Many at once, and two of four targets fail, one of them slowly: the others share evenly, and nobody is
-    turned away."""
-    socks = env.serve(socks_peers.answering(*REFUSING_SOCKS))
-    good = [env.serve(peers.greeter(f"server-{number}")) for number in (1, 2)]
+def test_least_connections_shares_evenly_beside_failing_targets(env, good, refusing_socks, rule):
+    """Two of four targets fail, one of them slowly: the others share the clients, and none is turned away."""
     address = env.address()
     bitflow = env.start(
         balanced(
             address,
             {"address": env.refusing(), **rule},
             good[0].address,
-            {**through(socks.address, "192.0.2.1:80"), **rule},
+            {**through(refusing_socks.address, "192.0.2.1:80"), **rule},
             good[1].address,
         )
     )
@@ -165,9 +172,8 @@ def test_least_connections_beside_failing_targets(env, rule):
     bitflow.assert_quiet()
 
 
-def test_least_connections_forgets_those_that_failed(env):
-    """Failed dials, and clients that left while they were dialled, do not count as connections: when the
-    target answers, it gets as many as the other one has."""
+def test_least_connections_forgets_dials_that_failed(env):
+    """Nor do clients count that left during the dial: once the target answers, it gets as many as the other one has."""
     held = env.enter(peers.Refusing())
     other = env.serve(peers.greeter("server-2"))
     address = env.address()
@@ -209,16 +215,14 @@ def test_least_connections_counts_dials_until_their_clients_leave(env):
     assert other.accepted == 3
 
 
-def test_round_robin_past_a_failing_socks_server(env):
-    """The turn of the target that fails goes to the next one; all are served."""
-    socks = env.serve(socks_peers.answering(*REFUSING_SOCKS))
-    good = [env.serve(peers.greeter(f"server-{number}")) for number in (1, 2)]
+def test_round_robin_goes_past_a_failing_socks_server(env, good, refusing_socks):
+    """Its turn goes to the next target."""
     address = env.address()
     bitflow = env.start(
         proxy(
             address,
             good[0].address,
-            through(socks.address, "192.0.2.1:80"),
+            through(refusing_socks.address, "192.0.2.1:80"),
             good[1].address,
             connection_load_balancer="round-robin",
         )
@@ -248,11 +252,10 @@ def plan(env, dnsmasq):
     return hosts.plan(env, [], dnsmasq.address)
 
 
-@pytest.mark.parametrize("dual", [False, True])
-@pytest.mark.parametrize("at", [0, 10, 19])
-def test_the_one_address_that_works_speaks_tls(env, pki, dnsmasq, at, dual):
-    """One of twenty, wherever it stands, two others are black holes, with the header, TLS and the name's
-    verification behind it."""
+@pytest.mark.parametrize("dual", [False, True], ids=["single stack", "dual stack"])
+@pytest.mark.parametrize("at", [0, 10, 19], ids=["the first", "one in the middle", "the last"])
+def test_the_one_address_of_twenty_that_works_is_served_over_tls(env, pki, dnsmasq, at, dual):
+    """Wherever it stands; two of the others are black holes; header, TLS and verification of the name follow."""
     holes = [MANY[number] for number in (5, 15)]
     target, port = same_port(env, MANY[at], holes)
     identity = pki.server_for("twenty.test")
@@ -287,8 +290,7 @@ def test_the_one_address_that_works_speaks_tls(env, pki, dnsmasq, at, dual):
     bitflow.assert_quiet()
 
 
-def test_a_socks_server_of_twenty_addresses(env, dnsmasq):
-    """The name is the SOCKS5 server's; only one of its addresses serves."""
+def test_the_one_address_of_a_socks_server_that_works_is_used(env, dnsmasq):
     port = sockets.free_port()
     env.enter(socks_peers.Microsocks(address=f"{MANY[12]}:{port}"))
     target = env.echo()
@@ -308,23 +310,18 @@ def test_a_socks_server_of_twenty_addresses(env, dnsmasq):
 @pytest.mark.parametrize(
     "name, host", [("forty.test", "::1"), ("mixed.test", "::1"), ("mixed.test", MANY[2])]
 )
-@pytest.mark.parametrize("dual", [False, True])
-def test_the_one_that_works_is_of_either_family(env, dnsmasq, name, host, dual):
-    """The client comes by IPv4, which refuses all or all but one."""
+@pytest.mark.parametrize("dual", [False, True], ids=["single stack", "dual stack"])
+def test_the_address_that_works_is_found_in_either_family(env, dnsmasq, name, host, dual):
+    """The client comes over IPv4, where all addresses refuse, or all but one."""
     target = env.listen(f"[{host}]:0" if ":" in host else f"{host}:0")
     port = target.address.rpartition(":")[2]
     address = env.address()
     bitflow = env.start(proxy(address, f"{name}:{port}", enable_dual_stack=dual), plan=plan(env, dnsmasq))
-    watch = Stopwatch()
-    client, connection = env.pair(address, target)
-    watch.between(0, 1.5, "the connect")
-    client.close()
-    connection.close()
-    assert bitflow.wait_records(1)[0]["target"]["address"] == target.address
+    hosts.assert_connects(env, bitflow, address, target, 0, 1.5)
 
 
-def test_none_of_twenty(env, dnsmasq):
-    """One reason, one line for the attempt, nothing left; and failover goes on."""
+def test_twenty_addresses_that_refuse_are_one_failed_attempt(env, dnsmasq):
+    """One reason and one line in the log; nothing is left behind, and failover goes on."""
     good = env.serve(peers.greeter("good"))
     port, address, other = sockets.free_port(), env.address(), env.address()
     bitflow = env.start(
@@ -341,8 +338,8 @@ def test_none_of_twenty(env, dnsmasq):
     bitflow.assert_quiet()
 
 
-def test_clients_leave_in_a_race_of_many_addresses(env, dnsmasq):
-    """While several addresses are being tried: none of the sockets is left, and nobody tries on."""
+def test_clients_that_leave_end_the_race_of_many_addresses(env, dnsmasq):
+    """No socket is left, and no further address is tried."""
     target, port = same_port(env, MANY[0], MANY[1:4])
     target.close()
     address = env.address()
@@ -356,5 +353,5 @@ def test_clients_leave_in_a_race_of_many_addresses(env, dnsmasq):
     records = bitflow.wait_records(len(clients))
     assert {record["reason"] for record in records} == {"client_left"}
     assert listener_kinds.connecting(f"x:{port}") == 0
-    holds_for(0.3, lambda: listener_kinds.connecting(f"x:{port}") == 0, "nobody tries on")
+    holds_for(0.3, lambda: listener_kinds.connecting(f"x:{port}") == 0, "no further address is tried")
     bitflow.assert_quiet()

@@ -1,4 +1,4 @@
-"""The benchmark (test/bench/run.py) at work for a moment: its figures are complete, and nothing of it is left."""
+"""The benchmark (test/bench/run.py) at work for a moment: its figures are complete, and it leaves nothing behind."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ EXCHANGE = {"rate", "p50_us", "p99_us", "cpu_per_exchange"}
 
 
 def bench(directory, *arguments, contenders):
-    """What it wrote, of one short round; nothing that it started is left."""
+    """Its results of one short round; none of the processes that it started is left."""
     for name in ("haproxy", "nginx", "openssl"):
         programs.find(name)
     result = directory / "result.json"
@@ -33,7 +33,7 @@ def bench(directory, *arguments, contenders):
 
 
 def processes_in(directory):
-    """The processes that work below it, as all of the benchmark's do."""
+    """The processes whose working directory is below it, as that of each of the benchmark's is."""
     found = []
     for entry in pathlib.Path("/proc").glob("[0-9]*/cwd"):
         with contextlib.suppress(OSError):
@@ -48,8 +48,8 @@ def not_under_sanitizers():
         pytest.skip("figures of a sanitizer's build mean nothing")
 
 
-def test_latency_beside_neighbours(tmp_path):
-    """A process on each processor computes during each run; what it takes is a figure of its own."""
+def test_figures_beside_busy_neighbours_are_complete(tmp_path):
+    """A process on each processor computes during each run; what it gets done is a figure of its own."""
     summary, text = bench(
         tmp_path, "--neighbours", "--scenario", "pingpong-1", "--scenario", "connect-8", "--scenario", "idle",
         contenders="bitflow,haproxy,nginx,direct",
@@ -65,8 +65,8 @@ def test_latency_beside_neighbours(tmp_path):
     assert "beside a process on each processor that computes" in text and " neighbours " in text
 
 
-def test_tls_beside_nginx(tmp_path):
-    """Each contender passes on what the scenario has: nginx plays where no end of TLS has to come through."""
+def test_each_contender_plays_the_scenarios_that_it_can(tmp_path):
+    """nginx plays where no end of a TLS stream has to be passed on."""
     summary, _ = bench(
         tmp_path, "--scenario", "tls-pingpong-64", "--scenario", "tls-up-1", "--scenario", "up-1",
         contenders="bitflow,bitflow-normal,bitflow-before,nginx,direct",

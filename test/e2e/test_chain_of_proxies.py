@@ -1,5 +1,5 @@
-"""All of it in one chain: HAProxy that declares the client, the client's TLS, a SOCKS5 server with
-credentials, the header sent on, the target's TLS, and HAProxy again at the other end."""
+"""Everything in one chain: HAProxy that declares the client, the client's TLS, a SOCKS5 server with credentials, the
+header sent on, the target's TLS, and HAProxy again at the other end."""
 
 import contextlib
 import hashlib
@@ -28,8 +28,7 @@ def bundle(env, identity, name="bundle.pem"):
 
 
 def link(address, target, pki, socks=None, name="front", version=2, **listener):
-    """A proxy that does everything: the header in, the client's TLS, SOCKS5, the header out, the target's
-    TLS."""
+    """A proxy that does everything: the header in, the client's TLS, SOCKS5, the header out, the target's TLS."""
     entry = tls_cases.tls_target(target, pki.trusted, application_protocols=["http/1.1"])
     if socks:
         entry["proxy"] = f"socks5://{WRITTEN}@{socks.address}"
@@ -56,7 +55,7 @@ def socks():
 
 @pytest.fixture
 def relaying(env):
-    """A SOCKS5 server that hands on half-closes, which microsocks does not."""
+    """A SOCKS5 server that passes half-closes on, which microsocks does not."""
 
     def pump(source, sink):
         with contextlib.suppress(OSError):
@@ -90,8 +89,8 @@ def ask(client):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_haproxy_at_both_ends(env, pki, socks, version):
-    """What the far HAProxy was told is the client of the near one; the record has all of it."""
+def test_the_far_haproxy_is_told_the_client_of_the_near_one(env, pki, socks, version):
+    """The record has every step of the chain."""
     receiver = env.enter(proxy_headers.HaproxyReceiver(bundle(env, pki.server)))
     address = env.address()
     bitflow = env.start(link(address, receiver.address, pki, socks, version=version))
@@ -120,9 +119,8 @@ def test_haproxy_at_both_ends(env, pki, socks, version):
     bitflow.assert_quiet()
 
 
-def test_two_bitflows_between_two_haproxies(env, pki, relaying):
-    """The near HAProxy speaks TLS itself; what it tells of its client's comes out behind the second bitflow,
-    whose connection can be traced back id by id."""
+def test_a_connection_through_two_bitflows_can_be_traced_back_by_its_ids(env, pki, relaying):
+    """The near HAProxy speaks TLS itself; what it declares of its client arrives behind the second bitflow."""
     receiver = env.enter(proxy_headers.HaproxyReceiver(bundle(env, pki.server)))
     near, far = env.address(), env.address()
     entries = [
@@ -155,8 +153,7 @@ def test_two_bitflows_between_two_haproxies(env, pki, relaying):
 
 
 class Behind:
-    """A target that takes the header, then TLS; it hashes what comes, answers with the hash and as many bytes
-    as came, and ends."""
+    """A target that reads the header, then speaks TLS: it answers what came with its hash and its reverse, and ends."""
 
     def __init__(self, env, pki):
         self.context = tls_raw.server_context(pki.server)
@@ -175,9 +172,8 @@ class Behind:
         sockets.receive_until_broken(connection)
 
 
-def test_much_through_the_chain_at_once(env, pki, relaying):
-    """Several clients, each with its own data, whose end comes before the answer: no byte and no name is lost
-    or mixed up."""
+def test_clients_that_share_the_chain_get_their_own_bytes_and_names(env, pki, relaying):
+    """Each ends its data before the answer comes."""
     behind = Behind(env, pki)
     address = env.address()
     bitflow = env.start(link(address, behind.server.address, pki, relaying))
@@ -204,7 +200,7 @@ def test_much_through_the_chain_at_once(env, pki, relaying):
     for data, answer, how in outcomes.values():
         assert how == "close_notify"
         assert answer == hashlib.sha256(data).digest() + b"close_notify".ljust(16) + data[::-1]
-    # HAProxy was asked once before, whether it answers.
+    # HAProxy was asked once before whether it answers.
     records = {record["client"]: record for record in bitflow.wait_records(9) if record["attempts"]}
     assert set(records) == set(outcomes)
     told = {
@@ -221,7 +217,7 @@ def test_much_through_the_chain_at_once(env, pki, relaying):
 
 @pytest.mark.parametrize("end", ["cut", "reset"])
 def test_a_broken_end_goes_through_the_chain(env, pki, relaying, end):
-    """Behind header, TLS and SOCKS5: a stream that is cut is not taken for one that ended well."""
+    """A stream that was cut off behind header, TLS and SOCKS5 is not taken for one that ended well."""
     context = tls_raw.server_context(pki.server)
 
     def handler(connection):
@@ -256,8 +252,8 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_one_link_of_the_chain_is_broken(env, pki, socks, fault):
-    """Each has its own reason, whatever is right before and behind it; the next client is not hurt."""
+def test_each_broken_link_of_the_chain_has_its_own_reason(env, pki, socks, fault):
+    """Whatever works before and behind it; the next client is not harmed."""
     identity = pki.bad_servers["expired"] if fault == "the target's certificate" else pki.server
     target = env.serve(tls_cases.tls_echo(tls_raw.server_context(identity))).address
     address = env.address()

@@ -1,4 +1,4 @@
-"""Ends of connections: half-closes in every order, resets, and the bytes that must arrive before them."""
+"""Ends of connections: half-closes in every order, resets, and the bytes that have to arrive before them."""
 
 import random
 import socket
@@ -16,7 +16,7 @@ BLOB = random.Random(7).randbytes(3_000_000)
 
 @pytest.fixture(params=["tcp", "unix"])
 def front(env, request):
-    """(bitflow, address, listener): one proxy in front of a target that the test scripts."""
+    """(bitflow, address, listener): a proxy before a target that the test plays itself."""
     if request.param == "tcp":
         listener, address = env.listen(), env.address()
     else:
@@ -41,29 +41,27 @@ def send_in_background(env, sock, data, then=None):
     return thread
 
 
-def test_client_half_closes_first(env, front):
+SIDES = pytest.mark.parametrize("side", ["client", "target"])
+
+
+def in_order(side, client, target):
+    """(the end of this side, the other end)."""
+    return (client, target) if side == "client" else (target, client)
+
+
+@SIDES
+def test_whoever_half_closes_first_still_gets_the_whole_answer(env, front, side):
     bitflow, address, listener = front
-    client, target = env.pair(address, listener)
-    send_in_background(env, client, BLOB, socket.SHUT_WR)
-    assert sockets.receive_to_end(target) == BLOB
+    first, second = in_order(side, *env.pair(address, listener))
+    send_in_background(env, first, BLOB, socket.SHUT_WR)
+    assert sockets.receive_to_end(second) == BLOB
     answer = BLOB[::-1]
-    send_in_background(env, target, answer, socket.SHUT_WR)
-    assert sockets.receive_to_end(client) == answer
+    send_in_background(env, second, answer, socket.SHUT_WR)
+    assert sockets.receive_to_end(first) == answer
     record = bitflow.wait_records(1)[0]
     assert (record["reason"], record["error"]) == ("completed", None)
-    assert (record["bytes_from_client"], record["bytes_from_target"]) == (len(BLOB), len(answer))
-
-
-def test_target_half_closes_first(env, front):
-    bitflow, address, listener = front
-    client, target = env.pair(address, listener)
-    send_in_background(env, target, BLOB, socket.SHUT_WR)
-    assert sockets.receive_to_end(client) == BLOB
-    send_in_background(env, client, BLOB[:1_000_000], socket.SHUT_WR)
-    assert sockets.receive_to_end(target) == BLOB[:1_000_000]
-    record = bitflow.wait_records(1)[0]
-    assert record["reason"] == "completed"
-    assert (record["bytes_from_client"], record["bytes_from_target"]) == (1_000_000, len(BLOB))
+    counts = record["bytes_from_client"], record["bytes_from_target"]
+    assert in_order(side, *counts) == (len(BLOB), len(answer))
 
 
 def test_both_half_close_while_data_is_under_way(env, front):
@@ -85,37 +83,23 @@ def test_both_half_close_while_data_is_under_way(env, front):
     assert bitflow.wait_records(1)[0]["reason"] == "completed"
 
 
-def test_half_closed_connection_stays_open_for_the_other_direction(env, front):
+@SIDES
+def test_a_half_closed_connection_stays_open_for_the_other_direction(env, front, side):
     bitflow, address, listener = front
-    client, target = env.pair(address, listener)
-    client.shutdown(socket.SHUT_WR)
-    assert sockets.receive_to_end(target) == b""
-    holds_for(0.5, lambda: sockets.is_open(client), "the other direction stays open")
+    first, second = in_order(side, *env.pair(address, listener))
+    first.shutdown(socket.SHUT_WR)
+    assert sockets.receive_to_end(second) == b""
+    holds_for(0.5, lambda: sockets.is_open(first) and bitflow.records() == [], "the connection goes on")
     for number in range(50):
-        target.sendall(b"%d," % number)
-        assert sockets.receive_exactly(client, len(b"%d," % number)) == b"%d," % number
-    target.close()
-    assert sockets.receive_to_end(client) == b""
+        second.sendall(b"%d," % number)
+        assert sockets.receive_exactly(first, len(b"%d," % number)) == b"%d," % number
+    second.close()
+    assert sockets.receive_to_end(first) == b""
     record = bitflow.wait_records(1)[0]
     assert record["reason"] == "completed" and record["ended_by"] in ("client", "target")
 
 
-def test_client_half_closes_last(env, front):
-    bitflow, address, listener = front
-    client, target = env.pair(address, listener)
-    target.shutdown(socket.SHUT_WR)
-    assert sockets.receive_to_end(client) == b""
-    holds_for(0.3, lambda: bitflow.records() == [], "the connection goes on")
-    for _ in range(20):
-        client.sendall(b"still here")
-        assert sockets.receive_exactly(target, 10) == b"still here"
-    client.close()
-    assert sockets.receive_to_end(target) == b""
-    record = bitflow.wait_records(1)[0]
-    assert record["reason"] == "completed" and record["ended_by"] in ("client", "target")
-
-
-def test_empty_connection(env, front):
+def test_a_connection_without_a_byte_is_completed(env, front):
     bitflow, address, listener = front
     client, target = env.pair(address, listener)
     client.close()
@@ -125,7 +109,7 @@ def test_empty_connection(env, front):
     assert (record["reason"], record["bytes_from_client"], record["bytes_from_target"]) == ("completed", 0, 0)
 
 
-def test_client_that_sends_nothing_stays(env, front):
+def test_a_client_that_sends_nothing_stays(env, front):
     bitflow, address, listener = front
     client, target = env.pair(address, listener)
     holds_for(1.0, lambda: sockets.is_open(client) and sockets.is_open(target), "silence is no reason to end")
@@ -139,55 +123,39 @@ def tcp_front(env):
     return env.start(proxy(address, listener.address)), address, listener
 
 
-def test_client_reset_resets_the_target(env, tcp_front):
+@SIDES
+def test_a_reset_by_one_side_resets_the_other(env, tcp_front, side):
     bitflow, address, listener = tcp_front
-    client, target = env.pair(address, listener)
-    client.sendall(b"some")
-    assert sockets.receive_exactly(target, 4) == b"some"
-    sockets.reset(client)
-    assert sockets.receive_until_broken(target) == (b"", "reset")
+    first, second = in_order(side, *env.pair(address, listener))
+    first.sendall(b"some")
+    assert sockets.receive_exactly(second, 4) == b"some"
+    sockets.reset(first)
+    assert sockets.receive_until_broken(second) == (b"", "reset")
     record = bitflow.wait_records(1)[0]
-    assert (record["reason"], record["ended_by"], record["bytes_from_client"]) == (
-        "client_reset",
-        "client",
-        4,
-    )
+    assert (record["reason"], record["ended_by"], record[f"bytes_from_{side}"]) == (f"{side}_reset", side, 4)
 
 
-def test_target_reset_resets_the_client(env, tcp_front):
-    bitflow, address, listener = tcp_front
-    client, target = env.pair(address, listener)
-    target.sendall(b"some")
-    assert sockets.receive_exactly(client, 4) == b"some"
-    sockets.reset(target)
-    assert sockets.receive_until_broken(client) == (b"", "reset")
-    record = bitflow.wait_records(1)[0]
-    assert (record["reason"], record["ended_by"], record["bytes_from_target"]) == (
-        "target_reset",
-        "target",
-        4,
-    )
-
-
-def test_reset_after_a_half_close(env, tcp_front):
-    """The direction that is already over must not hide the other one's reset."""
+@pytest.fixture
+def half_closed(env, tcp_front):
+    """(bitflow, client, target): the client has ended its half."""
     bitflow, address, listener = tcp_front
     client, target = env.pair(address, listener)
     client.shutdown(socket.SHUT_WR)
     assert sockets.receive_to_end(target) == b""
+    return bitflow, client, target
+
+
+def test_a_half_close_does_not_hide_the_other_sides_reset(half_closed):
+    bitflow, client, target = half_closed
     sockets.reset(target)
     assert sockets.receive_until_broken(client) == (b"", "reset")
     assert bitflow.wait_records(1)[0]["reason"] == "target_reset"
 
 
-def test_reset_by_the_one_who_half_closed(env, tcp_front):
-    bitflow, address, listener = tcp_front
-    client, target = env.pair(address, listener)
-    client.shutdown(socket.SHUT_WR)
-    assert sockets.receive_to_end(target) == b""
+def test_a_client_that_half_closed_can_still_reset(half_closed):
+    bitflow, client, target = half_closed
     sockets.reset(client)
-    # Only a write tells bitflow that nobody reads any more, unless it watches for it. And only a write
-    # tells the target of the reset, since its side of the reading has ended already.
+    # The target has read the end of the stream: only a write tells it of the reset.
     watch = Stopwatch()
     with pytest.raises((ConnectionResetError, BrokenPipeError)):
         while watch.seconds < 10:
@@ -196,36 +164,26 @@ def test_reset_by_the_one_who_half_closed(env, tcp_front):
 
 
 def relayed_pair(env, address, listener):
-    """A pair over which something has gone already: a reset before that ends a dial, not a relay."""
+    """A pair that has exchanged something: a reset before that would end a dial, not a relay."""
     client, target = env.pair(address, listener)
     client.sendall(b"?")
     assert sockets.receive_exactly(target, 1) == b"?"
     return client, target
 
 
+@SIDES
 @pytest.mark.parametrize("size", [10, 10_000, 60_000])
-def test_data_before_a_target_reset_is_delivered(env, tcp_front, size):
+def test_data_before_a_reset_is_delivered(env, tcp_front, size, side):
     _, address, listener = tcp_front
-    client, target = relayed_pair(env, address, listener)
-    target.sendall(BLOB[:size])
-    sockets.wait_acknowledged(target)
-    sockets.reset(target)
-    assert sockets.receive_until_broken(client) == (BLOB[:size], "reset")
+    first, second = in_order(side, *relayed_pair(env, address, listener))
+    first.sendall(BLOB[:size])
+    sockets.wait_acknowledged(first)
+    sockets.reset(first)
+    assert sockets.receive_until_broken(second) == (BLOB[:size], "reset")
 
 
-@pytest.mark.parametrize("size", [10, 10_000, 60_000])
-def test_data_before_a_client_reset_is_delivered(env, tcp_front, size):
-    _, address, listener = tcp_front
-    client, target = relayed_pair(env, address, listener)
-    client.sendall(BLOB[:size])
-    sockets.wait_acknowledged(client)
-    sockets.reset(client)
-    assert sockets.receive_until_broken(target) == (BLOB[:size], "reset")
-
-
-def test_backlog_before_a_target_reset_is_delivered(env, tcp_front):
-    """The client reads slowly; what bitflow's kernel had acknowledged when the reset came belongs to the
-    client."""
+def test_a_backlog_before_a_reset_of_the_target_is_delivered(env, tcp_front):
+    """The client reads slowly; what bitflow's kernel had acknowledged before the reset is the client's."""
     _, address, listener = tcp_front
     client, target = env.pair(address, listener)
     written = sockets.fill(target, BLOB[:65536])
@@ -236,9 +194,8 @@ def test_backlog_before_a_target_reset_is_delivered(env, tcp_front):
     assert len(data) >= acknowledged, f"{acknowledged - len(data)} bytes of {acknowledged} lost"
 
 
-def test_early_answer_survives_the_reset_of_an_upload(env, tcp_front):
-    """A server that answers and closes while an upload still comes in resets; the answer must reach the
-    client."""
+def test_an_early_answer_survives_the_reset_of_an_upload(env, tcp_front):
+    """A server that answers and closes in the middle of an upload resets; its answer must reach the client."""
     bitflow, address, listener = tcp_front
     client, target = env.pair(address, listener)
     answer = b"413 too large\r\n" + BLOB[:20_000]
@@ -255,8 +212,8 @@ def test_early_answer_survives_the_reset_of_an_upload(env, tcp_front):
 
 
 def come_for_a_reset(address):
-    """What receive_until_broken() says. Python looks at a connect's outcome late: it may be a reset by then already,
-    and what came before that is still there to be read."""
+    """What receive_until_broken() returns for a new client. Python looks at a connect's outcome late: it may be a reset
+    by then, before which there is still something to read."""
     family, sockaddr = sockets.parse(address)
     with socket.socket(family) as client:
         client.settimeout(sockets.TIMEOUT * pace())
@@ -267,7 +224,7 @@ def come_for_a_reset(address):
         return sockets.receive_until_broken(client)
 
 
-def test_target_resets_at_once(env):
+def test_a_target_that_resets_at_once_is_recorded_as_such(env):
     """So early that bitflow may not have noticed yet that it was connected."""
     target = env.serve(peers.resetter)
     address = env.address()
@@ -279,7 +236,7 @@ def test_target_resets_at_once(env):
     bitflow.assert_quiet()
 
 
-def test_banner_before_a_reset_at_once_is_delivered(env):
+def test_a_banner_before_a_reset_at_once_is_delivered(env):
     """A target that answers and resets before bitflow has noticed that it was connected."""
     banner = b"421 too many connections, come back later\r\n"
 
@@ -295,8 +252,8 @@ def test_banner_before_a_reset_at_once_is_delivered(env):
     assert {(r["reason"], r["bytes_from_target"]) for r in records} == {("target_reset", len(banner))}
 
 
-def test_storm_of_resetting_clients(env):
-    """Clients that are gone before they are accepted, or right after."""
+def test_a_storm_of_resetting_clients_leaves_the_proxy_serving(env):
+    """Some are gone before they are accepted, others right after."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))
     for number in range(300):
@@ -312,28 +269,20 @@ def test_storm_of_resetting_clients(env):
     sockets.round_trip(env.connect(address))
 
 
-def test_client_that_stops_reading_holds_the_target_back(env, front):
-    """Backpressure: no more is taken from the target than buffers hold, and all of it arrives in the end."""
+@SIDES
+def test_whoever_stops_reading_holds_the_other_side_back(env, front, side):
+    """No more is read from the sender than buffers hold; all of it arrives in the end."""
     bitflow, address, listener = front
-    client, target = env.pair(address, listener)
+    reader, sender = in_order(side, *env.pair(address, listener))
     before = bitflow.memory_kib("VmRSS")
-    written = sockets.fill(target, BLOB[:65536])
-    assert written < 64_000_000, "the target is not held back"
+    written = sockets.fill(sender, BLOB[:65536])
+    assert written < 64_000_000, "the sender is not held back"
     assert bitflow.memory_kib("VmRSS") - before < 8192, "the backlog is kept in bitflow's memory"
-    target.shutdown(socket.SHUT_WR)
-    assert len(sockets.receive_to_end(client)) == written
-    client.close()
-    assert wait_for(bitflow.records, "a record")[0]["bytes_from_target"] == written
-
-
-def test_target_that_stops_reading_holds_the_client_back(env, front):
-    bitflow, address, listener = front
-    client, target = env.pair(address, listener)
-    written = sockets.fill(client, BLOB[:65536])
-    assert written < 64_000_000, "the client is not held back"
-    target.sendall(b"the other way is free")
-    assert sockets.receive_exactly(client, 21) == b"the other way is free"
-    client.shutdown(socket.SHUT_WR)
-    assert len(sockets.receive_to_end(target)) == written
-    target.close()
-    assert wait_for(bitflow.records, "a record")[0]["bytes_from_client"] == written
+    reader.sendall(b"the other way is free")
+    assert sockets.receive_exactly(sender, 21) == b"the other way is free"
+    sender.shutdown(socket.SHUT_WR)
+    assert len(sockets.receive_to_end(reader)) == written
+    reader.close()
+    record = wait_for(bitflow.records, "a record")[0]
+    counts = record["bytes_from_client"], record["bytes_from_target"]
+    assert in_order(side, *counts) == (21, written)

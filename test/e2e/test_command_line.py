@@ -17,7 +17,7 @@ from waiting import wait_for
 GOOD = configs.with_line("top", "")
 
 
-def test_version():
+def test_version_names_the_release_and_the_arithmetic():
     done = bitflow_process.run("--version")
     assert done.returncode == 0 and done.stderr == ""
     assert re.fullmatch(r"bitflow v?\d+\.\d+(\.\d+)?[^\n]*\n"
@@ -30,7 +30,7 @@ REPLACED = ("mbedtls_ecp_mul", "mbedtls_ecp_mul_restartable", "mbedtls_ecp_mulad
 
 
 def test_version_tells_whose_arithmetic_runs():
-    """The dynamic linker says where mbedTLS's library finds each of the functions that the program replaces."""
+    """The dynamic linker says where mbedTLS's library finds each function that the program replaces."""
     done = bitflow_process.run("--version", environment={"LD_DEBUG": "bindings"})
     assert done.returncode == 0
     bound = {name: target for target, name in re.findall(
@@ -40,8 +40,8 @@ def test_version_tells_whose_arithmetic_runs():
     assert ours == (list(REPLACED) if "arithmetic: libcrypto" in done.stdout else []), bound
 
 
-def test_version_when_mbedtls_calls_itself(tmp_path):
-    """As a library linked with -Bsymbolic does: the program cannot replace its functions then, and says so."""
+def test_version_names_mbedtls_when_its_functions_cannot_be_replaced(tmp_path):
+    """As in a library that was linked with -Bsymbolic."""
     linked = subprocess.run(["ldd", bitflow_process.binary()], capture_output=True, text=True, check=True).stdout
     found = re.search(r"(libmbedcrypto\S*) => (\S+)", linked)
     if found is None:
@@ -56,7 +56,7 @@ def test_version_when_mbedtls_calls_itself(tmp_path):
     assert done.returncode == 0 and re.search(r"^arithmetic: mbedTLS 3\.[\d.]+$", done.stdout, re.M), done
 
 
-def test_help():
+def test_help_names_the_options_in_short_lines():
     done = bitflow_process.run("--help")
     assert done.returncode == 0 and done.stderr == ""
     for word in ("--config", "--check", "--version", "--help"):
@@ -81,8 +81,9 @@ def test_help():
         ["--check=yes", "--config", "a"],
         ["--", "--config"],
     ],
+    ids=lambda arguments: " ".join(argument or "''" for argument in arguments) or "none",
 )
-def test_usage_errors(arguments):
+def test_a_wrong_command_line_ends_with_status_2_and_a_short_message(arguments):
     done = bitflow_process.run(*arguments)
     assert done.returncode == 2, done
     assert done.stdout == ""
@@ -99,7 +100,7 @@ def test_usage_errors(arguments):
     ],
     ids=["resolve_timeout", "proxy_timeout", "connect_backoff", "targets"],
 )
-def test_what_has_no_effect_is_a_warning(env, settings, spares, place, what):
+def test_a_setting_without_effect_is_a_warning(env, settings, spares, place, what):
     """On stderr with --check, in the log at the start and after a reload; the configuration is used all the same."""
     targets = [{"address": env.echo().address, **settings}, *[env.refusing()] * spares]
     address = env.address()
@@ -118,7 +119,7 @@ def test_what_has_no_effect_is_a_warning(env, settings, spares, place, what):
 
 
 def test_each_proxy_of_several_targets_without_a_balancer_is_warned_of(env):
-    """`none` is a choice, and so is any balancer."""
+    """To choose a balancer, even `none`, avoids the warning."""
     balancers = ["none", "failover", "round-robin", "least-connections", "sni"]
     entries = [proxy(env.address(), *[env.refusing()] * 2, name=name) for name in ("one", "two")]
     entries += [proxy(env.address(), *[env.refusing()] * 2, name=each, connection_load_balancer=each)
@@ -129,7 +130,7 @@ def test_each_proxy_of_several_targets_without_a_balancer_is_warned_of(env):
     assert warned_of == ["0", "1"] and len(done.stderr.splitlines()) == 2, done.stderr
 
 
-def test_forms_of_config(env):
+def test_every_form_of_the_config_option_is_accepted(env):
     path = env.write(GOOD)
     for arguments in (
         ["--check", "--config", path],
@@ -140,9 +141,8 @@ def test_forms_of_config(env):
         assert (done.returncode, done.stderr) == (0, ""), arguments
 
 
-def test_check_binds_nothing_and_makes_nothing(env):
-    """A busy address, a live socket file, a log that cannot be opened: none of them is the configuration's
-    fault."""
+def test_check_binds_nothing_and_creates_nothing(env):
+    """A busy address, a live socket file or a log that cannot be opened is not the configuration's fault."""
     taken, live = env.listen(), env.listen(env.unix("live.sock"))
     path = env.config(
         proxy(taken.address, env.address(), name="a", connection_log=str(env.directory / "new.log")),
@@ -163,15 +163,14 @@ def test_check_finds_what_the_start_finds(env):
     assert check.stderr == start.stderr
 
 
-def test_relative_path_is_named_as_given(env, monkeypatch):
+def test_a_relative_path_is_named_as_given(env, monkeypatch):
     env.write(configs.with_line("listener", "adress: x"), "relative.yaml")
     monkeypatch.chdir(env.directory)
     done = bitflow_process.run("--check", "--config", "relative.yaml")
     assert done.stderr.startswith("relative.yaml:6:9: "), done.stderr
 
 
-def test_full_standard_output(env):
-    """--help and --version into a full disk."""
+def test_a_full_disk_behind_standard_output_ends_with_status_1(env):
     for option in ("--help", "--version"):
         with open("/dev/full", "w") as full:
             done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Each feature's keys: what is wrong with a value is told, with its place."""
+"""Each feature's keys: what is wrong with a value is reported, with its place."""
 
 import pytest
 
@@ -33,8 +33,8 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("place, text, path", WRONG)
-def test_is_rejected(env, place, text, path):
+@pytest.mark.parametrize("place, text, path", WRONG, ids=[f"{place} {text}" for place, text, _ in WRONG])
+def test_a_wrong_value_is_reported_with_its_place(env, place, text, path):
     _, line, _ = configs.PLACES[place]
     _, problems, stderr = configs.check(env, configs.with_line(place, text))
     assert any(int(problem["line"]) == line and problem["path"].startswith(path) for problem in problems), stderr

@@ -17,7 +17,7 @@ from waiting import pace
 GOOD = configs.with_line("top", "")
 
 
-def test_smallest_configuration(env):
+def test_the_smallest_configuration_is_accepted(env):
     configs.accepts(
         env,
         "server: {proxies: [{name: a, listener: {address: ':8080'}, "
@@ -47,7 +47,7 @@ def test_smallest_configuration(env):
         ("- a\nserver: b\n", 2),
     ],
 )
-def test_broken_yaml(env, text, line):
+def test_broken_yaml_is_rejected(env, text, line):
     configs.rejects(env, text, line=line)
 
 
@@ -65,12 +65,11 @@ def test_broken_yaml(env, text, line):
         "server: [\n".encode("utf-16"),
     ],
 )
-def test_not_text(env, content):
+def test_a_file_that_is_not_text_is_rejected(env, content):
     configs.rejects(env, content)
 
 
-def test_byte_order_mark_and_line_ends(env):
-    """What editors of other systems leave in a file."""
+def test_byte_order_marks_and_line_ends_of_other_systems_are_accepted(env):
     configs.accepts(env, b"\xef\xbb\xbf" + GOOD.encode())
     configs.accepts(env, GOOD.replace("\n", "\r\n"))
     configs.accepts(env, GOOD.encode("utf-16"))
@@ -79,12 +78,12 @@ def test_byte_order_mark_and_line_ends(env):
 @pytest.mark.parametrize(
     "text", ["", "\n\n", "# only a comment\n", "---\n", "---\n...\n", "{}\n", "null\n", "~\n"]
 )
-def test_nothing_in_it(env, text):
+def test_a_file_with_nothing_in_it_is_rejected(env, text):
     configs.rejects(env, text)
 
 
 @pytest.mark.parametrize("text", ["just text\n", "- a\n- list\n", "5\n", "[]\n", "server\n"])
-def test_not_a_mapping(env, text):
+def test_a_file_that_is_not_a_mapping_is_rejected_in_line_1(env, text):
     configs.rejects(env, text, line=1)
 
 
@@ -103,7 +102,7 @@ def test_not_a_mapping(env, text):
         ("server: {proxies: [null]}\n", "proxies[0]"),
     ],
 )
-def test_wrong_shapes(env, text, path):
+def test_a_value_of_the_wrong_shape_is_named(env, text, path):
     problems = configs.rejects(env, text, line=1)
     assert any(path in (problem["path"] or "") or path in problem["text"] for problem in problems), problems
 
@@ -121,8 +120,12 @@ REQUIRED = [
 ]
 
 
-@pytest.mark.parametrize("piece, instead, path, key", REQUIRED)
-def test_missing_required_key(env, piece, instead, path, key):
+@pytest.mark.parametrize(
+    "piece, instead, path, key",
+    REQUIRED,
+    ids=["a proxy's name", "a listener's address", "a target's name", "a target's address"],
+)
+def test_a_missing_required_key_is_named_with_its_place(env, piece, instead, path, key):
     assert piece in GOOD
     problems = configs.rejects(env, GOOD.replace(piece, instead), mentions=[], count=1)
     assert (problems[0]["path"] or "").startswith(path)
@@ -135,14 +138,15 @@ def test_missing_required_key(env, piece, instead, path, key):
         "      listener:\n        address: 127.0.0.1:8080\n        \n",
         "      targets:\n        - name: back\n          address: 127.0.0.1:9090\n          \n",
     ],
+    ids=["listener", "targets"],
 )
-def test_missing_listener_or_targets(env, piece):
+def test_a_missing_listener_or_list_of_targets_is_named(env, piece):
     assert piece in GOOD
     problems = configs.rejects(env, GOOD.replace(piece, ""), count=1)
     assert piece.split(":")[0].strip() in problems[0][0]
 
 
-def test_no_targets(env):
+def test_an_empty_list_of_targets_is_rejected(env):
     text = GOOD.replace("        - name: back\n          address: 127.0.0.1:9090\n", "").replace(
         "targets:", "targets: []"
     )
@@ -171,8 +175,8 @@ def test_no_targets(env):
         ("target", "authorized_sources: []", None),
     ],
 )
-def test_unknown_key(env, place, key, hint):
-    path, line, column = configs.PLACES[place]
+def test_an_unknown_key_is_rejected_with_a_hint_at_the_likely_one(env, place, key, hint):
+    _, line, column = configs.PLACES[place]
     problems = configs.rejects(
         env, configs.with_line(place, key), line=line, columns=(column, column), count=1
     )
@@ -184,7 +188,7 @@ def test_unknown_key(env, place, key, hint):
         assert "did you mean" not in problems[0]["text"]
 
 
-def test_unknown_key_without_a_value_or_with_a_tree(env):
+def test_an_unknown_key_is_one_problem_whatever_is_below_it(env):
     for line in ("unknown_thing:", "unknown_thing: {a: [1, {b: c}], d: e}", "? [a, b]\n        : c"):
         configs.rejects(env, configs.with_line("listener", line), line=6, count=1)
 
@@ -198,14 +202,14 @@ def test_unknown_key_without_a_value_or_with_a_tree(env):
         ("top", "server: {}"),
     ],
 )
-def test_duplicate_key(env, place, key):
+def test_a_duplicate_key_is_rejected_at_its_place(env, place, key):
     _, line, column = configs.PLACES[place]
     configs.rejects(
         env, configs.with_line(place, key), line=line, columns=(column, column), mentions=["duplicate"]
     )
 
 
-def test_duplicate_names(env):
+def test_duplicate_names_of_proxies_or_of_a_proxys_targets_are_rejected(env):
     two = "server:\n  proxies:\n" + "".join(
         f"    - {{name: {name}, listener: {{address: ':{port}'}}, "
         f"targets: [{{name: {target}, address: 'h:1'}}, {{name: {other}, address: 'h:2'}}], "
@@ -230,7 +234,7 @@ def test_all_problems_are_reported_in_order(env):
     assert [int(problem["line"]) for problem in problems] == [6, 10, 12, 13, 14], stderr
 
 
-def test_problems_of_a_hundred_proxies(env):
+def test_each_of_a_hundred_proxies_problems_is_reported(env):
     text = "server:\n  proxies:\n" + "".join(
         f"    - {{name: n{number}, listener: {{address: 'nowhere'}}, "
         f"targets: [{{name: a, address: 'h:{number + 1}'}}]}}\n"
@@ -242,8 +246,8 @@ def test_problems_of_a_hundred_proxies(env):
     ]
 
 
-def test_anchors_and_aliases(env):
-    """They are plain YAML, and work; a problem is told where it can be seen."""
+def test_a_problem_behind_an_alias_is_reported_at_its_anchor(env):
+    """Anchors and aliases are plain YAML, and accepted."""
     text = GOOD.replace(
         "listener:\n        address: 127.0.0.1:8080\n        \n",
         "listener: &one\n        address: &a ':80'\n",
@@ -262,13 +266,13 @@ def test_anchors_and_aliases(env):
     )
 
 
-def test_alias_that_contains_itself(env):
+def test_an_alias_that_contains_itself_is_rejected(env):
     configs.rejects(env, "server: &x\n  proxies: *x\n")
     configs.rejects(env, "server:\n  proxies: &x\n    - *x\n")
     configs.rejects(env, "&x [*x, *x]\n")
 
 
-def test_anchors_carry_traffic(env):
+def test_a_proxy_whose_targets_are_an_alias_serves(env):
     echo, one, two = env.echo(), env.address(), env.address()
     path = env.write(
         f"application: {{log: {{level: info}}}}\nserver:\n  proxies:\n"
@@ -283,7 +287,7 @@ def test_anchors_carry_traffic(env):
 
 
 def bounded(env, text, seconds=20):
-    """--check under a bound of time and memory; returns the exit status."""
+    """--check within a bound of time: (exit status, stderr, the most memory of any child so far in KiB)."""
     path = env.write(text)
     command = [str(bitflow_process.binary()), "--check", "--config", str(path)]
     done = subprocess.run(command, capture_output=True, timeout=seconds * pace(), text=True, errors="replace")
@@ -294,66 +298,59 @@ def bounded(env, text, seconds=20):
     return done.returncode, done.stderr, peak
 
 
-def assert_taken_or_too_large(text, status, stderr):
-    """One megabyte is taken; more may be refused for its size, and then that is what is said."""
-    if len(text) > 1_000_000:
-        assert status == 0 or "too large" in stderr, stderr[-2000:]
-    else:
-        assert status == 0, stderr[-2000:]
-
-
-@pytest.mark.parametrize("megabytes", [1, 10])
-def test_megabytes_of_comments(env, megabytes):
+def comments(megabytes):
     comment = "# a long line of comment that says nothing at all\n"
-    text = GOOD + comment * ((megabytes * 1_000_000 - len(GOOD)) // len(comment))
-    status, stderr, _ = bounded(env, text)
-    assert_taken_or_too_large(text, status, stderr)
+    return GOOD + comment * ((megabytes * 1_000_000 - len(GOOD)) // len(comment))
 
 
-@pytest.mark.parametrize("count", [13_000, 150_000])
-def test_megabytes_of_targets(env, count):
-    """Whether so many are allowed is one thing; that it does not take for ever is another."""
-    targets = "".join(
+def targets(count):
+    return "server:\n  proxies:\n    - name: a\n      listener: {address: ':80'}\n      targets:\n" + "".join(
         f"        - {{name: target-number-{n}, address: 'host-{n}.example:{n % 65000 + 1}'}}\n"
         for n in range(count)
     )
-    text = "server:\n  proxies:\n    - name: a\n      listener: {address: ':80'}\n      targets:\n" + targets
-    status, stderr, _ = bounded(env, text, 20)
-    assert_taken_or_too_large(text, status, stderr)
 
 
-@pytest.mark.parametrize("count", [6_000, 100_000])
-def test_megabytes_of_proxies(env, count):
-    text = "server:\n  proxies:\n" + "".join(
+def proxies(count):
+    return "server:\n  proxies:\n" + "".join(
         f"    - {{name: proxy-{n}, listener: {{address: '127.{n >> 16}.{n >> 8 & 255}.{n & 255}:8080'}}, "
         f"targets: [{{name: t, address: 'h.example:80'}}]}}\n"
         for n in range(count)
     )
-    status, stderr, _ = bounded(env, text, 20)
-    assert_taken_or_too_large(text, status, stderr)
+
+
+@pytest.mark.parametrize(
+    "made, size",
+    [(comments, 1), (comments, 10), (targets, 13_000), (targets, 150_000), (proxies, 6_000), (proxies, 100_000)],
+    ids=lambda value: value if isinstance(value, int) else value.__name__,
+)
+def test_megabytes_are_accepted_or_too_large_and_never_slow(env, made, size):
+    text = made(size)
+    status, stderr, _ = bounded(env, text)
+    # One megabyte is accepted; more may be refused for its size, and then the message says so.
+    assert status == 0 or (len(text) > 1_000_000 and "too large" in stderr), stderr[-2000:]
 
 
 @pytest.mark.parametrize("size", [1_000_000, 10_000_000])
-def test_megabytes_in_one_value(env, size):
+def test_megabytes_in_one_value_are_refused_without_repeating_them(env, size):
     status, stderr, _ = bounded(env, GOOD.replace("name: front", "name: " + "x" * size))
     assert status == 2
     assert len(stderr) < 10_000, "the message repeats the value"
 
 
 @pytest.mark.parametrize("count", [50_000, 600_000])
-def test_megabytes_of_errors(env, count):
+def test_megabytes_of_unknown_keys_are_refused(env, count):
     text = "server:\n  proxies: []\n" + "".join(f"key{n}: {{a: b}}\n" for n in range(count))
     status, stderr, _ = bounded(env, text)
     assert status == 2 and stderr
 
 
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? "])
-def test_deep_nesting(env, opening):
-    """A hundred thousand levels: an error, not the end of the stack."""
+def test_a_hundred_thousand_levels_are_an_error(env, opening):
+    """Not the end of the stack."""
     assert bounded(env, "server: " + ("\n" if opening in "- ? " else "") + opening * 100_000 + "\n")[0] == 2
 
 
-def test_billion_laughs(env):
+def test_a_billion_laughs_are_refused_within_bounded_memory(env):
     text = "a: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
     for level in range(1, 12):
         text += f"b{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n"
@@ -365,8 +362,8 @@ def test_billion_laughs(env):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_mutated_configurations(env, seed):
-    """Bytes flipped, cut out and doubled: always an answer, never a crash."""
+def test_a_mutated_configuration_is_answered_without_a_crash(env, seed):
+    """Bytes flipped, cut out and doubled."""
     generator = random.Random(seed)
     source = configs.BASE.format(
         listener="authorized_sources: [10.0.0.0/8, '::1']",
@@ -392,19 +389,15 @@ def test_mutated_configurations(env, seed):
         bounded(env, bytes(text))
 
 
-def test_missing_file(env):
-    path = env.directory / "nowhere.yaml"
+@pytest.mark.parametrize("name", ["nowhere.yaml", ""], ids=["missing", "a directory"])
+def test_a_file_that_cannot_be_read_is_named(env, name):
+    path = env.directory / name
     done = bitflow_process.run("--config", path)
     assert done.returncode == 2 and str(path) in done.stderr
 
 
-def test_directory_as_file(env):
-    done = bitflow_process.run("--config", env.directory)
-    assert done.returncode == 2 and str(env.directory) in done.stderr
-
-
-def test_unreadable_file(env):
-    """As root everything can be read, so that root becomes somebody else."""
+def test_a_file_without_permission_is_named(env):
+    """Root can read everything, so root becomes somebody else."""
     if os.geteuid() == 0:
         needs.ANOTHER_USER.need()
     path = env.write(GOOD)
@@ -415,8 +408,7 @@ def test_unreadable_file(env):
     assert str(path) in bitflow.stderr() and "ermission denied" in bitflow.stderr()
 
 
-def test_file_that_is_a_pipe(env):
-    """bitflow --config <(generate), as a shell passes it."""
+def test_a_configuration_can_come_through_standard_input(env):
     address, echo = env.address(), env.echo()
     path = env.config(proxy(address, echo.address))
     done = subprocess.run(
@@ -428,6 +420,6 @@ def test_file_that_is_a_pipe(env):
     assert done.returncode == 0, done.stderr
 
 
-def test_second_document(env):
-    """A second document would be ignored in silence; it is an error instead."""
+def test_a_second_document_is_an_error(env):
+    """Otherwise it would be ignored in silence."""
     configs.rejects(env, GOOD + "---\nserver: {}\n")

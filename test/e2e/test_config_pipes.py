@@ -1,4 +1,4 @@
-"""Configurations that come through pipes: what generates them, and what never does."""
+"""Configurations that come through pipes, and pipes through which nothing comes."""
 
 import os
 import pathlib
@@ -30,8 +30,9 @@ def bash(script):
         "cat {example} | {bitflow} --check --config /dev/stdin",
         "{bitflow} --check --config /dev/stdin < {example}",
     ],
+    ids=["process substitution", "in two pieces", "piped to stdin", "redirected to stdin"],
 )
-def test_generated_configuration(command):
+def test_a_configuration_can_come_through_a_pipe(command):
     done = bash(command.format(bitflow=bitflow_process.binary(), example=EXAMPLE))
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -41,7 +42,7 @@ def test_problems_name_the_pipe():
     assert done.returncode == 2 and done.stderr.startswith("/dev/fd/")
 
 
-def test_pipe_that_nobody_writes(env):
+def test_a_pipe_that_nobody_writes_to_is_an_error(env):
     path = env.directory / "pipe"
     os.mkfifo(path)
     done = bitflow_process.run("--check", "--config", path)
@@ -49,14 +50,14 @@ def test_pipe_that_nobody_writes(env):
     assert done.stderr == f"{path}: cannot read: nothing more came within 5 s\n"
 
 
-def test_device(env):
+def test_a_device_is_refused(env):
     done = bitflow_process.run("--check", "--config", "/dev/zero")
     assert done.returncode == 2
     assert done.stderr == "/dev/zero: cannot read: it is a device, not a file or a pipe\n"
 
 
-def test_reload_from_a_pipe_that_nobody_writes(env):
-    """The thread that reads it answers the signals, too: it goes on after its patience."""
+def test_a_reload_from_a_pipe_that_nobody_writes_to_is_given_up(env):
+    """The thread that reads the pipe also answers signals: it goes on after a while."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))
     path = env.directory / "config.yaml"

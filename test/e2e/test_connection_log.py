@@ -17,7 +17,7 @@ from waiting import pace, scale, wait_for
 
 
 def use(env, address, message=b"hello bitflow\n"):
-    """One connection that echoes and ends."""
+    """A connection that gets an echo and ends; returns the client's address."""
     client = sockets.connect(address)
     name = sockets.local_name(client)
     sockets.round_trip(client, message)
@@ -30,7 +30,7 @@ def moment(text):
     return datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=datetime.timezone.utc)
 
 
-def test_record(env):
+def test_a_record_tells_names_addresses_times_and_bytes(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, {"name": "the echo", "address": echo.address}, name="my proxy"))
     before = datetime.datetime.now(datetime.timezone.utc)
@@ -51,8 +51,8 @@ def test_record(env):
 
 
 @pytest.mark.parametrize("kind", ["refused", "unanswered", "named", "unix"])
-def test_failed_dial_names_the_address(env, kind):
-    """The one that was tried last; of a name, what it stood for."""
+def test_the_record_of_a_failed_dial_names_the_address_tried_last(env, kind):
+    """For a name, it is the address that the name stood for."""
     address, plan = env.address(), None
     if kind == "unanswered":
         listener = env.listen(backlog=0)
@@ -71,7 +71,7 @@ def test_failed_dial_names_the_address(env, kind):
     assert bitflow.wait_records(1)[0]["target"] == {"name": "back", "address": seen, "via": None}
 
 
-def test_durations_and_times_agree(env):
+def test_a_records_durations_and_times_agree(env):
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address, connection_lifetime="700ms"))
     env.pair(address, listener)
@@ -80,7 +80,7 @@ def test_durations_and_times_agree(env):
     assert abs(span - record["total_ms"]) <= 5 and 650 <= record["total_ms"] <= 2000 * pace()
 
 
-def test_rejected_record(env):
+def test_the_record_of_a_rejected_client_has_no_target(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address, listener={"authorized_sources": ["10.0.0.0/8"]}))
     client = env.connect(address)
@@ -92,7 +92,7 @@ def test_rejected_record(env):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_addresses_by_family(env, host):
+def test_a_record_has_the_clients_address_in_either_family(env, host):
     echo, address = env.echo(), env.address(host)
     bitflow = env.start(proxy(address, echo.address))
     name = use(env, address)
@@ -100,7 +100,7 @@ def test_addresses_by_family(env, host):
     assert (record["client"], record["local"]) == (name, address)
 
 
-def test_addresses_of_unix_sockets(env):
+def test_a_record_has_the_addresses_of_unix_sockets(env):
     echo = env.echo(env.unix("back.sock"))
     bitflow = env.start(
         proxy(env.unix(), echo.address, name="path"), proxy(env.abstract(), echo.address, name="abstract")
@@ -116,18 +116,17 @@ def test_addresses_of_unix_sockets(env):
     assert records[0]["target"]["address"] == echo.address
 
 
-def test_ids_are_unique_and_rise(env):
+def test_ids_are_unique_across_proxies(env):
     echo, one, two = env.echo(), env.address(), env.address()
     bitflow = env.start(proxy(one, echo.address, name="one"), proxy(two, echo.address, name="two"))
     for _ in range(20):
         use(env, one)
         use(env, two)
-    ids = [record["id"] for record in sorted(bitflow.wait_records(40), key=lambda record: record["start"])]
-    assert len(set(ids)) == 40
+    assert len({record["id"] for record in bitflow.wait_records(40)}) == 40
 
 
-def test_names_are_escaped(env):
-    """Names with quotes, backslashes and other letters break neither log."""
+def test_names_are_escaped_in_both_logs(env):
+    """Quotes, backslashes and letters beyond ASCII break neither of them."""
     echo, address = env.echo(), env.address()
     name, target = 'a "quoted" \\ näme', "a=b, 'more' {☃}"
     bitflow = env.start(proxy(address, {"name": target, "address": echo.address}, name=name), level="debug")
@@ -139,7 +138,7 @@ def test_names_are_escaped(env):
 
 
 def test_lines_never_mix(env):
-    """Two proxies write one file from many threads; every line is a whole record."""
+    """Two proxies write to one file from many threads; every line is a whole record."""
     echo, addresses = env.echo(), [env.address(), env.address()]
     bitflow = env.start(
         *(
@@ -169,9 +168,9 @@ def lines(path):
     return path.read_text().splitlines()
 
 
-def test_appends_to_what_is_there(env):
+def test_records_are_appended_to_what_is_there(env):
     echo, address = env.echo(), env.address()
-    env.records_are_checked = False  # that of another program is none
+    env.records_are_checked = False  # another program's line is not a record
     env.records_path.write_text('{"client": "from before"}\n')
     bitflow = env.start(proxy(address, echo.address))
     use(env, address)
@@ -179,14 +178,14 @@ def test_appends_to_what_is_there(env):
     assert records[0] == {"client": "from before"}
 
 
-def test_without_a_connection_log(env):
+def test_without_a_connection_log_no_file_is_made(env):
     echo, address = env.echo(), env.address()
     env.start(proxy(address, echo.address, connection_log=None))
     use(env, address)
     assert not env.records_path.exists()
 
 
-def test_reopened_on_hangup(env):
+def test_the_log_is_reopened_on_sighup(env):
     """As logrotate does it: move, then SIGHUP."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))
@@ -203,7 +202,7 @@ def test_reopened_on_hangup(env):
     bitflow.assert_quiet()
 
 
-def test_no_record_is_lost_when_reopened(env):
+def test_no_record_is_lost_when_the_log_is_reopened(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))
     names, stop = [], threading.Event()
@@ -237,7 +236,7 @@ def test_no_record_is_lost_when_reopened(env):
     assert sorted(all_records()) == sorted(names)
 
 
-def test_full_disk(env):
+def test_a_full_disk_is_reported_without_a_line_for_each_record(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address, connection_log="/dev/full"))
     count = scale(60, 20)
@@ -245,14 +244,14 @@ def test_full_disk(env):
         use(env, address)
     wait_for(
         lambda: [line for line in bitflow.log_lines(True) if line["level"] in ("warn", "error")],
-        "the application log tells",
+        "the application log says so",
     )
     bitflow.assert_quiet()
     complaints = [line for line in bitflow.log_lines(True) if line["level"] in ("warn", "error")]
     assert len(complaints) < count, "a complaint for each record fills the other disk too"
 
 
-def test_vanished_directory(env):
+def test_sighup_reopens_a_log_whose_directory_is_there_again(env):
     echo, address = env.echo(), env.address()
     directory = env.directory / "logs"
     directory.mkdir()
@@ -264,7 +263,7 @@ def test_vanished_directory(env):
     bitflow.signal(signal.SIGHUP)
     wait_for(
         lambda: [line for line in bitflow.log_lines(True) if line["level"] in ("warn", "error")],
-        "the application log tells that the file cannot be opened",
+        "the application log says that the file cannot be opened",
     )
     for _ in range(10):
         use(env, address)
@@ -276,8 +275,8 @@ def test_vanished_directory(env):
 
 
 @pytest.mark.parametrize("kind", ["no directory", "a directory"])
-def test_log_that_cannot_be_opened_at_the_start(env, kind):
-    """The start fails, with the reason, and no socket file stays behind."""
+def test_a_log_that_cannot_be_opened_ends_the_start(env, kind):
+    """It says why, and leaves no socket file behind."""
     path = env.directory / "none" / "log.jsonl" if kind == "no directory" else env.directory
     entry = proxy(env.unix(), env.address(), connection_log=str(path))
     bitflow = env.launch(env.config(entry))
@@ -287,8 +286,8 @@ def test_log_that_cannot_be_opened_at_the_start(env, kind):
     assert not os.path.exists(env.directory / "front.sock")
 
 
-def test_fifo_without_a_reader_stops_nothing(env):
-    """A log that would block: whether it is taken or refused, nothing hangs."""
+def test_a_fifo_without_a_reader_stops_nothing(env):
+    """The log would block: whether it is accepted or refused, nothing hangs."""
     echo, address = env.echo(), env.address()
     path = env.directory / "fifo"
     os.mkfifo(path)
@@ -299,7 +298,7 @@ def test_fifo_without_a_reader_stops_nothing(env):
             line for line in bitflow.log_lines(True) if line["msg"] == "listening"
         ]
 
-    wait_for(settled, "it starts or says no")
+    wait_for(settled, "it starts or refuses")
     if bitflow.is_running():
         use(env, address)
     else:

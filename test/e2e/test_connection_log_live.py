@@ -1,4 +1,4 @@
-"""Records of connections that live: when their target has answered, and from time to time."""
+"""Records of live connections: when their target has answered, and from time to time."""
 
 import collections
 import ctypes
@@ -29,7 +29,7 @@ def last(bitflow, event):
 
 
 def wait_active(bitflow, condition, what):
-    """The first record of one that lives of which the condition is true."""
+    """The first record of a live connection for which the condition is true."""
 
     def find():
         return next(
@@ -39,8 +39,8 @@ def wait_active(bitflow, condition, what):
     return wait_for(find, lambda: f"{what}; there are: {bitflow.records()}")
 
 
-def test_connected(env):
-    """While nothing has been said yet, and only once."""
+def test_a_connection_is_recorded_once_when_its_target_answers(env):
+    """Before anything was said."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address, connection_log_connect=True))
     client, target = env.pair(address, listener)
@@ -60,7 +60,7 @@ def test_connected(env):
     assert events(bitflow) == ["connected", "connection"]
 
 
-def test_failed_ones_never_were_connected(env):
+def test_a_failed_connection_is_never_recorded_as_connected(env):
     address = env.address()
     bitflow = env.start(proxy(address, env.refusing(), **LIVE))
     sockets.was_rejected(env.connect(address))
@@ -68,8 +68,8 @@ def test_failed_ones_never_were_connected(env):
     assert events(bitflow) == ["connection"]
 
 
-def test_active(env):
-    """An idle connection is reported every second, with what was counted until then; the end comes last."""
+def test_an_idle_connection_is_reported_every_second(env):
+    """Each report has what was counted until then; the end comes last."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address, connection_log_interval="1s"))
     client, target = env.pair(address, listener)
@@ -90,20 +90,20 @@ def test_active(env):
     records = bitflow.records()
     assert [record["event"] for record in records[:-1]] == ["active"] * (len(records) - 1)
     ages = [record["total_ms"] for record in records[:-1]]
-    assert all(age >= 1000 * number for number, age in enumerate(ages, 1)), f"more often than asked for: {ages}"
+    assert all(age >= 1000 * number for number, age in enumerate(ages, 1)), f"more often than configured: {ages}"
     gaps = [later - earlier for earlier, later in itertools.pairwise(ages)]
     assert gaps and min(gaps) < 1000 + 500 * pace(), ages
 
 
-def test_nothing_of_the_kind_unless_asked_for(env):
+def test_live_connections_are_not_recorded_unless_configured(env):
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address))
     env.pair(address, listener)
-    holds_for(1.5, lambda: not bitflow.records(), "nothing is written of a connection that lives")
+    holds_for(1.5, lambda: not bitflow.records(), "nothing is written about a live connection")
     assert "reports" not in bitflow.thread_names()
 
 
-def test_one_that_is_still_being_dialled_is_not_reported(env):
+def test_a_connection_that_is_still_dialled_is_not_reported(env):
     listener, address = env.listen(backlog=0), env.address()
     listener.fill_queue()
     bitflow = env.start(proxy(address, listener.address, **LIVE))
@@ -116,7 +116,7 @@ def test_one_that_is_still_being_dialled_is_not_reported(env):
 
 
 def test_a_crowd_is_reported_while_it_moves_bytes(env):
-    """Everyone is, in whole lines, in the order of its own life, and nobody more often than asked for."""
+    """Each connection is, in whole lines, in the order of its own life, and not more often than configured."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address, **LIVE))
     count, stop = scale(120, 20), threading.Event()
@@ -162,8 +162,8 @@ def test_a_crowd_is_reported_while_it_moves_bytes(env):
         assert len(records) - 2 <= records[-1]["total_ms"] / 1000
 
 
-def test_many_ends_meet_reports(env):
-    """Connections that live for about an interval, so that many end just when they are due."""
+def test_no_report_follows_the_end_of_a_connection(env):
+    """The connections live for about an interval, so that many end just when a report is due."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address, connection_log_interval="1s"))
     count = scale(80, 16)
@@ -184,8 +184,8 @@ def test_many_ends_meet_reports(env):
     bitflow.assert_quiet()
 
 
-def test_a_reload_turns_it_on_and_off(env):
-    """For new connections; those that live keep what they began with."""
+def test_a_reload_turns_reports_on_and_off_for_new_connections(env):
+    """Those that live keep what they began with."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address))
 
@@ -209,8 +209,8 @@ def test_a_reload_turns_it_on_and_off(env):
     assert events(bitflow, before) == events(bitflow, after) == []
 
 
-def test_what_has_no_log_to_go_to_is_a_warning(env):
-    """And costs nothing: no thread waits for what is never due."""
+def test_live_records_without_a_log_are_a_warning(env):
+    """And cost nothing: there is no thread for what is never due."""
     address = env.address()
     settings = {"connection_log": None, "connection_log_connect": True, "connection_log_interval": "1s"}
     bitflow = env.start(proxy(address, env.echo().address, **settings))
@@ -220,11 +220,11 @@ def test_what_has_no_log_to_go_to_is_a_warning(env):
     assert "reports" not in bitflow.thread_names()
 
 
-# What the kernel tells
+# The kernel's figures
 
 
 def drop_all(sock):
-    """The socket takes nothing more from the network, as if the path were cut."""
+    """The socket receives nothing more from the network, as if the path were cut."""
     program = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0
     filter_of_one = struct.pack("@HP", 1, ctypes.addressof(program))
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_of_one)
@@ -246,8 +246,8 @@ def take_again(sock):
     sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
 
 
-def test_a_lossy_path_is_told(env):
-    """A path to the target that is cut for a while: retransmits, and what is under way; then all is delivered."""
+def test_a_record_shows_the_retransmits_of_a_lossy_path(env):
+    """The path to the target is cut for a while; then everything is delivered."""
     DROPPING.need()
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address, connection_log_interval="1s"))
@@ -257,7 +257,7 @@ def test_a_lossy_path_is_told(env):
     record = wait_active(
         bitflow,
         lambda record: record["target_tcp"]["retransmits"] > 0 and record["target_tcp"]["unacked"] > 0,
-        "it is told that nothing arrives",
+        "a record shows that nothing arrives",
     )
     assert record["client_tcp"]["retransmits"] == 0
     assert record["target_tcp"]["bytes_acked"] <= 1 and record["client_tcp"]["bytes_received"] == 5000
@@ -270,8 +270,7 @@ def test_a_lossy_path_is_told(env):
     assert end["target_tcp"]["retransmits"] > 0 and 5000 <= end["target_tcp"]["bytes_acked"] <= 5002
 
 
-def test_one_who_does_not_read_is_told(env):
-    """What waits for a client that reads nothing is not sent."""
+def test_a_record_shows_what_waits_for_a_client_that_does_not_read(env):
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address, connection_log_interval="1s"))
     client, target = env.pair(address, listener)
@@ -280,7 +279,7 @@ def test_one_who_does_not_read_is_told(env):
     assert record["target_tcp"]["bytes_received"] >= record["bytes_from_target"] > 0
 
 
-def test_unix_sockets_have_none(env):
+def test_records_of_unix_sockets_have_no_tcp_figures(env):
     echo = env.echo(env.unix("back.sock"))
     bitflow = env.start(proxy(env.unix(), echo.address, **LIVE))
     client = env.connect(env.unix())
@@ -294,8 +293,8 @@ def test_unix_sockets_have_none(env):
 # One id everywhere
 
 
-def test_one_id_everywhere(env):
-    """Thread names, application log, every record of the connection log, and the PROXY header's unique id."""
+def test_every_record_of_a_connection_has_the_id_of_its_thread_and_header(env):
+    """The application log has it, too."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(
         proxy(address, listener.address, enable_proxy_header=True, proxy_header_version=2, **LIVE), level="debug"
@@ -315,7 +314,7 @@ def test_one_id_everywhere(env):
         assert len(lines) >= 2 and {line["conn"] for line in lines} == {told}
 
 
-def test_the_second_threads_name_has_it_too(env):
+def test_the_second_threads_name_has_the_id_too(env):
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address, connection_log_connect=True))
     client, target = env.pair(address, listener)

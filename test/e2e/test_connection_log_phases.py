@@ -1,4 +1,4 @@
-"""What a record tells of the phases that a connection went through: where it ended, and how long each took."""
+"""What a record tells about the phases of a connection: in which one it ended, and how long each took."""
 
 import time
 
@@ -40,7 +40,7 @@ def one_record(bitflow):
 
 
 def assert_ended(bitflow, reason, phase, step, *times):
-    """`times`: those that are told beside wait_ms and admit_ms."""
+    """`times`: those that are not null, beside wait_ms and admit_ms."""
     record = one_record(bitflow)
     assert (record["reason"], record["phase"], record["step"]) == (reason, phase, step), record
     told = {name for name, value in record["timings"].items() if value is not None}
@@ -52,7 +52,7 @@ def assert_ended(bitflow, reason, phase, step, *times):
 # Where it ended
 
 
-def test_in_the_proxy_header(env):
+def test_a_bad_proxy_header_ends_in_the_step_proxy_header(env):
     address = env.address()
     bitflow = env.start(proxy(address, env.refusing(), listener={"proxy_protocol": True}))
     client = env.connect(address)
@@ -62,7 +62,7 @@ def test_in_the_proxy_header(env):
     assert record["client_tcp"]["bytes_received"] >= 31 and record["target_tcp"] is None
 
 
-def test_in_the_client_hello(env):
+def test_a_missing_client_hello_ends_in_the_step_client_hello(env):
     address = env.address()
     listener = {"client_hello_timeout": f"{WAIT}s"}
     bitflow = env.start(
@@ -74,7 +74,7 @@ def test_in_the_client_hello(env):
     assert WAIT * 1000 <= record["timings"]["client_hello_ms"] <= 3000 * pace()
 
 
-def test_in_the_clients_handshake(env, pki):
+def test_a_clients_failed_handshake_ends_in_the_step_tls_handshake(env, pki):
     address = env.address()
     bitflow = env.start(proxy(address, env.refusing(), listener=tls_cases.tls_listener(pki.server)))
     client = env.connect(address)
@@ -83,7 +83,7 @@ def test_in_the_clients_handshake(env, pki):
     assert_ended(bitflow, "client_handshake_failed", "admitting", "tls_handshake", "client_handshake")
 
 
-def test_in_the_resolution(env):
+def test_an_unknown_name_ends_in_the_step_resolve(env):
     address = env.address()
     bitflow = env.start(proxy(address, "nowhere.invalid:80"), plan=hosts.no_names(env))
     sockets.was_rejected(env.connect(address))
@@ -91,7 +91,7 @@ def test_in_the_resolution(env):
     assert record["target_tcp"] is None and record["client_tcp"] is not None
 
 
-def test_in_connecting(env):
+def test_a_refused_connect_ends_in_the_step_connect(env):
     address = env.address()
     bitflow = env.start(proxy(address, env.refusing()))
     sockets.was_rejected(env.connect(address))
@@ -100,7 +100,7 @@ def test_in_connecting(env):
     assert record["timings"]["connect_ms"] is not None and record["timings"]["relay_ms"] is None
 
 
-def test_in_connecting_without_an_answer(env):
+def test_a_connect_without_an_answer_ends_in_the_step_connect(env):
     listener, address = env.listen(backlog=0), env.address()
     listener.fill_queue()
     bitflow = env.start(proxy(address, {"address": listener.address, "connect_timeout": f"{WAIT}s"}))
@@ -110,7 +110,7 @@ def test_in_connecting_without_an_answer(env):
     assert WAIT * 1000 - 1 <= record["timings"]["connect_ms"] <= 3000 * pace()
 
 
-def test_in_the_dialogue_with_a_socks_server(env):
+def test_a_socks_servers_refusal_ends_in_the_step_socks(env):
     server = env.serve(socks_peers.answering(b"\x05\x00", b"\x05\x05\x00\x01\0\0\0\0\0\0"))
     address = env.address()
     bitflow = env.start(proxy(address, {"address": "192.0.2.1:80", "proxy": server.address}))
@@ -120,7 +120,7 @@ def test_in_the_dialogue_with_a_socks_server(env):
     assert record["timings"]["socks_ms"] is not None
 
 
-def test_in_the_targets_handshake(env, pki):
+def test_a_targets_failed_handshake_ends_in_the_step_tls_handshake(env, pki):
     server = env.serve(tls_cases.tls_echo(tls_raw.server_context(pki.bad_servers["expired"])))
     address = env.address()
     bitflow = env.start(proxy(address, tls_cases.tls_target(server.address, pki.trusted)))
@@ -131,7 +131,7 @@ def test_in_the_targets_handshake(env, pki):
     assert record["timings"]["target_handshake_ms"] >= record["target_tls"]["handshake_ms"] > 0
 
 
-def test_at_the_door(env):
+def test_a_rejected_client_ends_in_the_phase_accepting(env):
     address = env.address()
     bitflow = env.start(proxy(address, env.refusing(), listener={"authorized_sources": ["192.0.2.1"]}))
     sockets.was_rejected(env.connect(address))
@@ -141,7 +141,7 @@ def test_at_the_door(env):
     assert set(record["timings"].values()) == {None}
 
 
-def test_in_the_relay(env):
+def test_a_served_connection_ends_in_the_phase_relaying(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))
     client = env.connect(address)
@@ -166,7 +166,7 @@ def slowly(handler, seconds):
 
 
 def test_each_phase_is_timed_for_itself(env, pki):
-    """A client that is slow with its header and its handshake, a slow target, an answer that takes its time."""
+    """The client is slow with its header and its handshake, the target with both its handshake and its answer."""
     echo = tls_cases.tls_echo(tls_raw.server_context(pki.server))
     server, address = env.serve(slowly(echo, WAIT)), env.address()
     listener = tls_cases.tls_listener(pki.server, listener={"proxy_protocol": True})
@@ -194,8 +194,8 @@ def test_each_phase_is_timed_for_itself(env, pki):
     assert 4 * least <= record["total_ms"]
 
 
-def test_the_client_hello_is_timed(env, pki):
-    """Where it chooses the target, waiting for it is not the handshake's time."""
+def test_waiting_for_the_client_hello_is_not_the_handshakes_time(env, pki):
+    """Where the ClientHello chooses the target."""
     server, address = env.echo(), env.address()
     target = {"name": "server.test", "address": server.address}
     listener = tls_cases.tls_listener(pki.server)
@@ -211,9 +211,8 @@ def test_the_client_hello_is_timed(env, pki):
     assert 0 < timings["client_handshake_ms"] and timings["admit_ms"] >= timings["client_hello_ms"]
 
 
-@pytest.mark.parametrize("delay", [0, WAIT])
-def test_the_targets_first_byte(env, delay):
-    """Counted from the target's answer, not from the client's request."""
+@pytest.mark.parametrize("delay", [0, WAIT], ids=["at once", "after a while"])
+def test_first_byte_is_the_time_from_the_connect_to_the_first_byte(env, delay):
 
     def answer(connection):
         sockets.receive_exactly(connection, 5)
@@ -243,8 +242,8 @@ def test_a_target_that_says_nothing_has_no_first_byte(env):
     assert record["timings"]["first_byte_ms"] is None and record["timings"]["relay_ms"] is not None
 
 
-def test_pauses_between_attempts_are_dialling(env):
-    """Each part over all attempts, the whole with the pauses."""
+def test_pauses_between_attempts_count_as_dialling(env):
+    """Each step's time is that of all attempts; the whole has the pauses, too."""
     address = env.address()
     target = {"address": env.refusing(), "connect_attempts": 3, "connect_backoff": "100ms"}
     bitflow = env.start(proxy(address, target))
@@ -256,7 +255,7 @@ def test_pauses_between_attempts_are_dialling(env):
     assert 0 < timings["connect_ms"] < timings["dial_ms"] / 2
 
 
-def test_a_slow_socks_server(env):
+def test_the_dialogue_with_a_slow_socks_server_is_timed(env):
     handler = slowly(socks_peers.answering(b"\x05\x00", socks_peers.YES), WAIT)
     with peers.Server(handler) as server:
         address = env.address()

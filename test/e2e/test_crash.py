@@ -1,4 +1,4 @@
-"""A crash: the trace in stderr, the status that the process ends with, and the event that Sentry gets."""
+"""A crash: the trace on stderr, the exit status of the process, and the event that Sentry gets."""
 
 import os
 import re
@@ -44,7 +44,7 @@ def start(env, receiver=None, level="info"):
 
 
 def assert_crashed(bitflow, number, thread=None, timeout=10):
-    """Waits for its end, and asserts that the trace is there."""
+    """Waits for the end of the process and asserts that the trace is there."""
     bitflow.expected_status = -number
     assert bitflow.wait_ended(timeout) == -number
     name = signal.Signals(number).name
@@ -68,8 +68,12 @@ def thread_id(bitflow, name):
     raise AssertionError(f"no thread {name}: {bitflow.thread_names()}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL])
-def test_signal(env, spotlight, number):
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL],
+    ids=lambda number: number.name,
+)
+def test_a_fatal_signal_is_traced_and_reported_to_sentry(env, spotlight, number):
     bitflow, _, _ = start(env, spotlight)
     bitflow.signal_thread(bitflow.pid, number)
     assert_crashed(bitflow, number, "bitflow")
@@ -85,8 +89,8 @@ def test_signal(env, spotlight, number):
     assert [crumb["message"] for crumb in event["breadcrumbs"]["values"]] == ["listening"]
 
 
-@pytest.mark.parametrize("level", ["info", None])
-def test_without_sentry(env, level):
+@pytest.mark.parametrize("level", ["info", None], ids=["info", "no log"])
+def test_without_sentry_a_crash_is_only_traced(env, level):
     listener, address = env.listen(), env.address()
     bitflow = env.launch(env.config(proxy(address, listener.address), level=level), {"limits": {"CORE": 0}})
     bitflow.wait_bound(int(address.rpartition(":")[2]))
@@ -95,7 +99,7 @@ def test_without_sentry(env, level):
     assert "Sentry" not in bitflow.stderr()
 
 
-def test_thread_of_a_connection(env, spotlight):
+def test_the_crash_of_a_connections_thread_names_the_connection(env, spotlight):
     bitflow, listener, address = start(env, spotlight)
     env.pair(address, listener)
     wait_for(lambda: "front#1>" in bitflow.thread_names(), "the connection has its thread")
@@ -108,7 +112,7 @@ def test_thread_of_a_connection(env, spotlight):
 
 
 def gdb(bitflow, thread, *commands):
-    """Changes a thread's registers, and lets it go on."""
+    """Runs these commands on a thread, then lets it go on."""
     needs.TRACING.need()
     number = thread_id(bitflow, thread)
     script = [f"python [t.switch() for t in gdb.selected_inferior().threads() if t.ptid[1] == {number}]", *commands]
@@ -117,7 +121,7 @@ def gdb(bitflow, thread, *commands):
 
 
 def guard_below(bitflow, address):
-    """An address in the guard page of the stack that has this address in it."""
+    """An address in the guard page of the stack to which this address belongs."""
     with open(f"/proc/{bitflow.pid}/maps") as stream:
         for line in stream:
             low, high = (int(part, 16) for part in line.split()[0].split("-"))
@@ -127,7 +131,7 @@ def guard_below(bitflow, address):
 
 
 @pytest.mark.parametrize("case", ["a jump to nowhere", "a stack that has run out"])
-def test_fault_of_a_connection(env, spotlight, case):
+def test_a_fault_is_reported_with_its_kind_and_address(env, spotlight, case):
     bitflow, listener, address = start(env, spotlight)
     client, _ = env.pair(address, listener)
     wait_for(lambda: "front#1>" in bitflow.thread_names(), "the connection has its thread")
@@ -142,7 +146,7 @@ def test_fault_of_a_connection(env, spotlight, case):
     assert bitflow.wait_ended() == -signal.SIGSEGV
     headline = re.search(r"crashed: SIGSEGV \((\w+)\) at address (0x[0-9a-f]+), thread front#1> ", bitflow.stderr())
     assert headline, bitflow.stderr()
-    # The kernel takes two bytes back from where the interrupted call is to go on.
+    # To restart the interrupted call, the kernel takes two bytes off the address to return to.
     jumped = case == "a jump to nowhere"
     code, where = ("SEGV_MAPERR", [16, 14]) if jumped else ("SEGV_ACCERR", range(guard, guard + 256))
     assert headline.group(1) == code and int(headline.group(2), 16) in where
@@ -160,8 +164,8 @@ def children(pid):
         return [int(word) for word in stream.read().split()]
 
 
-def test_hanging_server(env):
-    """The end is held up for a few seconds at most. The reporter has no secret where others can see it."""
+def test_a_sentry_that_hangs_delays_the_end_by_seconds_only(env):
+    """And the reporter keeps its secret out of its arguments and environment."""
     with Scripted(lambda number: HANG) as receiver:
         bitflow, _, _ = start(env, receiver)
         watch = Stopwatch()
@@ -183,8 +187,8 @@ def test_hanging_server(env):
         assert not os.path.exists(f"/proc/{child}")
 
 
-def test_stderr_that_is_a_socket(env):
-    """As systemd's is: what becomes of the report is told there, too."""
+def test_the_outcome_of_the_report_is_written_to_a_stderr_that_is_a_socket(env):
+    """As systemd's is."""
     listener, address = env.listen(), env.address()
     reader, writer = socket.socketpair()
     with Scripted() as receiver, reader:
@@ -204,7 +208,7 @@ def test_stderr_that_is_a_socket(env):
         assert f"bitflow: the crash was reported to Sentry as event {event['event_id']}" in text.splitlines()
 
 
-def test_gone_server(env):
+def test_a_report_that_cannot_be_sent_is_mentioned_on_stderr(env):
     with Scripted() as receiver:
         pass
     bitflow, _, _ = start(env, receiver)
@@ -213,8 +217,7 @@ def test_gone_server(env):
     assert re.search("the crash could not be reported to Sentry: .*(refused|connect)", bitflow.stderr())
 
 
-def test_stderr_that_nobody_reads(env):
-    """A pipe that is full holds the end up for a while only."""
+def test_a_stderr_that_nobody_reads_delays_the_end_only_briefly(env):
     listener, address = env.listen(), env.address()
     path = env.config(proxy(address, listener.address), level=None)
     reader, writer = os.pipe()
@@ -246,16 +249,15 @@ def is_answering(address):
     return True
 
 
-def test_report_option_by_hand(env):
-    """It is nobody's to use, and does no harm."""
+def test_the_hidden_report_option_is_refused_by_hand(env):
     for word in ("0", "77", "-1", "x"):
         done = bitflow_process.run("--report-crash", word)
         assert done.returncode == 1 and "does not hold a crash" in done.stderr
     assert "--report-crash" not in bitflow_process.run("--help").stdout
 
 
-def test_process_1(env):
-    """In a container: signals from within do not end it, and a crash still does."""
+def test_a_crash_ends_process_1_of_a_container(env):
+    """Signals from within the container do not end process 1 otherwise."""
     needs.PROCESS_NAMESPACE.need()
     listener, address = env.listen(), env.address()
     path = env.config(proxy(address, listener.address), level="info")

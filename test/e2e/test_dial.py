@@ -14,15 +14,38 @@ from environment import proxy
 from waiting import Stopwatch, holds_for, scale, wait_for
 
 
-@pytest.fixture
-def full_queue(env):
-    """A TCP target whose accept queue is full: it never answers."""
-    listener = env.listen(backlog=0)
+def full(env, address="127.0.0.1:0"):
+    """A target whose accept queue is full: it never answers."""
+    listener = env.listen(address, backlog=0)
     listener.fill_queue()
     return listener
 
 
-def test_refused(env):
+@pytest.fixture
+def full_queue(env):
+    return full(env)
+
+
+@pytest.fixture
+def full_unix_queue(env):
+    return full(env, env.unix("back.sock"))
+
+
+@pytest.fixture
+def held(env):
+    """A target that refuses until it listens."""
+    return env.enter(peers.Refusing())
+
+
+@pytest.fixture
+def patient(env, held):
+    """(bitflow, address): a proxy that goes on trying that target."""
+    address = env.address()
+    entry = {"address": held.address, "connect_attempts": 99, "connect_backoff": "100ms"}
+    return env.start(proxy(address, entry)), address
+
+
+def test_a_refused_connect_rejects_the_client_at_once(env):
     address, target = env.address(), env.refusing()
     bitflow = env.start(proxy(address, target))
     watch = Stopwatch()
@@ -33,8 +56,7 @@ def test_refused(env):
     assert record["error"] and (record["bytes_from_client"], record["bytes_from_target"]) == (0, 0)
 
 
-def test_refused_unix(env):
-    """No such socket file, and a stale one."""
+def test_a_missing_or_stale_socket_file_rejects_the_client(env):
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(str(env.directory / "stale.sock"))
     stale.close()
@@ -48,9 +70,7 @@ def test_refused_unix(env):
     assert reasons["missing"] in ("connect_failed", "connect_refused")
 
 
-def test_target_comes_up_later(env):
-    """After each failure the next connection is served as soon as the target is there."""
-    held = env.enter(peers.Refusing())
+def test_a_client_is_served_as_soon_as_the_target_is_up(env, held):
     address = env.address()
     bitflow = env.start(proxy(address, held.address))
     for _ in range(5):
@@ -63,9 +83,11 @@ def test_target_comes_up_later(env):
     assert len(bitflow.wait_records(5)) == 5
 
 
-def test_never_answers(env, full_queue):
-    address = env.address()
-    bitflow = env.start(proxy(address, {"address": full_queue.address, "connect_timeout": "700ms"}))
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_target_that_never_answers_ends_the_dial_after_connect_timeout(env, full_queue, full_unix_queue, kind):
+    """The kernel answers the connect to a full Unix queue with EAGAIN at once, which is not a refusal."""
+    address, target = env.address(), full_queue if kind == "tcp" else full_unix_queue
+    bitflow = env.start(proxy(address, {"address": target.address, "connect_timeout": "700ms"}))
     watch = Stopwatch()
     sockets.was_rejected(env.connect(address))
     watch.between(0.6, 2, "connect_timeout")
@@ -74,23 +96,8 @@ def test_never_answers(env, full_queue):
     assert 600 <= record["connect_ms"] <= record["total_ms"] + 1
 
 
-def test_never_answers_unix(env):
-    """The kernel answers a full Unix queue with EAGAIN at once; it is no refusal, and room may come within
-    the timeout."""
-    listener = env.listen(env.unix("back.sock"), backlog=0)
-    listener.fill_queue()
-    address = env.address()
-    bitflow = env.start(proxy(address, {"address": listener.address, "connect_timeout": "700ms"}))
-    watch = Stopwatch()
-    sockets.was_rejected(env.connect(address))
-    watch.between(0.6, 2, "connect_timeout")
-    assert bitflow.wait_records(1)[0]["reason"] == "connect_timeout"
-
-
-def test_full_unix_queue_gets_room(env):
-    listener = env.listen(env.unix("back.sock"), backlog=0)
-    listener.fill_queue()
-    address = env.address()
+def test_a_dial_waits_for_room_in_a_full_unix_queue(env, full_unix_queue):
+    address, listener = env.address(), full_unix_queue
     bitflow = env.start(proxy(address, {"address": listener.address, "connect_timeout": "8s"}))
     client = env.connect(address)
     holds_for(0.3, lambda: bitflow.records() == [], "the dial waits for room")
@@ -110,9 +117,7 @@ def test_each_attempt_has_the_whole_connect_timeout(env, full_queue):
     assert (bitflow.wait_records(1)[0]["attempts"], bitflow.records()[0]["reason"]) == (3, "connect_timeout")
 
 
-def test_many_dials_that_hang_do_not_hold_up_others(env, full_queue):
-    """Two proxies, one hanging: the other is served at once, and so is its own next proxy after the
-    timeouts."""
+def test_many_dials_that_hang_do_not_hold_up_another_proxy(env, full_queue):
     hanging, fine = env.address(), env.address()
     echo = env.echo()
     bitflow = env.start(
@@ -132,7 +137,7 @@ def test_many_dials_that_hang_do_not_hold_up_others(env, full_queue):
     assert reasons == ["connect_timeout"] * len(stuck)
 
 
-def test_name_that_does_not_resolve(env):
+def test_a_name_that_does_not_resolve_rejects_the_client(env):
     address = env.address()
     bitflow = env.start(
         proxy(address, {"address": "no-such-host.invalid:80", "connect_timeout": "5s"}),
@@ -169,12 +174,8 @@ def test_backoff_is_exponential_with_jitter(env):
     assert {record["reason"] for record in bitflow.records()} == {"connect_refused"}
 
 
-def test_backoff_until_the_target_is_there(env):
-    held = env.enter(peers.Refusing())
-    address = env.address()
-    bitflow = env.start(
-        proxy(address, {"address": held.address, "connect_attempts": 50, "connect_backoff": "100ms"})
-    )
+def test_a_dial_goes_on_until_the_target_is_there(env, held, patient):
+    bitflow, address = patient
     client = env.connect(address)
     client.sendall(b"early data")
     holds_for(0.4, lambda: bitflow.records() == [] and sockets.is_open(client), "the dial goes on")
@@ -195,54 +196,38 @@ DIALS = {
 
 
 def hanging_target(env, address="127.0.0.1:0"):
-    listener = env.listen(address, backlog=0)
-    listener.fill_queue()
-    return {"address": listener.address, "connect_timeout": "60s"}
+    return {"address": full(env, address).address, "connect_timeout": "60s"}
 
 
 @pytest.fixture(params=DIALS)
 def dialling(env, request):
-    """A client whose connection is being dialled and will be for long."""
+    """(bitflow, client): the client's connection is being dialled, and will be for long."""
     address = env.address()
     bitflow = env.start(proxy(address, DIALS[request.param](env)))
     client = env.connect(address)
     wait_for(bitflow.busy_threads, "a thread dials")
     holds_for(0.2, lambda: bitflow.records() == [], "the dial lasts")
-    return bitflow, client, address
+    return bitflow, client
 
 
-def test_client_reset_stops_the_dial(dialling):
-    bitflow, client, _ = dialling
+@pytest.mark.parametrize(
+    "early, leave, seconds",
+    [(b"", sockets.reset, 0.6), (b"some early data", sockets.reset, 0.8), (b"", socket.socket.close, 1.2)],
+    ids=["reset", "reset after data", "close"],
+)
+def test_a_client_that_leaves_stops_the_dial(dialling, early, leave, seconds):
+    bitflow, client = dialling
+    client.sendall(early)
+    sockets.wait_acknowledged(client)
     watch = Stopwatch()
-    sockets.reset(client)
+    leave(client)
     record = bitflow.wait_records(1)[0]
-    watch.between(0, 0.6, "the stop of the dial")
+    watch.between(0, seconds, "the stop of the dial")
     assert (record["reason"], record["ended_by"]) == ("client_left", "client")
     bitflow.assert_quiet()
 
 
-def test_client_reset_after_data_stops_the_dial(dialling):
-    bitflow, client, _ = dialling
-    client.sendall(b"some early data")
-    sockets.wait_acknowledged(client)
-    watch = Stopwatch()
-    sockets.reset(client)
-    record = bitflow.wait_records(1)[0]
-    watch.between(0, 0.8, "the stop of the dial")
-    assert record["reason"] == "client_left"
-
-
-def test_client_close_stops_the_dial(dialling):
-    bitflow, client, _ = dialling
-    watch = Stopwatch()
-    client.close()
-    record = bitflow.wait_records(1)[0]
-    watch.between(0, 1.2, "the stop of the dial")
-    assert record["reason"] == "client_left"
-    bitflow.assert_quiet()
-
-
-def test_unix_client_close_stops_the_dial(env):
+def test_a_unix_client_that_closes_stops_the_dial(env):
     bitflow = env.start(proxy(env.unix(), hanging_target(env)))
     client = env.connect(env.unix())
     wait_for(bitflow.busy_threads, "a thread dials")
@@ -252,8 +237,7 @@ def test_unix_client_close_stops_the_dial(env):
     watch.between(0, 1.2, "the stop of the dial")
 
 
-def test_client_that_is_already_gone(env):
-    """The client leaves before the proxy has even looked."""
+def test_clients_that_are_already_gone_leave_no_dial_behind(env):
     address = env.address()
     bitflow = env.start(
         proxy(address, {"address": env.refusing(), "connect_attempts": 100, "connect_backoff": "30s"})
@@ -265,12 +249,8 @@ def test_client_that_is_already_gone(env):
     bitflow.assert_quiet()
 
 
-def test_half_close_after_data_lets_the_dial_go_on(env):
-    held = env.enter(peers.Refusing())
-    address = env.address()
-    bitflow = env.start(
-        proxy(address, {"address": held.address, "connect_attempts": 99, "connect_backoff": "100ms"})
-    )
+def test_a_half_close_after_data_lets_the_dial_go_on(env, held, patient):
+    bitflow, address = patient
     client = env.connect(address)
     client.sendall(b"GET all of it")
     client.shutdown(socket.SHUT_WR)
@@ -284,12 +264,8 @@ def test_half_close_after_data_lets_the_dial_go_on(env):
     assert bitflow.wait_records(1)[0]["reason"] == "completed"
 
 
-def test_early_data_larger_than_buffers(env):
-    """The client sends megabytes while the target is dialled; none is lost."""
-    held = env.enter(peers.Refusing())
-    address = env.address()
-    env.start(proxy(address, {"address": held.address, "connect_attempts": 99, "connect_backoff": "100ms"}))
-    client = env.connect(address)
+def test_early_data_larger_than_all_buffers_arrives(env, held, patient):
+    client = env.connect(patient[1])
     data = bytes(range(256)) * 40_000
     sender = threading.Thread(
         target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR)), daemon=True
@@ -328,7 +304,7 @@ def test_failed_dials_leak_nothing(env, full_queue):
 
 @pytest.mark.parametrize("bound", ["lifetime", "drain"])
 def test_bounds_hold_for_dials_of_unix_clients_that_sent_data(env, bound):
-    """Data that waits, or the end behind it, must hide neither bound from the dial."""
+    """Neither data that waits nor the end behind it may hide a bound from the dial."""
     bitflow = env.start(
         proxy(
             env.unix(),

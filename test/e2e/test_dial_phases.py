@@ -1,5 +1,5 @@
-"""What happens to a connection in each phase of its dial, through each kind of listener: its client leaves or
-ends its half, the lifetime or a drain is over, the configuration is read again."""
+"""What happens to a connection in each phase of its dial, through each kind of listener: its client leaves or ends its
+half, the lifetime or a drain is over, the configuration is read again."""
 
 import signal
 import socket
@@ -22,8 +22,8 @@ PHASES = ("connect", "backoff", "silent", *STATIONS)
 
 
 class Dials:
-    """A bitflow with a proxy for each kind of listener and phase, a client for each of them, and all of the dials in
-    their phase. `silent` and `relay` are targets that never answer to TLS, directly and behind SOCKS5."""
+    """A bitflow with a proxy for each kind of listener and phase, a client for each, and every dial in its phase.
+    `silent` and `relay` are targets that never answer a ClientHello, directly and behind SOCKS5."""
 
     def __init__(self, env, pki, kinds=LISTENER_KINDS, server=None, **options):
         self.env, self.pki = env, pki
@@ -108,8 +108,8 @@ LEAVING = {
 
 
 @pytest.mark.parametrize("way", LEAVING)
-def test_a_client_leaves(env, pki, way):
-    """Wherever the dial is, it stops, and the peers see it end."""
+def test_a_client_that_leaves_stops_its_dial_in_any_phase(env, pki, way):
+    """And the peers see the end of it."""
     dials = Dials(env, pki)
     watch = Stopwatch()
     for client in dials.clients.values():
@@ -119,7 +119,7 @@ def test_a_client_leaves(env, pki, way):
     dials.bitflow.assert_quiet()
 
 
-def test_the_lifetime_is_over(env, pki):
+def test_the_lifetime_ends_a_dial_in_any_phase(env, pki):
     lifetime = int(2500 * pace())
     dials = Dials(env, pki, kinds=("plain", "both"), connection_lifetime=f"{lifetime}ms")
     dials.assert_all_ended("lifetime", "proxy")
@@ -131,7 +131,7 @@ def test_the_lifetime_is_over(env, pki):
 
 
 @pytest.mark.parametrize("how", ["the bound", "a second signal"])
-def test_a_drain_is_over(env, pki, how):
+def test_the_end_of_a_drain_ends_a_dial_in_any_phase(env, pki, how):
     bound = "700ms" if how == "the bound" else "60s"
     dials = Dials(env, pki, kinds=("plain", "both"), server={"drain_timeout": bound})
     watch = Stopwatch()
@@ -144,19 +144,19 @@ def test_a_drain_is_over(env, pki, how):
     dials.assert_all_ended("drain", "proxy")
 
 
-# Before the dial, and in the name's look-up
+# Before the dial, and while the name is looked up
 
 
 def parts_of(hello):
-    """Where a ClientHello is cut: within the record's head, the message's, and here and there behind."""
+    """Where a ClientHello is cut: within the record's header, the message's header, and here and there after them."""
     return [1, 4, 5, 6, 9, 43, len(hello) // 2, len(hello) - 1]
 
 
 @pytest.mark.parametrize("leave", [socket.socket.close, sockets.reset], ids=["close", "reset"])
 @pytest.mark.parametrize("step", ["tls_handshake", "client_hello"])
-def test_a_client_leaves_before_it_is_let_in(env, pki, step, leave):
-    """The header has come, the ClientHello has not, or not what has to follow it: nothing is dialled, and the
-    log has whom the header declared."""
+def test_nothing_is_dialled_for_a_client_that_leaves_before_it_is_let_in(env, pki, step, leave):
+    """The header has come, the ClientHello or what has to follow it has not. The record has the client that the
+    header declared."""
     target = env.listen()
     address = env.address()
     trusting = {"proxy_protocol": True}
@@ -187,8 +187,7 @@ def test_a_client_leaves_before_it_is_let_in(env, pki, step, leave):
     bitflow.assert_quiet()
 
 
-def test_the_end_in_the_names_lookup(env, pki):
-    """A name server that hangs: the client leaves, the lifetime is over, the process drains."""
+def test_a_lookup_that_hangs_ends_with_its_client_its_lifetime_or_the_drain(env, pki):
     server = env.enter(hosts.SilentNameServer())
     ends = {"leaves": "client_left", "ages": "lifetime", "drains": "drain"}
     addresses = {name: env.address() for name in ends}
@@ -222,8 +221,17 @@ def test_the_end_in_the_names_lookup(env, pki):
 # Dials that succeed in the end
 
 
+def echo_and_end(client, data):
+    """The client gets its data back, ends its half and gets the end of the other."""
+    client.write(data)
+    assert client.read_exactly(len(data)) == data
+    client.end()
+    assert client.read_to_end() == b""
+    client.socket.close()
+
+
 def start_stopped(env, pki, kind, station, server=None):
-    """(bitflow, its address, the SOCKS5 server at which the one client's dial has stopped, the client)."""
+    """(bitflow, its address, the SOCKS5 server at which the dial of its only client has stopped, the client)."""
     socks = StoppingSocks(env, station)
     address = env.address()
     entry = proxy(
@@ -240,8 +248,8 @@ def start_stopped(env, pki, kind, station, server=None):
 
 @pytest.mark.parametrize("kind", ["plain", "both"])
 @pytest.mark.parametrize("station", STATIONS[:4])
-def test_all_that_a_client_says_meanwhile_arrives(env, pki, kind, station):
-    """A request and the end behind it, before the dial has got anywhere."""
+def test_all_that_a_client_says_during_its_dial_arrives(env, pki, kind, station):
+    """A request and the end behind it."""
     bitflow, _, socks, client = start_stopped(env, pki, kind, station)
     data = bytes(range(256)) * 200
     client.write(data)
@@ -258,9 +266,8 @@ def test_all_that_a_client_says_meanwhile_arrives(env, pki, kind, station):
 
 
 @pytest.mark.parametrize("station", STATIONS[:4])
-def test_a_reload_in_the_middle(env, pki, station):
-    """The dial goes on as it began, to the server and with the password that it began with; who comes later
-    gets the new ones."""
+def test_a_dial_goes_on_as_it_began_after_a_reload(env, pki, station):
+    """With the server and the password that it began with; later clients get the new ones."""
     bitflow, address, socks, client = start_stopped(env, pki, "both", station)
     after = StoppingSocks(env, None, (b"new", b"word"))
     entry = proxy(address, listener_kinds.through(after.url, "192.0.2.2:80"))
@@ -274,19 +281,15 @@ def test_a_reload_in_the_middle(env, pki, station):
     assert bitflow.wait_records(1)[0]["target"]["address"] == "192.0.2.2:80"
     assert socks.left == 0
     socks.go_on()
-    client.write(b"by the old way")
-    assert client.read_exactly(14) == b"by the old way"
-    client.end()
-    assert client.read_to_end() == b""
-    client.socket.close()
+    echo_and_end(client, b"by the old way")
     record = bitflow.wait_records(2)[1]
     assert record["target"] == {"name": "target1", "address": "192.0.2.1:80", "via": socks.server.address}
     assert record["reason"] == "completed" and not socks.surprises and not after.surprises
     bitflow.assert_quiet()
 
 
-def test_a_reload_without_the_proxy_that_dials(env, pki):
-    """Its listener is closed; the dial, and what it becomes, go on."""
+def test_a_dial_outlives_a_reload_that_removes_its_proxy(env, pki):
+    """The listener is closed; the dial, and the connection that it becomes, go on."""
     bitflow, address, socks, client = start_stopped(env, pki, "header", "request")
     echo = env.echo()
     env.config(proxy(other := env.address(), echo.address, name="other"))
@@ -304,7 +307,7 @@ def test_a_reload_without_the_proxy_that_dials(env, pki):
 
 @pytest.mark.parametrize("station", ["greeting", "reply"])
 def test_a_dial_ends_well_within_a_drain(env, pki, station):
-    """SIGTERM while it is dialled; it has the drain's time to connect and to be served."""
+    """It has the drain's time to connect and to be served."""
     bitflow, address, socks, client = start_stopped(
         env, pki, "both", station, server={"drain_timeout": "30s"}
     )
@@ -312,11 +315,7 @@ def test_a_dial_ends_well_within_a_drain(env, pki, station):
     listener_kinds.wait_closed(bitflow, address)
     assert bitflow.is_running()
     socks.go_on()
-    client.write(b"just in time")
-    assert client.read_exactly(12) == b"just in time"
-    client.end()
-    assert client.read_to_end() == b""
-    client.socket.close()
+    echo_and_end(client, b"just in time")
     assert bitflow.wait_ended() == 0
     record = bitflow.wait_records(1)[0]
     assert (record["reason"], record["bytes_from_client"]) == ("completed", 12)

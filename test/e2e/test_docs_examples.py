@@ -1,4 +1,4 @@
-"""What the documents show is what the program does: their examples are valid, their links lead somewhere, the list of
+"""The documents show what the program does: their examples are valid, their links lead somewhere, and their list of
 close reasons is the program's."""
 
 import pathlib
@@ -17,12 +17,12 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
-# What the examples that show a part of a proxy leave out.
+# What examples that show only a part of a proxy leave out.
 PROXY = {"name": "example", "listener": {"address": ":8080"}, "targets": [{"name": "t", "address": "host:80"}]}
 
 
 def completed(text):
-    """The configuration that a YAML block shows, or shows a part of; None if it is of another program."""
+    """The configuration that a YAML block shows, or shows a part of; None if it is another program's."""
     if re.match(r"(#.*\n|\n)*(server|application):", text):
         return text
     if re.match(r"    (listener|targets|options):", text):
@@ -44,7 +44,7 @@ def examples():
 
 @pytest.fixture(scope="module")
 def credentials(tmp_path_factory):
-    """A key and a certificate that is its own authority, in place of those that the examples name."""
+    """A key and a self-signed certificate in place of those that the examples name."""
     directory = tmp_path_factory.mktemp("credentials")
     programs.run([
         "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "90",
@@ -55,7 +55,7 @@ def credentials(tmp_path_factory):
 
 
 @pytest.mark.parametrize("text", examples())
-def test_example_is_valid_and_has_an_effect(tmp_path, credentials, text):
+def test_an_example_is_valid_and_has_an_effect(tmp_path, credentials, text):
     config = tmp_path / "bitflow.yaml"
     config.write_text(re.sub(r"/etc/bitflow/[\w-]+\.(key|crt)", lambda match: f"{credentials}/{match.group(1)}", text))
     done = bitflow_process.run("--check", "--config", config)
@@ -83,4 +83,4 @@ def test_every_close_reason_is_in_the_documents_table():
     for name, by, level in reasons:
         ended_by = "client or target" if name == "completed" else by.lower()
         assert table.pop(name, None) == f"{ended_by} | {'yes' if level == 'ERROR' else 'no'}", name
-    assert not table, f"these are no reasons: {table}"
+    assert not table, f"these are not reasons: {table}"

@@ -22,7 +22,7 @@ EXAMPLES = {
 }
 
 BITFLOW, BITFLOW6, CLIENT = "10.0.9.1", "fd00::9:1", "10.0.9.9"
-# The first one is where connections from there come from.
+# The first one is the source of connections from there.
 FAR = ["10.0.0.4", "10.0.0.1", "10.0.0.2", "10.0.0.5", "10.0.0.9", "10.0.1.5"]
 FAR6 = "fd00::5"
 
@@ -41,7 +41,7 @@ def far():
 
 
 def start(env, name, names=()):
-    """The example of which this is the first proxy, with a log; its files are in the test's directory."""
+    """Runs the example whose first proxy has this name, with a log and its files in the test's directory."""
     text = EXAMPLES[name].replace("/var/log/bitflow/web.json", str(env.records_path))
     text = text.replace("/run/sidecar/", f"{env.directory}/")
     config = env.write("application: {log: {level: debug}}\n" + text)
@@ -54,12 +54,12 @@ def said(bitflow, message):
     return [line for line in bitflow.log_lines(partial=True) if line["msg"] == message]
 
 
-def test_these_are_all():
+def test_the_document_has_no_other_examples():
     assert set(EXAMPLES) == {"web", "behind-a-balancer", "out", "both", "pool"}
 
 
 @pytest.mark.parametrize("kind", [proxy_headers.NginxReceiver, proxy_headers.HaproxyReceiver])
-def test_the_header_to_nginx(far, env, kind):
+def test_the_receiver_of_the_header_is_told_the_client(far, env, kind):
     with networks.inside(far):
         env.enter(kind(address="10.0.0.5:8080"))
     start(env, "web")
@@ -71,7 +71,7 @@ def test_the_header_to_nginx(far, env, kind):
 
 
 @pytest.mark.parametrize("options", ["send-proxy", "send-proxy-v2"])
-def test_the_header_from_a_balancer(far, env, options):
+def test_only_a_trusted_balancers_header_declares_the_client(far, env, options):
     """HAProxy in front and behind: the one behind prints the client of the one in front."""
     bitflow = start(env, "behind-a-balancer", [("backend.example.com", "10.0.1.5")])
     with networks.inside(far):
@@ -92,8 +92,8 @@ def test_the_header_from_a_balancer(far, env, options):
     assert bitflow.record_of(own)["reason"] == "proxy_source_not_trusted"
 
 
-def test_socks(far, env):
-    """By the server with credentials first; without it, by the sidecar's Unix socket."""
+def test_the_socks_example_falls_back_to_the_sidecar(far, env):
+    """First comes the server with credentials; without it, the sidecar's Unix socket."""
     names = [("api.example.com", "10.0.1.5")]
     with networks.inside(far):
         env.serve(peers.greeter("api"), "10.0.1.5:443")
@@ -120,7 +120,7 @@ def greeted(env, address, greeting, **settings):
     return client
 
 
-def test_dual_stack(far, env):
+def test_the_dual_stack_example_keeps_to_the_clients_family(far, env):
     with networks.inside(far):
         env.serve(peers.greeter("four"), "10.0.1.5:443")
         env.serve(peers.greeter("six"), f"[{FAR6}]:443")
@@ -130,8 +130,8 @@ def test_dual_stack(far, env):
         greeted(env, f"[{BITFLOW6}]:443", b"six\n")
 
 
-def test_targets_that_fail(far, env):
-    """Each has its share; when one is down, three connections find out, and it is passed over."""
+def test_the_pool_example_passes_over_a_target_that_fails(far, env):
+    """Each has its share; when one is down, three connections find out."""
     with networks.inside(far):
         first = peers.Server(peers.greeter("a"), "10.0.0.1:5432")
         env.serve(peers.greeter("b"), "10.0.0.2:5432")

@@ -1,5 +1,5 @@
-"""Dual stack: the family that the client came by, with a real resolver on loopback (dnsmasq, seen by bitflow
-alone); name servers that hang, for all or for one family; black holes."""
+"""Dual stack: the family over which the client came, with a real resolver on loopback (dnsmasq, seen by bitflow alone);
+name servers that hang, for all or for one family; black holes."""
 
 import pytest
 
@@ -11,6 +11,9 @@ from test_name_resolution import join, same_port
 from waiting import Stopwatch, scale, wait_for
 
 
+DUAL = pytest.mark.parametrize("dual", [False, True], ids=["single stack", "dual stack"])
+
+
 @pytest.fixture(scope="module")
 def dnsmasq():
     names = [
@@ -18,7 +21,7 @@ def dnsmasq():
         ("six.test", "::1"),
         ("dual.test", "127.0.0.1"),
         ("dual.test", "::1"),
-        # The C library puts the address that is nearest to its own first.
+        # The C library sorts the address that is closest to its own first.
         ("hole4.test", "127.0.0.1"),
         ("hole4.test", "127.0.0.2"),
         *[("twenty.test", f"127.0.9.{number}") for number in range(1, 21)],
@@ -48,23 +51,17 @@ def both(env):
 
 @pytest.mark.parametrize("client", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("name", ["four.test", "six.test", "dual.test"])
-def test_the_clients_family(env, dnsmasq, both, name, client):
+def test_the_clients_family_is_used_where_the_name_has_it(env, dnsmasq, both, name, client):
     targets, port = both
     front = sockets.free_port()
     bitflow = env.start(proxy(f":{front}", f"{name}:{port}", enable_dual_stack=True), plan=plan(env, dnsmasq))
     expected = {"four.test": "127.0.0.1", "six.test": "::1"}.get(name, client)
-    watch = Stopwatch()
-    client_end, connection = env.pair(join(client, front), targets[expected])
-    watch.between(0, 0.6, "the connect")
-    client_end.close()
-    connection.close()
-    record = bitflow.wait_records(1)[0]
-    assert record["target"]["address"] == join(expected, port)
+    record = hosts.assert_connects(env, bitflow, join(client, front), targets[expected], 0, 0.6)
     assert record["resolve_ms"] > 0
 
 
 @pytest.mark.parametrize("literal", ["127.0.0.1", "::1"])
-def test_a_literal_is_simply_used(env, both, literal):
+def test_a_literal_address_is_used_for_clients_of_either_family(env, both, literal):
     targets, port = both
     front = sockets.free_port()
     env.start(proxy(f":{front}", join(literal, port), enable_dual_stack=True))
@@ -79,45 +76,34 @@ def test_a_fixed_family_wins(env, dnsmasq, both):
     env.pair(address, targets["::1"])
 
 
-def test_a_client_without_a_family(env, dnsmasq, both):
-    """By a Unix socket: as without dual stack, whatever connects first."""
+def test_a_client_without_a_family_is_connected_to_either(env, dnsmasq, both):
+    """A client of a Unix socket: as without dual stack, whatever connects first."""
     targets, port = both
     env.start(proxy(env.unix(), f"dual.test:{port}", enable_dual_stack=True), plan=plan(env, dnsmasq))
     env.connect(env.unix())
     wait_for(lambda: any(target.has_pending() for target in targets.values()), "a target is connected")
 
 
-@pytest.mark.parametrize("client, hole", [("127.0.0.1", "127.0.0.1"), ("::1", "::1")])
-def test_the_other_family_where_the_clients_is_a_black_hole(env, dnsmasq, client, hole):
-    good = "::1" if hole == "127.0.0.1" else "127.0.0.1"
-    target, port = same_port(env, good, [hole])
+@pytest.mark.parametrize("client, good", [("127.0.0.1", "::1"), ("::1", "127.0.0.1")], ids=["IPv4", "IPv6"])
+def test_a_black_hole_in_the_clients_family_leads_to_the_other(env, dnsmasq, client, good):
+    target, port = same_port(env, good, [client])
     front = sockets.free_port()
     bitflow = env.start(
         proxy(f":{front}", f"dual.test:{port}", enable_dual_stack=True), plan=plan(env, dnsmasq)
     )
-    watch = Stopwatch()
-    client_end, connection = env.pair(join(client, front), target)
-    watch.between(0.2, 0.6, "the connect past a black hole")
-    client_end.close()
-    connection.close()
-    assert bitflow.wait_records(1)[0]["target"]["address"] == join(good, port)
+    hosts.assert_connects(env, bitflow, join(client, front), target, 0.2, 0.6)
 
 
-def test_the_next_address_of_the_same_family(env, dnsmasq):
+def test_a_black_hole_leads_to_the_next_address_of_its_family(env, dnsmasq):
     """127.0.0.1 comes first and is a black hole, 127.0.0.2 answers."""
     target, port = same_port(env, "127.0.0.2", ["127.0.0.1"])
     address = env.address()
     bitflow = env.start(proxy(address, f"hole4.test:{port}", enable_dual_stack=True), plan=plan(env, dnsmasq))
-    watch = Stopwatch()
-    client_end, connection = env.pair(address, target)
-    watch.between(0.2, 0.6, "the connect past a black hole")
-    client_end.close()
-    connection.close()
-    assert bitflow.wait_records(1)[0]["target"]["address"] == f"127.0.0.2:{port}"
+    hosts.assert_connects(env, bitflow, address, target, 0.2, 0.6)
 
 
-@pytest.mark.parametrize("dual", [False, True])
-def test_twenty_addresses_of_which_one_works(env, dnsmasq, dual):
+@DUAL
+def test_the_one_address_of_twenty_that_works_is_found(env, dnsmasq, dual):
     port = sockets.free_port()
     target = env.listen(f"127.0.9.17:{port}")
     address = env.address()
@@ -134,8 +120,8 @@ def test_twenty_addresses_of_which_one_works(env, dnsmasq, dual):
     assert {record["target"]["address"] for record in bitflow.wait_records(5)} == {f"127.0.9.17:{port}"}
 
 
-@pytest.mark.parametrize("dual", [False, True])
-def test_a_name_that_does_not_exist(env, dnsmasq, dual):
+@DUAL
+def test_a_name_that_does_not_exist_is_a_failed_resolution(env, dnsmasq, dual):
     address = env.address()
     bitflow = env.start(proxy(address, "nobody.test:80", enable_dual_stack=dual), plan=plan(env, dnsmasq))
     sockets.was_rejected(env.connect(address))
@@ -143,15 +129,18 @@ def test_a_name_that_does_not_exist(env, dnsmasq, dual):
     assert record["reason"] == "resolve_failed" and "nobody.test" in record["error"]
 
 
-def test_resolve_timeout(env):
-    """A name server that never answers: the bound is resolve_timeout, and it is told from connect_timeout."""
-    server = env.enter(hosts.SilentNameServer())
-    address = env.address()
-    target = {"address": "slow.test:80", "resolve_timeout": "700ms", "connect_timeout": "20s"}
-    bitflow = env.start(
-        proxy(address, target, enable_dual_stack=True), plan=hosts.plan(env, [], server.address)
-    )
+def start_with_silent_name_server(env, **timeouts):
+    """(bitflow, address): a proxy whose target has a name that is never answered for."""
+    server, address = env.enter(hosts.SilentNameServer()), env.address()
+    entry = proxy(address, {"address": "slow.test:80", **timeouts}, enable_dual_stack=True)
+    bitflow = env.start(entry, plan=hosts.plan(env, [], server.address))
     bitflow.quiet_check = False  # the look-ups are still under way at the end
+    return bitflow, address
+
+
+def test_resolve_timeout_bounds_a_lookup_without_an_answer(env):
+    """The record tells it apart from connect_timeout."""
+    bitflow, address = start_with_silent_name_server(env, resolve_timeout="700ms", connect_timeout="20s")
     watch = Stopwatch()
     clients = [env.connect(address) for _ in range(scale(50))]
     for client in clients:
@@ -160,26 +149,20 @@ def test_resolve_timeout(env):
     records = bitflow.wait_records(len(clients))
     assert {record["reason"] for record in records} == {"resolve_failed"}
     assert all("no answer in time" in record["error"] for record in records)
-    # One look-up of both families and one of each, however many wait.
+    # One look-up for both families and one for each, however many clients wait.
     assert len([name for name in bitflow.thread_names() if name == "resolve"]) <= 3
 
 
 def test_connect_timeout_bounds_the_resolver_too(env):
-    server = env.enter(hosts.SilentNameServer())
-    address = env.address()
-    target = {"address": "slow.test:80", "resolve_timeout": "20s", "connect_timeout": "700ms"}
-    bitflow = env.start(
-        proxy(address, target, enable_dual_stack=True), plan=hosts.plan(env, [], server.address)
-    )
-    bitflow.quiet_check = False
+    bitflow, address = start_with_silent_name_server(env, resolve_timeout="20s", connect_timeout="700ms")
     watch = Stopwatch()
     sockets.was_rejected(env.connect(address))
     watch.between(0.6, 2, "connect_timeout")
     assert bitflow.wait_records(1)[0]["reason"] == "connect_timeout"
 
 
-def test_a_name_server_that_answers_for_the_clients_family_only(env, both):
-    """Whoever drops AAAA questions, as some do, does not hold up clients by IPv4."""
+def test_dropped_aaaa_questions_do_not_hold_up_clients_by_ipv4(env, both):
+    """Some name servers drop them."""
     targets, port = both
     server = env.enter(hosts.FaultyNameServer({hosts.A: ["127.0.0.1"]}))
     address = env.address()
@@ -192,8 +175,8 @@ def test_a_name_server_that_answers_for_the_clients_family_only(env, both):
     watch.between(0, 0.6, "the connect")
 
 
-def test_a_name_server_that_answers_for_the_other_family_only(env, both):
-    """resolve_timeout ends the wait for the client's family; the other one's address will do."""
+def test_resolve_timeout_ends_the_wait_for_the_clients_family(env, both):
+    """Then the other family's address will do."""
     targets, port = both
     server = env.enter(hosts.FaultyNameServer({hosts.A: ["127.0.0.1"]}))
     front = env.address("::1")
@@ -207,8 +190,7 @@ def test_a_name_server_that_answers_for_the_other_family_only(env, both):
     watch.between(0.6, 2, "resolve_timeout, then the connect")
 
 
-def test_black_holes_of_the_clients_family_do_not_come_first_all_of_them(env):
-    """The other family is next once one address does not answer, not after all of them."""
+def test_the_other_family_comes_after_one_black_hole_not_after_all(env):
     target, port = same_port(env, "::1", ["127.0.0.1", "127.0.0.2", "127.0.0.3"])
     address = env.address()
     names = [("holes.test", host) for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3", "::1")]
@@ -218,7 +200,7 @@ def test_black_holes_of_the_clients_family_do_not_come_first_all_of_them(env):
     watch.between(0.2, 0.6, "the connect past black holes")
 
 
-def test_without_it_the_families_take_turns(env, dnsmasq):
+def test_without_dual_stack_the_families_take_turns(env, dnsmasq):
     """The system's order counts, and the other family is next."""
     target, port = same_port(env, "127.0.0.1", ["::1"])
     address = env.address()

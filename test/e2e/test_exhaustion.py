@@ -1,4 +1,4 @@
-"""Out of descriptors, threads or memory: single connections are rejected, the process lives and recovers."""
+"""Without descriptors, threads or memory: single connections are rejected, and the process lives on and recovers."""
 
 import os
 import pathlib
@@ -30,13 +30,13 @@ def outcome(client):
 
 
 def crowd(env, address, count):
-    """That many clients at once, and what became of each; all of them stay open."""
+    """(clients, outcomes): that many clients at once, which all stay open, and what became of each."""
     clients = [env.connect(address) for _ in range(count)]
     return clients, [outcome(client) for client in clients]
 
 
 def assert_recovers(env, bitflow, address, clients, others=0):
-    """The clients leave; then all is well. others: connections that were there before and still are."""
+    """The clients leave; then everyone is served. `others`: connections that were there before and stay."""
     for client in clients:
         client.close()
     wait_for(
@@ -49,32 +49,36 @@ def assert_recovers(env, bitflow, address, clients, others=0):
         client.close()
 
 
-def spins(bitflow):
-    """The share of a core that the process uses in the next second."""
+def assert_does_not_spin(bitflow):
     before = bitflow.cpu_seconds()
     holds_for(1.0, bitflow.is_running, "bitflow lives")
-    return bitflow.cpu_seconds() - before
+    assert bitflow.cpu_seconds() - before < 0.5, "it spins during the shortage"
 
 
-def test_descriptors_exhausted(env):
+def assert_survives_shortage(env, bitflow, address, limit, count, reason):
+    """Three crowds of which the limit lets in some; then the limit is lifted and a larger crowd is served."""
+    former = bitflow.limit(*limit)
+    for _ in range(3):
+        clients, outcomes = crowd(env, address, count)
+        assert "served" in outcomes and "rejected" in outcomes, outcomes
+        assert_does_not_spin(bitflow)
+        assert_recovers(env, bitflow, address, clients, others=1)
+    reasons = {record["reason"] for record in bitflow.records()}
+    assert reason in reasons, reasons
+    bitflow.limit(limit[0], former)
+    _, outcomes = crowd(env, address, 80)
+    assert set(outcomes) == {"served"}, "it does not recover when the limit is lifted"
+
+
+def test_without_descriptors_clients_are_rejected_until_there_are_some(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))
     sockets.round_trip(env.connect(address))
-    held = len(bitflow.links())
-    former = bitflow.limit("NOFILE", held + 9)
-    for _ in range(3):
-        clients, outcomes = crowd(env, address, 30)
-        assert "served" in outcomes and "rejected" in outcomes, outcomes
-        assert spins(bitflow) < 0.5, "it spins while descriptors are short"
-        assert_recovers(env, bitflow, address, clients, others=1)
-    bitflow.limit("NOFILE", former)
-    clients, outcomes = crowd(env, address, 60)
-    assert set(outcomes) == {"served"}, "it does not recover when there are descriptors again"
-    reasons = {record["reason"] for record in bitflow.records()}
-    assert "out_of_descriptors" in reasons, reasons
+    limit = "NOFILE", len(bitflow.links()) + 9
+    assert_survives_shortage(env, bitflow, address, limit, 30, "out_of_descriptors")
 
 
-def test_started_with_few_descriptors(env):
+def test_a_start_with_few_descriptors_serves_some_and_records_all(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), plan={"limits": {"NOFILE": 40}})
     clients, outcomes = crowd(env, address, 60)
@@ -86,8 +90,8 @@ def test_started_with_few_descriptors(env):
     assert len(bitflow.records()) == 80
 
 
-def test_connections_live_through_the_shortage(env):
-    """Those who are served already notice nothing, bulk or not."""
+def test_connections_live_through_a_shortage_of_descriptors(env):
+    """Those who are served already notice nothing."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))
     old = [env.connect(address) for _ in range(5)]
@@ -106,8 +110,7 @@ def test_connections_live_through_the_shortage(env):
     bitflow.assert_quiet()
 
 
-def test_other_proxy_is_served_when_one_eats_descriptors_up(env):
-    """A connection limit is what protects one proxy from another; with it the other always has room."""
+def test_a_connection_limit_leaves_descriptors_for_the_other_proxy(env):
     echo, greedy, other = env.echo(), env.address(), env.address()
     bitflow = env.start(
         proxy(greedy, echo.address, name="greedy", connection_limit=5),
@@ -146,7 +149,7 @@ def start_as_user(env, *proxies, **settings):
     return env.start(*proxies, plan=plan, **settings), UID if plan else os.geteuid()
 
 
-def test_who_gets_no_thread_takes_none_of_its_sources_places(env):
+def test_a_client_without_a_thread_takes_no_place_of_its_source(env):
     echo, address, source = env.echo(), env.address(), "127.0.0.31"
     bitflow, uid = start_as_user(env, proxy(address, echo.address, source_connection_limit=20))
     former = bitflow.limit("NPROC", threads_of_user(uid) + 5)
@@ -163,25 +166,15 @@ def test_who_gets_no_thread_takes_none_of_its_sources_places(env):
         client.close()
 
 
-def test_threads_exhausted(env):
+def test_without_threads_clients_are_rejected_until_there_are_some(env):
     echo, address = env.echo(), env.address()
     bitflow, uid = start_as_user(env, proxy(address, echo.address))
     sockets.round_trip(env.connect(address))
-    former = bitflow.limit("NPROC", threads_of_user(uid) + 10)
-    for _ in range(3):
-        clients, outcomes = crowd(env, address, 60)
-        assert "served" in outcomes and "rejected" in outcomes, outcomes
-        assert spins(bitflow) < 0.5, "it spins while threads are short"
-        assert_recovers(env, bitflow, address, clients, others=1)
-    assert "out_of_threads" in {record["reason"] for record in bitflow.records()}
-    bitflow.limit("NPROC", former)
-    clients, outcomes = crowd(env, address, 80)
-    assert set(outcomes) == {"served"}, "it does not recover when there are threads again"
+    limit = "NPROC", threads_of_user(uid) + 10
+    assert_survives_shortage(env, bitflow, address, limit, 60, "out_of_threads")
 
 
-def test_threads_exhausted_in_bulk(env):
-    """No second thread for a relay is no reason to stall or to lose bytes, once the connection was
-    accepted."""
+def test_a_relay_without_a_second_thread_loses_no_byte(env):
     echo, address = env.echo(), env.address()
     bitflow, uid = start_as_user(env, proxy(address, echo.address))
     bitflow.limit("NPROC", threads_of_user(uid) + 5)
@@ -194,7 +187,7 @@ def test_threads_exhausted_in_bulk(env):
     assert_recovers(env, bitflow, address, clients)
 
 
-def test_drain_when_threads_are_exhausted(env):
+def test_a_drain_ends_when_threads_are_exhausted(env):
     echo, address = env.echo(), env.address()
     bitflow, uid = start_as_user(env, proxy(address, echo.address), server={"drain_timeout": "500ms"})
     bitflow.limit("NPROC", threads_of_user(uid) + 3)
@@ -202,9 +195,8 @@ def test_drain_when_threads_are_exhausted(env):
     bitflow.stop()
 
 
-def test_memory_exhausted(env):
-    """No room for stacks or buffers: rejected, not crashed. (A sanitizer reserves terabytes and cannot be
-    limited.)"""
+def test_without_memory_clients_are_rejected_until_there_is_some(env):
+    """There is no room for stacks or buffers. (A sanitizer reserves terabytes and cannot be limited.)"""
     if bitflow_process.is_sanitized(bitflow_process.binary()):
         pytest.skip("an address space limit does not go together with sanitizers")
     echo, address = env.echo(), env.address()
@@ -221,7 +213,7 @@ def test_memory_exhausted(env):
     assert set(outcomes) == {"served"}, "it does not recover when there is memory again"
     for client in clients:
         client.close()
-    # Records may have been lost meanwhile, and the log says so; what is there is whole, and from now on all is.
+    # Records may have been lost during the shortage, and the log says so; those that were written are whole.
     wait_for(
         lambda: [record.get("reason") for record in bitflow.records()].count("completed") >= 40,
         lambda: f"forty records of connections that were served: {bitflow.records()}",
@@ -234,8 +226,8 @@ def test_memory_exhausted(env):
     assert reasons & {"out_of_memory", "out_of_threads"}, reasons
 
 
-def test_not_one_descriptor_left(env):
-    """With no descriptor left at all, not even one to accept with, clients are not left hanging."""
+def test_without_a_single_descriptor_clients_are_not_left_hanging(env):
+    """Not even one to accept with."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))
     former = bitflow.limit("NOFILE", bitflow.lowest_free_descriptor())

@@ -1,4 +1,4 @@
-"""gdb's commands for bitflow, on a live process and on core files: what they say is what the connections are."""
+"""gdb's commands for bitflow, on a live process and on core files: they show the connections as they are."""
 
 import os
 import pathlib
@@ -20,15 +20,15 @@ LISTS = ["bitflow connections", "bitflow proxies", "bitflow threads"]
 
 pytestmark = pytest.mark.skipif(
     bitflow_process.is_sanitized(bitflow_process.binary()),
-    reason="a sanitizer's stacks and shadow memory are nothing to show in gdb",
+    reason="gdb cannot show a sanitizer's stacks and shadow memory",
 )
-# One arena: gdb writes those of malloc() to core files in full, 64 MiB each.
+# One arena: gdb writes malloc()'s arenas to core files in full, 64 MiB each.
 SMALL = {"MALLOC_ARENA_MAX": "1"}
 LONG = {"connect_timeout": "2m", "connect_attempts": 1}
 
 
 class Crowd:
-    """Fifty connections in different stages, and what is to be said of each."""
+    """Fifty connections in different stages, and what the commands have to show of each."""
 
     def __init__(self, env, pki):
         self.expected = {}  # the client's address: (proxy, stage, target, from client, from target, threads)
@@ -90,7 +90,7 @@ class Crowd:
         self.tasks = self.bitflow.tasks()
 
     def begin(self, env, name, *facts):
-        # Bound, so that no two have the same port: those to different proxies could.
+        # Bound, so that no two have the same port: clients of different proxies could have.
         client = env.connect(self.addresses[name], source="127.0.0.1")
         self.expected[sockets.local_name(client)] = (name, *facts)
         self.clients[sockets.local_name(client)] = client
@@ -154,8 +154,8 @@ class Crowd:
         self.check_threads(told["bitflow threads"], main)
 
 
-def test_fifty_connections_alive_and_in_a_core_file(env, pki, tmp_path):
-    """The core file is written by gdb in the run that looks at the live process."""
+def test_fifty_connections_are_shown_as_they_are_live_and_in_a_core_file(env, pki, tmp_path):
+    """gdb writes the core file in the run that looks at the live process."""
     crowd = Crowd(env, pki)
     path = tmp_path / "core"
     told = gdb_session.live(crowd.bitflow, [*LISTS, f"generate-core-file {path}"])
@@ -163,7 +163,7 @@ def test_fifty_connections_alive_and_in_a_core_file(env, pki, tmp_path):
 
     client, one = next((client, crowd.expected[client]) for client in crowd.expected)
     assert one[0] == "web" and crowd.bitflow.is_running()
-    sockets.round_trip(crowd.clients[client])  # it goes on as if nothing had been
+    sockets.round_trip(crowd.clients[client])  # it goes on as if nothing had happened
 
     bulk = next(crowd.ids[client] for client, facts in crowd.expected.items() if facts[0] == "bulk")
     slow = next(crowd.ids[client] for client, facts in crowd.expected.items() if facts[0] == "slow")
@@ -178,7 +178,7 @@ def test_fifty_connections_alive_and_in_a_core_file(env, pki, tmp_path):
 
 
 def check_one(told, bulk, slow):
-    """What `bitflow connection` says of two of them."""
+    """What `bitflow connection` says about two of them."""
     text = told[f"bitflow connection {bulk}"]
     assert re.search(rf"^connection +{bulk} of bulk, relaying for ", text, re.MULTILINE), text
     assert re.search(r"^ended by +nothing yet$", text, re.MULTILINE)
@@ -194,8 +194,8 @@ def check_one(told, bulk, slow):
     assert "There is no connection 99." in told["bitflow connection 99"]
 
 
-def test_a_connection_that_closes(env):
-    """Its socket is closed, and it is none of the registry's any more, but its thread has it."""
+def test_a_connection_that_closes_is_found_by_its_thread(env):
+    """Its socket is closed and the registry has let go of it; its thread still has it."""
     target, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, target.address, name="web"))
     client, connection = env.pair(address, target)
@@ -252,8 +252,8 @@ kill
 """
 
 
-def test_memory_that_is_broken(env):
-    """Lists that loop or lead nowhere end, and are said to; ids of another namespace do not matter."""
+def test_broken_lists_end_and_are_reported(env):
+    """They loop or lead nowhere; ids of another namespace do not matter."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address, name="web"))
     clients = [env.connect(address) for _ in range(3)]
@@ -271,17 +271,17 @@ def test_memory_that_is_broken(env):
     assert "The list of connections goes round in itself after 1 entries." in parts["loop"]
     assert "The list of connections is broken after 1 entries." in parts["wild"]
     for name in ("loop", "wild", "garbage"):
-        # The threads know them, too.
+        # Their threads know them, too.
         assert set(gdb_session.connections(parts[name])) >= {1, 2, 3}, parts[name]
     assert "warning: " in parts["garbage"] and "Traceback" not in text and "Python Exception" not in text, text
-    # One that cannot be read hides no other.
+    # A proxy that cannot be read does not hide another.
     assert f"The proxy at {address} cannot be read: Cannot access memory" in parts["proxies"]
     assert gdb_session.proxies(parts["proxies"])["web"][:2] == ("(closed)", 3)
     assert "The list of threads goes round in itself after 1 entries." in parts["threads"]
 
 
-def test_a_proxy_that_a_reload_took_away(env):
-    """It is there for its connection's sake; the thread of one that has ended waits for another."""
+def test_a_proxy_that_a_reload_took_away_is_shown_as_closed(env):
+    """It is there for the sake of its connection; the thread of one that has ended waits for another."""
     echo, old, new = env.echo(), env.address(), env.address()
     bitflow = env.start(proxy(old, echo.address, name="old"))
     client, brief = env.connect(old), env.connect(old)
@@ -300,9 +300,8 @@ def test_a_proxy_that_a_reload_took_away(env):
     assert [(does, connection) for _, _, does, _, connection in parked] == [("waits for a task", "-")]
 
 
-def test_loaded_only_where_gdb_allows(env, tmp_path):
-    """Without a safe path gdb refuses and says so; the script can be taken out of the program, as docs/debugging.md
-    says, and sourced."""
+def test_the_script_is_loaded_only_where_gdb_allows(env, tmp_path):
+    """Otherwise gdb says so; the script can be taken out of the program as docs/debugging.md says, and sourced."""
     path = bitflow_process.binary()
     text = gdb_session.gdb(path, "-ex", "bitflow threads", trusted=False)
     assert "auto-loading has been declined" in text and 'Undefined command: "bitflow"' in text
@@ -351,12 +350,12 @@ def shown(prompt):
     return [line[len(prompt) :].split("  #")[0].rstrip() for line in lines if line.startswith(prompt)]
 
 
-def test_the_documents_session(env, tmp_path):
-    """Each command that docs/debugging.md shows works on a process like the one it shows."""
+def test_every_gdb_command_of_the_document_works(env, tmp_path):
+    """On a process like the one that docs/debugging.md shows."""
     bitflow = documents_process(env)
     commands = [command.replace("/tmp/bitflow.core", str(tmp_path / "core")) for command in shown("(gdb) ")]
     assert "bitflow connections" in commands and any("generate-core-file" in command for command in commands)
-    # Threads' numbers are gdb's, and not the same in each release.
+    # gdb numbers the threads, and not in the same way in each release.
     script = "numbers = {thread.name: thread.num for thread in gdb.selected_inferior().threads()}\n"
     for command in commands:
         run = "f'thread {numbers[\"web#2<\"]}'" if command == "thread 9" else repr(command)
@@ -370,8 +369,8 @@ def test_the_documents_session(env, tmp_path):
     assert set(gdb_session.connections(in_core["bitflow connections"])) == {1, 2, 3, 4}
 
 
-def test_the_documents_shell_commands(env, tmp_path):
-    """All but those of perf, which takes the kernel's leave, and top. What goes on for ever is ended after a while."""
+def test_the_documents_shell_commands_work(env, tmp_path):
+    """Except for perf, which needs the kernel's leave, and top. Commands without an end are stopped after a while."""
     bitflow = documents_process(env)
     (tmp_path / "gdb").mkdir()
     (path,) = re.findall("^add-auto-load-safe-path (.+)$", DOCUMENT.read_text(), re.MULTILINE)

@@ -1,5 +1,4 @@
-"""Targets that fail: what the log says, passing them over for a while and trying them again, and
-least-connections."""
+"""Targets that fail: what the log says, how they are passed over for a while and tried again; least-connections."""
 
 import collections
 import contextlib
@@ -23,7 +22,7 @@ def said(bitflow, message):
 
 
 def visit(env, address):
-    """Which target a client gets, by its greeting."""
+    """The target that a client gets, by its greeting."""
     client = env.connect(address)
     name = b""
     while not name.endswith(b"\n"):
@@ -33,7 +32,7 @@ def visit(env, address):
 
 
 def in_order(records):
-    """The attempts of each connection, in the order of their coming."""
+    """The attempts of each connection, in the order of arrival."""
     return [record["attempts"] for record in sorted(records, key=lambda record: record["id"])]
 
 
@@ -57,7 +56,7 @@ def test_a_target_that_fails_is_passed_over(env, policy):
     assert (line["target"], line["failures"], line["for_ms"]) == ("target1", "2", "30000")
 
 
-def test_by_default_every_connection_tries_it(env):
+def test_by_default_every_connection_tries_a_target_that_fails(env):
     good = env.serve(peers.greeter("good"))
     address = env.address()
     bitflow = env.start(proxy(address, env.refusing(), good.address, connection_load_balancer="failover"))
@@ -66,7 +65,7 @@ def test_by_default_every_connection_tries_it(env):
     assert {record["attempts"] for record in bitflow.wait_records(5)} == {2}
 
 
-def test_it_is_tried_again_and_comes_back(env):
+def test_a_target_that_is_out_is_tried_again_and_comes_back(env):
     """After fail_timeout one connection tries it: at first in vain, then it is back."""
     held = env.enter(peers.Refusing())
     spare = env.serve(peers.greeter("spare"))
@@ -89,7 +88,7 @@ def test_it_is_tried_again_and_comes_back(env):
         return any_pending(held)
 
     wait_for(reached, "a connection that reaches it", timeout=5)
-    wait_for(lambda: said(bitflow, "the target is back"), "it is said to be back")
+    wait_for(lambda: said(bitflow, "the target is back"), "the log says that it is back")
     holds.append(env.connect(address))
     held.accept().close()
     client.close()
@@ -109,8 +108,8 @@ def any_pending(held):
     return True
 
 
-def test_one_connection_tries_while_others_pass_over(env):
-    """A black hole: whoever tries it waits for connect_timeout, the others do not."""
+def test_one_connection_tries_a_black_hole_while_others_pass_it_over(env):
+    """Only the one that tries it waits for connect_timeout."""
     hole = env.listen(backlog=0)
     hole.fill_queue()
     good = env.serve(peers.greeter("good"))
@@ -130,14 +129,14 @@ def test_one_connection_tries_while_others_pass_over(env):
         return one.seconds > 1
 
     wait_for(waits, "one connection tries it again", timeout=8)
-    # While it was tried, and thereafter, it is out for the others.
+    # It was out for the others while it was tried, and still is.
     watch = Stopwatch()
     for _ in range(20):
         assert visit(env, address) == "good"
     watch.between(0, 1.2, "20 connections that pass it over")
 
 
-def test_when_all_are_out_all_are_tried(env):
+def test_when_all_targets_are_out_all_are_tried(env):
     held = env.enter(peers.Refusing())
     address = env.address()
     rule = {"max_fails": 1, "fail_timeout": "60s"}
@@ -178,8 +177,7 @@ def test_a_lone_target_is_never_out(env, policy):
     client.close()
 
 
-def test_the_turns_stay_even_without_it(env):
-    """Of three targets one is out: the other two share evenly."""
+def test_the_turns_stay_even_without_a_target_that_is_out(env):
     servers = [env.serve(peers.greeter(f"server-{number}")) for number in range(2)]
     address = env.address()
     env.start(
@@ -197,7 +195,7 @@ def test_the_turns_stay_even_without_it(env):
     assert got == {"server-0": 15, "server-1": 15}
 
 
-def test_a_reload_keeps_what_is_known(env):
+def test_a_reload_keeps_what_is_known_of_a_target(env):
     good = env.serve(peers.greeter("good"))
     address, bad = env.address(), {"address": env.refusing(), "max_fails": 1, "fail_timeout": "60s"}
 
@@ -219,7 +217,7 @@ def test_a_reload_keeps_what_is_known(env):
 
 
 def goes_to_the_spare_until(env, before, after, correct=lambda: None):
-    """The first target fails and is out for a minute; it is used as soon as a reload corrects the mistake."""
+    """The first target fails and is out for a minute; it is used again as soon as a reload corrects the mistake."""
     spare = env.serve(peers.greeter("spare"))
     address = env.address()
 
@@ -250,7 +248,7 @@ def test_a_corrected_password_works_at_once(env):
 
 @pytest.mark.parametrize("where", ["in the configuration", "in the file"])
 def test_a_corrected_authority_works_at_once(env, pki, where):
-    """Also if it is the file that was corrected, and the configuration names the same one."""
+    """Also where the file was corrected and the configuration names the same one."""
     context = tls_raw.server_context(pki.server)
 
     def greet(connection):
@@ -279,7 +277,7 @@ def three(env):
 
 
 def held_at(env, address, count):
-    """Opens connections and keeps them: a list of clients by the target's name."""
+    """Opens connections and keeps them; returns the lists of clients by the target's name."""
     clients = collections.defaultdict(list)
     for _ in range(count):
         client = env.connect(address)
@@ -288,7 +286,7 @@ def held_at(env, address, count):
     return clients
 
 
-def test_least_connections(env, three):
+def test_least_connections_takes_the_target_with_the_fewest(env, three):
     address = env.address()
     bitflow = env.start(
         proxy(address, *[server.address for server in three], connection_load_balancer="least-connections")
@@ -302,8 +300,8 @@ def test_least_connections(env, three):
     assert {name: len(held) for name, held in more.items()} == {"server-2": 3}
 
 
-def test_least_connections_under_concurrency(env, three):
-    """Many at once: none of the targets gets more than its share by much, as those under way count, too."""
+def test_least_connections_shares_evenly_under_concurrency(env, three):
+    """Connections that are still dialled count, too."""
     address = env.address()
     env.start(
         proxy(address, *[server.address for server in three], connection_load_balancer="least-connections")
@@ -317,7 +315,7 @@ def test_least_connections_under_concurrency(env, three):
     assert max(counts) - min(counts) <= each // 3, counts
 
 
-def test_least_connections_moves_on(env, three):
+def test_least_connections_moves_on_from_a_target_that_refuses(env, three):
     address = env.address()
     bitflow = env.start(
         proxy(

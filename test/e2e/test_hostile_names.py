@@ -1,4 +1,4 @@
-"""Proxies and targets with the most hostile names that the configuration takes, in everything that is observed."""
+"""Proxies and targets with the most hostile names that the configuration accepts, in everything that is observed."""
 
 import collections
 import re
@@ -18,7 +18,7 @@ NAMES = [
     "a.b:c|d@0.1|#e:f,g=h i;j",
     "prüfung ☃ \U0001f980 e\u0301",
     "x" * 64,
-    "☃" * 21,  # 63 bytes: a thread's name cuts one
+    "☃" * 21,  # 63 bytes: the limit of a thread's name falls within a letter
     "\"quoted\" \\back\\slash 'single'",
     "%s%n%99999d",
     "{proxy} ${1} $(reboot) `id`",
@@ -46,7 +46,7 @@ def entries(env, names, refusing=None, **options):
 
 
 def serving(bitflow):
-    """The threads of connections; a name may well have a '#' of its own."""
+    """The threads of connections; a name may have a '#' of its own."""
     return [name for name in bitflow.thread_names() if re.search(r"#\d+[<>]$", name)]
 
 
@@ -54,8 +54,8 @@ def connect(env, entry):
     return env.connect(entry["listener"]["address"])
 
 
-def test_in_all_places(env):
-    """The connection log and both logs have a name as it is; statsd has it harmless; Sentry has it as a tag."""
+def test_hostile_names_stay_whole_in_logs_and_harmless_in_metrics(env):
+    """Sentry has them as tags."""
     statsd, receiver = env.keep(Statsd()), env.keep(Scripted())
     good = entries(env, NAMES, connection_log_connect=True)
     bad = entries(env, [f"!{name[: 63 // len(name.encode()) * len(name)]}"[:20] for name in NAMES], env.refusing())
@@ -68,7 +68,7 @@ def test_in_all_places(env):
         sockets.round_trip(client)
     names = serving(bitflow)
     assert len(names) == len(good)
-    # The kernel has room for 15 bytes: the id is whole, and what is there of a name is whole characters.
+    # The kernel has room for 15 bytes: the id is whole, and the name is cut between characters.
     numbers = {record["id"]: record["proxy"] for record in bitflow.wait_records(len(good))}
     for name in names:
         beginning, number = re.fullmatch(r"(.*)#(\d+)>", name).groups()
@@ -97,8 +97,7 @@ def test_in_all_places(env):
     assert_sentry_got(receiver, records)
 
 
-def test_in_logfmt(env):
-    """A line is a line, and its pairs are what they should be."""
+def test_hostile_names_break_no_line_of_logfmt(env):
     good = entries(env, NAMES)
     bitflow = env.start(*good, level="debug")
     for entry in good:
@@ -114,8 +113,8 @@ def test_in_logfmt(env):
 
 
 @pytest.mark.parametrize("tag_format, separator", [("none", None), ("dogstatsd", "|#"), ("influxdb", ",")])
-def test_in_tags(env, tag_format, separator):
-    """Every line parses, and has the name that was made of it; two that become one are counted together."""
+def test_hostile_names_break_no_line_of_metrics(env, tag_format, separator):
+    """Two that become the same name are counted together."""
     statsd = env.keep(Datagrams())
     names = NAMES + ["twin.", "twin:", "twin|"]
     good = entries(env, names)
@@ -154,15 +153,19 @@ def test_in_tags(env, tag_format, separator):
 
     twice = collections.Counter({name: 2 * count for name, count in wanted.items()})
     wait_for(lambda: accepted() == twice, lambda: f"{accepted()}, wanted {twice}")
-    # Of a gauge that two proxies share the last value stays.
+    # Of a gauge that two proxies share, the last value counts.
     wait_for(lambda: dict(seen("active", "g")) == active, lambda: f"{dict(seen('active', 'g'))}, wanted {active}")
     if separator:
         assert all(line.count(separator) >= 1 for line in statsd.lines if ".proxy." in line)
 
 
-@pytest.mark.parametrize("name", ["y" * 200, "☃" * 22, "", "a\tb", "a\nb", "\x7f", "a\x00b", "a\x9bb"])
-def test_refused_at_the_start(env, name):
-    """What is too long or could move a terminal's cursor is told, with its place."""
+@pytest.mark.parametrize(
+    "name",
+    ["y" * 200, "☃" * 22, "", "a\tb", "a\nb", "\x7f", "a\x00b", "a\x9bb"],
+    ids=["200 letters", "66 bytes", "empty", "tab", "line feed", "delete", "null", "CSI"],
+)
+def test_a_name_that_is_too_long_empty_or_moves_the_cursor_is_rejected(env, name):
+    """At its place, and without an echo of control characters."""
     path = env.config(proxy(env.address(), env.refusing(), name=name))
     done = bitflow_process.run("--check", "--config", path)
     assert done.returncode == 2, (name, done.stderr)
@@ -172,10 +175,10 @@ def test_refused_at_the_start(env, name):
 
 @pytest.mark.skipif(
     bitflow_process.is_sanitized(bitflow_process.binary()),
-    reason="a sanitizer's stacks and shadow memory are nothing to show in gdb",
+    reason="gdb cannot show a sanitizer's stacks and shadow memory",
 )
-def test_in_gdb(env):
-    """The tables have a row for each, which begins with its id or its name."""
+def test_gdbs_tables_have_a_row_for_each_hostile_name(env):
+    """It begins with the id or the name."""
     good = entries(env, NAMES)
     bitflow = env.start(*good, environment={"MALLOC_ARENA_MAX": "1"})
     bitflow.quiet_check = False  # a listener's thread with '#' in its name looks busy

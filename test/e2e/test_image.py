@@ -1,5 +1,5 @@
-"""The container image: its Dockerfile does what docs/operations.md says of the image. Without a container engine, the
-commands that can run outside of one are run."""
+"""The container image: its Dockerfile does what docs/operations.md says about the image. There is no container engine
+here: the commands that can run outside of one are run."""
 
 import json
 import pathlib
@@ -62,7 +62,7 @@ def test_it_runs_by_number_as_a_user_and_group_of_its_own(tmp_path):
 
 
 def test_it_owns_no_file_and_can_read_all(tmp_path):
-    """The example's mode in the checkout does not matter: the command that copies it is run on one that is private."""
+    """The mode of the example in the checkout does not matter: the command that copies it is run on a private one."""
     assert not any("--chown" in copy for copy in values("COPY")) and not any("chown" in step for step in steps(IMAGE))
     assert set(values("COPY")) == {
         "cmake/install-deps.sh /tmp/",
@@ -78,7 +78,7 @@ def test_it_owns_no_file_and_can_read_all(tmp_path):
 
 
 def test_it_starts_bitflow_as_process_1_with_the_mounted_configuration():
-    """No shell between, so that signals reach it; the end is asked for by SIGTERM."""
+    """There is no shell between, so that signals reach it; SIGTERM asks for the end."""
     (entry,), (arguments,) = values("ENTRYPOINT"), values("CMD")
     assert json.loads(entry) + json.loads(arguments) == ["bitflow", "--config", "/etc/bitflow/config.yaml"]
     assert ":/etc/bitflow/config.yaml:ro" in CONTAINERS and "mount yours at `/etc/bitflow/config.yaml`" in CONTAINERS
@@ -86,7 +86,7 @@ def test_it_starts_bitflow_as_process_1_with_the_mounted_configuration():
 
 
 @pytest.mark.parametrize("instruction", ["EXPOSE", "HEALTHCHECK"])
-def test_what_it_leaves_to_the_configuration(instruction):
+def test_it_leaves_ports_and_health_to_the_configuration(instruction):
     assert values(instruction) == [] and f"has no {instruction}" in CONTAINERS
 
 
@@ -99,16 +99,17 @@ def dpkg(*arguments):
 
 
 def package_of(path):
-    """The package that has this file, which it may name by /usr/lib or by /lib."""
+    """The package that owns this file, which it may list below /usr/lib or below /lib."""
     owners = [dpkg("-S", place).partition(":")[0] for place in (path, path.removeprefix("/usr"), "/usr" + path)]
     return next(filter(None, owners))
 
 
 def test_its_packages_have_every_library():
-    """Each that bitflow is linked with is of a package that `install-deps.sh run` installs, or one that these take."""
+    """Each library that bitflow is linked with belongs to a package that `install-deps.sh run` installs, or to a
+    dependency of one."""
     program = str(bitflow_process.binary())
     if bitflow_process.is_sanitized(bitflow_process.binary()):
-        pytest.skip("a sanitizer's library is nothing that an image has")
+        pytest.skip("an image has no sanitizer's library")
     assert "sh /tmp/install-deps.sh run" in steps(IMAGE)
     script = (ROOT / "cmake/install-deps.sh").read_text()
     packages = re.search(r'^RUN_PACKAGES="(.*)"$', script, re.M)[1].replace("|", " ").split()

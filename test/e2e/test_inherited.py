@@ -25,10 +25,13 @@ def start_fails(env, *proxies, plan=None, environment=None):
     return bitflow.stderr()
 
 
-@pytest.mark.parametrize("blocking", [True, False])
+BLOCKING = pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "nonblocking"])
+
+
+@BLOCKING
 @pytest.mark.parametrize("number", [3, 7, 0])
-def test_listener_by_number(env, number, blocking):
-    """Whatever the file status flags are that come along with the socket."""
+def test_an_inherited_listener_serves_by_its_number(env, number, blocking):
+    """Whatever file status flags the socket comes with."""
     echo, inherited = env.echo(), env.listen()
     inherited.socket.setblocking(blocking)
     bitflow = env.start(proxy(f"fd://{number}", echo.address), plan=numbered((inherited.socket, number)))
@@ -39,7 +42,7 @@ def test_listener_by_number(env, number, blocking):
     assert bitflow.wait_records(20)[0]["local"] == inherited.address
 
 
-def test_listener_that_is_a_unix_socket(env):
+def test_an_inherited_unix_listener_serves(env):
     echo, inherited = env.echo(), env.listen(env.unix("inherited.sock"))
     bitflow = env.start(proxy("fd://3", echo.address), plan=numbered((inherited.socket, 3)))
     client = env.connect(inherited.address)
@@ -48,16 +51,20 @@ def test_listener_that_is_a_unix_socket(env):
     assert bitflow.wait_records(1)[0]["local"] == inherited.address
 
 
-SOURCES = [
-    {"authorized_sources": ["127.0.0.0/8"]},
-    {"proxy_protocol": True, "proxy_protocol_sources": ["127.0.0.1"]},
-]
+SOURCES = pytest.mark.parametrize(
+    "listener",
+    [
+        {"authorized_sources": ["127.0.0.0/8"]},
+        {"proxy_protocol": True, "proxy_protocol_sources": ["127.0.0.1"]},
+    ],
+    ids=lambda listener: list(listener)[-1],
+)
 
 
-@pytest.mark.parametrize("listener", SOURCES, ids=lambda listener: list(listener)[-1])
+@SOURCES
 @pytest.mark.parametrize("kind", ["listening", "pair"])
-def test_clients_of_a_unix_socket_cannot_be_told_by_address(env, kind, listener):
-    """What the configuration's check cannot know: a list that would reject everyone is an error at the start."""
+def test_a_list_of_addresses_for_an_inherited_unix_socket_ends_the_start(env, kind, listener):
+    """What --check cannot know: such a list would reject everyone."""
     target = env.listen()
     if kind == "listening":
         inherited = env.listen(env.unix("inherited.sock")).socket
@@ -68,8 +75,8 @@ def test_clients_of_a_unix_socket_cannot_be_told_by_address(env, kind, listener)
     assert f"bitflow: proxy front: fd://3 is a Unix socket, whose clients have no IP address: {key} " in said
 
 
-@pytest.mark.parametrize("listener", SOURCES, ids=lambda listener: list(listener)[-1])
-def test_nor_after_a_reload(env, listener):
+@SOURCES
+def test_a_list_of_addresses_for_an_inherited_unix_socket_fails_the_reload(env, listener):
     echo, inherited = env.echo(), env.listen(env.unix("inherited.sock"))
     bitflow = env.start(proxy("fd://3", echo.address), plan=numbered((inherited.socket, 3)))
     env.config(proxy("fd://3", echo.address, listener=listener))
@@ -79,7 +86,7 @@ def test_nor_after_a_reload(env, listener):
     sockets.round_trip(env.connect(inherited.address))
 
 
-def test_clients_of_an_inherited_tcp_socket_are_told_by_address(env):
+def test_clients_of_an_inherited_tcp_socket_are_checked_by_address(env):
     echo, inherited = env.echo(), env.listen()
     bitflow = env.start(
         proxy("fd://3", echo.address, listener={"authorized_sources": ["127.0.0.8"]}),
@@ -90,15 +97,15 @@ def test_clients_of_an_inherited_tcp_socket_are_told_by_address(env):
     assert bitflow.wait_records(1)[0]["reason"] == "source_not_authorized"
 
 
-def test_file_of_an_inherited_socket_stays(env):
-    """It was not bitflow that made the file."""
+def test_the_file_of_an_inherited_socket_stays(env):
+    """bitflow did not make it."""
     echo, inherited = env.echo(), env.listen(env.unix("inherited.sock"))
     bitflow = env.start(proxy("fd://3", echo.address), plan=numbered((inherited.socket, 3)))
     bitflow.stop()
     assert (env.directory / "inherited.sock").exists()
 
 
-def test_listeners_by_name(env):
+def test_inherited_listeners_serve_by_their_names(env):
     one, two = env.listen(), env.listen()
     plan = {**numbered((one.socket, 3), (two.socket, 4)), "listen_names": ["web", "data-base"]}
     env.start(
@@ -110,14 +117,14 @@ def test_listeners_by_name(env):
     assert sockets.receive_exactly(env.connect(two.address), 9) == b"database\n"
 
 
-def test_name_that_is_not_there(env):
+def test_a_name_that_was_not_passed_ends_the_start(env):
     inherited = env.listen()
     plan = {**numbered((inherited.socket, 3)), "listen_names": ["web"]}
     assert "other" in start_fails(env, proxy("fd://other", env.address()), plan=plan)
 
 
-def test_names_that_are_for_another_process(env):
-    """LISTEN_PID names somebody else: the descriptors are not bitflow's."""
+def test_names_passed_to_another_process_end_the_start(env):
+    """LISTEN_PID says whose they are."""
     inherited = env.listen()
     plan = {**numbered((inherited.socket, 3)), "listen_names": ["web"], "listen_pid_offset": 1}
     start_fails(env, proxy("fd://web", env.address()), plan=plan)
@@ -134,37 +141,40 @@ def test_names_that_are_for_another_process(env):
         {"LISTEN_PID": "x"},
         {"LISTEN_FDS": "", "LISTEN_FDNAMES": ""},
     ],
+    ids=lambda environment: " ".join(f"{name}={value}" for name, value in environment.items()),
 )
-def test_strange_environment(env, environment):
+def test_a_strange_environment_ends_the_start(env, environment):
     start_fails(env, proxy("fd://web", env.address()), environment=environment)
 
 
-def test_descriptor_that_is_not_open(env):
-    assert "99" in start_fails(env, proxy("fd://99", env.address()))
-
-
-def test_descriptor_that_is_no_socket(env):
+@pytest.mark.parametrize("kind", ["not open", "a file", "a datagram socket"])
+def test_a_descriptor_that_is_not_a_stream_socket_ends_the_start(env, kind):
+    if kind == "not open":
+        assert "99" in start_fails(env, proxy("fd://99", env.address()))
+        return
+    datagrams = env.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     with open(env.directory / "file.txt", "w") as file:
-        start_fails(env, proxy("fd://3", env.address()), plan=numbered((file, 3)))
+        passed = file if kind == "a file" else datagrams
+        start_fails(env, proxy("fd://3", env.address()), plan=numbered((passed, 3)))
 
 
-def test_descriptor_that_is_a_datagram_socket(env):
-    sock = env.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-    start_fails(env, proxy("fd://3", env.address()), plan=numbered((sock, 3)))
+def connected(env, kind):
+    """(the client, the accepted socket that bitflow inherits)."""
+    if kind == "pair":
+        client, inherited = map(env.keep, socket.socketpair())
+        client.settimeout(15)
+        return client, inherited
+    listener = env.listen() if kind == "tcp" else env.listen(env.unix("inetd.sock"))
+    client = env.connect(listener.address)
+    return client, listener.accept()
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix", "pair"])
 @pytest.mark.parametrize("number", [0, 3])
-def test_connected_listener_serves_once_and_ends(env, kind, number):
-    """As inetd starts it: one connection, then the process is done."""
+def test_a_connected_listener_serves_once_and_ends(env, kind, number):
+    """As inetd starts it."""
     echo = env.echo()
-    if kind == "pair":
-        client, inherited = map(env.keep, socket.socketpair())
-        client.settimeout(15)
-    else:
-        listener = env.listen() if kind == "tcp" else env.listen(env.unix("inetd.sock"))
-        client = env.connect(listener.address)
-        inherited = listener.accept()
+    client, inherited = connected(env, kind)
     bitflow = env.launch(env.config(proxy(f"fd://{number}", echo.address)), numbered((inherited, number)))
     inherited.close()
     for _ in range(10):
@@ -178,35 +188,25 @@ def test_connected_listener_serves_once_and_ends(env, kind, number):
         assert record["client"] == sockets.local_name(client)
 
 
-def test_connected_listener_whose_target_refuses(env):
-    client, inherited = map(env.keep, socket.socketpair())
+@pytest.mark.parametrize(
+    "kind, held",
+    [("pair", False), ("tcp", True), ("pair", True)],
+    ids=["pair", "tcp that inetd holds, too", "pair that inetd holds, too"],
+)
+def test_a_failed_dial_ends_a_connected_listener_for_all_its_holders(env, kind, held):
+    """inetd, or whoever else holds the client's socket, does not keep the client waiting."""
+    client, inherited = connected(env, kind)
     bitflow = env.launch(env.config(proxy("fd://3", env.refusing())), numbered((inherited, 3)))
-    inherited.close()
+    if not held:
+        inherited.close()
     sockets.was_rejected(client)
     assert bitflow.wait_ended() == 0
     assert bitflow.records()[0]["reason"] == "connect_refused"
 
 
-@pytest.mark.parametrize("kind", ["tcp", "pair"])
-def test_connected_listener_is_ended_for_all_its_holders(env, kind):
-    """inetd, or whoever else holds the client's socket, does not keep the client waiting when the dial fails."""
-    if kind == "tcp":
-        listener = env.listen()
-        client = env.connect(listener.address)
-        inherited = listener.accept()
-    else:
-        client, inherited = map(env.keep, socket.socketpair())
-    bitflow = env.launch(env.config(proxy("fd://3", env.refusing())), numbered((inherited, 3)))
-    sockets.was_rejected(client)
-    assert bitflow.wait_ended() == 0
-    assert bitflow.records()[0]["reason"] == "connect_refused"
-
-
-def test_connected_listener_beside_another_proxy(env):
-    """The end of the one is not the end of the other."""
+def test_the_end_of_a_connected_listener_is_not_the_other_proxys_end(env):
     echo, address = env.echo(), env.address()
-    client, inherited = map(env.keep, socket.socketpair())
-    client.settimeout(15)
+    client, inherited = connected(env, "pair")
     bitflow = env.launch(
         env.config(proxy("fd://3", echo.address, name="once"), proxy(address, echo.address)),
         numbered((inherited, 3)),
@@ -220,9 +220,8 @@ def test_connected_listener_beside_another_proxy(env):
     sockets.round_trip(env.connect(address))
 
 
-def test_listener_that_breaks_at_run_time(env):
-    """Somebody shuts the inherited listening socket down: that proxy is over, the other one is not, and
-    nothing spins."""
+def test_a_listener_that_breaks_ends_its_own_proxy_only(env):
+    """Somebody shuts the inherited listening socket down; nothing spins."""
     echo, address, inherited = env.echo(), env.address(), env.listen()
     bitflow = env.start(
         proxy("fd://3", echo.address, name="broken"),
@@ -236,11 +235,10 @@ def test_listener_that_breaks_at_run_time(env):
     assert bitflow.cpu_seconds() - before < 0.5, "it spins on a broken listener"
     sockets.round_trip(env.connect(address))
     lines = [line for line in bitflow.log_lines(True) if line["level"] in ("warn", "error")]
-    assert any(line.get("proxy") == "broken" for line in lines), "the log does not tell"
+    assert any(line.get("proxy") == "broken" for line in lines), "the log does not say so"
 
 
-def test_end_when_all_listeners_broke(env):
-    """Live connections go on to their end; then there is nothing left to do, and that's a failure."""
+def test_when_all_listeners_broke_the_process_serves_on_and_then_fails(env):
     echo, one, two = env.echo(), env.listen(), env.listen()
     bitflow = env.start(
         proxy("fd://3", echo.address, name="one"),
@@ -252,14 +250,14 @@ def test_end_when_all_listeners_broke(env):
     sockets.round_trip(client)
     for listener in (one, two):
         listener.socket.shutdown(socket.SHUT_RDWR)
-    holds_for(0.3, bitflow.is_running, "it serves on")
+    holds_for(0.3, bitflow.is_running, "it goes on serving")
     sockets.round_trip(client)
     client.close()
     assert bitflow.wait_ended() == 1
     assert [record["reason"] for record in bitflow.records()] == ["completed"]
 
 
-def test_listener_made_blocking_by_its_other_holder(env):
+def test_a_listener_made_blocking_by_its_other_holder_does_not_delay_the_end(env):
     """The holder takes clients away between bitflow's look and its accept, which then must not wait."""
     echo, inherited = env.echo(), env.listen()
     bitflow = env.start(proxy("fd://3", echo.address), plan=numbered((inherited.socket, 3)))
@@ -290,9 +288,8 @@ def test_listener_made_blocking_by_its_other_holder(env):
     assert taken
 
 
-@pytest.mark.parametrize("blocking", [True, False])
-def test_connected_target(env, blocking):
-    """A connected inherited socket as the target: one connection has it, the others do not."""
+@BLOCKING
+def test_a_connected_target_serves_one_connection_and_no_other(env, blocking):
     address = env.address()
     target, inherited = map(env.keep, socket.socketpair())
     target.settimeout(15)
@@ -318,11 +315,11 @@ def test_connected_target(env, blocking):
     assert [(r["bytes_from_client"], r["bytes_from_target"]) for r in completed] == [(8, 6)]
 
 
-def test_listening_socket_is_no_target(env):
-    """Listening inherited sockets are accepted from; as a target one is a mistake that must not crash."""
+def test_a_listening_socket_as_a_target_serves_nobody(env):
+    """It is a mistake, and must not crash."""
     address, inherited = env.address(), env.listen()
     bitflow = env.launch(env.config(proxy(address, "fd://3")), numbered((inherited.socket, 3)))
-    wait_for(lambda: not bitflow.is_running() or "listening" in bitflow.stderr(), "it starts or says no")
+    wait_for(lambda: not bitflow.is_running() or "listening" in bitflow.stderr(), "it starts or refuses")
     if bitflow.is_running():
         sockets.was_rejected(env.connect(address))
         assert bitflow.is_running()
@@ -330,8 +327,7 @@ def test_listening_socket_is_no_target(env):
         bitflow.expected_status = 1
 
 
-def test_descriptors_do_not_leak_into_anything(env):
-    """The inherited one is used, not copied per connection."""
+def test_an_inherited_listener_is_used_and_not_copied_per_connection(env):
     echo, inherited = env.echo(), env.listen()
     bitflow = env.start(proxy("fd://5", echo.address), plan=numbered((inherited.socket, 5)))
     for _ in range(30):

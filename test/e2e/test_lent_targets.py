@@ -1,4 +1,4 @@
-"""An inherited connected socket as a target: who it is lent to, when it is spent, and how it is set up."""
+"""An inherited connected socket as a target: to whom it is lent, when it is spent, and how it is set up."""
 
 import contextlib
 import socket
@@ -28,7 +28,7 @@ def lent(env, request):
 
 
 def exchange(env, address, target):
-    """A question and its answer by a new client, which is returned."""
+    """A new client asks a question and gets an answer; returns the client."""
     client = env.connect(address)
     client.sendall(b"question")
     assert sockets.receive_exactly(target, 8) == b"question"
@@ -37,8 +37,8 @@ def exchange(env, address, target):
     return client
 
 
-def test_client_without_a_word_does_not_use_it_up(env, lent):
-    """Health checks and port scans come and go, by an end of stream or by a reset."""
+def test_a_client_that_says_nothing_does_not_use_the_target_up(env, lent):
+    """Health checks and port scans leave by an end of the stream or by a reset."""
     bitflow, address, target = lent
     for number, leave in enumerate([socket.socket.close, sockets.reset] * 3, 1):
         leave(sockets.connect(address))
@@ -49,8 +49,8 @@ def test_client_without_a_word_does_not_use_it_up(env, lent):
 
 
 @pytest.mark.parametrize("side", ["client", "target"])
-def test_spent_after_one_byte(env, lent, side):
-    """Whichever side it came from: the next client would get a stranger's stream."""
+def test_one_byte_from_either_side_spends_the_target(env, lent, side):
+    """The next client would get a stranger's stream."""
     bitflow, address, target = lent
     client = env.connect(address)
     sender, receiver = (client, target) if side == "client" else (target, client)
@@ -70,8 +70,8 @@ def test_spent_after_one_byte(env, lent, side):
     assert bitflow.is_running()
 
 
-def test_options_of_a_lent_tcp_target(env):
-    """The same as of one that bitflow connected itself; its other holder sees them, too."""
+def test_a_lent_tcp_target_gets_the_options_of_a_dialled_one(env):
+    """Its other holder sees them, too."""
     listener, address = env.listen(), env.address()
     inherited = env.connect(listener.address)
     target = listener.accept()

@@ -1,4 +1,4 @@
-"""What openssl.cnf says: a file that cannot be used ends the start, a cipher or a group that a policy leaves out is not
+"""The policy in openssl.cnf: a file that cannot be used ends the start, a cipher or a group that it leaves out is not
 offered."""
 
 import signal
@@ -33,7 +33,7 @@ def one_proxy(env, pki):
     return env.config(proxy(env.address(), env.refusing(), listener=tls_listener(pki.server)))
 
 
-@pytest.mark.parametrize("more", [["--check"], []])
+@pytest.mark.parametrize("more", [["--check"], []], ids=["check", "start"])
 @pytest.mark.parametrize("text, words", [
     ("openssl_conf = main\n[main\n", "missing close square bracket"),
     ("openssl_conf = main\n", "missing section"),
@@ -43,8 +43,8 @@ def one_proxy(env, pki):
     (BEGIN + "engines = these\n[these]\nx = it\n[it]\ndynamic_path = /nowhere/x.so\ninit = 1\n",
      "could not load the shared library"),
     ("\x01\x1b[31m no = \x7f\n[", "missing equal sign"),
-])
-def test_a_file_that_cannot_be_used(env, pki, text, words, more):
+], ids=["a bracket", "no section", "no providers", "an option", "a module", "an engine", "control characters"])
+def test_a_file_that_cannot_be_used_ends_the_start(env, pki, text, words, more):
     environment = policy(env, text)
     done = bitflow_process.run(*more, "--config", one_proxy(env, pki), environment=environment)
     assert (done.returncode, done.stdout) == (1, "")
@@ -53,14 +53,14 @@ def test_a_file_that_cannot_be_used(env, pki, text, words, more):
     assert words in line and line.isprintable()
 
 
-def test_a_file_that_is_asked_for_and_not_there(env, pki):
+def test_a_file_that_is_configured_but_missing_fails_the_check(env, pki):
     environment = {"OPENSSL_CONF": str(env.directory / "nowhere.cnf")}
     done = bitflow_process.run("--check", "--config", one_proxy(env, pki), environment=environment)
     assert done.returncode == 1 and "nowhere.cnf: No such file" in done.stderr
 
 
-@pytest.mark.parametrize("value", ["", "/dev/null"])
-def test_no_file(env, pki, value):
+@pytest.mark.parametrize("value", ["", "/dev/null"], ids=["no name", "an empty file"])
+def test_an_empty_policy_is_accepted_without_a_word(env, pki, value):
     done = bitflow_process.run("--check", "--config", one_proxy(env, pki), environment={"OPENSSL_CONF": value})
     assert done.returncode == 0 and "libcrypto" not in done.stderr
 
@@ -72,7 +72,7 @@ def test_no_file(env, pki, value):
     BEGIN + "providers = these\n[these]\nx = it\n[it]\nmodule = /nowhere/x.so\nactivate = 1\n",
 ], ids=["fips", "no provider", "the null provider", "a provider that is not there"])
 @pytest.mark.parametrize("has_tls", [True, False], ids=["TLS", "plain"])
-def test_a_policy_that_leaves_no_cipher(env, pki, text, has_tls):
+def test_a_policy_that_leaves_no_cipher_ends_the_start(env, pki, text, has_tls):
     config = one_proxy(env, pki) if has_tls else env.config(proxy(env.address(), env.refusing()))
     for more in (["--check"], []):
         done = bitflow_process.run(*more, "--config", config, environment=policy(env, text))
@@ -88,8 +88,8 @@ LIBSSL = BEGIN + "ssl_conf = these\n[these]\nsystem_default = all\n[all]\n"
     LIBSSL + "CipherString = DEFAULT@SECLEVEL=5\n",
     BEGIN + "providers = these\n[these]\ndefault = it\nnonsense = it\n[it]\nactivate = 1\n",
 ], ids=["libssl's minimum", "libssl's level", "a provider too many"])
-def test_what_does_not_concern_us(env, pki, text):
-    """The peers are other processes, which the policy is not for."""
+def test_settings_of_libssl_and_spare_providers_change_nothing(env, pki, text):
+    """The peers are other processes, to which the policy does not apply."""
     address = env.address()
     config = env.config(proxy(address, env.echo().address, listener=tls_listener(pki.server)))
     bitflow = env.launch(config, environment=policy(env, text))
@@ -101,8 +101,8 @@ def test_what_does_not_concern_us(env, pki, text):
     assert "libcrypto" not in bitflow.stderr()
 
 
-def test_it_is_read_once(env, pki):
-    """Before the first connection, and not again by a reload."""
+def test_the_file_is_read_only_once(env, pki):
+    """Before the first connection; a reload does not read it again."""
     environment, address = policy(env, ""), env.address()
     bitflow = env.start(
         proxy(address, env.echo().address, listener=tls_listener(pki.server)), environment=environment
@@ -114,7 +114,7 @@ def test_it_is_read_once(env, pki):
     tls_client(env, address).round_trip()
 
 
-def test_it_is_read_before_the_first_listener_opens(env, pki, monkeypatch):
+def test_the_file_is_read_before_the_first_listener_opens(env, pki, monkeypatch):
     environment, trace = policy(env, ""), env.directory / "trace.txt"
     config = env.config(proxy(env.address(), env.refusing(), listener=tls_listener(pki.server)))
     with traced(env, monkeypatch, "-e", "trace=openat,listen", "-o", trace):
@@ -135,7 +135,7 @@ def limited(env, provider):
     return policy(env, BEGIN + f"providers = these\n[these]\nmine = it\n[it]\nmodule = {provider}\nactivate = 1\n")
 
 
-def test_what_a_policy_leaves_out_is_told_of(env, pki, limited):
+def test_what_a_policy_leaves_out_is_a_warning(env, pki, limited):
     path = one_proxy(env, pki)
     done = bitflow_process.run("--check", "--config", path, environment=limited)
     assert done.returncode == 0
@@ -148,7 +148,7 @@ def test_what_a_policy_leaves_out_is_told_of(env, pki, limited):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_listener_does_not_take_it(env, pki, limited, version):
+def test_a_listener_does_not_accept_a_suite_that_is_left_out(env, pki, limited, version):
     address = env.address()
     env.start(proxy(address, env.echo().address, listener=tls_listener(pki.server)), environment=limited)
     *others, foreign = tls_peers.suites(version, "p256")
@@ -157,12 +157,12 @@ def test_a_listener_does_not_take_it(env, pki, limited, version):
     for suite in others:
         with tls_peers.openssl_client(address, pki.trusted, version=version, suite=suite) as client:
             client.echoes(b"hello")
-    # Who offers all of them gets another.
+    # A client that offers all of them gets another one.
     tls_client(env, address).round_trip()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_target_is_not_offered_it(env, pki, limited, version):
+def test_a_target_is_not_offered_a_suite_that_is_left_out(env, pki, limited, version):
     back, front = env.address(), env.address()
     bitflow = env.start(proxy(front, tls_target(back, pki.trusted)), environment=limited)
     *others, foreign = tls_peers.suites(version, "p256")
@@ -180,7 +180,7 @@ def test_a_target_is_not_offered_it(env, pki, limited, version):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_listener_does_not_take_x25519(env, pki, limited, version):
+def test_a_listener_does_not_accept_x25519_if_it_is_left_out(env, pki, limited, version):
     address = env.address()
     env.start(proxy(address, env.echo().address, listener=tls_listener(pki.server)), environment=limited)
     with tls_peers.openssl_client(address, version=version, more=("-groups", "X25519")) as client:
@@ -191,7 +191,7 @@ def test_a_listener_does_not_take_x25519(env, pki, limited, version):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_target_is_not_offered_x25519(env, pki, limited, version):
+def test_a_target_is_not_offered_x25519_if_it_is_left_out(env, pki, limited, version):
     back, front = env.address(), env.address()
     bitflow = env.start(proxy(front, tls_target(back, pki.trusted)), environment=limited)
     with tls_peers.openssl_server(back, pki.server, version=version, more=("-groups", "X25519")):

@@ -1,5 +1,5 @@
-"""Our own shortage of local ports: no failure of the target, told in words that say what to do, and over as soon as
-there are ports again. Each in a network namespace of its own, with a few ports."""
+"""A shortage of local ports: not the target's failure, explained with what to do about it, and over as soon as there
+are ports again. Each test has a network namespace of its own, with a few ports."""
 
 import socket
 
@@ -18,7 +18,7 @@ PORTS = 8
 
 @pytest.fixture
 def few_ports(env):
-    """This thread, and what it starts, is in a namespace where connecting sockets have PORTS ports for a target."""
+    """This thread, and what it starts, is in a namespace that has PORTS local ports for connections to a target."""
     with networks.Networks() as made, networks.inside(made.near):
         set_ports(PORTS)
         yield
@@ -31,7 +31,7 @@ def set_ports(count):
 
 
 class Clients:
-    """From ports that are not among those, so that only the proxy's connections lack any."""
+    """From ports beyond those, so that only the proxy's connections run out."""
 
     def __init__(self, env, address):
         self.env, self.address, self.made = env, address, 0
@@ -56,7 +56,7 @@ def failures(bitflow):
 
 
 def wait_connections(bitflow, count):
-    """Until that many are left: the others' ports are free again, which they are not yet as a record is written."""
+    """Until that many are left: when a record is written, the port is not free yet."""
     wait_for(lambda: len(bitflow.busy_threads()) == count, lambda: f"{count}: {bitflow.thread_names()}")
 
 
@@ -64,7 +64,7 @@ def passed_over(bitflow):
     return [line for line in bitflow.log_lines(partial=True) if line["msg"] == "the target is passed over for now"]
 
 
-def test_one_target(few_ports, env):
+def test_a_shortage_of_ports_is_explained_and_ends_when_one_is_free(few_ports, env):
     target, address = env.echo(env.address()), env.address()
     bitflow = env.start(
         proxy(address, {"address": target.address, "max_fails": 1, "connect_attempts": 5, "connect_backoff": "9s"})
@@ -135,7 +135,7 @@ def test_another_address_of_the_name_has_other_ports(few_ports, env):
     assert "all 2 addresses failed" in record["error"] and "no local port is left" in record["error"]
 
 
-def test_a_socks_server(few_ports, env):
+def test_a_shortage_of_ports_for_the_socks_server_is_explained(few_ports, env):
     admitting = socks_peers.answering(b"\x05\x00", b"\x05\x00\x00\x01" + bytes(6))
     server, address = env.serve(admitting, env.address()), env.address()
     bitflow = env.start(proxy(address, {"address": "a.test:1", "proxy": server.address, "max_fails": 1}))
@@ -148,8 +148,8 @@ def test_a_socks_server(few_ports, env):
     assert len(held) == PORTS and passed_over(bitflow) == []
 
 
-def test_no_address_of_that_family_is_the_targets_failure(few_ports, env):
-    """The same errno, where the host has a way to IPv6 addresses and none of its own."""
+def test_a_missing_address_of_the_family_is_the_targets_failure(few_ports, env):
+    """The errno is the same, where the host has a route to IPv6 addresses and none of its own."""
     programs.run(["ip", "-6", "address", "flush", "dev", "lo"])
     programs.run(["ip", "-6", "address", "flush", "dev", "cable"])
     programs.run(["ip", "-6", "route", "add", "2001:db8::/64", "dev", "lo"])

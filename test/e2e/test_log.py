@@ -1,4 +1,4 @@
-"""The application log: logfmt lines, levels, and what they tell."""
+"""The application log: levels, lines of logfmt, and what they say."""
 
 import datetime
 import signal
@@ -16,14 +16,14 @@ LEVELS = ["debug", "info", "warn", "error"]
 
 
 def traffic(env, address):
-    """A good connection, a rejected one and one whose target refuses, by the proxy's address."""
+    """A connection that gets an echo and ends."""
     client = sockets.connect(address)
     sockets.round_trip(client)
     client.close()
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_level(env, level):
+def test_no_line_is_below_the_configured_level(env, level):
     echo, good, bad = env.echo(), env.address(), env.address()
     config = env.config(
         proxy(good, echo.address, name="good"), proxy(bad, env.refusing(), name="bad"), level=level
@@ -42,7 +42,7 @@ def test_level(env, level):
         assert "info" in seen
 
 
-def test_no_log_when_off(env):
+def test_nothing_is_logged_when_the_log_is_off(env):
     echo, address = env.echo(), env.address()
     bitflow = env.launch(env.config(proxy(address, echo.address), level=None))
     bitflow.wait_bound(int(address.rpartition(":")[2]))
@@ -54,7 +54,7 @@ def test_no_log_when_off(env):
 
 
 def names_asked_for(env, level):
-    """How often the ends of sockets are asked for while three connections come and go well."""
+    """How often sockets are asked for their addresses while three connections come and end well."""
     echo, address = env.echo(), env.address()
     port = int(address.rpartition(":")[2])
     bitflow = env.launch(env.config(proxy(address, echo.address, connection_log=None), level=level))
@@ -71,14 +71,14 @@ def names_asked_for(env, level):
         return strace.log.read_text().count("name(")
 
 
-def test_what_is_not_told_is_not_found_out(env):
-    """A log of errors alone costs connections that end well nothing."""
+def test_a_log_of_errors_alone_asks_for_no_addresses(env):
+    """Connections that end well cost it nothing."""
     silent = names_asked_for(env, None)
     assert names_asked_for(env, "error") == silent
     assert names_asked_for(env, "info") > silent
 
 
-def test_start_up_errors_print_without_a_log(env):
+def test_an_error_of_the_start_is_printed_when_the_log_is_off(env):
     taken = env.listen()
     bitflow = env.launch(env.config(proxy(taken.address, env.address()), level=None))
     bitflow.expected_status = 1
@@ -99,7 +99,7 @@ def test_every_line_is_logfmt(env):
     bitflow.stop()
     text = bitflow.stderr().splitlines()
     lines = bitflow.log_lines()
-    assert len(lines) == len(text), "lines that are not of the log"
+    assert len(lines) == len(text), "lines that do not belong to the log"
     for raw, line in zip(text, lines):
         assert list(line)[:2] == ["ts", "level"], raw
         moment = datetime.datetime.strptime(line["ts"], "%Y-%m-%dT%H:%M:%S.%fZ")
@@ -118,7 +118,7 @@ def test_lines_of_a_connection_carry_its_proxy_and_id(env):
     assert {line["proxy"] for line in lines} == {"shop"}
 
 
-def test_failed_dial_is_told(env):
+def test_the_log_tells_why_a_dial_failed(env):
     address, target = env.address(), env.refusing()
     bitflow = env.start(proxy(address, target, name="shop"))
     sockets.was_rejected(env.connect(address))
@@ -131,7 +131,7 @@ def test_failed_dial_is_told(env):
             and line["level"] in ("info", "warn", "error")
             and "refused" in str(line)
         ],
-        "the log tells why",
+        "the log says why",
     )
 
 
@@ -143,7 +143,7 @@ def test_the_first_line_tells_version_and_arithmetic(env):
     assert version == "bitflow " + first["version"] and arithmetic == "arithmetic: " + first["arithmetic"], first
 
 
-def test_listening_line(env):
+def test_each_listener_is_logged_with_its_address(env):
     echo = env.echo()
     addresses = {
         "four": env.address(),

@@ -1,5 +1,5 @@
-"""The application log's two formats, what is said when the same happens over and over, and the one id that a
-connection has everywhere."""
+"""The application log's two formats, its limit on lines that repeat, and the id of a connection, which is the same
+everywhere."""
 
 import datetime
 import json
@@ -15,7 +15,7 @@ import sockets
 from environment import proxy
 from waiting import wait_for
 
-LIMIT = 10  # lines that say the same are written so often a second
+LIMIT = 10  # lines of a kind that are written in a second
 
 
 def json_log(level):
@@ -41,7 +41,7 @@ def test_every_line_is_json(env):
     text = bitflow.stderr_path.read_bytes()
     lines = bitflow.log_lines()
     assert text.endswith(b"\n")
-    assert len(lines) == len(text.decode("utf-8", "strict").splitlines()), "lines that are not of the log"
+    assert len(lines) == len(text.decode("utf-8", "strict").splitlines()), "lines that do not belong to the log"
     for line in lines:
         assert list(line)[:3] == ["ts", "level", "msg"], line
         moment = datetime.datetime.strptime(line["ts"], "%Y-%m-%dT%H:%M:%S.%fZ")
@@ -55,7 +55,7 @@ def test_every_line_is_json(env):
 
 @pytest.mark.parametrize("format", ["json", "logfmt"])
 def test_a_peer_cannot_forge_a_line(env, format):
-    """A client's Unix address may have any bytes, and is logged."""
+    """A client's Unix address is logged, and may have any bytes in it."""
     echo, address = env.echo(), env.unix()
     bitflow = env.start(
         proxy(address, echo.address), application={"log": {"level": "debug", "format": format}}
@@ -72,7 +72,7 @@ def test_a_peer_cannot_forge_a_line(env, format):
         bitflow.wait_records(number + 1)
     bitflow.stop()
     text = bitflow.stderr_path.read_bytes().decode("utf-8", "strict")
-    lines = text.splitlines()  # at whatever some reader may take for the end of a line
+    lines = text.splitlines()  # at whatever a reader may take for the end of a line
     assert all(line.startswith('{"ts":' if format == "json" else "ts=") for line in lines), text
     accepted = [line for line in lines if "accepted" in line]
     assert len(accepted) == len(names)
@@ -98,7 +98,7 @@ def test_a_reload_changes_format_and_level(env):
         before = len(bitflow.stderr())
         env.config(entry, **settings)
         bitflow.signal(signal.SIGHUP)
-        line = wait_for(lambda: bitflow.stderr()[before:], "it says that it is reloaded")
+        line = wait_for(lambda: bitflow.stderr()[before:], "the log says that it is reloaded")
         assert re.fullmatch(expected, line), line
 
     change(r'\{"ts":"[^"]+","level":"info","msg":"reloaded","file":"[^"]+"\}\n', application=json_log("info"))
@@ -107,25 +107,24 @@ def test_a_reload_changes_format_and_level(env):
     env.config(entry, application=json_log("error"))
     bitflow.signal(signal.SIGHUP)
     bitflow.wait_taken(signal.SIGHUP)
-    # What is wrong is told at that level, in that format, and what was told before it is seen then.
+    # What is wrong is logged at that level, in that format; then all that was to be logged before is there, too.
     env.write("server: {}\n")
     bitflow.signal(signal.SIGHUP)
     line = wait_for(lambda: "reload failed" in bitflow.stderr() and bitflow.stderr()[len(before):], "the reload fails")
     assert {json.loads(each)["level"] for each in line.splitlines()} == {"error"}, line
     bitflow.stop()
-    assert bitflow.stderr() == before + line, "at level error neither the reload nor the end is told"
+    assert bitflow.stderr() == before + line, "at level error neither the reload nor the end is logged"
 
 
 def told(lines, **wanted):
-    """(lines of this kind that are whole, how many more there were by those that say so)."""
+    """(whole lines of this kind, how many more there were according to the lines that count them)."""
     of_kind = [line for line in lines if all(line.get(key) == value for key, value in wanted.items())]
     whole = [line for line in of_kind if "more" not in line]
     return whole, sum(int(line["more"]) for line in of_kind if "more" in line)
 
 
-def test_a_storm_of_errors(env):
-    """A target that is down: of the lines about its connections a few are written, the rest is told in one,
-    though nothing is logged any more."""
+def test_a_storm_of_errors_is_logged_as_a_few_lines_and_a_count(env):
+    """A target is down: one line counts the rest, even if nothing else is logged any more."""
     address, count = env.address(), 60
     bitflow = env.start(proxy(address, env.refusing(), name="shop"), level="warn", wait=False)
     bitflow.wait_bound(int(address.rpartition(":")[2]))
@@ -142,7 +141,7 @@ def test_a_storm_of_errors(env):
             whole, more = told(bitflow.log_lines(True), proxy="shop", **wanted)
             return (whole, more) if len(whole) + more == count else None
 
-        whole, more = wait_for(all_are_told, lambda: f"all {count} are told of: {bitflow.stderr()}")
+        whole, more = wait_for(all_are_told, lambda: f"all {count} are accounted for: {bitflow.stderr()}")
         windows = int(time.monotonic() - start) + 1
         assert LIMIT <= len(whole) <= LIMIT * windows
         assert len({line["conn"] for line in whole}) == len(whole)
@@ -151,7 +150,7 @@ def test_a_storm_of_errors(env):
     assert more and not any("conn" in line or "client" in line for line in more)
 
 
-def test_the_end_tells_of_what_was_left_out(env):
+def test_the_lines_left_out_are_counted_at_the_end(env):
     address, count = env.address(), 30
     bitflow = env.start(proxy(address, env.refusing(), name="shop"))
     for _ in range(count):
@@ -164,9 +163,7 @@ def test_the_end_tells_of_what_was_left_out(env):
     assert lines[-1]["msg"] == "ended"
 
 
-def test_one_id_everywhere(env):
-    """A connection has the same id in its threads' names, the log, the connection log and the header that its
-    target gets."""
+def test_a_connection_has_one_id_in_threads_logs_and_header(env):
     address, target = env.address(), env.listen()
     bitflow = env.start(
         proxy(address, target.address, name="shop", enable_proxy_header=True, proxy_header_version=2),

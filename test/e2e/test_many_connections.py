@@ -1,5 +1,4 @@
-"""Thousands of connections at once, random data both ways, random orders of ends: every byte is accounted
-for."""
+"""Thousands of connections at once, random data both ways, random orders of ends: every byte is accounted for."""
 
 import collections
 
@@ -12,7 +11,7 @@ REASONS = {"client resets last": "client_reset", "target resets last": "target_r
 
 
 def account(bitflow, crowd):
-    """Asserts that the connection log tells of each connection what was done over it."""
+    """Asserts that the connection log has what each connection did; returns the records by client."""
     records = {record["client"]: record for record in bitflow.wait_records(crowd.count, timeout=30)}
     assert len(records) == crowd.count
     for plan in crowd.plans:
@@ -23,7 +22,7 @@ def account(bitflow, crowd):
     return records
 
 
-def test_two_thousand_connections(env):
+def test_every_byte_of_two_thousand_connections_is_accounted_for(env):
     count = scale(2000)
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address), plan={"limits": {"NOFILE": 16384}})
@@ -57,8 +56,8 @@ def test_two_thousand_connections(env):
     assert sockets.receive_exactly(target, 8) == b"one more"
 
 
-def test_crowd_over_unix_sockets(env):
-    """No resets here: a Unix socket has none to speak of."""
+def test_every_byte_of_a_crowd_over_unix_sockets_is_accounted_for(env):
+    """Without resets: a Unix socket has none to speak of."""
     listener, address = env.listen(env.unix("back.sock")), env.unix()
     bitflow = env.start(proxy(address, listener.address), plan={"limits": {"NOFILE": 8192}})
     crowd = env.keep(Crowd(address, listener, scale(500), 2))
@@ -76,8 +75,7 @@ def test_crowd_over_unix_sockets(env):
     bitflow.assert_quiet()
 
 
-def test_crowds_again_and_again(env):
-    """The same crowd four times: descriptors, threads and memory stay where they were."""
+def test_repeated_crowds_leave_no_descriptors_threads_or_memory_behind(env):
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address), plan={"limits": {"NOFILE": 8192}})
     resting_threads, held = len(bitflow.thread_names()), []
@@ -92,7 +90,7 @@ def test_crowds_again_and_again(env):
             (sum(bitflow.descriptors().values()), len(bitflow.thread_names()), bitflow.memory_kib("VmRSS"))
         )
     assert held[3][0] <= held[1][0] + 8, f"descriptors: {held}"
-    # How many threads were busy at once depends on which flows met a full socket; those are parked now. More than two a
-    # connection never were, and a thread lost with each connection would be four crowds' worth.
+    # How many threads were busy at once depends on which flows met a full socket; those are parked now. There were
+    # never more than two for a connection; a thread lost with each connection would be four crowds' worth.
     assert held[3][1] <= resting_threads + 2 * crowd.count, f"threads: {resting_threads}, then {held}"
     assert held[3][2] <= held[1][2] + scale(4096, 20_000), f"KiB of memory: {held}"

@@ -1,4 +1,4 @@
-"""Metrics, as a real statsd (npm's) receives and aggregates them."""
+"""Metrics as a real statsd (npm's) receives and aggregates them."""
 
 import ssl
 import subprocess
@@ -22,7 +22,7 @@ def statsd(env):
     return env.keep(Statsd())
 
 
-def test_connections_bytes_and_times(env, statsd):
+def test_connections_bytes_and_times_are_counted(env, statsd):
     echo, address = env.echo(), env.address()
     bitflow = start(env, statsd, proxy(address, {"name": "the.echo", "address": echo.address}))
     for size in (1, 1000, 5000):
@@ -79,7 +79,7 @@ def test_a_transfer_is_counted_while_it_lives(env, statsd):
     wait_counters(statsd, {f"{PROXY}.bytes.from_client": 100_007, f"{PROXY}.bytes.from_target": 50_000})
 
 
-def test_rejections_and_ends_by_reason(env, statsd):
+def test_rejections_and_ends_are_counted_by_reason(env, statsd):
     echo, first, second, third = env.echo(), env.address(), env.address(), env.address()
     fourth, fifth = env.address(), env.address()
     bitflow = start(
@@ -125,7 +125,7 @@ def test_rejections_and_ends_by_reason(env, statsd):
     assert not family(statsd, "proxy.closed.connections.accepted")
 
 
-def test_failed_dials_by_target_and_cause(env, statsd):
+def test_failed_dials_are_counted_by_target_and_cause(env, statsd):
     echo, address = env.echo(), env.address()
     full = env.listen(backlog=0)
     full.fill_queue()
@@ -165,7 +165,7 @@ def test_failed_dials_by_target_and_cause(env, statsd):
     wait_for(lambda: statsd.timer_counts().get(f"{PROXY}.time.connect") == 1, "its connect time")
 
 
-def test_failed_handshakes_by_cause(env, statsd, pki):
+def test_failed_handshakes_with_clients_are_counted_by_cause(env, statsd, pki):
     echo, address, strict = env.echo(), env.address(), env.address()
     listener = tls_listener(
         pki.server.entry() | {"authority": str(pki.trusted)}, verify_mode="strict", handshake_timeout="200ms"
@@ -206,7 +206,7 @@ def test_failed_handshakes_by_cause(env, statsd, pki):
     assert not family(statsd, f"{PROXY}.target.")
 
 
-def test_handshakes_with_targets(env, statsd, pki):
+def test_failed_handshakes_with_targets_are_failed_dials(env, statsd, pki):
     address = env.address()
     servers = {name: tls_raw.server_context(pki.bad_servers[name]) for name in ("expired", "wrong name")}
     listeners = {name: env.listen() for name in servers}
@@ -242,7 +242,7 @@ def test_handshakes_with_targets(env, statsd, pki):
     assert sum(family(statsd, f"{PROXY}.target.plain.handshakes.failed").values()) == 1
 
 
-def test_times_of_handshakes_and_days_left(env, statsd, pki):
+def test_handshakes_are_timed_and_certificates_days_are_counted(env, statsd, pki):
     server = tls_raw.server_context(pki.server)
     listener, address = env.listen(), env.address()
     target = tls_target(listener.address, pki.trusted, identity=pki.client)
@@ -283,10 +283,10 @@ def test_the_time_of_a_targets_handshake_leaves_out_those_that_failed(env, stats
     assert accepted.read() == b"hello"
     name = f"{PROXY}.time.target_handshake"
     (told,) = wait_for(lambda: statsd.timers().get(name), lambda: f"its time: {statsd.timer_counts()}")
-    assert 0 < told < 1500  # which the silent one alone took
+    assert 0 < told < 1500  # what the silent target alone took
 
 
-def test_process_and_threads(env, statsd):
+def test_the_figures_of_the_process_are_the_kernels(env, statsd):
     echo, address = env.echo(), env.address()
     bitflow = start(env, statsd, proxy(address, echo.address))
     clients = [env.connect(address) for _ in range(7)]

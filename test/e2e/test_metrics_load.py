@@ -1,4 +1,4 @@
-"""As many connections a second as the machine makes: nothing of what was counted is missing at the end."""
+"""As many connections a second as the machine can make: at the end no count is missing."""
 
 import pytest
 
@@ -14,7 +14,7 @@ SECONDS = 4
 
 
 def receive_drops(port):
-    """Datagrams that the kernel had no room for in the socket of that port."""
+    """Datagrams for which the kernel had no room in the socket of that port."""
     with open("/proc/net/udp") as stream:
         return sum(int(line.split()[-1]) for line in stream if line.split()[1].endswith(f":{port:04X}"))
 
@@ -50,7 +50,7 @@ def test_nothing_is_lost_without_being_counted(env, transport):
     assert counted("connections.accepted") == made
     assert counted("bytes.from_client") == counted("bytes.from_target") == made * load.SIZE
     assert counted("target.target1.dials.attempted") == made
-    # The times: those that came, with their rates, and those that were dropped, make all of them.
+    # The times that arrived, with their rates, and those that were dropped are all of them.
     bitflow.stop()
     wait_for(
         lambda: sum(statsd.timer_counts().get(f"{PROXY}.time.{name}", 0) for name in TIMERS)
@@ -62,7 +62,7 @@ def test_nothing_is_lost_without_being_counted(env, transport):
     for name in TIMERS:
         count = statsd.timer_counts()[f"{PROXY}.time.{name}"]
         assert made - dropped - 0.01 <= count <= made + 0.01, (name, count, made, dropped)
-        # However many there were, so many were sent.
+        # However many there were, no more than this were sent.
         assert len(statsd.timers()[f"{PROXY}.time.{name}"]) <= 100 * (report["seconds"] + 3)
     assert receive_drops(statsd.port) == 0
     packets = statsd.counter("statsd.packets_received") - before

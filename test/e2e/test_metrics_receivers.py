@@ -20,8 +20,8 @@ def statsd(env):
     return env.keep(Statsd())
 
 
-def test_what_was_before_is_not_counted_and_what_lives_goes_on(env, statsd):
-    """Metrics that a reload turns on, and off, and on."""
+def test_metrics_that_a_reload_turns_on_count_from_then_on(env, statsd):
+    """On, and off, and on again, while a connection lives."""
     listener, address = env.listen(), env.address()
     entry = proxy(address, listener.address)
     bitflow = env.start(entry)
@@ -76,7 +76,7 @@ def test_nothing_is_lost_while_the_receiver_is_away(env):
     wait_for(lambda: bitflow.stderr().count("metrics cannot be sent") == 2, "it is said again", 15)
     second = env.keep(Statsd(port))
     wait_counters(second, {f"{PROXY}.connections.accepted": 3, f"{PROXY}.connections.closed.completed": 3})
-    # What was in the datagrams that nobody got is either sent again or counted.
+    # What was in the datagrams that nobody received is either sent again or counted as dropped.
     wait_for(
         lambda: second.timer_counts().get(f"{PROXY}.time.lifetime", 0)
         + second.timer_counts().get(f"{PROXY}.time.connect", 0)
@@ -88,7 +88,7 @@ def test_nothing_is_lost_while_the_receiver_is_away(env):
     bitflow.quiet_check = False  # the socket was not there at the start
 
 
-def test_unix_datagrams(env, statsd):
+def test_metrics_reach_a_unix_socket_that_comes_and_goes(env, statsd):
     """socat hands each datagram on as it is."""
     echo, address, path = env.echo(), env.address(), f"{env.directory}/statsd.sock"
     entry = proxy(address, echo.address)
@@ -97,7 +97,7 @@ def test_unix_datagrams(env, statsd):
     for number in (1, 2, 3):
         use(address)
         bitflow.wait_records(number)
-        # From the second on, there is a socket's file that nobody reads from.
+        # From the second round on, there is a socket file from which nobody reads.
         relay = env.keep(
             Program(["socat", "-b65536", f"UNIX-RECV:{path},unlink-early", f"UDP-SENDTO:{statsd.address}"])
         )
@@ -126,7 +126,7 @@ def test_a_reload_changes_receiver_and_prefix(env, statsd):
     use(address)
     ended = f"two.{PROXY}.connections.closed.completed"
     wait_counters(other, {f"two.{PROXY}.connections.accepted": 1, ended: 1})
-    # A configuration that is wrong changes nothing.
+    # A bad configuration changes nothing.
     env.config(entry, application=metrics("nowhere"))
     bitflow.signal(signal.SIGHUP)
     wait_for(lambda: "reload failed" in bitflow.stderr(), "it is refused")
@@ -134,7 +134,7 @@ def test_a_reload_changes_receiver_and_prefix(env, statsd):
     wait_counters(other, {f"two.{PROXY}.connections.accepted": 2})
 
 
-def test_the_last_report_has_everything(env, statsd):
+def test_the_last_report_has_everything_up_to_the_end(env, statsd):
     listener, address = env.listen(), env.address()
     bitflow = start(env, statsd, proxy(address, listener.address))
     pairs = [env.pair(address, listener) for _ in range(3)]
@@ -174,8 +174,8 @@ INFLUXDB_LINE = re.compile(  # Telegraf's plugins/inputs/statsd, "Influx Statsd"
 )
 
 
-def test_dogstatsd_tags(env, statsd):
-    """statsd 0.9 understands Datadog's tags, and makes Graphite's of them."""
+def test_statsd_understands_the_dogstatsd_tags(env, statsd):
+    """statsd 0.9 makes Graphite's tags of them."""
     echo, address = env.echo(), env.address()
     start(
         env,
@@ -199,7 +199,7 @@ def test_dogstatsd_tags(env, statsd):
 
 
 def received_lines(receiver, until):
-    """Every line that comes, until one of them begins so."""
+    """The lines that arrive, until one of them begins with `until`."""
     lines = []
     receiver.settimeout(15 * pace())
     while not any(line.startswith(until) for line in lines):
@@ -215,6 +215,7 @@ def received_lines(receiver, until):
         ("dogstatsd", DOGSTATSD_LINE, "proxy.time.lifetime:"),
         ("influxdb", INFLUXDB_LINE, "proxy.time.lifetime,proxy=front:"),
     ],
+    ids=["dogstatsd", "influxdb"],
 )
 def test_every_line_is_in_the_grammar(env, tag_format, grammar, until):
     receiver = env.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -235,20 +236,20 @@ def test_every_line_is_in_the_grammar(env, tag_format, grammar, until):
     bitflow.quiet_check = False  # the socket was not there at the start
 
 
-def test_influxdb_tags(env, statsd):
+def test_the_influxdb_tags_follow_the_name(env):
     """As Telegraf reads them; this statsd takes them for a part of the name."""
-    raw = env.keep(Statsd(keyNameSanitize=False))
+    statsd = env.keep(Statsd(keyNameSanitize=False))
     echo, address = env.echo(), env.address()
-    start(env, raw, proxy(address, echo.address), tag_format="influxdb")
+    start(env, statsd, proxy(address, echo.address), tag_format="influxdb")
     use(address)
     wait_counters(
-        raw,
+        statsd,
         {
             "proxy.connections.closed,proxy=front,reason=completed": 1,
             "proxy.target.dials.attempted,proxy=front,target=target1": 1,
         },
     )
-    raw.assert_clean()
+    statsd.assert_clean()
 
 
 def test_every_name_is_documented(env, statsd):

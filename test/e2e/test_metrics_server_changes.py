@@ -1,5 +1,5 @@
-"""Metrics that move: to another server under load, to a socket that is made anew, to a name that comes late; transfers
-that are counted while they run."""
+"""Metrics whose receiver changes: another server under load, a socket that is made anew, a name that is not known at
+first; transfers that are counted while they run."""
 
 import concurrent.futures
 import itertools
@@ -30,7 +30,7 @@ def reload(env, bitflow, *proxies, application=None):
 
 
 class Load:
-    """Short connections of known size, until it is stopped."""
+    """Short connections of known size, until it is closed."""
 
     def __init__(self, address, threads=4):
         self.address, self.over = address, threading.Event()
@@ -55,8 +55,7 @@ class Load:
         self.pool.shutdown()
 
 
-def test_from_one_server_to_the_next_under_load(env):
-    """What happens at the change arrives at either of them, once."""
+def test_every_count_arrives_once_when_the_server_changes_under_load(env):
     first, second = env.keep(Datagrams()), env.keep(Datagrams())
     address, listener, long = env.address(), env.listen(), env.address()
     entries = [proxy(address, env.echo().address), proxy(long, listener.address, name="long")]
@@ -81,7 +80,7 @@ def test_from_one_server_to_the_next_under_load(env):
     bitflow.quiet_check = False  # a socket more than at the start
 
 
-def test_off_and_on_to_another_server(env):
+def test_each_server_gets_what_was_counted_in_its_own_time(env):
     """What was counted until the end of one server arrives there; the other hears of what was after its beginning."""
     first, second = env.keep(Datagrams()), env.keep(Datagrams())
     address = env.address()
@@ -94,7 +93,7 @@ def test_off_and_on_to_another_server(env):
     wait_for(lambda: not bitflow.busy_threads(), "all have ended")
     reload(env, bitflow, entry, application=all_on())
     wait_for(lambda: "statsd" not in bitflow.thread_names(), "nothing is sent any more")
-    # At once: the last report goes off before the thread ends.
+    # At once: the last report is sent before the thread ends.
     assert first.counters()[f"{PROXY}.connections.closed.completed"] == 7
     assert first.counters()[f"{PROXY}.bytes.from_target"] == 7000
     for _ in range(5):
@@ -112,8 +111,8 @@ def test_off_and_on_to_another_server(env):
     bitflow.quiet_check = False
 
 
-def test_a_unix_socket_that_is_made_anew(env):
-    """Under load, in every order of deleting, closing and binding: each count arrives at one socket or the next."""
+def test_no_count_is_lost_when_a_unix_socket_is_made_anew_under_load(env):
+    """In every order of deleting, closing and binding."""
     path, beside, address = env.directory / "statsd.sock", env.directory / "new.sock", env.address()
     receivers = [env.keep(Datagrams(path))]
     bitflow = env.start(proxy(address, env.echo().address), application=all_on(f"unix://{path}"))
@@ -146,8 +145,8 @@ def test_a_unix_socket_that_is_made_anew(env):
     bitflow.quiet_check = False  # the socket was not there at the start
 
 
-def test_a_name_that_comes_late(env):
-    """Neither data nor the end wait for a receiver whose name is nobody's; when it is somebody's, all is sent."""
+def test_metrics_are_sent_when_the_receivers_name_is_known_at_last(env):
+    """Until then neither data nor the end of a connection waits for it."""
     statsd, address = env.keep(Datagrams()), env.address()
     port = statsd.address.rpartition(":")[2]
     plan = hosts.plan(env, [("front.test", "127.0.0.1")])
@@ -168,7 +167,7 @@ def test_a_name_that_comes_late(env):
     bitflow.quiet_check = False
 
 
-def test_a_name_server_that_says_nothing(env):
+def test_a_silent_name_server_delays_neither_data_nor_the_end(env):
     address = env.address()
     with hosts.SilentNameServer() as silent:
         bitflow = env.start(
@@ -201,7 +200,7 @@ def test_bulk_is_counted_while_it_runs(env, pki):
         application=all_on(statsd),
     )
     client, end = env.connect(plain), tls_client(env, sealed)
-    # So much at a time that neither side's buffers need to hold more.
+    # No more at a time than the buffers hold.
     chunk, sent = os.urandom(100_000), 0
     counters = [f"proxy.{name}.bytes.from_{side}" for name in ("plain", "sealed") for side in ("client", "target")]
     seen = {counter: set() for counter in counters}
@@ -217,7 +216,7 @@ def test_bulk_is_counted_while_it_runs(env, pki):
         end.round_trip(chunk)
         sent += len(chunk)
     assert grown(), seen
-    # While they live, all of it is told a second later.
+    # While the connections live, all of it is reported a second later.
     wait_for(lambda: all(statsd.counters()[counter] == sent for counter in counters), lambda: f"{sent} of each: {seen}")
     assert not any("connections.closed" in name for name in statsd.counters())
     end.end()

@@ -1,4 +1,4 @@
-"""TLS in metrics: each failed handshake under its cause, as many as the connection log has, and certificates' days."""
+"""TLS in metrics: each failed handshake under its cause, as many as in the connection log; the days of certificates."""
 
 import collections
 import datetime
@@ -27,7 +27,7 @@ def statsd(env):
 
 
 def shake(client, context=None, server_name="server.test"):
-    """A handshake, and whatever comes after it, to the end."""
+    """A handshake, and everything after it until the end."""
     try:
         end = tls_raw.Tls(client, context or tls_raw.client_context(), server_name=server_name).handshake()
         end.read_until_end()
@@ -102,10 +102,10 @@ def wait_causes(statsd, pattern, cases):
     wait_equal(lambda: {name: {cause: 2} for name, (cause, *_) in cases.items()}, lambda: by_cause(statsd, pattern))
 
 
-def test_clients_handshakes(env, pki, statsd):
+def test_each_failed_handshake_of_a_client_is_counted_under_its_cause(env, pki, statsd):
     cases, addresses, entries = clients_cases(pki), {}, []
     target = {"name": "server.test", "address": env.echo().address}
-    for number, (name, (_, _, keys, _)) in enumerate(cases.items()):
+    for name, (_, _, keys, _) in cases.items():
         addresses[name] = env.address()
         listener = tls_listener(pki.server.entry() | {"authority": str(pki.trusted)}, **keys)
         options = {"connection_load_balancer": "sni"} if name == "name" else {}
@@ -137,7 +137,7 @@ def serves(context):
 
 
 def answers(data):
-    """Takes the ClientHello, and says this."""
+    """Answers the ClientHello with this."""
 
     def handler(connection):
         connection.recv(65536)
@@ -154,8 +154,8 @@ def refuses_by(pki, alert):
 
 
 def targets_cases(pki, asked):
-    """name: (cause, the record's reason, what the target does, keys of its tls_context). `asked` is released when
-    the one that never answers has got a ClientHello."""
+    """name: (cause, the record's reason, what the target does, keys of its tls_context). `asked` is released when the
+    target that never answers gets a ClientHello."""
 
     def never(connection):
         connection.recv(1)
@@ -182,8 +182,8 @@ def targets_cases(pki, asked):
     return cases
 
 
-def test_targets_handshakes(env, pki, statsd):
-    """Each failed one is a failed dial under the record's reason, too."""
+def test_each_failed_handshake_of_a_target_is_counted_under_its_cause(env, pki, statsd):
+    """Each is a failed dial under the record's reason, too."""
     asked = threading.Semaphore(0)
     cases, addresses, entries = targets_cases(pki, asked), {}, []
     for name, (_, _, handler, keys) in cases.items():
@@ -209,16 +209,17 @@ def test_targets_handshakes(env, pki, statsd):
     wait_sums(bitflow, statsd)
 
 
-# Certificates' days
+# The days of certificates
+
 
 def until(**left):
-    """An end date that is so far away, as openssl takes it."""
+    """An end date that is so far away, in openssl's format."""
     end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(**left)
     return end.strftime("%Y%m%d%H%M%SZ")
 
 
-def test_days_left(env, pki, statsd):
-    """Of several certificates the first to expire counts, of a chain its weakest link; a renewal is seen."""
+def test_days_left_are_those_of_the_certificate_that_expires_first(env, pki, statsd):
+    """Of several certificates, and within a chain; a renewal is seen."""
     key = pki.keys["p256"]
 
     def lasting(authority=None, names="DNS:server.test", **left):
@@ -256,7 +257,7 @@ def test_days_left(env, pki, statsd):
     live.certificate.write_bytes(renewed.certificate.read_bytes())
     bitflow.signal(signal.SIGHUP)
     wait_for(lambda: left() == days | {"ten": 90}, lambda: f"{left()}: it was renewed")
-    # A file that does not go with its key is refused, and the one in force goes on to be told.
+    # A file that does not match its key is refused; the days of the one in force are reported on.
     live.certificate.write_bytes(pki.second_server.certificate.read_bytes())
     bitflow.signal(signal.SIGHUP)
     wait_for(lambda: "reload failed" in bitflow.stderr(), "it is refused")

@@ -1,5 +1,5 @@
-"""On a machine that lacks something, the suite leaves out what takes it, and says so; in CI it fails. cmake/check.sh is
-run by a user without rights on a copy of the tree, with a PATH that lacks programs."""
+"""On a machine that lacks something, the suite leaves out what needs it, and says so; in CI it fails. A user without
+rights runs cmake/check.sh on a copy of the tree, with a PATH that lacks programs."""
 
 import json
 import os
@@ -23,7 +23,7 @@ HIDDEN = {"sudo", "npm", "node", "nodejs", "clang-format-19"}
 def checkout(env):
     """A copy of the tree, with a directory of programs beside it."""
     copy, programs = env.directory / "tree", env.directory / "programs"
-    # Of style's tests only those of the program that is hidden: the others are slow, and nothing of this.
+    # Of style's tests only those of the program that is hidden: the others are slow and beside the point.
     others = ["test_layers.py", "test_forbidden.py", "test_sizes.py"]
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("build", ".git", "__pycache__", *others))
     programs.mkdir()
@@ -57,15 +57,17 @@ def test_what_is_missing_is_named_and_left_out(checkout):
     assert left.split() == ["style", "1", "tests", "clang-format-19"], done.stdout
 
 
-def test_in_ci_it_is_a_failure(checkout):
+def test_in_ci_what_is_missing_is_a_failure(checkout):
     done = check(checkout, CI="true")
     assert done.returncode == 1 and "npm" in done.stderr, done.stdout + done.stderr
     assert "summary" not in done.stdout
 
 
-@pytest.mark.parametrize("ci, outcome", [("", "1 passed, 2 skipped"), ("true", "2 failed, 1 passed")])
-def test_a_test_that_lacks_something(tmp_path, ci, outcome):
-    """A program, and a capability that says why it is not there."""
+@pytest.mark.parametrize(
+    "ci, outcome", [("", "1 passed, 2 skipped"), ("true", "2 failed, 1 passed")], ids=["elsewhere", "in CI"]
+)
+def test_a_test_that_lacks_something_is_skipped_or_fails_in_ci(tmp_path, ci, outcome):
+    """A program, or a capability that says why it is missing."""
     (tmp_path / "test_three.py").write_text(
         f"import sys\nsys.path.insert(0, {str(HERE)!r})\nimport needs, programs\n"
         "def test_program(): programs.find('no-such-program')\n"
