@@ -47,10 +47,12 @@ class Crowd:
         names = ("web", "few", "closed", "tls", "dead", "over", "nameless", "hasty", "header", "doubt", "gone")
         self.address = {name: env.address() for name in names}
         self.is_plain_at_tls = self.says("tls", b"GET / HTTP/1.1\r\n\r\n")
-        self.kinds = [self.echoes, self.resets, self.says("web", b"R"), self.downloads, self.is_plain_at_tls, self.knocks]
-        self.kinds += [self.comes_to(name) for name in ("few", "closed", "dead", "nameless", "doubt", "gone")]
-        self.kinds += [self.goes_over, self.says("hasty", b"S"), self.says("header", b"HELO who is there\r\n")]
-        self.kinds += [self.speaks_tls, self.distrusts]
+        self.kinds = [
+            self.echoes, self.resets, self.says("web", b"R"), self.downloads, self.is_plain_at_tls, self.knocks,
+            *(self.comes_to(name) for name in ("few", "closed", "dead", "nameless", "doubt", "gone")),
+            self.goes_over, self.says("hasty", b"S"), self.says("header", b"HELO who is there\r\n"),
+            self.speaks_tls, self.distrusts,
+        ]
         self.pki = pki
 
     def proxies(self):
