@@ -169,7 +169,7 @@ def test_the_longest_names_are_whole_in_metrics_records_and_log(env, statsd, tag
             sockets.round_trip(client)
         wait_for(lambda: len(ends(bitflow.records())) == 2, "records")
         event = receiver.wait_event(reason="connect_refused")
-        # Sentry takes no more than 200 characters of a tag; as many as there are, are the target's own.
+        # Sentry takes at most 200 characters of a tag: it gets the beginning of the target's name.
         assert event["tags"]["proxy"] == name and target.startswith(event["tags"]["target"])
         assert event["tags"]["target"] == target[:200]
         record = next(record for record in ends(bitflow.records()) if record["proxy"] == name)

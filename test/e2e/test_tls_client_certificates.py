@@ -100,7 +100,7 @@ def test_openssl_gets_in_only_with_what_the_mode_allows(front, pki, mode, sent, 
             client.wait_said(f"alert ({OPENSSL_ALERTS[sent]})")
             assert client.wait_ended() != 0
         assert ("Requested Signature Algorithms" in client.text()) == (mode != "none"), client.text()
-        if version == "TLSv1.2":  # optional in 1.3: mbedTLS names none
+        if version == "TLSv1.2":  # optional in 1.3, where mbedTLS names none
             assert ("No client certificate CA names sent" in client.text()) == (mode == "none")
     check(front, pki, mode, sent, version)
 

@@ -135,7 +135,7 @@ def test_a_weak_or_foreign_offer_is_refused_in_words(front, more, words):
 
 
 def test_data_in_one_segment_with_the_clients_last_flight_is_not_lost(env, front, pki):
-    """(In TLS 1.2 the last flight is the server's.)"""
+    """In TLS 1.2 the last flight is the server's."""
     context = tls_raw.client_context(pki.trusted, version="TLSv1.3")
     client = tls_raw.Tls(env.connect(front.addresses["p384"]), context, server_name="server.test")
     last = client.handshake_but_for_the_last_flight()

@@ -72,7 +72,7 @@ def test_a_start_with_a_bad_file_fails_the_same_way(env, pki):
 
 @pytest.mark.parametrize("kind, words", [("expired", "expired on 2021-01-01"), ("not yet valid", "not valid before")],
                          ids=["expired", "not yet valid"])
-def test_expiry_is_a_warning(env, pki, kind, words):
+def test_a_certificate_outside_its_validity_period_is_a_warning(env, pki, kind, words):
     status, lines, _ = check(env, proxy(env.address(), env.refusing(), listener=tls_listener(pki.bad_servers[kind])))
     assert status == 0
     assert len([line for line in lines if "warning" in line and words in line]) == 1, lines

@@ -17,7 +17,7 @@ from waiting import pace
 ALERTS = {"illegal_parameter", "handshake_failure", "decode_error", "decrypt_error"}
 RULES = "the client broke the rules of TLS"
 NAMES = {P256: "P-256", P384: "P-384", X25519: "X25519"}
-# P-384 goes the same way as P-256.
+# P-384 takes the same path as P-256: a few cases suffice.
 BAD = [
     *((P256, what) for what in wire.bad_points(P256)),
     *((P384, what) for what in ("off the curve", "infinity", "a byte too short")),

@@ -69,7 +69,7 @@ def test_a_terminating_listener_refuses_a_server_name_without_a_target(env, term
     assert (asked or "no server name") in record["error"]
 
 
-def test_openssl_shows_the_alert(env, terminated):
+def test_openssl_shows_the_alert_for_a_server_name_without_a_target(env, terminated):
     address, _ = terminated
     with tls_peers.openssl_client(address, name="nobody.test") as client:
         assert client.wait_ended() != 0

@@ -151,7 +151,7 @@ def test_records_of_the_smallest_and_the_largest_size_pass(env, front, pki, targ
 
 
 def test_data_in_one_segment_with_the_servers_last_flight_is_not_lost(env, front, pki, target):
-    """(In TLS 1.3 the last flight is the client's.)"""
+    """In TLS 1.3 the last flight is the client's."""
     listener = env.listen(target)
     client = env.connect(front.addresses["front"])
     context = tls_raw.server_context(pki.server, version="TLSv1.2")

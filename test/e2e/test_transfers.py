@@ -236,7 +236,7 @@ def test_small_and_bulk_data_by_turns_arrives_whole(env, kind):
     pump_check(client, target, random.Random(5), scale(200))
 
 
-def test_bulk_uses_pipes_and_gives_them_back(env):
+def test_only_bulk_data_takes_pipes(env):
     """An idle or chatty connection holds no pipe; bulk data is spliced through one."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address))
