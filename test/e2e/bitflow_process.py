@@ -131,6 +131,16 @@ class Bitflow:
     def signal(self, number):
         self.process.send_signal(number)
 
+    def reload(self, outcome="reloaded"):
+        """Sends SIGHUP and waits until the log tells the outcome, by the words that the message begins with."""
+
+        def told():
+            return sum(line["msg"].startswith(outcome) for line in self.log_lines(partial=True))
+
+        before = told()
+        self.signal(signal.SIGHUP)
+        wait_for(lambda: told() > before, lambda: f"{outcome}: {self.stderr()[-2000:]}")
+
     def wait_taken(self, number):
         """Waits until the process has taken a signal that was sent to it."""
         def is_pending():

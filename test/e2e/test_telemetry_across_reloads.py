@@ -1,4 +1,4 @@
-"""What is observed across reloads and ends: a proxy that comes back, errors in the queue, exits of every kind."""
+"""Telemetry across reloads and exits: a proxy that comes back, errors in the queue, exits of every kind."""
 
 import json
 import signal
@@ -22,17 +22,12 @@ def statsd(env):
 
 
 def reload(env, bitflow, *proxies, **settings):
-    def reloads():
-        return sum(line["msg"] == "reloaded" for line in bitflow.log_lines(True))
-
-    before = reloads()
     env.config(*proxies, **settings)
-    bitflow.signal(signal.SIGHUP)
-    wait_for(lambda: reloads() > before, bitflow.stderr)
+    bitflow.reload()
 
 
-def test_a_proxy_that_comes_back(env, statsd):
-    """Its old connections and its new ones are one proxy's; so they are when metrics were off in between."""
+def test_a_proxy_that_comes_back_counts_its_old_connections_and_its_new_ones(env, statsd):
+    """Also when metrics were off in between."""
     listener, stays = env.listen(), proxy(env.address(), env.refusing(), name="stays")
     comes = proxy(env.address(), listener.address, name="comes")
     address = comes["listener"]["address"]
@@ -46,7 +41,7 @@ def test_a_proxy_that_comes_back(env, statsd):
     new = [env.pair(address, listener) for _ in range(2)]
 
     def settles_at(count):
-        """A whole report says so, in one line."""
+        """Waits for a whole report that has the gauge once, at this value."""
         statsd.poll()
         statsd.lines.clear()
         said = f"{active}:{count}|g"
@@ -76,8 +71,8 @@ def test_a_proxy_that_comes_back(env, statsd):
     assert_each_ends_once(bitflow.records())
 
 
-def test_errors_that_wait_at_a_reload(env):
-    """What one server has not taken goes to the next, or is counted as lost; nothing goes twice."""
+def test_an_error_that_waits_at_a_reload_is_sent_once_or_counted_as_lost(env):
+    """What the old server has not taken goes to the new one."""
     with Scripted(lambda number: HANG) as hanging, Scripted() as good:
         entries = [proxy(env.address(), env.refusing(), name=f"p{number}") for number in range(6)]
         bitflow = env.start(*entries, application=all_on(sentry=hanging))
@@ -100,8 +95,7 @@ def test_errors_that_wait_at_a_reload(env):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
-def test_the_second_signal(env, statsd, number):
-    """It ends connections at once, and still nothing is missing anywhere."""
+def test_a_second_signal_ends_connections_at_once_and_loses_no_telemetry(env, statsd, number):
     with Scripted() as receiver:
         listener, address, bad = env.listen(), env.address(), env.address()
         bitflow = env.start(
@@ -130,8 +124,8 @@ def test_the_second_signal(env, statsd, number):
         telemetry_cases.assert_log_tells(bitflow.log_lines(), records)
 
 
-def test_one_connection_under_inetd(env, statsd):
-    """The process ends with its only connection: its counts and its error have gone by then."""
+def test_a_process_under_inetd_sends_its_counts_and_its_error_before_it_exits(env, statsd):
+    """It ends with its only connection."""
     with Scripted() as receiver:
         for target, reason in ((env.echo().address, "completed"), (env.refusing(), "connect_refused")):
             path = env.config(
@@ -157,8 +151,8 @@ def test_one_connection_under_inetd(env, statsd):
 
 
 @pytest.mark.parametrize("tag_format", ["none", "dogstatsd", "influxdb"])
-def test_the_longest_names(env, statsd, tag_format):
-    """The longest prefix, proxy and target: whole in every line, record, event and table."""
+def test_the_longest_names_are_whole_in_metrics_records_and_log(env, statsd, tag_format):
+    """The longest prefix, proxy and target."""
     name, target = "p" * 60 + "☃x", "☃" * 66 + "t" * 57  # 64 and 255 bytes
     assert (len(name.encode()), len(target.encode())) == (64, 255)
     prefix = ("q" * 31 + ".") * 4
@@ -175,7 +169,7 @@ def test_the_longest_names(env, statsd, tag_format):
             sockets.round_trip(client)
         wait_for(lambda: len(ends(bitflow.records())) == 2, "records")
         event = receiver.wait_event(reason="connect_refused")
-        # Sentry takes no more than 200 characters of a tag; as many as there are, are the target's own.
+        # Sentry takes at most 200 characters of a tag: it gets the beginning of the target's name.
         assert event["tags"]["proxy"] == name and target.startswith(event["tags"]["target"])
         assert event["tags"]["target"] == target[:200]
         record = next(record for record in ends(bitflow.records()) if record["proxy"] == name)

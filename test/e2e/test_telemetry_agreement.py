@@ -1,5 +1,5 @@
-"""Everything that is observed at once, under crowds that end in every way: the connection log, statsd, Sentry and the
-log all tell the same."""
+"""All telemetry at once, under crowds whose connections end in every way: the connection log, statsd, Sentry and the
+log agree."""
 
 import concurrent.futures
 import random
@@ -46,9 +46,13 @@ class Crowd:
         self.refusing = env.refusing()
         names = ("web", "few", "closed", "tls", "dead", "over", "nameless", "hasty", "header", "doubt", "gone")
         self.address = {name: env.address() for name in names}
-        self.kinds = [self.echoes, self.resets, self.is_reset, self.downloads, self.is_plain_at_tls, self.knocks]
-        self.kinds += [self.comes_to(name) for name in ("few", "closed", "dead", "nameless", "doubt", "gone")]
-        self.kinds += [self.goes_over, self.waits, self.has_no_header, self.speaks_tls, self.distrusts]
+        self.is_plain_at_tls = self.says("tls", b"GET / HTTP/1.1\r\n\r\n")
+        self.kinds = [
+            self.echoes, self.resets, self.says("web", b"R"), self.downloads, self.is_plain_at_tls, self.knocks,
+            *(self.comes_to(name) for name in ("few", "closed", "dead", "nameless", "doubt", "gone")),
+            self.goes_over, self.says("hasty", b"S"), self.says("header", b"HELO who is there\r\n"),
+            self.speaks_tls, self.distrusts,
+        ]
         self.pki = pki
 
     def proxies(self):
@@ -96,21 +100,21 @@ class Crowd:
         sockets.round_trip(client, some.randbytes(some.randrange(1, 5000)))
         sockets.reset(client)
 
-    def is_reset(self, _):
-        with sockets.connect(self.address["web"]) as client:
-            client.sendall(b"R")
-            sockets.receive_until_broken(client)
-
     def downloads(self, some):
         size = some.randrange(2_000_000)
         with sockets.connect(self.address["web"]) as client:
             client.sendall(b"B%08d" % size)
             assert len(sockets.receive_to_end(client)) == size
 
-    def is_plain_at_tls(self, _):
-        with sockets.connect(self.address["tls"]) as client:
-            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            sockets.receive_until_broken(client)
+    def says(self, name, data):
+        """A client that sends this and waits for the end."""
+
+        def client(_):
+            with sockets.connect(self.address[name]) as sock:
+                sock.sendall(data)
+                sockets.receive_until_broken(sock)
+
+        return client
 
     def knocks(self, some):
         sockets.connect(self.address[some.choice(["tls", "header"])]).close()
@@ -135,16 +139,6 @@ class Crowd:
             client.sendall(b"E")
             sockets.round_trip(client, some.randbytes(100))
 
-    def waits(self, _):
-        with sockets.connect(self.address["hasty"]) as client:
-            client.sendall(b"S")
-            sockets.receive_until_broken(client)
-
-    def has_no_header(self, _):
-        with sockets.connect(self.address["header"]) as client:
-            client.sendall(b"HELO who is there\r\n")
-            sockets.receive_until_broken(client)
-
     def speaks_tls(self, some):
         with sockets.connect(self.address["tls"]) as client:
             end = tls_raw.Tls(client, tls_raw.client_context(), server_name="server.test").handshake()
@@ -158,8 +152,8 @@ class Crowd:
                 tls_raw.Tls(client, ssl.create_default_context(), server_name="server.test").handshake()
 
 
-def test_all_tell_the_same(env, pki):
-    """As real receivers heard it."""
+def test_records_metrics_errors_and_log_agree_about_a_crowd(env, pki):
+    """By what real receivers, a statsd server and Sentry's Spotlight, have heard."""
     crowd, statsd, spotlight = Crowd(env, pki), env.keep(Statsd()), env.keep(Spotlight())
     bitflow = env.start(
         *crowd.proxies(), application=all_on(statsd, spotlight), plan=hosts.no_names(env)
@@ -205,8 +199,9 @@ def test_all_tell_the_same(env, pki):
     assert not family(statsd, "telemetry.dropped"), family(statsd, "telemetry.dropped")
 
 
-def test_a_reload_takes_a_proxy_and_a_target_away(env, pki):
-    """What they counted, and what their last connections still do, arrives; their gauge does not stay."""
+def test_what_a_reload_removes_is_still_counted_to_its_last_connection(env, pki):
+    """A proxy and a target are removed: what they had counted and what their last connections still do arrives, and
+    the proxy's gauge goes back to 0."""
     crowd, statsd, listener = Crowd(env, pki), env.keep(Datagrams()), env.listen()
     entries = {entry["name"]: entry for entry in crowd.proxies()}
     waiting = {"name": "waiting", "address": listener.address}
@@ -228,8 +223,7 @@ def test_a_reload_takes_a_proxy_and_a_target_away(env, pki):
         del entries["gone"]
         del entries["over"]["targets"][1]  # "missing"
         env.config(*entries.values(), application=all_on(statsd))
-        bitflow.signal(signal.SIGHUP)
-        wait_for(lambda: any(line["msg"] == "reloaded" for line in bitflow.log_lines(True)), bitflow.stderr)
+        bitflow.reload()
         load.result()
     for client, target in pairs[:2]:
         target.sendall(bytes(70_000))
@@ -246,11 +240,11 @@ def test_a_reload_takes_a_proxy_and_a_target_away(env, pki):
     missing = sum(record["proxy"] == "over" and record["attempts"] == 4 for record in ends(bitflow.records()))
     assert missing > 0 and statsd.counter("proxy.over.target.missing.dials.failed.connect_refused") == missing
     statsd.wait_gauge("proxy.gone.connections.active", 0)
-    bitflow.quiet_check = False  # a listener fewer than at the start
+    bitflow.quiet_check = False  # there is a listener fewer than at the start
 
 
-def test_a_drain_brings_all_home(env, pki):
-    """Sent off before the exit: the ends of those that were cut, bytes, and an error that came during the drain."""
+def test_a_drain_sends_all_telemetry_before_the_exit(env, pki):
+    """The ends of connections that it cut, their bytes, and an error that came during the drain."""
     crowd, listener = Crowd(env, pki), env.listen()
     statsd, receiver = env.keep(Datagrams()), env.keep(Scripted())
     full = env.listen(backlog=0)

@@ -1,4 +1,4 @@
-"""All that is observed when there is no room for it, when the process dies under load, and of a thousand who idle."""
+"""Telemetry when there is no room for it, when the process dies under load, and of a thousand idle connections."""
 
 import collections
 import concurrent.futures
@@ -27,8 +27,8 @@ from waiting import Stopwatch, pace, scale, wait_for
 LOST = "connection log records are being lost"
 
 
-def test_full_disk(env):
-    """Each lost record is counted; Sentry hears of it once; lines of the log that go on are whole."""
+def test_records_lost_to_a_full_disk_are_counted_and_sentry_hears_of_it_once(env):
+    """The log says so once, too, and its lines stay whole."""
     statsd = env.keep(Datagrams())
     with Scripted() as receiver:
         address, bad = env.address(), env.address()
@@ -53,7 +53,7 @@ def test_full_disk(env):
 
 
 class Unheard:
-    """A bitflow whose descriptors 0 to 2 are as the case says, run by hand."""
+    """A bitflow whose standard error (or all of 0 to 2) is as the case says."""
 
     def __init__(self, env, case, path):
         self.ends = []
@@ -117,7 +117,7 @@ def be_unheard(env, case, receiver):
     assert_each_ends_once(records_at(log))
     check_schema(records_at(log), every=10)
     receiver.wait_event(proxy="bad", target=case)
-    if case != "closed":  # there, /dev/null may have taken the place
+    if case != "closed":  # then /dev/null may have taken the place of standard error
         wait_for(
             lambda: statsd.counters()["telemetry.dropped.log_lines"] >= 3 * count,
             lambda: f"lost lines are counted: {statsd.counters()}",
@@ -128,8 +128,8 @@ def be_unheard(env, case, receiver):
     watch.between(0, 5, "the end")
 
 
-def test_log_that_nobody_takes(env):
-    """No line goes where a client's bytes should, none holds anything up; lost ones are counted."""
+def test_a_log_that_nobody_takes_holds_nothing_up_and_its_lost_lines_are_counted(env):
+    """And no line goes where a client's bytes should."""
     with Scripted() as receiver:
         telemetry_cases.all_of(
             ["closed", "a full disk", "a full pipe", "a pipe without a reader"],
@@ -140,8 +140,8 @@ def test_log_that_nobody_takes(env):
 @pytest.mark.skipif(
     bitflow_process.is_sanitized(bitflow_process.binary()), reason="a sanitizer's own handlers are in place"
 )
-def test_killed_under_load(env):
-    """SIGABRT with everything on: the trace, the event with its breadcrumbs, whole records, whole lines."""
+def test_sigabrt_under_load_leaves_a_trace_an_event_and_whole_records(env):
+    """With all telemetry on; the event has its breadcrumbs, and the log's lines are whole."""
     statsd = env.keep(Datagrams())
     with Scripted() as receiver:
         address, bad, idle, listener = env.address(), env.address(), env.address(), env.listen()
@@ -194,8 +194,8 @@ def test_killed_under_load(env):
             assert sockets.receive_until_broken(client)[0] == b""
 
 
-def test_a_thousand_idle(env):
-    """Each is reported again and again; who is not idle does not notice."""
+def test_a_thousand_idle_connections_are_each_reported_and_slow_nobody_down(env):
+    """Each is reported again and again, but not more often than asked for."""
     statsd = env.keep(Datagrams())
     listener, address, busy, count = env.listen(), env.address(), env.address(), scale(1000, 150)
     live = {"connection_log_connect": True, "connection_log_interval": "1s"}

@@ -1,5 +1,5 @@
-"""Timeouts, lifetime and keepalive: when they fire, when they must not, how the connection ends, what the
-record says."""
+"""Timeouts, lifetime and keepalive: when they fire, when they must not, how the connection ends, and what the record
+says."""
 
 import contextlib
 import random
@@ -30,10 +30,14 @@ def front(env, listener_settings=None, target_settings=None, target=None, **opti
     return bitflow, address, listener
 
 
-@pytest.mark.parametrize("side, key", [("client", "read_timeout"), ("target", "read_timeout")])
-def test_idle_connection_ends_by_read_timeout(env, side, key):
-    settings = {key: "600ms"}
-    bitflow, address, listener = front(env, *((settings, None) if side == "client" else (None, settings)))
+def front_with(env, side, settings):
+    """A front where only one side has settings: the listener for the client, or the target."""
+    return front(env, **{"listener_settings" if side == "client" else "target_settings": settings})
+
+
+@pytest.mark.parametrize("side", ["client", "target"])
+def test_idle_connection_ends_by_read_timeout(env, side):
+    bitflow, address, listener = front_with(env, side, {"read_timeout": "600ms"})
     client, target = env.pair(address, listener)
     watch = Stopwatch()
     client.sendall(b"up")
@@ -67,8 +71,7 @@ def trickle(sock, seconds, interval=0.1):
 
 @pytest.mark.parametrize("silent", ["client", "target"])
 def test_data_written_refreshes_the_read_timeout(env, silent):
-    """A long one-way transfer survives the silence of the one who reads, though both sides have a read
-    timeout."""
+    """A long one-way transfer survives the silence of the side that reads, though both have a read timeout."""
     timeout = {"read_timeout": f"{500 * pace():.0f}ms"}
     bitflow, address, listener = front(env, timeout, timeout)
     client, target = env.pair(address, listener)
@@ -81,7 +84,7 @@ def test_data_written_refreshes_the_read_timeout(env, silent):
 
 
 def test_slow_bulk_download_survives_the_read_timeout(env):
-    """The same on the bulk path: the client reads slowly but steadily and never sends."""
+    """The same with bulk data: the client reads slowly but steadily, and never sends."""
     bitflow, address, listener = front(env, {"read_timeout": f"{400 * pace():.0f}ms"})
     client, target = env.pair(address, listener, receive_buffer=65536)
     data = random.Random(9).randbytes(12_000_000)
@@ -107,7 +110,7 @@ def test_slow_bulk_download_survives_the_read_timeout(env):
 
 
 def test_half_closed_client_is_not_timed_out(env):
-    """After the client's end of data there's nothing left to read from it: its read timeout is over."""
+    """After the client's end of data nothing is left to read from it: its read timeout no longer applies."""
     bitflow, address, listener = front(env, {"read_timeout": "300ms"})
     client, target = env.pair(address, listener)
     client.sendall(b"question")
@@ -121,11 +124,10 @@ def test_half_closed_client_is_not_timed_out(env):
 
 
 @pytest.mark.parametrize("stuck", ["client", "target"])
-def test_write_timeout_when_a_side_stops_reading(env, stuck):
-    settings = {"write_timeout": "700ms"}
-    bitflow, address, listener = front(env, *((settings, None) if stuck == "client" else (None, settings)))
+def test_a_side_that_stops_reading_ends_the_connection_by_the_write_timeout(env, stuck):
+    bitflow, address, listener = front_with(env, stuck, {"write_timeout": "700ms"})
     client, target = env.pair(address, listener)
-    sender, _ = (target, client) if stuck == "client" else (client, target)
+    sender = target if stuck == "client" else client
     watch = Stopwatch()
     with pytest.raises(ConnectionResetError):
         while True:
@@ -169,14 +171,14 @@ def test_lifetime_ends_a_connection(env, traffic):
         ended_in_order(client)
     record = bitflow.wait_records(1)[0]
     assert watch.seconds > 0.9
-    # By the record: in bulk the client itself, which keeps what it receives, is what takes long.
+    # The record's time, since with bulk data it is the client that takes long: it keeps what it receives.
     assert 900 <= record["total_ms"] <= 2500 * pace(), record
     assert (record["reason"], record["ended_by"]) == ("lifetime", "proxy")
     if traffic == "idle":
         assert ended_in_order(target) == b""
 
 
-def test_lifetime_is_shorter_than_the_read_timeout(env):
+def test_a_lifetime_shorter_than_the_read_timeouts_ends_the_connection(env):
     bitflow, address, listener = front(
         env, {"read_timeout": "30s"}, {"read_timeout": "30s"}, connection_lifetime="600ms"
     )
@@ -187,7 +189,7 @@ def test_lifetime_is_shorter_than_the_read_timeout(env):
     assert bitflow.wait_records(1)[0]["reason"] == "lifetime"
 
 
-def test_read_timeout_is_shorter_than_the_lifetime(env):
+def test_a_read_timeout_shorter_than_the_lifetime_ends_the_connection(env):
     bitflow, address, listener = front(env, {"read_timeout": "300ms"}, connection_lifetime="30s")
     client, _ = env.pair(address, listener)
     assert ended_in_order(client) == b""
@@ -231,9 +233,11 @@ def keepalive_timer(port):
 
 
 @pytest.mark.parametrize(
-    "interval, seen", [("37s", "keepalive,3"), (None, "keepalive,"), (0, "keepalive,"), (-1, None)]
+    "interval, seen",
+    [("37s", "keepalive,3"), (None, "keepalive,"), (0, "keepalive,"), (-1, None)],
+    ids=["37 seconds", "nothing configured", "the system's default", "off"],
 )
-def test_keepalive_of_the_target(env, interval, seen):
+def test_the_target_leg_has_the_keepalive_that_is_configured(env, interval, seen):
     settings = {} if interval is None else {"keepalive_interval": interval}
     _, address, listener = front(env, None, settings)
     client, target = env.pair(address, listener)
@@ -253,8 +257,7 @@ def test_keepalive_of_the_target(env, interval, seen):
         assert "timer:(" not in text, text
 
 
-def test_socket_options(env):
-    """The timeouts are the socket's own, and TCP_NODELAY is on, as the outside can see."""
+def test_both_legs_have_nodelay_and_the_target_leg_its_keepalive_interval(env):
     listener_settings = {"read_timeout": "61s", "write_timeout": "62s"}
     target_settings = {"read_timeout": "63s", "write_timeout": "64s", "keepalive_interval": "65s"}
     bitflow, address, listener = front(env, listener_settings, target_settings)
@@ -274,7 +277,7 @@ def test_socket_options(env):
     assert target_leg.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 65
 
 
-def test_timeouts_over_unix_sockets(env):
+def test_timeouts_fire_over_unix_sockets(env):
     listener, address = env.listen(env.unix("back.sock")), env.unix()
     entry = {"address": listener.address, "write_timeout": "600ms"}
     bitflow = env.start(proxy(address, entry, listener={"read_timeout": "600ms"}))

@@ -1,5 +1,5 @@
-"""A listener's verify_mode: which client certificates are asked for, taken and refused, what the client is
-told, and what the connection log says."""
+"""A listener's verify_mode: which client certificates are asked for, accepted and refused, what the client is told, and
+what the connection log says."""
 
 import dataclasses
 import re
@@ -63,7 +63,7 @@ def check(front, pki, mode, sent, version):
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("sent", SENT)
 @pytest.mark.parametrize("mode", MODES)
-def test_python(env, front, pki, mode, sent, version):
+def test_python_gets_in_only_with_what_the_mode_allows(env, front, pki, mode, sent, version):
     context = tls_raw.client_context(pki.trusted, identity(pki, sent), version)
     address = front.addresses[mode]
     if is_welcome(mode, sent):
@@ -89,7 +89,7 @@ OPENSSL_ALERTS = {
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("sent", SENT)
 @pytest.mark.parametrize("mode", MODES)
-def test_openssl(front, pki, mode, sent, version):
+def test_openssl_gets_in_only_with_what_the_mode_allows(front, pki, mode, sent, version):
     address, own = front.addresses[mode], identity(pki, sent)
     with tls_peers.openssl_client(address, pki.trusted, version=version, identity=own) as client:
         if is_welcome(mode, sent):
@@ -100,14 +100,14 @@ def test_openssl(front, pki, mode, sent, version):
             client.wait_said(f"alert ({OPENSSL_ALERTS[sent]})")
             assert client.wait_ended() != 0
         assert ("Requested Signature Algorithms" in client.text()) == (mode != "none"), client.text()
-        if version == "TLSv1.2":  # optional in 1.3: mbedTLS names none
+        if version == "TLSv1.2":  # optional in 1.3, where mbedTLS names none
             assert ("No client certificate CA names sent" in client.text()) == (mode == "none")
     check(front, pki, mode, sent, version)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("sent", SENT)
-def test_gnutls(front, pki, sent, version):
+def test_gnutls_gets_in_only_with_a_good_certificate(front, pki, sent, version):
     # gnutls-cli sends no certificate whose issuer is not among those that the server names.
     words = f"{WORDS[sent]}|{WORDS['none sent']}" if sent == "stranger" else WORDS.get(sent)
     own = identity(pki, sent)
@@ -128,13 +128,13 @@ def test_gnutls(front, pki, sent, version):
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("sent", SENT)
 @pytest.mark.parametrize("mode", ["relaxed", "strict"])
-def test_curl(front, pki, mode, sent, version):
+def test_curl_gets_in_only_with_what_the_mode_allows(front, pki, mode, sent, version):
     done = tls_peers.curl(front.addresses[mode], pki.trusted, version=version, identity=identity(pki, sent))
     if is_welcome(mode, sent):
         assert (done.returncode, done.stdout) == (0, "hello bitflow\n"), done.stderr
     else:
-        # It sends its request before it is told, so the alert may be overtaken by a reset. 60 is how it takes
-        # "certificate expired", whoever's it is.
+        # It sends its request before it is told, so a reset may overtake the alert. Any "certificate expired" is
+        # 60 to it, even if it is its own that has expired.
         statuses = (35, 55, 56, 60) if sent == "expired" else (35, 55, 56)
         assert done.returncode in statuses and done.stdout == "", done
     check(front, pki, mode, sent, version)
@@ -143,7 +143,7 @@ def test_curl(front, pki, mode, sent, version):
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("mode", ["relaxed", "strict"])
 @pytest.mark.parametrize("kind", ["rsa", "p384 by an intermediate"])
-def test_other_kinds_of_client_certificates(env, front, pki, mode, kind, version):
+def test_client_certificates_of_other_kinds_are_accepted(env, front, pki, mode, kind, version):
     own = pki.rsa_client if kind == "rsa" else pki.middle_client
     client = tls_client(env, front.addresses[mode], tls_raw.client_context(pki.trusted, own, version))
     client.round_trip()
@@ -154,7 +154,7 @@ def test_other_kinds_of_client_certificates(env, front, pki, mode, kind, version
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("mode", ["relaxed", "strict"])
-def test_chain_without_its_intermediate(env, front, pki, mode, version):
+def test_a_chain_without_its_intermediate_is_refused(env, front, pki, mode, version):
     own = pki.middle_client.copy(env.directory)
     text = own.certificate.read_text()
     own.certificate.write_text(text[: text.index("-----BEGIN", 10)])
@@ -175,8 +175,8 @@ def test_extended_key_usage_may_be_missing(env, front, pki, version):
 
 
 def be_refused_with_a_stolen_certificate(env, front, pki, mode, version):
-    """A certificate without its key: the handshake is signed by another. Returns what the client was told,
-    and the record."""
+    """A client that has a certificate but not its key signs the handshake with another. Returns what it was told, and
+    the record."""
     stolen = dataclasses.replace(pki.client, key=env.directory / "forged.key")
     certificates.forge_key(stolen.key, pki.client.key, signer=pki.keys["p256"])
     context = tls_raw.client_context(pki.trusted, stolen, version)
@@ -186,15 +186,15 @@ def be_refused_with_a_stolen_certificate(env, front, pki, mode, version):
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("mode", ["relaxed", "strict"])
-def test_stolen_certificate(env, front, pki, mode, version):
+def test_a_stolen_certificate_is_refused_and_its_subject_is_not_recorded(env, front, pki, mode, version):
     _, record = be_refused_with_a_stolen_certificate(env, front, pki, mode, version)
     assert_refused(record, "client", ".")
     assert record["target"] is None, "the target was dialled for a client that was refused"
-    assert record["client_tls"]["peer_subject"] is None, "a subject that nobody has proven to be"
+    assert record["client_tls"]["peer_subject"] is None, "a subject that the client has not proven to be"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_stolen_certificate_in_words(env, front, pki, version):
+def test_the_record_of_a_stolen_certificate_blames_the_signature_in_words(env, front, pki, version):
     _, record = be_refused_with_a_stolen_certificate(env, front, pki, "strict", version)
     assert re.search("signature", record["error"]) and not re.search(r"0x|ECP|suite", record["error"])
 
@@ -203,13 +203,13 @@ def test_stolen_certificate_in_words(env, front, pki, version):
     "version",
     ["TLSv1.2", pytest.param("TLSv1.3", marks=pytest.mark.xfail(strict=True, reason="mbedTLS's alert has old keys"))],
 )
-def test_alert_for_a_stolen_certificate(env, front, pki, version):
+def test_the_sender_of_a_stolen_certificate_is_told_by_a_fitting_alert(env, front, pki, version):
     told, _ = be_refused_with_a_stolen_certificate(env, front, pki, "strict", version)
     assert told in {"decrypt_error", "bad_certificate", "handshake_failure"}
 
 
-def test_stale_revocation_list(env, pki):
-    """Who is revoked cannot be told from an expired list: nobody gets in."""
+def test_an_expired_revocation_list_lets_nobody_in(env, pki):
+    """It cannot tell who is revoked."""
     echo, address = env.echo(), env.address()
     entry = pki.server.entry(authority=str(pki.trusted), revocation_list=str(pki.stale_list))
     bitflow = env.start(proxy(address, echo.address, listener=tls_listener(entry, verify_mode="strict")))

@@ -9,12 +9,13 @@ import tls_peers
 import tls_raw
 from environment import proxy
 from tls_cases import Shared, assert_leg, tls_client, tls_listener
-from tls_peers import VERSIONS
+from tls_peers import PYTHON_SUITE_CASES, SUITE_CASES, VERSIONS
 
-KINDS = ["rsa", "rsa-pss", "p256", "p384"]
-CASES = [
-    (version, kind, suite) for version in VERSIONS for kind in KINDS for suite in tls_peers.suites(version, kind)
-]
+# Programs: what starts each, what it says once its handshake is done, and what must be in all that it has said.
+PROGRAMS = {
+    "openssl": (tls_peers.openssl_client, "Verify return code: 0 ", "New, {version}, Cipher is {suite}"),
+    "gnutls": (tls_peers.gnutls_client, "Handshake was completed", "The certificate is trusted"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def shared(module_env, pki):
         module_env,
         *(
             proxy(module_env.address(), target, name=kind, listener=tls_listener(pki.servers[kind]))
-            for kind in KINDS
+            for kind in tls_peers.KEY_KINDS
         ),
     )
 
@@ -44,43 +45,28 @@ def check(front, kind, version, suite, sent):
         assert (record["bytes_from_client"], record["bytes_from_target"]) == (sent, sent), record
 
 
-@pytest.mark.parametrize("version, kind, suite", CASES)
-def test_openssl(front, pki, version, kind, suite):
-    address = front.addresses[kind]
-    with tls_peers.openssl_client(address, pki.trusted, version=version, suite=suite) as client:
-        client.wait_said("Verify return code: 0 ")
+@pytest.mark.parametrize("version, kind, suite", SUITE_CASES)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_openssl_and_gnutls_are_served_with_each_version_key_and_suite(front, pki, program, version, kind, suite):
+    start, greeting, told = PROGRAMS[program]
+    with start(front.addresses[kind], pki.trusted, version=version, suite=suite) as client:
+        client.wait_said(greeting)
         for number in range(3):
             client.echoes(b"hello bitflow %d" % number)
         assert client.end_input() == 0, client.text()
-        assert f"New, {version}, Cipher is {tls_peers.openssl_name(suite)}" in client.text()
+        assert told.format(version=version, suite=tls_peers.openssl_name(suite)) in client.text()
     check(front, kind, version, suite, 3 * 16)
 
 
-@pytest.mark.parametrize("version, kind, suite", CASES)
-def test_gnutls(front, pki, version, kind, suite):
-    address = front.addresses[kind]
-    with tls_peers.gnutls_client(address, pki.trusted, version=version, suite=suite) as client:
-        client.wait_said("Handshake was completed")
-        for number in range(3):
-            client.echoes(b"hello bitflow %d" % number)
-        assert client.end_input() == 0, client.text()
-        assert "The certificate is trusted" in client.text()
-    check(front, kind, version, suite, 3 * 16)
-
-
-@pytest.mark.parametrize("version, kind, suite", CASES)
-def test_curl(front, pki, version, kind, suite):
+@pytest.mark.parametrize("version, kind, suite", SUITE_CASES)
+def test_curl_is_served_with_each_version_key_and_suite(front, pki, version, kind, suite):
     done = tls_peers.curl(front.addresses[kind], pki.trusted, version=version, suite=suite)
     assert (done.returncode, done.stdout) == (0, "hello bitflow\n"), done.stderr
     check(front, kind, version, suite, None)
 
 
-# Python's ssl can choose the suites of TLS 1.2 only.
-PYTHON_CASES = [case for case in CASES if case[0] == "TLSv1.2" or case[2] == "TLS_AES_256_GCM_SHA384"]
-
-
-@pytest.mark.parametrize("version, kind, suite", PYTHON_CASES)
-def test_python(env, front, pki, version, kind, suite):
+@pytest.mark.parametrize("version, kind, suite", PYTHON_SUITE_CASES)
+def test_python_is_served_with_each_version_key_and_suite(env, front, pki, version, kind, suite):
     suites = tls_peers.openssl_name(suite) if version == "TLSv1.2" else None
     context = tls_raw.client_context(pki.trusted, version=version, suites=suites)
     client = tls_client(env, front.addresses[kind], context)
@@ -93,9 +79,9 @@ def test_python(env, front, pki, version, kind, suite):
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("group", ["X25519", "P-256", "P-384", "P-521:X25519", "P-521:P-256", "P-521:P-384"])
-def test_groups(front, pki, version, group):
-    """With P-521 first a client of TLS 1.3 has no key share that serves, and is asked for another.
-    In 1.2 the groups are the certificate's, too (RFC 8422 5.1), so that one is of RSA."""
+def test_a_client_is_served_with_each_group(front, pki, version, group):
+    """With P-521 first a client of TLS 1.3 sends no usable key share and is asked for another. In 1.2 the groups limit
+    an ECDSA certificate's curve, too (RFC 8422 5.1), so the certificate is an RSA one."""
     kind = "rsa" if version == "TLSv1.2" else "p256"
     address = front.addresses[kind]
     more = ["-groups", group]
@@ -106,8 +92,8 @@ def test_groups(front, pki, version, group):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_small_records(front, pki, version):
-    """A client that cuts its data into records of 512 bytes, and one that lets nothing larger than 1024 come.
+def test_a_client_with_small_records_is_served(front, pki, version):
+    """One client cuts its data into records of 512 bytes, another one takes no records larger than 1024 bytes.
     (mbedTLS does not cut its own handshake messages, so its certificates must fit.)"""
     for more in (["-max_send_frag", "512"], ["-maxfraglen", "1024"]):
         address = front.addresses["p256"]
@@ -118,7 +104,7 @@ def test_small_records(front, pki, version):
 
 
 @pytest.mark.xfail(strict=True, reason="mbedTLS agrees to the limit, and sends the certificate in one record")
-def test_certificate_larger_than_the_records_that_a_client_takes(front, pki):
+def test_a_certificate_larger_than_the_records_that_a_client_takes_is_cut(front, pki):
     more = ["-maxfraglen", "512"]
     with tls_peers.openssl_client(front.addresses["p256"], pki.trusted, version="TLSv1.2", more=more) as client:
         client.echoes(b"hello bitflow")
@@ -136,9 +122,9 @@ def test_certificate_larger_than_the_records_that_a_client_takes(front, pki):
         (["-tls1_3", "-ciphersuites", "TLS_AES_128_CCM_SHA256"], "cipher|suite"),
         (["-tls1_3", "-groups", "P-521"], "group|curve|key share|key exchange"),
     ],
-    ids=["1.1", "1.0", "static-rsa", "cbc", "dhe", "no-ecdsa", "ccm", "p521"],
+    ids=["TLS 1.1", "TLS 1.0", "static RSA", "CBC", "DHE", "no ECDSA", "CCM", "P-521"],
 )
-def test_weak_or_foreign_offers(front, more, words):
+def test_a_weak_or_foreign_offer_is_refused_in_words(front, more, words):
     with tls_peers.openssl_client(front.addresses["p256"], more=more) as client:
         client.wait_said("alert (protocol version|handshake failure)")
         assert client.wait_ended() != 0
@@ -148,9 +134,8 @@ def test_weak_or_foreign_offers(front, more, words):
     assert record["target"] is None, "the target was dialled for a client without a handshake"
 
 
-def test_data_with_the_last_flight(env, front, pki):
-    """What the client sends in one segment with the end of its handshake is not lost. (In TLS 1.2 the end is
-    the server's.)"""
+def test_data_in_one_segment_with_the_clients_last_flight_is_not_lost(env, front, pki):
+    """In TLS 1.2 the last flight is the server's."""
     context = tls_raw.client_context(pki.trusted, version="TLSv1.3")
     client = tls_raw.Tls(env.connect(front.addresses["p384"]), context, server_name="server.test")
     last = client.handshake_but_for_the_last_flight()
@@ -160,8 +145,7 @@ def test_data_with_the_last_flight(env, front, pki):
     assert front.record("p384")["bytes_from_client"] == 10
 
 
-def test_over_unix_sockets(env, pki):
-    """TLS does not care what carries it."""
+def test_tls_is_served_over_unix_sockets(env, pki):
     echo = env.echo(env.unix("back.sock"))
     bitflow = env.start(proxy(env.unix(), echo.address, listener=tls_listener(pki.server)))
     client = tls_client(env, env.unix(), tls_raw.client_context(pki.trusted))
@@ -172,7 +156,7 @@ def test_over_unix_sockets(env, pki):
     assert_leg(record["client_tls"], server_name="server.test")
 
 
-def test_inherited_listener(env, pki):
+def test_tls_is_served_on_an_inherited_listener(env, pki):
     echo, inherited = env.echo(), env.listen()
     bitflow = env.start(
         proxy("fd://3", echo.address, listener=tls_listener(pki.server)),
@@ -184,8 +168,7 @@ def test_inherited_listener(env, pki):
     assert_leg(bitflow.wait_records(1)[0]["client_tls"], server_name="server.test")
 
 
-def test_records_of_plain_connections(env):
-    """Every record has the keys of TLS."""
+def test_the_record_of_a_plain_connection_has_null_for_each_key_of_tls(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))
     client = env.connect(address)
@@ -195,8 +178,8 @@ def test_records_of_plain_connections(env):
     assert [record[key] for key in ("sni", "client_tls", "target_tls")] == [None, None, None]
 
 
-def test_crowd_of_handshakes(env, pki):
-    """Many clients at once: each gets its own answer, and nothing is left of them."""
+def test_a_crowd_of_handshakes_at_once_is_served_and_leaves_nothing_behind(env, pki):
+    """Each client gets its own answer."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address, listener=tls_listener(pki.server)))
     count = 40

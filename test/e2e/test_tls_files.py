@@ -1,9 +1,8 @@
-"""Certificates, keys and authorities as files: --check, reload by SIGHUP; what a listener offers to sslscan; limits of
+"""Certificates, keys and authorities as files: --check, reload by SIGHUP. What a listener offers to sslscan. Limits of
 the handshake. Peers: OpenSSL, sslscan, Python's ssl."""
 
 import os
 import re
-import signal
 import ssl
 import xml.etree.ElementTree
 
@@ -16,7 +15,7 @@ import sockets
 import tls_peers
 import tls_raw
 from environment import proxy
-from tls_cases import tls_client, tls_echo, tls_listener, tls_target
+from tls_cases import NOT_TLS, tls_client, tls_echo, tls_listener, tls_target
 from waiting import Stopwatch, wait_for
 
 
@@ -71,8 +70,9 @@ def test_a_start_with_a_bad_file_fails_the_same_way(env, pki):
     assert "certificates[0].key" in bitflow.stderr() and "does not belong" in bitflow.stderr()
 
 
-@pytest.mark.parametrize("kind, words", [("expired", "expired on 2021-01-01"), ("not yet valid", "not valid before")])
-def test_expiry_is_a_warning(env, pki, kind, words):
+@pytest.mark.parametrize("kind, words", [("expired", "expired on 2021-01-01"), ("not yet valid", "not valid before")],
+                         ids=["expired", "not yet valid"])
+def test_a_certificate_outside_its_validity_period_is_a_warning(env, pki, kind, words):
     status, lines, _ = check(env, proxy(env.address(), env.refusing(), listener=tls_listener(pki.bad_servers[kind])))
     assert status == 0
     assert len([line for line in lines if "warning" in line and words in line]) == 1, lines
@@ -95,15 +95,6 @@ def served(env, address):
     return fingerprint
 
 
-def reload(bitflow, message):
-    before = len([line for line in bitflow.log_lines(partial=True) if message in line["msg"]])
-    bitflow.signal(signal.SIGHUP)
-    wait_for(
-        lambda: len([line for line in bitflow.log_lines(partial=True) if message in line["msg"]]) > before,
-        lambda: f"{message}: {bitflow.stderr()[-2000:]}",
-    )
-
-
 def test_reload_serves_the_new_certificate(env, pki):
     live, address = pki.server.copy(env.directory), env.address()
     bitflow = env.start(proxy(address, env.echo().address, listener=tls_listener(live)))
@@ -112,13 +103,17 @@ def test_reload_serves_the_new_certificate(env, pki):
     live.certificate.write_bytes(pki.second_server.certificate.read_bytes())
     live.key.write_bytes(pki.second_server.key.read_bytes())
     assert served(env, address) == pki.server.fingerprint
-    reload(bitflow, "reloaded")
+    bitflow.reload()
     assert served(env, address) == pki.second_server.fingerprint
     old.round_trip(bytes(100_000))
     old.close()
 
 
-@pytest.mark.parametrize("content, words", [(b"", "is empty"), (b"text", "not a PEM file"), (None, "No such file")])
+@pytest.mark.parametrize(
+    "content, words",
+    [(b"", "is empty"), (b"text", "not a PEM file"), (None, "No such file")],
+    ids=["empty", "text", "missing"],
+)
 def test_a_broken_file_leaves_the_old_ones(env, pki, content, words):
     live, address = pki.server.copy(env.directory), env.address()
     bitflow = env.start(proxy(address, env.echo().address, listener=tls_listener(live)))
@@ -126,7 +121,7 @@ def test_a_broken_file_leaves_the_old_ones(env, pki, content, words):
         live.certificate.unlink()
     else:
         live.certificate.write_bytes(content)
-    reload(bitflow, "reload failed")
+    bitflow.reload("reload failed")
     assert str(live.certificate) in bitflow.stderr() and words in bitflow.stderr()
     assert served(env, address) == pki.server.fingerprint
 
@@ -136,11 +131,11 @@ def test_a_fifo_in_place_of_a_file_hangs_nothing(env, pki):
     bitflow = env.start(proxy(address, env.echo().address, listener=tls_listener(live)))
     live.key.unlink()
     os.mkfifo(live.key)
-    reload(bitflow, "reload failed")
+    bitflow.reload("reload failed")
     assert served(env, address) == pki.server.fingerprint
 
 
-def test_reload_of_authority_and_revocation_list(env, pki):
+def test_a_reload_takes_a_new_authority_and_revocation_list(env, pki):
     authority, crl = env.directory / "ca.pem", env.directory / "crl.pem"
     authority.write_bytes(pki.root.certificate.read_bytes())
     crl.write_bytes(pki.clean_list.read_bytes())
@@ -153,14 +148,14 @@ def test_reload_of_authority_and_revocation_list(env, pki):
     client = tls_client(env, address, revoked)
     client.round_trip()
     crl.write_bytes(pki.revocation_list.read_bytes())
-    reload(bitflow, "reloaded")
+    bitflow.reload()
     client.round_trip()
     client.close()
     end = tls_raw.Tls(env.connect(address), revoked, server_name="server.test")
     assert tls_raw.refusal(end) == "certificate_revoked"
     authority.write_bytes(pki.other.certificate.read_bytes())
     crl.write_bytes(pki.other.revocation_list("other-crl.pem").read_bytes())
-    reload(bitflow, "reloaded")
+    bitflow.reload()
     end = tls_raw.Tls(env.connect(address), tls_raw.client_context(identity=pki.client), server_name="server.test")
     assert tls_raw.refusal(end) == "unknown_ca"
 
@@ -211,13 +206,7 @@ def test_sessions_are_not_resumed(env, pki, version):
 # Limits
 
 
-@pytest.mark.parametrize("first, words", [
-    (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "plain HTTP"),
-    (b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10", "SSLv2"),
-    (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH"),
-    (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", "PROXY protocol"),
-    (bytes(range(200, 240)), "not TLS"),
-])
+@pytest.mark.parametrize("first, words", NOT_TLS.values(), ids=NOT_TLS)
 def test_what_is_not_tls_is_dropped_at_once(env, pki, first, words):
     address = env.address()
     bitflow = env.start(proxy(address, env.refusing(), listener=tls_listener(pki.server)))
@@ -231,7 +220,7 @@ def test_what_is_not_tls_is_dropped_at_once(env, pki, first, words):
 
 
 @pytest.mark.parametrize("kind", ["nothing", "half a hello", "a trickle"])
-def test_the_handshake_has_its_own_bound(env, pki, kind):
+def test_the_clients_handshake_has_its_own_timeout(env, pki, kind):
     address = env.address()
     listener = tls_listener(pki.server, handshake_timeout="1s", listener={"read_timeout": "50s"})
     bitflow = env.start(proxy(address, env.refusing(), listener=listener))
@@ -284,8 +273,9 @@ def test_client_that_leaves_stops_a_hanging_handshake_with_the_target(env):
         ({"target": {"connect_timeout": "700ms"}, "handshake_timeout": "9s"}, "connect_timeout"),
         ({"target": {"connect_timeout": "9s"}, "handshake_timeout": "700ms"}, "target_handshake_timeout"),
     ],
+    ids=["connect_timeout alone", "handshake_timeout alone", "connect_timeout first", "handshake_timeout first"],
 )
-def test_a_targets_hanging_handshake_is_bounded(env, keys, reason):
+def test_a_targets_hanging_handshake_ends_by_the_shorter_timeout(env, keys, reason):
     silent, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, tls_target(silent.address, verify_mode="none", **keys)))
     watch = Stopwatch()

@@ -1,5 +1,5 @@
-"""Handshakes with keys that other tests don't have (larger RSA keys, another exponent), and of many kinds at once, with
-other implementations in both roles: whatever computes beneath mbedTLS, its results are those of the others."""
+"""Handshakes with keys that other tests do not have (larger RSA keys, another exponent), and with many kinds at once.
+The peers are other implementations, in both roles: whatever does the arithmetic under mbedTLS gets the same results."""
 
 import threading
 
@@ -23,7 +23,7 @@ KINDS = {
     "p256": ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
     "p384": ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"],
 }
-# Each kind of key, group and version is in some: all products of them are in test_tls_arithmetic_handshake.c.
+# Each kind of key, group and version is in one of them; test_tls_arithmetic_handshake.c has all combinations.
 CASES = pytest.mark.parametrize("version, kind, group", [
     ("TLSv1.2", "rsa4096", "X25519"),
     ("TLSv1.3", "rsa4096", "P-256"),
@@ -56,7 +56,8 @@ def keys(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shared(module_env, keys):
-    """Each kind of key: a listener that asks for a certificate, and one that is a client to an address of a test's."""
+    """For each kind of key, a proxy that asks clients for a certificate, and one that is a TLS client to the origin,
+    where a test starts its server."""
     target = module_env.enter(peers.Server(tls_peers.echo_or_page)).address
     entries = [
         proxy(
@@ -85,7 +86,7 @@ def front(shared):
 
 
 def offered(version, kind, group):
-    """In TLS 1.2 a certificate's curve is to be among the groups, too (RFC 8422 5.1), and its issuer's."""
+    """In TLS 1.2 the groups must have the certificate's curve, too (RFC 8422 5.1), and its issuer's."""
     return ":".join(dict.fromkeys([group, "P-256", "P-384"])) if version == "TLSv1.2" and kind[0] == "p" else group
 
 
@@ -96,7 +97,7 @@ def check(front, kind, version, identity):
 
 
 @CASES
-def test_openssl_client_with_a_certificate_of_the_same_kind(front, keys, version, kind, group):
+def test_an_openssl_client_with_the_servers_kind_of_key_is_verified_and_served(front, keys, version, kind, group):
     more = ["-groups", offered(version, kind, group)]
     with tls_peers.openssl_client(
         front.addresses[kind], keys.authority, version=version, identity=keys.clients[kind], more=more
@@ -108,9 +109,9 @@ def test_openssl_client_with_a_certificate_of_the_same_kind(front, keys, version
 
 
 @CASES
-def test_gnutls_client_with_a_certificate_of_the_same_kind(front, keys, version, kind, group):
+def test_a_gnutls_client_with_the_servers_kind_of_key_is_verified_and_served(front, keys, version, kind, group):
     groups = [GNUTLS_GROUPS[each] for each in offered(version, kind, group).split(":")]
-    # The last priority string counts.
+    # gnutls-cli goes by the last priority string.
     priority = ":".join([tls_peers.gnutls_priority(version), "-GROUP-ALL", *(f"+GROUP-{each}" for each in groups)])
     with tls_peers.gnutls_client(
         front.addresses[kind], keys.authority, identity=keys.clients[kind], more=["--priority", priority]
@@ -147,7 +148,7 @@ public class Client {
 """
 
 
-def test_java_client_with_certificates_of_every_kind(front, keys, tmp_path):
+def test_a_java_client_with_each_kind_of_key_is_verified_and_served(front, keys, tmp_path):
     (tmp_path / "Client.java").write_text(JAVA)
     trust = tmp_path / "trust.p12"
     programs.run(["keytool", "-importcert", "-noprompt", "-file", str(keys.authority), "-alias", "root", "-keystore",
@@ -170,7 +171,7 @@ def test_java_client_with_certificates_of_every_kind(front, keys, tmp_path):
 
 
 @CASES
-def test_openssl_server_that_asks_for_a_certificate_of_the_same_kind(env, front, keys, version, kind, group):
+def test_an_openssl_server_is_verified_and_verifies_the_same_kind_of_key(env, front, keys, version, kind, group):
     with tls_peers.Server(
         tls_peers.openssl_server_command(
             front.origin, keys.servers[kind], version, authority=keys.authority,
@@ -186,11 +187,11 @@ def test_openssl_server_that_asks_for_a_certificate_of_the_same_kind(env, front,
     assert_leg(record["target_tls"], version, server_name="server.test", peer=keys.servers[kind])
 
 
-# At once
+# Many at once
 
 
-def test_handshakes_of_all_kinds_at_once(env, keys):
-    """Threads that share keys and groups do not disturb each other."""
+def test_handshakes_with_all_kinds_of_keys_at_once_do_not_disturb_each_other(env, keys):
+    """Though their threads share keys and groups."""
     target = env.serve(tls_echo(tls_raw.server_context(keys.servers["rsa2048"], authority=keys.authority)))
     kinds = ["rsa2048", "p256", "p384"]
     address = {kind: env.address() for kind in kinds}
@@ -210,7 +211,7 @@ def test_handshakes_of_all_kinds_at_once(env, keys):
                 end = tls_raw.Tls(sockets.connect(address[kind]), context, server_name="server.test").handshake()
                 end.round_trip(b"%d" % number * 1000)
                 end.close()
-            except Exception as error:  # told below
+            except Exception as error:  # asserted below
                 failures.append((kind, version, error))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(12)]

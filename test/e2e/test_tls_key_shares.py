@@ -1,4 +1,4 @@
-"""Key shares and signatures that are none, sent raw: each is refused, its sender is told, and the process lives."""
+"""Invalid key shares and signatures, sent raw: each is refused, its sender is told, and the process lives."""
 
 import subprocess
 
@@ -13,11 +13,11 @@ from tls_cases import Shared, tls_client, tls_listener, tls_target
 from tls_wire import P256, P384, X25519
 from waiting import pace
 
-# What says that the share is to blame. RFC 8446 4.2.8.2 and RFC 8422 5.11 have illegal_parameter; mbedTLS, others.
+# Alerts that blame the share. RFC 8446 4.2.8.2 and RFC 8422 5.11 want illegal_parameter; mbedTLS sends others, too.
 ALERTS = {"illegal_parameter", "handshake_failure", "decode_error", "decrypt_error"}
 RULES = "the client broke the rules of TLS"
 NAMES = {P256: "P-256", P384: "P-384", X25519: "X25519"}
-# P-384 goes the same way as P-256.
+# P-384 takes the same path as P-256: a few cases suffice.
 BAD = [
     *((P256, what) for what in wire.bad_points(P256)),
     *((P384, what) for what in ("off the curve", "infinity", "a byte too short")),
@@ -29,7 +29,7 @@ def shares(cases):
     return pytest.mark.parametrize("group, what", cases, ids=[f"{NAMES[group]} {what}" for group, what in cases])
 
 
-# mbedTLS takes compressed points in 1.2, though nobody offers them; they are checked like others.
+# mbedTLS takes compressed points in 1.2, though nobody offers them; it checks them like others.
 OF_1_2 = shares([case for case in BAD if case[1] != "compressed"])
 
 
@@ -63,7 +63,7 @@ def whole(module_env, pki):
 
 @pytest.fixture
 def shared(env, whole):
-    """And after the test the look whether others are served."""
+    """After the test it must still serve others."""
     whole.begin()
     yield whole
     env.stack.close()
@@ -77,7 +77,7 @@ def raw_client(env, shared):
 
 @pytest.fixture
 def raw_client_of_1_2(env, shared):
-    """One that speaks to the RSA certificate: of an ECDSA one the curve would have to be offered, too."""
+    """A client of the listener with an RSA certificate: for an ECDSA one its hello would have to offer that curve."""
     return wire.Wire(env.connect(shared.addresses["rsa"], timeout=5))
 
 
@@ -86,18 +86,18 @@ def assert_refused_client(shared, client, refusals, name="ecdsa"):
     assert told in refusals, told
     record = shared.record(name)
     assert record["reason"] == "client_handshake_failed" and record["error"].startswith(RULES), record
-    assert record["target"] is None, "the target was dialled for it"
+    assert record["target"] is None, "the target was dialled for a client that was refused"
     return record
 
 
 @shares(BAD)
-def test_share_of_a_client_that_is_none(shared, raw_client, group, what):
+def test_an_invalid_key_share_of_a_client_is_refused(shared, raw_client, group, what):
     raw_client.socket.sendall(wire.record(wire.client_hello(group, bad(group, what)), version=0x0301))
     record = assert_refused_client(shared, raw_client, {"illegal_parameter"})
     assert record["error"].startswith(RULES + ": its key share"), record
 
 
-def test_a_record_that_does_not_fit_is_no_bad_share(shared, raw_client):
+def test_a_record_that_is_too_long_is_not_blamed_on_the_key_share(shared, raw_client):
     """mbedTLS has the same error for both."""
     hello = wire.record(wire.client_hello(P256, wire.GENERATORS[P256]), version=0x0301)
     raw_client.socket.sendall(hello[:3] + b"\xff\xff" + hello[5:])
@@ -106,8 +106,8 @@ def test_a_record_that_does_not_fit_is_no_bad_share(shared, raw_client):
 
 
 @pytest.mark.parametrize("group", [P256, P384, X25519], ids=NAMES.get)
-def test_share_of_a_client_that_is_one(shared, raw_client, group):
-    """The other way round: what these tests send is refused for the share alone."""
+def test_a_valid_key_share_of_a_client_is_answered(shared, raw_client, group):
+    """So it is the share alone that the hellos above are refused for."""
     raw_client.socket.sendall(wire.record(wire.client_hello(group, wire.GENERATORS[group]), version=0x0301))
     kind, body = raw_client.read_message()
     assert kind == wire.SERVER_HELLO and wire.server_share(group, b"")[4:6] in body
@@ -115,7 +115,7 @@ def test_share_of_a_client_that_is_one(shared, raw_client, group):
 
 
 @OF_1_2
-def test_key_of_a_1_2_client_that_is_none(shared, raw_client_of_1_2, group, what):
+def test_an_invalid_key_of_a_tls_1_2_client_is_refused(shared, raw_client_of_1_2, group, what):
     client = raw_client_of_1_2
     client.socket.sendall(wire.record(wire.client_hello(group, b"", is_1_3=False), version=0x0301))
     while client.read_message()[0] != wire.SERVER_HELLO_DONE:
@@ -123,7 +123,7 @@ def test_key_of_a_1_2_client_that_is_none(shared, raw_client_of_1_2, group, what
     key = wire.message(wire.CLIENT_KEY_EXCHANGE, wire.vector(1, bad(group, what)))
     change = wire.record(b"\x01", kind=wire.CHANGE_CIPHER_SPEC)
     client.socket.sendall(wire.record(key) + change + wire.record(bytes(40)))
-    # Were it taken, a Finished that does not decrypt would be bad_record_mac.
+    # If the key were accepted, the alert would be bad_record_mac, for a Finished that does not decrypt.
     assert_refused_client(shared, client, ALERTS, "rsa")
 
 
@@ -149,7 +149,7 @@ def assert_refused_target(shared, target, client, alerts=ALERTS):
 
 
 def send_share(target, group, what):
-    """In a group that bitflow did not send a share of, a HelloRetryRequest comes first."""
+    """For a group that bitflow sent no share of, a HelloRetryRequest comes first."""
     hello = target.read_hello()
     assert group in hello.groups(), "this group is not offered to targets"
     if int.from_bytes(hello.extensions[wire.KEY_SHARE][2:4], "big") != group:
@@ -161,7 +161,7 @@ def send_share(target, group, what):
 
 
 @shares(BAD)
-def test_share_of_a_server_that_is_none(shared, raw_target, group, what):
+def test_an_invalid_key_share_of_a_server_is_refused(shared, raw_target, group, what):
     target, client = raw_target
     send_share(target, group, what)
     assert_refused_target(shared, target, client)
@@ -176,13 +176,18 @@ def sign(identity, data):
     return subprocess.run(command, input=data, capture_output=True, check=True).stdout
 
 
+# TLS_ECDHE_{ECDSA,RSA}_WITH_AES_128_GCM_SHA256
+ECDSA, RSA = 0xC02B, 0xC02F
+SUITES = {"p256": ECDSA, "rsa": RSA}
+
+
 def flight_of_1_2(hello, identity, suite, group, share, signature=None):
-    """What a server of TLS 1.2 answers: signed as it should be, unless a signature is given."""
+    """A TLS 1.2 server's answer, correctly signed unless a signature is given."""
     server_random = b"\x11" * 32
     parameters = b"\x03" + group.to_bytes(2, "big") + wire.vector(1, share)
     if signature is None:
         signature = sign(identity, hello.random + server_random + parameters)
-    algorithm = b"\x04\x03" if suite == 0xC02B else b"\x04\x01"
+    algorithm = b"\x04\x03" if suite == ECDSA else b"\x04\x01"
     extensions = wire.extension(wire.POINT_FORMATS, wire.vector(1, b"\0"))
     return b"".join([
         wire.record(wire.server_hello(hello.session[:0], suite=suite, random=server_random, extensions=extensions)),
@@ -193,21 +198,20 @@ def flight_of_1_2(hello, identity, suite, group, share, signature=None):
 
 
 @OF_1_2
-def test_key_of_a_1_2_server_that_is_none(shared, pki, raw_target, group, what):
-    """Signed as it should be."""
+def test_an_invalid_key_of_a_tls_1_2_server_is_refused(shared, pki, raw_target, group, what):
+    """Its signature is good."""
     target, client = raw_target
     hello = target.read_hello()
-    target.socket.sendall(flight_of_1_2(hello, pki.server, 0xC02B, group, bad(group, what)))
+    target.socket.sendall(flight_of_1_2(hello, pki.server, ECDSA, group, bad(group, what)))
     assert_refused_target(shared, target, client, ALERTS | {"internal_error"})
 
 
-@pytest.mark.parametrize("kind", ["p256", "rsa"])
-def test_key_of_a_1_2_server_that_is_one(shared, pki, raw_target, kind):
-    """The other way round: with a good point and signature it goes on, to its ClientKeyExchange."""
+@pytest.mark.parametrize("kind", SUITES)
+def test_a_valid_key_of_a_tls_1_2_server_is_answered(shared, pki, raw_target, kind):
+    """With a good point and signature the handshake goes on, to the ClientKeyExchange."""
     target, client = raw_target
     hello = target.read_hello()
-    suite = 0xC02B if kind == "p256" else 0xC02F
-    target.socket.sendall(flight_of_1_2(hello, pki.servers[kind], suite, P256, wire.GENERATORS[P256]))
+    target.socket.sendall(flight_of_1_2(hello, pki.servers[kind], SUITES[kind], P256, wire.GENERATORS[P256]))
     assert target.read_message()[0] == wire.CLIENT_KEY_EXCHANGE
     client.close()
 
@@ -225,7 +229,7 @@ def ecdsa(r, s):
     return b"\x30" + wire.vector(1, integer(r) + integer(s))
 
 
-# Among them what CVE-2022-21449 let through.
+# They include what CVE-2022-21449 let through.
 ECDSA_SIGNATURES = {
     "zeros": ecdsa(0, 0), "r of zero": ecdsa(0, 1), "s of zero": ecdsa(1, 0), "ones": ecdsa(1, 1),
     "the order": ecdsa(ORDER, ORDER), "beyond the order": ecdsa(ORDER + 1, ORDER + 1), "large": ecdsa(2**400, 2**400),
@@ -234,11 +238,11 @@ ECDSA_SIGNATURES = {
 
 
 @pytest.mark.parametrize("what", ECDSA_SIGNATURES)
-def test_ecdsa_signature_that_is_none(shared, pki, raw_target, what):
+def test_an_invalid_ecdsa_signature_is_refused(shared, pki, raw_target, what):
     target, client = raw_target
     hello = target.read_hello()
     signature = ECDSA_SIGNATURES[what]
-    target.socket.sendall(flight_of_1_2(hello, pki.server, 0xC02B, P256, wire.GENERATORS[P256], signature))
+    target.socket.sendall(flight_of_1_2(hello, pki.server, ECDSA, P256, wire.GENERATORS[P256], signature))
     assert_refused_target(shared, target, client, {"decrypt_error"})
 
 
@@ -255,22 +259,21 @@ RSA_SIGNATURES = {
 
 
 @pytest.mark.parametrize("what", [*RSA_SIGNATURES, "a byte too short", "a byte too long", "no bytes"])
-def test_rsa_signature_that_is_none(shared, pki, raw_target, what):
+def test_an_invalid_rsa_signature_is_refused(shared, pki, raw_target, what):
     target, client = raw_target
     hello, identity = target.read_hello(), pki.servers["rsa"]
     if what in RSA_SIGNATURES:
         signature = RSA_SIGNATURES[what](modulus(identity)).to_bytes(256, "big")
     else:
         signature = b"\x01" * {"a byte too short": 255, "a byte too long": 257, "no bytes": 0}[what]
-    target.socket.sendall(flight_of_1_2(hello, identity, 0xC02F, P256, wire.GENERATORS[P256], signature))
+    target.socket.sendall(flight_of_1_2(hello, identity, RSA, P256, wire.GENERATORS[P256], signature))
     assert_refused_target(shared, target, client, {"decrypt_error"})
 
 
-@pytest.mark.parametrize("kind", ["p256", "rsa"])
-def test_good_signature_of_another_handshake(shared, pki, raw_target, kind):
+@pytest.mark.parametrize("kind", SUITES)
+def test_a_good_signature_of_another_handshake_is_refused(shared, pki, raw_target, kind):
     target, client = raw_target
     hello, identity = target.read_hello(), pki.servers[kind]
     signature = sign(identity, b"another handshake")
-    suite = 0xC02B if kind == "p256" else 0xC02F
-    target.socket.sendall(flight_of_1_2(hello, identity, suite, P256, wire.GENERATORS[P256], signature))
+    target.socket.sendall(flight_of_1_2(hello, identity, SUITES[kind], P256, wire.GENERATORS[P256], signature))
     assert_refused_target(shared, target, client, {"decrypt_error"})

@@ -1,5 +1,5 @@
-"""Revocation lists and the chains that they must cover: what bitflow takes, HAProxy takes, and what it refuses is
-refused in words. Clients and targets are OpenSSL's, their chain has an intermediate."""
+"""Revocation lists and the chains that they must cover: bitflow accepts what HAProxy accepts, and refuses in words.
+Clients and targets are OpenSSL's; their chain has an intermediate."""
 
 import re
 
@@ -18,7 +18,7 @@ from waiting import wait_for
 PAST = ("-crl_lastupdate", "20200101000000Z", "-crl_nextupdate", "20210101000000Z")
 COMING = ("-crl_lastupdate", "20450101000000Z", "-crl_nextupdate", "20460101000000Z")
 MISSING = "there is no revocation list of O=bitflow, CN={} authority"
-# The lists in the file, and what is said where they do not do.
+# The lists in the file, and what the record says if they do not suffice.
 CASES = {
     "both": (["root", "middle"], None),
     "the root's": (["root"], MISSING.format("middle")),
@@ -30,7 +30,8 @@ CASES = {
     "another key's": (["root", "namesake"], "CN=middle authority is not signed with the authority's key"),
     "another key's, and the right one": (["root", "namesake", "middle"], None),
 }
-# OpenSSL takes the first of a name unless the lists name the keys (authorityKeyIdentifier), which these don't.
+# HAProxy refuses these: OpenSSL takes the first list of a name unless the lists name the keys (authorityKeyIdentifier),
+# which these do not.
 ALONE = {"another key's, and the right one"}
 
 
@@ -72,7 +73,7 @@ def is_client_taken(address, pki, version):
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("case", CASES)
-def test_clients(env, pki, lists, case, version):
+def test_a_client_is_let_in_only_if_the_lists_cover_its_chain(env, pki, lists, case, version):
     names, words = CASES[case]
     path, echo, address = lists(names), env.echo().address, env.address()
     entry = pki.server.entry(authority=str(pki.root.certificate), revocation_list=str(path))
@@ -101,7 +102,7 @@ def is_target_taken(env, address):
 
 @pytest.mark.parametrize("mode", ["strict", "relaxed"])
 @pytest.mark.parametrize("case", CASES)
-def test_targets(env, pki, lists, case, mode):
+def test_a_target_is_trusted_only_if_the_lists_cover_its_chain(env, pki, lists, case, mode):
     names, words = CASES[case]
     path, back, address = lists(names), env.address(), env.address()
     target = tls_target(back, pki.root.certificate, crl=path, verify_mode=mode)
@@ -118,8 +119,8 @@ def test_targets(env, pki, lists, case, mode):
 
 
 @pytest.mark.parametrize("mode", ["relaxed", "none"])
-def test_listeners_that_ask_less(env, pki, lists, mode):
-    """Relaxed: who sends a certificate is held to it all the same; none: nobody is asked."""
+def test_only_verify_mode_none_lets_a_chain_without_all_lists_in(env, pki, lists, mode):
+    """`relaxed` holds a client that sends a certificate to it all the same; `none` asks nobody for one."""
     address = env.address()
     entry = pki.server.entry(authority=str(pki.root.certificate), revocation_list=str(lists(["root"])))
     env.start(proxy(address, env.echo().address, listener=tls_listener(entry, verify_mode=mode)))
@@ -129,7 +130,7 @@ def test_listeners_that_ask_less(env, pki, lists, mode):
 
 
 def test_check_names_the_authority_without_a_list(env, pki, lists):
-    """Of a bundle of two one has none, and one has expired."""
+    """Or the one whose list has expired."""
     bundle = env.write(pki.root.certificate.read_text() + pki.middle.certificate.read_text(), "bundle.pem")
     found = {}
     for names in (["root"], ["root", "middle past"], ["root", "middle"]):

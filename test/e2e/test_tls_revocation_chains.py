@@ -1,8 +1,7 @@
-"""Revocation lists and longer chains: each issuer below the anchor needs its own, a revoked intermediate takes along
-what it issued, a reload brings what was missing. Clients and targets are Python's."""
+"""Revocation lists and longer chains: the anchor and each issuer below it need their own, a revoked intermediate takes
+along what it issued, a reload brings what was missing. Clients and targets are Python's."""
 
 import select
-import signal
 import ssl
 
 import pytest
@@ -12,7 +11,7 @@ import sockets
 import tls_raw
 from environment import proxy
 from tls_cases import tls_client, tls_listener, tls_target
-from waiting import pace, wait_for
+from waiting import pace
 
 USAGES = {"listener": certificates.CLIENT, "target": certificates.SERVER}
 ROLES = pytest.mark.parametrize("role", USAGES)
@@ -21,7 +20,7 @@ NAMES = ["top", "middle", "low"]
 
 
 class Tree:
-    """top issues middle issues low; each has a leaf for either role, and lists with nobody in them."""
+    """top issues middle, which issues low; each has a leaf for either role, and an empty list."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -67,7 +66,7 @@ class Trial:
         self.bitflow = env.start(own)
 
     def refusal(self, identity):
-        """Why this peer may not talk, by its record; None: it may."""
+        """Why this peer is refused, by its record; None if it is let in."""
         count = len(self.bitflow.records())
         is_let_in = self.client_is_let_in(identity) if self.role == "listener" else self.target_is_let_in(identity)
         record = self.bitflow.wait_records(count + 1)[-1]
@@ -78,7 +77,7 @@ class Trial:
     def client_is_let_in(self, identity):
         end = tls_client(self.env, self.address, tls_raw.client_context(identity=identity, version="TLSv1.3"))
         end.write(b"hello")
-        # It is told only after its own handshake: by what it reads, or by a target's answer.
+        # Its own handshake is over before it is judged: either the target is dialled, or it reads an alert.
         ready, _, _ = select.select([self.listener.socket, end.socket], [], [], 10 * pace())
         assert ready, "neither served nor refused"
         if self.listener.socket not in ready:
@@ -132,7 +131,7 @@ def test_chain_of_three_without_one_of_the_lists_is_refused(env, pki, tree, role
 
 @ROLES
 def test_anchor_may_be_the_intermediate_itself(env, pki, tree, role):
-    """Below it is the leaf only: of what is above, no list is asked for."""
+    """Only the leaf is below it: no list is needed for what is above."""
     trial = Trial(env, pki, role, tree.middle.certificate, tree.clean["middle"])
     assert trial.refusal(tree.leaves["middle", role]) is None
 
@@ -159,15 +158,14 @@ def test_reload_brings_the_list_that_was_missing_and_takes_one_away(env, pki, tr
     lists.write_text(tree.clean["top"].read_text())
     trial = Trial(env, pki, role, tree.top.certificate, lists)
 
-    def reload(count, *names):
+    def reload(*names):
         lists.write_text("".join(tree.clean[name].read_text() for name in names))
-        trial.bitflow.signal(signal.SIGHUP)
-        wait_for(lambda: trial.bitflow.stderr().count("msg=reloaded") == count, "the reload")
+        trial.bitflow.reload()
 
     assert MISSING.format("middle") in trial.refusal(leaf)
-    reload(1, "top", "middle")
+    reload("top", "middle")
     assert trial.refusal(leaf) is None
-    reload(2, "middle")
+    reload("middle")
     assert MISSING.format("top") in trial.refusal(leaf)
 
 

@@ -10,8 +10,9 @@ import pytest
 import sockets
 import tls_peers
 import tls_raw
+import tls_wire as wire
 from environment import proxy
-from tls_cases import tls_client, tls_echo, tls_listener
+from tls_cases import NOT_TLS, tls_client, tls_echo, tls_listener
 
 NAMES = ("a.test", "B.test", "*.wild.test")
 
@@ -22,7 +23,7 @@ def named(name, address):
 
 @pytest.fixture
 def terminated(env, pki):
-    """A listener that terminates; each target says its own name first."""
+    """A listener that terminates TLS. Each target says its own name first."""
     address = env.address()
     targets = [named(name, env.serve(greeting(name)).address) for name in NAMES]
     bitflow = env.start(
@@ -43,7 +44,7 @@ def greeting(name):
     ("a.test", "a.test"), ("A.TEST", "a.test"), ("b.test", "B.test"), ("x.wild.test", "*.wild.test"),
     ("X.Wild.Test", "*.wild.test"),
 ])
-def test_terminated(env, terminated, asked, served):
+def test_a_terminating_listener_chooses_the_target_by_server_name(env, terminated, asked, served):
     address, bitflow = terminated
     client = tls_client(env, address, server_name=asked)
     name = sockets.local_name(client.socket)
@@ -54,8 +55,9 @@ def test_terminated(env, terminated, asked, served):
     assert (record["sni"], record["target"]["name"], record["reason"]) == (asked.lower(), served, "completed")
 
 
-@pytest.mark.parametrize("asked", ["c.test", "wild.test", "x.y.wild.test", "a.test.evil", None])
-def test_terminated_without_a_match(env, terminated, asked):
+@pytest.mark.parametrize("asked", ["c.test", "wild.test", "x.y.wild.test", "a.test.evil", None],
+                         ids=lambda name: name or "no name")
+def test_a_terminating_listener_refuses_a_server_name_without_a_target(env, terminated, asked):
     address, bitflow = terminated
     sock = env.connect(address)
     name = sockets.local_name(sock)
@@ -67,7 +69,7 @@ def test_terminated_without_a_match(env, terminated, asked):
     assert (asked or "no server name") in record["error"]
 
 
-def test_openssl_shows_the_alert(env, terminated):
+def test_openssl_shows_the_alert_for_a_server_name_without_a_target(env, terminated):
     address, _ = terminated
     with tls_peers.openssl_client(address, name="nobody.test") as client:
         assert client.wait_ended() != 0
@@ -99,7 +101,7 @@ def behind(env, pki):
 
 @pytest.mark.parametrize("asked", ["a.test", "B.TEST"])
 @pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
-def test_passed_through(env, pki, behind, asked, version):
+def test_a_passing_listener_chooses_the_target_by_server_name(env, pki, behind, asked, version):
     context = tls_raw.client_context(pki.root.certificate, version=version)
     context.check_hostname = False
     client = tls_client(env, behind.address, context, server_name=asked)
@@ -112,8 +114,8 @@ def test_passed_through(env, pki, behind, asked, version):
     assert record["client_tls"] is None and record["target_tls"] is None
 
 
-@pytest.mark.parametrize("asked", ["c.test", None])
-def test_passed_through_without_a_match(env, behind, asked):
+@pytest.mark.parametrize("asked", ["c.test", None], ids=lambda name: name or "no name")
+def test_a_passing_listener_drops_a_server_name_without_a_target(env, behind, asked):
     sock = env.connect(behind.address)
     name = sockets.local_name(sock)
     end = tls_raw.Tls(sock, tls_raw.client_context(), server_name=asked)
@@ -122,10 +124,10 @@ def test_passed_through_without_a_match(env, behind, asked):
     assert (record["reason"], record["ended_by"], record["sni"]) == ("sni_unmatched", "proxy", asked)
 
 
-@pytest.mark.parametrize("kind, size", [("tcp", 1), ("unix", 32)])
-def test_hello_in_tiny_pieces(env, pki, kind, size):
-    """Byte by byte; the whole real handshake then goes through. (The kernel charges a Unix client's own buffer for each
-    piece that is not consumed: poll() calls it full after some 70 of them. OpenSSL 3.5's hello has 1.5 KB.)"""
+@pytest.mark.parametrize("kind, size", [("tcp", 1), ("unix", 32)], ids=["tcp byte by byte", "unix by 32 bytes"])
+def test_a_hello_in_tiny_pieces_is_served(env, pki, kind, size):
+    """And so is the rest of a real handshake. (The kernel charges a Unix client's own buffer for each piece that is not
+    consumed: poll() calls it full after some 70 of them. OpenSSL 3.5's hello has 1.5 KB.)"""
     behind = Behind(env, pki, address=env.unix() if kind == "unix" else None)
     sock = env.connect(behind.address)
     client = tls_raw.Tls(sock, tls_raw.client_context(), server_name="a.test")
@@ -136,21 +138,13 @@ def test_hello_in_tiny_pieces(env, pki, kind, size):
     client.close()
 
 
-def cut_into_records(hello, size):
-    """The same handshake message in records of `size` bytes."""
-    message = b"".join(record[5:] for record in tls_raw.records(hello))
-    return b"".join(
-        b"\x16\x03\x01" + struct.pack(">H", len(message[at : at + size])) + message[at : at + size]
-        for at in range(0, len(message), size)
-    )
-
-
-@pytest.mark.parametrize("size", [1, 3, 100])
-def test_hello_in_many_records(env, behind, size):
+@pytest.mark.parametrize("size", [1, 3, 100], ids="{} bytes each".format)
+def test_a_hello_in_many_records_is_routed(env, behind, size):
     sock = env.connect(behind.address)
     name = sockets.local_name(sock)
     client = tls_raw.Tls(sock, tls_raw.client_context(), server_name="b.test")
-    sock.sendall(cut_into_records(client.hello(), size))
+    message = b"".join(record[5:] for record in tls_raw.records(client.hello()))
+    sock.sendall(wire.in_records(message, size, version=0x0301))
     # The server behind answers the hello, whatever records it comes in.
     assert sockets.receive_exactly(sock, 3) == b"\x16\x03\x03"
     sock.close()
@@ -167,15 +161,11 @@ def large_hello(name, size):
     body = b"\x03\x03" + bytes(32) + b"\0" + b"\0\x02\x13\x01" + b"\x01\0"
     body += struct.pack(">H", len(extensions)) + extensions
     message = b"\x01" + len(body).to_bytes(3, "big") + body
-    return b"".join(
-        b"\x16\x03\x01" + struct.pack(">H", len(message[at : at + 16384])) + message[at : at + 16384]
-        for at in range(0, len(message), 16384)
-    )
+    return wire.in_records(message, 16384, version=0x0301)
 
 
-@pytest.mark.parametrize("size", [16390, 20_000, 60_000])
-def test_hello_larger_than_a_record(env, size):
-    """It reaches the target to the last byte."""
+@pytest.mark.parametrize("size", [16390, 20_000, 60_000], ids="{} bytes".format)
+def test_a_hello_larger_than_a_record_reaches_the_target_whole(env, size):
     target, address = env.listen(), env.address()
     env.start(proxy(address, named("large.test", target.address), connection_load_balancer="sni"))
     hello = large_hello("large.test", size)
@@ -185,7 +175,7 @@ def test_hello_larger_than_a_record(env, size):
     assert sockets.receive_exactly(target.accept(), len(hello)) == hello
 
 
-def test_hello_beyond_the_bound(env):
+def test_a_hello_beyond_64_kib_is_refused(env):
     address = env.address()
     bitflow = env.start(proxy(address, named("*", env.refusing()), connection_load_balancer="sni"))
     sock = env.connect(address)
@@ -197,7 +187,7 @@ def test_hello_beyond_the_bound(env):
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_waiting_for_a_hello_takes_no_processor(env, pki, kind):
+def test_waiting_for_a_hello_takes_no_processor_time(env, pki, kind):
     address = env.unix() if kind == "unix" else None
     behind = Behind(env, pki, {"client_hello_timeout": "2s"}, address)
     clients = []
@@ -214,12 +204,7 @@ def test_waiting_for_a_hello_takes_no_processor(env, pki, kind):
     assert reasons == {"client_handshake_timeout"}
 
 
-@pytest.mark.parametrize("first, words", [
-    (b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", "plain HTTP"),
-    (b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10", "SSLv2"),
-    (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH"),
-    (bytes(range(200, 240)), "not TLS"),
-])
+@pytest.mark.parametrize("first, words", NOT_TLS.values(), ids=NOT_TLS)
 def test_passing_listener_drops_what_is_not_tls(env, behind, first, words):
     sock = env.connect(behind.address)
     name = sockets.local_name(sock)

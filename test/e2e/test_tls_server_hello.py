@@ -1,5 +1,5 @@
-"""Targets whose ServerHello has another version than 0x0303: refused with an alert and in words, in whatever pieces it
-comes. And good ones, which are taken in whatever pieces."""
+"""A ServerHello whose version is not 0x0303 is refused with an alert and in words, in whatever pieces it comes. A good
+one is accepted in whatever pieces."""
 
 import socket
 
@@ -55,30 +55,33 @@ class Hostile:
 
 
 @pytest.mark.parametrize("keys", [{}, {"minimum_version": "1.3"}], ids=["1.2 and 1.3", "1.3"])
-@pytest.mark.parametrize("version", [0x0304, 0x0305, 0x0403, 0x0003])
-def test_another_version(env, pki, version, keys):
+@pytest.mark.parametrize("version", [0x0304, 0x0305, 0x0403, 0x0003], ids="{:#06x}".format)
+def test_a_hello_with_another_version_is_refused(env, pki, version, keys):
     hostile = Hostile(env, pki, **keys)
     hostile.send(hostile.server_hello(version))
     hostile.assert_refused(RULES.format(version))
 
 
-@pytest.mark.parametrize("version, name", [(0x0300, "SSL 3.0"), (0x0301, "TLS 1.0"), (0x0302, "TLS 1.1")])
-def test_an_old_version(env, pki, version, name):
+OLD_VERSIONS = {"SSL 3.0": 0x0300, "TLS 1.0": 0x0301, "TLS 1.1": 0x0302}
+
+
+@pytest.mark.parametrize("name", OLD_VERSIONS)
+def test_a_hello_with_an_old_version_is_refused_by_its_name(env, pki, name):
     hostile = Hostile(env, pki)
-    hostile.send(hostile.server_hello(version))
+    hostile.send(hostile.server_hello(OLD_VERSIONS[name]))
     hostile.assert_refused(f"no TLS version in common: the target chose {name}")
 
 
-def test_nobody_is_verified_not_even_with_mode_none(env, pki):
+def test_verify_mode_none_does_not_excuse_a_wrong_version(env, pki):
     hostile = Hostile(env, pki, verify_mode="none")
     hostile.send(hostile.server_hello(0x0304))
     hostile.assert_refused(RULES.format(0x0304))
 
 
-@pytest.mark.parametrize("size", [5, 6, 40])
+@pytest.mark.parametrize("size", [5, 6, 40], ids="{} bytes a record".format)
 @pytest.mark.parametrize("before", [b"", WARNING], ids=["alone", "after a warning"])
-def test_in_records_and_segments(env, pki, size, before):
-    """The alert comes as soon as the version has come: the rest may not even be taken."""
+def test_a_wrong_version_in_small_records_is_refused_as_soon_as_it_has_come(env, pki, size, before):
+    """It is sent byte by byte, and the rest of the hello is never sent."""
     hostile = Hostile(env, pki)
     stream = before + wire.in_records(hostile.server_hello(0x0304), size)
     end_of_version = len(before) + 5 * (5 // size + 1) + 6
@@ -87,8 +90,8 @@ def test_in_records_and_segments(env, pki, size, before):
     hostile.assert_refused(RULES.format(0x0304))
 
 
-def test_beside_all_that_a_good_one_has(env, pki):
-    """The version that was chosen, and a good share."""
+def test_a_wrong_version_in_an_otherwise_good_hello_is_refused(env, pki):
+    """With the version that was chosen (supported_versions), and a good key share."""
     hostile = Hostile(env, pki)
     group = int.from_bytes(hostile.hello.extensions[wire.KEY_SHARE][2:4], "big")
     share = wire.server_share(group, wire.GENERATORS[group])
@@ -97,20 +100,21 @@ def test_beside_all_that_a_good_one_has(env, pki):
 
 
 @pytest.mark.parametrize("size, words, alert", [
-    (1, "broke the rules of TLS", DECODE_ERROR),  # mbedTLS wants a message's length whole in its first record
+    (1, "broke the rules of TLS", DECODE_ERROR),  # mbedTLS wants a message's whole length in its first record
     (4, "a message out of turn", UNEXPECTED_MESSAGE),
     (100, RULES.format(0x0304), PROTOCOL_VERSION),
-])
-def test_behind_a_hello_request(env, pki, size, words, alert):
-    """Which a client of TLS 1.2 may pass over (RFC 5246 7.4.1.1), in records of its own and in the same."""
+], ids=["1 byte a record", "a record each", "one record"])
+def test_a_wrong_version_behind_a_hello_request_is_refused(env, pki, size, words, alert):
+    """A client of TLS 1.2 may ignore a HelloRequest (RFC 5246 7.4.1.1). Here it has a record of its own, or shares the
+    hello's."""
     hostile = Hostile(env, pki)
     hostile.connection.sendall(wire.in_records(wire.message(0, b"") + hostile.server_hello(0x0304), size))
     hostile.assert_refused(words, alert)
 
 
-@pytest.mark.parametrize("size", [5, 200])
+@pytest.mark.parametrize("size", [5, 200], ids="{} bytes a record".format)
 @pytest.mark.parametrize("is_whole", [False, True], ids=["bare", "otherwise good"])
-def test_after_a_retry_request(env, pki, size, is_whole):
+def test_a_wrong_version_after_a_retry_request_is_refused(env, pki, size, is_whole):
     hostile = Hostile(env, pki)
     hostile.retry()
     hostile.connection.sendall(wire.record(b"\x01", kind=wire.CHANGE_CIPHER_SPEC))
@@ -120,14 +124,14 @@ def test_after_a_retry_request(env, pki, size, is_whole):
     hostile.assert_refused(RULES.format(0x0304))
 
 
-def test_in_a_retry_request(env, pki):
+def test_a_wrong_version_in_a_retry_request_is_refused(env, pki):
     hostile = Hostile(env, pki)
     hostile.retry(0x0403)
     hostile.assert_refused(RULES.format(0x0403))
 
 
-def test_another_target_is_tried(env, pki):
-    """It is a failed attempt like others."""
+def test_another_target_is_tried_after_a_wrong_version(env, pki):
+    """That is a failed attempt like any other."""
     hostile = Hostile(env, pki, spare=env.echo().address)
     hostile.send(hostile.server_hello(0x0304))
     hostile.assert_told()
@@ -137,15 +141,15 @@ def test_another_target_is_tried(env, pki):
     assert (record["attempts"], record["target"]["name"], record["reason"]) == (2, "target2", "completed")
 
 
-def test_one_that_never_becomes_whole_has_the_time_of_others(env, pki):
+def test_a_hello_that_never_becomes_whole_ends_by_the_handshake_timeout(env, pki):
     hostile = Hostile(env, pki, handshake_timeout="1s")
     hostile.connection.sendall(wire.record(b"\x02\xff\xff\xff\x03\x03"))
     sockets.was_rejected(hostile.client)
     assert hostile.bitflow.wait_records(1)[0]["reason"] == "target_handshake_timeout"
 
 
-def test_records_of_nothing_are_refused(env, pki):
-    """RFC 8446 5.1: a handshake's record has at least a byte."""
+def test_an_empty_handshake_record_is_refused(env, pki):
+    """A handshake record must not be empty (RFC 8446 5.1)."""
     hostile = Hostile(env, pki)
     hostile.connection.sendall(wire.record(b""))
     hostile.assert_refused("broke the rules of TLS", DECODE_ERROR)
@@ -170,9 +174,13 @@ def in_small_records(sock, size):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("cut, groups", [("bytewise", None), ("bytewise", "secp384r1"), (5, None), (60, None)])
-def test_a_good_one_in_pieces(env, pki, version, cut, groups):
-    """A real server's; in TLS 1.3 also after it has asked for another group."""
+@pytest.mark.parametrize(
+    "cut, groups",
+    [("bytewise", None), ("bytewise", "secp384r1"), (5, None), (60, None)],
+    ids=["bytewise", "bytewise with P-384", "5 bytes a record", "60 bytes a record"],
+)
+def test_a_good_hello_in_pieces_is_taken(env, pki, version, cut, groups):
+    """A real server's; with P-384 a server of TLS 1.3 asks for another key share first."""
     target, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, tls_target(target.address, pki.trusted)))
     client = env.connect(address)

@@ -11,12 +11,7 @@ import tls_peers
 import tls_raw
 from environment import proxy
 from tls_cases import Shared, assert_leg, tls_accept, tls_echo, tls_listener, tls_target
-from tls_peers import VERSIONS
-
-KINDS = ["rsa", "rsa-pss", "p256", "p384"]
-CASES = [
-    (version, kind, suite) for version in VERSIONS for kind in KINDS for suite in tls_peers.suites(version, kind)
-]
+from tls_peers import PYTHON_SUITE_CASES, SUITE_CASES, VERSIONS
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +32,7 @@ def front(shared):
 
 
 def converse(env, front, answer=lambda line: line):
-    """A plain client that says three lines, and is answered each."""
+    """A plain client sends three lines, and each is answered."""
     client = env.connect(front.addresses["front"])
     for number in range(3):
         line = b"hello bitflow %d" % number
@@ -58,26 +53,26 @@ def check(front, server, version, suite):
     assert names == "DNS:server.test, DNS:localhost, IP:127.0.0.1, IP:::1"
 
 
-@pytest.mark.parametrize("version, kind, suite", CASES)
-def test_openssl(env, front, pki, target, version, kind, suite):
+@pytest.mark.parametrize("version, kind, suite", SUITE_CASES)
+def test_openssl_is_reached_with_each_version_key_and_suite(env, front, pki, target, version, kind, suite):
     with tls_peers.openssl_server(target, pki.servers[kind], version=version, suite=suite):
         converse(env, front, answer=lambda line: line[::-1])
         check(front, pki.servers[kind], version, suite)
 
 
-@pytest.mark.parametrize("version, kind, suite", CASES)
-def test_gnutls(env, front, pki, target, version, kind, suite):
+@pytest.mark.parametrize("version, kind, suite", SUITE_CASES)
+def test_gnutls_is_reached_with_each_version_key_and_suite(env, front, pki, target, version, kind, suite):
     with tls_peers.gnutls_server(target, pki.servers[kind], version=version, suite=suite):
         converse(env, front)
         check(front, pki.servers[kind], version, suite)
 
 
-@pytest.mark.parametrize("version, kind, suite", CASES)
-def test_nginx(front, pki, target, version, kind, suite):
+@pytest.mark.parametrize("version, kind, suite", SUITE_CASES)
+def test_nginx_is_reached_with_each_version_key_and_suite(front, pki, target, version, kind, suite):
     with tls_peers.Nginx(target, pki.servers[kind], version=version, suite=suite) as nginx:
         nginx.publish("page.txt", b"hello bitflow\n" * 10_000)
         url = f"http://{front.addresses['front']}/page.txt"
-        # Else curl would end first, and to that nginx answers without a close_notify.
+        # Otherwise curl would end first, and nginx answers that without a close_notify.
         done = programs.run(["curl", "-sSf", "--noproxy", "*", "-H", "Connection: close", url])
         assert done.stdout == "hello bitflow\n" * 10_000
         record = front.record("front")
@@ -85,17 +80,14 @@ def test_nginx(front, pki, target, version, kind, suite):
         assert_leg(record["target_tls"], version, suite, "server.test", peer=pki.servers[kind])
 
 
-PYTHON_CASES = [case for case in CASES if case[0] == "TLSv1.2" or case[2] == "TLS_AES_256_GCM_SHA384"]
-
-
-@pytest.mark.parametrize("version, kind, suite", PYTHON_CASES)
-def test_python(env, front, pki, target, version, kind, suite):
+@pytest.mark.parametrize("version, kind, suite", PYTHON_SUITE_CASES)
+def test_python_is_reached_with_each_version_key_and_suite(env, front, pki, target, version, kind, suite):
     suites = tls_peers.openssl_name(suite) if version == "TLSv1.2" else None
     if version == "TLSv1.3":
         suite = None  # the two sides' own choice
     context = tls_raw.server_context(pki.servers[kind], version=version, suites=suites)
-    # Python has the server's order decide, also of signatures, and OpenSSL's begins with RSA-PSS. It may take that in
-    # TLS 1.2, too (RFC 8446 4.2.3), but mbedTLS does not; docs/tls.md says so.
+    # Python lets the server's order decide, that of signatures included, and OpenSSL's begins with RSA-PSS. RFC 8446
+    # 4.2.3 allows that in TLS 1.2, too, but mbedTLS does not take it; docs/tls.md says so.
     context.options &= ~tls_raw.ssl.OP_CIPHER_SERVER_PREFERENCE
     env.serve(tls_echo(context), target)
     converse(env, front)
@@ -103,7 +95,7 @@ def test_python(env, front, pki, target, version, kind, suite):
 
 
 def test_nginx_answers_an_ended_client_without_close_notify(front, pki, target):
-    """All of the page has come; that the target's stream was cut is said nevertheless, but it is no error."""
+    """The whole page has come; the record says that the target's stream was cut all the same."""
     with tls_peers.Nginx(target, pki.server) as nginx:
         nginx.publish("page.txt", b"hello bitflow\n")
         done = programs.run(["curl", "-sSf", "--noproxy", "*", f"http://{front.addresses['front']}/page.txt"])
@@ -122,8 +114,8 @@ def test_pss_in_tls_1_2_is_refused_in_words(env, front, pki, target, kind):
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("group", ["X25519", "P-256", "P-384"])
-def test_groups(env, front, pki, target, version, group):
-    """A server of TLS 1.3 that wants another group than it got a key share of asks again."""
+def test_a_server_is_reached_with_each_group(env, front, pki, target, version, group):
+    """A server of TLS 1.3 asks again if it wants another group than that of the key share that it got."""
     with tls_peers.openssl_server(target, pki.server, version=version, more=["-groups", group]):
         converse(env, front, answer=lambda line: line[::-1])
         check(front, pki.server, version, None)
@@ -140,8 +132,8 @@ def test_session_tickets_are_passed_over(env, front, pki, target, tickets):
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("size", [1, 512, 16384])
-def test_sizes_of_records(env, front, pki, target, version, size):
-    """Records of the smallest and of the largest size, many in a segment."""
+def test_records_of_the_smallest_and_the_largest_size_pass(env, front, pki, target, version, size):
+    """Many of them in a segment."""
     listener = env.listen(target)
     client = env.connect(front.addresses["front"])
     server = tls_accept(listener, tls_raw.server_context(pki.server, version=version))
@@ -158,9 +150,8 @@ def test_sizes_of_records(env, front, pki, target, version, size):
     assert front.record("front")["reason"] == "completed"
 
 
-def test_data_with_the_last_flight(env, front, pki, target):
-    """What the server sends in one segment with the end of its handshake is not lost. (In TLS 1.3 the end is
-    the client's.)"""
+def test_data_in_one_segment_with_the_servers_last_flight_is_not_lost(env, front, pki, target):
+    """In TLS 1.3 the last flight is the client's."""
     listener = env.listen(target)
     client = env.connect(front.addresses["front"])
     context = tls_raw.server_context(pki.server, version="TLSv1.2")
@@ -173,8 +164,8 @@ def test_data_with_the_last_flight(env, front, pki, target):
     assert front.record("front")["bytes_from_target"] == 13
 
 
-def test_data_with_the_tickets(env, front, pki, target):
-    """Tickets, and data in the same segment, byte by byte."""
+def test_data_right_behind_session_tickets_is_not_lost(env, front, pki, target):
+    """Sent byte by byte."""
     listener = env.listen(target)
     client = env.connect(front.addresses["front"])
     server = tls_raw.Tls(listener.accept(), tls_raw.server_context(pki.server, version="TLSv1.3"), True)
@@ -187,8 +178,7 @@ def test_data_with_the_tickets(env, front, pki, target):
     assert front.record("front")["reason"] == "completed"
 
 
-def test_data_before_the_target_is_connected(env, front, pki, target):
-    """What the client sends meanwhile waits for the target's handshake."""
+def test_data_sent_before_the_targets_handshake_waits_for_it(env, front, pki, target):
     listener = env.listen(target)
     client = env.connect(front.addresses["front"])
     client.sendall(b"early bird")
@@ -208,9 +198,9 @@ def test_data_before_the_target_is_connected(env, front, pki, target):
         (["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA"], "alert|cipher|suite|handshake"),
         (["-tls1_3", "-groups", "P-521"], "alert|group|handshake"),
     ],
-    ids=["1.1", "cbc", "p521"],
+    ids=["TLS 1.1", "CBC", "P-521"],
 )
-def test_servers_that_want_something_weak_or_foreign(env, front, pki, target, more, words):
+def test_a_server_that_wants_something_weak_or_foreign_is_refused_in_words(env, front, pki, target, more, words):
     with tls_peers.openssl_server(target, pki.server, more=more):
         client = env.connect(front.addresses["front"])
         sockets.was_rejected(client)
@@ -219,8 +209,7 @@ def test_servers_that_want_something_weak_or_foreign(env, front, pki, target, mo
     assert any(word in record["error"].lower() for word in words.split("|")), record["error"]
 
 
-def test_both_legs(env, pki):
-    """TLS in, TLS out, each with its own version, suite and names."""
+def test_both_legs_may_have_tls_each_with_its_own_version_and_names(env, pki):
     back = env.serve(tls_echo(tls_raw.server_context(pki.servers["p384"], version="TLSv1.2"))).address
     address = env.address()
     bitflow = env.start(
@@ -236,7 +225,7 @@ def test_both_legs(env, pki):
     assert_leg(record["target_tls"], "TLSv1.2", server_name="server.test", peer=pki.servers["p384"])
 
 
-def test_over_a_unix_socket(env, pki):
+def test_a_target_is_reached_with_tls_over_a_unix_socket(env, pki):
     back = env.serve(tls_echo(tls_raw.server_context(pki.server)), env.unix("back.sock")).address
     bitflow = env.start(proxy(env.unix(), tls_target(back, pki.trusted)))
     client = env.connect(env.unix())
@@ -245,8 +234,8 @@ def test_over_a_unix_socket(env, pki):
     assert_leg(bitflow.wait_records(1)[0]["target_tls"], server_name="server.test", peer=pki.server)
 
 
-def test_failover_to_a_target_whose_handshake_succeeds(env, pki):
-    """A handshake is a part of connecting: where it fails, the next target is tried."""
+def test_failover_goes_on_to_a_target_whose_handshake_succeeds(env, pki):
+    """A handshake is a part of connecting."""
     bad = env.serve(tls_echo(tls_raw.server_context(pki.bad_servers["expired"]))).address
     plain = env.serve(peers.greeter("I speak no TLS")).address
     good = env.serve(tls_echo(tls_raw.server_context(pki.server))).address

@@ -1,7 +1,5 @@
 """A listener for two tenants: each has a certificate, an authority for its clients, and a target, chosen by the server
-name. No client of one gets to what is not its tenant's."""
-
-import signal
+name. A client of one never reaches the other's."""
 
 import pytest
 
@@ -12,7 +10,6 @@ import tls_raw
 from environment import proxy
 from tls_cases import assert_refused, tls_client, tls_listener
 from tls_peers import VERSIONS
-from waiting import wait_for
 
 TARGETS = ("a.test", "b.test", "c.test", "*")
 NO_JUDGE = "which authority is to judge the client depends on that"
@@ -44,7 +41,7 @@ class Tenants:
         return True
 
     def refusal(self, tenant, name, version=None):
-        """The alert, and the record."""
+        """The alert that this client gets, and its record."""
         sock = self.env.connect(self.address)
         local = sockets.local_name(sock)
         alert = tls_raw.refusal(tls_raw.Tls(sock, self.context(tenant, version), server_name=name))
@@ -59,7 +56,7 @@ def tenants(env, pki):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_each_gets_to_its_own(tenants, version):
+def test_clients_reach_only_their_own_tenants_target(tenants, version):
     assert tenants.reaches("a", "a.test", "a.test", version)
     assert tenants.reaches("b", "b.test", "b.test", version)
     assert tenants.reaches("b", "x.b.test", "*", version)  # by the certificate's wildcard
@@ -71,9 +68,9 @@ def test_each_gets_to_its_own(tenants, version):
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("mode", ["strict", "relaxed"])
-@pytest.mark.parametrize("name", ["c.test", "d.test", "y.x.b.test", None])
-def test_a_name_of_no_certificate(env, pki, mode, name, version):
-    """One that has a target, one for which the target named * is, and none."""
+@pytest.mark.parametrize("name", ["c.test", "d.test", "y.x.b.test", None], ids=lambda name: name or "no name")
+def test_a_name_of_no_certificate_is_refused_where_authorities_differ(env, pki, mode, name, version):
+    """A name with a target of its own, names that would go to the target *, and no name at all."""
     tenants = Tenants(env, pki, mode)
     for tenant in ("a", "b", None):
         alert, record = tenants.refusal(tenant, name, version)
@@ -86,9 +83,8 @@ def test_a_name_of_no_certificate(env, pki, mode, name, version):
 @pytest.mark.parametrize("name, is_for_b", [
     ("b.test.", True), ("B.Test", True), ("B.TEST.", True),
     ("b.test..", False), ("127.0.0.1", False), (".b.test", False),
-])
-def test_other_ways_to_write_a_name(tenants, pki, name, is_for_b, version):
-    """A dot at the end and the case do not matter; what is left is compared as it is."""
+], ids=["b.test.", "B.Test", "B.TEST.", "b.test..", "127.0.0.1", ".b.test"])
+def test_only_the_case_and_a_last_dot_of_a_name_do_not_matter(tenants, pki, name, is_for_b, version):
     client = tls_peers.openssl_client(tenants.address, name=name, version=version, identity=pki.rsa_client)
     stranger = tls_peers.openssl_client(tenants.address, name=name, version=version, identity=pki.client)
     with client, stranger:
@@ -97,28 +93,28 @@ def test_other_ways_to_write_a_name(tenants, pki, name, is_for_b, version):
 
 
 @pytest.mark.parametrize("mode", ["none", "relaxed", "strict"])
-def test_where_all_are_judged_alike(env, pki, mode):
-    """One authority for all certificates: a name that none of them has is its target's affair, as ever."""
+def test_a_name_of_no_certificate_is_served_where_one_authority_judges_all(env, pki, mode):
+    """With one authority for all certificates such a name goes to its target, as without client certificates."""
     tenants = Tenants(env, pki, mode, authorities=(pki.root, pki.root))
     for name, target in (("c.test", "c.test"), ("d.test", "*"), (None, "*")):
         assert tenants.reaches("a", name, target)
 
 
-def test_where_nobody_is_judged(env, pki):
+def test_a_name_of_no_certificate_is_served_where_nobody_is_judged(env, pki):
     tenants = Tenants(env, pki, "none")
     for tenant in ("a", "b", None):
         assert tenants.reaches(tenant, "c.test", "c.test")
 
 
-def test_lists_make_a_difference_too(env, pki):
-    """The same authority, but one of the certificates has its revocation list."""
+def test_a_revocation_list_makes_the_same_authority_differ(env, pki):
+    """Both certificates have the same authority, but only one has its revocation list."""
     tenants = Tenants(env, pki, authorities=(pki.root, pki.root), revocation_list=str(pki.revocation_list))
     assert tenants.reaches("a", "a.test", "a.test")
     assert tenants.refusal("a", "c.test")[0] == "unrecognized_name"
 
 
-def test_other_balancers_have_one_set_of_targets(env, pki):
-    """There the name chooses the certificate and its authority only, and the first one stands in."""
+def test_other_balancers_serve_a_name_of_no_certificate(env, pki):
+    """There the name chooses only the certificate and its authority; for an unknown name it is the first one."""
     address = env.address()
     entries = [
         pki.server_for("a.test").entry(authority=str(pki.root.certificate)),
@@ -131,15 +127,14 @@ def test_other_balancers_have_one_set_of_targets(env, pki):
     client.close()
 
 
-def test_a_reload_that_gives_them_authorities_of_their_own(env, pki):
-    """From then on; who was let in before stays."""
+def test_a_reload_to_authorities_that_differ_leaves_earlier_clients_alone(env, pki):
+    """Clients that come after it are refused."""
     tenants = Tenants(env, pki, authorities=(pki.root, pki.root))
     before = tls_client(env, tenants.address, tenants.context("a"), server_name="c.test")
     assert before.read_exactly(7) == b"c.test\n"
     tenants.entry["listener"]["tls_context"]["certificates"][1]["authority"] = str(pki.rsa.certificate)
     env.config(tenants.entry)
-    tenants.bitflow.signal(signal.SIGHUP)
-    wait_for(lambda: "msg=reloaded" in tenants.bitflow.stderr(), lambda: tenants.bitflow.stderr())
+    tenants.bitflow.reload()
     assert tenants.refusal("a", "c.test")[0] == "unrecognized_name"
     assert tenants.refusal("a", "b.test")[0] == "unknown_ca"
     assert tenants.reaches("b", "b.test", "b.test")

@@ -1,5 +1,5 @@
-"""Bulk data through real programs: curl and nginx over each pair of address kinds, redis-benchmark and redis,
-socat, nc."""
+"""Bulk data through real programs (curl and nginx over each pair of address kinds, redis-benchmark and Redis, socat,
+nc), and how the relay moves it."""
 
 import contextlib
 import hashlib
@@ -75,7 +75,7 @@ def curl(front, *arguments):
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_curl_nginx_both_ways(env, nginx, payload, pair):
+def test_downloads_and_uploads_arrive_whole_over_each_pair_of_address_kinds(env, nginx, payload, pair):
     source, checksum = payload
     size = source.stat().st_size
     kind, target_kind = pair.split("-")
@@ -114,7 +114,7 @@ def test_curl_nginx_both_ways(env, nginx, payload, pair):
     assert {down["reason"], up["reason"]} == {"completed"}
 
 
-def test_curl_both_ways_at_once_on_eight_connections(env, nginx, payload):
+def test_eight_transfers_both_ways_at_once_arrive_whole(env, nginx, payload):
     source, checksum = payload
     address = env.address()
     bitflow = env.start(proxy(address, nginx.tcp))
@@ -136,7 +136,7 @@ def test_curl_both_ways_at_once_on_eight_connections(env, nginx, payload):
     assert len(bitflow.wait_records(8)) == 8
 
 
-def test_redis_benchmark(env):
+def test_redis_benchmark_runs_without_errors(env):
     with programs.Redis() as redis:
         front, unix_front = env.address(), env.address()
         bitflow = env.start(proxy(front, redis.address), proxy(unix_front, redis.unix, name="by-unix"))
@@ -172,8 +172,8 @@ def test_redis_benchmark(env):
         assert {record["reason"] for record in bitflow.records()} <= {"completed", "client_reset"}
 
 
-def test_http_through_haproxy_behind_bitflow(env, nginx):
-    """A second proxy as the target: keep-alive connections and many small requests."""
+def test_many_requests_of_one_client_pass_through_haproxy_behind_bitflow(env, nginx):
+    """A second proxy is the target; the connection is kept alive."""
     address, behind = env.address(), env.address()
     with programs.Haproxy(behind, nginx.tcp):
         env.start(proxy(address, behind))
@@ -182,8 +182,8 @@ def test_http_through_haproxy_behind_bitflow(env, nginx):
         assert done.stdout == nginx.small * 200
 
 
-def test_socat_half_close(env):
-    """socat answers only after it has seen the end of its input, and the other way round."""
+def test_socat_is_answered_after_its_half_close(env):
+    """The other socat answers only after it has seen the end of its input."""
     address, target = env.address(), env.address()
     port = target.rpartition(":")[2]
     with programs.Program(
@@ -201,7 +201,7 @@ def test_socat_half_close(env):
         assert done.stdout.split()[0].decode() == hashlib.sha256(data).hexdigest()
 
 
-def test_nc_through_a_unix_listener(env):
+def test_nc_is_answered_through_a_unix_listener(env):
     echo = env.echo()
     env.start(proxy(env.unix(), echo.address))
     done = subprocess.run(
@@ -214,8 +214,7 @@ def test_nc_through_a_unix_listener(env):
 
 
 def pump_check(client, target, generator, rounds):
-    """Moves data both ways in bursts of all sizes, so that the proxy changes its way of copying back and
-    forth."""
+    """Moves data both ways in bursts of all sizes, so that the proxy changes its way of copying back and forth."""
     for _ in range(rounds):
         size = generator.choice([1, 100, 4096, 16384, 16385, 65536, 1_000_000])
         data = generator.randbytes(size)
@@ -229,7 +228,7 @@ def pump_check(client, target, generator, rounds):
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_small_and_bulk_by_turns(env, kind):
+def test_small_and_bulk_data_by_turns_arrives_whole(env, kind):
     listener = env.listen() if kind == "tcp" else env.listen(env.unix("back.sock"))
     address = env.address() if kind == "tcp" else env.unix()
     env.start(proxy(address, listener.address))
@@ -237,8 +236,8 @@ def test_small_and_bulk_by_turns(env, kind):
     pump_check(client, target, random.Random(5), scale(200))
 
 
-def test_bulk_uses_pipes_and_gives_them_back(env):
-    """The adaptive path: an idle or chatty connection holds no pipe, a bulk flow is spliced through one."""
+def test_only_bulk_data_takes_pipes(env):
+    """An idle or chatty connection holds no pipe; bulk data is spliced through one."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address))
     client, target = env.pair(address, listener)
@@ -269,7 +268,7 @@ def test_bulk_uses_pipes_and_gives_them_back(env):
 
 
 def test_idle_pipes_are_few(env):
-    """What a crowd of bulk flows needed is not kept after it, except for a few pipes for the next ones."""
+    """Of the pipes that a crowd of bulk flows needed, only a few are kept for the next ones."""
     kept, count, size = 2 * 8, scale(200, 60), 1_000_000
     source = env.serve(peers.source(bytes(size)), env.unix("back.sock"))
     bitflow = env.start(proxy(env.unix(), source.address))
@@ -287,8 +286,8 @@ def test_idle_pipes_are_few(env):
     assert pipes() <= kept, "pipes without a flow pile up"
 
 
-def test_bulk_without_descriptors_for_pipes(env):
-    """When no pipe is to be had the flow goes on with plain copies."""
+def test_bulk_data_passes_without_descriptors_for_pipes(env):
+    """Without a pipe the data is copied."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))
     client = env.connect(address)
@@ -305,8 +304,7 @@ def test_bulk_without_descriptors_for_pipes(env):
 
 
 def test_small_writes_are_not_delayed(env):
-    """TCP_NODELAY on both legs: write-write-read exchanges do not wait for delayed acknowledgements (40 ms
-    each)."""
+    """With TCP_NODELAY on both legs, write-write-read exchanges do not wait for delayed ACKs (40 ms each)."""
     echo, address = env.echo(), env.address()
     env.start(proxy(address, echo.address))
     client = env.connect(address)

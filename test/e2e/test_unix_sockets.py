@@ -17,7 +17,7 @@ def start_fails(env, *proxies):
     return bitflow.stderr()
 
 
-def test_file_comes_and_goes(env):
+def test_the_socket_file_is_there_until_the_end(env):
     echo, file = env.echo(), env.directory / "front.sock"
     bitflow = env.start(proxy(env.unix(), echo.address))
     assert stat.S_ISSOCK(file.stat().st_mode)
@@ -56,7 +56,7 @@ def test_live_socket_is_not_replaced(env):
 
 
 def test_live_socket_with_a_full_queue_is_not_replaced(env):
-    """EAGAIN from a connect is an answer: somebody listens."""
+    """EAGAIN from connect() means that somebody listens."""
     listener = env.listen(env.unix(), backlog=0)
     listener.fill_queue()
     start_fails(env, proxy(env.unix(), env.address()))
@@ -83,7 +83,7 @@ def test_other_files_are_not_replaced(env):
 
 
 def test_datagram_socket_is_not_replaced(env):
-    """A live socket of another kind answers a stream connect with EPROTOTYPE, not with a refusal."""
+    """A live socket of another type answers connect() with EPROTOTYPE, not with ECONNREFUSED."""
     other = env.keep(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
     other.bind(str(env.directory / "front.sock"))
     start_fails(env, proxy(env.unix(), env.address()))
@@ -92,11 +92,11 @@ def test_datagram_socket_is_not_replaced(env):
     assert other.recv(100) == b"still mine"
 
 
-def test_directory_that_is_not_there(env):
+def test_a_missing_directory_fails_the_start_and_is_named(env):
     assert "nowhere" in start_fails(env, proxy(env.unix("nowhere/front.sock"), env.address()))
 
 
-def test_abstract_listener_and_target(env):
+def test_abstract_sockets_serve_and_make_no_files(env):
     echo = env.echo(env.abstract("back"))
     env.start(proxy(env.abstract(), echo.address))
     sockets.round_trip(env.connect(env.abstract()))
@@ -104,8 +104,8 @@ def test_abstract_listener_and_target(env):
     assert not [name for name in os.listdir(env.directory) if name.endswith(".sock")]
 
 
-def test_longest_path(env):
-    """107 bytes fit into a socket address, one more does not."""
+def test_a_path_of_107_bytes_is_taken_and_a_longer_one_is_refused(env):
+    """A socket address has room for no more."""
     echo = env.echo()
     room = 107 - len(str(env.directory)) - 1
     env.start(proxy(env.unix("x" * room), echo.address))
@@ -116,7 +116,7 @@ def test_longest_path(env):
 
 
 def test_failed_start_leaves_no_file(env):
-    """The first proxy is bound already when the second one fails."""
+    """The first proxy is already bound when the second one fails."""
     taken = env.listen()
     text = start_fails(
         env, proxy(env.unix(), env.address(), name="one"), proxy(taken.address, env.address(), name="two")
@@ -125,7 +125,7 @@ def test_failed_start_leaves_no_file(env):
     assert not (env.directory / "front.sock").exists()
 
 
-def test_many_clients_at_once(env):
+def test_many_clients_at_once_are_served_and_leave_nothing_behind(env):
     echo = env.echo(env.unix("back.sock"))
     bitflow = env.start(proxy(env.unix(), echo.address))
     clients = [env.connect(env.unix()) for _ in range(200)]
@@ -138,7 +138,7 @@ def test_many_clients_at_once(env):
 
 
 def test_removed_file_is_made_anew_by_a_reload(env):
-    """Somebody tidied up too much: SIGHUP brings the file back, live connections and other proxies notice nothing."""
+    """Live connections and other proxies notice nothing."""
     echo, address, file = env.echo(), env.address(), env.directory / "front.sock"
     bitflow = env.start(
         proxy(env.unix(), echo.address, name="by-unix"), proxy(address, echo.address, name="by-tcp")

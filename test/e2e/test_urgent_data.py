@@ -1,5 +1,5 @@
-"""TCP's urgent data (telnet's and FTP's interrupt) stays in the stream, at its place: no byte is lost, whichever leg it
-comes by and however the bytes are moved."""
+"""TCP's urgent data (telnet's and FTP's interrupt) stays in its place in the stream: no byte is lost, whichever leg it
+comes from and however the bytes are moved."""
 
 import random
 import socket
@@ -21,6 +21,17 @@ ABORT = [(b"RETR big\r\n", 0), (b"\xff\xf4\xff", 0), (b"\xf2", socket.MSG_OOB), 
 WHOLE = b"".join(part for part, _ in ABORT)
 
 
+DIRECTIONS = pytest.mark.parametrize("source", ["from the client", "from the target"])
+
+
+def sender_and_receiver(env, source):
+    """The two far ends of a connection through a proxy."""
+    target, address = env.listen(), env.address()
+    env.start(proxy(address, target.address))
+    client, connection = env.pair(address, target)
+    return (client, connection) if source == "from the client" else (connection, client)
+
+
 def interrupt(sender, receiver):
     """Sends the interrupt and asserts that all of it arrives, byte by byte as well as in one piece."""
     for part, flags in ABORT:
@@ -31,25 +42,21 @@ def interrupt(sender, receiver):
         assert sockets.receive_exactly(receiver, len(part)) == part
 
 
-def test_either_way(env):
-    target, address = env.listen(), env.address()
-    env.start(proxy(address, target.address))
-    client, connection = env.pair(address, target)
+def test_urgent_data_arrives_in_place_in_either_direction(env):
+    client, connection = sender_and_receiver(env, "from the client")
     interrupt(client, connection)
     interrupt(connection, client)
     interrupt(client, connection)
 
 
-@pytest.mark.parametrize("upward", [True, False])
+@DIRECTIONS
 @pytest.mark.parametrize("parts", [
     [(b"!", True)], [(b"!", True), (b"after", False)], [(b"before", False), (b"!", True)],
     [(b"one", True), (b"two", True), (b"three", True)], [(bytes([number]), True) for number in range(20)],
 ], ids=["alone", "first", "last", "longer", "many"])
-def test_at_odd_places(env, parts, upward):
-    """Before the end of the stream, too, which is there before the byte is read."""
-    target, address = env.listen(), env.address()
-    env.start(proxy(address, target.address))
-    sender, receiver = env.pair(address, target) if upward else reversed(env.pair(address, target))
+def test_urgent_data_at_odd_places_arrives_in_place(env, parts, source):
+    """Also at the end of the stream, where the FIN is there before the byte has been read."""
+    sender, receiver = sender_and_receiver(env, source)
     for part, is_urgent in parts:
         sender.send(part, socket.MSG_OOB if is_urgent else 0)
         sockets.wait_acknowledged(sender)
@@ -59,7 +66,7 @@ def test_at_odd_places(env, parts, upward):
     assert sockets.receive_exactly(sender, 5) == b"226\r\n"
 
 
-def test_while_the_target_is_dialled(env):
+def test_urgent_data_sent_while_the_target_is_dialled_arrives(env):
     target, address = env.listen(backlog=0), env.address()
     env.start(proxy(address, target.address))
     target.fill_queue()
@@ -72,15 +79,15 @@ def test_while_the_target_is_dialled(env):
 
 
 def is_connecting(address):
-    """Whether there is a socket from which a SYN was sent there."""
+    """Whether some socket has sent a SYN to the address and waits for the answer."""
     port = f":{int(address.rpartition(':')[2]):04X}"
     with open("/proc/net/tcp") as stream:
         return any(line.split()[2].endswith(port) and line.split()[3] == "02" for line in stream)
 
 
-def test_a_target_that_sends_it_at_once(env):
-    """Before the proxy has seen that the target has answered: where the option is set after that, all but the last of
-    these is lost."""
+def test_urgent_data_that_a_target_sends_at_once_arrives(env):
+    """It comes before the proxy has seen that the connection is made. If SO_OOBINLINE were set only then, all bytes but
+    the last would be lost."""
     target, address = env.listen(backlog=0), env.address()
     bitflow = env.start(proxy(address, target.address))
     target.fill_queue()
@@ -95,8 +102,8 @@ def test_a_target_that_sends_it_at_once(env):
     assert sockets.receive_exactly(client, 5) == b"12345"
 
 
-def test_clients_of_an_inherited_listener(env):
-    """Those that were in its queue before, whom a service manager starts the proxy for, and those that came later."""
+def test_urgent_data_from_clients_of_an_inherited_listener_arrives(env):
+    """From those in its queue before the start (a service manager starts the proxy for them), and from later ones."""
     target, inherited = env.listen(), env.listen()
     early = [env.connect(inherited.address) for _ in range(3)]
     env.start(proxy("fd://3", target.address), plan=numbered((inherited.socket, 3)))
@@ -114,7 +121,7 @@ def test_clients_of_an_inherited_listener(env):
 
 
 @pytest.mark.parametrize("role", ["listener", "target"])
-def test_inherited_connection(env, role):
+def test_urgent_data_on_an_inherited_connection_arrives_both_ways(env, role):
     listener, address = env.listen(), env.address()
     near = env.connect(listener.address)
     far = listener.accept()
@@ -130,8 +137,8 @@ def test_inherited_connection(env, role):
     interrupt(*reversed(ends))
 
 
-def test_unix_sockets_know_none(env):
-    """Their own kind of it (MSG_OOB on AF_UNIX) is beyond us, and does no harm to the rest."""
+def test_urgent_data_reaches_a_unix_socket_as_ordinary_data(env):
+    """Urgent data of Unix sockets (MSG_OOB on AF_UNIX) is not supported."""
     target, address = env.listen(env.unix("target.sock")), env.address()
     env.start(proxy(address, target.address))
     client, connection = env.pair(address, target)
@@ -140,12 +147,10 @@ def test_unix_sockets_know_none(env):
     assert sockets.receive_exactly(client, 6) == b"answer"
 
 
-@pytest.mark.parametrize("upward", [True, False])
-def test_in_the_middle_of_bulk(env, upward):
+@DIRECTIONS
+def test_urgent_data_in_the_middle_of_bulk_arrives_in_place(env, source):
     """splice() stops at urgent data."""
-    target, address = env.listen(), env.address()
-    env.start(proxy(address, target.address))
-    sender, receiver = env.pair(address, target) if upward else reversed(env.pair(address, target))
+    sender, receiver = sender_and_receiver(env, source)
     generator = random.Random(4)
     blocks = [generator.randbytes(300_000) for _ in range(scale(60, least=20))]
 
@@ -160,8 +165,8 @@ def test_in_the_middle_of_bulk(env, upward):
     thread.join()
 
 
-def test_within_a_tls_record(env, pki):
-    """To whom reads it out of line, the record is broken."""
+def test_urgent_data_within_a_tls_record_breaks_nothing(env, pki):
+    """A reader that takes the byte out of line would find the record broken."""
     target, address = env.listen(), env.address()
     env.start(proxy(address, target.address, listener=tls_listener(pki.servers["p256"])))
     client = tls_client(env, address)
@@ -174,7 +179,7 @@ def test_within_a_tls_record(env, pki):
 
 
 def with_one_urgent(sock):
-    """Sends with one byte in the middle urgent."""
+    """A way to send in which the byte in the middle is urgent."""
 
     def send(data):
         middle = len(data) // 2
@@ -186,8 +191,8 @@ def with_one_urgent(sock):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_within_every_flight_of_a_handshake(env, pki, version):
-    """And the records behind it, of both sides."""
+def test_urgent_data_within_every_flight_of_a_handshake_breaks_nothing(env, pki, version):
+    """Nor does it in the records after it, from either side."""
     listener, address = env.listen(), env.address()
     env.start(proxy(address, tls_target(listener.address, pki.trusted), listener=tls_listener(pki.server)))
     client = Tls(env.connect(address), client_context(version=version), server_name="server.test")
@@ -205,7 +210,7 @@ def test_within_every_flight_of_a_handshake(env, pki, version):
     assert client.read_until_end() == (b"", "close_notify")
 
 
-def test_within_a_proxy_header(env):
+def test_urgent_data_within_a_proxy_header_breaks_nothing(env):
     target, address = env.listen(), env.address()
     env.start(proxy(address, target.address, listener={"proxy_protocol": True}))
     client = env.connect(address)
@@ -214,8 +219,9 @@ def test_within_a_proxy_header(env):
     assert sockets.receive_exactly(target.accept(), 5) == b"hello"
 
 
-def test_within_a_client_hello_that_is_looked_at(env):
-    """Nobody can look beyond urgent data that is not read: such a client has the time of others, and no more."""
+def test_a_hello_with_urgent_data_ends_by_the_hello_timeout(env):
+    """MSG_PEEK cannot see past urgent data that has not been read. Such a client gets the usual time, and the proxy
+    does not spin."""
     address, target = env.address(), env.listen()
     bitflow = env.start(
         proxy(

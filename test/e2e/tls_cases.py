@@ -41,6 +41,16 @@ ALERTS = {
 }
 
 
+# What a client may send that is not TLS: its first bytes, and what the connection log's `error` says of them.
+NOT_TLS = {
+    "HTTP": (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "plain HTTP"),
+    "SSLv2": (b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10", "SSLv2"),
+    "SSH": (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH"),
+    "PROXY protocol": (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", "PROXY protocol"),
+    "noise": (bytes(range(200, 240)), "not TLS"),
+}
+
+
 def tls_listener(*identities, listener=None, **keys):
     """The listener's part of a proxy: its certificates (identities, or items as they stand) and further keys
     of its tls_context."""

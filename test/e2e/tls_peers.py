@@ -21,14 +21,22 @@ SUITES_1_2 = {
     "TLS_ECDHE_{}_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-{}-CHACHA20-POLY1305",
 }
 VERSIONS = ("TLSv1.2", "TLSv1.3")
+KEY_KINDS = ("rsa", "rsa-pss", "p256", "p384")
 
 
 def suites(version, key_kind):
-    """IANA's names of the suites of a version that a certificate of this kind (rsa, rsa-pss, p256, p384)
-    allows."""
+    """IANA's names of the suites of a version that a certificate with this kind of key allows."""
     if version == "TLSv1.3":
         return list(SUITES_1_3)
     return [name.format("RSA" if key_kind.startswith("rsa") else "ECDSA") for name in SUITES_1_2]
+
+
+# Every version with each kind of server's key, and each suite that it allows.
+SUITE_CASES = [
+    (version, kind, suite) for version in VERSIONS for kind in KEY_KINDS for suite in suites(version, kind)
+]
+# Python's ssl can choose the suites of TLS 1.2 only.
+PYTHON_SUITE_CASES = [case for case in SUITE_CASES if case[0] == "TLSv1.2" or case[2] == "TLS_AES_256_GCM_SHA384"]
 
 
 def openssl_name(suite):

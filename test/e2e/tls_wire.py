@@ -56,9 +56,9 @@ def record(content, kind=HANDSHAKE, version=0x0303):
     return struct.pack(">BH", kind, version) + vector(2, content)
 
 
-def in_records(content, size):
+def in_records(content, size, version=0x0303):
     """One message in records of `size` bytes."""
-    return b"".join(record(content[at : at + size]) for at in range(0, len(content), size))
+    return b"".join(record(content[at : at + size], version=version) for at in range(0, len(content), size))
 
 
 def client_hello(group, share, is_1_3=True, name="server.test"):
