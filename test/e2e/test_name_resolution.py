@@ -44,7 +44,7 @@ def join(host, port):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_localhost_with_one_family_listening(env, host):
+def test_a_name_of_two_families_connects_to_the_one_that_listens(env, host):
     """localhost is ::1 and 127.0.0.1; the target listens on one of them only."""
     target, port = same_port(env, host)
     address = env.address()
@@ -61,7 +61,7 @@ def test_localhost_with_one_family_listening(env, host):
     assert {record["reason"] for record in records} == {"completed"}
 
 
-def test_localhost_with_nobody_listening(env):
+def test_a_name_that_is_refused_in_both_families_ends_as_connect_refused(env):
     address = env.address()
     refusing = env.enter(peers.Refusing())
     bitflow = env.start(
@@ -73,7 +73,7 @@ def test_localhost_with_nobody_listening(env):
 
 
 @pytest.mark.parametrize("prefix, family", [("tcp4", "127.0.0.1"), ("tcp6", "::1")])
-def test_family_of_a_name_can_be_fixed(env, prefix, family):
+def test_a_tcp4_or_tcp6_prefix_keeps_a_name_to_that_family(env, prefix, family):
     other = "::1" if family == "127.0.0.1" else "127.0.0.1"
     fine, fine_port = same_port(env, family)
     wrong, wrong_port = same_port(env, other)
@@ -90,7 +90,7 @@ def test_family_of_a_name_can_be_fixed(env, prefix, family):
 
 
 @pytest.mark.parametrize("order", ["good last", "good first"])
-def test_address_that_never_answers_does_not_hold_up(env, order):
+def test_an_address_that_never_answers_does_not_hold_up_the_next_one(env, order):
     """The next address is tried after the connection attempt delay, long before the first one's timeout."""
     good, bad = "127.0.0.3", "127.0.0.2"
     target, port = same_port(env, good, [bad])
@@ -113,7 +113,7 @@ def test_address_that_never_answers_does_not_hold_up(env, order):
 
 
 @pytest.mark.parametrize("family", ["IPv6 dead", "IPv4 dead"])
-def test_family_that_never_answers_does_not_hold_up(env, family):
+def test_a_family_that_never_answers_does_not_hold_up_the_other(env, family):
     good, bad = ("127.0.0.1", "::1") if family == "IPv6 dead" else ("::1", "127.0.0.1")
     target, port = same_port(env, good, [bad])
     address = env.address()
@@ -128,7 +128,7 @@ def test_family_that_never_answers_does_not_hold_up(env, family):
     assert sockets.receive_exactly(connection, 2) == b"hi"
 
 
-def test_refused_addresses_are_passed_at_once(env):
+def test_a_refused_address_is_followed_by_the_next_one_at_once(env):
     """Twenty addresses refuse, the last one answers: no delay is waited for after a refusal."""
     target, port = same_port(env, "127.0.0.50")
     names = [("many.test", f"127.0.0.{number}") for number in range(30, 51)]
@@ -143,7 +143,7 @@ def test_refused_addresses_are_passed_at_once(env):
     assert (record["attempts"], record["reason"]) == (1, "completed"), "several addresses are one attempt"
 
 
-def test_all_addresses_within_connect_timeout(env):
+def test_connect_timeout_bounds_all_addresses_of_a_name_together(env):
     names = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
     _, port = same_port(env, "127.0.0.9", names)
     address = env.address()
@@ -157,7 +157,7 @@ def test_all_addresses_within_connect_timeout(env):
     assert bitflow.wait_records(1)[0]["reason"] == "connect_timeout"
 
 
-def test_losers_of_the_race_are_closed(env):
+def test_the_sockets_that_lose_the_race_are_closed(env):
     """Both answer in the end: the one that lost is not left open at either side."""
     target, port = same_port(env, "127.0.0.3", ["127.0.0.2"])
     address = env.address()
@@ -171,7 +171,7 @@ def test_losers_of_the_race_are_closed(env):
     wait_for(lambda: bitflow.descriptors()["socket"] == most, lambda: f"two sockets: {bitflow.descriptors()}")
 
 
-def test_resolver_that_hangs(env):
+def test_connect_timeout_bounds_a_resolver_that_hangs(env):
     """getaddrinfo has no deadline, the dial has one; and nothing piles up."""
     address = env.address()
     with hosts.SilentNameServer() as server:
@@ -190,7 +190,7 @@ def test_resolver_that_hangs(env):
         bitflow.assert_quiet(timeout=15)
 
 
-def test_dead_name_does_not_hold_up_other_names(env):
+def test_a_dead_name_does_not_hold_up_other_names(env):
     """However many wait for the one name, the look-up of another proxy's is not queued behind them."""
     dead, address, echo = env.address(), env.address(), env.echo()
     with hosts.SilentNameServer(hosts.own_address(4)) as server:
@@ -211,7 +211,7 @@ def test_dead_name_does_not_hold_up_other_names(env):
         assert {record["reason"] for record in bitflow.wait_records(100)} == {"client_left"}
 
 
-def test_client_leaves_while_the_resolver_hangs(env):
+def test_a_client_that_leaves_stops_a_dial_that_waits_for_the_resolver(env):
     address = env.address()
     with hosts.SilentNameServer(hosts.own_address(5)) as server:
         bitflow = env.start(
@@ -226,7 +226,7 @@ def test_client_leaves_while_the_resolver_hangs(env):
         watch.between(0, 0.8, "the stop of the dial")
 
 
-def test_end_while_the_resolver_hangs(env):
+def test_the_end_does_not_wait_for_a_resolver_that_hangs(env):
     address = env.address()
     with hosts.SilentNameServer(hosts.own_address(6)) as server:
         bitflow = env.start(
@@ -242,7 +242,7 @@ def test_end_while_the_resolver_hangs(env):
         watch.between(0, 2, "the end")
 
 
-def test_name_is_resolved_for_each_connection(env):
+def test_a_name_is_resolved_for_each_connection(env):
     """A changed address counts for the next connection."""
     one, port = same_port(env, "127.0.0.2")
     two = env.keep(peers.Listener(f"127.0.0.3:{port}"))
@@ -256,13 +256,13 @@ def test_name_is_resolved_for_each_connection(env):
     env.pair(address, two)
 
 
-def test_listener_by_name(env):
+def test_a_listener_can_be_given_by_name(env):
     echo, port = env.echo(), sockets.free_port()
     env.start(proxy(f"localhost:{port}", echo.address), plan=hosts.plan(env, [("localhost", "127.0.0.1")]))
     sockets.round_trip(env.connect(f"127.0.0.1:{port}"))
 
 
-def test_listener_name_that_does_not_resolve(env):
+def test_a_listener_name_that_does_not_resolve_fails_the_start(env):
     bitflow = env.launch(env.config(proxy("no-such-host.invalid:8080", env.address())), hosts.no_names(env))
     bitflow.expected_status = 1
     assert bitflow.wait_ended(20) == 1

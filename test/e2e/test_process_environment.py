@@ -83,7 +83,7 @@ def test_log_terminal_that_nobody_reads(env):
 
 
 @pytest.mark.parametrize("closed", [[0], [1, 2], [0, 1, 2]])
-def test_closed_standard_descriptors(env, closed):
+def test_no_socket_takes_the_place_of_a_closed_standard_stream(env, closed):
     """The first sockets must not become the standard streams, into which the log is written."""
     echo, addresses = env.echo(), [env.address() for _ in range(3)]
     proxies = [
@@ -103,7 +103,7 @@ def test_closed_standard_descriptors(env, closed):
 
 
 @pytest.mark.parametrize("closed", [[2], [1, 2], [0, 1, 2]])
-def test_reload_with_closed_standard_descriptors(env, closed):
+def test_after_a_reload_nothing_is_logged_into_a_socket_or_another_file(env, closed):
     """What the removed proxy's sockets and logs leave free must not take the log's place, nor be taken for it."""
     echo, gone, address = env.echo(), env.address(), env.address()
     own_log = str(env.directory / "gone.jsonl")
@@ -127,7 +127,7 @@ def test_reload_with_closed_standard_descriptors(env, closed):
     assert bitflow.stderr() == ""
 
 
-def test_working_directory_that_vanishes(env):
+def test_it_serves_on_when_its_working_directory_vanishes(env):
     """Nothing is opened relative to it later on, unless the configuration says so."""
     echo, address = env.echo(), env.address()
     place = env.directory / "vanishing"
@@ -158,7 +158,7 @@ def test_working_directory_that_vanishes(env):
             process.kill()
 
 
-def test_target_that_vanishes(env):
+def test_keepalive_ends_a_connection_whose_target_vanishes(env):
     """The cable is pulled: keepalive notices it on an idle connection, connect_timeout on a new one."""
     with Networks() as networks:
         port = sockets.free_port()
@@ -190,7 +190,7 @@ def test_target_that_vanishes(env):
         assert bitflow.wait_records(2)[1]["reason"] == "client_left"
 
 
-def test_example_configuration(env):
+def test_the_example_configuration_serves_as_it_stands(env):
     """config.example.yaml as it stands; in a network of its own, since its ports are fixed."""
     example = pathlib.Path(__file__).resolve().parents[2] / "config.example.yaml"
     entry = yaml.safe_load(example.read_text())["server"]["proxies"][0]

@@ -29,7 +29,7 @@ from waiting import holds_for, pace, scale, wait_for
         ("[::]:{}", ["::1"]),
     ],
 )
-def test_listener_forms(env, form, come_by):
+def test_each_form_of_a_listeners_address_listens_on_its_families(env, form, come_by):
     if "::1" in come_by:
         needs.IPV6.need()
     echo, port = env.echo(), sockets.free_port()
@@ -43,7 +43,7 @@ def test_listener_forms(env, form, come_by):
 
 
 @pytest.mark.parametrize("form", ["{}", "tcp://{}", "tcp4://{}"])
-def test_target_forms(env, form):
+def test_each_form_of_a_targets_address_is_connected_to(env, form):
     echo, address = env.echo(), env.address()
     env.start(proxy(address, form.format(echo.address)))
     sockets.round_trip(env.connect(address))
@@ -56,7 +56,7 @@ def test_target_forms_ipv6(env, form):
     sockets.round_trip(env.connect(address))
 
 
-def test_a_hundred_proxies(env):
+def test_a_hundred_proxies_serve_side_by_side(env):
     echo = env.echo()
     addresses = [env.address() for _ in range(100)]
     bitflow = env.start(
@@ -72,7 +72,7 @@ def test_a_hundred_proxies(env):
 
 
 @pytest.mark.parametrize("name", ["shop", "a-very-long-name-of-a-proxy", "ü"])
-def test_thread_names(env, name):
+def test_thread_names_tell_proxy_connection_and_direction_in_15_bytes(env, name):
     """Proxy, connection id and role, cut to the kernel's 15 bytes at the proxy's name and nowhere else."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address, name=name))
@@ -124,13 +124,13 @@ def start_fails(env, config):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_port_in_use(env, host):
+def test_a_port_in_use_fails_the_start(env, host):
     taken = env.listen("[::1]:0" if host == "::1" else "127.0.0.1:0")
     text = start_fails(env, env.config(proxy(taken.address, env.address())))
     assert taken.address in text and "ddress already in use" in text
 
 
-def test_second_bitflow_on_the_same_port(env):
+def test_a_second_bitflow_cannot_share_the_port(env):
     """Two processes do not share a port unnoticed."""
     echo, address = env.echo(), env.address()
     env.start(proxy(address, echo.address))
@@ -139,12 +139,12 @@ def test_second_bitflow_on_the_same_port(env):
         sockets.round_trip(env.connect(address))
 
 
-def test_address_of_another_machine(env):
+def test_an_address_of_another_machine_fails_the_start(env):
     text = start_fails(env, env.config(proxy(f"198.51.100.7:{sockets.free_port()}", env.address())))
     assert "198.51.100.7" in text
 
 
-def test_two_proxies_on_one_address(env):
+def test_two_proxies_on_one_address_fail_the_start(env):
     address = env.address()
     bitflow = env.launch(
         env.config(proxy(address, env.address(), name="one"), proxy(address, env.address(), name="two"))
@@ -154,7 +154,7 @@ def test_two_proxies_on_one_address(env):
     assert address in bitflow.stderr() or "proxies[1].listener.address" in bitflow.stderr()
 
 
-def test_privileged_port_as_another_user(env):
+def test_a_privileged_port_fails_the_start_of_an_ordinary_user(env):
     needs.ANOTHER_USER.need()
     with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as stream:
         if int(stream.read()) <= 81:
@@ -194,7 +194,7 @@ def test_nothing_is_printed_on_standard_output(env):
             process.kill()
 
 
-def test_idle_process_uses_no_cpu(env):
+def test_an_idle_process_uses_no_cpu(env):
     """No polling loops: neither with nor without connections."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), proxy(env.unix(), echo.address, name="by-unix"))

@@ -47,7 +47,7 @@ def cuts_of(header):
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_two_segments_cut_at_every_byte(env, name):
+def test_a_header_in_two_segments_is_taken_wherever_it_is_cut(env, name):
     header, declared = HEADERS[name]
     target = env.echo()
     bitflow, address = start(env, target.address)
@@ -70,7 +70,7 @@ def test_two_segments_cut_at_every_byte(env, name):
 
 @pytest.mark.parametrize("end", ["close", "reset"])
 @pytest.mark.parametrize("name", HEADERS)
-def test_the_end_at_every_byte(env, name, end):
+def test_a_header_that_is_cut_short_dials_nothing_wherever_it_ends(env, name, end):
     """Less than the whole header is none: nothing is dialled, whatever declares itself in the part."""
     header = HEADERS[name][0]
     target = env.listen()
@@ -94,7 +94,7 @@ def test_the_end_at_every_byte(env, name, end):
     bitflow.assert_quiet()
 
 
-def test_lines_of_the_greatest_length(env):
+def test_a_line_of_107_bytes_is_accepted_and_one_of_108_is_not(env):
     """107 bytes with the CRLF, the specification says; one more is too many."""
     target = env.echo()
     bitflow, address = start(env, target.address)
@@ -121,7 +121,7 @@ def padded(size, crc=True):
 
 
 @pytest.mark.parametrize("send", [socket.socket.sendall, dribble], ids=["at once", "bytewise"])
-def test_the_greatest_header(env, send):
+def test_a_header_of_4096_bytes_is_accepted_and_one_of_4097_is_not(env, send):
     """4096 bytes and the data right behind them; of one more byte nothing is accepted."""
     target = env.echo()
     bitflow, address = start(env, target.address)
@@ -170,7 +170,7 @@ LIES = {
 }
 
 
-def test_lengths_that_lie(env):
+def test_a_header_with_lengths_that_lie_is_rejected(env):
     """None is dialled, none holds up the next; in one segment and in many."""
     target = env.listen()
     bitflow, address = start(env, target.address)
@@ -205,7 +205,7 @@ ODD = {
 }
 
 
-def test_fields_that_are_odd_but_true(env):
+def test_odd_but_valid_fields_are_accepted_and_sent_on_well_formed(env):
     """They are accepted; the log stays a log; what is told on is well formed, with a right checksum."""
     target = env.listen()
     bitflow, address = start(env, target.address, enable_proxy_header=True, proxy_header_version=2)
@@ -249,7 +249,7 @@ def test_a_second_header_is_data(env):
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_all_bytewise_with_tls_behind(env, pki, name):
+def test_a_header_and_tls_behind_it_are_understood_bytewise(env, pki, name):
     """Header, handshake and data of the client, a segment for each byte."""
     header, declared = HEADERS[name]
     target = env.echo()
@@ -268,7 +268,7 @@ def test_all_bytewise_with_tls_behind(env, pki, name):
 
 
 @pytest.mark.parametrize("send", [socket.socket.sendall, dribble], ids=["at once", "bytewise"])
-def test_the_peek_behind_a_header(env, pki, send):
+def test_the_server_name_is_found_behind_the_greatest_header(env, pki, send):
     """SNI passed through: header and ClientHello in one segment, or in one for each byte."""
     target = env.serve(tls_cases.tls_echo(tls_raw.server_context(pki.server)))
     bitflow, address = start(
@@ -320,7 +320,7 @@ FAMILIES = {
 }
 
 
-def test_the_declared_family_of_clients_by_ipv4(env):
+def test_the_declared_family_chooses_that_of_the_target(env):
     """All ways of saying who it is, to a target of both families."""
     port = sockets.free_port()
     targets = {"own": env.listen(f"127.0.0.1:{port}"), "other": env.listen(f"[::1]:{port}")}
@@ -346,7 +346,7 @@ def test_the_declared_family_of_clients_by_ipv4(env):
     bitflow.wait_records(len(FAMILIES))
 
 
-def test_a_declared_family_that_the_target_does_not_have(env):
+def test_a_target_without_the_declared_family_is_reached_all_the_same(env):
     """IPv6 is declared, the target has only IPv4: it is reached, and told of the IPv6 client."""
     target = env.listen()
     port = target.address.rpartition(":")[2]
@@ -398,7 +398,7 @@ TWO_FAMILIES = {
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("name", TWO_FAMILIES)
-def test_nginxs_lines_of_two_families(env, name, version):
+def test_nginxs_lines_of_two_families_are_understood_and_sent_on(env, name, version):
     """They are understood, and sent on so that HAProxy and nginx understand them."""
     host, source, declared = TWO_FAMILIES[name]
     for receiver in (proxy_headers.HaproxyReceiver, proxy_headers.NginxReceiver):
@@ -420,7 +420,7 @@ def test_nginxs_lines_of_two_families(env, name, version):
         assert [record["proxy_header"]["version"] for record in records] == [1]
 
 
-def test_lines_of_two_families_that_are_none(env):
+def test_a_malformed_line_of_two_families_is_rejected(env):
     """The other family is no licence for what is no address."""
     target = env.listen()
     bitflow, address = start(env, target.address)

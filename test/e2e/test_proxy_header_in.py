@@ -63,7 +63,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("line", CASES, ids=lambda line: line.split()[1].decode())
-def test_version_1_to_version_1(env, line):
+def test_a_version_1_header_is_sent_on_as_it_came(env, line):
     _, _, connection = sent_on(env, line)
     assert proxy_headers.receive_v1(connection) == line
     assert sockets.receive_exactly(connection, 12) == b"and the rest"
@@ -78,7 +78,7 @@ ENDS = [
 
 @pytest.mark.parametrize("ends", ENDS, ids=lambda ends: ends[0])
 @pytest.mark.parametrize("crc", [False, True], ids=["plain", "crc"])
-def test_version_2_to_version_2(env, ends, crc):
+def test_a_version_2_header_is_sent_on_with_the_same_ends(env, ends, crc):
     bitflow, client, connection = sent_on(env, v2(*ends, crc=crc), proxy_header_version=2)
     _, command, family, block, fields = proxy_headers.receive_v2(connection)
     assert (command, (family, block)) == (0x21, proxy_headers.addresses(*ends))
@@ -94,7 +94,7 @@ def test_version_2_to_version_2(env, ends, crc):
     assert fields[proxy_headers.UNIQUE_ID] == str(record["id"]).encode()
 
 
-def test_versions_are_translated(env):
+def test_version_2_is_translated_to_version_1(env):
     ends = ("192.0.2.1", "192.0.2.2", 1000, 2000)
     _, _, connection = sent_on(env, v2(*ends))
     assert proxy_headers.receive_v1(connection) == v1(*ends)
@@ -120,7 +120,7 @@ NAMELESS = {
 
 
 @pytest.mark.parametrize("name", NAMELESS)
-def test_without_addresses_the_sockets_own_count(env, name):
+def test_without_declared_addresses_the_sockets_own_are_used(env, name):
     bitflow, client, connection = sent_on(env, NAMELESS[name])
     host, port = client.getsockname()
     line = v1(host, host, port, client.getpeername()[1])
@@ -133,7 +133,7 @@ def test_without_addresses_the_sockets_own_count(env, name):
 
 
 @pytest.mark.parametrize("bits", [1, 5, 7], ids=["no certificate", "a resumed session's", "one of its own"])
-def test_what_the_sender_tells_is_told_on(env, bits):
+def test_what_the_sender_says_of_alpn_name_and_tls_is_sent_on(env, bits):
     """ALPN, server name and TLS of a header are passed on where nothing better is known; the id is ours."""
     ssl_tlv = tlv(proxy_headers.SSL, bytes([bits, 0, 0, 0, 0]) + tlv(0x21, b"TLSv1.2") + tlv(0x22, b"someone"))
     tlvs = (
@@ -227,7 +227,7 @@ def test_haproxys_resumed_sessions_go_through(env, pki):
     assert seen == [(False, 7, 0), (True, 5, 0)]
 
 
-def test_haproxys_health_checks(env):
+def test_haproxys_health_checks_are_served_as_local(env):
     """Connections of the checker itself, LOCAL: they are served, with its own address."""
     target = env.echo()
     bitflow, address = start(env, target.address)
@@ -241,7 +241,7 @@ def test_haproxys_health_checks(env):
 # Before TLS
 
 
-def test_before_the_clients_tls(env, pki):
+def test_the_header_comes_before_the_clients_tls(env, pki):
     """The header in plain, the handshake right behind it, in one segment or in two."""
     target = env.echo()
     bitflow, address = start(env, target.address, listener=tls_cases.tls_listener(pki.server))
@@ -262,7 +262,7 @@ def test_before_the_clients_tls(env, pki):
         assert record["client_tls"]["version"] == "TLSv1.3"
 
 
-def test_before_the_peek_at_the_server_name(env, pki):
+def test_the_server_name_is_found_behind_a_header(env, pki):
     """SNI that is passed through: what the target gets begins with the ClientHello."""
     target = env.serve(tls_cases.tls_echo(tls_raw.server_context(pki.server)))
     bitflow, address = start(
@@ -281,7 +281,7 @@ def test_before_the_peek_at_the_server_name(env, pki):
 
 
 @pytest.mark.parametrize("header", [proxy_headers.EXAMPLE, v2("192.0.2.1", "192.0.2.2", 1, 2, crc=True)])
-def test_one_byte_segments(env, header):
+def test_a_header_in_one_byte_segments_is_understood(env, header):
     target = env.listen()
     bitflow, address = start(env, target.address)
     client = env.connect(address)
@@ -295,7 +295,7 @@ def test_one_byte_segments(env, header):
     assert bitflow.cpu_seconds() < 1
 
 
-def test_over_a_unix_socket(env):
+def test_a_header_is_taken_over_a_unix_socket(env):
     target = env.listen()
     bitflow, address = start(env, target.address, address=env.unix())
     client, connection = env.connect(address), None
@@ -322,7 +322,7 @@ def test_nothing_behind_the_header_is_consumed(env):
     assert sockets.receive_to_end(connection) == data
 
 
-def test_a_half_close_behind_the_header(env):
+def test_a_half_close_behind_the_header_reaches_the_target(env):
     """A request, and the end behind it, in one go."""
     target = env.serve(lambda connection: connection.sendall(sockets.receive_to_end(connection)[::-1]))
     bitflow, address = start(env, target.address)
@@ -370,7 +370,7 @@ BAD = {
 }
 
 
-def test_bad_headers(env):
+def test_a_bad_header_ends_the_connection_and_the_record_says_why(env):
     """Each ends its connection at once, with a reason and words; nothing is dialled; the next client is
     served."""
     target = env.listen()
@@ -395,7 +395,7 @@ PARTS = {"nothing": b"", "version 1": b"PROXY TCP4 192.", "version 2": EXAMPLE2[
 
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
-def test_no_header_in_time(env, part):
+def test_proxy_protocol_timeout_bounds_a_header_that_does_not_come(env, part):
     target = env.listen()
     bitflow, address = start(env, target.address, listener={"proxy_protocol_timeout": "600ms"})
     watch = Stopwatch()
@@ -409,7 +409,7 @@ def test_no_header_in_time(env, part):
     assert not target.has_pending()
 
 
-def test_the_bound_is_3_seconds_by_default(env):
+def test_proxy_protocol_timeout_is_3_seconds_by_default(env):
     target = env.listen()
     _, address = start(env, target.address)
     watch = Stopwatch()
@@ -417,7 +417,7 @@ def test_the_bound_is_3_seconds_by_default(env):
     watch.between(2.9, 4, "the default of proxy_protocol_timeout")
 
 
-def test_a_slow_drip_does_not_stretch_the_bound(env):
+def test_a_slow_drip_does_not_stretch_proxy_protocol_timeout(env):
     target = env.listen()
     bitflow, address = start(env, target.address, listener={"proxy_protocol_timeout": "1s"})
     watch = Stopwatch()
@@ -432,7 +432,7 @@ def test_a_slow_drip_does_not_stretch_the_bound(env):
     assert bitflow.wait_records(1)[0]["reason"] == "proxy_header_timeout"
 
 
-def test_clients_that_leave(env):
+def test_nothing_is_dialled_for_a_client_that_leaves_before_its_header_ends(env):
     target = env.listen()
     bitflow, address = start(env, target.address)
     leaving = {"nothing": b"", "half": b"PROXY TCP4", "half of 2": EXAMPLE2[:18]}
@@ -452,7 +452,7 @@ def test_clients_that_leave(env):
     assert not target.has_pending()
 
 
-def test_bounds_from_outside_hold(env):
+def test_a_drain_does_not_wait_for_a_header(env):
     """A drain does not wait for headers that do not come."""
     target = env.listen()
     address = env.address()
@@ -470,7 +470,7 @@ def test_bounds_from_outside_hold(env):
     assert bitflow.wait_records(1)[0]["reason"] == "drain"
 
 
-def test_a_flood_of_silent_clients_leaves_nothing(env):
+def test_a_flood_of_silent_clients_holds_up_nobody_and_leaves_nothing(env):
     target = env.echo()
     bitflow, address = start(env, target.address, listener={"proxy_protocol_timeout": "1s"})
     clients = [env.connect(address) for _ in range(scale(300))]
@@ -503,7 +503,7 @@ def test_untrusted_sources_are_rejected(env):
     assert sockets.receive_exactly(target.accept(), 1) == b"x"
 
 
-def test_authorized_sources_are_about_the_socket(env):
+def test_authorized_sources_are_compared_with_the_socket_not_the_header(env):
     """What a header declares is not looked up in authorized_sources, and opens no door either."""
     target = env.listen()
     bitflow, address = start(env, target.address, listener={"authorized_sources": ["127.0.0.1"]})
@@ -517,7 +517,7 @@ def test_authorized_sources_are_about_the_socket(env):
     assert bitflow.record_of(own)["reason"] == "source_not_authorized"
 
 
-def test_it_is_never_guessed(env):
+def test_without_proxy_protocol_a_header_is_data(env):
     """Without the key a header is data like any other."""
     target = env.listen()
     address = env.address()

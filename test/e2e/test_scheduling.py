@@ -55,7 +55,7 @@ def pump(env, bitflow, address, listener, number):
 
 
 @pytest.mark.parametrize("scheduling, expected", [(None, BATCH), ("batch", BATCH), ("normal", NORMAL)])
-def test_threads_that_serve_connections(env, scheduling, expected):
+def test_scheduling_is_set_for_threads_that_serve_connections_only(env, scheduling, expected):
     """And only they: no acceptor, no timer, no look-up, no telemetry."""
     listener, address = env.listen("127.0.0.1:0"), env.address()
     entry = {"address": "localhost:" + listener.address.rpartition(":")[2]}
@@ -76,14 +76,14 @@ def test_threads_that_serve_connections(env, scheduling, expected):
         assert_others_are(bitflow, NORMAL, others)
 
 
-def test_thread_of_a_handshake_is_no_exception(env, pki):
+def test_the_thread_of_a_handshake_is_batch_too(env, pki):
     address = env.address()
     bitflow = env.start(proxy(address, env.refusing(), listener=tls_listener(pki.server)))
     env.connect(address)
     wait_policies(bitflow, {"front#1>": BATCH})
 
 
-def test_nice_value_stays(env):
+def test_the_nice_value_stays(env):
     """Setting a policy may set that too (sched_setattr(2))."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address))
@@ -105,7 +105,7 @@ def reload(env, bitflow, entry, scheduling, times):
     wait_for(lambda: bitflow.stderr().count("msg=reloaded") == times, lambda: bitflow.stderr())
 
 
-def test_reload_changes_it_for_later_connections(env):
+def test_a_reload_changes_scheduling_for_later_connections(env):
     listener, address = env.listen(), env.address()
     entry = proxy(address, listener.address)
     bitflow = env.start(entry, server={"scheduling": "normal"})
@@ -132,7 +132,7 @@ def test_reload_changes_it_for_later_connections(env):
     assert os.sched_getscheduler(serving) == NORMAL
 
 
-def test_reload_that_fails_keeps_it(env):
+def test_a_reload_that_fails_keeps_scheduling(env):
     listener, address = env.listen(), env.address()
     entry = proxy(address, listener.address)
     bitflow = env.start(entry, server={"scheduling": "normal"})
@@ -152,7 +152,7 @@ def test_other_values_are_errors_with_their_place(env, value, hint):
 
 @pytest.mark.parametrize("policy, priority", [("RR", 1), ("FIFO", 1), ("IDLE", 0), ("BATCH", 0)])
 @pytest.mark.parametrize("scheduling", ["batch", "normal"])
-def test_what_the_operator_chose_stays(env, policy, priority, scheduling):
+def test_a_policy_that_the_operator_chose_stays(env, policy, priority, scheduling):
     chosen = getattr(os, f"SCHED_{policy}")
     needs.scheduling(policy, priority).need()
     listener, address = env.listen(), env.address()
@@ -166,7 +166,7 @@ def test_what_the_operator_chose_stays(env, policy, priority, scheduling):
 
 
 @pytest.mark.parametrize("level", ["info", "debug"])
-def test_where_it_is_refused_everything_goes_on(env, level):
+def test_connections_are_served_where_scheduling_is_refused(env, level):
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address), plan={"refuse_scheduling": True}, level=level)
     pump(env, bitflow, address, listener, 1)
@@ -190,7 +190,7 @@ def count_calls(bitflow, use):
         return strace.log.read_text().count("scheduler(")
 
 
-def test_no_system_call_for_a_connection(env):
+def test_a_connection_on_a_parked_thread_takes_no_scheduling_call(env):
     """A parked thread that takes one knows its policy."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address))
@@ -207,7 +207,7 @@ def test_no_system_call_for_a_connection(env):
     assert count_calls(bitflow, lambda: serve(20)) == 0
 
 
-def test_crash_reporter_is_normal(env):
+def test_the_crash_reporter_is_normal(env):
     """A connection's thread that crashed starts it."""
     bitflow_process.note_sanitizer()
     if waiting.SANITIZED:

@@ -92,7 +92,7 @@ def dead_and_good(env, number, **application):
     return bitflow, bad, good
 
 
-def test_rude_servers(env):
+def test_a_rude_server_holds_up_neither_connections_nor_the_end(env):
     bitflows = {}
     for name, answer in RUDE.items():
         rude = Rude(env, answer)
@@ -126,7 +126,7 @@ def test_rude_servers(env):
     all_of(bitflows, end)
 
 
-def test_redirects_go_nowhere(env):
+def test_redirects_are_not_followed(env):
     """Neither the event nor the key reaches another host, whatever the status."""
     other = Rude(env, once(OK + b"Content-Length: 2\r\n\r\n{}"))
     for number, status in enumerate((301, 302, 303, 307, 308)):
@@ -146,7 +146,7 @@ def test_redirects_go_nowhere(env):
     assert other.server.accepted == 0 and not other.seen
 
 
-def test_servers_that_prove_nothing(env, pki):
+def test_a_server_without_a_good_certificate_gets_neither_event_nor_key(env, pki):
     """Nothing but a handshake goes to who has no good certificate, and who speaks no TLS sees no key."""
     bitflows = {}
     with contextlib.ExitStack() as stack:
@@ -186,7 +186,7 @@ def test_servers_that_prove_nothing(env, pki):
         all_of(started, check)
 
 
-def test_a_server_that_gets_well(env):
+def test_a_server_that_gets_well_gets_what_it_did_not_take(env):
     """What a rude server did not take is sent again when it behaves."""
     manners = {"bad": True}
     polite = once(OK + b"Content-Length: 2\r\n\r\n{}")

@@ -28,7 +28,7 @@ def refuses(address):
 
 
 @pytest.mark.parametrize("number", ENDING)
-def test_ends_at_once_without_connections(env, number):
+def test_it_ends_at_once_when_there_are_no_connections(env, number):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))
     client = env.connect(address)
@@ -42,7 +42,7 @@ def test_ends_at_once_without_connections(env, number):
 
 
 @pytest.mark.parametrize("number", ENDING)
-def test_drain_lets_connections_finish(env, number):
+def test_a_drain_lets_connections_finish(env, number):
     """The listeners close first; live connections go on until they end by themselves."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), proxy(env.unix(), echo.address, name="by-unix"))
@@ -65,7 +65,7 @@ def test_drain_lets_connections_finish(env, number):
     assert drained == ["completed", "completed"]
 
 
-def test_drain_is_bounded(env):
+def test_drain_timeout_bounds_the_drain(env):
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address), server={"drain_timeout": "700ms"})
     client, target = env.pair(address, listener)
@@ -80,7 +80,7 @@ def test_drain_is_bounded(env):
     assert (record["reason"], record["ended_by"]) == ("drain", "proxy")
 
 
-def test_drain_ends_connections_that_are_stuck(env):
+def test_drain_timeout_ends_connections_that_are_stuck(env):
     """Blocked in a write, in bulk, half-closed, or being dialled: the bound holds for all."""
     listener, address, dialled = env.listen(), env.address(), env.address()
     entry = {"address": env.refusing(), "connect_attempts": 100, "connect_backoff": "30s"}
@@ -123,7 +123,7 @@ def test_drain_ends_connections_that_are_stuck(env):
     "first, second",
     [(signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGINT)],
 )
-def test_second_signal_ends_at_once(env, first, second):
+def test_a_second_signal_ends_the_drain_at_once(env, first, second):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), proxy(env.unix(), echo.address, name="by-unix"))
     clients = [env.connect(address) for _ in range(5)]
@@ -154,7 +154,7 @@ def test_records_of_drained_connections_are_complete(env):
     }
 
 
-def test_broken_stderr_pipe_does_not_kill(env):
+def test_a_broken_stderr_pipe_does_not_end_the_process(env):
     """The log's reader goes away: SIGPIPE and EPIPE are no reason to end."""
     echo, address = env.echo(), env.address()
     config = env.config(proxy(address, echo.address), level="debug")
@@ -180,7 +180,7 @@ def test_broken_stderr_pipe_does_not_kill(env):
             process.kill()
 
 
-def test_restart_on_the_same_port_at_once(env):
+def test_a_restart_can_have_the_same_port_at_once(env):
     """TIME_WAIT sockets of the last run don't stand in the way."""
     listener, address = env.listen(), env.address()
     for number in range(3):
@@ -193,7 +193,7 @@ def test_restart_on_the_same_port_at_once(env):
         bitflow.stop()
 
 
-def test_end_while_clients_rush_in(env):
+def test_no_client_hangs_when_the_end_comes_in_a_rush(env):
     """SIGTERM amid a crowd: every client is served or refused, none hangs, the exit is clean."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), server={"drain_timeout": "2s"})

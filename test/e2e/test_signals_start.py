@@ -66,7 +66,7 @@ def on_a_silent_pipe(env):
 
 
 @pytest.mark.parametrize("number", ENDING)
-def test_end_while_the_configuration_is_awaited(env, number):
+def test_an_end_is_obeyed_while_the_configuration_is_awaited(env, number):
     bitflow, _ = on_a_silent_pipe(env)
     watch = Stopwatch()
     bitflow.signal(number)
@@ -76,7 +76,7 @@ def test_end_while_the_configuration_is_awaited(env, number):
 
 
 @pytest.mark.parametrize("number", ORDERS + STRAY)
-def test_nothing_else_kills_while_the_configuration_is_awaited(env, number):
+def test_no_other_signal_ends_it_while_the_configuration_is_awaited(env, number):
     listener, address = env.listen(), env.address()
     text = env.config(proxy(address, listener.address)).read_bytes()
     bitflow, pipe = on_a_silent_pipe(env)
@@ -96,7 +96,7 @@ MOMENTS = {
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_signal_at_that_very_moment(env, monkeypatch, moment, number):
+def test_a_signal_within_a_system_call_of_the_start_is_obeyed(env, monkeypatch, moment, number):
     """By strace, amid the system call."""
     config = env.config(proxy(env.unix(), env.echo().address))
     call, path = MOMENTS[moment]
@@ -156,7 +156,7 @@ def test_signals_are_blocked_before_anything_is_read(env):
 
 
 @pytest.mark.parametrize("number", ORDERS)
-def test_hammered_from_the_first_millisecond(env, number):
+def test_an_order_is_not_lost_however_early_it_comes(env, number):
     """None kills, and none is lost. The parent blocks it, as while the system loads the program nobody else can."""
     listener, address = env.listen(), env.address()
     config = env.config(proxy(address, listener.address))
@@ -180,7 +180,7 @@ def has_signals(bitflow):
     return signal.SIGTERM in mask(bitflow, "SigBlk") or "listening" in bitflow.stderr()
 
 
-def test_end_at_every_moment_of_the_start(env):
+def test_an_end_at_any_moment_of_the_start_is_clean(env):
     """From when it is bitflow that has the signal: always status 0, and no socket's file is left."""
     config = env.config(proxy(env.unix(), env.echo().address))
     for milliseconds in range(0, 31, 30 // scale(30)):
@@ -203,7 +203,7 @@ def unresolved(env):
 
 
 @pytest.mark.parametrize("number", ENDING)
-def test_end_while_a_listeners_name_is_looked_up(env, unresolved, number):
+def test_an_end_is_obeyed_while_a_listeners_name_is_looked_up(env, unresolved, number):
     name, plan, server = unresolved
     target = env.refusing()
     # What is opened before it is closed again.
@@ -219,7 +219,7 @@ def test_end_while_a_listeners_name_is_looked_up(env, unresolved, number):
 
 
 @pytest.mark.parametrize("awaited", ["pipe", "name"])
-def test_end_during_a_reload(env, unresolved, awaited):
+def test_an_end_gives_up_the_reload_that_is_under_way(env, unresolved, awaited):
     """The reload is given up, and no error; then it is an end like any other."""
     name, plan, server = unresolved
     echo, address = env.echo(), env.address()
@@ -248,7 +248,7 @@ def test_end_during_a_reload(env, unresolved, awaited):
 
 
 @pytest.mark.parametrize("number", [*ENDING, signal.SIGHUP])
-def test_check_is_interrupted(env, number):
+def test_a_signal_ends_a_check_by_itself(env, number):
     """By the signal itself, so that a shell's && stops."""
     pipe = env.directory / "pipe.yaml"
     os.mkfifo(pipe)
@@ -356,7 +356,7 @@ def test_logs_are_opened_anew_during_a_drain(env, number):
 
 
 @pytest.mark.parametrize("first", ENDING)
-def test_quit_drains_and_a_second_signal_ends(env, first):
+def test_each_ending_signal_drains_and_a_quit_ends_the_drain(env, first):
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address), server={"drain_timeout": 0})
     client, _ = env.pair(address, listener)
@@ -389,7 +389,7 @@ def test_an_end_is_not_held_up_by_hangups(env):
         hammering.join()
 
 
-def test_the_crash_reporters_signals_are_any_programs(env):
+def test_the_crash_reporter_can_be_ended_by_a_signal(env):
     """Nothing is blocked in it, and what may end a program ends it."""
     bitflow_process.note_sanitizer()
     if waiting.SANITIZED:
@@ -424,7 +424,7 @@ def test_the_crash_reporters_signals_are_any_programs(env):
 
 
 @pytest.mark.parametrize("ignored", ENDING + ORDERS)
-def test_what_a_shell_ignores_is_taken(env, ignored):
+def test_a_signal_that_the_shell_ignores_is_obeyed(env, ignored):
     """nohup and & ignore signals for their programs."""
     listener, address = env.listen(), env.address()
     config = env.config(proxy(address, listener.address))

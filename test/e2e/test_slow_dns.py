@@ -70,7 +70,7 @@ def connects(env, address, listener, least, most):
 @pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
 @pytest.mark.parametrize("client", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("kind", [A, AAAA], ids=["A", "AAAA"])
-def test_questions_for_one_family_are_dropped(env, serve, kind, client, dual, through):
+def test_dropped_questions_for_one_family_do_not_delay_the_connect(env, serve, kind, client, dual, through):
     """The target has one address, of the family that is answered."""
     answers = {other: BOTH[other] for other in BOTH if other != kind}
     host = "::1" if kind == A else "127.0.0.1"
@@ -90,7 +90,7 @@ def test_questions_for_one_family_are_dropped(env, serve, kind, client, dual, th
 
 
 @pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
-def test_a_crowd_where_aaaa_is_dropped(env, serve, dual):
+def test_a_crowd_shares_few_look_ups_where_aaaa_is_dropped(env, serve, dual):
     """Few look-ups serve them all, and none of them waits for long."""
     _, plan = serve({A: BOTH[A]})
     targets, port = listen(env, ["127.0.0.1"])
@@ -105,7 +105,7 @@ def test_a_crowd_where_aaaa_is_dropped(env, serve, dual):
 
 
 @pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
-def test_both_are_late(env, serve, dual):
+def test_two_late_answers_delay_the_connect_no_longer_than_they_take(env, serve, dual):
     _, plan = serve(BOTH, delays={A: 0.3, AAAA: 0.3})
     targets, port = listen(env, BOTH[A] + BOTH[AAAA])
     _, address = start(env, plan, "late.far.test", port, dual)
@@ -117,7 +117,7 @@ def test_both_are_late(env, serve, dual):
 
 @pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
 @pytest.mark.parametrize("late", [0.3, 1.5])
-def test_the_late_family_is_the_one_that_works(env, serve, late, dual):
+def test_an_attempt_waits_for_the_late_family_if_the_other_refuses(env, serve, late, dual):
     """127.0.0.1 refuses long before AAAA is answered: the attempt waits for it."""
     _, plan = serve(BOTH, delays={AAAA: late})
     targets, port = listen(env, ["::1"])
@@ -137,7 +137,7 @@ def test_the_late_family_joins_a_race_that_hangs(env, serve):
 
 
 @pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
-def test_the_first_packets_are_lost(env, serve, dual):
+def test_the_loss_of_the_first_packets_costs_no_seconds(env, serve, dual):
     """Of the look-up of both families: those of each come next, the C library's own second try after 5 s."""
     _, plan = serve(BOTH, lost={A: 1, AAAA: 1})
     targets, port = listen(env, ["127.0.0.1", "::1"])
@@ -149,7 +149,7 @@ def test_the_first_packets_are_lost(env, serve, dual):
 
 
 @pytest.mark.parametrize("lost, most", [(1, 2.4), (2, 3.6)])
-def test_packets_for_the_only_family_are_lost(env, serve, lost, most):
+def test_a_lost_question_is_asked_again_after_a_second(env, serve, lost, most):
     """It is asked again after a second, for all who wait."""
     _, plan = serve(BOTH, lost={A: lost})
     targets, port = listen(env, ["127.0.0.1"])
@@ -174,7 +174,7 @@ def test_what_the_hosts_file_says_is_not_asked_for(env, serve, client, dual):
     assert len(server.asked) <= 4, server.asked
 
 
-def test_a_refusal_where_aaaa_is_dropped(env, serve):
+def test_a_refusal_stays_the_reason_where_aaaa_is_dropped(env, serve):
     """The other family's addresses are hoped for, no longer than connect_timeout; then the refusal is the
     reason."""
     _, plan = serve({A: BOTH[A]})

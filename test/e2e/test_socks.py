@@ -53,7 +53,7 @@ def dante():
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 @pytest.mark.parametrize("scheme", ["", "socks5://", "socks5h://"])
-def test_microsocks(env, microsocks, host, scheme):
+def test_microsocks_leads_to_addresses_and_names_by_either_scheme(env, microsocks, host, scheme):
     target = env.echo("[::1]:0" if host == "::1" else "127.0.0.1:0")
     port = target.address.rpartition(":")[2]
     address = env.address()
@@ -67,7 +67,7 @@ def test_microsocks(env, microsocks, host, scheme):
     assert record["target"]["address"] == (f"[::1]:{port}" if host == "::1" else f"{host}:{port}")
 
 
-def test_microsocks_with_credentials(env, guarded_microsocks):
+def test_credentials_get_to_microsocks_and_into_no_log(env, guarded_microsocks):
     target = env.echo()
     address = env.address()
     server = f"socks5://{WRITTEN}@{guarded_microsocks.address}"
@@ -82,7 +82,7 @@ def test_microsocks_with_credentials(env, guarded_microsocks):
 
 
 @pytest.mark.parametrize("credentials", ["", "us%3Aer:wrong@", "other:p%40ss%20%25%2Fword@"])
-def test_microsocks_rejects(env, guarded_microsocks, credentials):
+def test_a_rejection_by_microsocks_ends_as_socks_auth_failed(env, guarded_microsocks, credentials):
     target = env.listen()
     address = env.address()
     bitflow = env.start(
@@ -97,7 +97,7 @@ def test_microsocks_rejects(env, guarded_microsocks, credentials):
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "::1", "name.test", "name6.test"])
-def test_dante_with_credentials(env, dante, name):
+def test_dante_leads_to_addresses_and_to_names_that_only_it_knows(env, dante, name):
     """The names are known to the server only."""
     host = {"name.test": "127.0.0.1", "name6.test": "::1"}.get(name, name)
     target = env.echo(f"[{host}]:0" if ":" in host else f"{host}:0")
@@ -118,7 +118,7 @@ def test_dante_with_credentials(env, dante, name):
     assert "s3cret" not in bitflow.stderr() + env.records_path.read_text()
 
 
-def test_dante_refuses(env, dante):
+def test_each_refusal_by_dante_is_told_in_words(env, dante):
     """Its rules, a port where nobody listens, a wrong password, no credentials: each in words."""
     server = f"socks5://proxyuser:s3cret:p@ss@{dante.address}"
     wrong = f"socks5://proxyuser:no@{dante.address}"
@@ -137,7 +137,7 @@ def test_dante_refuses(env, dante):
         assert record["reason"] == reason and words in record["error"], record
 
 
-def test_with_tls_on_top(env, pki, microsocks):
+def test_tls_to_the_target_goes_through_the_socks_server(env, pki, microsocks):
     outcomes = []
     target = env.serve(tls_cases.tls_echo(tls_raw.server_context(pki.server), outcomes))
     address = env.address()
@@ -167,7 +167,7 @@ def test_the_header_comes_after_the_servers_reply(env, microsocks, version):
     assert (answer["src"], answer["sport"]) == ("127.0.0.8", str(client.getsockname()[1]))
 
 
-def test_over_a_unix_socket(env, guarded_microsocks):
+def test_a_socks_server_is_reached_over_a_unix_socket(env, guarded_microsocks):
     """socat hands the Unix socket's connections to microsocks."""
     path = env.directory / "socks.sock"
     relay = env.enter(Program(["socat", f"UNIX-LISTEN:{path},fork", f"TCP:{guarded_microsocks.address}"]))
@@ -181,7 +181,7 @@ def test_over_a_unix_socket(env, guarded_microsocks):
     assert bitflow.wait_records(1)[0]["target"]["via"] == f"unix://{path}"
 
 
-def test_what_is_said_to_the_server(env):
+def test_each_kind_of_target_is_asked_for_as_what_it_is(env):
     """Byte by byte, to a scripted server: what is asked for each kind of target, and that what the target
     says in the same segment as the reply is not lost."""
     seen = []
@@ -251,7 +251,7 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_servers_that_fail(env, name):
+def test_a_server_that_fails_ends_the_attempt_at_once_and_in_words(env, name):
     answers, reason, words = SCRIPTS[name]
     if answers[-1] is None and len(answers) == 3:  # the last answer is cut, and then the end
 
@@ -284,7 +284,7 @@ HANGS = {
 
 
 @pytest.mark.parametrize("name", HANGS)
-def test_servers_that_hang(env, name):
+def test_connect_timeout_bounds_the_whole_dialogue(env, name):
     """connect_timeout is for all of it."""
     server = env.serve(socks_peers.answering(*HANGS[name]))
     address = env.address()
@@ -299,7 +299,7 @@ def test_servers_that_hang(env, name):
 
 
 @pytest.mark.parametrize("name", HANGS)
-def test_servers_that_hang_have_a_bound_of_their_own(env, name):
+def test_proxy_timeout_bounds_the_dialogue_and_the_next_target_is_tried(env, name):
     """proxy_timeout, without any connect_timeout; the next target is then tried."""
     server = env.serve(socks_peers.answering(*HANGS[name]))
     good = env.serve(peers.greeter("good"))
@@ -332,7 +332,7 @@ def test_servers_that_hang_have_a_bound_of_their_own(env, name):
     assert "did not answer in time" in records["alone"]["error"]
 
 
-def test_a_server_that_takes_its_time_is_not_hurried(env):
+def test_proxy_timeout_does_not_bound_what_follows_the_dialogue(env):
     """proxy_timeout is for the dialogue: what the target says later is not bound by it."""
     server = env.serve(socks_peers.answering(b"\x05\x00", YES))
     address = env.address()
@@ -344,7 +344,7 @@ def test_a_server_that_takes_its_time_is_not_hurried(env):
     assert bitflow.wait_records(1)[0]["reason"] == "completed"
 
 
-def test_a_server_that_is_not_there(env):
+def test_a_server_that_is_not_there_ends_as_connect_refused(env):
     address = env.address()
     bitflow = env.start(proxy(address, through(env.refusing(), "192.0.2.1:80")))
     sockets.was_rejected(env.connect(address))
@@ -381,7 +381,7 @@ def test_attempts_and_backoff_apply(env):
     assert record["attempts"] == 3
 
 
-def test_failover_behind_socks(env, microsocks):
+def test_failover_goes_on_after_a_target_behind_socks_refuses(env, microsocks):
     target = env.echo()
     address = env.address()
     bitflow = env.start(

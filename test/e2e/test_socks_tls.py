@@ -93,7 +93,7 @@ def assert_told(record, socks, host):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "server.test", "localhost"])
-def test_nginx_behind_it(env, pki, web, socks, host):
+def test_a_file_of_nginx_comes_whole_and_verified(env, pki, web, socks, host):
     """By address of both families and by name of both: what comes is whole, and the certificate was verified."""
     server = web[dict(NAMES).get(host, host)]
     bitflow, address = start(env, socks, host, server.port, pki.trusted)
@@ -103,7 +103,7 @@ def test_nginx_behind_it(env, pki, web, socks, host):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "server.test"])
-def test_openssl_behind_it(env, pki, socks, host):
+def test_a_dialogue_with_openssl_comes_through_verified(env, pki, socks, host):
     """s_server, which answers each line."""
     port = sockets.free_port()
     env.enter(tls_peers.openssl_server(f"127.0.0.1:{port}", pki.server))
@@ -118,7 +118,7 @@ def test_openssl_behind_it(env, pki, socks, host):
 
 
 @pytest.mark.parametrize("case", ["another name", "another authority"])
-def test_certificates_that_do_not_verify(env, pki, web, socks, case):
+def test_a_certificate_that_does_not_verify_ends_as_target_handshake_failed(env, pki, web, socks, case):
     """The server resolves wrong.test to where server.test is: strict is about the name that was asked for."""
     host = "wrong.test" if case == "another name" else "server.test"
     authority = pki.trusted if case == "another name" else pki.other.certificate
@@ -132,7 +132,7 @@ def test_certificates_that_do_not_verify(env, pki, web, socks, case):
     assert record["bytes_from_client"] == 0
 
 
-def test_a_name_of_its_own_in_the_context(env, pki, web, socks):
+def test_server_name_is_what_is_sent_and_verified(env, pki, web, socks):
     """server_name is what is sent and verified, whatever the SOCKS5 server is asked for."""
     bitflow, address = start(env, socks, "wrong.test", web["127.0.0.1"].port, pki.trusted, server_name="server.test")
     assert fetch(env, address) == BLOB

@@ -85,7 +85,7 @@ def test_one_source_has_its_share_and_others_theirs(env):
         sockets.round_trip(client)
 
 
-def test_nothing_is_read_from_who_is_turned_away(env):
+def test_nothing_is_read_from_a_client_that_is_turned_away(env):
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address, source_connection_limit=1))
     first, _ = env.pair(address, listener)
@@ -98,7 +98,7 @@ def test_nothing_is_read_from_who_is_turned_away(env):
     assert not listener.has_pending() and sockets.is_open(first)
 
 
-def test_the_order_of_reasons(env):
+def test_a_client_is_told_the_nearest_reason_and_takes_no_place_of_another(env):
     """Each is told the nearest one, and who is turned away by one limit takes nothing of the other."""
     echo, address = env.echo(), env.address()
     listener = {"authorized_sources": [f"{ONE}/32", f"{OTHER}/32", f"{THIRD}/32"]}
@@ -206,7 +206,7 @@ def test_many_sources_leave_nothing_behind(env):
         assert_room(env, bitflow, address, source, 1)
 
 
-def test_they_are_counted_by_a_metric(env):
+def test_clients_turned_away_are_counted_by_a_metric(env):
     receiver = env.keep(Datagrams())
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address, **{LIMITED: 1}), application=metrics(receiver.address))
@@ -320,7 +320,7 @@ def test_a_reload_changes_the_limit_and_closes_nobody(env):
 # Exactness
 
 
-def test_a_rush_from_four_sources(env):
+def test_a_rush_from_four_sources_is_counted_exactly(env):
     """Thousands of quick clients: each source is counted by itself, and afterwards all places are there."""
     limit, address = 5, env.address()
     lock, live, most = threading.Lock(), {}, {}
@@ -437,7 +437,7 @@ def test_clients_of_unix_sockets_are_not_limited(env):
     assert any(LIMITED in line["msg"] and line.get("proxy") == "inherited" for line in said)
 
 
-def test_an_inherited_connection_counts_like_any_other(env):
+def test_an_inherited_connection_is_served_under_a_limit_of_one(env):
     target, acceptor = env.listen(), env.listen()
     client = env.connect(acceptor.address)
     bitflow = env.start(
@@ -453,7 +453,7 @@ def test_an_inherited_connection_counts_like_any_other(env):
     bitflow.wait_ended()
 
 
-def test_check_warns(env):
+def test_check_warns_of_a_limit_as_large_as_the_proxys_own(env):
     path = env.config(proxy(env.address(), env.address(), connection_limit=5, source_connection_limit=5))
     done = bitflow_process.run("--check", "--config", path)
     assert done.returncode == 0

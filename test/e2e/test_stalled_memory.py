@@ -131,7 +131,7 @@ def wait_stalled(streams):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_stalled_streams(env, pki, name):
+def test_stalled_streams_cost_little_memory_and_lose_no_byte(env, pki, name):
     shape = SHAPES[name]
     bitflow = shape.start(env, pki)
     streams = [shape.connect(env) for _ in range(scale(8, least=4))]

@@ -9,7 +9,7 @@ from environment import proxy
 from waiting import Stopwatch, pace
 
 
-def test_reset_behind_a_full_path_is_noticed(env):
+def test_a_reset_behind_a_full_path_is_noticed(env):
     """No timeout is set: bitflow's write waits for one side while the other one resets. Once each way round."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address))

@@ -36,7 +36,7 @@ def run_in_turn(lines):
 
 
 @pytest.mark.parametrize("unit", ["bitflow.service", "bitflow.socket"])
-def test_systemd_takes_it(tmp_path, unit):
+def test_systemd_accepts_the_documented_units(tmp_path, unit):
     for name, text in UNITS.items():
         (tmp_path / name).write_text(text.replace(PROGRAM, str(bitflow_process.binary())))
     done = programs.run(["systemd-analyze", "verify", "--man=no", str(tmp_path / unit)])
