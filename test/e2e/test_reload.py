@@ -26,16 +26,6 @@ def greeter(env, name):
     return env.serve(peers.greeter(name)).address
 
 
-def is_refused(address):
-    try:
-        sockets.connect(address).close()
-    except (ConnectionRefusedError, FileNotFoundError):
-        return True
-    except ConnectionResetError:
-        pass  # it was in the queue when the listener closed
-    return False
-
-
 def port(address):
     return int(address.rpartition(":")[2])
 
@@ -62,7 +52,7 @@ def test_a_removed_proxy_stops_listening_and_drains(env):
     sockets.round_trip(kept)
     sockets.round_trip(dropped)
     reload(env, bitflow, keep)
-    wait_for(lambda: is_refused(two), "the removed proxy no longer listens")
+    wait_for(lambda: sockets.refuses(two), "the removed proxy no longer listens")
     for _ in range(5):
         sockets.round_trip(kept)
         sockets.round_trip(dropped)
@@ -112,8 +102,8 @@ def test_a_changed_address_moves_the_listener(env):
     target = greeter(env, "here")
     bitflow = env.start(proxy(one, target))
     reload(env, bitflow, proxy(two, target))
-    wait_for(lambda: not is_refused(two), "the new address")
-    wait_for(lambda: is_refused(one), "the old address is closed")
+    wait_for(lambda: not sockets.refuses(two), "the new address")
+    wait_for(lambda: sockets.refuses(one), "the old address is closed")
     assert greeting(env, two) == "here"
 
 
@@ -198,7 +188,7 @@ def test_a_changed_log_level_takes_effect(env):
     bitflow.wait_bound(port(two))
     wait_for(lambda: "info" in {line["level"] for line in bitflow.log_lines(True)}, "lines of the new level")
     reload(env, bitflow, proxy(one, env.refusing()), level="error")
-    wait_for(lambda: is_refused(two), "the removed proxy no longer listens")
+    wait_for(lambda: sockets.refuses(two), "the removed proxy no longer listens")
     before = len(bitflow.log_lines(True))
     sockets.was_rejected(env.connect(one))
     wait_for(bitflow.records, "the record")
@@ -270,9 +260,9 @@ def test_a_hangup_during_the_drain_opens_no_listener(env):
     client = env.connect(address)
     sockets.round_trip(client)
     bitflow.signal(signal.SIGTERM)
-    wait_for(lambda: is_refused(address), "the drain began")
+    wait_for(lambda: sockets.refuses(address), "the drain began")
     bitflow.signal(signal.SIGHUP)
-    holds_for(0.3, lambda: is_refused(address), "nothing listens again")
+    holds_for(0.3, lambda: sockets.refuses(address), "nothing listens again")
     sockets.round_trip(client)
     client.close()
     assert bitflow.wait_ended() == 0

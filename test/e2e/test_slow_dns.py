@@ -8,7 +8,7 @@ import peers
 import sockets
 from environment import proxy
 from hosts import AAAA, A
-from test_name_resolution import join
+from sockets import join
 from waiting import Stopwatch, pace, scale, wait_for
 
 SERVER, DNSMASQ = hosts.own_address(7), hosts.own_address(8)
