@@ -1,5 +1,5 @@
-"""PROXY headers that are cut at every byte, as large as can be, or lie about their lengths; in one-byte
-segments with TLS behind; and whom they declare, for a target of two families."""
+"""PROXY headers that are cut at every byte, as large as can be, or lie about their lengths; in one-byte segments with
+TLS behind; and whom they declare, for a target of two families."""
 
 import ipaddress
 import socket
@@ -7,17 +7,17 @@ import socket
 import pytest
 
 import hosts
-import proxy_headers
 import listener_kinds
+import proxy_headers
 import sockets
 import tls_cases
 import tls_raw
 from environment import proxy
-from proxy_headers import tlv, v1, v2
-from listener_kinds import dribble
+from listener_kinds import dribble, each_way_to_send
+from proxy_headers import TRUSTING, start_trusting, tlv, v1, v2
 from waiting import holds_for, wait_for
 
-TRUSTING = {"proxy_protocol": True, "proxy_protocol_timeout": "60s"}
+PATIENT = {"proxy_protocol_timeout": "60s"}
 ENDS = "192.0.2.1", "192.0.2.2", 1000, 2000
 LONGEST_V1 = v1(":".join(["ffff"] * 8), ":".join(["f3ff"] * 8), 65535, 65534)
 HEADERS = {
@@ -35,10 +35,8 @@ HEADERS = {
 }
 
 
-def start(env, target, listener=None, address=None, **options):
-    address = address or env.address()
-    bitflow = env.start(proxy(address, target, listener={**TRUSTING, **(listener or {})}, **options))
-    return bitflow, address
+def start(env, target, listener=None, **options):
+    return start_trusting(env, target, {**PATIENT, **(listener or {})}, **options)
 
 
 def cuts_of(header):
@@ -71,7 +69,7 @@ def test_a_header_in_two_segments_is_taken_wherever_it_is_cut(env, name):
 @pytest.mark.parametrize("end", ["close", "reset"])
 @pytest.mark.parametrize("name", HEADERS)
 def test_a_header_that_is_cut_short_dials_nothing_wherever_it_ends(env, name, end):
-    """Less than the whole header is none: nothing is dialled, whatever declares itself in the part."""
+    """Part of a header is not a header, whomever it already names."""
     header = HEADERS[name][0]
     target = env.listen()
     bitflow, address = start(env, target.address)
@@ -95,7 +93,7 @@ def test_a_header_that_is_cut_short_dials_nothing_wherever_it_ends(env, name, en
 
 
 def test_a_line_of_107_bytes_is_accepted_and_one_of_108_is_not(env):
-    """107 bytes with the CRLF, the specification says; one more is too many."""
+    """The specification's limit, with the CRLF."""
     target = env.echo()
     bitflow, address = start(env, target.address)
     longest = b"PROXY UNKNOWN " + b"f" * 91 + b"\r\n"
@@ -120,9 +118,9 @@ def padded(size, crc=True):
     return v2(*ENDS, tlvs=tlv(0xE1, b"\r\n" * (rest // 2) + b"x" * (rest % 2)), crc=crc)
 
 
-@pytest.mark.parametrize("send", [socket.socket.sendall, dribble], ids=["at once", "bytewise"])
+@each_way_to_send
 def test_a_header_of_4096_bytes_is_accepted_and_one_of_4097_is_not(env, send):
-    """4096 bytes and the data right behind them; of one more byte nothing is accepted."""
+    """With data right behind it."""
     target = env.echo()
     bitflow, address = start(env, target.address)
     data = bytes(range(256)) * 64
@@ -171,7 +169,7 @@ LIES = {
 
 
 def test_a_header_with_lengths_that_lie_is_rejected(env):
-    """None is dialled, none holds up the next; in one segment and in many."""
+    """In one segment and in many; none is dialled, none holds up the next."""
     target = env.listen()
     bitflow, address = start(env, target.address)
     for send in (socket.socket.sendall, dribble):
@@ -206,7 +204,7 @@ ODD = {
 
 
 def test_odd_but_valid_fields_are_accepted_and_sent_on_well_formed(env):
-    """They are accepted; the log stays a log; what is told on is well formed, with a right checksum."""
+    """The connection log stays well formed, too; what is sent on has the right checksum."""
     target = env.listen()
     bitflow, address = start(env, target.address, enable_proxy_header=True, proxy_header_version=2)
     for name, (fields, authority) in ODD.items():
@@ -228,7 +226,7 @@ def test_odd_but_valid_fields_are_accepted_and_sent_on_well_formed(env):
 
 
 def test_a_second_header_is_data(env):
-    """One is taken, of either version; the next one is the target's."""
+    """Of either version, behind either: it is the target's."""
     target = env.listen()
     bitflow, address = start(env, target.address, enable_proxy_header=True)
     first, second = proxy_headers.EXAMPLE, v2(*ENDS)
@@ -250,7 +248,7 @@ def test_a_second_header_is_data(env):
 
 @pytest.mark.parametrize("name", HEADERS)
 def test_a_header_and_tls_behind_it_are_understood_bytewise(env, pki, name):
-    """Header, handshake and data of the client, a segment for each byte."""
+    """Also the data behind the handshake: each byte is a segment."""
     header, declared = HEADERS[name]
     target = env.echo()
     bitflow, address = start(env, target.address, listener=tls_cases.tls_listener(pki.server))
@@ -267,7 +265,7 @@ def test_a_header_and_tls_behind_it_are_understood_bytewise(env, pki, name):
     assert record["client_tls"]["server_name"] == record["sni"] == "server.test"
 
 
-@pytest.mark.parametrize("send", [socket.socket.sendall, dribble], ids=["at once", "bytewise"])
+@each_way_to_send
 def test_the_server_name_is_found_behind_the_greatest_header(env, pki, send):
     """SNI passed through: header and ClientHello in one segment, or in one for each byte."""
     target = env.serve(tls_cases.tls_echo(tls_raw.server_context(pki.server)))
@@ -287,8 +285,7 @@ def test_the_server_name_is_found_behind_the_greatest_header(env, pki, send):
 
 
 def test_a_header_within_tls_is_data(env, pki):
-    """Where the header is due before TLS, one inside of it is the target's; one that comes only there is
-    none."""
+    """Where it is due before TLS: it is the target's, and does not stand in for the one that is due."""
     target = env.echo()
     bitflow, address = start(env, target.address, listener=tls_cases.tls_listener(pki.server))
     client = listener_kinds.Client(env, address, "both", pki)
@@ -310,6 +307,7 @@ MAPPED = "::ffff:192.0.2.1", "::ffff:192.0.2.2", 1, 2
 FAMILIES = {
     "IPv6 in version 1": (v1("2001:db8::1", "2001:db8::2", 1, 2), "other"),
     "IPv6 in version 2": (v2("2001:db8::1", "2001:db8::2", 1, 2, crc=True), "other"),
+    "IPv4 in version 1": (v1(*ENDS), "own"),
     "IPv4 in version 2": (v2(*ENDS), "own"),
     "mapped pairs are IPv4": (v2(*MAPPED), "own"),
     "mapped pairs in version 1": (v1(*MAPPED), "own"),
@@ -321,7 +319,7 @@ FAMILIES = {
 
 
 def test_the_declared_family_chooses_that_of_the_target(env):
-    """All ways of saying who it is, to a target of both families."""
+    """All ways of saying who a client is, which came by IPv4, to a target of both families."""
     port = sockets.free_port()
     targets = {"own": env.listen(f"127.0.0.1:{port}"), "other": env.listen(f"[::1]:{port}")}
     address = env.address()
@@ -329,7 +327,7 @@ def test_the_declared_family_chooses_that_of_the_target(env):
         proxy(
             address,
             {"address": f"dual.test:{port}", "connect_timeout": "20s"},
-            listener=TRUSTING,
+            listener={**TRUSTING, **PATIENT},
             enable_dual_stack=True,
         ),
         plan=hosts.plan(env, [("dual.test", "127.0.0.1"), ("dual.test", "::1")]),
@@ -355,7 +353,7 @@ def test_a_target_without_the_declared_family_is_reached_all_the_same(env):
         proxy(
             address,
             f"four.test:{port}",
-            listener=TRUSTING,
+            listener={**TRUSTING, **PATIENT},
             enable_dual_stack=True,
             enable_proxy_header=True,
         ),
@@ -369,10 +367,14 @@ def test_a_target_without_the_declared_family_is_reached_all_the_same(env):
     holds_for(0.05, lambda: sockets.is_open(connection), "nothing else comes")
 
 
-@pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("ends", [("::ffff:192.0.2.1", "2001:db8::2"), ("2001:db8::1", "::ffff:192.0.2.2")])
+@proxy_headers.each_version
+@pytest.mark.parametrize(
+    "ends",
+    [("::ffff:192.0.2.1", "2001:db8::2"), ("2001:db8::1", "::ffff:192.0.2.2")],
+    ids=["mapped client", "mapped proxy"],
+)
 def test_half_a_mapped_pair_stays_as_it_is(env, ends, version):
-    """One family is all that a header can name."""
+    """A header can name one family only."""
     target = env.listen()
     bitflow, address = start(env, target.address, enable_proxy_header=True, proxy_header_version=version)
     client = env.connect(address)
@@ -396,10 +398,10 @@ TWO_FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@proxy_headers.each_version
 @pytest.mark.parametrize("name", TWO_FAMILIES)
 def test_nginxs_lines_of_two_families_are_understood_and_sent_on(env, name, version):
-    """They are understood, and sent on so that HAProxy and nginx understand them."""
+    """By HAProxy and nginx, as receivers."""
     host, source, declared = TWO_FAMILIES[name]
     for receiver in (proxy_headers.HaproxyReceiver, proxy_headers.NginxReceiver):
         told = env.enter(receiver())
@@ -421,7 +423,7 @@ def test_nginxs_lines_of_two_families_are_understood_and_sent_on(env, name, vers
 
 
 def test_a_malformed_line_of_two_families_is_rejected(env):
-    """The other family is no licence for what is no address."""
+    """That another family is accepted there does not mean that anything is."""
     target = env.listen()
     bitflow, address = start(env, target.address)
     for line, words in (
