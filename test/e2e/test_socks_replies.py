@@ -1,5 +1,5 @@
-"""SOCKS5 servers whose answers come in odd pieces, with the target's first words in the same segment; long
-and strange credentials; every way of failing, with another target to go to."""
+"""SOCKS5 servers whose answers come in odd pieces, with the target's first words in the same segment; long and strange
+credentials; every way of failing, with another target to go to."""
 
 import socket
 import threading
@@ -17,8 +17,8 @@ import socks_peers
 import tls_cases
 import tls_raw
 from environment import proxy
-from listener_kinds import dribble, said, through
-from socks_peers import YES
+from listener_kinds import dribble, each_way_to_send, said, through
+from socks_peers import YES, answering
 from waiting import Stopwatch, scale
 
 BANNER = b"220 mail.example ready\r\n"
@@ -50,16 +50,22 @@ def dialogue(reply, send, credentials=True):
     return handler
 
 
-@pytest.mark.parametrize("send", [socket.socket.sendall, dribble], ids=["at once", "bytewise"])
-@pytest.mark.parametrize("kind", REPLIES)
-def test_a_banner_behind_the_reply_gets_through_to_the_byte(env, kind, send):
-    """However long the reply is and however it comes, what follows it is the target's, to the byte."""
-    server = env.serve(dialogue(REPLIES[kind] + BANNER, send))
-    address = env.address()
-    bitflow = env.start(proxy(address, through(f"socks5://u:p@{server.address}", "192.0.2.1:25")))
+def greeted(env, address):
+    """A client to whom the target has spoken first, and with whom it then exchanged a message."""
     client = env.connect(address)
     assert sockets.receive_exactly(client, len(BANNER)) == BANNER
     sockets.round_trip(client)
+    return client
+
+
+@each_way_to_send
+@pytest.mark.parametrize("kind", REPLIES)
+def test_a_banner_behind_the_reply_gets_through_to_the_byte(env, kind, send):
+    """However long the reply is, and however it comes."""
+    server = env.serve(dialogue(REPLIES[kind] + BANNER, send))
+    address = env.address()
+    bitflow = env.start(proxy(address, through(f"socks5://u:p@{server.address}", "192.0.2.1:25")))
+    client = greeted(env, address)
     client.shutdown(socket.SHUT_WR)
     assert sockets.receive_to_end(client) == b""
     record = bitflow.wait_records(1)[0]
@@ -68,7 +74,7 @@ def test_a_banner_behind_the_reply_gets_through_to_the_byte(env, kind, send):
 
 
 def test_reply_and_banner_get_through_wherever_they_are_cut(env):
-    """Reply and banner in two segments, cut anywhere."""
+    """They come in two segments."""
     whole = REPLIES["a name"] + BANNER
     cuts = iter(range(1, len(whole)))
     lock = threading.Lock()
@@ -132,10 +138,7 @@ def test_a_bytewise_dialogue_over_a_unix_socket_succeeds(env, kind):
     address = env.address()
     url = "socks5+unix://u:p@" + server.address[len("unix://") :]
     bitflow = env.start(proxy(address, through(url, "192.0.2.1:25")))
-    client = env.connect(address)
-    assert sockets.receive_exactly(client, len(BANNER)) == BANNER
-    sockets.round_trip(client)
-    client.close()
+    greeted(env, address).close()
     record = bitflow.wait_records(1)[0]
     assert (record["reason"], record["target"]["via"]) == ("completed", server.address)
     assert record["target_tcp"] is None
@@ -153,14 +156,11 @@ def test_answers_that_come_before_their_questions_are_taken(env):
     server = env.serve(handler)
     address = env.address()
     bitflow = env.start(proxy(address, through(server.address, "192.0.2.1:25")))
-    client = env.connect(address)
-    assert sockets.receive_exactly(client, len(BANNER)) == BANNER
-    sockets.round_trip(client)
-    client.close()
+    greeted(env, address).close()
     assert bitflow.wait_records(1)[0]["reason"] == "completed"
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@proxy_headers.each_version
 def test_a_banner_does_not_hide_the_header(env, version):
     """The target speaks first, in the reply's segment; the header and the client's words get to it."""
     told = []
@@ -181,9 +181,7 @@ def test_a_banner_does_not_hide_the_header(env, version):
             proxy_header_version=version,
         )
     )
-    client = env.connect(address)
-    assert sockets.receive_exactly(client, len(BANNER)) == BANNER
-    sockets.round_trip(client)
+    client = greeted(env, address)
     host, port = client.getsockname()
     ends = host, host, port, client.getpeername()[1]
     if version == 1:
@@ -295,7 +293,7 @@ def test_a_real_server_accepts_the_longest_credentials(env):
 
 
 @pytest.mark.parametrize("part", ["user", "password"])
-@pytest.mark.parametrize("count", [0, 256])
+@pytest.mark.parametrize("count", [0, 256], ids=["empty", "256 bytes"])
 def test_credentials_that_are_empty_or_too_long_are_configuration_errors(env, part, count):
     long = "%41" * count
     written = f"{long}:secretly" if part == "user" else f"somebody:{long}"
@@ -323,7 +321,6 @@ def no_tls(then):
     return handler
 
 
-answering = socks_peers.answering
 # (the server, or None where nobody listens; the words of the log)
 FAILURES = {
     "refused": (None, "Connection refused"),
