@@ -26,6 +26,15 @@ def start_trusting(env, target, listener=None, address=None, **options):
     return env.start(proxy(address, target, listener={**TRUSTING, **(listener or {})}, **options)), address
 
 
+def rejected(env, bitflow, address, data, **settings):
+    """The record of a client that says this, and is rejected."""
+    client = env.connect(address, **settings)
+    own = sockets.local_name(client)
+    client.sendall(data)
+    sockets.was_rejected(client)
+    return bitflow.record_of(own)
+
+
 def crc32c(data):
     crc = 0xFFFFFFFF
     for byte in data:

@@ -9,7 +9,7 @@ import pytest
 import proxy_headers
 import sockets
 from environment import proxy
-from proxy_headers import TRUSTING, start_trusting, v1, v2
+from proxy_headers import TRUSTING, rejected, start_trusting, v1, v2
 from waiting import Stopwatch, scale, wait_for
 
 EXAMPLE2 = v2("192.0.2.1", "192.0.2.2", 1, 2)
@@ -112,11 +112,7 @@ def test_a_flood_of_silent_clients_holds_up_nobody_and_leaves_nothing(env):
 def test_untrusted_sources_are_rejected(env):
     target = env.listen()
     bitflow, address = start_trusting(env, target.address, listener={"proxy_protocol_sources": ["127.0.0.9", "::1"]})
-    client = env.connect(address)
-    own = sockets.local_name(client)
-    client.sendall(proxy_headers.EXAMPLE)
-    sockets.was_rejected(client)
-    record = bitflow.record_of(own)
+    record = rejected(env, bitflow, address, proxy_headers.EXAMPLE)
     assert (record["event"], record["reason"]) == ("rejected", "proxy_source_not_trusted")
     trusted = env.connect(address, source="127.0.0.9")
     trusted.sendall(proxy_headers.EXAMPLE + b"x")
@@ -130,11 +126,8 @@ def test_authorized_sources_are_compared_with_the_socket_not_the_header(env):
     client = env.connect(address)
     client.sendall(v1("203.0.113.5", "203.0.113.6", 1, 2) + b"x")
     assert sockets.receive_exactly(target.accept(), 1) == b"x"
-    other = env.connect(address, source="127.0.0.9")
-    own = sockets.local_name(other)
-    other.sendall(v1("127.0.0.1", "127.0.0.1", 1, 2))
-    sockets.was_rejected(other)
-    assert bitflow.record_of(own)["reason"] == "source_not_authorized"
+    record = rejected(env, bitflow, address, v1("127.0.0.1", "127.0.0.1", 1, 2), source="127.0.0.9")
+    assert record["reason"] == "source_not_authorized"
 
 
 def test_without_proxy_protocol_a_header_is_data(env):

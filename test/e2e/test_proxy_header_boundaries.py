@@ -14,7 +14,7 @@ import tls_cases
 import tls_raw
 from environment import proxy
 from listener_kinds import dribble, each_way_to_send
-from proxy_headers import TRUSTING, start_trusting, tlv, v1, v2
+from proxy_headers import TRUSTING, rejected, start_trusting, tlv, v1, v2
 from waiting import holds_for, wait_for
 
 PATIENT = {"proxy_protocol_timeout": "60s"}
@@ -105,11 +105,8 @@ def test_a_line_of_107_bytes_is_accepted_and_one_of_108_is_not(env):
         own = sockets.local_name(client)
         client.close()
         assert bitflow.record_of(own)["proxy_header"]["version"] == 1
-    client = env.connect(address)
-    own = sockets.local_name(client)
-    client.sendall(b"PROXY UNKNOWN " + b"f" * 92 + b"\r\n")
-    sockets.was_rejected(client)
-    assert bitflow.record_of(own)["reason"] == "proxy_header_invalid"
+    record = rejected(env, bitflow, address, b"PROXY UNKNOWN " + b"f" * 92 + b"\r\n")
+    assert record["reason"] == "proxy_header_invalid"
 
 
 def padded(size, crc=True):
@@ -132,11 +129,7 @@ def test_a_header_of_4096_bytes_is_accepted_and_one_of_4097_is_not(env, send):
     assert sockets.receive_exactly(client, len(data)) == data
     client.close()
     assert bitflow.record_of("192.0.2.1:1000")["bytes_from_client"] == len(data)
-    client = env.connect(address)
-    own = sockets.local_name(client)
-    client.sendall(padded(4097))
-    sockets.was_rejected(client)
-    record = bitflow.record_of(own)
+    record = rejected(env, bitflow, address, padded(4097))
     assert record["reason"] == "proxy_header_invalid" and "4096" in record["error"], record
     assert target.accepted == 1
 
@@ -437,10 +430,6 @@ def test_a_malformed_line_of_two_families_is_rejected(env):
         (b"TCP6 2001:db8::7 198.51.100.9 5000", "source port"),
         (b"TCP6 2001:db8::7  198.51.100.9 5000 443", "destination address"),
     ):
-        client = env.connect(address)
-        own = sockets.local_name(client)
-        client.sendall(b"PROXY " + line + b"\r\nhello")
-        sockets.was_rejected(client)
-        record = bitflow.record_of(own)
+        record = rejected(env, bitflow, address, b"PROXY " + line + b"\r\nhello")
         assert record["reason"] == "proxy_header_invalid" and words in record["error"], (line, record["error"])
     assert not target.has_pending()

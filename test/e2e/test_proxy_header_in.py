@@ -9,7 +9,7 @@ import proxy_headers
 import sockets
 import tls_cases
 import tls_raw
-from proxy_headers import start_trusting, tlv, v1, v2
+from proxy_headers import rejected, start_trusting, tlv, v1, v2
 from waiting import holds_for
 
 def sent_on(env, header, **options):
@@ -359,11 +359,7 @@ def test_a_bad_header_ends_the_connection_and_the_record_says_why(env):
     target = env.listen()
     bitflow, address = start_trusting(env, target.address, listener={"proxy_protocol_timeout": "30s"})
     for name, (data, words) in BAD.items():
-        client = env.connect(address)
-        own = sockets.local_name(client)
-        client.sendall(data)
-        sockets.was_rejected(client)
-        record = bitflow.record_of(own)
+        record = rejected(env, bitflow, address, data)
         assert (record["reason"], record["ended_by"]) == ("proxy_header_invalid", "client"), name
         assert words in record["error"], (name, record["error"])
         assert (record["attempts"], record["target"], record["proxy_header"]) == (0, None, None), name
