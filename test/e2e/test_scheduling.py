@@ -6,7 +6,6 @@ import signal
 
 import pytest
 
-import bitflow_process
 import configs
 import needs
 import programs
@@ -47,16 +46,20 @@ def assert_others_are(bitflow, policy, names):
 
 
 def pump(env, bitflow, address, listener, number):
-    """A connection that writes had to wait for, so that it has two threads."""
+    """A connection with two threads, since a write had to wait."""
     client, target = env.pair(address, listener)
     sockets.fill(target)
     wait_for(lambda: f"front#{number}<" in bitflow.thread_names(), "the second thread")
     return client, target
 
 
-@pytest.mark.parametrize("scheduling, expected", [(None, BATCH), ("batch", BATCH), ("normal", NORMAL)])
+@pytest.mark.parametrize(
+    "scheduling, expected",
+    [(None, BATCH), ("batch", BATCH), ("normal", NORMAL)],
+    ids=["default", "batch", "normal"],
+)
 def test_scheduling_is_set_for_threads_that_serve_connections_only(env, scheduling, expected):
-    """And only they: no acceptor, no timer, no look-up, no telemetry."""
+    """Not for the acceptor, the timers, look-ups or telemetry."""
     listener, address = env.listen("127.0.0.1:0"), env.address()
     entry = {"address": "localhost:" + listener.address.rpartition(":")[2]}
     with Scripted(lambda number: HANG) as sentry:
@@ -84,7 +87,7 @@ def test_the_thread_of_a_handshake_is_batch_too(env, pki):
 
 
 def test_the_nice_value_stays(env):
-    """Setting a policy may set that too (sched_setattr(2))."""
+    """A call that sets the policy may set that too (sched_setattr(2))."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address))
     for thread in bitflow.tasks():
@@ -143,14 +146,19 @@ def test_a_reload_that_fails_keeps_scheduling(env):
     wait_policies(bitflow, {"front#1>": NORMAL})
 
 
-@pytest.mark.parametrize("value, hint", [("fifo", None), ("Batch", "batch"), ("0", None), ("true", None),
-                                         ("[batch]", None), ('""', None)])
+@pytest.mark.parametrize(
+    "value, hint",
+    [("fifo", None), ("Batch", "batch"), ("0", None), ("true", None), ("[batch]", None), ('""', None)],
+    ids=["unknown", "another case", "number", "boolean", "list", "empty"],
+)
 def test_other_values_are_errors_with_their_place(env, value, hint):
     text = configs.with_line("top", "").replace("server:\n", f"server:\n  scheduling: {value}\n", 1)
     configs.rejects(env, text, line=2, path="server.scheduling", mentions=[hint] if hint else [], count=1)
 
 
-@pytest.mark.parametrize("policy, priority", [("RR", 1), ("FIFO", 1), ("IDLE", 0), ("BATCH", 0)])
+@pytest.mark.parametrize(
+    "policy, priority", [("RR", 1), ("FIFO", 1), ("IDLE", 0), ("BATCH", 0)], ids=["RR", "FIFO", "IDLE", "BATCH"]
+)
 @pytest.mark.parametrize("scheduling", ["batch", "normal"])
 def test_a_policy_that_the_operator_chose_stays(env, policy, priority, scheduling):
     chosen = getattr(os, f"SCHED_{policy}")
@@ -191,7 +199,7 @@ def count_calls(bitflow, use):
 
 
 def test_a_connection_on_a_parked_thread_takes_no_scheduling_call(env):
-    """A parked thread that takes one knows its policy."""
+    """It knows its policy."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address))
 
@@ -208,8 +216,7 @@ def test_a_connection_on_a_parked_thread_takes_no_scheduling_call(env):
 
 
 def test_the_crash_reporter_is_normal(env):
-    """A connection's thread that crashed starts it."""
-    bitflow_process.note_sanitizer()
+    """It is started by the thread that crashed, which is one of a connection."""
     if waiting.SANITIZED:
         pytest.skip("a sanitizer's own handlers are in place")
     listener, address = env.listen(), env.address()
@@ -221,14 +228,6 @@ def test_the_crash_reporter_is_normal(env):
         wait_policies(bitflow, {"front#1>": BATCH})
         thread = next(thread for thread, name in bitflow.tasks().items() if name == "front#1>")
         bitflow.signal_thread(thread, signal.SIGSEGV)
-
-        def reporter():
-            with open(f"/proc/{bitflow.pid}/task/{thread}/children") as stream:
-                children = stream.read().split()
-            if not children or "--report-crash" not in open(f"/proc/{children[0]}/cmdline").read():
-                return None
-            return int(children[0])
-
-        assert os.sched_getscheduler(wait_for(reporter, "the reporter runs")) == NORMAL
+        assert os.sched_getscheduler(bitflow.wait_crash_reporter(thread)) == NORMAL
         bitflow.expected_status = -signal.SIGSEGV
         assert bitflow.wait_ended() == -signal.SIGSEGV
