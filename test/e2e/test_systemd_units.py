@@ -27,7 +27,7 @@ def commands(key, config, pid=None):
 
 
 def run_in_turn(lines):
-    """As systemd does: the first that fails is the last. Returns it, or the last of all."""
+    """As systemd does, up to the first that fails. Returns the last one that ran."""
     for command in lines:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60 * pace(), check=False)
         if done.returncode != 0:
