@@ -1,4 +1,4 @@
-"""Errors in Sentry: what becomes an event, what it has in it, and that a server that fails costs nobody anything."""
+"""Errors in Sentry: what becomes an event, what is in it, and that a server that fails costs nobody anything."""
 
 import re
 import signal
@@ -9,6 +9,7 @@ import pytest
 import bitflow_process
 import sockets
 from environment import proxy
+from listener_kinds import said
 from sentry_peers import HANG, Scripted, Spotlight
 from waiting import Stopwatch, holds_for, wait_for
 
@@ -28,7 +29,7 @@ def start(env, receiver, *proxies, level="debug", **settings):
 
 
 def fail(env, *addresses):
-    """A connection to each, whose target is dead."""
+    """A connection to each of them, whose target is dead."""
     for address in addresses:
         sockets.was_rejected(env.connect(address))
 
@@ -37,6 +38,15 @@ def dead(env, name="front", target="blue", **settings):
     """A proxy whose target refuses, and its address."""
     address = env.address() if name != "unix" else env.unix()
     return proxy(address, {"name": target, "address": env.refusing(), **settings}, name=name), address
+
+
+def wait_trying_again(bitflow):
+    wait_for(lambda: said(bitflow, "cannot send to Sentry, trying again"), bitflow.stderr)
+
+
+def assert_lost(bitflow, count):
+    (line,) = said(bitflow, "events for Sentry were lost")
+    assert line["count"] == str(count)
 
 
 def release_of(bitflow):
@@ -71,7 +81,7 @@ def test_an_event_agrees_with_the_log_line_and_the_record(env, spotlight):
 
 
 def test_breadcrumbs_are_the_lines_of_the_connection_and_the_process(env, spotlight):
-    """The lines before it, of the connection and of the process, from level info on."""
+    """Those before the error, from level info on."""
     entry, address = dead(env, name="crumbs", connect_attempts=3)
     bitflow = start(env, spotlight, entry)
     fail(env, address)
@@ -88,7 +98,6 @@ def test_breadcrumbs_are_the_lines_of_the_connection_and_the_process(env, spotli
 
 
 def test_events_do_not_depend_on_the_application_log(env, spotlight):
-    """Events don't depend on the application log."""
     entry, address = dead(env, name="quiet")
     path = env.config(entry, level="error", application={"sentry_dsn": spotlight.dsn, "log": {}})
     bitflow = env.launch(path)
@@ -117,9 +126,7 @@ def test_a_failed_start_is_an_event(env, spotlight):
     path = env.config(
         proxy(taken.address, env.address(), name="late"), application={"sentry_dsn": spotlight.dsn}, level="info"
     )
-    bitflow = env.launch(path)
-    bitflow.expected_status = 1
-    assert bitflow.wait_ended() == 1
+    env.fails_to_start(path)
     event = spotlight.wait_event(message="cannot start")
     assert taken.address in event["contexts"]["details"]["error"]
 
@@ -130,7 +137,7 @@ def test_a_reached_connection_limit_is_an_event(env, spotlight):
     env.pair(address, listener)
     fail(env, address)
     assert spotlight.wait_event(proxy="full")["tags"]["reason"] == "connection_limit"
-    (line,) = [line for line in bitflow.log_lines(True) if line["msg"] == "rejected"]
+    (line,) = said(bitflow, "rejected")
     assert line["level"] == "error"
 
 
@@ -248,16 +255,13 @@ def test_429_without_a_time_pauses_and_the_loss_is_logged(env):
         (entry, address), (other, other_address) = dead(env), dead(env, name="other")
         bitflow = start(env, receiver, entry, other)
         fail(env, address)
-        wait_for(
-            lambda: any(line["msg"] == "Sentry accepts no events for now" for line in bitflow.log_lines(True)),
-            "the log tells it",
-        )
+        wait_for(lambda: said(bitflow, "Sentry accepts no events for now"), "the log tells it")
         fail(env, other_address)
         bitflow.wait_records(2)
         holds_for(1.5, lambda: len(receiver.requests) == 1, "nothing is sent within the minute")
         bitflow.stop()
-        (line,) = [line for line in bitflow.log_lines() if line["msg"] == "events for Sentry were lost"]
-        assert line["count"] == "1" and len(receiver.requests) == 1
+        assert_lost(bitflow, 1)
+        assert len(receiver.requests) == 1
 
 
 def test_an_event_is_sent_again_after_a_server_error(env):
@@ -287,7 +291,7 @@ def test_refused_events_are_not_tried_again(env, status):
         assert [path for path, _ in receiver.requests] == ["/api/1/envelope/"] * 2
         (report,) = receiver.items("client_report")
         assert report["discarded_events"] == [{"reason": "send_error", "category": "error", "quantity": 1}]
-        (line,) = [line for line in bitflow.log_lines(True) if line["msg"] == "Sentry refused an event"]
+        (line,) = said(bitflow, "Sentry refused an event")
         assert line["level"] == "warn" and str(status) in line["error"]
 
 
@@ -297,30 +301,27 @@ def test_a_server_that_comes_back_gets_the_event(env):
     entry, address = dead(env)
     bitflow = start(env, receiver, entry)
     fail(env, address)
-    wait_for(
-        lambda: any("trying again" in line["msg"] for line in bitflow.log_lines(True)), lambda: bitflow.stderr()
-    )
+    wait_trying_again(bitflow)
     with Scripted(port=port) as receiver:
         receiver.wait_event(proxy="front", timeout=20)
 
 
 def test_the_end_does_not_wait_for_a_server_that_is_gone(env):
-    """The end waits for nobody who is not there; but one that has come back in the meantime gets it all."""
+    """But if it has come back in the meantime, it gets everything."""
     with Scripted() as receiver:
         port = receiver.port
     pairs = [dead(env, name=f"p{number}") for number in range(3)]
     proxies, addresses = [entry for entry, _ in pairs], [address for _, address in pairs]
     first = start(env, receiver, *proxies)
     fail(env, *addresses)
-    wait_for(lambda: any("trying again" in line["msg"] for line in first.log_lines(True)), lambda: first.stderr())
+    wait_trying_again(first)
     watch = Stopwatch()
     first.stop()
     watch.between(0, 2.5, "the end")
-    (line,) = [line for line in first.log_lines() if line["msg"] == "events for Sentry were lost"]
-    assert line["count"] == "3"
+    assert_lost(first, 3)
     second = start(env, receiver, *proxies)
     fail(env, *addresses)
-    wait_for(lambda: any("trying again" in line["msg"] for line in second.log_lines(True)), second.stderr)
+    wait_trying_again(second)
     with Scripted(port=port) as receiver:
         second.stop()
         assert {event["tags"]["proxy"] for event in receiver.events()} == {"p0", "p1", "p2"}
@@ -344,12 +345,11 @@ def test_a_server_that_hangs_holds_nobody_up(env):
         watch = Stopwatch()
         bitflow.stop()
         watch.between(2, 6, "the end with a flush")
-        (line,) = [line for line in bitflow.log_lines() if line["msg"] == "events for Sentry were lost"]
-        assert line["count"] == "20"
+        assert_lost(bitflow, 20)
 
 
 def test_the_queue_is_bounded_and_its_losses_are_reported(env):
-    """What does not fit in is lost and counted, and Sentry is told of it afterwards."""
+    """Sentry itself is told, as soon as it answers."""
     with Scripted(lambda number: HANG if number == 1 else (200, {})) as receiver:
         count = 80
         addresses = [env.unix(f"{number}.sock") for number in range(count)]
@@ -403,7 +403,7 @@ def test_the_servers_certificate_is_verified(env, pki, case):
         assert not receiver.requests
 
 
-@pytest.mark.parametrize("content", [None, "no PEM"])
+@pytest.mark.parametrize("content", [None, "no PEM"], ids=["no file", "no PEM"])
 def test_sentry_authority_is_checked_at_the_start(env, content):
     file = env.directory / "authority.pem"
     if content:
@@ -422,12 +422,9 @@ def test_sentry_authority_is_checked_at_the_start(env, content):
 
 def reload(env, bitflow, entry, **application):
     bitflow.config.write_text(env.config(entry, application=application, level="debug", name="next.yaml").read_text())
-    before = sum(line["msg"] == "reloaded" for line in bitflow.log_lines(True))
+    before = len(said(bitflow, "reloaded"))
     bitflow.signal(signal.SIGHUP)
-    wait_for(
-        lambda: sum(line["msg"] == "reloaded" for line in bitflow.log_lines(True)) > before,
-        lambda: f"it is reloaded: {bitflow.stderr()}",
-    )
+    wait_for(lambda: len(said(bitflow, "reloaded")) > before, lambda: f"it is reloaded: {bitflow.stderr()}")
 
 
 def test_a_reload_turns_sentry_on_and_off_and_to_another_server(env):

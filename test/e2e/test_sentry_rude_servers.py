@@ -1,5 +1,5 @@
-"""Servers that no Sentry should be: they answer without an end, byte by byte or with rubbish, send elsewhere, or prove
-nothing. The data path is what it was, memory stays, the end comes in time, and no secret goes astray."""
+"""Servers as Sentry should never be: they answer without an end, byte by byte or with rubbish, send elsewhere, or prove
+nothing. Connections are served as ever, memory does not grow, the end comes in time, and no secret goes astray."""
 
 import contextlib
 import itertools
@@ -7,8 +7,9 @@ import threading
 
 import sockets
 from environment import proxy
-from telemetry_cases import all_of, all_on, timed_round_trips
+from listener_kinds import said
 from sentry_peers import Scripted
+from telemetry_cases import all_of, all_on, timed_round_trips
 from waiting import Stopwatch, holds_for, pace, wait_for
 
 KEY = "0123456789abcdef"
@@ -134,10 +135,7 @@ def test_redirects_are_not_followed(env):
         with Scripted(lambda number: (status, {"Location": location, "Refresh": f"0; url={location}"})) as receiver:
             bitflow, bad, good = dead_and_good(env, number, **all_on(sentry=receiver))
             sockets.was_rejected(env.connect(bad))
-            told = wait_for(
-                lambda: [line for line in bitflow.log_lines(True) if line["msg"] == "Sentry refused an event"],
-                bitflow.stderr,
-            )
+            told = wait_for(lambda: said(bitflow, "Sentry refused an event"), bitflow.stderr)
             assert [line["level"] for line in told] == ["warn"] and str(status) in told[0]["error"]
             with sockets.connect(good) as client:
                 timed_round_trips(client)
@@ -147,7 +145,7 @@ def test_redirects_are_not_followed(env):
 
 
 def test_a_server_without_a_good_certificate_gets_neither_event_nor_key(env, pki):
-    """Nothing but a handshake goes to who has no good certificate, and who speaks no TLS sees no key."""
+    """Nothing but a handshake goes to a server whose certificate is bad, or that does not speak TLS."""
     bitflows = {}
     with contextlib.ExitStack() as stack:
         for name in ("expired", "not yet valid", "stranger", "wrong name", "wrong usage"):
@@ -172,7 +170,7 @@ def test_a_server_without_a_good_certificate_gets_neither_event_nor_key(env, pki
             )
             assert told[0]["level"] == "warn", told
             if name == "plain":
-                # Whatever it took for TLS had no key, nor the connection's facts.
+                # What it got, which was meant as TLS, has neither the key nor the connection's facts.
                 assert KEY.encode() not in receiver.seen and b"connect_refused" not in receiver.seen
             else:
                 assert "certificate" in told[0]["error"].lower(), (name, told)
@@ -201,4 +199,4 @@ def test_a_server_that_gets_well_gets_what_it_did_not_take(env):
     manners["bad"] = False
     wait_for(lambda: "Sentry can be reached again" in bitflow.stderr(), bitflow.stderr)
     bitflow.stop()
-    assert not [line for line in bitflow.log_lines() if line["msg"] == "events for Sentry were lost"]
+    assert not said(bitflow, "events for Sentry were lost")
