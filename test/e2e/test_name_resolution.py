@@ -121,7 +121,7 @@ def test_a_family_that_never_answers_does_not_hold_up_the_other(env, family):
 
 
 def test_a_refused_address_is_followed_by_the_next_one_at_once(env):
-    """Twenty addresses refuse, the last one answers: a refusal is followed by no delay."""
+    """Twenty addresses refuse, the last one answers: there is no delay after a refusal."""
     target, port = same_port(env, "127.0.0.50")
     names = [("many.test", f"127.0.0.{number}") for number in range(30, 51)]
     address = env.address()

@@ -151,7 +151,7 @@ def test_two_proxies_on_one_address_fail_the_start(env):
 
 
 def test_a_privileged_port_fails_the_start_of_an_ordinary_user(env):
-    """In a network of its own, where nobody has changed from which port on they are everybody's."""
+    """In a network of its own, where ports below 1024 are privileged, whatever the machine's setting."""
     needs.ANOTHER_USER.need()
     config = env.config(proxy("127.0.0.1:81", env.address(), connection_log=None))
     with Networks() as networks:

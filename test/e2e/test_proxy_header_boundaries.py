@@ -394,7 +394,7 @@ TWO_FAMILIES = {
 @proxy_headers.each_version
 @pytest.mark.parametrize("name", TWO_FAMILIES)
 def test_nginxs_lines_of_two_families_are_understood_and_sent_on(env, name, version):
-    """By HAProxy and nginx, as receivers."""
+    """To HAProxy and nginx, which understand them."""
     host, source, declared = TWO_FAMILIES[name]
     for receiver in (proxy_headers.HaproxyReceiver, proxy_headers.NginxReceiver):
         told = env.enter(receiver())

@@ -13,7 +13,7 @@ from proxy_headers import rejected, start_trusting, tlv, v1, v2
 from waiting import holds_for, wait_for
 
 def sent_on(env, header, **options):
-    """What a target receives if a client begins with `header`: (its connection, the client)."""
+    """(bitflow, a client that begins with `header`, the connection that the target gets)."""
     target = env.listen()
     bitflow, address = start_trusting(env, target.address, enable_proxy_header=True, **options)
     client = env.connect(address)
@@ -225,7 +225,7 @@ def test_haproxys_health_checks_are_served_as_local(env):
 
 
 def test_the_header_comes_before_the_clients_tls(env, pki):
-    """The header in plain, the handshake right behind it, in one segment or in two."""
+    """In plain text, with the handshake right behind it, in one segment or in two."""
     target = env.echo()
     bitflow, address = start_trusting(env, target.address, listener=tls_cases.tls_listener(pki.server))
     for together in (True, False):

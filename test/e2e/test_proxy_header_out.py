@@ -51,7 +51,7 @@ def test_version_1_is_the_default(env):
 
 
 def test_the_header_does_not_wait_for_the_client(env):
-    """Who may let the server speak first: the header comes at once, and the greeting goes back."""
+    """A client may let the server speak first: the header comes at once, and the greeting goes back."""
     target = env.listen()
     address = env.address()
     env.start(proxy(address, target.address, enable_proxy_header=True))

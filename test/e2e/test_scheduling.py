@@ -73,7 +73,7 @@ def test_scheduling_is_set_for_threads_that_serve_connections_only(env, scheduli
         pump(env, bitflow, address, listener, 2)
         wait_policies(bitflow, {"front#1>": expected, "front#2>": expected, "front#2<": expected})
         assert solo[0].fileno() >= 0 and "front#1<" not in bitflow.thread_names()
-        # The look-up's thread was started by a connection's.
+        # The look-up's thread was started by one that serves a connection.
         wait_for(lambda: "resolver" in bitflow.thread_names(), "the look-up's thread is parked")
         others = {"bitflow", "front:accept", "lifetimes", "reports", "statsd", "resolver"}
         assert_others_are(bitflow, NORMAL, others)

@@ -185,7 +185,6 @@ def test_a_server_without_a_good_certificate_gets_neither_event_nor_key(env, pki
 
 
 def test_a_server_that_gets_well_gets_what_it_did_not_take(env):
-    """What a rude server did not take is sent again when it behaves."""
     manners = {"bad": True}
     polite = once(OK + b"Content-Length: 2\r\n\r\n{}")
 

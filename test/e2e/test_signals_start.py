@@ -168,7 +168,7 @@ def test_signals_are_blocked_before_anything_is_read(env):
 
 @each_signal(*ORDERS)
 def test_an_order_is_not_lost_however_early_it_comes(env, number):
-    """Nor does it kill. The parent blocks it: while the system loads the program nobody else can."""
+    """Nor does it kill. The test blocks it, since bitflow cannot while the system loads it."""
     listener, address = env.listen(), env.address()
     config = env.config(proxy(address, listener.address))
     for milliseconds in range(0, 31, 30 // scale(30)):
@@ -186,7 +186,7 @@ def test_an_order_is_not_lost_however_early_it_comes(env, number):
 
 
 def has_signals(bitflow):
-    """They are blocked, or, which the kernel shows as not blocked, waited for."""
+    """Whether they are blocked, or waited for, which the kernel shows as not blocked."""
     return signal.SIGTERM in mask(bitflow, "SigBlk") or "listening" in bitflow.stderr()
 
 
@@ -400,7 +400,7 @@ def test_an_end_is_not_held_up_by_hangups(env):
 
 
 def test_the_crash_reporter_can_be_ended_by_a_signal(env):
-    """It blocks and ignores none of those that bitflow does."""
+    """What bitflow blocks or ignores is not blocked or ignored there."""
     if waiting.SANITIZED:
         pytest.skip("a sanitizer's own handlers are in place")
     with Scripted(lambda number: HANG) as sentry:

@@ -97,7 +97,7 @@ def test_dropped_questions_for_one_family_do_not_delay_the_connect(env, serve, k
 
 @each_dual
 def test_a_crowd_shares_few_look_ups_where_aaaa_is_dropped(env, serve, dual):
-    """Few look-ups serve them all, and none of them waits for long."""
+    """None of the clients waits for long."""
     _, plan = serve({A: BOTH[A]})
     targets, port = listen(env, ["127.0.0.1"])
     bitflow, address = start(env, plan, "crowd.far.test", port, dual)

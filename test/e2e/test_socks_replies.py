@@ -362,7 +362,7 @@ def failing_target(env, script):
 
 @pytest.mark.parametrize("policy", ["failover", "round-robin", "least-connections"])
 def test_each_failing_server_is_logged_and_a_direct_target_serves(env, policy):
-    """Each way of failing is said in the log, and costs the client nothing but time."""
+    """It costs the client nothing but time."""
     good = env.serve(peers.greeter("good"))
     addresses = {name: env.address() for name in FAILURES}
     bitflow = env.start(
@@ -401,7 +401,7 @@ def test_each_failing_server_is_logged_and_a_direct_target_serves(env, policy):
 
 
 def test_the_last_failure_is_the_reason_when_all_targets_fail(env):
-    """All the ways of failing, one target each, in a row: the last one's reason is the connection's."""
+    """Each target fails in a way of its own."""
     names = [name for name in FAILURES if "in time" not in FAILURES[name][1]]
     names.sort(key=lambda name: name == LAST[1])
     address = env.address()
@@ -445,7 +445,7 @@ def test_a_bad_certificate_behind_socks_leads_to_the_next_target(env, pki):
 
 
 def test_rounds_of_failures_leave_nothing(env):
-    """All the ways of failing at once, again and again: no descriptor and no thread more than at first."""
+    """Neither descriptors nor threads, when servers fail in all ways at once, again and again."""
     names = [name for name in FAILURES if "in time" not in FAILURES[name][1]]
     address = env.address()
     bitflow = env.start(

@@ -114,7 +114,7 @@ def test_a_certificate_that_does_not_verify_ends_as_target_handshake_failed(env,
 
 
 def test_server_name_is_what_is_sent_and_verified(env, pki, web, socks):
-    """server_name is what is sent and verified, whatever the SOCKS5 server is asked for."""
+    """Whatever the SOCKS5 server is asked for."""
     bitflow, address = start(env, socks, "wrong.test", web["127.0.0.1"].port, pki.trusted, server_name="server.test")
     assert fetch(env, address) == BLOB
     record = bitflow.wait_records(1)[0]
