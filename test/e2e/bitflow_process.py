@@ -310,6 +310,18 @@ class Bitflow:
         """The threads that serve a connection: their names have its id after a '#'."""
         return [name for name in self.thread_names() if "#" in name]
 
+    def wait_crash_reporter(self, thread):
+        """The pid of the crash reporter, once the thread that crashed has started it."""
+
+        def reporter():
+            with open(f"/proc/{self.pid}/task/{thread}/children") as stream:
+                pids = stream.read().split()
+            if pids and b"--report-crash" in pathlib.Path(f"/proc/{pids[0]}/cmdline").read_bytes():
+                return int(pids[0])
+            return None
+
+        return wait_for(reporter, "the crash reporter runs")
+
     def cpu_seconds(self):
         with open(f"/proc/{self.pid}/stat") as stream:
             fields = stream.read().rpartition(")")[2].split()
@@ -372,6 +384,27 @@ def run(*arguments, timeout=30.0, plan=None, environment=None):
     for report in SANITIZER_REPORTS:
         assert report not in done.stderr, done.stderr[:8000]
     return done
+
+
+@contextlib.contextmanager
+def running(config, **settings):
+    """bitflow with Popen's settings, such as the standard streams, for as long as the block lasts; then it must end
+    well."""
+    streams = {name: subprocess.DEVNULL for name in ("stdin", "stdout", "stderr")}
+    with subprocess.Popen([str(binary()), "--config", str(config)], **{**streams, **settings}) as process:
+        try:
+            yield process
+            process.terminate()
+            assert process.wait(10 * pace()) == 0
+        finally:
+            process.kill()
+
+
+def signal_name(number):
+    """Also of those that have none of their own."""
+    if signal.SIGRTMIN < number < signal.SIGRTMAX:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+    return signal.Signals(number).name
 
 
 def note_sanitizer():

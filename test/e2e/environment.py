@@ -44,8 +44,7 @@ class Environment:
     def address(self, host="127.0.0.1"):
         if ":" in host:
             needs.IPV6.need()
-        port = sockets.free_port()
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return sockets.join(host, sockets.free_port())
 
     def unix(self, name="front.sock"):
         return f"unix://{self.directory / name}"
@@ -88,6 +87,13 @@ class Environment:
         if wait:
             bitflow.wait_listening([entry["name"] for entry in proxies])
         return bitflow
+
+    def fails_to_start(self, config, plan=None, timeout=10.0):
+        """Starts bitflow, which must end with status 1; returns what it said."""
+        bitflow = self.launch(config, plan)
+        bitflow.expected_status = 1
+        assert bitflow.wait_ended(timeout) == 1
+        return bitflow.stderr()
 
     def serve(self, handler, address="127.0.0.1:0"):
         """A server that runs handler(connection) in a thread for each connection."""

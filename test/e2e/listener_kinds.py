@@ -5,6 +5,8 @@ import select
 import socket
 import threading
 
+import pytest
+
 import proxy_headers
 import sockets
 import socks_peers
@@ -64,6 +66,9 @@ def dribble(sock, data):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for byte in data:
         sock.sendall(bytes([byte]))
+
+
+each_way_to_send = pytest.mark.parametrize("send", [socket.socket.sendall, dribble], ids=["at once", "bytewise"])
 
 
 def said(bitflow, message):

@@ -5,13 +5,34 @@ import re
 import socket
 import struct
 
+import pytest
+
 import sockets
+from environment import proxy
 from programs import Program
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 ALPN, AUTHORITY, CRC32C, NOOP, UNIQUE_ID, SSL = 1, 2, 3, 4, 5, 0x20
 # The specification's own example (2.1).
 EXAMPLE = b"PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n"
+
+each_version = pytest.mark.parametrize("version", [1, 2], ids=["version 1", "version 2"])
+TRUSTING = {"proxy_protocol": True}
+
+
+def start_trusting(env, target, listener=None, address=None, **options):
+    """bitflow with a proxy that begins with a header, and the address of it."""
+    address = address or env.address()
+    return env.start(proxy(address, target, listener={**TRUSTING, **(listener or {})}, **options)), address
+
+
+def rejected(env, bitflow, address, data, **settings):
+    """The record of a client that says this, and is rejected."""
+    client = env.connect(address, **settings)
+    own = sockets.local_name(client)
+    client.sendall(data)
+    sockets.was_rejected(client)
+    return bitflow.record_of(own)
 
 
 def crc32c(data):

@@ -28,6 +28,11 @@ def parse(address):
     return (socket.AF_INET6 if ":" in host else socket.AF_INET), (host, int(port))
 
 
+def join(host, port):
+    """The address string of a host and a port."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def name_of(family, sockaddr):
     """The address string that the connection log shows for a socket address."""
     if family == socket.AF_UNIX:
@@ -35,8 +40,7 @@ def name_of(family, sockaddr):
         if path == "":
             return "unix:"
         return "unix://" + ("@" + path[1:] if path.startswith("\0") else path)
-    host, port = sockaddr[:2]
-    return f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
+    return join(*sockaddr[:2])
 
 
 def local_name(sock):
@@ -57,6 +61,28 @@ def connect(address, source=None, timeout=TIMEOUT, receive_buffer=None):
         sock.close()
         raise
     return sock
+
+
+def refuses(address):
+    """Whether nobody listens there."""
+    try:
+        connect(address).close()
+    except (ConnectionRefusedError, FileNotFoundError):
+        return True
+    except ConnectionResetError:
+        pass  # it was in the queue when the listener closed
+    return False
+
+
+def is_served(address):
+    """Whether somebody listens there; what is said must then come back."""
+    try:
+        sock = connect(address)
+    except ConnectionRefusedError:
+        return False
+    with sock:
+        round_trip(sock)
+    return True
 
 
 given_ports = set()

@@ -68,9 +68,9 @@ class Dante(programs.Program):
     """Checks users against the system's, which here is a file of the test's own (mount namespace)."""
 
     def __init__(self, user=None, password=None, names=()):
+        needs.DANTE.need()
         needs.OWN_FILES.need()
         needs.ANOTHER_USER.need()
-        programs.find("danted")
         super().__init__()
         port = sockets.free_port()
         self.address = f"127.0.0.1:{port}"
@@ -86,12 +86,6 @@ class Dante(programs.Program):
         )
         launch_with_files(self, files, ["danted", "-f", "danted.conf", "-p", "danted.pid"])
         self.wait_answering(self.address)
-
-
-def has_dante():
-    """Debian 13 has no dante any more; where Debian has it, it must be there."""
-    with open("/etc/os-release") as stream:
-        return "VERSION_CODENAME=bookworm\n" in stream.read()
 
 
 def read_greeting(connection):

@@ -9,6 +9,7 @@ import hosts
 import peers
 import sockets
 from environment import proxy
+from sockets import join
 from waiting import Stopwatch, scale, wait_for
 
 
@@ -35,33 +36,34 @@ def same_port(env, good, others=()):
 
 
 def localhost(env):
-    """Many a machine's own hosts file has only one of the two."""
+    """Many a machine's own hosts file names only one of the two."""
     return hosts.plan(env, [("localhost", "::1"), ("localhost", "127.0.0.1")])
 
 
-def join(host, port):
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def assert_connects(env, address, target, most, what):
+    """A connection through bitflow is there in that time, and works."""
+    watch = Stopwatch()
+    client, connection = env.pair(address, target)
+    watch.between(0, most, what)
+    client.sendall(b"hi")
+    assert sockets.receive_exactly(connection, 2) == b"hi"
+    client.close()
+    connection.close()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_localhost_with_one_family_listening(env, host):
+def test_a_name_of_two_families_connects_to_the_one_that_listens(env, host):
     """localhost is ::1 and 127.0.0.1; the target listens on one of them only."""
     target, port = same_port(env, host)
     address = env.address()
     bitflow = env.start(proxy(address, f"localhost:{port}"), plan=localhost(env))
     for _ in range(5):
-        watch = Stopwatch()
-        client, connection = env.pair(address, target)
-        watch.between(0, 1, "a connect by name")
-        client.sendall(b"hi")
-        assert sockets.receive_exactly(connection, 2) == b"hi"
-        client.close()
-        connection.close()
+        assert_connects(env, address, target, 1, "a connect by name")
     records = bitflow.wait_records(5)
     assert {record["reason"] for record in records} == {"completed"}
 
 
-def test_localhost_with_nobody_listening(env):
+def test_a_name_that_is_refused_in_both_families_ends_as_connect_refused(env):
     address = env.address()
     refusing = env.enter(peers.Refusing())
     bitflow = env.start(
@@ -72,8 +74,8 @@ def test_localhost_with_nobody_listening(env):
     assert record["reason"] == "connect_refused"
 
 
-@pytest.mark.parametrize("prefix, family", [("tcp4", "127.0.0.1"), ("tcp6", "::1")])
-def test_family_of_a_name_can_be_fixed(env, prefix, family):
+@pytest.mark.parametrize("prefix, family", [("tcp4", "127.0.0.1"), ("tcp6", "::1")], ids=["tcp4", "tcp6"])
+def test_a_tcp4_or_tcp6_prefix_keeps_a_name_to_that_family(env, prefix, family):
     other = "::1" if family == "127.0.0.1" else "127.0.0.1"
     fine, fine_port = same_port(env, family)
     wrong, wrong_port = same_port(env, other)
@@ -90,7 +92,7 @@ def test_family_of_a_name_can_be_fixed(env, prefix, family):
 
 
 @pytest.mark.parametrize("order", ["good last", "good first"])
-def test_address_that_never_answers_does_not_hold_up(env, order):
+def test_an_address_that_never_answers_does_not_hold_up_the_next_one(env, order):
     """The next address is tried after the connection attempt delay, long before the first one's timeout."""
     good, bad = "127.0.0.3", "127.0.0.2"
     target, port = same_port(env, good, [bad])
@@ -101,19 +103,13 @@ def test_address_that_never_answers_does_not_hold_up(env, order):
         plan=hosts.plan(env, [("many.test", each) for each in addresses]),
     )
     for _ in range(3):
-        watch = Stopwatch()
-        client, connection = env.pair(address, target)
-        watch.between(0, 1.2, "a connect past an address that never answers")
-        client.sendall(b"hi")
-        assert sockets.receive_exactly(connection, 2) == b"hi"
-        client.close()
-        connection.close()
+        assert_connects(env, address, target, 1.2, "a connect past an address that never answers")
     bitflow.wait_records(3)
     bitflow.assert_quiet()
 
 
 @pytest.mark.parametrize("family", ["IPv6 dead", "IPv4 dead"])
-def test_family_that_never_answers_does_not_hold_up(env, family):
+def test_a_family_that_never_answers_does_not_hold_up_the_other(env, family):
     good, bad = ("127.0.0.1", "::1") if family == "IPv6 dead" else ("::1", "127.0.0.1")
     target, port = same_port(env, good, [bad])
     address = env.address()
@@ -121,15 +117,11 @@ def test_family_that_never_answers_does_not_hold_up(env, family):
         proxy(address, {"address": f"both.test:{port}", "connect_timeout": "10s"}),
         plan=hosts.plan(env, [("both.test", "::1"), ("both.test", "127.0.0.1")]),
     )
-    watch = Stopwatch()
-    client, connection = env.pair(address, target)
-    watch.between(0, 1.2, "a connect past a dead family")
-    client.sendall(b"hi")
-    assert sockets.receive_exactly(connection, 2) == b"hi"
+    assert_connects(env, address, target, 1.2, "a connect past a dead family")
 
 
-def test_refused_addresses_are_passed_at_once(env):
-    """Twenty addresses refuse, the last one answers: no delay is waited for after a refusal."""
+def test_a_refused_address_is_followed_by_the_next_one_at_once(env):
+    """Twenty addresses refuse, the last one answers: there is no delay after a refusal."""
     target, port = same_port(env, "127.0.0.50")
     names = [("many.test", f"127.0.0.{number}") for number in range(30, 51)]
     address = env.address()
@@ -143,7 +135,7 @@ def test_refused_addresses_are_passed_at_once(env):
     assert (record["attempts"], record["reason"]) == (1, "completed"), "several addresses are one attempt"
 
 
-def test_all_addresses_within_connect_timeout(env):
+def test_connect_timeout_bounds_all_addresses_of_a_name_together(env):
     names = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
     _, port = same_port(env, "127.0.0.9", names)
     address = env.address()
@@ -157,8 +149,8 @@ def test_all_addresses_within_connect_timeout(env):
     assert bitflow.wait_records(1)[0]["reason"] == "connect_timeout"
 
 
-def test_losers_of_the_race_are_closed(env):
-    """Both answer in the end: the one that lost is not left open at either side."""
+def test_the_sockets_that_lose_the_race_are_closed(env):
+    """Once one address has answered, the socket that still waits for the other is closed."""
     target, port = same_port(env, "127.0.0.3", ["127.0.0.2"])
     address = env.address()
     bitflow = env.start(
@@ -171,8 +163,8 @@ def test_losers_of_the_race_are_closed(env):
     wait_for(lambda: bitflow.descriptors()["socket"] == most, lambda: f"two sockets: {bitflow.descriptors()}")
 
 
-def test_resolver_that_hangs(env):
-    """getaddrinfo has no deadline, the dial has one; and nothing piles up."""
+def test_connect_timeout_bounds_a_resolver_that_hangs(env):
+    """getaddrinfo() has no deadline, the dial has one; and nothing piles up."""
     address = env.address()
     with hosts.SilentNameServer() as server:
         entry = {"address": "slow.test:80", "connect_timeout": "500ms"}
@@ -190,8 +182,8 @@ def test_resolver_that_hangs(env):
         bitflow.assert_quiet(timeout=15)
 
 
-def test_dead_name_does_not_hold_up_other_names(env):
-    """However many wait for the one name, the look-up of another proxy's is not queued behind them."""
+def test_a_dead_name_does_not_hold_up_other_names(env):
+    """However many wait for the one name, the look-up of another proxy's name does not queue behind them."""
     dead, address, echo = env.address(), env.address(), env.echo()
     with hosts.SilentNameServer(hosts.own_address(4)) as server:
         bitflow = env.start(
@@ -211,7 +203,7 @@ def test_dead_name_does_not_hold_up_other_names(env):
         assert {record["reason"] for record in bitflow.wait_records(100)} == {"client_left"}
 
 
-def test_client_leaves_while_the_resolver_hangs(env):
+def test_a_client_that_leaves_stops_a_dial_that_waits_for_the_resolver(env):
     address = env.address()
     with hosts.SilentNameServer(hosts.own_address(5)) as server:
         bitflow = env.start(
@@ -226,7 +218,7 @@ def test_client_leaves_while_the_resolver_hangs(env):
         watch.between(0, 0.8, "the stop of the dial")
 
 
-def test_end_while_the_resolver_hangs(env):
+def test_the_end_does_not_wait_for_a_resolver_that_hangs(env):
     address = env.address()
     with hosts.SilentNameServer(hosts.own_address(6)) as server:
         bitflow = env.start(
@@ -242,8 +234,8 @@ def test_end_while_the_resolver_hangs(env):
         watch.between(0, 2, "the end")
 
 
-def test_name_is_resolved_for_each_connection(env):
-    """A changed address counts for the next connection."""
+def test_a_name_is_resolved_for_each_connection(env):
+    """A changed address is used by the next connection."""
     one, port = same_port(env, "127.0.0.2")
     two = env.keep(peers.Listener(f"127.0.0.3:{port}"))
     address = env.address()
@@ -256,14 +248,12 @@ def test_name_is_resolved_for_each_connection(env):
     env.pair(address, two)
 
 
-def test_listener_by_name(env):
+def test_a_listener_can_be_given_by_name(env):
     echo, port = env.echo(), sockets.free_port()
     env.start(proxy(f"localhost:{port}", echo.address), plan=hosts.plan(env, [("localhost", "127.0.0.1")]))
     sockets.round_trip(env.connect(f"127.0.0.1:{port}"))
 
 
-def test_listener_name_that_does_not_resolve(env):
-    bitflow = env.launch(env.config(proxy("no-such-host.invalid:8080", env.address())), hosts.no_names(env))
-    bitflow.expected_status = 1
-    assert bitflow.wait_ended(20) == 1
-    assert "no-such-host.invalid" in bitflow.stderr()
+def test_a_listener_name_that_does_not_resolve_fails_the_start(env):
+    config = env.config(proxy("no-such-host.invalid:8080", env.address()))
+    assert "no-such-host.invalid" in env.fails_to_start(config, hosts.no_names(env), timeout=20)

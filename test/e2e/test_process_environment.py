@@ -1,7 +1,6 @@
-"""What surrounds the process: a log that nobody reads, standard descriptors that are closed, a network that
-goes away."""
+"""What surrounds the process: a log that nobody reads, standard streams that are closed, a network that goes
+away."""
 
-import contextlib
 import os
 import pathlib
 import signal
@@ -19,71 +18,32 @@ from networks import Networks
 from waiting import Stopwatch, pace, scale, wait_for
 
 
-def test_log_pipe_that_nobody_reads(env):
-    """A full pipe on stderr holds nobody up."""
+@pytest.mark.parametrize("log, level", [("pipe", "debug"), ("terminal", "info")], ids=["pipe", "terminal"])
+def test_a_log_that_nobody_reads_holds_nobody_up(env, log, level):
+    """A full pipe, or a terminal whose session is stopped or whose window hangs."""
     echo, address = env.echo(), env.address()
-    config = env.config(proxy(address, echo.address, name="x" * 60), level="debug")
-    with subprocess.Popen(
-        [str(bitflow_process.binary()), "--config", str(config)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    ) as process:
-        try:
-
-            def is_up():
-                with contextlib.suppress(ConnectionRefusedError):
-                    sockets.connect(address).close()
-                    return True
-
-            wait_for(is_up, "it listens")
-            for _ in range(scale(1000, 300)):
-                client = sockets.connect(address)
-                sockets.round_trip(client)
-                client.close()
-            for _ in range(scale(500, 300)):  # failures are logged in any case
-                sockets.reset(sockets.connect(address))
-            sockets.round_trip(env.connect(address))
-            env.stack.close()
-            process.terminate()
-            assert process.wait(10 * pace()) == 0
-        finally:
-            process.kill()
+    config = env.config(proxy(address, echo.address, name="x" * 60), level=level)
+    unread, stderr = os.pipe() if log == "pipe" else os.openpty()
+    env.stack.callback(os.close, unread)
+    with bitflow_process.running(config, stderr=stderr):
+        os.close(stderr)
+        wait_for(lambda: sockets.is_served(address), "it serves")
+        for _ in range(scale(2000, 500)):
+            assert sockets.is_served(address)
+        for _ in range(scale(500, 300)):  # failures are logged at any level
+            sockets.reset(sockets.connect(address))
+        assert sockets.is_served(address)
 
 
-def test_log_terminal_that_nobody_reads(env):
-    """The same with a terminal, as of a session that is stopped or whose window hangs."""
-    echo, address = env.echo(), env.address()
-    config = env.config(proxy(address, echo.address), level="info")
-    near, far = os.openpty()
-    env.stack.callback(os.close, near)
-    with subprocess.Popen(
-        [str(bitflow_process.binary()), "--config", str(config)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=far,
-    ) as process:
-        try:
-            os.close(far)
-
-            def served():
-                with contextlib.suppress(ConnectionRefusedError):
-                    client = sockets.connect(address)
-                    sockets.round_trip(client)
-                    client.close()
-                    return True
-
-            wait_for(served, "it serves")
-            for _ in range(scale(2000, 500)):
-                assert served()
-            process.terminate()
-            assert process.wait(10 * pace()) == 0
-        finally:
-            process.kill()
+STREAMS = {"stdin": [0], "stderr": [2], "stdout and stderr": [1, 2], "all three": [0, 1, 2]}
 
 
-@pytest.mark.parametrize("closed", [[0], [1, 2], [0, 1, 2]])
-def test_closed_standard_descriptors(env, closed):
+def closing(*names):
+    return pytest.mark.parametrize("closed", [STREAMS[name] for name in names], ids=names)
+
+
+@closing("stdin", "stdout and stderr", "all three")
+def test_no_socket_takes_the_place_of_a_closed_standard_stream(env, closed):
     """The first sockets must not become the standard streams, into which the log is written."""
     echo, addresses = env.echo(), [env.address() for _ in range(3)]
     proxies = [
@@ -102,9 +62,9 @@ def test_closed_standard_descriptors(env, closed):
             assert sockets.receive_to_end(client) == b""
 
 
-@pytest.mark.parametrize("closed", [[2], [1, 2], [0, 1, 2]])
-def test_reload_with_closed_standard_descriptors(env, closed):
-    """What the removed proxy's sockets and logs leave free must not take the log's place, nor be taken for it."""
+@closing("stderr", "stdout and stderr", "all three")
+def test_after_a_reload_nothing_is_logged_into_a_socket_or_another_file(env, closed):
+    """A descriptor that the removed proxy leaves free must not become the log, nor be taken for it."""
     echo, gone, address = env.echo(), env.address(), env.address()
     own_log = str(env.directory / "gone.jsonl")
     drop = proxy(gone, echo.address, name="gone", connection_log=own_log)
@@ -127,38 +87,19 @@ def test_reload_with_closed_standard_descriptors(env, closed):
     assert bitflow.stderr() == ""
 
 
-def test_working_directory_that_vanishes(env):
+def test_it_serves_on_when_its_working_directory_vanishes(env):
     """Nothing is opened relative to it later on, unless the configuration says so."""
     echo, address = env.echo(), env.address()
     place = env.directory / "vanishing"
     place.mkdir()
     config = env.config(proxy(address, echo.address))
-    with subprocess.Popen(
-        [str(bitflow_process.binary()), "--config", str(config)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=place,
-    ) as process:
-        try:
-
-            def served():
-                with contextlib.suppress(ConnectionRefusedError):
-                    client = sockets.connect(address)
-                    sockets.round_trip(client)
-                    client.close()
-                    return True
-
-            wait_for(served, "it serves")
-            place.rmdir()
-            assert served()
-            process.terminate()
-            assert process.wait(10 * pace()) == 0
-        finally:
-            process.kill()
+    with bitflow_process.running(config, cwd=place):
+        wait_for(lambda: sockets.is_served(address), "it serves")
+        place.rmdir()
+        assert sockets.is_served(address)
 
 
-def test_target_that_vanishes(env):
+def test_keepalive_ends_a_connection_whose_target_vanishes(env):
     """The cable is pulled: keepalive notices it on an idle connection, connect_timeout on a new one."""
     with Networks() as networks:
         port = sockets.free_port()
@@ -190,8 +131,8 @@ def test_target_that_vanishes(env):
         assert bitflow.wait_records(2)[1]["reason"] == "client_left"
 
 
-def test_example_configuration(env):
-    """config.example.yaml as it stands; in a network of its own, since its ports are fixed."""
+def test_the_example_configuration_serves_as_it_stands(env):
+    """In a network of its own, since the ports are fixed."""
     example = pathlib.Path(__file__).resolve().parents[2] / "config.example.yaml"
     entry = yaml.safe_load(example.read_text())["server"]["proxies"][0]
     front, back = (
@@ -201,9 +142,7 @@ def test_example_configuration(env):
     with Networks() as networks:
         inside = ["ip", "netns", "exec", networks.near]
         port = back.rpartition(":")[2]
-        env.keep(
-            programs.Program([*inside, "socat", f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork", "PIPE"])
-        )
+        env.keep(programs.Program([*inside, "socat", f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork", "PIPE"]))
         bitflow = env.launch(example, {"namespace": networks.near})
         bitflow.wait_listening([entry["name"]])
 

@@ -1,7 +1,6 @@
-"""Listeners by address form, many proxies in a process, thread names, start-up failures."""
+"""The forms of addresses, many proxies in a process, the names of threads, starts that fail."""
 
 import socket
-import subprocess
 
 import pytest
 
@@ -9,6 +8,7 @@ import bitflow_process
 import needs
 import sockets
 from environment import proxy
+from networks import Networks
 from waiting import holds_for, pace, scale, wait_for
 
 
@@ -29,34 +29,37 @@ from waiting import holds_for, pace, scale, wait_for
         ("[::]:{}", ["::1"]),
     ],
 )
-def test_listener_forms(env, form, come_by):
+def test_each_form_of_a_listeners_address_listens_on_its_families(env, form, come_by):
     if "::1" in come_by:
         needs.IPV6.need()
     echo, port = env.echo(), sockets.free_port()
     env.start(proxy(form.format(port), echo.address))
     for host in come_by:
-        sockets.round_trip(env.connect(f"[{host}]:{port}" if ":" in host else f"{host}:{port}"))
+        sockets.round_trip(env.connect(sockets.join(host, port)))
     if form in ("tcp4://:{}", "tcp6://:{}"):
         other = f"[::1]:{port}" if form.startswith("tcp4") else f"127.0.0.1:{port}"
         with pytest.raises(ConnectionRefusedError):
             sockets.connect(other)
 
 
-@pytest.mark.parametrize("form", ["{}", "tcp://{}", "tcp4://{}"])
-def test_target_forms(env, form):
-    echo, address = env.echo(), env.address()
+@pytest.mark.parametrize(
+    "form, host",
+    [
+        ("{}", "127.0.0.1"),
+        ("tcp://{}", "127.0.0.1"),
+        ("tcp4://{}", "127.0.0.1"),
+        ("{}", "::1"),
+        ("tcp://{}", "::1"),
+        ("tcp6://{}", "::1"),
+    ],
+)
+def test_each_form_of_a_targets_address_is_connected_to(env, form, host):
+    echo, address = env.echo(sockets.join(host, 0)), env.address()
     env.start(proxy(address, form.format(echo.address)))
     sockets.round_trip(env.connect(address))
 
 
-@pytest.mark.parametrize("form", ["{}", "tcp://{}", "tcp6://{}"])
-def test_target_forms_ipv6(env, form):
-    echo, address = env.echo("[::1]:0"), env.address()
-    env.start(proxy(address, form.format(echo.address)))
-    sockets.round_trip(env.connect(address))
-
-
-def test_a_hundred_proxies(env):
+def test_a_hundred_proxies_serve_side_by_side(env):
     echo = env.echo()
     addresses = [env.address() for _ in range(100)]
     bitflow = env.start(
@@ -72,7 +75,7 @@ def test_a_hundred_proxies(env):
 
 
 @pytest.mark.parametrize("name", ["shop", "a-very-long-name-of-a-proxy", "ü"])
-def test_thread_names(env, name):
+def test_thread_names_tell_proxy_connection_and_direction_in_15_bytes(env, name):
     """Proxy, connection id and role, cut to the kernel's 15 bytes at the proxy's name and nowhere else."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address, name=name))
@@ -116,35 +119,28 @@ def test_threads_are_reused_and_bounded(env):
     assert counts[2] <= counts[0] + 2 and counts[2] < 30, f"one connection at a time, and yet: {counts}"
 
 
-def start_fails(env, config):
-    bitflow = env.launch(config)
-    bitflow.expected_status = 1
-    assert bitflow.wait_ended() == 1
-    return bitflow.stderr()
-
-
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_port_in_use(env, host):
-    taken = env.listen("[::1]:0" if host == "::1" else "127.0.0.1:0")
-    text = start_fails(env, env.config(proxy(taken.address, env.address())))
+def test_a_port_in_use_fails_the_start(env, host):
+    taken = env.listen(sockets.join(host, 0))
+    text = env.fails_to_start(env.config(proxy(taken.address, env.address())))
     assert taken.address in text and "ddress already in use" in text
 
 
-def test_second_bitflow_on_the_same_port(env):
+def test_a_second_bitflow_cannot_share_the_port(env):
     """Two processes do not share a port unnoticed."""
     echo, address = env.echo(), env.address()
     env.start(proxy(address, echo.address))
-    start_fails(env, env.config(proxy(address, echo.address), name="second.yaml"))
+    env.fails_to_start(env.config(proxy(address, echo.address), name="second.yaml"))
     for _ in range(5):
         sockets.round_trip(env.connect(address))
 
 
-def test_address_of_another_machine(env):
-    text = start_fails(env, env.config(proxy(f"198.51.100.7:{sockets.free_port()}", env.address())))
-    assert "198.51.100.7" in text
+def test_an_address_of_another_machine_fails_the_start(env):
+    config = env.config(proxy(f"198.51.100.7:{sockets.free_port()}", env.address()))
+    assert "198.51.100.7" in env.fails_to_start(config)
 
 
-def test_two_proxies_on_one_address(env):
+def test_two_proxies_on_one_address_fail_the_start(env):
     address = env.address()
     bitflow = env.launch(
         env.config(proxy(address, env.address(), name="one"), proxy(address, env.address(), name="two"))
@@ -154,47 +150,25 @@ def test_two_proxies_on_one_address(env):
     assert address in bitflow.stderr() or "proxies[1].listener.address" in bitflow.stderr()
 
 
-def test_privileged_port_as_another_user(env):
+def test_a_privileged_port_fails_the_start_of_an_ordinary_user(env):
+    """In a network of its own, where ports below 1024 are privileged, whatever the machine's setting."""
     needs.ANOTHER_USER.need()
-    with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as stream:
-        if int(stream.read()) <= 81:
-            pytest.skip("no port is privileged here")
-    entry = proxy("127.0.0.1:81", env.address(), connection_log=None)
-    bitflow = env.launch(env.config(entry), {"uid": 61000})
-    bitflow.expected_status = 1
-    assert bitflow.wait_ended() == 1
-    assert "ermission denied" in bitflow.stderr()
+    config = env.config(proxy("127.0.0.1:81", env.address(), connection_log=None))
+    with Networks() as networks:
+        text = env.fails_to_start(config, {"uid": 61000, "namespace": networks.near})
+    assert "ermission denied" in text
 
 
 def test_nothing_is_printed_on_standard_output(env):
     echo, address = env.echo(), env.address()
-    config = env.config(proxy(address, echo.address), level="debug")
-    with subprocess.Popen(
-        [str(bitflow_process.binary()), "--config", str(config)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        try:
-
-            def reachable():
-                try:
-                    client = sockets.connect(address)
-                except ConnectionRefusedError:
-                    return False
-                with client:
-                    sockets.round_trip(client)
-                return True
-
-            wait_for(reachable, "it serves")
-            process.terminate()
-            assert process.wait(10 * pace()) == 0
-            assert process.stdout.read() == b""
-        finally:
-            process.kill()
+    path = env.directory / "stdout.txt"
+    with open(path, "wb") as stdout:
+        with bitflow_process.running(env.config(proxy(address, echo.address), level="debug"), stdout=stdout):
+            wait_for(lambda: sockets.is_served(address), "it serves")
+    assert path.read_bytes() == b""
 
 
-def test_idle_process_uses_no_cpu(env):
+def test_an_idle_process_uses_no_cpu(env):
     """No polling loops: neither with nor without connections."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), proxy(env.unix(), echo.address, name="by-unix"))

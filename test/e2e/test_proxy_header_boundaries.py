@@ -1,5 +1,5 @@
-"""PROXY headers that are cut at every byte, as large as can be, or lie about their lengths; in one-byte
-segments with TLS behind; and whom they declare, for a target of two families."""
+"""PROXY headers that are cut at every byte, as large as can be, or lie about their lengths; in one-byte segments with
+TLS behind; and whom they declare, for a target of two families."""
 
 import ipaddress
 import socket
@@ -7,17 +7,17 @@ import socket
 import pytest
 
 import hosts
-import proxy_headers
 import listener_kinds
+import proxy_headers
 import sockets
 import tls_cases
 import tls_raw
 from environment import proxy
-from proxy_headers import tlv, v1, v2
-from listener_kinds import dribble
+from listener_kinds import dribble, each_way_to_send
+from proxy_headers import TRUSTING, rejected, start_trusting, tlv, v1, v2
 from waiting import holds_for, wait_for
 
-TRUSTING = {"proxy_protocol": True, "proxy_protocol_timeout": "60s"}
+PATIENT = {"proxy_protocol_timeout": "60s"}
 ENDS = "192.0.2.1", "192.0.2.2", 1000, 2000
 LONGEST_V1 = v1(":".join(["ffff"] * 8), ":".join(["f3ff"] * 8), 65535, 65534)
 HEADERS = {
@@ -35,10 +35,8 @@ HEADERS = {
 }
 
 
-def start(env, target, listener=None, address=None, **options):
-    address = address or env.address()
-    bitflow = env.start(proxy(address, target, listener={**TRUSTING, **(listener or {})}, **options))
-    return bitflow, address
+def start(env, target, listener=None, **options):
+    return start_trusting(env, target, {**PATIENT, **(listener or {})}, **options)
 
 
 def cuts_of(header):
@@ -47,7 +45,7 @@ def cuts_of(header):
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_two_segments_cut_at_every_byte(env, name):
+def test_a_header_in_two_segments_is_taken_wherever_it_is_cut(env, name):
     header, declared = HEADERS[name]
     target = env.echo()
     bitflow, address = start(env, target.address)
@@ -70,8 +68,8 @@ def test_two_segments_cut_at_every_byte(env, name):
 
 @pytest.mark.parametrize("end", ["close", "reset"])
 @pytest.mark.parametrize("name", HEADERS)
-def test_the_end_at_every_byte(env, name, end):
-    """Less than the whole header is none: nothing is dialled, whatever declares itself in the part."""
+def test_a_header_that_is_cut_short_dials_nothing_wherever_it_ends(env, name, end):
+    """Part of a header is not a header, whomever it already names."""
     header = HEADERS[name][0]
     target = env.listen()
     bitflow, address = start(env, target.address)
@@ -94,8 +92,8 @@ def test_the_end_at_every_byte(env, name, end):
     bitflow.assert_quiet()
 
 
-def test_lines_of_the_greatest_length(env):
-    """107 bytes with the CRLF, the specification says; one more is too many."""
+def test_a_line_of_107_bytes_is_accepted_and_one_of_108_is_not(env):
+    """The specification's limit, with the CRLF."""
     target = env.echo()
     bitflow, address = start(env, target.address)
     longest = b"PROXY UNKNOWN " + b"f" * 91 + b"\r\n"
@@ -107,11 +105,8 @@ def test_lines_of_the_greatest_length(env):
         own = sockets.local_name(client)
         client.close()
         assert bitflow.record_of(own)["proxy_header"]["version"] == 1
-    client = env.connect(address)
-    own = sockets.local_name(client)
-    client.sendall(b"PROXY UNKNOWN " + b"f" * 92 + b"\r\n")
-    sockets.was_rejected(client)
-    assert bitflow.record_of(own)["reason"] == "proxy_header_invalid"
+    record = rejected(env, bitflow, address, b"PROXY UNKNOWN " + b"f" * 92 + b"\r\n")
+    assert record["reason"] == "proxy_header_invalid"
 
 
 def padded(size, crc=True):
@@ -120,9 +115,9 @@ def padded(size, crc=True):
     return v2(*ENDS, tlvs=tlv(0xE1, b"\r\n" * (rest // 2) + b"x" * (rest % 2)), crc=crc)
 
 
-@pytest.mark.parametrize("send", [socket.socket.sendall, dribble], ids=["at once", "bytewise"])
-def test_the_greatest_header(env, send):
-    """4096 bytes and the data right behind them; of one more byte nothing is accepted."""
+@each_way_to_send
+def test_a_header_of_4096_bytes_is_accepted_and_one_of_4097_is_not(env, send):
+    """With data right behind it."""
     target = env.echo()
     bitflow, address = start(env, target.address)
     data = bytes(range(256)) * 64
@@ -134,11 +129,7 @@ def test_the_greatest_header(env, send):
     assert sockets.receive_exactly(client, len(data)) == data
     client.close()
     assert bitflow.record_of("192.0.2.1:1000")["bytes_from_client"] == len(data)
-    client = env.connect(address)
-    own = sockets.local_name(client)
-    client.sendall(padded(4097))
-    sockets.was_rejected(client)
-    record = bitflow.record_of(own)
+    record = rejected(env, bitflow, address, padded(4097))
     assert record["reason"] == "proxy_header_invalid" and "4096" in record["error"], record
     assert target.accepted == 1
 
@@ -170,8 +161,8 @@ LIES = {
 }
 
 
-def test_lengths_that_lie(env):
-    """None is dialled, none holds up the next; in one segment and in many."""
+def test_a_header_with_lengths_that_lie_is_rejected(env):
+    """In one segment and in many; none is dialled, none holds up the next."""
     target = env.listen()
     bitflow, address = start(env, target.address)
     for send in (socket.socket.sendall, dribble):
@@ -205,8 +196,8 @@ ODD = {
 }
 
 
-def test_fields_that_are_odd_but_true(env):
-    """They are accepted; the log stays a log; what is told on is well formed, with a right checksum."""
+def test_odd_but_valid_fields_are_accepted_and_sent_on_well_formed(env):
+    """The connection log stays well formed, too; what is sent on has the right checksum."""
     target = env.listen()
     bitflow, address = start(env, target.address, enable_proxy_header=True, proxy_header_version=2)
     for name, (fields, authority) in ODD.items():
@@ -228,7 +219,7 @@ def test_fields_that_are_odd_but_true(env):
 
 
 def test_a_second_header_is_data(env):
-    """One is taken, of either version; the next one is the target's."""
+    """Of either version, behind either: it is the target's."""
     target = env.listen()
     bitflow, address = start(env, target.address, enable_proxy_header=True)
     first, second = proxy_headers.EXAMPLE, v2(*ENDS)
@@ -249,8 +240,8 @@ def test_a_second_header_is_data(env):
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_all_bytewise_with_tls_behind(env, pki, name):
-    """Header, handshake and data of the client, a segment for each byte."""
+def test_a_header_and_tls_behind_it_are_understood_bytewise(env, pki, name):
+    """Also the data behind the handshake: each byte is a segment."""
     header, declared = HEADERS[name]
     target = env.echo()
     bitflow, address = start(env, target.address, listener=tls_cases.tls_listener(pki.server))
@@ -267,8 +258,8 @@ def test_all_bytewise_with_tls_behind(env, pki, name):
     assert record["client_tls"]["server_name"] == record["sni"] == "server.test"
 
 
-@pytest.mark.parametrize("send", [socket.socket.sendall, dribble], ids=["at once", "bytewise"])
-def test_the_peek_behind_a_header(env, pki, send):
+@each_way_to_send
+def test_the_server_name_is_found_behind_the_greatest_header(env, pki, send):
     """SNI passed through: header and ClientHello in one segment, or in one for each byte."""
     target = env.serve(tls_cases.tls_echo(tls_raw.server_context(pki.server)))
     bitflow, address = start(
@@ -287,8 +278,7 @@ def test_the_peek_behind_a_header(env, pki, send):
 
 
 def test_a_header_within_tls_is_data(env, pki):
-    """Where the header is due before TLS, one inside of it is the target's; one that comes only there is
-    none."""
+    """Where it is due before TLS: it is the target's, and does not stand in for the one that is due."""
     target = env.echo()
     bitflow, address = start(env, target.address, listener=tls_cases.tls_listener(pki.server))
     client = listener_kinds.Client(env, address, "both", pki)
@@ -310,6 +300,7 @@ MAPPED = "::ffff:192.0.2.1", "::ffff:192.0.2.2", 1, 2
 FAMILIES = {
     "IPv6 in version 1": (v1("2001:db8::1", "2001:db8::2", 1, 2), "other"),
     "IPv6 in version 2": (v2("2001:db8::1", "2001:db8::2", 1, 2, crc=True), "other"),
+    "IPv4 in version 1": (v1(*ENDS), "own"),
     "IPv4 in version 2": (v2(*ENDS), "own"),
     "mapped pairs are IPv4": (v2(*MAPPED), "own"),
     "mapped pairs in version 1": (v1(*MAPPED), "own"),
@@ -320,8 +311,8 @@ FAMILIES = {
 }
 
 
-def test_the_declared_family_of_clients_by_ipv4(env):
-    """All ways of saying who it is, to a target of both families."""
+def test_the_declared_family_chooses_that_of_the_target(env):
+    """All ways of saying who a client is, which came by IPv4, to a target of both families."""
     port = sockets.free_port()
     targets = {"own": env.listen(f"127.0.0.1:{port}"), "other": env.listen(f"[::1]:{port}")}
     address = env.address()
@@ -329,7 +320,7 @@ def test_the_declared_family_of_clients_by_ipv4(env):
         proxy(
             address,
             {"address": f"dual.test:{port}", "connect_timeout": "20s"},
-            listener=TRUSTING,
+            listener={**TRUSTING, **PATIENT},
             enable_dual_stack=True,
         ),
         plan=hosts.plan(env, [("dual.test", "127.0.0.1"), ("dual.test", "::1")]),
@@ -346,7 +337,7 @@ def test_the_declared_family_of_clients_by_ipv4(env):
     bitflow.wait_records(len(FAMILIES))
 
 
-def test_a_declared_family_that_the_target_does_not_have(env):
+def test_a_target_without_the_declared_family_is_reached_all_the_same(env):
     """IPv6 is declared, the target has only IPv4: it is reached, and told of the IPv6 client."""
     target = env.listen()
     port = target.address.rpartition(":")[2]
@@ -355,7 +346,7 @@ def test_a_declared_family_that_the_target_does_not_have(env):
         proxy(
             address,
             f"four.test:{port}",
-            listener=TRUSTING,
+            listener={**TRUSTING, **PATIENT},
             enable_dual_stack=True,
             enable_proxy_header=True,
         ),
@@ -369,10 +360,14 @@ def test_a_declared_family_that_the_target_does_not_have(env):
     holds_for(0.05, lambda: sockets.is_open(connection), "nothing else comes")
 
 
-@pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("ends", [("::ffff:192.0.2.1", "2001:db8::2"), ("2001:db8::1", "::ffff:192.0.2.2")])
+@proxy_headers.each_version
+@pytest.mark.parametrize(
+    "ends",
+    [("::ffff:192.0.2.1", "2001:db8::2"), ("2001:db8::1", "::ffff:192.0.2.2")],
+    ids=["mapped client", "mapped proxy"],
+)
 def test_half_a_mapped_pair_stays_as_it_is(env, ends, version):
-    """One family is all that a header can name."""
+    """A header can name one family only."""
     target = env.listen()
     bitflow, address = start(env, target.address, enable_proxy_header=True, proxy_header_version=version)
     client = env.connect(address)
@@ -396,10 +391,10 @@ TWO_FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@proxy_headers.each_version
 @pytest.mark.parametrize("name", TWO_FAMILIES)
-def test_nginxs_lines_of_two_families(env, name, version):
-    """They are understood, and sent on so that HAProxy and nginx understand them."""
+def test_nginxs_lines_of_two_families_are_understood_and_sent_on(env, name, version):
+    """To HAProxy and nginx, which understand them."""
     host, source, declared = TWO_FAMILIES[name]
     for receiver in (proxy_headers.HaproxyReceiver, proxy_headers.NginxReceiver):
         told = env.enter(receiver())
@@ -420,8 +415,8 @@ def test_nginxs_lines_of_two_families(env, name, version):
         assert [record["proxy_header"]["version"] for record in records] == [1]
 
 
-def test_lines_of_two_families_that_are_none(env):
-    """The other family is no licence for what is no address."""
+def test_a_malformed_line_of_two_families_is_rejected(env):
+    """That another family is accepted there does not mean that anything is."""
     target = env.listen()
     bitflow, address = start(env, target.address)
     for line, words in (
@@ -435,10 +430,6 @@ def test_lines_of_two_families_that_are_none(env):
         (b"TCP6 2001:db8::7 198.51.100.9 5000", "source port"),
         (b"TCP6 2001:db8::7  198.51.100.9 5000 443", "destination address"),
     ):
-        client = env.connect(address)
-        own = sockets.local_name(client)
-        client.sendall(b"PROXY " + line + b"\r\nhello")
-        sockets.was_rejected(client)
-        record = bitflow.record_of(own)
+        record = rejected(env, bitflow, address, b"PROXY " + line + b"\r\nhello")
         assert record["reason"] == "proxy_header_invalid" and words in record["error"], (line, record["error"])
     assert not target.has_pending()

@@ -1,5 +1,4 @@
-"""The PROXY protocol's header to targets: what it says, byte by byte and to HAProxy and nginx; when it is
-sent."""
+"""The PROXY protocol's header to targets: what it says, byte by byte and to HAProxy and nginx; when it is sent."""
 
 import socket
 import struct
@@ -21,9 +20,11 @@ def told(client, **more):
     return {"src": host, "sport": str(port), "dst": server_host, "dport": str(server_port), **more}
 
 
-@pytest.mark.parametrize("version", [None, 1, 2])
-@pytest.mark.parametrize("kind", [proxy_headers.HaproxyReceiver, proxy_headers.NginxReceiver])
-def test_receivers_print_the_client(env, kind, version):
+@pytest.mark.parametrize("version", [None, 1, 2], ids=["default version", "version 1", "version 2"])
+@pytest.mark.parametrize(
+    "kind", [proxy_headers.HaproxyReceiver, proxy_headers.NginxReceiver], ids=["haproxy", "nginx"]
+)
+def test_haproxy_and_nginx_read_the_client_from_the_header(env, kind, version):
     receiver = env.enter(kind())
     options = {} if version is None else {"proxy_header_version": version}
     for host in ("127.0.0.1", "::1"):
@@ -50,7 +51,7 @@ def test_version_1_is_the_default(env):
 
 
 def test_the_header_does_not_wait_for_the_client(env):
-    """A client that lets the server speak first: the header comes at once and the greeting goes back."""
+    """A client may let the server speak first: the header comes at once, and the greeting goes back."""
     target = env.listen()
     address = env.address()
     env.start(proxy(address, target.address, enable_proxy_header=True))
@@ -60,9 +61,9 @@ def test_the_header_does_not_wait_for_the_client(env):
     assert sockets.receive_exactly(client, 11) == b"220 hello\r\n"
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@proxy_headers.each_version
 def test_a_dual_stack_listener_tells_ipv4_clients_as_ipv4(env, version):
-    """To a socket of both families an IPv4 client is ::ffff:127.0.0.1, which nobody behind is to see."""
+    """To a socket of both families an IPv4 client is ::ffff:127.0.0.1, which no target is to see."""
     target = env.listen()
     port = sockets.free_port()
     env.start(proxy(f":{port}", target.address, enable_proxy_header=True, proxy_header_version=version))
@@ -74,7 +75,7 @@ def test_a_dual_stack_listener_tells_ipv4_clients_as_ipv4(env, version):
         assert proxy_headers.receive_v2(connection)[2:4] == proxy_headers.addresses(*ends)
 
 
-def test_version_2_bytes(env):
+def test_a_version_2_header_has_both_ends_the_id_and_a_checksum(env):
     target = env.listen()
     address = env.address("::1")
     bitflow = env.start(
@@ -91,25 +92,21 @@ def test_version_2_bytes(env):
     assert fields[proxy_headers.UNIQUE_ID] == str(record["id"]).encode()
 
 
-def test_unix_clients(env):
-    target = env.listen()
-    for version, name in ((1, "one.sock"), (2, "two.sock")):
-        address = env.unix(name)
-        env.start(
-            proxy(address, target.address, enable_proxy_header=True, proxy_header_version=version),
-            name=f"{version}.yaml",
-        )
-        _, connection = env.pair(address, target)
-        if version == 1:
-            assert proxy_headers.receive_v1(connection) == b"PROXY UNKNOWN\r\n"
-        else:
-            _, command, family, block, _ = proxy_headers.receive_v2(connection)
-            assert (command, family) == (0x21, 0x31)
-            assert block == bytes(108) + address[len("unix://") :].encode().ljust(108, b"\0")
+@proxy_headers.each_version
+def test_a_unix_client_is_unknown_in_version_1_and_unix_in_version_2(env, version):
+    target, address = env.listen(), env.unix()
+    env.start(proxy(address, target.address, enable_proxy_header=True, proxy_header_version=version))
+    _, connection = env.pair(address, target)
+    if version == 1:
+        assert proxy_headers.receive_v1(connection) == b"PROXY UNKNOWN\r\n"
+    else:
+        _, command, family, block, _ = proxy_headers.receive_v2(connection)
+        assert (command, family) == (0x21, 0x31)
+        assert block == bytes(108) + address[len("unix://") :].encode().ljust(108, b"\0")
 
 
-def test_an_inherited_connection(env):
-    """A socket pair has no names: the socket's family, and nothing else, can be told."""
+def test_an_inherited_connection_is_told_as_unknown(env):
+    """The ends of a socket pair have no names that could be told."""
     target = env.listen()
     ours, theirs = socket.socketpair()
     env.keep(ours)
@@ -127,9 +124,8 @@ def test_an_inherited_connection(env):
     assert bitflow.wait_ended() == 0
 
 
-def test_each_attempt_sends_its_own(env):
-    """The first target takes the header and closes; with a handshake to come that is a failure, and the
-    second one gets a header, too."""
+def test_each_attempt_sends_a_header_of_its_own(env):
+    """The first target takes the header and closes, which fails its handshake; then the second one gets a header."""
     first, second = env.listen(), env.listen()
     address = env.address()
     env.start(
@@ -152,9 +148,9 @@ def test_each_attempt_sends_its_own(env):
     assert sockets.receive_exactly(connection, 8) == b"the rest"
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_before_the_targets_tls(env, pki, version):
-    """HAProxy takes the header in plain, then the handshake."""
+@proxy_headers.each_version
+def test_the_header_comes_before_the_targets_tls(env, pki, version):
+    """HAProxy takes the header in plain text, then the handshake."""
     bundle = env.write(pki.server.certificate.read_text() + pki.server.key.read_text(), "bundle.pem")
     receiver = env.enter(proxy_headers.HaproxyReceiver(certificate=bundle))
     address = env.address()
@@ -174,7 +170,7 @@ def test_before_the_targets_tls(env, pki, version):
     assert bitflow.wait_records(1)[0]["target_tls"]["version"] == "TLSv1.3"
 
 
-def test_a_target_that_takes_nothing_is_bounded_by_connect_timeout(env):
+def test_connect_timeout_bounds_a_tls_target_that_takes_nothing(env):
     """The header always fits a new connection's buffer; what then keeps a TLS target waiting is the
     handshake."""
     target = env.listen()
@@ -192,7 +188,7 @@ def test_a_target_that_takes_nothing_is_bounded_by_connect_timeout(env):
     assert bitflow.wait_records(1)[0]["reason"] == "connect_timeout"
 
 
-def test_a_clients_tls_is_told(env, pki):
+def test_version_2_tells_the_clients_tls(env, pki):
     """Version 2: ALPN, server name, TLS version, cipher, and the CN of a verified certificate."""
     target = env.listen()
     address = env.address()
@@ -225,7 +221,7 @@ def test_a_clients_tls_is_told(env, pki):
 
 @pytest.mark.parametrize("kind", ["rsa", "p256"])
 def test_ciphers_are_told_by_openssls_names(env, pki, kind):
-    """As the specification shows them, and receivers print them; the log keeps IANA's."""
+    """As the specification shows them and receivers print them; the log keeps IANA's names."""
     target = env.listen()
     address = env.address()
     bitflow = env.start(
@@ -250,7 +246,7 @@ def test_ciphers_are_told_by_openssls_names(env, pki, kind):
         assert bitflow.record_of(own)["client_tls"]["cipher"] == suite
 
 
-def test_without_it_no_byte_is_added(env):
+def test_without_enable_proxy_header_no_byte_is_added(env):
     target = env.listen()
     address = env.address()
     env.start(proxy(address, target.address, enable_proxy_header=False))
@@ -260,7 +256,7 @@ def test_without_it_no_byte_is_added(env):
 
 
 def test_a_lent_target_is_spent_by_its_header(env):
-    """An inherited descriptor as a target is one stream; a header is a part of it."""
+    """An inherited descriptor as a target is a single stream, which the header has begun."""
     ours, theirs = socket.socketpair()
     env.keep(ours)
     address = env.address()
@@ -276,8 +272,8 @@ def test_a_lent_target_is_spent_by_its_header(env):
     assert [record["reason"] for record in bitflow.wait_records(2)] == ["client_left", "connect_refused"]
 
 
-def test_a_target_that_does_not_take_the_header(env):
-    """A lent socket whose buffer is full: its write_timeout is the bound, without any connect_timeout."""
+def test_write_timeout_bounds_a_target_that_does_not_take_the_header(env):
+    """A lent socket whose buffer is full; there is no connect_timeout."""
     ours, theirs = map(env.keep, socket.socketpair())
     theirs.setblocking(False)
     with pytest.raises(BlockingIOError):
@@ -298,7 +294,7 @@ def test_a_target_that_does_not_take_the_header(env):
     assert "did not take the PROXY protocol header" in record["error"]
 
 
-def test_many_at_once_each_have_their_own(env):
+def test_a_hundred_connections_at_once_each_have_a_header_of_their_own(env):
     target = env.serve(lambda connection: answer_with_header(connection))
     address = env.address()
     env.start(proxy(address, target.address, enable_proxy_header=True, proxy_header_version=2))

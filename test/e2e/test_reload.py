@@ -26,16 +26,6 @@ def greeter(env, name):
     return env.serve(peers.greeter(name)).address
 
 
-def is_refused(address):
-    try:
-        sockets.connect(address).close()
-    except (ConnectionRefusedError, FileNotFoundError):
-        return True
-    except ConnectionResetError:
-        pass  # it was in the queue when the listener closed
-    return False
-
-
 def port(address):
     return int(address.rpartition(":")[2])
 
@@ -45,7 +35,7 @@ def reload(env, bitflow, *proxies, **settings):
     bitflow.signal(signal.SIGHUP)
 
 
-def test_new_proxy_starts(env):
+def test_a_new_proxy_starts(env):
     one, two = env.address(), env.address()
     first = proxy(one, greeter(env, "one"), name="one")
     bitflow = env.start(first)
@@ -54,7 +44,7 @@ def test_new_proxy_starts(env):
     assert (greeting(env, one), greeting(env, two)) == ("one", "two")
 
 
-def test_removed_proxy_stops_listening_and_drains(env):
+def test_a_removed_proxy_stops_listening_and_drains(env):
     one, two, echo = env.address(), env.address(), env.echo()
     keep, drop = proxy(one, echo.address, name="keep"), proxy(two, echo.address, name="drop")
     bitflow = env.start(keep, drop)
@@ -62,14 +52,14 @@ def test_removed_proxy_stops_listening_and_drains(env):
     sockets.round_trip(kept)
     sockets.round_trip(dropped)
     reload(env, bitflow, keep)
-    wait_for(lambda: is_refused(two), "the removed proxy no longer listens")
+    wait_for(lambda: sockets.refuses(two), "the removed proxy no longer listens")
     for _ in range(5):
         sockets.round_trip(kept)
         sockets.round_trip(dropped)
     sockets.round_trip(env.connect(one))
 
 
-def test_removed_unix_listener_takes_its_file_along(env):
+def test_a_removed_unix_listener_takes_its_file_along(env):
     echo, address = env.echo(), env.address()
     keep = proxy(address, echo.address, name="keep")
     bitflow = env.start(keep, proxy(env.unix(), echo.address, name="drop"))
@@ -78,7 +68,7 @@ def test_removed_unix_listener_takes_its_file_along(env):
     sockets.round_trip(env.connect(address))
 
 
-def test_unchanged_listener_is_never_closed(env):
+def test_an_unchanged_listener_is_never_closed(env):
     """The same socket, not another one on the same port; and the same Unix socket file."""
     address = env.address()
     old, new = greeter(env, "old"), greeter(env, "new")
@@ -107,17 +97,17 @@ def test_live_connections_keep_their_generation(env):
     sockets.round_trip(live)
 
 
-def test_listener_moves(env):
+def test_a_changed_address_moves_the_listener(env):
     one, two = env.address(), env.address()
     target = greeter(env, "here")
     bitflow = env.start(proxy(one, target))
     reload(env, bitflow, proxy(two, target))
-    wait_for(lambda: not is_refused(two), "the new address")
-    wait_for(lambda: is_refused(one), "the old address is closed")
+    wait_for(lambda: not sockets.refuses(two), "the new address")
+    wait_for(lambda: sockets.refuses(one), "the old address is closed")
     assert greeting(env, two) == "here"
 
 
-def test_settings_take_effect(env):
+def test_changed_settings_take_effect(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))
     assert served(env, address)
@@ -146,7 +136,7 @@ def served(env, address):
         client.close()
 
 
-def test_bad_configuration_changes_nothing(env):
+def test_a_bad_configuration_changes_nothing(env):
     echo, address = env.echo(), env.address()
     good = proxy(address, echo.address)
     bitflow = env.start(good)
@@ -175,7 +165,7 @@ def test_bad_configuration_changes_nothing(env):
     sockets.round_trip(env.connect(other))
 
 
-def test_address_that_cannot_be_bound_changes_nothing(env):
+def test_an_address_that_cannot_be_bound_changes_nothing(env):
     echo, address, taken = env.echo(), env.address(), env.listen()
     old = proxy(address, greeter(env, "old"))
     bitflow = env.start(old)
@@ -189,7 +179,7 @@ def test_address_that_cannot_be_bound_changes_nothing(env):
     bitflow.assert_quiet()
 
 
-def test_log_level_changes(env):
+def test_a_changed_log_level_takes_effect(env):
     """From error to info and back: what is logged follows."""
     one, two = env.address(), env.address()
     bitflow = env.start(proxy(one, env.refusing()), level="error", wait=False)
@@ -198,14 +188,14 @@ def test_log_level_changes(env):
     bitflow.wait_bound(port(two))
     wait_for(lambda: "info" in {line["level"] for line in bitflow.log_lines(True)}, "lines of the new level")
     reload(env, bitflow, proxy(one, env.refusing()), level="error")
-    wait_for(lambda: is_refused(two), "the removed proxy no longer listens")
+    wait_for(lambda: sockets.refuses(two), "the removed proxy no longer listens")
     before = len(bitflow.log_lines(True))
     sockets.was_rejected(env.connect(one))
     wait_for(bitflow.records, "the record")
     assert {line["level"] for line in bitflow.log_lines(True)[before:]} <= {"error"}
 
 
-def test_inherited_listener_outlives_reloads(env):
+def test_an_inherited_listener_outlives_reloads(env):
     inherited = env.listen()
     old, new = greeter(env, "old"), greeter(env, "new")
     bitflow = env.start(proxy("fd://3", old), plan={"descriptors": [[inherited.socket.fileno(), 3]]})
@@ -249,7 +239,7 @@ def test_no_connection_is_lost_over_reloads(env):
     assert failures == []
 
 
-def test_hangups_in_a_row(env):
+def test_hangups_in_a_row_leave_no_threads_and_no_memory_behind(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))
     threads = len(bitflow.thread_names())
@@ -264,15 +254,15 @@ def test_hangups_in_a_row(env):
     assert bitflow.memory_kib("VmRSS") - memory < 20_000
 
 
-def test_hangup_while_draining(env):
+def test_a_hangup_during_the_drain_opens_no_listener(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))
     client = env.connect(address)
     sockets.round_trip(client)
     bitflow.signal(signal.SIGTERM)
-    wait_for(lambda: is_refused(address), "the drain began")
+    wait_for(lambda: sockets.refuses(address), "the drain began")
     bitflow.signal(signal.SIGHUP)
-    holds_for(0.3, lambda: is_refused(address), "nothing listens again")
+    holds_for(0.3, lambda: sockets.refuses(address), "nothing listens again")
     sockets.round_trip(client)
     client.close()
     assert bitflow.wait_ended() == 0

@@ -6,7 +6,6 @@ import signal
 
 import pytest
 
-import bitflow_process
 import configs
 import needs
 import programs
@@ -47,16 +46,20 @@ def assert_others_are(bitflow, policy, names):
 
 
 def pump(env, bitflow, address, listener, number):
-    """A connection that writes had to wait for, so that it has two threads."""
+    """A connection with two threads, since a write had to wait."""
     client, target = env.pair(address, listener)
     sockets.fill(target)
     wait_for(lambda: f"front#{number}<" in bitflow.thread_names(), "the second thread")
     return client, target
 
 
-@pytest.mark.parametrize("scheduling, expected", [(None, BATCH), ("batch", BATCH), ("normal", NORMAL)])
-def test_threads_that_serve_connections(env, scheduling, expected):
-    """And only they: no acceptor, no timer, no look-up, no telemetry."""
+@pytest.mark.parametrize(
+    "scheduling, expected",
+    [(None, BATCH), ("batch", BATCH), ("normal", NORMAL)],
+    ids=["default", "batch", "normal"],
+)
+def test_scheduling_is_set_for_threads_that_serve_connections_only(env, scheduling, expected):
+    """Not for the acceptor, the timers, look-ups or telemetry."""
     listener, address = env.listen("127.0.0.1:0"), env.address()
     entry = {"address": "localhost:" + listener.address.rpartition(":")[2]}
     with Scripted(lambda number: HANG) as sentry:
@@ -70,21 +73,21 @@ def test_threads_that_serve_connections(env, scheduling, expected):
         pump(env, bitflow, address, listener, 2)
         wait_policies(bitflow, {"front#1>": expected, "front#2>": expected, "front#2<": expected})
         assert solo[0].fileno() >= 0 and "front#1<" not in bitflow.thread_names()
-        # The look-up's thread was started by a connection's.
+        # The look-up's thread was started by one that serves a connection.
         wait_for(lambda: "resolver" in bitflow.thread_names(), "the look-up's thread is parked")
         others = {"bitflow", "front:accept", "lifetimes", "reports", "statsd", "resolver"}
         assert_others_are(bitflow, NORMAL, others)
 
 
-def test_thread_of_a_handshake_is_no_exception(env, pki):
+def test_the_thread_of_a_handshake_is_batch_too(env, pki):
     address = env.address()
     bitflow = env.start(proxy(address, env.refusing(), listener=tls_listener(pki.server)))
     env.connect(address)
     wait_policies(bitflow, {"front#1>": BATCH})
 
 
-def test_nice_value_stays(env):
-    """Setting a policy may set that too (sched_setattr(2))."""
+def test_the_nice_value_stays(env):
+    """A call that sets the policy may set that too (sched_setattr(2))."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address))
     for thread in bitflow.tasks():
@@ -105,7 +108,7 @@ def reload(env, bitflow, entry, scheduling, times):
     wait_for(lambda: bitflow.stderr().count("msg=reloaded") == times, lambda: bitflow.stderr())
 
 
-def test_reload_changes_it_for_later_connections(env):
+def test_a_reload_changes_scheduling_for_later_connections(env):
     listener, address = env.listen(), env.address()
     entry = proxy(address, listener.address)
     bitflow = env.start(entry, server={"scheduling": "normal"})
@@ -132,7 +135,7 @@ def test_reload_changes_it_for_later_connections(env):
     assert os.sched_getscheduler(serving) == NORMAL
 
 
-def test_reload_that_fails_keeps_it(env):
+def test_a_reload_that_fails_keeps_scheduling(env):
     listener, address = env.listen(), env.address()
     entry = proxy(address, listener.address)
     bitflow = env.start(entry, server={"scheduling": "normal"})
@@ -143,16 +146,21 @@ def test_reload_that_fails_keeps_it(env):
     wait_policies(bitflow, {"front#1>": NORMAL})
 
 
-@pytest.mark.parametrize("value, hint", [("fifo", None), ("Batch", "batch"), ("0", None), ("true", None),
-                                         ("[batch]", None), ('""', None)])
+@pytest.mark.parametrize(
+    "value, hint",
+    [("fifo", None), ("Batch", "batch"), ("0", None), ("true", None), ("[batch]", None), ('""', None)],
+    ids=["unknown", "another case", "number", "boolean", "list", "empty"],
+)
 def test_other_values_are_errors_with_their_place(env, value, hint):
     text = configs.with_line("top", "").replace("server:\n", f"server:\n  scheduling: {value}\n", 1)
     configs.rejects(env, text, line=2, path="server.scheduling", mentions=[hint] if hint else [], count=1)
 
 
-@pytest.mark.parametrize("policy, priority", [("RR", 1), ("FIFO", 1), ("IDLE", 0), ("BATCH", 0)])
+@pytest.mark.parametrize(
+    "policy, priority", [("RR", 1), ("FIFO", 1), ("IDLE", 0), ("BATCH", 0)], ids=["RR", "FIFO", "IDLE", "BATCH"]
+)
 @pytest.mark.parametrize("scheduling", ["batch", "normal"])
-def test_what_the_operator_chose_stays(env, policy, priority, scheduling):
+def test_a_policy_that_the_operator_chose_stays(env, policy, priority, scheduling):
     chosen = getattr(os, f"SCHED_{policy}")
     needs.scheduling(policy, priority).need()
     listener, address = env.listen(), env.address()
@@ -166,7 +174,7 @@ def test_what_the_operator_chose_stays(env, policy, priority, scheduling):
 
 
 @pytest.mark.parametrize("level", ["info", "debug"])
-def test_where_it_is_refused_everything_goes_on(env, level):
+def test_connections_are_served_where_scheduling_is_refused(env, level):
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address), plan={"refuse_scheduling": True}, level=level)
     pump(env, bitflow, address, listener, 1)
@@ -190,8 +198,8 @@ def count_calls(bitflow, use):
         return strace.log.read_text().count("scheduler(")
 
 
-def test_no_system_call_for_a_connection(env):
-    """A parked thread that takes one knows its policy."""
+def test_a_connection_on_a_parked_thread_takes_no_scheduling_call(env):
+    """It knows its policy."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address))
 
@@ -207,9 +215,8 @@ def test_no_system_call_for_a_connection(env):
     assert count_calls(bitflow, lambda: serve(20)) == 0
 
 
-def test_crash_reporter_is_normal(env):
-    """A connection's thread that crashed starts it."""
-    bitflow_process.note_sanitizer()
+def test_the_crash_reporter_is_normal(env):
+    """It is started by the thread that crashed, which is one of a connection."""
     if waiting.SANITIZED:
         pytest.skip("a sanitizer's own handlers are in place")
     listener, address = env.listen(), env.address()
@@ -221,14 +228,6 @@ def test_crash_reporter_is_normal(env):
         wait_policies(bitflow, {"front#1>": BATCH})
         thread = next(thread for thread, name in bitflow.tasks().items() if name == "front#1>")
         bitflow.signal_thread(thread, signal.SIGSEGV)
-
-        def reporter():
-            with open(f"/proc/{bitflow.pid}/task/{thread}/children") as stream:
-                children = stream.read().split()
-            if not children or "--report-crash" not in open(f"/proc/{children[0]}/cmdline").read():
-                return None
-            return int(children[0])
-
-        assert os.sched_getscheduler(wait_for(reporter, "the reporter runs")) == NORMAL
+        assert os.sched_getscheduler(bitflow.wait_crash_reporter(thread)) == NORMAL
         bitflow.expected_status = -signal.SIGSEGV
         assert bitflow.wait_ended() == -signal.SIGSEGV

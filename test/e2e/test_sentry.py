@@ -1,4 +1,4 @@
-"""Errors in Sentry: what becomes an event, what it has in it, and that a server that fails costs nobody anything."""
+"""Errors in Sentry: what becomes an event, what is in it, and that a server that fails costs nobody anything."""
 
 import re
 import signal
@@ -9,6 +9,7 @@ import pytest
 import bitflow_process
 import sockets
 from environment import proxy
+from listener_kinds import said
 from sentry_peers import HANG, Scripted, Spotlight
 from waiting import Stopwatch, holds_for, wait_for
 
@@ -28,7 +29,7 @@ def start(env, receiver, *proxies, level="debug", **settings):
 
 
 def fail(env, *addresses):
-    """A connection to each, whose target is dead."""
+    """A connection to each of them, whose target is dead."""
     for address in addresses:
         sockets.was_rejected(env.connect(address))
 
@@ -39,6 +40,15 @@ def dead(env, name="front", target="blue", **settings):
     return proxy(address, {"name": target, "address": env.refusing(), **settings}, name=name), address
 
 
+def wait_trying_again(bitflow):
+    wait_for(lambda: said(bitflow, "cannot send to Sentry, trying again"), bitflow.stderr)
+
+
+def assert_lost(bitflow, count):
+    (line,) = said(bitflow, "events for Sentry were lost")
+    assert line["count"] == str(count)
+
+
 def release_of(bitflow):
     return "bitflow@" + bitflow_process.run("--version").stdout.split()[1]
 
@@ -46,7 +56,7 @@ def release_of(bitflow):
 # What an event has
 
 
-def test_dead_target(env, spotlight):
+def test_an_event_agrees_with_the_log_line_and_the_record(env, spotlight):
     entry, address = dead(env, name="shop", target="blue", connect_attempts=2)
     bitflow = start(env, spotlight, entry, sentry_environment="staging")
     fail(env, address)
@@ -70,8 +80,8 @@ def test_dead_target(env, spotlight):
     assert facts["client"] == record["client"] and facts["error"] == record["error"]
 
 
-def test_breadcrumbs(env, spotlight):
-    """The lines before it, of the connection and of the process, from level info on."""
+def test_breadcrumbs_are_the_lines_of_the_connection_and_the_process(env, spotlight):
+    """Those before the error, from level info on."""
     entry, address = dead(env, name="crumbs", connect_attempts=3)
     bitflow = start(env, spotlight, entry)
     fail(env, address)
@@ -87,8 +97,7 @@ def test_breadcrumbs(env, spotlight):
     assert {(crumb["timestamp"], crumb["message"]) for crumb in crumbs} <= lines
 
 
-def test_without_a_log(env, spotlight):
-    """Events don't depend on the application log."""
+def test_events_do_not_depend_on_the_application_log(env, spotlight):
     entry, address = dead(env, name="quiet")
     path = env.config(entry, level="error", application={"sentry_dsn": spotlight.dsn, "log": {}})
     bitflow = env.launch(path)
@@ -99,7 +108,7 @@ def test_without_a_log(env, spotlight):
     assert bitflow.stderr() == ""
 
 
-def test_failed_reload(env, spotlight):
+def test_a_failed_reload_is_an_event_with_its_errors_as_breadcrumbs(env, spotlight):
     entry, _ = dead(env)
     bitflow = start(env, spotlight, entry)
     path = bitflow.config
@@ -112,29 +121,27 @@ def test_failed_reload(env, spotlight):
     assert {crumb["level"] for crumb in crumbs} == {"error"}
 
 
-def test_failed_start(env, spotlight):
+def test_a_failed_start_is_an_event(env, spotlight):
     taken = env.listen()
     path = env.config(
         proxy(taken.address, env.address(), name="late"), application={"sentry_dsn": spotlight.dsn}, level="info"
     )
-    bitflow = env.launch(path)
-    bitflow.expected_status = 1
-    assert bitflow.wait_ended() == 1
+    env.fails_to_start(path)
     event = spotlight.wait_event(message="cannot start")
     assert taken.address in event["contexts"]["details"]["error"]
 
 
-def test_what_has_run_out(env, spotlight):
+def test_a_reached_connection_limit_is_an_event(env, spotlight):
     listener, address = env.listen(), env.address()
     bitflow = start(env, spotlight, proxy(address, listener.address, name="full", connection_limit=1))
     env.pair(address, listener)
     fail(env, address)
     assert spotlight.wait_event(proxy="full")["tags"]["reason"] == "connection_limit"
-    (line,) = [line for line in bitflow.log_lines(True) if line["msg"] == "rejected"]
+    (line,) = said(bitflow, "rejected")
     assert line["level"] == "error"
 
 
-def test_clients_mistakes_are_no_errors(env, pki):
+def test_clients_mistakes_are_not_events(env, pki):
     with Scripted() as receiver:
         listener, plain, denied, tls = env.listen(), env.address(), env.address(), env.address()
         entry, address = dead(env, name="marker")
@@ -169,7 +176,7 @@ def test_clients_mistakes_are_no_errors(env, pki):
 # How it is sent
 
 
-def test_request(env):
+def test_the_request_is_as_sentry_wants_it_and_the_key_is_told_nowhere_else(env):
     with Scripted() as receiver:
         entry, address = dead(env)
         bitflow = start(env, receiver, entry)
@@ -189,7 +196,7 @@ def test_request(env):
         assert KEY not in str(receiver.envelopes) and KEY not in bitflow.stderr()
 
 
-def test_one_error_many_times(env):
+def test_an_error_that_repeats_is_one_event(env):
     with Scripted() as receiver:
         entry, address = dead(env)
         other, other_address = dead(env, name="other")
@@ -201,7 +208,7 @@ def test_one_error_many_times(env):
         assert [event["tags"]["proxy"] for event in receiver.events()] == ["front", "other"]
 
 
-def test_flush_at_the_end(env):
+def test_queued_events_are_sent_before_the_end(env):
     with Scripted(lambda number: (time.sleep(0.3), (200, {}))[1]) as receiver:
         pairs = [dead(env, name=f"p{number}") for number in range(5)]
         bitflow = start(env, receiver, *(entry for entry, _ in pairs))
@@ -229,7 +236,7 @@ MANY_LIMITS = ", ".join(f"50:category{number}:organization" for number in range(
     ids=["429 Retry-After", "429 X-Sentry-Rate-Limits", "200 X-Sentry-Rate-Limits", "a long list", "two lines",
          "503 Retry-After"],
 )
-def test_limits_are_kept(env, status, headers):
+def test_rate_limits_are_kept(env, status, headers):
     with Scripted(lambda number: (status, headers) if number == 1 else (200, {})) as receiver:
         (entry, address), (other, other_address) = dead(env), dead(env, name="other")
         start(env, receiver, entry, other)
@@ -243,24 +250,21 @@ def test_limits_are_kept(env, status, headers):
         assert [event["tags"]["proxy"] for event in receiver.events()] == wanted
 
 
-def test_429_without_a_time(env):
+def test_429_without_a_time_pauses_and_the_loss_is_logged(env):
     with Scripted(lambda number: (429, {})) as receiver:
         (entry, address), (other, other_address) = dead(env), dead(env, name="other")
         bitflow = start(env, receiver, entry, other)
         fail(env, address)
-        wait_for(
-            lambda: any(line["msg"] == "Sentry accepts no events for now" for line in bitflow.log_lines(True)),
-            "the log tells it",
-        )
+        wait_for(lambda: said(bitflow, "Sentry accepts no events for now"), "the log tells it")
         fail(env, other_address)
         bitflow.wait_records(2)
         holds_for(1.5, lambda: len(receiver.requests) == 1, "nothing is sent within the minute")
         bitflow.stop()
-        (line,) = [line for line in bitflow.log_lines() if line["msg"] == "events for Sentry were lost"]
-        assert line["count"] == "1" and len(receiver.requests) == 1
+        assert_lost(bitflow, 1)
+        assert len(receiver.requests) == 1
 
 
-def test_server_errors_are_tried_again(env):
+def test_an_event_is_sent_again_after_a_server_error(env):
     with Scripted(lambda number: (500, {}) if number <= 2 else (200, {})) as receiver:
         entry, address = dead(env)
         bitflow = start(env, receiver, entry)
@@ -287,46 +291,43 @@ def test_refused_events_are_not_tried_again(env, status):
         assert [path for path, _ in receiver.requests] == ["/api/1/envelope/"] * 2
         (report,) = receiver.items("client_report")
         assert report["discarded_events"] == [{"reason": "send_error", "category": "error", "quantity": 1}]
-        (line,) = [line for line in bitflow.log_lines(True) if line["msg"] == "Sentry refused an event"]
+        (line,) = said(bitflow, "Sentry refused an event")
         assert line["level"] == "warn" and str(status) in line["error"]
 
 
-def test_gone_server_that_comes_back(env):
+def test_a_server_that_comes_back_gets_the_event(env):
     with Scripted() as receiver:
         port = receiver.port
     entry, address = dead(env)
     bitflow = start(env, receiver, entry)
     fail(env, address)
-    wait_for(
-        lambda: any("trying again" in line["msg"] for line in bitflow.log_lines(True)), lambda: bitflow.stderr()
-    )
+    wait_trying_again(bitflow)
     with Scripted(port=port) as receiver:
         receiver.wait_event(proxy="front", timeout=20)
 
 
-def test_gone_server_at_the_end(env):
-    """The end waits for nobody who is not there; but one that has come back in the meantime gets it all."""
+def test_the_end_does_not_wait_for_a_server_that_is_gone(env):
+    """But if it has come back in the meantime, it gets everything."""
     with Scripted() as receiver:
         port = receiver.port
     pairs = [dead(env, name=f"p{number}") for number in range(3)]
     proxies, addresses = [entry for entry, _ in pairs], [address for _, address in pairs]
     first = start(env, receiver, *proxies)
     fail(env, *addresses)
-    wait_for(lambda: any("trying again" in line["msg"] for line in first.log_lines(True)), lambda: first.stderr())
+    wait_trying_again(first)
     watch = Stopwatch()
     first.stop()
     watch.between(0, 2.5, "the end")
-    (line,) = [line for line in first.log_lines() if line["msg"] == "events for Sentry were lost"]
-    assert line["count"] == "3"
+    assert_lost(first, 3)
     second = start(env, receiver, *proxies)
     fail(env, *addresses)
-    wait_for(lambda: any("trying again" in line["msg"] for line in second.log_lines(True)), second.stderr)
+    wait_trying_again(second)
     with Scripted(port=port) as receiver:
         second.stop()
         assert {event["tags"]["proxy"] for event in receiver.events()} == {"p0", "p1", "p2"}
 
 
-def test_hanging_server_holds_nobody_up(env):
+def test_a_server_that_hangs_holds_nobody_up(env):
     with Scripted(lambda number: HANG) as receiver:
         echo, good = env.echo(), env.address()
         pairs = [dead(env, name=f"p{number}") for number in range(20)]
@@ -344,12 +345,11 @@ def test_hanging_server_holds_nobody_up(env):
         watch = Stopwatch()
         bitflow.stop()
         watch.between(2, 6, "the end with a flush")
-        (line,) = [line for line in bitflow.log_lines() if line["msg"] == "events for Sentry were lost"]
-        assert line["count"] == "20"
+        assert_lost(bitflow, 20)
 
 
-def test_queue_is_bounded(env):
-    """What does not fit in is lost and counted, and Sentry is told of it afterwards."""
+def test_the_queue_is_bounded_and_its_losses_are_reported(env):
+    """Sentry itself is told, as soon as it answers."""
     with Scripted(lambda number: HANG if number == 1 else (200, {})) as receiver:
         count = 80
         addresses = [env.unix(f"{number}.sock") for number in range(count)]
@@ -377,7 +377,7 @@ def https(receiver, host="127.0.0.1"):
     return f"https://{KEY}@{host}:{receiver.port}/1"
 
 
-def test_private_authority(env, pki):
+def test_sentry_authority_is_trusted(env, pki):
     with Scripted(identity=pki.server) as receiver:
         entry, address = dead(env)
         start(env, receiver, entry, sentry_authority=str(pki.server.authority))
@@ -386,7 +386,7 @@ def test_private_authority(env, pki):
 
 
 @pytest.mark.parametrize("case", ["no authority", "another authority", "another name"])
-def test_certificate_is_verified(env, pki, case):
+def test_the_servers_certificate_is_verified(env, pki, case):
     identity = pki.wildcard if case == "another name" else pki.server
     authority = {"another authority": pki.other.certificate, "another name": identity.authority}.get(case)
     with Scripted(identity=identity) as receiver:
@@ -403,8 +403,8 @@ def test_certificate_is_verified(env, pki, case):
         assert not receiver.requests
 
 
-@pytest.mark.parametrize("content", [None, "no PEM"])
-def test_authority_is_checked_at_the_start(env, content):
+@pytest.mark.parametrize("content", [None, "no PEM"], ids=["no file", "no PEM"])
+def test_sentry_authority_is_checked_at_the_start(env, content):
     file = env.directory / "authority.pem"
     if content:
         file.write_text(content)
@@ -422,15 +422,12 @@ def test_authority_is_checked_at_the_start(env, content):
 
 def reload(env, bitflow, entry, **application):
     bitflow.config.write_text(env.config(entry, application=application, level="debug", name="next.yaml").read_text())
-    before = sum(line["msg"] == "reloaded" for line in bitflow.log_lines(True))
+    before = len(said(bitflow, "reloaded"))
     bitflow.signal(signal.SIGHUP)
-    wait_for(
-        lambda: sum(line["msg"] == "reloaded" for line in bitflow.log_lines(True)) > before,
-        lambda: f"it is reloaded: {bitflow.stderr()}",
-    )
+    wait_for(lambda: len(said(bitflow, "reloaded")) > before, lambda: f"it is reloaded: {bitflow.stderr()}")
 
 
-def test_reload(env):
+def test_a_reload_turns_sentry_on_and_off_and_to_another_server(env):
     """Off, on, to another server, off."""
     with Scripted() as first, Scripted() as second:
         address = env.address()

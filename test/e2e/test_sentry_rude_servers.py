@@ -1,5 +1,5 @@
-"""Servers that no Sentry should be: they answer without an end, byte by byte or with rubbish, send elsewhere, or prove
-nothing. The data path is what it was, memory stays, the end comes in time, and no secret goes astray."""
+"""Servers as Sentry should never be: they answer without an end, byte by byte or with rubbish, send elsewhere, or prove
+nothing. Connections are served as ever, memory does not grow, the end comes in time, and no secret goes astray."""
 
 import contextlib
 import itertools
@@ -7,8 +7,9 @@ import threading
 
 import sockets
 from environment import proxy
-from telemetry_cases import all_of, all_on, timed_round_trips
+from listener_kinds import said
 from sentry_peers import Scripted
+from telemetry_cases import all_of, all_on, timed_round_trips
 from waiting import Stopwatch, holds_for, pace, wait_for
 
 KEY = "0123456789abcdef"
@@ -92,7 +93,7 @@ def dead_and_good(env, number, **application):
     return bitflow, bad, good
 
 
-def test_rude_servers(env):
+def test_a_rude_server_holds_up_neither_connections_nor_the_end(env):
     bitflows = {}
     for name, answer in RUDE.items():
         rude = Rude(env, answer)
@@ -126,7 +127,7 @@ def test_rude_servers(env):
     all_of(bitflows, end)
 
 
-def test_redirects_go_nowhere(env):
+def test_redirects_are_not_followed(env):
     """Neither the event nor the key reaches another host, whatever the status."""
     other = Rude(env, once(OK + b"Content-Length: 2\r\n\r\n{}"))
     for number, status in enumerate((301, 302, 303, 307, 308)):
@@ -134,10 +135,7 @@ def test_redirects_go_nowhere(env):
         with Scripted(lambda number: (status, {"Location": location, "Refresh": f"0; url={location}"})) as receiver:
             bitflow, bad, good = dead_and_good(env, number, **all_on(sentry=receiver))
             sockets.was_rejected(env.connect(bad))
-            told = wait_for(
-                lambda: [line for line in bitflow.log_lines(True) if line["msg"] == "Sentry refused an event"],
-                bitflow.stderr,
-            )
+            told = wait_for(lambda: said(bitflow, "Sentry refused an event"), bitflow.stderr)
             assert [line["level"] for line in told] == ["warn"] and str(status) in told[0]["error"]
             with sockets.connect(good) as client:
                 timed_round_trips(client)
@@ -146,8 +144,8 @@ def test_redirects_go_nowhere(env):
     assert other.server.accepted == 0 and not other.seen
 
 
-def test_servers_that_prove_nothing(env, pki):
-    """Nothing but a handshake goes to who has no good certificate, and who speaks no TLS sees no key."""
+def test_a_server_without_a_good_certificate_gets_neither_event_nor_key(env, pki):
+    """Nothing but a handshake goes to a server whose certificate is bad, or that does not speak TLS."""
     bitflows = {}
     with contextlib.ExitStack() as stack:
         for name in ("expired", "not yet valid", "stranger", "wrong name", "wrong usage"):
@@ -172,7 +170,7 @@ def test_servers_that_prove_nothing(env, pki):
             )
             assert told[0]["level"] == "warn", told
             if name == "plain":
-                # Whatever it took for TLS had no key, nor the connection's facts.
+                # What it got, which was meant as TLS, has neither the key nor the connection's facts.
                 assert KEY.encode() not in receiver.seen and b"connect_refused" not in receiver.seen
             else:
                 assert "certificate" in told[0]["error"].lower(), (name, told)
@@ -186,8 +184,7 @@ def test_servers_that_prove_nothing(env, pki):
         all_of(started, check)
 
 
-def test_a_server_that_gets_well(env):
-    """What a rude server did not take is sent again when it behaves."""
+def test_a_server_that_gets_well_gets_what_it_did_not_take(env):
     manners = {"bad": True}
     polite = once(OK + b"Content-Length: 2\r\n\r\n{}")
 
@@ -201,4 +198,4 @@ def test_a_server_that_gets_well(env):
     manners["bad"] = False
     wait_for(lambda: "Sentry can be reached again" in bitflow.stderr(), bitflow.stderr)
     bitflow.stop()
-    assert not [line for line in bitflow.log_lines() if line["msg"] == "events for Sentry were lost"]
+    assert not said(bitflow, "events for Sentry were lost")

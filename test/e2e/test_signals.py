@@ -11,24 +11,15 @@ import pytest
 
 import bitflow_process
 import sockets
+from bitflow_process import signal_name
 from environment import proxy
-from waiting import Stopwatch, holds_for, pace, wait_for
+from waiting import Stopwatch, holds_for, wait_for
 
-ENDING = [signal.SIGTERM, signal.SIGINT]
-
-
-def refuses(address):
-    try:
-        sockets.connect(address, timeout=5).close()
-    except (ConnectionRefusedError, FileNotFoundError):
-        return True
-    except ConnectionResetError:
-        pass  # it was in the queue when the listener closed
-    return False
+each_ending = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=signal_name)
 
 
-@pytest.mark.parametrize("number", ENDING)
-def test_ends_at_once_without_connections(env, number):
+@each_ending
+def test_it_ends_at_once_when_there_are_no_connections(env, number):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))
     client = env.connect(address)
@@ -41,8 +32,8 @@ def test_ends_at_once_without_connections(env, number):
     watch.between(0, 1.5, "the end")
 
 
-@pytest.mark.parametrize("number", ENDING)
-def test_drain_lets_connections_finish(env, number):
+@each_ending
+def test_a_drain_lets_connections_finish(env, number):
     """The listeners close first; live connections go on until they end by themselves."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), proxy(env.unix(), echo.address, name="by-unix"))
@@ -50,7 +41,7 @@ def test_drain_lets_connections_finish(env, number):
     for client in clients:
         sockets.round_trip(client)
     bitflow.signal(number)
-    wait_for(lambda: refuses(address) and refuses(env.unix()), "the listeners are closed")
+    wait_for(lambda: sockets.refuses(address) and sockets.refuses(env.unix()), "the listeners are closed")
     for _ in range(10):
         for client in clients:
             sockets.round_trip(client)
@@ -65,7 +56,7 @@ def test_drain_lets_connections_finish(env, number):
     assert drained == ["completed", "completed"]
 
 
-def test_drain_is_bounded(env):
+def test_drain_timeout_bounds_the_drain(env):
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address), server={"drain_timeout": "700ms"})
     client, target = env.pair(address, listener)
@@ -80,7 +71,7 @@ def test_drain_is_bounded(env):
     assert (record["reason"], record["ended_by"]) == ("drain", "proxy")
 
 
-def test_drain_ends_connections_that_are_stuck(env):
+def test_drain_timeout_ends_connections_that_are_stuck(env):
     """Blocked in a write, in bulk, half-closed, or being dialled: the bound holds for all."""
     listener, address, dialled = env.listen(), env.address(), env.address()
     entry = {"address": env.refusing(), "connect_attempts": 100, "connect_backoff": "30s"}
@@ -122,15 +113,16 @@ def test_drain_ends_connections_that_are_stuck(env):
 @pytest.mark.parametrize(
     "first, second",
     [(signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGINT)],
+    ids=signal_name,
 )
-def test_second_signal_ends_at_once(env, first, second):
+def test_a_second_signal_ends_the_drain_at_once(env, first, second):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), proxy(env.unix(), echo.address, name="by-unix"))
     clients = [env.connect(address) for _ in range(5)]
     for client in clients:
         sockets.round_trip(client)
     bitflow.signal(first)
-    wait_for(lambda: refuses(address), "the drain began")
+    wait_for(lambda: sockets.refuses(address), "the drain began")
     holds_for(0.3, bitflow.is_running, "the drain lasts")
     watch = Stopwatch()
     bitflow.signal(second)
@@ -154,34 +146,22 @@ def test_records_of_drained_connections_are_complete(env):
     }
 
 
-def test_broken_stderr_pipe_does_not_kill(env):
-    """The log's reader goes away: SIGPIPE and EPIPE are no reason to end."""
+def test_a_broken_stderr_pipe_does_not_end_the_process(env):
+    """The log's reader goes away: neither SIGPIPE nor EPIPE is a reason to end."""
     echo, address = env.echo(), env.address()
     config = env.config(proxy(address, echo.address), level="debug")
-    with subprocess.Popen(
-        [str(bitflow_process.binary()), "--config", str(config)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    ) as process:
-        try:
-            os.set_blocking(process.stderr.fileno(), False)
-            said = bytearray()
-            wait_for(lambda: b"listening" in said or said.extend(process.stderr.read() or b""), "it listens")
-            process.stderr.close()
-            for _ in range(10):
-                client = sockets.connect(address)
-                sockets.round_trip(client)
-                client.close()
-            assert process.poll() is None
-            process.terminate()
-            assert process.wait(10 * pace()) == 0
-        finally:
-            process.kill()
+    with bitflow_process.running(config, stderr=subprocess.PIPE) as process:
+        os.set_blocking(process.stderr.fileno(), False)
+        said = bytearray()
+        wait_for(lambda: b"listening" in said or said.extend(process.stderr.read() or b""), "it listens")
+        process.stderr.close()
+        for _ in range(10):
+            assert sockets.is_served(address)
+        assert process.poll() is None
 
 
-def test_restart_on_the_same_port_at_once(env):
-    """TIME_WAIT sockets of the last run don't stand in the way."""
+def test_a_restart_can_have_the_same_port_at_once(env):
+    """The last run's sockets in TIME_WAIT do not stand in the way."""
     listener, address = env.listen(), env.address()
     for number in range(3):
         bitflow = env.start(proxy(address, listener.address), name=f"config{number}.yaml")
@@ -193,7 +173,7 @@ def test_restart_on_the_same_port_at_once(env):
         bitflow.stop()
 
 
-def test_end_while_clients_rush_in(env):
+def test_no_client_hangs_when_the_end_comes_in_a_rush(env):
     """SIGTERM amid a crowd: every client is served or refused, none hangs, the exit is clean."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), server={"drain_timeout": "2s"})

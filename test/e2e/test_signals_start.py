@@ -1,5 +1,5 @@
-"""Signals during the start and during a reload, from the first moment on; and those that ask for logs, an end, or
-nothing at all."""
+"""Signals during the start and during a reload, from the first moment on; and those that ask for new logs, for the end,
+or for nothing at all."""
 
 import contextlib
 import itertools
@@ -16,6 +16,7 @@ import bitflow_process
 import hosts
 import sockets
 import waiting
+from bitflow_process import signal_name
 from environment import proxy
 from launches import behind, traced
 from sentry_peers import HANG, Scripted
@@ -33,10 +34,21 @@ STRAY = [
     signal.SIGPWR,
     signal.SIGTTOU,
     signal.SIGXFSZ,
-    signal.SIGRTMIN,  # what threads send: from outside there is no news
+    signal.SIGRTMIN,  # which bitflow's threads send each other: from outside it tells nothing
     signal.SIGRTMIN + 3,
     signal.SIGRTMAX,
 ]
+
+
+SAID = {signal.SIGHUP: "msg=reloaded", signal.SIGUSR1: 'msg="connection logs re-opened"'}
+
+
+def each_signal(*numbers, name="number"):
+    return pytest.mark.parametrize(name, numbers, ids=signal_name)
+
+
+def wait_obeyed(bitflow, order):
+    wait_for(lambda: SAID[order] in bitflow.stderr(), bitflow.stderr)
 
 
 def mask(bitflow, kind):
@@ -65,8 +77,8 @@ def on_a_silent_pipe(env):
     return bitflow, pipe
 
 
-@pytest.mark.parametrize("number", ENDING)
-def test_end_while_the_configuration_is_awaited(env, number):
+@each_signal(*ENDING)
+def test_an_end_is_obeyed_while_the_configuration_is_awaited(env, number):
     bitflow, _ = on_a_silent_pipe(env)
     watch = Stopwatch()
     bitflow.signal(number)
@@ -75,8 +87,8 @@ def test_end_while_the_configuration_is_awaited(env, number):
     assert bitflow.stderr() == f"bitflow: ended by {signal.Signals(number).name} before it had started\n"
 
 
-@pytest.mark.parametrize("number", ORDERS + STRAY)
-def test_nothing_else_kills_while_the_configuration_is_awaited(env, number):
+@each_signal(*ORDERS, *STRAY)
+def test_no_other_signal_ends_it_while_the_configuration_is_awaited(env, number):
     listener, address = env.listen(), env.address()
     text = env.config(proxy(address, listener.address)).read_bytes()
     bitflow, pipe = on_a_silent_pipe(env)
@@ -94,10 +106,10 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+@each_signal(signal.SIGTERM, *ORDERS)
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_signal_at_that_very_moment(env, monkeypatch, moment, number):
-    """By strace, amid the system call."""
+def test_a_signal_within_a_system_call_of_the_start_is_obeyed(env, monkeypatch, moment, number):
+    """strace sends it."""
     config = env.config(proxy(env.unix(), env.echo().address))
     call, path = MOMENTS[moment]
     of_path = ["-P", path.format(config=config, records=env.records_path)] if path else []
@@ -108,8 +120,7 @@ def test_signal_at_that_very_moment(env, monkeypatch, moment, number):
         assert bitflow.wait_ended() == 0
         assert not (env.directory / "front.sock").exists()
         return
-    said = "msg=reloaded" if number == signal.SIGHUP else 'msg="connection logs re-opened"'
-    wait_for(lambda: said in bitflow.stderr(), lambda: bitflow.stderr())
+    wait_obeyed(bitflow, number)
     sockets.round_trip(env.connect(env.unix()))
 
 
@@ -126,7 +137,7 @@ def test_it_obeys_signals_that_its_parent_has_blocked(env, monkeypatch):
         bitflow = env.launch(config)
     bitflow.wait_listening(["front"])
     bitflow.signal(signal.SIGHUP)
-    wait_for(lambda: "msg=reloaded" in bitflow.stderr(), lambda: bitflow.stderr())
+    wait_obeyed(bitflow, signal.SIGHUP)
     bitflow.signal(signal.SIGTERM)
     assert bitflow.wait_ended() == 0
 
@@ -155,12 +166,11 @@ def test_signals_are_blocked_before_anything_is_read(env):
     bitflow.signal(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("number", ORDERS)
-def test_hammered_from_the_first_millisecond(env, number):
-    """None kills, and none is lost. The parent blocks it, as while the system loads the program nobody else can."""
+@each_signal(*ORDERS)
+def test_an_order_is_not_lost_however_early_it_comes(env, number):
+    """Nor does it kill. The test blocks it, since bitflow cannot while the system loads it."""
     listener, address = env.listen(), env.address()
     config = env.config(proxy(address, listener.address))
-    said = "msg=reloaded" if number == signal.SIGHUP else 'msg="connection logs re-opened"'
     for milliseconds in range(0, 31, 30 // scale(30)):
         signal.pthread_sigmask(signal.SIG_BLOCK, [number])
         try:
@@ -171,17 +181,17 @@ def test_hammered_from_the_first_millisecond(env, number):
         while watch.seconds < milliseconds / 1000:
             pass
         bitflow.signal(number)
-        wait_for(lambda bitflow=bitflow: said in bitflow.stderr(), lambda bitflow=bitflow: bitflow.stderr())
+        wait_obeyed(bitflow, number)
         bitflow.stop()
 
 
 def has_signals(bitflow):
-    """Blocked, or, as the kernel shows it, not blocked for as long as they are waited for."""
+    """Whether they are blocked, or waited for, which the kernel shows as not blocked."""
     return signal.SIGTERM in mask(bitflow, "SigBlk") or "listening" in bitflow.stderr()
 
 
-def test_end_at_every_moment_of_the_start(env):
-    """From when it is bitflow that has the signal: always status 0, and no socket's file is left."""
+def test_an_end_at_any_moment_of_the_start_is_clean(env):
+    """From the moment that bitflow itself has the signal: status 0, and no socket's file is left."""
     config = env.config(proxy(env.unix(), env.echo().address))
     for milliseconds in range(0, 31, 30 // scale(30)):
         bitflow = env.launch(config)
@@ -197,16 +207,16 @@ server_numbers = itertools.count(40)
 
 @pytest.fixture
 def unresolved(env):
-    """A name that no server answers for, and the plan under which that is so."""
+    """A name that no server answers for, the plan under which that is so, and the server that is asked."""
     server = env.enter(hosts.SilentNameServer(hosts.own_address(next(server_numbers))))
     return "silent.test:0", hosts.plan(env, [], server.address, "timeout:9 attempts:2"), server
 
 
-@pytest.mark.parametrize("number", ENDING)
-def test_end_while_a_listeners_name_is_looked_up(env, unresolved, number):
+@each_signal(*ENDING)
+def test_an_end_is_obeyed_while_a_listeners_name_is_looked_up(env, unresolved, number):
     name, plan, server = unresolved
     target = env.refusing()
-    # What is opened before it is closed again.
+    # The first one is opened before that, and must be closed again.
     config = env.config(proxy(env.unix(), target, name="first"), proxy(name, target, name="second"))
     bitflow = env.launch(config, plan)
     wait_for(lambda: server.questions > 0, "the name is asked for")
@@ -219,8 +229,8 @@ def test_end_while_a_listeners_name_is_looked_up(env, unresolved, number):
 
 
 @pytest.mark.parametrize("awaited", ["pipe", "name"])
-def test_end_during_a_reload(env, unresolved, awaited):
-    """The reload is given up, and no error; then it is an end like any other."""
+def test_an_end_gives_up_the_reload_that_is_under_way(env, unresolved, awaited):
+    """Which is not an error; then the end is like any other."""
     name, plan, server = unresolved
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), plan=plan)
@@ -247,9 +257,9 @@ def test_end_during_a_reload(env, unresolved, awaited):
     assert messages(bitflow)[1:] == ["reload given up, the process is told to end", "shutting down", "ended"]
 
 
-@pytest.mark.parametrize("number", [*ENDING, signal.SIGHUP])
-def test_check_is_interrupted(env, number):
-    """By the signal itself, so that a shell's && stops."""
+@each_signal(*ENDING, signal.SIGHUP)
+def test_a_signal_ends_a_check_by_itself(env, number):
+    """Not by an exit status, so that a shell's && stops."""
     pipe = env.directory / "pipe.yaml"
     os.mkfifo(pipe)
     done = threading.Event()
@@ -286,7 +296,7 @@ def children():
     return found
 
 
-@pytest.mark.parametrize("number", [*STRAY, signal.SIGPIPE, signal.SIGWINCH, signal.SIGCHLD])
+@each_signal(*STRAY, signal.SIGPIPE, signal.SIGWINCH, signal.SIGCHLD)
 def test_a_stray_signal_means_nothing(env, number):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))
@@ -298,7 +308,7 @@ def test_a_stray_signal_means_nothing(env, number):
 
 
 def test_usr1_opens_the_logs_anew_and_nothing_else(env):
-    """A configuration that is wrong by now does not matter: it is not read."""
+    """The configuration, wrong by now, is not read."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address))
     rotated = env.directory / "connections.jsonl.1"
@@ -337,7 +347,7 @@ def test_usr1_with_a_log_that_cannot_be_opened_goes_on_with_the_old_one(env):
     assert "connection logs re-opened" not in bitflow.stderr()
 
 
-@pytest.mark.parametrize("number", ORDERS)
+@each_signal(*ORDERS)
 def test_logs_are_opened_anew_during_a_drain(env, number):
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address))
@@ -355,8 +365,8 @@ def test_logs_are_opened_anew_during_a_drain(env, number):
     assert env.records_path.read_text().count("\n") == 1
 
 
-@pytest.mark.parametrize("first", ENDING)
-def test_quit_drains_and_a_second_signal_ends(env, first):
+@each_signal(*ENDING, name="first")
+def test_each_ending_signal_drains_and_a_quit_ends_the_drain(env, first):
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address), server={"drain_timeout": 0})
     client, _ = env.pair(address, listener)
@@ -369,7 +379,7 @@ def test_quit_drains_and_a_second_signal_ends(env, first):
 
 
 def test_an_end_is_not_held_up_by_hangups(env):
-    """Taken first, even if there is always another."""
+    """It is taken first, even if there is always another hangup."""
     bitflow = env.start(proxy(env.address(), env.echo().address))
     over = threading.Event()
 
@@ -381,7 +391,7 @@ def test_an_end_is_not_held_up_by_hangups(env):
     hammering = threading.Thread(target=hammer, daemon=True)
     hammering.start()
     try:
-        wait_for(lambda: "msg=reloaded" in bitflow.stderr(), "it reloads")
+        wait_obeyed(bitflow, signal.SIGHUP)
         bitflow.signal(signal.SIGTERM)
         assert bitflow.wait_ended() == 0
     finally:
@@ -389,9 +399,8 @@ def test_an_end_is_not_held_up_by_hangups(env):
         hammering.join()
 
 
-def test_the_crash_reporters_signals_are_any_programs(env):
-    """Nothing is blocked in it, and what may end a program ends it."""
-    bitflow_process.note_sanitizer()
+def test_the_crash_reporter_can_be_ended_by_a_signal(env):
+    """What bitflow blocks or ignores is not blocked or ignored there."""
     if waiting.SANITIZED:
         pytest.skip("a sanitizer's own handlers are in place")
     with Scripted(lambda number: HANG) as sentry:
@@ -401,15 +410,7 @@ def test_the_crash_reporters_signals_are_any_programs(env):
             plan={"limits": {"CORE": 0}},
         )
         bitflow.signal_thread(bitflow.pid, signal.SIGSEGV)
-
-        def reporter():
-            with open(f"/proc/{bitflow.pid}/task/{bitflow.pid}/children") as stream:
-                pids = stream.read().split()
-            if not pids or b"--report-crash" not in open(f"/proc/{pids[0]}/cmdline", "rb").read():
-                return None
-            return int(pids[0])
-
-        pid = wait_for(reporter, "the reporter runs")
+        pid = bitflow.wait_crash_reporter(bitflow.pid)
         wait_for(lambda: sentry.requests or re.search("could not be reported", bitflow.stderr()), "it reports")
         with open(f"/proc/{pid}/status") as stream:
             lines = dict(line.rstrip("\n").split(":\t", 1) for line in stream)
@@ -423,8 +424,8 @@ def test_the_crash_reporters_signals_are_any_programs(env):
         watch.between(0, 1, "the end")
 
 
-@pytest.mark.parametrize("ignored", ENDING + ORDERS)
-def test_what_a_shell_ignores_is_taken(env, ignored):
+@each_signal(*ENDING, *ORDERS, name="ignored")
+def test_a_signal_that_the_shell_ignores_is_obeyed(env, ignored):
     """nohup and & ignore signals for their programs."""
     listener, address = env.listen(), env.address()
     config = env.config(proxy(address, listener.address))
@@ -439,4 +440,4 @@ def test_what_a_shell_ignores_is_taken(env, ignored):
     if ignored in ENDING:
         assert bitflow.wait_ended() == 0
     else:
-        wait_for(lambda: "reloaded" in bitflow.stderr() or "re-opened" in bitflow.stderr(), "it is obeyed")
+        wait_obeyed(bitflow, ignored)

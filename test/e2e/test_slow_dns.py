@@ -1,5 +1,5 @@
-"""Name servers that drop questions for one family, answer late, or lose packets: the time to connect is
-bounded, with and without dual stack. The C library's resolver has its usual bounds here, 5 s twice."""
+"""Name servers that drop questions for one family, answer late, or lose packets: the time to connect is bounded, with
+and without dual stack. The C library's resolver has its usual bounds here, twice 5 s."""
 
 import pytest
 
@@ -8,12 +8,13 @@ import peers
 import sockets
 from environment import proxy
 from hosts import AAAA, A
-from test_name_resolution import join
+from sockets import join
 from waiting import Stopwatch, pace, scale, wait_for
 
 SERVER, DNSMASQ = hosts.own_address(7), hosts.own_address(8)
 OPTIONS = "timeout:5 attempts:2"
 
+each_dual = pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
 BOTH = {A: ["127.0.0.1"], AAAA: ["::1"]}
 
 
@@ -30,12 +31,12 @@ def serve(env):
     return begin
 
 
-def listen(env, hosts_of_it):
-    """Listeners on one port of these addresses, by address."""
+def listen(env, addresses):
+    """Listeners on one port of these addresses, by address, and the port."""
     for _ in range(50):
         port = sockets.free_port()
         try:
-            return {host: env.enter(peers.Listener(join(host, port))) for host in hosts_of_it}, port
+            return {host: env.enter(peers.Listener(join(host, port))) for host in addresses}, port
         except OSError:
             continue
     raise AssertionError("no port is free on all of them")
@@ -60,17 +61,22 @@ def timed(env, address, listener):
 
 def connects(env, address, listener, least, most):
     watch = Stopwatch()
-    client, connection = env.pair(address, listener)
+    timed(env, address, listener)
     watch.between(least, most, "the connect")
-    client.close()
-    connection.close()
+
+
+def connects_to_any(env, address, targets, least, most):
+    watch = Stopwatch()
+    env.connect(address)
+    wait_for(lambda: any(target.has_pending() for target in targets.values()), "a target is connected")
+    watch.between(least, most, "the connect")
 
 
 @pytest.mark.parametrize("through", [False, True], ids=["asked directly", "by dnsmasq"])
-@pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
+@each_dual
 @pytest.mark.parametrize("client", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("kind", [A, AAAA], ids=["A", "AAAA"])
-def test_questions_for_one_family_are_dropped(env, serve, kind, client, dual, through):
+def test_dropped_questions_for_one_family_do_not_delay_the_connect(env, serve, kind, client, dual, through):
     """The target has one address, of the family that is answered."""
     answers = {other: BOTH[other] for other in BOTH if other != kind}
     host = "::1" if kind == A else "127.0.0.1"
@@ -90,9 +96,9 @@ def test_questions_for_one_family_are_dropped(env, serve, kind, client, dual, th
         assert min(took) < 0.6 * pace() and max(took) < 4.5 * pace(), took
 
 
-@pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
-def test_a_crowd_where_aaaa_is_dropped(env, serve, dual):
-    """Few look-ups serve them all, and none of them waits for long."""
+@each_dual
+def test_a_crowd_shares_few_look_ups_where_aaaa_is_dropped(env, serve, dual):
+    """None of the clients waits for long."""
     _, plan = serve({A: BOTH[A]})
     targets, port = listen(env, ["127.0.0.1"])
     bitflow, address = start(env, plan, "crowd.far.test", port, dual)
@@ -101,25 +107,22 @@ def test_a_crowd_where_aaaa_is_dropped(env, serve, dual):
     for _ in clients:
         env.keep(targets["127.0.0.1"].accept())
     watch.between(0, 2.5, "all the connects")
-    # Of both families, of each; on a busy machine one may be done once more.
+    # One of both families, one of each; on a busy machine one may be repeated.
     assert len([name for name in bitflow.thread_names() if name == "resolve"]) <= 4
 
 
-@pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
-def test_both_are_late(env, serve, dual):
+@each_dual
+def test_two_late_answers_delay_the_connect_no_longer_than_they_take(env, serve, dual):
     _, plan = serve(BOTH, delays={A: 0.3, AAAA: 0.3})
     targets, port = listen(env, BOTH[A] + BOTH[AAAA])
     _, address = start(env, plan, "late.far.test", port, dual)
-    watch = Stopwatch()
-    env.connect(address)
-    wait_for(lambda: any(target.has_pending() for target in targets.values()), "a target is connected")
-    watch.between(0.3, 1.2, "the connect")
+    connects_to_any(env, address, targets, 0.3, 1.2)
 
 
-@pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
-@pytest.mark.parametrize("late", [0.3, 1.5])
-def test_the_late_family_is_the_one_that_works(env, serve, late, dual):
-    """127.0.0.1 refuses long before AAAA is answered: the attempt waits for it."""
+@each_dual
+@pytest.mark.parametrize("late", [0.3, 1.5], ids=["0.3 s", "1.5 s"])
+def test_an_attempt_waits_for_the_late_family_if_the_other_refuses(env, serve, late, dual):
+    """127.0.0.1 refuses long before the question for AAAA is answered."""
     _, plan = serve(BOTH, delays={AAAA: late})
     targets, port = listen(env, ["::1"])
     bitflow, address = start(env, plan, "late.far.test", port, dual)
@@ -137,21 +140,18 @@ def test_the_late_family_joins_a_race_that_hangs(env, serve):
     connects(env, address, targets["::1"], 0.4, 2)
 
 
-@pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
-def test_the_first_packets_are_lost(env, serve, dual):
-    """Of the look-up of both families: those of each come next, the C library's own second try after 5 s."""
+@each_dual
+def test_the_loss_of_the_first_packets_costs_no_seconds(env, serve, dual):
+    """A look-up of each family follows, long before the C library asks again after 5 s."""
     _, plan = serve(BOTH, lost={A: 1, AAAA: 1})
     targets, port = listen(env, ["127.0.0.1", "::1"])
     _, address = start(env, plan, "lost.far.test", port, dual)
-    watch = Stopwatch()
-    env.connect(address)
-    wait_for(lambda: any(target.has_pending() for target in targets.values()), "a target is connected")
-    watch.between(0, 1.5, "the connect")
+    connects_to_any(env, address, targets, 0, 1.5)
 
 
-@pytest.mark.parametrize("lost, most", [(1, 2.4), (2, 3.6)])
-def test_packets_for_the_only_family_are_lost(env, serve, lost, most):
-    """It is asked again after a second, for all who wait."""
+@pytest.mark.parametrize("lost, most", [(1, 2.4), (2, 3.6)], ids=["once", "twice"])
+def test_a_lost_question_is_asked_again_after_a_second(env, serve, lost, most):
+    """Once for all who wait; a second loss takes another second."""
     _, plan = serve(BOTH, lost={A: lost})
     targets, port = listen(env, ["127.0.0.1"])
     _, address = start(env, plan, "tcp4://lost.far.test", port, False)
@@ -162,10 +162,10 @@ def test_packets_for_the_only_family_are_lost(env, serve, lost, most):
     watch.between(lost - 0.1, most, "all the connects")
 
 
-@pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual stack"])
+@each_dual
 @pytest.mark.parametrize("client", ["127.0.0.1", "::1"])
 def test_what_the_hosts_file_says_is_not_asked_for(env, serve, client, dual):
-    """A name that it has of one family is not looked for in DNS for the other."""
+    """A name that it has in one family is not looked for in DNS in the other."""
     server, plan = serve(BOTH, names=[("mine.far.test", "127.0.0.1")])
     targets, port = listen(env, ["127.0.0.1", "::1"])
     _, address = start(env, plan, "mine.far.test", port, dual, client)
@@ -175,9 +175,8 @@ def test_what_the_hosts_file_says_is_not_asked_for(env, serve, client, dual):
     assert len(server.asked) <= 4, server.asked
 
 
-def test_a_refusal_where_aaaa_is_dropped(env, serve):
-    """The other family's addresses are hoped for, no longer than connect_timeout; then the refusal is the
-    reason."""
+def test_a_refusal_stays_the_reason_where_aaaa_is_dropped(env, serve):
+    """The other family's addresses are waited for, but no longer than connect_timeout."""
     _, plan = serve({A: BOTH[A]})
     refusing = env.enter(peers.Refusing())
     address = env.address()

@@ -14,20 +14,14 @@ import sockets
 import tls_cases
 import tls_raw
 from environment import proxy
+from listener_kinds import through
 from programs import Program
-from socks_peers import YES
+from sockets import join
+from socks_peers import YES, answering
 from waiting import Stopwatch, holds_for, wait_for
 
-# What URLs have to escape, and what they need not.
+# With what URLs have to escape, and what they need not.
 USER, PASSWORD, WRITTEN = "us:er", "p@ss %/word", "us%3Aer:p%40ss%20%25%2Fword"
-
-
-def join(host, port):
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def through(server, address, **more):
-    return {"address": address, "proxy": server, **more}
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +38,15 @@ def guarded_microsocks():
 
 @pytest.fixture(scope="module")
 def dante():
-    if not socks_peers.has_dante():
-        pytest.skip("this Debian has no dante-server")
     names = [("name.test", "127.0.0.1"), ("name6.test", "::1")]
     with socks_peers.Dante("proxyuser", "s3cret:p@ss", names) as server:
         yield server
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
-@pytest.mark.parametrize("scheme", ["", "socks5://", "socks5h://"])
-def test_microsocks(env, microsocks, host, scheme):
-    target = env.echo("[::1]:0" if host == "::1" else "127.0.0.1:0")
+@pytest.mark.parametrize("scheme", ["", "socks5://", "socks5h://"], ids=["no scheme", "socks5", "socks5h"])
+def test_microsocks_leads_to_addresses_and_names_by_either_scheme(env, microsocks, host, scheme):
+    target = env.echo(join("127.0.0.1" if host == "localhost" else host, 0))
     port = target.address.rpartition(":")[2]
     address = env.address()
     bitflow = env.start(proxy(address, through(scheme + microsocks.address, join(host, port))))
@@ -64,10 +56,10 @@ def test_microsocks(env, microsocks, host, scheme):
     record = bitflow.wait_records(1)[0]
     assert record["reason"] == "completed"
     assert record["target"]["via"] == microsocks.address
-    assert record["target"]["address"] == (f"[::1]:{port}" if host == "::1" else f"{host}:{port}")
+    assert record["target"]["address"] == join(host, port)
 
 
-def test_microsocks_with_credentials(env, guarded_microsocks):
+def test_credentials_get_to_microsocks_and_into_no_log(env, guarded_microsocks):
     target = env.echo()
     address = env.address()
     server = f"socks5://{WRITTEN}@{guarded_microsocks.address}"
@@ -81,8 +73,12 @@ def test_microsocks_with_credentials(env, guarded_microsocks):
         assert secret not in env.records_path.read_text()
 
 
-@pytest.mark.parametrize("credentials", ["", "us%3Aer:wrong@", "other:p%40ss%20%25%2Fword@"])
-def test_microsocks_rejects(env, guarded_microsocks, credentials):
+@pytest.mark.parametrize(
+    "credentials",
+    ["", "us%3Aer:wrong@", "other:p%40ss%20%25%2Fword@"],
+    ids=["no credentials", "another password", "another user"],
+)
+def test_a_rejection_by_microsocks_ends_as_socks_auth_failed(env, guarded_microsocks, credentials):
     target = env.listen()
     address = env.address()
     bitflow = env.start(
@@ -97,10 +93,10 @@ def test_microsocks_rejects(env, guarded_microsocks, credentials):
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "::1", "name.test", "name6.test"])
-def test_dante_with_credentials(env, dante, name):
-    """The names are known to the server only."""
+def test_dante_leads_to_addresses_and_to_names_that_only_it_knows(env, dante, name):
+    """The names are known to the server alone."""
     host = {"name.test": "127.0.0.1", "name6.test": "::1"}.get(name, name)
-    target = env.echo(f"[{host}]:0" if ":" in host else f"{host}:0")
+    target = env.echo(join(host, 0))
     port = target.address.rpartition(":")[2]
     address = env.address()
     bitflow = env.start(
@@ -118,8 +114,8 @@ def test_dante_with_credentials(env, dante, name):
     assert "s3cret" not in bitflow.stderr() + env.records_path.read_text()
 
 
-def test_dante_refuses(env, dante):
-    """Its rules, a port where nobody listens, a wrong password, no credentials: each in words."""
+def test_each_refusal_by_dante_is_told_in_words(env, dante):
+    """Its rules, a port where nobody listens, a wrong password, no credentials."""
     server = f"socks5://proxyuser:s3cret:p@ss@{dante.address}"
     wrong = f"socks5://proxyuser:no@{dante.address}"
     cases = [
@@ -137,7 +133,7 @@ def test_dante_refuses(env, dante):
         assert record["reason"] == reason and words in record["error"], record
 
 
-def test_with_tls_on_top(env, pki, microsocks):
+def test_tls_to_the_target_goes_through_the_socks_server(env, pki, microsocks):
     outcomes = []
     target = env.serve(tls_cases.tls_echo(tls_raw.server_context(pki.server), outcomes))
     address = env.address()
@@ -149,7 +145,7 @@ def test_with_tls_on_top(env, pki, microsocks):
     assert bitflow.wait_records(1)[0]["target_tls"]["version"] == "TLSv1.3"
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@proxy_headers.each_version
 def test_the_header_comes_after_the_servers_reply(env, microsocks, version):
     """The PROXY protocol's header is for the target, not for the SOCKS5 server."""
     receiver = env.enter(proxy_headers.HaproxyReceiver())
@@ -167,7 +163,7 @@ def test_the_header_comes_after_the_servers_reply(env, microsocks, version):
     assert (answer["src"], answer["sport"]) == ("127.0.0.8", str(client.getsockname()[1]))
 
 
-def test_over_a_unix_socket(env, guarded_microsocks):
+def test_a_socks_server_is_reached_over_a_unix_socket(env, guarded_microsocks):
     """socat hands the Unix socket's connections to microsocks."""
     path = env.directory / "socks.sock"
     relay = env.enter(Program(["socat", f"UNIX-LISTEN:{path},fork", f"TCP:{guarded_microsocks.address}"]))
@@ -181,9 +177,8 @@ def test_over_a_unix_socket(env, guarded_microsocks):
     assert bitflow.wait_records(1)[0]["target"]["via"] == f"unix://{path}"
 
 
-def test_what_is_said_to_the_server(env):
-    """Byte by byte, to a scripted server: what is asked for each kind of target, and that what the target
-    says in the same segment as the reply is not lost."""
+def test_each_kind_of_target_is_asked_for_as_what_it_is(env):
+    """By a scripted server that compares every byte; what the target says in the segment of the reply is not lost."""
     seen = []
 
     def serve(connection):
@@ -231,39 +226,39 @@ REPLIES = {
     91: "an unknown failure (reply code 0x5b)",
     255: "an unknown failure (reply code 0xff)",
 }
-SCRIPTS = {
+
+
+def cut_within_its_reply(connection):
+    socks_peers.read_greeting(connection)
+    connection.sendall(b"\x05\x00")
+    socks_peers.read_request(connection)
+    connection.sendall(YES[:7])
+
+
+# (the server, the reason, words of the error)
+FAILURES = {
     **{
-        f"reply {code}": ([b"\x05\x00", bytes([5, code]) + YES[2:]], "socks_refused", words)
+        f"reply {code}": (answering(b"\x05\x00", bytes([5, code]) + YES[2:]), "socks_refused", words)
         for code, words in REPLIES.items()
     },
-    "a short reply": ([b"\x05\x00", b"\x05\x05"], "socks_refused", "connection refused"),
-    "no method": ([b"\x05\xff"], "socks_auth_failed", "demands authentication"),
-    "GSSAPI": ([b"\x05\x01"], "socks_auth_failed", "GSSAPI"),
-    "HTTP": ([b"HTTP/1.1 400 Bad Request\r\n\r\n"], "socks_failed", "speaks HTTP"),
-    "SOCKS4": ([b"\x00\x5b\0\0\0\0\0\0"], "socks_failed", "speaks SOCKS4"),
-    "garbage": ([bytes(range(128, 228))], "socks_failed", "does not speak SOCKS5"),
-    "a garbled reply": ([b"\x05\x00", bytes(50)], "socks_failed", "something else"),
-    "an unknown address": ([b"\x05\x00", b"\x05\x00\x00\x07abcdef"], "socks_failed", "an unknown type"),
-    "closes at once": ([None], "socks_failed", "closed the connection"),
-    "closes half way": ([b"\x05\x00", None], "socks_failed", "closed the connection"),
-    "closes within its reply": ([b"\x05\x00", YES[:7], None], "socks_failed", "closed the connection"),
+    "a short reply": (answering(b"\x05\x00", b"\x05\x05"), "socks_refused", "connection refused"),
+    "no method": (answering(b"\x05\xff"), "socks_auth_failed", "demands authentication"),
+    "GSSAPI": (answering(b"\x05\x01"), "socks_auth_failed", "GSSAPI"),
+    "HTTP": (answering(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "socks_failed", "speaks HTTP"),
+    "SOCKS4": (answering(b"\x00\x5b\0\0\0\0\0\0"), "socks_failed", "speaks SOCKS4"),
+    "garbage": (answering(bytes(range(128, 228))), "socks_failed", "does not speak SOCKS5"),
+    "a garbled reply": (answering(b"\x05\x00", bytes(50)), "socks_failed", "something else"),
+    "an unknown address": (answering(b"\x05\x00", b"\x05\x00\x00\x07abcdef"), "socks_failed", "an unknown type"),
+    "closes at once": (answering(None), "socks_failed", "closed the connection"),
+    "closes half way": (answering(b"\x05\x00", None), "socks_failed", "closed the connection"),
+    "closes within its reply": (cut_within_its_reply, "socks_failed", "closed the connection"),
 }
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_servers_that_fail(env, name):
-    answers, reason, words = SCRIPTS[name]
-    if answers[-1] is None and len(answers) == 3:  # the last answer is cut, and then the end
-
-        def handler(connection):
-            socks_peers.read_greeting(connection)
-            connection.sendall(answers[0])
-            socks_peers.read_request(connection)
-            connection.sendall(answers[1])
-
-        server = env.serve(handler)
-    else:
-        server = env.serve(socks_peers.answering(*answers))
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_server_that_fails_ends_the_attempt_at_once_and_in_words(env, name):
+    script, reason, words = FAILURES[name]
+    server = env.serve(script)
     address = env.address()
     bitflow = env.start(proxy(address, through(server.address, "192.0.2.1:80", connect_timeout="20s")))
     watch = Stopwatch()
@@ -275,18 +270,19 @@ def test_servers_that_fail(env, name):
     bitflow.assert_quiet()
 
 
+# What a server that hangs has answered until then.
 HANGS = {
     "at the greeting": [],
     "at the credentials": [b"\x05\x02"],
     "at the request": [b"\x05\x02", b"\x01\x00"],
     "within its reply": [b"\x05\x00", YES[:6]],
 }
+each_hang = pytest.mark.parametrize("answers", HANGS.values(), ids=HANGS)
 
 
-@pytest.mark.parametrize("name", HANGS)
-def test_servers_that_hang(env, name):
-    """connect_timeout is for all of it."""
-    server = env.serve(socks_peers.answering(*HANGS[name]))
+@each_hang
+def test_connect_timeout_bounds_the_whole_dialogue(env, answers):
+    server = env.serve(answering(*answers))
     address = env.address()
     bitflow = env.start(
         proxy(address, through(f"socks5://u:p@{server.address}", "192.0.2.1:80", connect_timeout="700ms"))
@@ -298,43 +294,34 @@ def test_servers_that_hang(env, name):
     assert record["reason"] == "connect_timeout" and "SOCKS5" in record["error"]
 
 
-@pytest.mark.parametrize("name", HANGS)
-def test_servers_that_hang_have_a_bound_of_their_own(env, name):
-    """proxy_timeout, without any connect_timeout; the next target is then tried."""
-    server = env.serve(socks_peers.answering(*HANGS[name]))
+@each_hang
+def test_proxy_timeout_bounds_the_dialogue_and_the_next_target_is_tried(env, answers):
+    """Without any connect_timeout."""
+    server = env.serve(answering(*answers))
     good = env.serve(peers.greeter("good"))
-    address = env.address()
+    hanging = through(f"socks5://u:p@{server.address}", "192.0.2.1:80", proxy_timeout="700ms")
+    address, alone = env.address(), env.address()
     bitflow = env.start(
-        proxy(
-            address,
-            through(f"socks5://u:p@{server.address}", "192.0.2.1:80", proxy_timeout="700ms"),
-            good.address,
-            connection_load_balancer="failover",
-        ),
-        proxy(
-            other := env.address(),
-            through(f"socks5://u:p@{server.address}", "192.0.2.1:80", proxy_timeout="700ms"),
-            name="alone",
-        ),
+        proxy(address, hanging, good.address, connection_load_balancer="failover"),
+        proxy(alone, hanging, name="alone"),
     )
-    for at in (address, other):
-        watch = Stopwatch()
-        client = env.connect(at)
-        if at == address:
-            assert sockets.receive_exactly(client, 5) == b"good\n"
-            client.close()
-        else:
-            sockets.was_rejected(client)
-        watch.between(0.6, 2, "proxy_timeout")
+    watch = Stopwatch()
+    client = env.connect(address)
+    assert sockets.receive_exactly(client, 5) == b"good\n"
+    watch.between(0.6, 2, "proxy_timeout, and the next target")
+    client.close()
+    watch = Stopwatch()
+    sockets.was_rejected(env.connect(alone))
+    watch.between(0.6, 2, "proxy_timeout")
     records = {record["proxy"]: record for record in bitflow.wait_records(2)}
     assert (records["front"]["reason"], records["front"]["attempts"]) == ("completed", 2)
     assert (records["alone"]["reason"], records["alone"]["ended_by"]) == ("socks_timeout", "proxy")
     assert "did not answer in time" in records["alone"]["error"]
 
 
-def test_a_server_that_takes_its_time_is_not_hurried(env):
-    """proxy_timeout is for the dialogue: what the target says later is not bound by it."""
-    server = env.serve(socks_peers.answering(b"\x05\x00", YES))
+def test_proxy_timeout_does_not_bound_what_follows_the_dialogue(env):
+    """The target may be silent for longer."""
+    server = env.serve(answering(b"\x05\x00", YES))
     address = env.address()
     bitflow = env.start(proxy(address, through(server.address, "192.0.2.1:80", proxy_timeout="300ms")))
     client = env.connect(address)
@@ -344,7 +331,7 @@ def test_a_server_that_takes_its_time_is_not_hurried(env):
     assert bitflow.wait_records(1)[0]["reason"] == "completed"
 
 
-def test_a_server_that_is_not_there(env):
+def test_a_server_that_is_not_there_ends_as_connect_refused(env):
     address = env.address()
     bitflow = env.start(proxy(address, through(env.refusing(), "192.0.2.1:80")))
     sockets.was_rejected(env.connect(address))
@@ -356,9 +343,9 @@ def test_attempts_and_backoff_apply(env):
     """The first two attempts fail, each in its own way, the third one connects."""
     served = threading.Semaphore(0)
     scripts = [
-        socks_peers.answering(b"\x05\x00", b"\x05\x04" + YES[2:]),
-        socks_peers.answering(None),
-        socks_peers.answering(b"\x05\x00", YES),
+        answering(b"\x05\x00", b"\x05\x04" + YES[2:]),
+        answering(None),
+        answering(b"\x05\x00", YES),
     ]
 
     def handler(connection):
@@ -381,7 +368,7 @@ def test_attempts_and_backoff_apply(env):
     assert record["attempts"] == 3
 
 
-def test_failover_behind_socks(env, microsocks):
+def test_failover_goes_on_after_a_target_behind_socks_refuses(env, microsocks):
     target = env.echo()
     address = env.address()
     bitflow = env.start(
@@ -402,7 +389,7 @@ def test_failover_behind_socks(env, microsocks):
 
 
 def test_a_client_that_leaves_stops_the_dialogue(env):
-    server = env.serve(socks_peers.answering())
+    server = env.serve(answering())
     address = env.address()
     bitflow = env.start(proxy(address, through(server.address, "192.0.2.1:80", connect_timeout="60s")))
     client = env.connect(address)

@@ -1,5 +1,5 @@
-"""SOCKS5 servers whose answers come in odd pieces, with the target's first words in the same segment; long
-and strange credentials; every way of failing, with another target to go to."""
+"""SOCKS5 servers whose answers come in odd pieces, with the target's first words in the same segment; long and strange
+credentials; every way of failing, with another target to go to."""
 
 import socket
 import threading
@@ -17,8 +17,8 @@ import socks_peers
 import tls_cases
 import tls_raw
 from environment import proxy
-from listener_kinds import dribble, said, through
-from socks_peers import YES
+from listener_kinds import dribble, each_way_to_send, said, through
+from socks_peers import YES, answering
 from waiting import Stopwatch, scale
 
 BANNER = b"220 mail.example ready\r\n"
@@ -50,16 +50,22 @@ def dialogue(reply, send, credentials=True):
     return handler
 
 
-@pytest.mark.parametrize("send", [socket.socket.sendall, dribble], ids=["at once", "bytewise"])
-@pytest.mark.parametrize("kind", REPLIES)
-def test_a_banner_behind_the_reply(env, kind, send):
-    """However long the reply is and however it comes, what follows it is the target's, to the byte."""
-    server = env.serve(dialogue(REPLIES[kind] + BANNER, send))
-    address = env.address()
-    bitflow = env.start(proxy(address, through(f"socks5://u:p@{server.address}", "192.0.2.1:25")))
+def greeted(env, address):
+    """A client to whom the target has spoken first, and with whom it then exchanged a message."""
     client = env.connect(address)
     assert sockets.receive_exactly(client, len(BANNER)) == BANNER
     sockets.round_trip(client)
+    return client
+
+
+@each_way_to_send
+@pytest.mark.parametrize("kind", REPLIES)
+def test_a_banner_behind_the_reply_gets_through_to_the_byte(env, kind, send):
+    """However long the reply is, and however it comes."""
+    server = env.serve(dialogue(REPLIES[kind] + BANNER, send))
+    address = env.address()
+    bitflow = env.start(proxy(address, through(f"socks5://u:p@{server.address}", "192.0.2.1:25")))
+    client = greeted(env, address)
     client.shutdown(socket.SHUT_WR)
     assert sockets.receive_to_end(client) == b""
     record = bitflow.wait_records(1)[0]
@@ -67,8 +73,8 @@ def test_a_banner_behind_the_reply(env, kind, send):
     assert record["bytes_from_target"] == len(BANNER) + 14
 
 
-def test_the_banner_cut_at_every_byte(env):
-    """Reply and banner in two segments, cut anywhere."""
+def test_reply_and_banner_get_through_wherever_they_are_cut(env):
+    """They come in two segments."""
     whole = REPLIES["a name"] + BANNER
     cuts = iter(range(1, len(whole)))
     lock = threading.Lock()
@@ -96,7 +102,7 @@ def test_the_banner_cut_at_every_byte(env):
 
 
 @pytest.mark.parametrize("end", ["end", "reset"])
-def test_a_large_banner_and_the_end(env, end):
+def test_a_large_banner_gets_through_before_an_end_or_a_reset(env, end):
     """A megabyte right behind the reply, then the target is gone."""
     banner = bytes(range(256)) * 4096
     read = threading.Event()
@@ -124,7 +130,7 @@ def test_a_large_banner_and_the_end(env, end):
 
 
 @pytest.mark.parametrize("kind", ["path", "abstract"])
-def test_bytewise_over_a_unix_socket(env, kind):
+def test_a_bytewise_dialogue_over_a_unix_socket_succeeds(env, kind):
     server = env.serve(
         dialogue(REPLIES["IPv6"] + BANNER, dribble),
         env.unix("socks.sock") if kind == "path" else env.abstract("socks"),
@@ -132,16 +138,13 @@ def test_bytewise_over_a_unix_socket(env, kind):
     address = env.address()
     url = "socks5+unix://u:p@" + server.address[len("unix://") :]
     bitflow = env.start(proxy(address, through(url, "192.0.2.1:25")))
-    client = env.connect(address)
-    assert sockets.receive_exactly(client, len(BANNER)) == BANNER
-    sockets.round_trip(client)
-    client.close()
+    greeted(env, address).close()
     record = bitflow.wait_records(1)[0]
     assert (record["reason"], record["target"]["via"]) == ("completed", server.address)
     assert record["target_tcp"] is None
 
 
-def test_a_server_that_answers_before_it_is_asked(env):
+def test_answers_that_come_before_their_questions_are_taken(env):
     """All answers and the banner in one segment: each is taken for what it is."""
 
     def handler(connection):
@@ -153,14 +156,11 @@ def test_a_server_that_answers_before_it_is_asked(env):
     server = env.serve(handler)
     address = env.address()
     bitflow = env.start(proxy(address, through(server.address, "192.0.2.1:25")))
-    client = env.connect(address)
-    assert sockets.receive_exactly(client, len(BANNER)) == BANNER
-    sockets.round_trip(client)
-    client.close()
+    greeted(env, address).close()
     assert bitflow.wait_records(1)[0]["reason"] == "completed"
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@proxy_headers.each_version
 def test_a_banner_does_not_hide_the_header(env, version):
     """The target speaks first, in the reply's segment; the header and the client's words get to it."""
     told = []
@@ -181,9 +181,7 @@ def test_a_banner_does_not_hide_the_header(env, version):
             proxy_header_version=version,
         )
     )
-    client = env.connect(address)
-    assert sockets.receive_exactly(client, len(BANNER)) == BANNER
-    sockets.round_trip(client)
+    client = greeted(env, address)
     host, port = client.getsockname()
     ends = host, host, port, client.getpeername()[1]
     if version == 1:
@@ -192,7 +190,7 @@ def test_a_banner_does_not_hide_the_header(env, version):
         assert told[0][1:4] == (0x21, *proxy_headers.addresses(*ends))
 
 
-def test_tls_bytewise_behind_a_bytewise_reply(env, pki):
+def test_tls_behind_a_bytewise_reply_is_understood_bytewise(env, pki):
     """Dialogue, handshake and data of the target all in one-byte segments."""
     context = tls_raw.server_context(pki.server)
 
@@ -221,7 +219,7 @@ def test_tls_bytewise_behind_a_bytewise_reply(env, pki):
     assert (record["reason"], record["target_tls"]["server_name"]) == ("completed", "server.test")
 
 
-def test_a_banner_where_tls_is_expected(env):
+def test_a_banner_in_place_of_tls_ends_as_target_handshake_failed(env):
     server = env.serve(dialogue(YES + BANNER, socket.socket.sendall))
     address = env.address()
     target = through(f"socks5://u:p@{server.address}", "192.0.2.1:25", tls_context={"verify_mode": "none"})
@@ -243,7 +241,7 @@ CREDENTIALS = {
 
 
 @pytest.mark.parametrize("name", CREDENTIALS)
-def test_credentials_to_the_byte(env, name):
+def test_credentials_get_to_the_server_to_the_byte(env, name):
     user, password = CREDENTIALS[name]
     written = ":".join(urllib.parse.quote_from_bytes(part, safe="") for part in (user, password))
     seen = []
@@ -273,7 +271,7 @@ def test_credentials_to_the_byte(env, name):
         assert password.decode(errors="replace") not in logs and written.split(":")[1] not in logs
 
 
-def test_the_longest_credentials_to_a_real_server(env):
+def test_a_real_server_accepts_the_longest_credentials(env):
     user, password = "u" * 250 + "@:/%?", "p@:/%? " + "x" * 248
     server = env.enter(socks_peers.Microsocks(user, password))
     target = env.echo()
@@ -295,8 +293,8 @@ def test_the_longest_credentials_to_a_real_server(env):
 
 
 @pytest.mark.parametrize("part", ["user", "password"])
-@pytest.mark.parametrize("count", [0, 256])
-def test_credentials_that_no_server_can_be_sent(env, part, count):
+@pytest.mark.parametrize("count", [0, 256], ids=["empty", "256 bytes"])
+def test_credentials_that_are_empty_or_too_long_are_configuration_errors(env, part, count):
     long = "%41" * count
     written = f"{long}:secretly" if part == "user" else f"somebody:{long}"
     url = f'proxy: "socks5://{written}@127.0.0.1:1080"'
@@ -323,7 +321,6 @@ def no_tls(then):
     return handler
 
 
-answering = socks_peers.answering
 # (the server, or None where nobody listens; the words of the log)
 FAILURES = {
     "refused": (None, "Connection refused"),
@@ -364,8 +361,8 @@ def failing_target(env, script):
 
 
 @pytest.mark.parametrize("policy", ["failover", "round-robin", "least-connections"])
-def test_failing_servers_and_a_direct_target(env, policy):
-    """Each way of failing is said in the log, and costs the client nothing but time."""
+def test_each_failing_server_is_logged_and_a_direct_target_serves(env, policy):
+    """It costs the client nothing but time."""
     good = env.serve(peers.greeter("good"))
     addresses = {name: env.address() for name in FAILURES}
     bitflow = env.start(
@@ -403,8 +400,8 @@ def test_failing_servers_and_a_direct_target(env, policy):
     bitflow.assert_quiet()
 
 
-def test_nobody_left(env):
-    """All the ways of failing, one target each, in a row: the last one's reason is the connection's."""
+def test_the_last_failure_is_the_reason_when_all_targets_fail(env):
+    """Each target fails in a way of its own."""
     names = [name for name in FAILURES if "in time" not in FAILURES[name][1]]
     names.sort(key=lambda name: name == LAST[1])
     address = env.address()
@@ -427,7 +424,7 @@ def test_nobody_left(env):
     bitflow.assert_quiet()
 
 
-def test_a_certificate_that_does_not_verify_behind_it(env, pki):
+def test_a_bad_certificate_behind_socks_leads_to_the_next_target(env, pki):
     """Through a real SOCKS5 server to a stranger's certificate, then to a good one."""
     server = env.enter(socks_peers.Microsocks())
     bad = env.serve(tls_cases.tls_echo(tls_raw.server_context(pki.bad_servers["stranger"])))
@@ -448,7 +445,7 @@ def test_a_certificate_that_does_not_verify_behind_it(env, pki):
 
 
 def test_rounds_of_failures_leave_nothing(env):
-    """All the ways of failing at once, again and again: no descriptor and no thread more than at first."""
+    """Neither descriptors nor threads, when servers fail in all ways at once, again and again."""
     names = [name for name in FAILURES if "in time" not in FAILURES[name][1]]
     address = env.address()
     bitflow = env.start(

@@ -17,38 +17,20 @@ NAMES = [("server.test", "127.0.0.1"), ("localhost", "::1"), ("wrong.test", "127
 BLOB = random.Random(5).randbytes(1 << 20)
 
 
-class Guarded:
+SERVERS = {
+    "microsocks": (lambda: socks_peers.Microsocks(names=NAMES), ""),
+    "microsocks with credentials": (lambda: socks_peers.Microsocks("me", "s3cret", NAMES), "me:s3cret@"),
+    "dante with credentials": (lambda: socks_peers.Dante("me", "s3cret", NAMES), "me:s3cret@"),
+}
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def socks(request):
     """A server with the URL that leads through it."""
-
-    def __init__(self, server, credentials=""):
-        self.server, self.url = server, f"socks5://{credentials}{server.address}"
-
-
-@pytest.fixture(scope="module")
-def socks_servers():
-    """By name: microsocks, open and with credentials, and dante with credentials, where Debian has it."""
-    kinds = {
-        "microsocks": (lambda: socks_peers.Microsocks(names=NAMES), ""),
-        "microsocks with credentials": (lambda: socks_peers.Microsocks("me", "s3cret", NAMES), "me:s3cret@"),
-        "dante with credentials": (lambda: socks_peers.Dante("me", "s3cret", NAMES), "me:s3cret@"),
-    }
-    if not socks_peers.has_dante():
-        del kinds["dante with credentials"]
-    running = {}
-    try:
-        for name, (start, credentials) in kinds.items():
-            running[name] = Guarded(start(), credentials)
-        yield running
-    finally:
-        for each in running.values():
-            each.server.close()
-
-
-@pytest.fixture(params=["microsocks", "microsocks with credentials", "dante with credentials"])
-def socks(request, socks_servers):
-    if request.param not in socks_servers:
-        pytest.skip("this Debian has no dante-server")
-    return socks_servers[request.param]
+    start_server, credentials = SERVERS[request.param]
+    with start_server() as server:
+        server.url = f"socks5://{credentials}{server.address}"
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +38,9 @@ def web(pki):
     """nginx with TLS, by the address that it listens at."""
     servers = {}
     for host, kind in (("127.0.0.1", "p256"), ("::1", "rsa")):
-        address = f"[{host}]:{sockets.free_port()}" if ":" in host else f"{host}:{sockets.free_port()}"
-        servers[host] = tls_peers.Nginx(address, pki.servers[kind])
-        servers[host].port = address.rpartition(":")[2]
+        port = sockets.free_port()
+        servers[host] = tls_peers.Nginx(sockets.join(host, port), pki.servers[kind])
+        servers[host].port = port
         servers[host].publish("blob", BLOB)
     yield servers
     for server in servers.values():
@@ -68,8 +50,7 @@ def web(pki):
 def start(env, socks, host, port, authority, **more):
     """bitflow, which resolves no name itself, with a target through the server; returns it and its address."""
     address = env.address()
-    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    entry = tls_cases.tls_target(target, authority, name=None, target={"proxy": socks.url}, **more)
+    entry = tls_cases.tls_target(sockets.join(host, port), authority, name=None, target={"proxy": socks.url}, **more)
     return env.start(proxy(address, entry), plan=hosts.no_names(env)), address
 
 
@@ -85,7 +66,7 @@ def fetch(env, address, path="/blob"):
 def assert_told(record, socks, host):
     tls = record["target_tls"]
     assert record["reason"] in ("completed", "target_truncated"), record
-    assert record["target"]["via"] == socks.server.address
+    assert record["target"]["via"] == socks.address
     assert tls["version"] == "TLSv1.3" and "DNS:server.test" in tls["peer_names"]
     is_name = host[0].isalpha()
     assert tls["server_name"] == (host if is_name else None)
@@ -93,8 +74,8 @@ def assert_told(record, socks, host):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "server.test", "localhost"])
-def test_nginx_behind_it(env, pki, web, socks, host):
-    """By address of both families and by name of both: what comes is whole, and the certificate was verified."""
+def test_a_file_of_nginx_comes_whole_and_verified(env, pki, web, socks, host):
+    """By an address and by a name of each family."""
     server = web[dict(NAMES).get(host, host)]
     bitflow, address = start(env, socks, host, server.port, pki.trusted)
     assert fetch(env, address) == BLOB
@@ -103,7 +84,7 @@ def test_nginx_behind_it(env, pki, web, socks, host):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "server.test"])
-def test_openssl_behind_it(env, pki, socks, host):
+def test_a_dialogue_with_openssl_comes_through_verified(env, pki, socks, host):
     """s_server, which answers each line."""
     port = sockets.free_port()
     env.enter(tls_peers.openssl_server(f"127.0.0.1:{port}", pki.server))
@@ -118,8 +99,8 @@ def test_openssl_behind_it(env, pki, socks, host):
 
 
 @pytest.mark.parametrize("case", ["another name", "another authority"])
-def test_certificates_that_do_not_verify(env, pki, web, socks, case):
-    """The server resolves wrong.test to where server.test is: strict is about the name that was asked for."""
+def test_a_certificate_that_does_not_verify_ends_as_target_handshake_failed(env, pki, web, socks, case):
+    """The server resolves wrong.test to where server.test is: what is verified is the name that was asked for."""
     host = "wrong.test" if case == "another name" else "server.test"
     authority = pki.trusted if case == "another name" else pki.other.certificate
     bitflow, address = start(env, socks, host, web["127.0.0.1"].port, authority)
@@ -132,8 +113,8 @@ def test_certificates_that_do_not_verify(env, pki, web, socks, case):
     assert record["bytes_from_client"] == 0
 
 
-def test_a_name_of_its_own_in_the_context(env, pki, web, socks):
-    """server_name is what is sent and verified, whatever the SOCKS5 server is asked for."""
+def test_server_name_is_what_is_sent_and_verified(env, pki, web, socks):
+    """Whatever the SOCKS5 server is asked for."""
     bitflow, address = start(env, socks, "wrong.test", web["127.0.0.1"].port, pki.trusted, server_name="server.test")
     assert fetch(env, address) == BLOB
     record = bitflow.wait_records(1)[0]

@@ -15,8 +15,8 @@ import tls_raw
 import waiting
 from environment import proxy
 from metrics_cases import metrics, wait_counters
-from telemetry_cases import Datagrams
 from proxy_headers import v1, v2
+from telemetry_cases import Datagrams
 from waiting import scale, wait_for
 
 ONE, OTHER, THIRD = "127.0.0.11", "127.0.0.12", "127.0.0.13"
@@ -24,7 +24,7 @@ LIMITED = "source_connection_limit"
 
 
 def served(env, address, source, count=1):
-    """So many clients of that source, all of them served and open."""
+    """That many clients of the source, all of them served and open."""
     clients = [env.connect(address, source=source) for _ in range(count)]
     for client in clients:
         sockets.round_trip(client)
@@ -42,7 +42,7 @@ def assert_turned_away(env, bitflow, address, source, reason=LIMITED):
 
 
 def close(bitflow, *clients):
-    """Until each has its record: then it is counted no more."""
+    """Waits until each has its record: from then on it does not count."""
     names = [sockets.local_name(client) for client in clients]
     for client in clients:
         client.close()
@@ -51,7 +51,7 @@ def close(bitflow, *clients):
 
 
 def assert_room(env, bitflow, address, source, limit):
-    """Exactly so many places are free for the source; they are free again afterwards."""
+    """Exactly that many places are free for the source; they are free again afterwards."""
     clients = served(env, address, source, limit)
     assert_turned_away(env, bitflow, address, source)
     close(bitflow, *clients)
@@ -85,7 +85,7 @@ def test_one_source_has_its_share_and_others_theirs(env):
         sockets.round_trip(client)
 
 
-def test_nothing_is_read_from_who_is_turned_away(env):
+def test_nothing_is_read_from_a_client_that_is_turned_away(env):
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address, source_connection_limit=1))
     first, _ = env.pair(address, listener)
@@ -98,8 +98,8 @@ def test_nothing_is_read_from_who_is_turned_away(env):
     assert not listener.has_pending() and sockets.is_open(first)
 
 
-def test_the_order_of_reasons(env):
-    """Each is told the nearest one, and who is turned away by one limit takes nothing of the other."""
+def test_a_client_is_told_the_nearest_reason_and_takes_no_place_of_another(env):
+    """The address first, then the source's limit, then the proxy's."""
     echo, address = env.echo(), env.address()
     listener = {"authorized_sources": [f"{ONE}/32", f"{OTHER}/32", f"{THIRD}/32"]}
     bitflow = env.start(
@@ -187,7 +187,7 @@ def test_each_proxy_counts_for_itself(env):
 
 
 def test_many_sources_leave_nothing_behind(env):
-    """Each is counted as long as it is there, and no longer."""
+    """A source takes memory only as long as it has a connection."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address, source_connection_limit=1))
     sources = [f"127.{a}.{b}.1" for a in range(10, 10 + scale(20, 2)) for b in range(50)]
@@ -206,7 +206,7 @@ def test_many_sources_leave_nothing_behind(env):
         assert_room(env, bitflow, address, source, 1)
 
 
-def test_they_are_counted_by_a_metric(env):
+def test_clients_turned_away_are_counted_by_a_metric(env):
     receiver = env.keep(Datagrams())
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address, **{LIMITED: 1}), application=metrics(receiver.address))
@@ -252,7 +252,7 @@ def test_declared_clients_are_the_sources(env):
     for number in (1, 2):
         let_in(v2(f"2001:db8::{number}", "2001:db8::9", number, 443))
     assert_ended(v2("2001:db8::3", "2001:db8::9", 3, 443), "[2001:db8::3]:3")
-    # One that declares nobody counts for the balancer's own address; one without an IP address for none.
+    # A header without a client counts for the balancer's own address; a client without an IP address for none.
     for header in (v2(command=0x20), b"PROXY UNKNOWN\r\n"):
         let_in(header)
     own = declared(env, address, v2(command=0x20))
@@ -272,7 +272,7 @@ def test_declared_clients_are_the_sources(env):
 
 
 def test_a_declared_client_is_turned_away_before_tls(env, pki):
-    """Behind its header it is not answered, and is not waited for."""
+    """What comes behind its header is neither answered nor waited for."""
     target, address = env.listen(), env.address()
     listener = tls_cases.tls_listener(pki.server, listener={"proxy_protocol": True}, handshake_timeout="1h")
     bitflow = env.start(proxy(address, target.address, listener=listener, source_connection_limit=1))
@@ -320,7 +320,7 @@ def test_a_reload_changes_the_limit_and_closes_nobody(env):
 # Exactness
 
 
-def test_a_rush_from_four_sources(env):
+def test_a_rush_from_four_sources_is_counted_exactly(env):
     """Thousands of quick clients: each source is counted by itself, and afterwards all places are there."""
     limit, address = 5, env.address()
     lock, live, most = threading.Lock(), {}, {}
@@ -366,14 +366,14 @@ def test_a_rush_from_four_sources(env):
     rejected = [record for record in records if record["event"] == "rejected"]
     assert {record["reason"] for record in rejected} == {LIMITED}
     assert len(rejected) >= outcomes.count(b"") > 0
-    # The target may see an end later than bitflow, but never more than those beside the limit's.
+    # The target may see an end later than bitflow does, of no more connections than the limit.
     assert all(most[b"%d" % number] <= 2 * limit for number in range(4)), most
     for number in range(4):
         clients = [env.connect(address, source=f"127.0.0.{20 + number}") for _ in range(limit)]
         for client in clients:
             client.sendall(b"%d" % number)
             assert client.recv(1) == b"%d" % number
-        # Ports have been used more than once by now: a record is not found by them.
+        # Ports have been used more than once by now: no record can be found by them.
         count = len(bitflow.records())
         sockets.was_rejected(env.connect(address, source=f"127.0.0.{20 + number}"))
         assert bitflow.wait_records(count + 1)[-1]["reason"] == LIMITED
@@ -437,7 +437,7 @@ def test_clients_of_unix_sockets_are_not_limited(env):
     assert any(LIMITED in line["msg"] and line.get("proxy") == "inherited" for line in said)
 
 
-def test_an_inherited_connection_counts_like_any_other(env):
+def test_an_inherited_connection_is_served_under_a_limit_of_one(env):
     target, acceptor = env.listen(), env.listen()
     client = env.connect(acceptor.address)
     bitflow = env.start(
@@ -453,7 +453,7 @@ def test_an_inherited_connection_counts_like_any_other(env):
     bitflow.wait_ended()
 
 
-def test_check_warns(env):
+def test_check_warns_of_a_limit_as_large_as_the_proxys_own(env):
     path = env.config(proxy(env.address(), env.address(), connection_limit=5, source_connection_limit=5))
     done = bitflow_process.run("--check", "--config", path)
     assert done.returncode == 0

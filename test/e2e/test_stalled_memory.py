@@ -1,4 +1,4 @@
-"""A peer that stops reading costs little memory, whatever way its bytes came, and gets every byte once it reads on."""
+"""A peer that stops reading costs little memory, whichever way its bytes come, and gets every byte once it reads on."""
 
 import random
 import socket
@@ -14,11 +14,11 @@ from tls_cases import tls_client, tls_listener, tls_target
 from tls_raw import Tls, client_context, server_context
 from waiting import scale, wait_for
 
-# Sent over and over; no multiple of any buffer's size.
+# Sent over and over; not a multiple of any buffer's size.
 BLOCK = random.Random(5).randbytes(1_000_003)
 PART = 1 << 20
 PEER_BUFFER = 65536
-# What a stalled connection may take more than an idle one: a second thread, a record or two on either side.
+# What a stalled connection may take beyond an idle one: a second thread, a record or two on either side.
 MOST_KIB = 96
 
 
@@ -119,7 +119,7 @@ SHAPES = {
 
 
 def wait_stalled(streams):
-    """Until nobody has been able to write for longer than the proxy waits before it looks at a write."""
+    """Until nobody has written anything for longer than the proxy waits before it looks at a write."""
     seen = [None]
 
     def is_still():
@@ -131,7 +131,7 @@ def wait_stalled(streams):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_stalled_streams(env, pki, name):
+def test_stalled_streams_cost_little_memory_and_lose_no_byte(env, pki, name):
     shape = SHAPES[name]
     bitflow = shape.start(env, pki)
     streams = [shape.connect(env) for _ in range(scale(8, least=4))]

@@ -1,4 +1,4 @@
-"""Paths that are full because a side reads slowly or not at all: what ends a connection then, and what does not."""
+"""Connections that are full because a side reads slowly or not at all: what ends them then, and what does not."""
 
 import contextlib
 import threading
@@ -9,7 +9,7 @@ from environment import proxy
 from waiting import Stopwatch, pace
 
 
-def test_reset_behind_a_full_path_is_noticed(env):
+def test_a_reset_behind_a_full_path_is_noticed(env):
     """No timeout is set: bitflow's write waits for one side while the other one resets. Once each way round."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address))
@@ -30,8 +30,8 @@ def test_reset_behind_a_full_path_is_noticed(env):
 
 
 def test_write_timeout_is_about_progress(env):
-    """A reader of 20 KB/s lives with a write timeout of 1 s, one that reads nothing is cut by it. The slow one's buffer
-    is small, since the kernel tells of progress in steps of about half of it."""
+    """A reader of 20 KB/s survives a write timeout of 1 s, one that reads nothing does not. The slow one's buffer is
+    small, since the kernel reports progress in steps of about half of it."""
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address, listener={"write_timeout": f"{pace():.0f}s"}))
     slow, slow_target = env.pair(address, listener, receive_buffer=4096)

@@ -27,7 +27,7 @@ def commands(key, config, pid=None):
 
 
 def run_in_turn(lines):
-    """As systemd does: the first that fails is the last. Returns it, or the last of all."""
+    """As systemd does, up to the first that fails. Returns the last one that ran."""
     for command in lines:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60 * pace(), check=False)
         if done.returncode != 0:
@@ -36,7 +36,7 @@ def run_in_turn(lines):
 
 
 @pytest.mark.parametrize("unit", ["bitflow.service", "bitflow.socket"])
-def test_systemd_takes_it(tmp_path, unit):
+def test_systemd_accepts_the_documented_units(tmp_path, unit):
     for name, text in UNITS.items():
         (tmp_path / name).write_text(text.replace(PROGRAM, str(bitflow_process.binary())))
     done = programs.run(["systemd-analyze", "verify", "--man=no", str(tmp_path / unit)])
