@@ -11,7 +11,6 @@
 #include <mbedtls/net_sockets.h>
 #include <mbedtls/platform_util.h>
 
-#include "../suites.h"
 #include "arithmetic_internal.h"
 #include "bitflow/base/clock.h"
 #include "bitflow/base/invariant.h"
@@ -19,6 +18,7 @@
 #include "bitflow/tls/tls_session.h"
 #include "certificate.h"
 #include "handshake_internal.h"
+#include "ssl_config.h"
 
 // ---- the socket below mbedTLS, as its BIO callbacks: one deadline for the whole handshake, an eye on the client,
 // flights in one piece, and the records that come in followed on their way
