@@ -17,8 +17,8 @@
 #include "bitflow/sentry/sentry.h"
 #include "bitflow/telemetry/json_builder.h"
 #include "breadcrumbs.h"
-#include "dsn.h"
 
+#define SENTRY_DSN_SIZE 1024
 #define SENTRY_ENVIRONMENT_SIZE 65
 #define SENTRY_SERVER_NAME_SIZE (HOST_NAME_MAX + 1)
 
