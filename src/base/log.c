@@ -114,12 +114,6 @@ static bool write_out(const struct log_line *line) REQUIRES(output_lock)
     return written >= 0 && !is_torn;
 }
 
-static bool output_takes_a_line(void) REQUIRES(output_lock)
-{
-    struct pollfd poller = {.fd = output, .events = POLLOUT};
-    return poll(&poller, 1, 0) == 1 && (poller.revents & POLLOUT) != 0;
-}
-
 static void report_dropped(int64_t wall) REQUIRES(output_lock)
 {
     struct log_line line;
@@ -148,7 +142,8 @@ void log_output(const struct log_event *event)
     struct log_line line;
     log_render(&line, event);
     mutex_lock(&output_lock);
-    if (output_takes_a_line()) {
+    struct pollfd poller = {.fd = output, .events = POLLOUT};
+    if (poll(&poller, 1, 0) == 1 && (poller.revents & POLLOUT) != 0) {
         if (dropped > 0)
             report_dropped(event->wall);
         if (!write_out(&line))

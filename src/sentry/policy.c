@@ -122,14 +122,6 @@ static void bar(struct sentry_policy *policy, int64_t now, int64_t time)
         policy->limited_until = now + time;
 }
 
-static void back_off(struct sentry_policy *policy, int64_t now)
-{
-    policy->backoff = policy->backoff == 0 ? SENTRY_BACKOFF_MIN : policy->backoff * 2;
-    if (policy->backoff > SENTRY_BACKOFF_MAX)
-        policy->backoff = SENTRY_BACKOFF_MAX;
-    policy->retry_at = now + policy->backoff;
-}
-
 enum sentry_verdict sentry_policy_judge(struct sentry_policy *policy, const struct sentry_answer *answer, int64_t now,
                                         int64_t wall)
 {
@@ -141,7 +133,10 @@ enum sentry_verdict sentry_policy_judge(struct sentry_policy *policy, const stru
     else if (answer->status >= 500 && wait > 0)
         bar(policy, now, wait);
     if (answer->status == 0 || answer->status >= 500) {
-        back_off(policy, now);
+        policy->backoff = policy->backoff == 0 ? SENTRY_BACKOFF_MIN : policy->backoff * 2;
+        if (policy->backoff > SENTRY_BACKOFF_MAX)
+            policy->backoff = SENTRY_BACKOFF_MAX;
+        policy->retry_at = now + policy->backoff;
         return SENTRY_TRY_AGAIN;
     }
     policy->backoff = 0;
