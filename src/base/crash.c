@@ -23,7 +23,6 @@
 #include "bitflow/base/mutex.h"
 #include "bitflow/base/signals.h"
 #include "bitflow/version.h"
-#include "thread_scheduling.h"
 
 // How long a reader of stderr that does not read may hold up the end.
 #define STDERR_TIMEOUT_MS 500

@@ -1,5 +1,5 @@
-// The inside of the application log: log.c takes lines in and shows them to the observer, log_repeats.c leaves out what
-// says the same too often, log_render.c makes text of a line, log_output.c writes it.
+// The inside of the application log: log.c takes lines in, shows them to the observer and writes them, log_repeats.c
+// leaves out what says the same too often, log_render.c makes text of a line.
 
 #ifndef BITFLOW_SRC_BASE_LOG_INTERNAL_H
 #define BITFLOW_SRC_BASE_LOG_INTERNAL_H

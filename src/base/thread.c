@@ -1,6 +1,7 @@
 #include "bitflow/base/thread.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -15,9 +16,9 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
 #include "bitflow/base/crash.h"
+#include "bitflow/base/log.h"
 #include "bitflow/base/mutex.h"
 #include "bitflow/base/text.h"
-#include "thread_scheduling.h"
 
 // The threads that are running, for a debugger: the kernel's name of a thread is not in a core file, and what it runs
 // is not always in its registers. Nothing in the process reads the list. A thread enters it once, when it starts; what
@@ -55,11 +56,61 @@ static void thread_list_leave(struct listed_thread *self)
     mutex_unlock(&list_lock);
 }
 
-// The calling thread's name, which has its final length; one that is not listed has none.
-static void thread_list_set_name(const char name[THREAD_NAME_SIZE])
+// How the kernel schedules the calling thread. What an operator chose is left alone, for the process (chrt, systemd's
+// CPUSchedulingPolicy=) or for one thread: only SCHED_OTHER becomes SCHED_BATCH, and only what we made SCHED_BATCH
+// becomes SCHED_OTHER again.
+//
+// A thread begins with its creator's policy, and the kernel's SCHED_RESET_ON_FORK ends real-time policies only. So each
+// thread is told by its creator where its policy comes from, and settles on its own.
+
+// It is SCHED_BATCH by our doing, and a thread or process that it starts will be, too.
+static _Thread_local bool scheduling_is_ours;
+static _Thread_local enum thread_scheduling scheduling_asked_for; // also where it was refused
+
+// First thing in a new thread: what `scheduling_is_ours` was in its creator.
+static void scheduling_inherit(bool creator_is_ours)
 {
-    if (own != NULL)
-        memcpy(own->name, name, THREAD_NAME_SIZE);
+    scheduling_is_ours = creator_is_ours;
+    scheduling_asked_for = creator_is_ours ? THREAD_SCHEDULING_BATCH : THREAD_SCHEDULING_NORMAL;
+}
+
+// Returns 0, or what the system refused it with.
+static int scheduling_change(int from, int to)
+{
+    int policy = sched_getscheduler(0);
+    if (policy < 0)
+        return errno;
+    // To take that flag away would need a privilege.
+    int kept = policy & SCHED_RESET_ON_FORK;
+    if ((policy & ~SCHED_RESET_ON_FORK) != from)
+        return 0;
+    const struct sched_param no_priority = {.sched_priority = 0};
+    if (sched_setscheduler(0, to | kept, &no_priority) != 0)
+        return errno;
+    scheduling_is_ours = to == SCHED_BATCH;
+    return 0;
+}
+
+void thread_scheduling_undo(void)
+{
+    if (scheduling_is_ours)
+        (void)scheduling_change(SCHED_BATCH, SCHED_OTHER);
+}
+
+// No system call where the thread was asked for the same before. Where the system refuses, the thread goes on as it is.
+static void scheduling_settle(enum thread_scheduling wanted)
+{
+    static _Atomic bool is_said;
+    if (wanted == scheduling_asked_for)
+        return;
+    scheduling_asked_for = wanted;
+    if (wanted == THREAD_SCHEDULING_NORMAL) {
+        thread_scheduling_undo();
+        return;
+    }
+    int os_errno = scheduling_change(SCHED_OTHER, SCHED_BATCH);
+    if (os_errno != 0 && !atomic_exchange_explicit(&is_said, true, memory_order_relaxed))
+        log_debug(NULL, "threads keep the scheduling policy of the process", "error", strerrordesc_np(os_errno), NULL);
 }
 
 // One thread of a pool; lives on that thread's stack. While parked, it is linked into the pool.
@@ -104,7 +155,8 @@ void thread_set_name(const char *name)
     char cut[THREAD_NAME_SIZE] = "";
     size_t length = strnlen(name, sizeof cut - 1);
     memcpy(cut, name, length);
-    thread_list_set_name(cut);
+    if (own != NULL)
+        memcpy(own->name, cut, sizeof cut);
     (void)pthread_setname_np(pthread_self(), cut); // fails for longer names only
 }
 
@@ -175,8 +227,8 @@ static void *run_first(void *argument)
 {
     struct first_run first = *(struct first_run *)argument;
     free(argument);
-    thread_scheduling_inherit(first.scheduling_is_ours);
-    thread_scheduling_settle(THREAD_SCHEDULING_NORMAL);
+    scheduling_inherit(first.scheduling_is_ours);
+    scheduling_settle(THREAD_SCHEDULING_NORMAL);
     void *alternate_stack = crash_stack_take();
     struct listed_thread listed = {.task = (uintptr_t)first.run, .argument = first.argument};
     thread_list_enter(&listed);
@@ -193,7 +245,7 @@ bool thread_start(pthread_t *thread, size_t stack_size, void *(*run)(void *), vo
         error_set_errno(error, ENOMEM, "cannot start a thread");
         return false;
     }
-    *first = (struct first_run){.run = run, .argument = argument, .scheduling_is_ours = thread_scheduling_is_ours()};
+    *first = (struct first_run){.run = run, .argument = argument, .scheduling_is_ours = scheduling_is_ours};
     if (start(thread, stack_size, PTHREAD_CREATE_JOINABLE, run_first, first, error))
         return true;
     free(first);
@@ -277,7 +329,7 @@ static void forget_thread(struct thread_pool *pool) EXCLUDES(pool->lock)
 
 static void run_task(const struct thread_pool *pool, struct pooled_thread *self)
 {
-    thread_scheduling_settle(atomic_load_explicit(&pool->scheduling, memory_order_relaxed));
+    scheduling_settle(atomic_load_explicit(&pool->scheduling, memory_order_relaxed));
     void (*task)(void *) = atomic_load_explicit(&self->task, memory_order_relaxed);
     self->listed.argument = self->argument;
     self->listed.task = (uintptr_t)task;
@@ -291,7 +343,7 @@ static void *run_pooled(void *argument)
     struct thread_pool *pool = first->pool;
     struct pooled_thread self = {.argument = first->argument};
     void *alternate_stack = crash_stack_take();
-    thread_scheduling_inherit(first->scheduling_is_ours);
+    scheduling_inherit(first->scheduling_is_ours);
     atomic_init(&self.task, first->task);
     free(first);
     (void)sem_init(&self.wake, 0, 0);
@@ -313,8 +365,8 @@ static bool start_pooled(struct thread_pool *pool, void (*task)(void *), void *a
         error_set_errno(error, ENOMEM, "cannot start a thread");
         return false;
     }
-    *first = (struct first_task){
-        .pool = pool, .scheduling_is_ours = thread_scheduling_is_ours(), .task = task, .argument = argument};
+    *first =
+        (struct first_task){.pool = pool, .scheduling_is_ours = scheduling_is_ours, .task = task, .argument = argument};
     pthread_t thread;
     if (!start(&thread, pool->options.stack_size, PTHREAD_CREATE_DETACHED, run_pooled, first, error)) {
         free(first);

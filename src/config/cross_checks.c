@@ -195,16 +195,6 @@ static void check_server_name(const struct config_path *tls, const struct target
                 "without verify_mode: strict: an IP address is only verified, never sent", diagnostics);
 }
 
-// Who lists several targets expects them to be used. A `none` that is written says that this is not so.
-static void check_balancer(const struct config_path *targets, const struct config_path *balancer,
-                           const struct proxy_config *config, struct diagnostics *diagnostics)
-{
-    if (config->target_count > 1 && balancer->node == NULL)
-        report_warning_at_key(
-            diagnostics, targets,
-            "only the first is used without connection_load_balancer; set that to none if this is intended");
-}
-
 static void check_targets(const struct config_path *proxy, const struct proxy_config *config,
                           struct diagnostics *diagnostics)
 {
@@ -217,7 +207,11 @@ static void check_targets(const struct config_path *proxy, const struct proxy_co
     bool has_dual_stack = config->enable_dual_stack || is_refused(&dual_stack, diagnostics);
     check_target_names(&targets, config, diagnostics);
     check_server_names(&targets, config, diagnostics);
-    check_balancer(&targets, &balancer, config, diagnostics);
+    // Who lists several targets expects them to be used. A `none` that is written says that this is not so.
+    if (config->target_count > 1 && balancer.node == NULL)
+        report_warning_at_key(
+            diagnostics, &targets,
+            "only the first is used without connection_load_balancer; set that to none if this is intended");
     for (size_t i = 0; i < config->target_count; i++) {
         struct config_path target = path_item(&targets, i);
         struct config_path tls = path_key(&target, "tls_context");

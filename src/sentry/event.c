@@ -107,23 +107,6 @@ void sentry_event_set_breadcrumbs(struct json_builder *event, const struct sentr
 
 // ---- the envelope
 
-static json_t *envelope_header(const char *id)
-{
-    struct json_builder header = json_builder_object();
-    json_builder_set_text(&header, "event_id", id);
-    json_builder_set(&header, "sent_at", json_builder_time(clock_wall()));
-    json_builder_set(&header, "sdk", name_and_version("bitflow", BITFLOW_VERSION));
-    return json_builder_finish(&header);
-}
-
-static json_t *item_header(const char *type, size_t length)
-{
-    struct json_builder header = json_builder_object();
-    json_builder_set_text(&header, "type", type);
-    json_builder_set(&header, "length", json_integer((json_int_t)length));
-    return json_builder_finish(&header);
-}
-
 // https://develop.sentry.dev/sdk/telemetry/client-reports/
 static json_t *client_report(const uint64_t *losses)
 {
@@ -177,7 +160,10 @@ static char *dump(json_t *json)
 static void append_item(struct lines *lines, const char *type, json_t *payload)
 {
     char *text = dump(payload);
-    append_text(lines, dump(item_header(type, text == NULL ? 0 : strlen(text))));
+    struct json_builder header = json_builder_object();
+    json_builder_set_text(&header, "type", type);
+    json_builder_set(&header, "length", json_integer(text == NULL ? 0 : (json_int_t)strlen(text)));
+    append_text(lines, dump(json_builder_finish(&header)));
     append_text(lines, text);
 }
 
@@ -187,7 +173,11 @@ char *sentry_envelope(json_t *event, const char *id, const uint64_t *losses, siz
     uint64_t lost = 0;
     for (size_t i = 0; losses != NULL && i < SENTRY_LOSSES; i++)
         lost += losses[i];
-    append_text(&lines, dump(envelope_header(id)));
+    struct json_builder header = json_builder_object();
+    json_builder_set_text(&header, "event_id", id);
+    json_builder_set(&header, "sent_at", json_builder_time(clock_wall()));
+    json_builder_set(&header, "sdk", name_and_version("bitflow", BITFLOW_VERSION));
+    append_text(&lines, dump(json_builder_finish(&header)));
     append_item(&lines, "event", event);
     if (lost > 0)
         append_item(&lines, "client_report", client_report(losses));

@@ -13,12 +13,11 @@
 #include <sys/queue.h>
 
 #include "bitflow/base/clock.h"
-#include "bitflow/base/crash.h"
 #include "bitflow/sentry/sentry.h"
 #include "bitflow/telemetry/json_builder.h"
 #include "breadcrumbs.h"
-#include "dsn.h"
 
+#define SENTRY_DSN_SIZE 1024
 #define SENTRY_ENVIRONMENT_SIZE 65
 #define SENTRY_SERVER_NAME_SIZE (HOST_NAME_MAX + 1)
 
@@ -57,12 +56,6 @@ bool sentry_make_id(char id[SENTRY_ID_SIZE]);
 // SENTRY_LOSSES numbers.
 char *sentry_error_envelope(const struct sentry_identity *identity, const struct sentry_error *error,
                             const uint64_t *losses, size_t *length);
-
-// The connection that the crashed thread served, which its name tells; 0: none.
-uint64_t sentry_crashed_connection(const struct crash *crash);
-
-char *sentry_crash_envelope(const struct sentry_identity *identity, const char *id, const struct crash *crash,
-                            const struct sentry_breadcrumb *breadcrumbs, size_t breadcrumb_count, size_t *length);
 
 // What errors and crashes have in common.
 

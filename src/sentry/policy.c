@@ -3,8 +3,53 @@
 #include <ctype.h>
 #include <curl/curl.h>
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "bitflow/base/hash.h"
+
+// ---- the same error, again and again
+
+// The entry of that fingerprint, else a free one, else the one that has been silent for longest.
+static struct sentry_limiter_entry *find(struct sentry_limiter *limiter, uint64_t fingerprint)
+{
+    struct sentry_limiter_entry *best = &limiter->entries[0];
+    for (size_t i = 0; i < SENTRY_LIMITER_SIZE; i++) {
+        struct sentry_limiter_entry *entry = &limiter->entries[i];
+        if (entry->fingerprint == fingerprint)
+            return entry;
+        if (best->fingerprint != 0 && (entry->fingerprint == 0 || entry->reported < best->reported))
+            best = entry;
+    }
+    return best;
+}
+
+enum sentry_limit sentry_limiter_pass(struct sentry_limiter *limiter, uint64_t fingerprint, int64_t now,
+                                      uint64_t *repeated)
+{
+    struct sentry_limiter_entry *entry = find(limiter, fingerprint);
+    bool is_recent = entry->fingerprint != 0 && now - entry->reported < SENTRY_LIMITER_INTERVAL;
+    if (is_recent && entry->fingerprint != fingerprint)
+        return SENTRY_TOO_MANY;
+    if (is_recent) {
+        entry->repeated++;
+        return SENTRY_REPEATED;
+    }
+    *repeated = entry->fingerprint == fingerprint ? entry->repeated : 0;
+    *entry = (struct sentry_limiter_entry){.fingerprint = fingerprint, .reported = now};
+    return SENTRY_REPORT;
+}
+
+uint64_t sentry_fingerprint(const char *const *parts, unsigned count)
+{
+    uint64_t hash = hash_begin();
+    for (unsigned i = 0; i < count; i++)
+        hash = hash_text(hash, parts[i] == NULL ? "" : parts[i]);
+    return hash == 0 ? 1 : hash;
+}
+
+// ---- what the server answers
 
 // "60" or "2.5", nothing else than that up to `end`; -1: no number.
 static int64_t parse_seconds(const char *text, size_t length)
@@ -77,14 +122,6 @@ static void bar(struct sentry_policy *policy, int64_t now, int64_t time)
         policy->limited_until = now + time;
 }
 
-static void back_off(struct sentry_policy *policy, int64_t now)
-{
-    policy->backoff = policy->backoff == 0 ? SENTRY_BACKOFF_MIN : policy->backoff * 2;
-    if (policy->backoff > SENTRY_BACKOFF_MAX)
-        policy->backoff = SENTRY_BACKOFF_MAX;
-    policy->retry_at = now + policy->backoff;
-}
-
 enum sentry_verdict sentry_policy_judge(struct sentry_policy *policy, const struct sentry_answer *answer, int64_t now,
                                         int64_t wall)
 {
@@ -96,7 +133,10 @@ enum sentry_verdict sentry_policy_judge(struct sentry_policy *policy, const stru
     else if (answer->status >= 500 && wait > 0)
         bar(policy, now, wait);
     if (answer->status == 0 || answer->status >= 500) {
-        back_off(policy, now);
+        policy->backoff = policy->backoff == 0 ? SENTRY_BACKOFF_MIN : policy->backoff * 2;
+        if (policy->backoff > SENTRY_BACKOFF_MAX)
+            policy->backoff = SENTRY_BACKOFF_MAX;
+        policy->retry_at = now + policy->backoff;
         return SENTRY_TRY_AGAIN;
     }
     policy->backoff = 0;

@@ -1,5 +1,5 @@
-// What a server's answer means for what is sent next: when, and whether the same event again. No clock and no network
-// of its own; one thread.
+// What is sent, and when: how often one and the same error is reported, and what a server's answer means for what is
+// sent next. No clock and no network of its own, and no lock: one thread at a time.
 // https://develop.sentry.dev/sdk/expected-features/rate-limiting/
 
 #ifndef BITFLOW_SRC_SENTRY_POLICY_H
@@ -9,6 +9,32 @@
 #include <stdint.h>
 
 #include "bitflow/base/clock.h"
+
+// An error is reported at once, and then at most once in SENTRY_LIMITER_INTERVAL, with the number of those that were
+// not. A bounded table.
+#define SENTRY_LIMITER_INTERVAL (60 * NS_PER_S)
+#define SENTRY_LIMITER_SIZE 128
+
+struct sentry_limiter_entry {
+    uint64_t fingerprint; // 0: free
+    int64_t reported;     // when
+    uint64_t repeated;    // since then
+};
+
+// All zero: empty.
+struct sentry_limiter {
+    struct sentry_limiter_entry entries[SENTRY_LIMITER_SIZE];
+};
+
+enum sentry_limit { SENTRY_REPORT, SENTRY_REPEATED, SENTRY_TOO_MANY };
+
+// Whether an error with that fingerprint, which is not 0, is to be reported now (clock_now()); then `*repeated` is how
+// often it came since the last report. SENTRY_TOO_MANY: there are more different errors than the table holds.
+enum sentry_limit sentry_limiter_pass(struct sentry_limiter *limiter, uint64_t fingerprint, int64_t now,
+                                      uint64_t *repeated);
+
+// A hash of the strings (base/hash.h), NULL is as empty; never 0.
+uint64_t sentry_fingerprint(const char *const *parts, unsigned count);
 
 #define SENTRY_ATTEMPTS_MAX 8 // of one event, which takes about two minutes
 #define SENTRY_BACKOFF_MIN NS_PER_S

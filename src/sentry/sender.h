@@ -4,18 +4,30 @@
 // Certificates are verified, redirects are not followed, nothing but http and https is spoken, and what a server
 // answers is not kept, but for the headers that limit the rate. libcurl takes a proxy from the environment, as in
 // https_proxy.
+// https://develop.sentry.dev/sdk/foundations/transport/authentication/
 
 #ifndef BITFLOW_SRC_SENTRY_SENDER_H
 #define BITFLOW_SRC_SENTRY_SENDER_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 
+#include "bitflow/base/error.h"
 #include "event.h"
 #include "policy.h"
 
 #define SENTRY_CONNECT_TIME (5 * NS_PER_S)
 #define SENTRY_REQUEST_TIME (10 * NS_PER_S)
+
+// A DSN, SCHEME://KEY[:SECRET]@HOST[:PORT]/[PATH/]PROJECT, taken apart into what a request is made from.
+struct sentry_dsn {
+    char url[SENTRY_DSN_SIZE + 32]; // SCHEME://HOST[:PORT]/[PATH/]api/PROJECT/envelope/
+    char key[SENTRY_DSN_SIZE];      // a secret of sorts: who has it can send events
+};
+
+// ERROR_INVALID, with a text that repeats nothing of the DSN. Any thread.
+bool sentry_dsn_parse(const char *dsn, struct sentry_dsn *out, struct error *error);
 
 struct sentry_sender {
     void *multi; // a CURLM *, which has the connection; NULL: none yet

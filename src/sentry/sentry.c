@@ -10,7 +10,7 @@
 #include "bitflow/base/mutex.h"
 #include "bitflow/base/thread.h"
 #include "crash_report.h"
-#include "limiter.h"
+#include "policy.h"
 #include "sender.h"
 
 // libcurl, TLS and the building of JSON live on it.

@@ -70,34 +70,24 @@ static enum statsd_outcome send_datagram(void *argument, const char *bytes, size
     return statsd_socket_send(&statsd->socket, bytes, length);
 }
 
-static void log_missing(struct statsd *statsd, const struct error *error)
-{
-    if (!statsd->has_logged)
-        log_warn(NULL, "metrics cannot be sent", "address", statsd->current->text + statsd->current->address, "error",
-                 error->text, NULL);
-    statsd->has_logged = true;
-}
-
-static void log_present(struct statsd *statsd)
-{
-    if (statsd->has_logged)
-        log_info(NULL, "metrics are sent again", "address", statsd->current->text + statsd->current->address, NULL);
-    statsd->has_logged = false;
-}
-
 // Without a receiver nothing is collected: it waits where it is.
 static void report(struct statsd *statsd, int64_t look_up_wait)
 {
     struct error error = ERROR_INIT;
     if (statsd->current == NULL)
         return;
+    const char *address = statsd->current->text + statsd->current->address;
     if (statsd_socket_was_refused(&statsd->socket))
         statsd->was_delivered = false;
     if (!statsd_socket_prepare(&statsd->socket, deadline_after(look_up_wait), &error)) {
-        log_missing(statsd, &error);
+        if (!statsd->has_logged)
+            log_warn(NULL, "metrics cannot be sent", "address", address, "error", error.text, NULL);
+        statsd->has_logged = true;
         return;
     }
-    log_present(statsd);
+    if (statsd->has_logged)
+        log_info(NULL, "metrics are sent again", "address", address, NULL);
+    statsd->has_logged = false;
     struct statsd_batch *batch = &statsd->batch;
     statsd->burst = 0;
     statsd_batch_begin(batch, statsd->was_delivered);

@@ -13,7 +13,7 @@
 #include "bitflow/base/compiler.h"
 #include "bitflow/base/thread.h"
 #include "sentry/breadcrumbs.h"
-#include "sentry/limiter.h"
+#include "sentry/policy.h"
 
 static void test_a_line_is_kept(void **state)
 {

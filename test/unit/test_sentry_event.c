@@ -14,6 +14,7 @@
 
 #include "bitflow/base/compiler.h"
 #include "bitflow/version.h"
+#include "sentry/crash_report.h"
 #include "sentry/event.h"
 #include "sentry/symbols.h"
 

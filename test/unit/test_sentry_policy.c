@@ -11,8 +11,8 @@
 #include <cmocka.h>
 
 #include "bitflow/base/compiler.h"
-#include "sentry/dsn.h"
 #include "sentry/policy.h"
+#include "sentry/sender.h"
 
 static void test_a_dsn_is_taken_apart(void **state)
 {

@@ -27,6 +27,10 @@ void thread_name(char out[THREAD_NAME_SIZE], const char *head, const char *tail)
 // interrupt another thread when it wakes up, so that there are fewer switches and more is done in each turn.
 enum thread_scheduling { THREAD_SCHEDULING_NORMAL, THREAD_SCHEDULING_BATCH };
 
+// Makes the calling thread SCHED_OTHER again where a pool has made it SCHED_BATCH: what it starts would be so, too.
+// Async-signal-safe.
+void thread_scheduling_undo(void);
+
 // Starts a joinable thread with all signals blocked (one thread alone waits for them), and of normal scheduling, even
 // where its creator's is another. `stack_size` in bytes, without the guard page; it is raised to what the C library and
 // a sanitizer need. ERROR_NO_THREADS, ERROR_NO_MEMORY.

@@ -1,5 +1,5 @@
 // Errors on their way to Sentry. Every line of the log that is an error becomes an event, with the lines before it
-// (sentry/breadcrumbs.h), unless the same was reported within the last minute (sentry/limiter.h).
+// (sentry/breadcrumbs.h), unless the same was reported within the last minute (sentry/policy.h).
 //
 // All but sentry_lost() is the main thread's. What is logged is taken on the thread that logs, without
 // waiting; the thread `sentry` sends it (sentry/sender.h). Between them is a queue of at most

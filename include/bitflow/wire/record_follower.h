@@ -1,7 +1,8 @@
 // Follows the records of a TLS handshake as they come in, before whoever reads them sees them, however they are cut
-// into segments: where each begins and ends, the alerts that come in clear, and how many were encrypted. The contents
-// of handshake records can go to a server_hello. RFC 8446 5.1 (records), 6 (alerts). A pure codec: no allocation; any
-// thread, a follower at a time.
+// into segments: where each begins and ends, the alerts that come in clear, and how many were encrypted. As a client's,
+// it also finds the version in the server's ServerHello, however that is cut into records, and whatever comes before
+// it; and in the second one, after a HelloRetryRequest. RFC 8446 5.1 (records), 6 (alerts), 4.1.3 (legacy_version,
+// random). A pure codec: no allocation; any thread, a follower at a time.
 
 #ifndef BITFLOW_WIRE_RECORD_FOLLOWER_H
 #define BITFLOW_WIRE_RECORD_FOLLOWER_H
@@ -9,8 +10,6 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-
-#include "bitflow/wire/server_hello.h"
 
 #define RECORD_FOLLOWER_HEADER 5 // bytes: type, version, length
 #define RECORD_FOLLOWER_KEPT 288 // bytes: an encrypted alert with much padding
@@ -27,8 +26,23 @@ struct record_follower {
     uint8_t plain_alert;                  // the last one of them
 };
 
-// Takes the next bytes of the stream. `hello`: gets the contents of handshake records that are not encrypted; NULL: it
-// is not wanted.
+#define SERVER_HELLO_VERSION 0x0303 // TLS 1.2, which 1.3 says, too
+
+// The message's header, the version, and the random, which says whether it is a HelloRetryRequest.
+#define SERVER_HELLO_BEGINNING (4 + 2 + 32)
+
+// All zeros at the beginning.
+struct server_hello {
+    bool is_over;     // the ServerHello, and no HelloRetryRequest, has come: what follows is not looked at
+    bool is_refused;  // one came whose version is another; now, and from then on
+    uint16_t version; // of the last one that came; 0: none has
+    uint8_t message[SERVER_HELLO_BEGINNING]; // of the handshake message at hand
+    size_t message_length;
+    size_t message_left; // of it, behind its header
+};
+
+// Takes the next bytes of the stream. `hello`: gets what handshake records that are not encrypted have in them; NULL:
+// it is not wanted.
 void record_follower_take(struct record_follower *follower, struct server_hello *hello, const uint8_t *bytes,
                           size_t length);
 

@@ -12,9 +12,9 @@
 #include <mbedtls/x509_crl.h>
 #include <mbedtls/x509_crt.h>
 
-#include "../suites.h"
 #include "arithmetic_internal.h"
 #include "bitflow/tls/tls_context.h"
+#include "ssl_config.h"
 
 // One of the configuration's certificates: a pair, an authority, or both.
 struct tls_entry {
@@ -50,10 +50,6 @@ struct tls_context {
 // the context's are. 0, or mbedTLS's error.
 int tls_sni_select(const struct tls_context *context, const char *name, mbedtls_ssl_context *ssl,
                    const struct tls_entry **authority);
-
-// Makes its `config` of everything else that `context` has: suites, versions and so on, the same for both roles but for
-// what only one of them has.
-bool tls_ssl_configure(struct tls_context *context, enum tls_minimum minimum, struct error *error);
 
 // Whether mbedTLS has failed for want of memory.
 bool tls_is_memory_error(int status);

@@ -1,20 +1,149 @@
 // A session begins: mbedTLS shakes hands on the socket, the peer is judged, and the traffic keys become the two record
 // halves that go on from there.
 
+#include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include <mbedtls/net_sockets.h>
 #include <mbedtls/platform_util.h>
 
-#include "../suites.h"
 #include "arithmetic_internal.h"
 #include "bitflow/base/clock.h"
+#include "bitflow/base/invariant.h"
 #include "bitflow/net/socket.h"
 #include "bitflow/tls/tls_session.h"
 #include "certificate.h"
 #include "handshake_internal.h"
+#include "ssl_config.h"
+
+// ---- the socket below mbedTLS, as its BIO callbacks: one deadline for the whole handshake, an eye on the client,
+// flights in one piece, and the records that come in followed on their way
+
+// Takes note of how a call on the socket failed. True: it is to be made again.
+static bool goes_on(struct tls_handshake *handshake, int os_errno)
+{
+    if (os_errno == EINTR)
+        return true;
+    handshake->end = SOCKET_FAILED;
+    handshake->os_errno = os_errno;
+    return false;
+}
+
+// Waits until the socket is ready. The whole handshake has one deadline: a peer that sends byte by byte gains nothing
+// by it.
+static bool wait_for(struct tls_handshake *handshake, short events)
+{
+    struct pollfd poller = {.fd = handshake->fd, .events = events};
+    switch (client_watch_poll(handshake->watch, &poller, 1, handshake->deadline)) {
+    case CLIENT_WATCH_READY:
+        return true;
+    case CLIENT_WATCH_DEADLINE:
+        handshake->end = SOCKET_TIMEOUT;
+        return false;
+    case CLIENT_WATCH_GONE:
+        handshake->end = SOCKET_CANCELLED;
+        return false;
+    case CLIENT_WATCH_FAILED:
+        break;
+    }
+    handshake->end = SOCKET_FAILED;
+    handshake->os_errno = errno;
+    return false;
+}
+
+// A peer that always has something to say never makes us wait.
+static bool is_in_time(struct tls_handshake *handshake)
+{
+    if (deadline_left(handshake->deadline) > 0)
+        return true;
+    handshake->end = SOCKET_TIMEOUT;
+    return false;
+}
+
+static bool send_all(struct tls_handshake *handshake, const uint8_t *bytes, size_t length)
+{
+    while (length > 0) {
+        ssize_t sent = send(handshake->fd, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent < 0 && errno == EAGAIN) {
+            if (!wait_for(handshake, POLLOUT))
+                return false;
+        } else if (sent < 0 && !goes_on(handshake, errno)) {
+            return false;
+        } else if (sent > 0) {
+            bytes += sent;
+            length -= (size_t)sent;
+        }
+    }
+    return true;
+}
+
+// Sends what is pending. False: the socket's end says why not.
+static bool flush(struct tls_handshake *handshake)
+{
+    size_t length = handshake->pending;
+    handshake->pending = 0;
+    return handshake->end == SOCKET_FINE && send_all(handshake, handshake->flight, length);
+}
+
+// mbedTLS's error for how the socket ended.
+static int socket_status(const struct tls_handshake *handshake, int otherwise)
+{
+    return handshake->end == SOCKET_TIMEOUT ? MBEDTLS_ERR_SSL_TIMEOUT : otherwise;
+}
+
+// mbedTLS sends record by record; a flight goes out in one piece, when its answer is waited for.
+static int transmit(void *argument, const unsigned char *bytes, size_t length)
+{
+    struct tls_handshake *handshake = argument;
+    INVARIANT(handshake->pending <= sizeof handshake->flight);
+    handshake->transmitted = length;
+    handshake->has_alerted = handshake->has_alerted || (length > 0 && bytes[0] == MBEDTLS_SSL_MSG_ALERT);
+    if (length > sizeof handshake->flight - handshake->pending && !flush(handshake))
+        return socket_status(handshake, MBEDTLS_ERR_NET_SEND_FAILED);
+    if (length > sizeof handshake->flight) {
+        if (!send_all(handshake, bytes, length))
+            return socket_status(handshake, MBEDTLS_ERR_NET_SEND_FAILED);
+    } else {
+        memcpy(handshake->flight + handshake->pending, bytes, length);
+        handshake->pending += length;
+    }
+    return (int)length;
+}
+
+static int receive(void *argument, unsigned char *buffer, size_t room)
+{
+    struct tls_handshake *handshake = argument;
+    struct server_hello *hello = handshake->context->role == TLS_CLIENT ? &handshake->server_hello : NULL;
+    if (handshake->pending > 0 && !flush(handshake))
+        return socket_status(handshake, MBEDTLS_ERR_NET_SEND_FAILED);
+    while (is_in_time(handshake)) {
+        ssize_t got = recv(handshake->fd, buffer, room, MSG_DONTWAIT);
+        if (got > 0) {
+            record_follower_take(&handshake->records, hello, buffer, (size_t)got);
+            handshake->received += (uint64_t)got;
+            // mbedTLS passes over the version where it speaks both: a ServerHello that says 1.3 here, and gives a suite
+            // of 1.3's without choosing that version, would have it finish a handshake without keys.
+            return handshake->server_hello.is_refused ? MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION : (int)got;
+        }
+        if (got == 0) {
+            handshake->end = SOCKET_EOF;
+            return MBEDTLS_ERR_SSL_CONN_EOF;
+        }
+        if (errno == EAGAIN) {
+            if (!wait_for(handshake, POLLIN))
+                break;
+        } else if (!goes_on(handshake, errno)) {
+            break;
+        }
+    }
+    return socket_status(handshake, MBEDTLS_ERR_NET_RECV_FAILED);
+}
+
+// ---- the handshake
 
 // Lower case, without a dot at its end; empty if it is no name at all, which then cannot be asked for.
 static void copy_name(const unsigned char *name, size_t length, char *out, size_t size)
@@ -81,7 +210,7 @@ static bool prepare(struct tls_handshake *handshake, const char *host, struct er
         (void)handshake_fail(handshake, status, error, &alert);
     if (status != 0)
         return false;
-    mbedtls_ssl_set_bio(ssl, handshake, handshake_transmit, handshake_receive, NULL);
+    mbedtls_ssl_set_bio(ssl, handshake, transmit, receive, NULL);
     mbedtls_ssl_set_user_data_p(ssl, handshake);
     mbedtls_ssl_set_verify(ssl, tls_verify_callback, &handshake->verification);
     mbedtls_ssl_set_export_keys_cb(ssl, key_export_callback, &handshake->keys);
@@ -127,7 +256,7 @@ static void send_alert(struct tls_handshake *handshake, unsigned char alert)
         if (handshake->transmitted <= ALERT_RECORD_MAX)
             break;
     }
-    (void)handshake_flush(handshake);
+    (void)flush(handshake);
 }
 
 // Whether what mbedTLS has let pass will do.
@@ -159,14 +288,14 @@ static bool run(struct tls_handshake *handshake, const char *host, struct error 
     // The record layer begins with the next record: nothing of this one may be left.
     if (status == 0 && mbedtls_ssl_check_pending(&handshake->ssl) != 0)
         status = MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE;
-    if (status == 0 && handshake->pending > 0 && !handshake_flush(handshake)) // the last flight
-        status = handshake_socket_status(handshake, MBEDTLS_ERR_NET_SEND_FAILED);
+    if (status == 0 && handshake->pending > 0 && !flush(handshake)) // the last flight
+        status = socket_status(handshake, MBEDTLS_ERR_NET_SEND_FAILED);
     if (status != 0) {
         unsigned char alert;
         // First, since sending an alert to one who has left is no news.
         if (handshake_fail(handshake, status, error, &alert))
             send_alert(handshake, alert);
-        (void)handshake_flush(handshake);
+        (void)flush(handshake);
     }
     bool is_good = status == 0 && accept_peer(handshake, error);
     handshake->info->handshake_time = clock_now() - start;

@@ -1,5 +1,5 @@
 // One handshake, from the first byte to the traffic keys. The connection's thread only; its parts: handshake.c has
-// mbedTLS run it, handshake_io.c is the socket below, key_export.c takes the keys out, failure.c says what went wrong.
+// mbedTLS run it on the socket, key_export.c takes the keys out, failure.c says what went wrong.
 
 #ifndef BITFLOW_SRC_TLS_ENGINE_HANDSHAKE_INTERNAL_H
 #define BITFLOW_SRC_TLS_ENGINE_HANDSHAKE_INTERNAL_H
@@ -44,16 +44,6 @@ struct tls_handshake {
     struct record_follower records;
     struct server_hello server_hello; // a target's
 };
-
-// mbedTLS's callbacks for sending and receiving; the argument is a struct tls_handshake.
-int handshake_transmit(void *argument, const unsigned char *bytes, size_t length);
-int handshake_receive(void *argument, unsigned char *buffer, size_t room);
-
-// Sends what is pending. False: the socket's end says why not.
-bool handshake_flush(struct tls_handshake *handshake);
-
-// mbedTLS's error for how the socket ended.
-int handshake_socket_status(const struct tls_handshake *handshake, int otherwise);
 
 // Says in words, and for counting, why it failed: `status` is mbedTLS's. True: the peer is still to be told by `alert`,
 // which mbedTLS does not do in every case.
