@@ -41,33 +41,6 @@ static void assert_address(const struct resolved_addresses *resolved, size_t at,
     assert_endpoint(&endpoint, expected);
 }
 
-static struct endpoint endpoint_of(const char *text)
-{
-    struct address address = rig_address(text, ADDRESS_TO_CONNECT);
-    struct endpoint endpoint;
-    assert_true(endpoint_of_address(&address, &endpoint));
-    return endpoint;
-}
-
-static unsigned descriptors_at_start;
-
-// A helper closes its look-up's event after those who asked have their answer.
-static void await_descriptors(unsigned count)
-{
-    int64_t limit = rig_limit();
-    while (rig_descriptors() != count && deadline_left(limit) > 0)
-        (void)poll(NULL, 0, 1);
-    assert_int_equal(rig_descriptors(), count);
-}
-
-static void await_count(const atomic_int *counter, int count)
-{
-    int64_t limit = rig_limit();
-    while (atomic_load(counter) < count && deadline_left(limit) > 0)
-        (void)poll(NULL, 0, 1);
-    assert_int_equal(atomic_load(counter), count);
-}
-
 static void test_what_needs_no_look_up(void **state)
 {
     (void)state;
@@ -116,7 +89,7 @@ static void test_order_families_and_repetitions(void **state)
     };
     fake_clear();
     for (size_t i = 0; i < ARRAY_LENGTH(list); i++) {
-        struct endpoint endpoint = endpoint_of(list[i]);
+        struct endpoint endpoint = rig_endpoint(list[i]);
         fake_add(&endpoint);
     }
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
@@ -139,10 +112,10 @@ static void test_more_addresses_than_fit(void **state)
     for (int i = 0; i < RESOLVED_ADDRESSES_MAX + 5; i++) {
         char text[32];
         (void)snprintf(text, sizeof text, "192.0.2.%d:9", i + 1);
-        struct endpoint endpoint = endpoint_of(text);
+        struct endpoint endpoint = rig_endpoint(text);
         fake_add(&endpoint);
     }
-    struct endpoint other = endpoint_of("[2001:db8::1]:9");
+    struct endpoint other = rig_endpoint("[2001:db8::1]:9");
     fake_add(&other);
     struct resolved_addresses resolved;
     assert_true(resolve_text("list.test:80", rig_limit(), &resolved, NULL));
@@ -197,7 +170,7 @@ static void test_deadline(void **state)
     assert_int_equal(error.code, ERROR_TIMEOUT);
     assert_string_equal(error.text, "cannot resolve slow2001.test: no answer in time");
     fake_release(); // the helper finds nobody waiting, and frees the answer
-    await_count(&fake_slow_calls, 1);
+    fake_await(&fake_slow_calls, 1);
 }
 
 static void test_the_client_leaves(void **state)
@@ -214,7 +187,7 @@ static void test_the_client_leaves(void **state)
     assert_false(resolve(&address, &watch, rig_limit(), &resolved, &error));
     assert_int_equal(error.code, ERROR_CANCELLED);
     fake_release();
-    await_count(&fake_slow_calls, 2);
+    fake_await(&fake_slow_calls, 2);
     (void)close(pair[0]);
 }
 
@@ -285,8 +258,8 @@ static void test_one_look_up_for_all_who_ask(void **state)
     atomic_store(&waiting, 0);
     for (int i = 0; i < CROWD; i++)
         start_waiter(&crowd[i], i % 2 == 0 ? "" : "tcp4://", 0, 1000 + i);
-    await_count(&waiting, CROWD);
-    await_count(&fake_slow_calls, calls + 2); // one for each family asked for
+    fake_await(&waiting, CROWD);
+    fake_await(&fake_slow_calls, calls + 2); // one for each family asked for
     // Who gives up takes nothing from the others; and other names are answered meanwhile.
     assert_false(resolve_text("slow0.test:1", clock_now() + 20 * NS_PER_MS, &resolved, &error));
     assert_int_equal(error.code, ERROR_TIMEOUT);
@@ -312,7 +285,7 @@ static void test_a_shared_failure(void **state)
     // 127.0.0.1 is no answer for who wants IPv6.
     start_waiter(&pair[0], "tcp6://", 0, 1);
     start_waiter(&pair[1], "tcp6://", 0, 2);
-    await_count(&waiting, 2);
+    fake_await(&waiting, 2);
     fake_release();
     for (int i = 0; i < 2; i++) {
         end_waiter(&pair[i]);
@@ -334,9 +307,9 @@ static void test_every_thread_is_busy(void **state)
     int calls = atomic_load(&fake_slow_calls);
     for (int i = 0; i < RESOLVER_THREADS_MAX; i++)
         start_waiter(&hanging[i], "", 1 + i, 1);
-    await_count(&fake_slow_calls, calls + RESOLVER_THREADS_MAX);
-    const unsigned held = descriptors_at_start + RESOLVER_THREADS_MAX; // each look-up has one
-    await_descriptors(held);
+    fake_await(&fake_slow_calls, calls + RESOLVER_THREADS_MAX);
+    const unsigned held = fake_descriptors_at_start() + RESOLVER_THREADS_MAX; // each look-up has one
+    rig_await_descriptors(held);
 
     assert_false(resolve_text("localhost:80", clock_now() + 20 * NS_PER_MS, &resolved, &error));
     assert_int_equal(error.code, ERROR_TIMEOUT);
@@ -358,14 +331,14 @@ static void test_every_thread_is_busy(void **state)
     // First come, first served.
     atomic_store(&waiting, 0);
     start_waiter(&turn[0], "", 1001, 1);
-    await_count(&waiting, 1);
+    fake_await(&waiting, 1);
     start_waiter(&turn[1], "", 1002, 2);
-    await_count(&waiting, 2);
+    fake_await(&waiting, 2);
     fake_release();
-    await_count(&fake_slow_calls, calls + RESOLVER_THREADS_MAX + 1);
+    fake_await(&fake_slow_calls, calls + RESOLVER_THREADS_MAX + 1);
     assert_int_equal(atomic_load(&fake_slow_number), 1001);
     fake_release();
-    await_count(&fake_slow_calls, calls + RESOLVER_THREADS_MAX + 2);
+    fake_await(&fake_slow_calls, calls + RESOLVER_THREADS_MAX + 2);
     assert_int_equal(atomic_load(&fake_slow_number), 1002);
     for (int i = 0; i < RESOLVER_THREADS_MAX; i++)
         fake_release();
@@ -425,7 +398,7 @@ static void test_many_at_once(void **state)
 {
     (void)state;
     struct asker askers[8] = {{.good = 0}};
-    struct endpoint endpoint = endpoint_of("192.0.2.1:9");
+    struct endpoint endpoint = rig_endpoint("192.0.2.1:9");
     fake_clear();
     fake_add(&endpoint);
     for (size_t i = 0; i < ARRAY_LENGTH(askers); i++)
@@ -440,14 +413,11 @@ static void test_many_at_once(void **state)
 static void test_no_descriptor_leaks(void **state)
 {
     (void)state;
-    await_descriptors(descriptors_at_start);
+    rig_await_descriptors(fake_descriptors_at_start());
 }
 
 int main(void)
 {
-    if (sem_init(&fake_slow, 0, 0) != 0)
-        return 1;
-    descriptors_at_start = rig_descriptors();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_needs_no_look_up),
         cmocka_unit_test(test_the_system_has_no_thread),
@@ -464,5 +434,5 @@ int main(void)
         cmocka_unit_test(test_many_at_once),
         cmocka_unit_test(test_no_descriptor_leaks),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, fake_begin, NULL);
 }

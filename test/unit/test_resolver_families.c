@@ -6,16 +6,6 @@
 #include "fake_resolver.h"
 #include "net/resolver_job.h"
 
-static unsigned descriptors_at_start;
-
-static struct endpoint endpoint_of(const char *text)
-{
-    struct address address = rig_address(text, ADDRESS_TO_CONNECT);
-    struct endpoint endpoint;
-    assert_true(endpoint_of_address(&address, &endpoint));
-    return endpoint;
-}
-
 // What list.test and its like have: "46" is 192.0.2.1 and 2001:db8::2, in this order.
 static void set_list(const char *families)
 {
@@ -23,7 +13,7 @@ static void set_list(const char *families)
     for (size_t i = 0; families[i] != '\0'; i++) {
         char text[64];
         (void)snprintf(text, sizeof text, families[i] == '4' ? "192.0.2.%zu:9" : "[2001:db8::%zu]:9", i + 1);
-        struct endpoint endpoint = endpoint_of(text);
+        struct endpoint endpoint = rig_endpoint(text);
         fake_add(&endpoint);
     }
 }
@@ -61,7 +51,7 @@ static void assert_counts(const struct asker *asker, size_t ipv4, size_t ipv6, i
 
 static void assert_family(const struct asker *asker, int family, size_t at, const char *expected)
 {
-    struct endpoint endpoint, wanted = endpoint_of(expected);
+    struct endpoint endpoint, wanted = rig_endpoint(expected);
     resolved_endpoint(&asker->resolved, family, at, 80, &endpoint);
     assert_true(endpoint_equal(&endpoint, &wanted));
 }
@@ -69,7 +59,7 @@ static void assert_family(const struct asker *asker, int family, size_t at, cons
 static void release(struct asker *asker)
 {
     resolver_query_release(&asker->query);
-    fake_release_to_end(descriptors_at_start);
+    fake_release_to_end(0);
 }
 
 // What is known at once costs one look-up, and the system tells the order.
@@ -300,9 +290,6 @@ static void test_the_client_leaves(void **state)
 
 int main(void)
 {
-    if (sem_init(&fake_slow, 0, 0) != 0)
-        return 1;
-    descriptors_at_start = rig_descriptors();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_look_up),
         cmocka_unit_test(test_within_families),
@@ -317,5 +304,5 @@ int main(void)
         cmocka_unit_test(test_a_lost_packet),
         cmocka_unit_test(test_the_client_leaves),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, fake_begin, NULL);
 }
