@@ -189,6 +189,13 @@ void rig_write_pair(const char *name, const struct rig_issued *issued)
     rig_write_chain(file, issued->certificate, NULL, NULL);
 }
 
+void rig_issue_pair(const char *name, const struct rig_request *request)
+{
+    struct rig_issued issued = rig_issue(request);
+    rig_write_pair(name, &issued);
+    rig_drop(&issued);
+}
+
 void rig_put_list(FILE *file, const struct rig_list *request)
 {
     X509_CRL *list = X509_CRL_new();
@@ -263,6 +270,15 @@ void rig_config_add(struct rig_config *config, const char *key, const char *cert
                                     .authority.path = rig_config_path(config, 2, authority),
                                     .revocation_list.path = rig_config_path(config, 3, revocation_list)};
     config->config.certificate_count++;
+}
+
+void rig_config_add_pair(struct rig_config *config, const char *pair, const char *authority)
+{
+    char key[32];
+    char certificate[32];
+    (void)snprintf(key, sizeof key, "%s.key", pair);
+    (void)snprintf(certificate, sizeof certificate, "%s.crt", pair);
+    rig_config_add(config, key, certificate, authority, NULL);
 }
 
 struct tls_context *rig_context(const struct rig_config *config, enum tls_role role)

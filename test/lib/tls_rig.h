@@ -71,6 +71,9 @@ void rig_write_chain(const char *name, X509 *first, X509 *second, X509 *third);
 // "<name>.key" and "<name>.crt".
 void rig_write_pair(const char *name, const struct rig_issued *issued);
 
+// Makes a key with its certificate, and writes that pair.
+void rig_issue_pair(const char *name, const struct rig_request *request);
+
 struct rig_list {
     const struct rig_issued *issuer;
     X509 *revoked;      // NULL: none
@@ -105,6 +108,9 @@ void rig_config_init(struct rig_config *config, enum verify_mode mode);
 
 void rig_config_add(struct rig_config *config, const char *key, const char *certificate, const char *authority,
                     const char *revocation_list);
+
+// "<pair>.key" and "<pair>.crt", with an authority or NULL.
+void rig_config_add_pair(struct rig_config *config, const char *pair, const char *authority);
 
 struct tls_context *rig_context(const struct rig_config *config, enum tls_role role);
 

@@ -11,20 +11,8 @@
 
 #include "bitflow/base/compiler.h"
 #include "bitflow/wire/client_hello.h"
+#include "bytes.h"
 #include "hex.h"
-
-struct bytes {
-    uint8_t at[80 * 1024];
-    size_t length;
-};
-
-static void put(struct bytes *bytes, const void *from, size_t length)
-{
-    assert_true(length <= sizeof bytes->at - bytes->length);
-    if (length > 0)
-        memcpy(bytes->at + bytes->length, from, length);
-    bytes->length += length;
-}
 
 static void put_number(struct bytes *bytes, size_t value, size_t size)
 {

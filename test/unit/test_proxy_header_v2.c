@@ -1,28 +1,11 @@
 // Version 2 of the PROXY protocol: bytes as the specification's tables have them and as HAProxy sends them, what is
 // refused and why, however it is cut.
 
+#include "bytes.h"
 #include "proxy_header_rig.h"
 #include "wire/proxy_protocol_internal.h"
 
 static struct proxy_header_decoded decoded;
-
-struct bytes {
-    uint8_t at[6000];
-    size_t length;
-};
-
-static void put(struct bytes *bytes, const void *from, size_t length)
-{
-    assert_true(length <= sizeof bytes->at - bytes->length);
-    if (length > 0)
-        memcpy(bytes->at + bytes->length, from, length);
-    bytes->length += length;
-}
-
-static void put_hex(struct bytes *bytes, const char *hex)
-{
-    bytes->length += from_hex(hex, bytes->at + bytes->length, sizeof bytes->at - bytes->length);
-}
 
 #define SIGNATURE "0d0a0d0a000d0a515549540a"
 #define INET_ADDRESSES "c0a80001 c0a8000b dc04 01bb" // the example of version 1

@@ -91,17 +91,27 @@ static void assert_text(const json_t *json, const char *path, const char *wanted
         fail_msg("%s is %s and not %s", path, text == NULL ? "no string" : text, wanted);
 }
 
+struct expected {
+    const char *path;
+    const char *text;
+};
+
+static void assert_texts(const json_t *json, const struct expected *expected, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        assert_text(json, expected[i].path, expected[i].text);
+}
+
 static void assert_is_ours(const json_t *event, const char *id, const char *level)
 {
+    static const struct expected expected[] = {
+        {"platform", "native"},           {"logger", "bitflow"},    {"release", "bitflow@" BITFLOW_VERSION},
+        {"environment", "staging"},       {"server_name", "host1"}, {"sdk.name", "bitflow"},
+        {"sdk.version", BITFLOW_VERSION},
+    };
     assert_text(event, "event_id", id);
-    assert_text(event, "platform", "native");
+    assert_texts(event, expected, ARRAY_LENGTH(expected));
     assert_text(event, "level", level);
-    assert_text(event, "logger", "bitflow");
-    assert_text(event, "release", "bitflow@" BITFLOW_VERSION);
-    assert_text(event, "environment", "staging");
-    assert_text(event, "server_name", "host1");
-    assert_text(event, "sdk.name", "bitflow");
-    assert_text(event, "sdk.version", BITFLOW_VERSION);
 }
 
 static void test_id(void **state)
@@ -118,6 +128,27 @@ static void test_id(void **state)
 static void test_error_of_a_connection(void **state)
 {
     (void)state;
+    static const struct expected expected[] = {
+        {"timestamp", "2026-07-14T13:20:00.123Z"},
+        {"logentry.message", "the target refused the connection"},
+        {"logentry.formatted", "the target refused the connection: cannot connect"},
+        {"tags.proxy", "web"},
+        {"tags.target", "blue"},
+        {"tags.reason", "connect_refused"},
+        {"tags.connection", "42"},
+        {"fingerprint.0", "the target refused the connection"},
+        {"fingerprint.1", "web"},
+        {"fingerprint.2", "blue"},
+        {"fingerprint.3", "connect_refused"},
+        {"contexts.connection.proxy", "web"},
+        {"contexts.os.name", "Linux"},
+        {"breadcrumbs.values.0.message", "reloaded"},
+        {"breadcrumbs.values.0.category", "process"},
+        {"breadcrumbs.values.0.level", "info"},
+        {"breadcrumbs.values.1.level", "warning"},
+        {"breadcrumbs.values.1.category", "connection"},
+        {"breadcrumbs.values.1.data.target", "blue"},
+    };
     const struct log_field fields[] = {{"reason", "connect_refused"},
                                        {"ended_by", "target"},
                                        {"client", "192.0.2.1:5"},
@@ -149,34 +180,16 @@ static void test_error_of_a_connection(void **state)
     json_t *json = read_envelope(envelope, &length, error.id, &losses);
     assert_null(losses);
     assert_is_ours(json, error.id, "error");
-    assert_text(json, "timestamp", "2026-07-14T13:20:00.123Z");
-    assert_text(json, "logentry.message", "the target refused the connection");
-    assert_text(json, "logentry.formatted", "the target refused the connection: cannot connect");
-    assert_text(json, "tags.proxy", "web");
-    assert_text(json, "tags.target", "blue");
-    assert_text(json, "tags.reason", "connect_refused");
-    assert_text(json, "tags.connection", "42");
+    assert_texts(json, expected, ARRAY_LENGTH(expected));
     assert_int_equal(json_array_size(json_object_get(json, "fingerprint")), 4);
-    assert_text(json, "fingerprint.0", "the target refused the connection");
-    assert_text(json, "fingerprint.1", "web");
-    assert_text(json, "fingerprint.2", "blue");
-    assert_text(json, "fingerprint.3", "connect_refused");
     assert_int_equal(json_integer_value(find(json, "contexts.connection.id")), 42);
-    assert_text(json, "contexts.connection.proxy", "web");
     for (size_t i = 0; i < ARRAY_LENGTH(fields); i++) {
         char path[64];
         (void)snprintf(path, sizeof path, "contexts.connection.%s", fields[i].key);
         assert_text(json, path, fields[i].value);
     }
-    assert_text(json, "contexts.os.name", "Linux");
     assert_int_equal(json_integer_value(find(json, "extra.repeated")), 17);
     assert_int_equal(json_array_size(find(json, "breadcrumbs.values")), 2);
-    assert_text(json, "breadcrumbs.values.0.message", "reloaded");
-    assert_text(json, "breadcrumbs.values.0.category", "process");
-    assert_text(json, "breadcrumbs.values.0.level", "info");
-    assert_text(json, "breadcrumbs.values.1.level", "warning");
-    assert_text(json, "breadcrumbs.values.1.category", "connection");
-    assert_text(json, "breadcrumbs.values.1.data.target", "blue");
     assert_int_equal(json_integer_value(find(json, "breadcrumbs.values.1.data.conn")), 42);
     json_decref(json);
 }
@@ -230,6 +243,19 @@ static void test_hostile_text(void **state)
 static void test_crash(void **state)
 {
     (void)state;
+    static const struct expected expected[] = {
+        {"tags.signal", "SIGSEGV"},
+        {"tags.thread", "web#42>"},
+        {"tags.connection", "42"},
+        {"exception.values.0.type", "SIGSEGV"},
+        {"exception.values.0.value", "SEGV_MAPERR at address 0x10"},
+        {"exception.values.0.mechanism.type", "signalhandler"},
+        {"exception.values.0.stacktrace.frames.0.package", "/lib/libc.so.6"},
+        {"exception.values.0.stacktrace.frames.0.instruction_addr", "0x7f0000001000"},
+        {"exception.values.0.stacktrace.frames.1.function", "test_crash"},
+        {"exception.values.0.stacktrace.frames.2.function", "test_hostile_text"},
+        {"threads.values.0.name", "web#42>"},
+    };
     extern char __executable_start; // the linker's: where the program begins in memory
     uint64_t base = (uint64_t)(uintptr_t)&__executable_start;
     struct crash crash = {.signal = 11,
@@ -252,22 +278,12 @@ static void test_crash(void **state)
     json_t *losses;
     json_t *json = read_envelope(sentry_crash_envelope(&identity, id, &crash, NULL, 0, &length), &length, id, &losses);
     assert_is_ours(json, id, "fatal");
-    assert_text(json, "tags.signal", "SIGSEGV");
-    assert_text(json, "tags.thread", "web#42>");
-    assert_text(json, "tags.connection", "42");
-    assert_text(json, "exception.values.0.type", "SIGSEGV");
-    assert_text(json, "exception.values.0.value", "SEGV_MAPERR at address 0x10");
-    assert_text(json, "exception.values.0.mechanism.type", "signalhandler");
+    assert_texts(json, expected, ARRAY_LENGTH(expected));
     assert_true(json_is_false(find(json, "exception.values.0.mechanism.handled")));
     assert_int_equal(json_integer_value(find(json, "exception.values.0.mechanism.meta.signal.number")), 11);
     assert_int_equal(json_array_size(find(json, "exception.values.0.stacktrace.frames")), 3);
-    assert_text(json, "exception.values.0.stacktrace.frames.0.package", "/lib/libc.so.6");
-    assert_text(json, "exception.values.0.stacktrace.frames.0.instruction_addr", "0x7f0000001000");
     assert_true(json_is_false(find(json, "exception.values.0.stacktrace.frames.0.in_app")));
-    assert_text(json, "exception.values.0.stacktrace.frames.1.function", "test_crash");
-    assert_text(json, "exception.values.0.stacktrace.frames.2.function", "test_hostile_text");
     assert_true(json_is_true(find(json, "exception.values.0.stacktrace.frames.2.in_app")));
-    assert_text(json, "threads.values.0.name", "web#42>");
     assert_null(json_object_get(json, "fingerprint"));
     json_decref(json);
     crash.frame_count = 0;

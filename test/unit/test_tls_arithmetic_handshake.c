@@ -11,12 +11,8 @@ static const char *const kinds[] = {"rsa", "P-256", "P-384"};
 static struct arithmetic_counts shake_hands(enum tls_role role, int version, const char *kind, const char *groups)
 {
     struct rig_config config;
-    char key[32];
-    char certificate[32];
-    (void)snprintf(key, sizeof key, "%s.key", kind);
-    (void)snprintf(certificate, sizeof certificate, "%s.crt", kind);
     rig_config_init(&config, VERIFY_STRICT);
-    rig_config_add(&config, key, certificate, "ca.crt", NULL);
+    rig_config_add_pair(&config, kind, "ca.crt");
     struct tls_context *context = rig_context(&config, role);
     struct tls_peer peer = {.minimum = version,
                             .maximum = version,
@@ -69,12 +65,9 @@ static int begin(void **state)
     rig_tls_begin();
     ca = rig_issue(&(struct rig_request){.subject = "ca", .is_ca = true});
     rig_write_pair("ca", &ca);
-    for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++) {
-        struct rig_issued issued = rig_issue(
-            &(struct rig_request){.subject = "server", .names = "DNS:s.example", .kind = kinds[i], .issuer = &ca});
-        rig_write_pair(kinds[i], &issued);
-        rig_drop(&issued);
-    }
+    for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++)
+        rig_issue_pair(kinds[i], &(struct rig_request){
+                                     .subject = "server", .names = "DNS:s.example", .kind = kinds[i], .issuer = &ca});
     return 0;
 }
 

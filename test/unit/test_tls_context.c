@@ -1,5 +1,6 @@
 // What a TLS context loads, and what it says of files that are not what they should be.
 
+#include "row.h"
 #include "tls_rig.h"
 
 static struct rig_issued ca;
@@ -44,7 +45,7 @@ static void test_every_kind_of_key_loads(void **state)
         rig_write_pair("kind", &issued);
         struct rig_config config;
         rig_config_init(&config, VERIFY_NONE);
-        rig_config_add(&config, "kind.key", "kind.crt", NULL, NULL);
+        rig_config_add_pair(&config, "kind", NULL);
         load_and_drop(&config, TLS_SERVER);
         load_and_drop(&config, TLS_CLIENT);
         // The forms with a label of their own.
@@ -76,19 +77,33 @@ static void test_files_that_are_something_else(void **state)
     rig_write_file("text", "hello\n", 6);
     rig_write_file("der", der, sizeof der);
     rig_write_file("zeros", zeros, sizeof zeros - 1);
-    assert_bad_pair("server.key", "missing", "missing", "cannot read ");
-    assert_bad_pair("server.key", "missing", "missing", "No such file or directory");
-    assert_bad_pair("missing", "server.crt", "missing", "No such file or directory");
-    assert_bad_pair("server.key", ".", "/.", "is a directory");
-    assert_bad_pair("server.key", "empty", "empty", "is empty");
-    assert_bad_pair("empty", "server.crt", "empty", "is empty");
-    assert_bad_pair("server.key", "text", "text", "is not a PEM file");
-    assert_bad_pair("text", "server.crt", "text", "is not a PEM file");
-    assert_bad_pair("server.key", "der", "der", "is DER; it must be PEM");
-    assert_bad_pair("der", "server.crt", "der", "is DER; it must be PEM");
-    assert_bad_pair("server.key", "zeros", "zeros", "it has zero bytes in it");
-    assert_bad_pair("server.key", "server.key", "server.key", "holds a PRIVATE KEY, not a CERTIFICATE");
-    assert_bad_pair("server.crt", "server.crt", "server.crt", "holds a CERTIFICATE, not a PRIVATE KEY");
+    static const struct {
+        const char *name;
+        const char *key;
+        const char *certificate;
+        const char *file; // that is at fault
+        const char *words;
+    } rows[] = {
+        {"a certificate that is missing, named", "server.key", "missing", "missing", "cannot read "},
+        {"a certificate that is missing", "server.key", "missing", "missing", "No such file or directory"},
+        {"a key that is missing", "missing", "server.crt", "missing", "No such file or directory"},
+        {"a directory", "server.key", ".", "/.", "is a directory"},
+        {"an empty certificate", "server.key", "empty", "empty", "is empty"},
+        {"an empty key", "empty", "server.crt", "empty", "is empty"},
+        {"a certificate that is text", "server.key", "text", "text", "is not a PEM file"},
+        {"a key that is text", "text", "server.crt", "text", "is not a PEM file"},
+        {"a certificate in DER", "server.key", "der", "der", "is DER; it must be PEM"},
+        {"a key in DER", "der", "server.crt", "der", "is DER; it must be PEM"},
+        {"zero bytes", "server.key", "zeros", "zeros", "it has zero bytes in it"},
+        {"a key as the certificate", "server.key", "server.key", "server.key",
+         "holds a PRIVATE KEY, not a CERTIFICATE"},
+        {"a certificate as the key", "server.crt", "server.crt", "server.crt",
+         "holds a CERTIFICATE, not a PRIVATE KEY"},
+    };
+    FOR_EACH_ROW(row, rows)
+    {
+        assert_bad_pair(row->key, row->certificate, row->file, row->words);
+    }
 }
 
 static void test_damaged_files(void **state)
@@ -150,10 +165,8 @@ static void test_keys_that_cannot_be_used(void **state)
         EVP_PKEY_free(key);
         assert_bad_pair("odd.key", "server.crt", "odd.key", kinds[i].words);
     }
-    struct rig_issued ed = rig_issue(&(struct rig_request){.subject = "s", .kind = "ed25519"});
-    rig_write_pair("ed", &ed);
+    rig_issue_pair("ed", &(struct rig_request){.subject = "s", .kind = "ed25519"});
     assert_bad_pair("ed.key", "ed.crt", "ed.crt", "certificate 1 uses Ed25519, which is not supported");
-    rig_drop(&ed);
 }
 
 static void test_keys_and_certificates_that_do_not_match(void **state)
@@ -176,18 +189,13 @@ static void test_keys_and_certificates_that_do_not_match(void **state)
 static void test_certificates_that_are_not_for_servers(void **state)
 {
     (void)state;
-    struct rig_issued client = rig_issue(&(struct rig_request){.subject = "c", .usage = "clientAuth", .issuer = &ca});
-    rig_write_pair("usage", &client);
-    rig_drop(&client);
+    rig_issue_pair("usage", &(struct rig_request){.subject = "c", .usage = "clientAuth", .issuer = &ca});
     assert_bad_pair("usage.key", "usage.crt", "usage.crt", "not for servers (extended key usage)");
     struct rig_config config;
     rig_config_init(&config, VERIFY_NONE);
-    rig_config_add(&config, "usage.key", "usage.crt", NULL, NULL);
+    rig_config_add_pair(&config, "usage", NULL);
     load_and_drop(&config, TLS_CLIENT);
-    struct rig_issued sealed =
-        rig_issue(&(struct rig_request){.subject = "c", .key_usage = "keyEncipherment", .issuer = &ca});
-    rig_write_pair("usage", &sealed);
-    rig_drop(&sealed);
+    rig_issue_pair("usage", &(struct rig_request){.subject = "c", .key_usage = "keyEncipherment", .issuer = &ca});
     assert_bad_pair("usage.key", "usage.crt", "usage.crt", "not for signatures (key usage)");
 }
 
@@ -196,7 +204,7 @@ static void test_authorities(void **state)
     (void)state;
     struct rig_config config;
     rig_config_init(&config, VERIFY_STRICT);
-    rig_config_add(&config, "server.key", "server.crt", NULL, NULL);
+    rig_config_add_pair(&config, "server", NULL);
     assert_refused(&config, TLS_SERVER, "verify_mode strict needs an authority");
     config.config.verify_mode = VERIFY_RELAXED;
     assert_refused(&config, TLS_SERVER, "verify_mode relaxed needs an authority");
@@ -303,13 +311,11 @@ static void warnings_of(const struct rig_config *config, int days, struct warnin
 
 static void assert_warning(long from, long until, const char *words, long date)
 {
-    struct rig_issued issued = rig_issue(
-        &(struct rig_request){.subject = "shaky", .names = "DNS:a", .from = from, .until = until, .issuer = &ca});
-    rig_write_pair("shaky", &issued);
-    rig_drop(&issued);
+    rig_issue_pair("shaky", &(struct rig_request){
+                                .subject = "shaky", .names = "DNS:a", .from = from, .until = until, .issuer = &ca});
     struct rig_config config;
     rig_config_init(&config, VERIFY_NONE);
-    rig_config_add(&config, "shaky.key", "shaky.crt", NULL, NULL);
+    rig_config_add_pair(&config, "shaky", NULL);
     struct warnings warnings;
     warnings_of(&config, 30, &warnings);
     if (words == NULL) {
@@ -396,7 +402,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_kind_of_key_loads),
         cmocka_unit_test(test_a_pair_may_share_a_file),
-        cmocka_unit_test(test_files_that_are_something_else),
+        UNIT_TEST_OF_ROWS(test_files_that_are_something_else),
         cmocka_unit_test(test_damaged_files),
         cmocka_unit_test(test_keys_that_cannot_be_used),
         cmocka_unit_test(test_keys_and_certificates_that_do_not_match),

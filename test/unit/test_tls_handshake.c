@@ -29,14 +29,10 @@ static const struct suite suites[] = {
 static void run_suite(const struct suite *suite, const char *kind, enum tls_role role)
 {
     struct rig_config config;
-    char key[32];
-    char certificate[32];
     char client[32];
-    (void)snprintf(key, sizeof key, "%s.key", kind);
-    (void)snprintf(certificate, sizeof certificate, "%s.crt", kind);
     (void)snprintf(client, sizeof client, "client-%s", kind);
     rig_config_init(&config, VERIFY_STRICT);
-    rig_config_add(&config, key, certificate, "ca.crt", NULL);
+    rig_config_add_pair(&config, kind, "ca.crt");
     struct tls_context *context = rig_context(&config, role);
     struct tls_peer peer = {.minimum = suite->version,
                             .maximum = suite->version,
@@ -168,7 +164,7 @@ static void test_minimum_version(void **state)
         rig_config_init(&config, VERIFY_NONE);
         config.config.minimum_version = TLS_MINIMUM_1_3;
         if (role == TLS_SERVER)
-            rig_config_add(&config, "P-256.key", "P-256.crt", NULL, NULL);
+            rig_config_add_pair(&config, "P-256", NULL);
         struct tls_context *context = rig_context(&config, role);
         struct tls_session session;
         struct error error;
@@ -186,10 +182,7 @@ static void test_minimum_version(void **state)
 
 static void write_server(const char *pair, const char *subject, const char *names, const char *kind)
 {
-    struct rig_issued issued =
-        rig_issue(&(struct rig_request){.subject = subject, .names = names, .kind = kind, .issuer = &ca});
-    rig_write_pair(pair, &issued);
-    rig_drop(&issued);
+    rig_issue_pair(pair, &(struct rig_request){.subject = subject, .names = names, .kind = kind, .issuer = &ca});
 }
 
 struct choice {
@@ -211,13 +204,8 @@ static void test_the_certificate_follows_the_server_name(void **state)
     static const char *const pairs[] = {"one", "wild", "exact", "cn", "not-cn", "dual-ec", "dual-rsa"};
     struct rig_config config;
     rig_config_init(&config, VERIFY_NONE);
-    for (size_t i = 0; i < ARRAY_LENGTH(pairs); i++) {
-        char key[32];
-        char certificate[32];
-        (void)snprintf(key, sizeof key, "%s.key", pairs[i]);
-        (void)snprintf(certificate, sizeof certificate, "%s.crt", pairs[i]);
-        rig_config_add(&config, key, certificate, NULL, NULL);
-    }
+    for (size_t i = 0; i < ARRAY_LENGTH(pairs); i++)
+        rig_config_add_pair(&config, pairs[i], NULL);
     static const struct choice choices[] = {
         {NULL, NULL, "one"},
         {"first.example", NULL, "one"},
@@ -257,8 +245,8 @@ static void test_a_retried_hello_chooses_again(void **state)
     (void)state;
     struct rig_config config;
     rig_config_init(&config, VERIFY_NONE);
-    rig_config_add(&config, "rsa.key", "rsa.crt", NULL, NULL);
-    rig_config_add(&config, "P-256.key", "P-256.crt", NULL, NULL);
+    rig_config_add_pair(&config, "rsa", NULL);
+    rig_config_add_pair(&config, "P-256", NULL);
     struct tls_context *context = rig_context(&config, TLS_SERVER);
     // Its key share is of a group that we have not: HelloRetryRequest.
     struct tls_peer peer = {.groups = "P-521:P-384", .minimum = TLS1_3_VERSION, .server_name = "s.example"};
@@ -296,7 +284,7 @@ static void test_protocols(void **state)
         for (size_t j = 0; j < 2 && cases[i / 4].ours[j] != NULL; j++)
             config.protocols[config.config.application_protocol_count++] = cases[i / 4].ours[j];
         if (role == TLS_SERVER)
-            rig_config_add(&config, "P-256.key", "P-256.crt", NULL, NULL);
+            rig_config_add_pair(&config, "P-256", NULL);
         struct tls_context *context = rig_context(&config, role);
         struct tls_peer peer = {
             .protocols = cases[i / 4].theirs, .pair = "P-256", .maximum = i % 4 < 2 ? TLS1_2_VERSION : TLS1_3_VERSION};
@@ -323,7 +311,7 @@ static void test_a_client_may_want_short_records(void **state)
     (void)state;
     struct rig_config config;
     rig_config_init(&config, VERIFY_NONE);
-    rig_config_add(&config, "P-256.key", "P-256.crt", NULL, NULL);
+    rig_config_add_pair(&config, "P-256", NULL);
     struct tls_context *context = rig_context(&config, TLS_SERVER);
     struct tls_peer peer = {.maximum = TLS1_2_VERSION, .fragment = TLSEXT_max_fragment_length_1024};
     struct tls_session session;
@@ -375,7 +363,7 @@ static void test_a_context_is_shared_by_threads(void **state)
     (void)state;
     struct rig_config config;
     rig_config_init(&config, VERIFY_NONE);
-    rig_config_add(&config, "rsa.key", "rsa.crt", NULL, NULL);
+    rig_config_add_pair(&config, "rsa", NULL);
     struct tls_context *context = rig_context(&config, TLS_SERVER);
     pthread_t threads[AT_ONCE];
     for (size_t i = 0; i < AT_ONCE; i++)
@@ -393,21 +381,17 @@ static int begin(void **state)
     rig_write_pair("ca", &ca);
     for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++) {
         char name[32];
-        struct rig_issued issued = rig_issue(&(struct rig_request){.subject = "server",
-                                                                   .names = "DNS:s.example,IP:127.0.0.1,IP:::1",
-                                                                   .usage = "serverAuth,clientAuth",
-                                                                   .kind = kinds[i],
-                                                                   .issuer = &ca});
-        rig_write_pair(kinds[i], &issued);
-        rig_drop(&issued);
-        issued = rig_issue(&(struct rig_request){.subject = "client",
-                                                 .names = "email:client@s.example",
-                                                 .usage = "clientAuth",
-                                                 .kind = kinds[i],
-                                                 .issuer = &ca});
+        rig_issue_pair(kinds[i], &(struct rig_request){.subject = "server",
+                                                       .names = "DNS:s.example,IP:127.0.0.1,IP:::1",
+                                                       .usage = "serverAuth,clientAuth",
+                                                       .kind = kinds[i],
+                                                       .issuer = &ca});
         (void)snprintf(name, sizeof name, "client-%s", kinds[i]);
-        rig_write_pair(name, &issued);
-        rig_drop(&issued);
+        rig_issue_pair(name, &(struct rig_request){.subject = "client",
+                                                   .names = "email:client@s.example",
+                                                   .usage = "clientAuth",
+                                                   .kind = kinds[i],
+                                                   .issuer = &ca});
     }
     return 0;
 }

@@ -229,7 +229,7 @@ static void test_lists_are_of_their_entry(void **state)
     for (int has_list = 0; has_list < 2; has_list++) {
         struct rig_config config;
         rig_config_init(&config, VERIFY_STRICT);
-        rig_config_add(&config, "server.key", "server.crt", NULL, NULL);
+        rig_config_add_pair(&config, "server", NULL);
         rig_config_add(&config, NULL, NULL, "other.crt", "lists.crl");
         rig_config_add(&config, NULL, NULL, "root.crt", has_list ? "lists.crl" : NULL);
         struct tls_context *context = rig_context(&config, TLS_SERVER);
