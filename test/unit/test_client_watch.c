@@ -31,7 +31,7 @@ static void assert_waits_asleep(struct client_watch *watch)
     assert_true(cpu_time() - cpu < 100 * NS_PER_MS);
 }
 
-static void test_nobody_to_watch(void **state)
+static void test_with_nobody_to_watch_the_deadline_is_waited_for(void **state)
 {
     (void)state;
     struct client_watch watch;
@@ -41,7 +41,7 @@ static void test_nobody_to_watch(void **state)
     assert_true(clock_now() - start >= SHORT);
 }
 
-static void test_descriptors(void **state)
+static void test_a_ready_descriptor_ends_the_wait_and_data_of_the_client_does_not(void **state)
 {
     (void)state;
     int pair[2], client[2];
@@ -65,7 +65,7 @@ static void test_descriptors(void **state)
     }
 }
 
-static void test_too_many_descriptors(void **state)
+static void test_too_many_descriptors_are_refused(void **state)
 {
     (void)state;
     struct client_watch watch;
@@ -80,7 +80,7 @@ static void test_too_many_descriptors(void **state)
                      CLIENT_WATCH_DEADLINE);
 }
 
-static void test_poll_failure(void **state)
+static void test_a_failing_poll_is_told(void **state)
 {
     (void)state;
     struct client_watch watch;
@@ -119,7 +119,7 @@ static const struct {
     bool is_unix;
 } kinds[] = {{"TCP", false}, {"Unix", true}};
 
-static void test_reset_is_leaving_at_once(void **state)
+static void test_a_reset_is_leaving_at_once(void **state)
 {
     (void)state;
     struct watched client = watch_client(false);
@@ -131,7 +131,7 @@ static void test_reset_is_leaving_at_once(void **state)
     (void)close(client.near);
 }
 
-static void test_end_without_a_word_has_a_grace(void **state)
+static void test_an_end_without_data_is_leaving_after_the_timeout(void **state)
 {
     (void)state;
     FOR_EACH_ROW(kind, kinds)
@@ -151,7 +151,7 @@ static void test_end_without_a_word_has_a_grace(void **state)
     }
 }
 
-static void test_end_after_data_is_a_half_close(void **state)
+static void test_an_end_after_data_is_a_half_close(void **state)
 {
     (void)state;
     FOR_EACH_ROW(kind, kinds)
@@ -170,7 +170,7 @@ static void test_end_after_data_is_a_half_close(void **state)
 }
 
 // There is nothing to deliver, and nobody to answer.
-static void test_full_close_of_a_silent_unix_client(void **state)
+static void test_a_silent_unix_client_that_closes_is_gone_at_once(void **state)
 {
     (void)state;
     struct watched client = watch_client(true);
@@ -180,7 +180,7 @@ static void test_full_close_of_a_silent_unix_client(void **state)
 }
 
 // A full close of TCP is a FIN like any other until something is sent to it.
-static void test_full_close_after_data(void **state)
+static void test_a_client_that_closes_after_data_is_not_gone(void **state)
 {
     (void)state;
     FOR_EACH_ROW(kind, kinds)
@@ -202,7 +202,7 @@ static bool flag_is_set(const void *subject)
 
 // Whoever ends a connection from outside sets its reason and shuts its socket down. A closed Unix client that had sent
 // something is not watched any more, so the shutdown cannot wake the wait; it must end all the same.
-static void test_ended_from_outside(void **state)
+static void test_an_end_from_outside_ends_the_wait(void **state)
 {
     (void)state;
     bool over = false;
@@ -222,16 +222,16 @@ static void test_ended_from_outside(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nobody_to_watch),
-        cmocka_unit_test(test_descriptors),
-        cmocka_unit_test(test_too_many_descriptors),
-        cmocka_unit_test(test_poll_failure),
-        cmocka_unit_test(test_reset_is_leaving_at_once),
-        UNIT_TEST_OF_ROWS(test_end_without_a_word_has_a_grace),
-        UNIT_TEST_OF_ROWS(test_end_after_data_is_a_half_close),
-        cmocka_unit_test(test_full_close_of_a_silent_unix_client),
-        UNIT_TEST_OF_ROWS(test_full_close_after_data),
-        cmocka_unit_test(test_ended_from_outside),
+        cmocka_unit_test(test_with_nobody_to_watch_the_deadline_is_waited_for),
+        cmocka_unit_test(test_a_ready_descriptor_ends_the_wait_and_data_of_the_client_does_not),
+        cmocka_unit_test(test_too_many_descriptors_are_refused),
+        cmocka_unit_test(test_a_failing_poll_is_told),
+        cmocka_unit_test(test_a_reset_is_leaving_at_once),
+        UNIT_TEST_OF_ROWS(test_an_end_without_data_is_leaving_after_the_timeout),
+        UNIT_TEST_OF_ROWS(test_an_end_after_data_is_a_half_close),
+        cmocka_unit_test(test_a_silent_unix_client_that_closes_is_gone_at_once),
+        UNIT_TEST_OF_ROWS(test_a_client_that_closes_after_data_is_not_gone),
+        cmocka_unit_test(test_an_end_from_outside_ends_the_wait),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,7 +8,7 @@
 #include "bitflow/net/inherited.h"
 #include "dial_rig.h"
 
-static void test_literals(void **state)
+static void test_a_literal_is_connected_to(void **state)
 {
     (void)state;
     static const char *const texts[] = {"127.0.0.1:0", "[::1]:0"};
@@ -24,7 +24,7 @@ static void test_literals(void **state)
     }
 }
 
-static void test_refused(void **state)
+static void test_a_refusal_names_the_endpoint(void **state)
 {
     (void)state;
     struct endpoint endpoint;
@@ -40,7 +40,7 @@ static void test_refused(void **state)
     (void)close(fd);
 }
 
-static void test_full_accept_queue_times_out(void **state)
+static void test_a_full_accept_queue_times_out(void **state)
 {
     (void)state;
     struct black_hole hole = rig_black_hole("127.0.0.1:0");
@@ -51,7 +51,7 @@ static void test_full_accept_queue_times_out(void **state)
     rig_drop_black_hole(&hole);
 }
 
-static void test_unreachable(void **state)
+static void test_an_unreachable_address_fails_at_once(void **state)
 {
     (void)state;
     // The limited broadcast address cannot be connected to; the kernel says so at once and sends nothing.
@@ -90,7 +90,7 @@ static const char *unix_name(void)
     return name;
 }
 
-static void test_unix(void **state)
+static void test_a_unix_socket_is_connected_to_or_refuses(void **state)
 {
     (void)state;
     struct endpoint endpoint;
@@ -114,7 +114,7 @@ static void *accept_later(void *argument)
     return NULL;
 }
 
-static void test_unix_full_queue(void **state)
+static void test_a_full_unix_queue_is_waited_for(void **state)
 {
     (void)state;
     struct endpoint endpoint;
@@ -141,7 +141,7 @@ static void test_unix_full_queue(void **state)
     (void)close(listener);
 }
 
-static void test_unix_full_queue_closed_meanwhile(void **state)
+static void test_a_client_that_leaves_ends_the_wait_for_a_full_unix_queue(void **state)
 {
     (void)state;
     struct endpoint endpoint;
@@ -192,7 +192,7 @@ static void leave_a_request(int fd)
     (void)close(fd);
 }
 
-static void test_the_client_leaves(void **state)
+static void test_a_client_that_leaves_cancels_the_dial(void **state)
 {
     (void)state;
     check_client(leave_by_reset, ERROR_CANCELLED, 0);
@@ -200,7 +200,7 @@ static void test_the_client_leaves(void **state)
     check_client(leave_a_request, ERROR_TIMEOUT, 0);
 }
 
-static void test_no_descriptor_left(void **state)
+static void test_a_shortage_of_descriptors_is_told_as_such(void **state)
 {
     (void)state;
     struct endpoint endpoint;
@@ -218,7 +218,7 @@ static void test_no_descriptor_left(void **state)
     (void)close(listener);
 }
 
-static void test_inherited(void **state)
+static void test_an_inherited_stream_is_lent_once(void **state)
 {
     (void)state;
     int pair[2];
@@ -243,17 +243,17 @@ static void test_inherited(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_literals),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_full_accept_queue_times_out),
-        cmocka_unit_test(test_unreachable),
+        cmocka_unit_test(test_a_literal_is_connected_to),
+        cmocka_unit_test(test_a_refusal_names_the_endpoint),
+        cmocka_unit_test(test_a_full_accept_queue_times_out),
+        cmocka_unit_test(test_an_unreachable_address_fails_at_once),
         cmocka_unit_test(test_self_connection_is_refused),
-        cmocka_unit_test(test_unix),
-        cmocka_unit_test(test_unix_full_queue),
-        cmocka_unit_test(test_unix_full_queue_closed_meanwhile),
-        cmocka_unit_test(test_the_client_leaves),
-        cmocka_unit_test(test_no_descriptor_left),
-        cmocka_unit_test(test_inherited),
+        cmocka_unit_test(test_a_unix_socket_is_connected_to_or_refuses),
+        cmocka_unit_test(test_a_full_unix_queue_is_waited_for),
+        cmocka_unit_test(test_a_client_that_leaves_ends_the_wait_for_a_full_unix_queue),
+        cmocka_unit_test(test_a_client_that_leaves_cancels_the_dial),
+        cmocka_unit_test(test_a_shortage_of_descriptors_is_told_as_such),
+        cmocka_unit_test(test_an_inherited_stream_is_lent_once),
         cmocka_unit_test(test_no_descriptor_leaks),
     };
     return cmocka_run_group_tests(tests, fake_begin, NULL);

@@ -75,21 +75,21 @@ static void assert_late_one_connects(bool is_silent)
 }
 
 // The addresses that are known have all failed when the other family's come.
-static void test_late_after_all_failed(void **state)
+static void test_addresses_that_come_after_all_have_failed_are_tried(void **state)
 {
     (void)state;
     assert_late_one_connects(false);
 }
 
 // Those that are known are being tried.
-static void test_late_into_the_race(void **state)
+static void test_addresses_that_come_late_join_the_race(void **state)
 {
     (void)state;
     assert_late_one_connects(true);
 }
 
 // They never come: what failed is told, at the deadline or when they have had their time.
-static void test_late_and_never(void **state)
+static void test_addresses_that_never_come_are_told_of(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"127.0.0.1", "[::1]"};
@@ -113,7 +113,7 @@ static void test_late_and_never(void **state)
     fake_release_to_end(0);
 }
 
-static void test_shortage_from_the_beginning(void **state)
+static void test_a_lasting_shortage_fails_the_dial(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"127.0.0.1", "127.0.0.2"};
@@ -132,7 +132,7 @@ static void test_shortage_from_the_beginning(void **state)
 }
 
 // An address that a shortage kept from being tried is tried again, and not taken for one that failed.
-static void test_shortage_while_one_is_tried(void **state)
+static void test_an_address_kept_back_by_a_shortage_is_tried_again(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"127.0.0.2", "127.0.0.1"};
@@ -151,7 +151,7 @@ static void test_shortage_while_one_is_tried(void **state)
 
 // The first one failed, and the second cannot be tried: it is tried again for a moment, then the shortage is the
 // reason.
-static void test_shortage_after_a_failure(void **state)
+static void test_a_shortage_after_a_failure_is_the_reason(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"127.0.0.2", "127.0.0.1"};
@@ -174,12 +174,12 @@ static void test_shortage_after_a_failure(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_late_after_all_failed),
-        cmocka_unit_test(test_late_into_the_race),
-        cmocka_unit_test(test_late_and_never),
-        cmocka_unit_test(test_shortage_from_the_beginning),
-        cmocka_unit_test(test_shortage_while_one_is_tried),
-        cmocka_unit_test(test_shortage_after_a_failure),
+        cmocka_unit_test(test_addresses_that_come_after_all_have_failed_are_tried),
+        cmocka_unit_test(test_addresses_that_come_late_join_the_race),
+        cmocka_unit_test(test_addresses_that_never_come_are_told_of),
+        cmocka_unit_test(test_a_lasting_shortage_fails_the_dial),
+        cmocka_unit_test(test_an_address_kept_back_by_a_shortage_is_tried_again),
+        cmocka_unit_test(test_a_shortage_after_a_failure_is_the_reason),
         cmocka_unit_test(test_no_descriptor_leaks),
     };
     return cmocka_run_group_tests(tests, fake_begin, NULL);

@@ -25,7 +25,7 @@ static void assert_order(const char *families, enum address_family preferred, co
     assert_string_equal(got, wanted);
 }
 
-static void test_order(void **state)
+static void test_families_take_turns_as_preferred(void **state)
 {
     (void)state;
     static const struct {
@@ -53,7 +53,7 @@ static void test_order(void **state)
 }
 
 // Addresses that come late take their turn.
-static void test_order_of_late_addresses(void **state)
+static void test_late_addresses_take_their_turn(void **state)
 {
     (void)state;
     struct resolved_addresses resolved = {.first = RESOLVED_IPV4, .counts = {[RESOLVED_IPV4] = 3}};
@@ -80,7 +80,7 @@ static struct dialled dial_list(const char *const *hosts, size_t count, uint16_t
     return dial_text(rig_on_port("list.test", port), deadline);
 }
 
-static void test_names(void **state)
+static void test_a_name_is_resolved_and_connected_to(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"127.0.0.1"};
@@ -100,7 +100,7 @@ static void test_names(void **state)
 }
 
 // A refusal starts the next one at once, without the delay.
-static void test_race_first_refuses(void **state)
+static void test_a_refusal_starts_the_next_address_at_once(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"127.0.0.2", "127.0.0.3", "127.0.0.1"};
@@ -120,7 +120,7 @@ static struct dialled dial_preferring(const char *text, enum address_family pref
 }
 
 // Both families are there: the preferred one is connected to, and the other one if that does not answer.
-static void test_preferred_family(void **state)
+static void test_the_preferred_family_is_connected_to_if_it_answers(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"[::1]", "127.0.0.1"};
@@ -144,7 +144,7 @@ static void test_preferred_family(void **state)
     (void)close(listener6);
 }
 
-static void test_resolver_has_its_own_bound(void **state)
+static void test_the_resolver_has_a_bound_of_its_own(void **state)
 {
     (void)state;
     struct dialled dialled = dial_preferring("slow3001.test:80", ADDRESS_ANY, 50 * NS_PER_MS);
@@ -165,7 +165,7 @@ static void test_resolver_has_its_own_bound(void **state)
 }
 
 // One that doesn't answer holds the next one up for the delay only.
-static void test_race_first_is_silent(void **state)
+static void test_a_silent_address_delays_the_next_by_one_delay(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"127.0.0.2", "127.0.0.1"};
@@ -198,19 +198,19 @@ static void assert_takes_one_delay(enum address_family preferred)
     (void)close(listener);
 }
 
-static void test_race_families_take_turns(void **state)
+static void test_two_silent_addresses_do_not_delay_the_other_family(void **state)
 {
     (void)state;
     assert_takes_one_delay(ADDRESS_ANY);
 }
 
-static void test_race_preferred_family_is_silent(void **state)
+static void test_a_silent_preferred_family_does_not_delay_the_other(void **state)
 {
     (void)state;
     assert_takes_one_delay(ADDRESS_IPV4);
 }
 
-static void test_race_all_fail(void **state)
+static void test_a_failure_of_all_addresses_names_the_last(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"127.0.0.1", "127.0.0.2", "[::1]"};
@@ -222,7 +222,7 @@ static void test_race_all_fail(void **state)
     (void)close(fd);
 }
 
-static void test_race_times_out(void **state)
+static void test_a_timeout_tells_how_many_were_tried(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"127.0.0.2", "127.0.0.1"};
@@ -233,7 +233,7 @@ static void test_race_times_out(void **state)
     rig_drop_black_hole(&hole);
 }
 
-static void test_race_is_cancelled(void **state)
+static void test_a_client_that_leaves_cancels_the_race(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"127.0.0.1", "127.0.0.2"};
@@ -253,7 +253,7 @@ static void test_race_is_cancelled(void **state)
 }
 
 // As many as a name can have, all of them refusing but the last.
-static void test_race_of_many(void **state)
+static void test_the_last_of_very_many_addresses_is_connected_to(void **state)
 {
     (void)state;
     char texts[RESOLVED_ADDRESSES_MAX][16];
@@ -274,19 +274,19 @@ static void test_race_of_many(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_order),
-        cmocka_unit_test(test_order_of_late_addresses),
-        cmocka_unit_test(test_names),
-        cmocka_unit_test(test_preferred_family),
-        cmocka_unit_test(test_resolver_has_its_own_bound),
-        cmocka_unit_test(test_race_first_refuses),
-        cmocka_unit_test(test_race_first_is_silent),
-        cmocka_unit_test(test_race_families_take_turns),
-        cmocka_unit_test(test_race_preferred_family_is_silent),
-        cmocka_unit_test(test_race_all_fail),
-        cmocka_unit_test(test_race_times_out),
-        cmocka_unit_test(test_race_is_cancelled),
-        cmocka_unit_test(test_race_of_many),
+        cmocka_unit_test(test_families_take_turns_as_preferred),
+        cmocka_unit_test(test_late_addresses_take_their_turn),
+        cmocka_unit_test(test_a_name_is_resolved_and_connected_to),
+        cmocka_unit_test(test_the_preferred_family_is_connected_to_if_it_answers),
+        cmocka_unit_test(test_the_resolver_has_a_bound_of_its_own),
+        cmocka_unit_test(test_a_refusal_starts_the_next_address_at_once),
+        cmocka_unit_test(test_a_silent_address_delays_the_next_by_one_delay),
+        cmocka_unit_test(test_two_silent_addresses_do_not_delay_the_other_family),
+        cmocka_unit_test(test_a_silent_preferred_family_does_not_delay_the_other),
+        cmocka_unit_test(test_a_failure_of_all_addresses_names_the_last),
+        cmocka_unit_test(test_a_timeout_tells_how_many_were_tried),
+        cmocka_unit_test(test_a_client_that_leaves_cancels_the_race),
+        cmocka_unit_test(test_the_last_of_very_many_addresses_is_connected_to),
         cmocka_unit_test(test_no_descriptor_leaks),
     };
     return cmocka_run_group_tests(tests, fake_begin, NULL);

@@ -89,7 +89,7 @@ static enum close_reason reason_of(struct fake *fake)
     return atomic_load(&fake->entry.reason);
 }
 
-static void test_counts(void **state)
+static void test_connections_are_counted_while_they_are_in(void **state)
 {
     (void)state;
     struct registry *registry = create();
@@ -289,7 +289,7 @@ static void *live(void *argument)
     return NULL;
 }
 
-static void test_many_threads(void **state)
+static void test_threads_that_come_and_go_leave_nothing_behind(void **state)
 {
     (void)state;
     struct crowd crowd = {.registry = create()};
@@ -322,7 +322,7 @@ static void *leave_last(void *argument)
 }
 
 // However the last ones leave together: it is said exactly once.
-static void test_drain_speaks_once(void **state)
+static void test_a_drain_speaks_once(void **state)
 {
     (void)state;
     for (int round = 0; round < 50; round++) {
@@ -372,7 +372,7 @@ static void *come_and_go(void *argument)
     return NULL;
 }
 
-static void test_ends_from_outside(void **state)
+static void test_an_end_from_outside_spares_other_sockets(void **state)
 {
     (void)state;
     struct crowd crowd = {.registry = create()};
@@ -388,16 +388,16 @@ static void test_ends_from_outside(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_counts),
+        cmocka_unit_test(test_connections_are_counted_while_they_are_in),
         cmocka_unit_test(test_end_all_shuts_both_sockets_down),
         cmocka_unit_test(test_the_first_reason_stands),
         cmocka_unit_test(test_lifetimes_end_in_their_order_and_not_early),
         cmocka_unit_test(test_a_shorter_lifetime_wakes_the_watcher),
         cmocka_unit_test(test_drain_says_when_the_last_has_left),
         cmocka_unit_test(test_drain_of_nothing_says_so_at_once),
-        cmocka_unit_test(test_many_threads),
-        cmocka_unit_test(test_drain_speaks_once),
-        cmocka_unit_test(test_ends_from_outside),
+        cmocka_unit_test(test_threads_that_come_and_go_leave_nothing_behind),
+        cmocka_unit_test(test_a_drain_speaks_once),
+        cmocka_unit_test(test_an_end_from_outside_spares_other_sockets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

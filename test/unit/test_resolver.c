@@ -41,7 +41,7 @@ static void assert_address(const struct resolved_addresses *resolved, size_t at,
     assert_endpoint(&endpoint, expected);
 }
 
-static void test_what_needs_no_look_up(void **state)
+static void test_a_literal_needs_no_look_up(void **state)
 {
     (void)state;
     static const struct {
@@ -61,7 +61,7 @@ static void test_what_needs_no_look_up(void **state)
     }
 }
 
-static void test_localhost(void **state)
+static void test_localhost_is_resolved(void **state)
 {
     (void)state;
     struct resolved_addresses resolved;
@@ -74,7 +74,7 @@ static void test_localhost(void **state)
     assert_true(resolved_count(&resolved) >= 1);
 }
 
-static void test_order_families_and_repetitions(void **state)
+static void test_addresses_come_in_order_once_and_of_the_wanted_family(void **state)
 {
     (void)state;
     static const char *const list[] = {"[2001:db8::1]:9", "192.0.2.1:9", "[2001:db8::1]:9", "192.0.2.2:9",
@@ -105,7 +105,7 @@ static void test_order_families_and_repetitions(void **state)
 }
 
 // Those of one family leave room for the other.
-static void test_more_addresses_than_fit(void **state)
+static void test_addresses_of_one_family_leave_room_for_the_other(void **state)
 {
     (void)state;
     fake_clear();
@@ -124,7 +124,7 @@ static void test_more_addresses_than_fit(void **state)
     assert_address(&resolved, RESOLVED_ADDRESSES_MAX, 80, "[2001:db8::1]:80");
 }
 
-static void test_failures(void **state)
+static void test_a_failure_is_told_in_words(void **state)
 {
     (void)state;
     static const struct {
@@ -154,7 +154,7 @@ static void test_failures(void **state)
     }
 }
 
-static void test_deadline(void **state)
+static void test_a_look_up_ends_at_its_deadline(void **state)
 {
     (void)state;
     struct resolved_addresses resolved;
@@ -173,7 +173,7 @@ static void test_deadline(void **state)
     fake_await(&fake_slow_calls, 1);
 }
 
-static void test_the_client_leaves(void **state)
+static void test_a_client_that_leaves_ends_the_look_up(void **state)
 {
     (void)state;
     int pair[2];
@@ -191,7 +191,7 @@ static void test_the_client_leaves(void **state)
     (void)close(pair[0]);
 }
 
-static void test_no_descriptor_left(void **state)
+static void test_a_shortage_of_descriptors_is_told_and_passes(void **state)
 {
     (void)state;
     struct rlimit before, low;
@@ -248,7 +248,7 @@ static void end_waiter(struct waiter *waiter)
 }
 
 #define CROWD 100 // more than there are threads
-static void test_one_look_up_for_all_who_ask(void **state)
+static void test_all_who_ask_share_one_look_up(void **state)
 {
     (void)state;
     static struct waiter crowd[CROWD];
@@ -276,7 +276,7 @@ static void test_one_look_up_for_all_who_ask(void **state)
     assert_int_equal(atomic_load(&fake_slow_calls), calls + 2);
 }
 
-static void test_a_shared_failure(void **state)
+static void test_all_who_ask_share_a_failure(void **state)
 {
     (void)state;
     struct waiter pair[2];
@@ -297,7 +297,7 @@ static void test_a_shared_failure(void **state)
 }
 
 // Names that hang take every thread. Others wait their turn, as long as they may.
-static void test_every_thread_is_busy(void **state)
+static void test_a_busy_resolver_is_waited_for_in_turn(void **state)
 {
     (void)state;
     static struct waiter hanging[RESOLVER_THREADS_MAX];
@@ -362,7 +362,7 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
 
 // Threads that cannot be had fail the look-up, and don't count as busy for ever. No look-up was made before: a parked
 // thread would do the work.
-static void test_the_system_has_no_thread(void **state)
+static void test_a_thread_that_cannot_be_had_fails_the_look_up(void **state)
 {
     (void)state;
     struct resolved_addresses resolved;
@@ -394,7 +394,7 @@ static void *ask(void *argument)
     return NULL;
 }
 
-static void test_many_at_once(void **state)
+static void test_many_look_ups_at_once_are_answered(void **state)
 {
     (void)state;
     struct asker askers[8] = {{.good = 0}};
@@ -419,19 +419,19 @@ static void test_no_descriptor_leaks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_what_needs_no_look_up),
-        cmocka_unit_test(test_the_system_has_no_thread),
-        cmocka_unit_test(test_localhost),
-        cmocka_unit_test(test_order_families_and_repetitions),
-        cmocka_unit_test(test_more_addresses_than_fit),
-        cmocka_unit_test(test_failures),
-        cmocka_unit_test(test_deadline),
-        cmocka_unit_test(test_the_client_leaves),
-        cmocka_unit_test(test_no_descriptor_left),
-        cmocka_unit_test(test_one_look_up_for_all_who_ask),
-        cmocka_unit_test(test_a_shared_failure),
-        cmocka_unit_test(test_every_thread_is_busy),
-        cmocka_unit_test(test_many_at_once),
+        cmocka_unit_test(test_a_literal_needs_no_look_up),
+        cmocka_unit_test(test_a_thread_that_cannot_be_had_fails_the_look_up),
+        cmocka_unit_test(test_localhost_is_resolved),
+        cmocka_unit_test(test_addresses_come_in_order_once_and_of_the_wanted_family),
+        cmocka_unit_test(test_addresses_of_one_family_leave_room_for_the_other),
+        cmocka_unit_test(test_a_failure_is_told_in_words),
+        cmocka_unit_test(test_a_look_up_ends_at_its_deadline),
+        cmocka_unit_test(test_a_client_that_leaves_ends_the_look_up),
+        cmocka_unit_test(test_a_shortage_of_descriptors_is_told_and_passes),
+        cmocka_unit_test(test_all_who_ask_share_one_look_up),
+        cmocka_unit_test(test_all_who_ask_share_a_failure),
+        cmocka_unit_test(test_a_busy_resolver_is_waited_for_in_turn),
+        cmocka_unit_test(test_many_look_ups_at_once_are_answered),
         cmocka_unit_test(test_no_descriptor_leaks),
     };
     return cmocka_run_group_tests(tests, fake_begin, NULL);

@@ -44,7 +44,7 @@ static bool is_done(struct resolver_job *lookup)
 }
 
 // All share a look-up. After each second it may be done once more, up to the bound.
-static void test_tries(void **state)
+static void test_a_shared_look_up_is_tried_again_up_to_the_bound(void **state)
 {
     (void)state;
     int calls = atomic_load(&fake_slow_calls);
@@ -76,7 +76,7 @@ static void test_tries(void **state)
 }
 
 // The first question's packet is lost: the second one's answer serves everybody, before the first comes back.
-static void test_a_lost_packet(void **state)
+static void test_the_second_try_answers_for_a_lost_packet(void **state)
 {
     (void)state;
     size_t count;
@@ -97,7 +97,7 @@ static void test_a_lost_packet(void **state)
 }
 
 // A failure that may pass does not count as long as another try is under way; one that stands does.
-static void test_failures_of_a_try(void **state)
+static void test_a_failure_that_may_pass_waits_for_the_other_try(void **state)
 {
     (void)state;
     size_t count;
@@ -130,7 +130,7 @@ static void test_failures_of_a_try(void **state)
 }
 
 // A look-up of both families is never done twice: those of each are there for that.
-static void test_both_families_once(void **state)
+static void test_a_look_up_of_both_families_is_tried_once(void **state)
 {
     (void)state;
     int calls = atomic_load(&fake_slow_calls);
@@ -147,7 +147,7 @@ static void test_both_families_once(void **state)
 }
 
 // Further tries leave half of the threads to other names.
-static void test_tries_leave_threads(void **state)
+static void test_further_tries_leave_half_of_the_threads(void **state)
 {
     (void)state;
     struct resolver_job *hanging[RESOLVER_THREADS_MAX / 2];
@@ -169,11 +169,11 @@ static void test_tries_leave_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tries),
-        cmocka_unit_test(test_a_lost_packet),
-        cmocka_unit_test(test_failures_of_a_try),
-        cmocka_unit_test(test_both_families_once),
-        cmocka_unit_test(test_tries_leave_threads),
+        cmocka_unit_test(test_a_shared_look_up_is_tried_again_up_to_the_bound),
+        cmocka_unit_test(test_the_second_try_answers_for_a_lost_packet),
+        cmocka_unit_test(test_a_failure_that_may_pass_waits_for_the_other_try),
+        cmocka_unit_test(test_a_look_up_of_both_families_is_tried_once),
+        cmocka_unit_test(test_further_tries_leave_half_of_the_threads),
     };
     return cmocka_run_group_tests(tests, fake_begin, NULL);
 }

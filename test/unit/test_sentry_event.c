@@ -114,7 +114,7 @@ static void assert_is_ours(const json_t *event, const char *id, const char *leve
     assert_text(event, "level", level);
 }
 
-static void test_id(void **state)
+static void test_each_id_is_another(void **state)
 {
     (void)state;
     char first[SENTRY_ID_SIZE], second[SENTRY_ID_SIZE];
@@ -125,7 +125,7 @@ static void test_id(void **state)
     assert_int_equal(first[12], '4');
 }
 
-static void test_error_of_a_connection(void **state)
+static void test_an_error_of_a_connection_tells_all_of_it(void **state)
 {
     (void)state;
     static const struct expected expected[] = {
@@ -194,7 +194,7 @@ static void test_error_of_a_connection(void **state)
     json_decref(json);
 }
 
-static void test_error_of_the_process(void **state)
+static void test_an_error_of_the_process_has_no_tags_and_tells_losses(void **state)
 {
     (void)state;
     const struct log_field fields[] = {{"file", "/a.yaml"}};
@@ -220,7 +220,7 @@ static void test_error_of_the_process(void **state)
 }
 
 // What a peer chose may be anything.
-static void test_hostile_text(void **state)
+static void test_hostile_text_leaves_valid_json(void **state)
 {
     (void)state;
     const struct log_field fields[] = {{"sni", "a\xff\xc3(\n\"\\\x01"}, {"target", "\u00e4\"\n"}};
@@ -240,7 +240,7 @@ static void test_hostile_text(void **state)
     json_decref(json);
 }
 
-static void test_crash(void **state)
+static void test_a_crash_has_its_signal_thread_and_frames(void **state)
 {
     (void)state;
     static const struct expected expected[] = {
@@ -252,8 +252,8 @@ static void test_crash(void **state)
         {"exception.values.0.mechanism.type", "signalhandler"},
         {"exception.values.0.stacktrace.frames.0.package", "/lib/libc.so.6"},
         {"exception.values.0.stacktrace.frames.0.instruction_addr", "0x7f0000001000"},
-        {"exception.values.0.stacktrace.frames.1.function", "test_crash"},
-        {"exception.values.0.stacktrace.frames.2.function", "test_hostile_text"},
+        {"exception.values.0.stacktrace.frames.1.function", "test_a_crash_has_its_signal_thread_and_frames"},
+        {"exception.values.0.stacktrace.frames.2.function", "test_hostile_text_leaves_valid_json"},
         {"threads.values.0.name", "web#42>"},
     };
     extern char __executable_start; // the linker's: where the program begins in memory
@@ -266,9 +266,11 @@ static void test_crash(void **state)
                           .thread = 12,
                           .thread_name = "web#42>",
                           .frame_count = 3};
-    crash.frames[0] = (struct crash_frame){.address = (uint64_t)(uintptr_t)test_hostile_text, .base = base};
+    crash.frames[0] =
+        (struct crash_frame){.address = (uint64_t)(uintptr_t)test_hostile_text_leaves_valid_json, .base = base};
     // What a function returns to is not the function's any more where the call is the last thing in it.
-    crash.frames[1] = (struct crash_frame){.address = (uint64_t)(uintptr_t)test_crash + 1, .base = base};
+    crash.frames[1] = (struct crash_frame){
+        .address = (uint64_t)(uintptr_t)test_a_crash_has_its_signal_thread_and_frames + 1, .base = base};
     crash.frames[2] =
         (struct crash_frame){.address = 0x7f0000001000, .base = 0x7f0000000000, .module = "/lib/libc.so.6"};
     char id[SENTRY_ID_SIZE];
@@ -303,7 +305,7 @@ static void *allocate(size_t size)
     return allocations_left == 0 || --allocations_left == 0 ? NULL : malloc(size);
 }
 
-static void test_out_of_memory(void **state)
+static void test_any_failing_allocation_leaves_no_envelope_or_a_whole_one(void **state)
 {
     (void)state;
     const struct log_field fields[] = {{"reason", "connect_refused"}, {"target", "bl\xffue"}};
@@ -337,7 +339,7 @@ static void test_out_of_memory(void **state)
     json_set_alloc_funcs(malloc, free);
 }
 
-static void test_symbols(void **state)
+static void test_an_address_that_is_none_of_ours_has_no_symbol(void **state)
 {
     (void)state;
     struct symbols symbols;
@@ -353,13 +355,13 @@ static void test_symbols(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_id),
-        cmocka_unit_test(test_error_of_a_connection),
-        cmocka_unit_test(test_error_of_the_process),
-        cmocka_unit_test(test_hostile_text),
-        cmocka_unit_test(test_crash),
-        cmocka_unit_test(test_out_of_memory),
-        cmocka_unit_test(test_symbols),
+        cmocka_unit_test(test_each_id_is_another),
+        cmocka_unit_test(test_an_error_of_a_connection_tells_all_of_it),
+        cmocka_unit_test(test_an_error_of_the_process_has_no_tags_and_tells_losses),
+        cmocka_unit_test(test_hostile_text_leaves_valid_json),
+        cmocka_unit_test(test_a_crash_has_its_signal_thread_and_frames),
+        cmocka_unit_test(test_any_failing_allocation_leaves_no_envelope_or_a_whole_one),
+        cmocka_unit_test(test_an_address_that_is_none_of_ours_has_no_symbol),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -86,7 +86,7 @@ static void test_the_thread_parked_last_runs_first(void **state)
     end_pool(pool);
 }
 
-static void test_bound_on_threads(void **state)
+static void test_no_more_threads_run_than_the_bound(void **state)
 {
     (void)state;
     struct thread_pool *pool =
@@ -107,7 +107,7 @@ static void test_bound_on_threads(void **state)
     end_pool(pool);
 }
 
-static void test_bound_on_parked_threads(void **state)
+static void test_no_more_threads_are_kept_than_the_bound(void **state)
 {
     (void)state;
     struct thread_pool *pool = make_pool(&(struct thread_pool_options){.max_parked = 1, .idle_time = LIMIT});
@@ -141,7 +141,7 @@ static void test_an_idle_thread_ends(void **state)
     end_pool(pool);
 }
 
-static void test_drain(void **state)
+static void test_a_drain_waits_for_tasks_and_ends_idle_threads(void **state)
 {
     (void)state;
     struct thread_pool *pool = make_pool(&(struct thread_pool_options){.max_parked = 8, .idle_time = LIMIT});
@@ -231,7 +231,7 @@ static void check_flood(unsigned max_threads, unsigned max_parked, int64_t idle_
     mutex_release(&flood.lock);
 }
 
-static void test_many_tasks_from_many_threads(void **state)
+static void test_every_task_that_was_taken_runs_once(void **state)
 {
     (void)state;
     check_flood(0, 16, LIMIT);
@@ -258,7 +258,7 @@ static void *look(void *argument)
     return argument;
 }
 
-static void test_start(void **state)
+static void test_a_thread_starts_with_its_stack_and_signals_blocked(void **state)
 {
     (void)state;
     struct seen seen = {.own = ""};
@@ -280,7 +280,7 @@ static void test_start(void **state)
         assert_int_equal(sigismember(&before, signal), sigismember(&after, signal));
 }
 
-static void test_a_stack_no_machine_has(void **state)
+static void test_a_stack_that_no_machine_has_is_an_error(void **state)
 {
     (void)state;
     pthread_t thread;
@@ -298,7 +298,7 @@ static void test_a_stack_no_machine_has(void **state)
     end_pool(pool);
 }
 
-static void test_condition(void **state)
+static void test_a_condition_is_not_waited_for_beyond_its_deadline(void **state)
 {
     (void)state;
     struct mutex lock;
@@ -319,14 +319,14 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_thread_parked_last_runs_first),
-        cmocka_unit_test(test_bound_on_threads),
-        cmocka_unit_test(test_bound_on_parked_threads),
+        cmocka_unit_test(test_no_more_threads_run_than_the_bound),
+        cmocka_unit_test(test_no_more_threads_are_kept_than_the_bound),
         cmocka_unit_test(test_an_idle_thread_ends),
-        cmocka_unit_test(test_drain),
-        cmocka_unit_test(test_many_tasks_from_many_threads),
-        cmocka_unit_test(test_start),
-        cmocka_unit_test(test_a_stack_no_machine_has),
-        cmocka_unit_test(test_condition),
+        cmocka_unit_test(test_a_drain_waits_for_tasks_and_ends_idle_threads),
+        cmocka_unit_test(test_every_task_that_was_taken_runs_once),
+        cmocka_unit_test(test_a_thread_starts_with_its_stack_and_signals_blocked),
+        cmocka_unit_test(test_a_stack_that_no_machine_has_is_an_error),
+        cmocka_unit_test(test_a_condition_is_not_waited_for_beyond_its_deadline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

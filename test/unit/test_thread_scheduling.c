@@ -153,7 +153,7 @@ static void check_pools(enum thread_scheduling other, int expected)
     end_pool(here.other);
 }
 
-static void test_each_pool_has_its_own(void **state)
+static void test_each_pool_has_a_policy_of_its_own(void **state)
 {
     (void)state;
     check_pools(THREAD_SCHEDULING_NORMAL, SCHED_OTHER);
@@ -235,7 +235,7 @@ int main(void)
         cmocka_unit_test(test_a_pool_is_scheduled_as_its_options_say),
         cmocka_unit_test(test_a_change_reaches_a_parked_thread),
         cmocka_unit_test(test_a_thread_that_a_batch_thread_starts_is_normal),
-        cmocka_unit_test(test_each_pool_has_its_own),
+        cmocka_unit_test(test_each_pool_has_a_policy_of_its_own),
         cmocka_unit_test(test_a_thread_that_an_operator_gave_a_policy_keeps_it),
         cmocka_unit_test(test_a_threads_own_reset_on_fork_stays),
     };

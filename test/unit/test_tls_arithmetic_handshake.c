@@ -34,7 +34,7 @@ static struct arithmetic_counts shake_hands(enum tls_role role, int version, con
     return done;
 }
 
-static void test_every_handshake(void **state)
+static void test_every_handshake_is_done_by_libcrypto(void **state)
 {
     (void)state;
     static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
@@ -82,7 +82,7 @@ static int end(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_handshake),
+        cmocka_unit_test(test_every_handshake_is_done_by_libcrypto),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -88,7 +88,7 @@ static void assert_survives(int (*run)(struct operands *), struct operands *with
     assert_true(failing > 5); // otherwise the allocator here is not the one in use
 }
 
-static void test_curves(void **state)
+static void test_curves_survive_any_failing_allocation(void **state)
 {
     (void)state;
     static const mbedtls_ecp_group_id ids[] = {MBEDTLS_ECP_DP_CURVE25519, MBEDTLS_ECP_DP_SECP256R1};
@@ -115,7 +115,7 @@ static void make_key(mbedtls_pk_context *key)
     assert_int_equal(mbedtls_rsa_gen_key(mbedtls_pk_rsa(*key), RIG_RANDOM, 1024, 65537), 0);
 }
 
-static void test_rsa(void **state)
+static void test_rsa_survives_any_failing_allocation(void **state)
 {
     (void)state;
 #ifdef HAS_THREAD_SANITIZER
@@ -243,8 +243,8 @@ static void test_no_twin_is_forgone(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_curves),
-        cmocka_unit_test(test_rsa),
+        cmocka_unit_test(test_curves_survive_any_failing_allocation),
+        cmocka_unit_test(test_rsa_survives_any_failing_allocation),
         cmocka_unit_test(test_no_signature_is_spoilt),
         cmocka_unit_test(test_no_twin_is_forgone),
     };

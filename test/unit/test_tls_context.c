@@ -68,7 +68,7 @@ static void test_a_pair_may_share_a_file(void **state)
     load_and_drop(&config, TLS_SERVER);
 }
 
-static void test_files_that_are_something_else(void **state)
+static void test_a_file_that_is_something_else_is_named(void **state)
 {
     (void)state;
     static const unsigned char der[] = {0x30, 0x82, 0x01, 0x00, 0x00};
@@ -106,7 +106,7 @@ static void test_files_that_are_something_else(void **state)
     }
 }
 
-static void test_damaged_files(void **state)
+static void test_damaged_files_are_told_as_such(void **state)
 {
     (void)state;
     char text[16384];
@@ -141,7 +141,7 @@ static void write_encrypted(const char *name)
     assert_int_equal(fclose(file), 0);
 }
 
-static void test_keys_that_cannot_be_used(void **state)
+static void test_a_key_that_cannot_be_used_is_refused(void **state)
 {
     (void)state;
     write_encrypted("encrypted.key");
@@ -169,7 +169,7 @@ static void test_keys_that_cannot_be_used(void **state)
     assert_bad_pair("ed.key", "ed.crt", "ed.crt", "certificate 1 uses Ed25519, which is not supported");
 }
 
-static void test_keys_and_certificates_that_do_not_match(void **state)
+static void test_a_key_of_another_certificate_is_refused(void **state)
 {
     (void)state;
     EVP_PKEY *other = rig_key("P-256");
@@ -186,7 +186,7 @@ static void test_keys_and_certificates_that_do_not_match(void **state)
                     "the key's certificate must be the first, not number 2, of");
 }
 
-static void test_certificates_that_are_not_for_servers(void **state)
+static void test_a_certificate_that_is_not_for_servers_is_refused(void **state)
 {
     (void)state;
     rig_issue_pair("usage", &(struct rig_request){.subject = "c", .usage = "clientAuth", .issuer = &ca});
@@ -199,7 +199,7 @@ static void test_certificates_that_are_not_for_servers(void **state)
     assert_bad_pair("usage.key", "usage.crt", "usage.crt", "not for signatures (key usage)");
 }
 
-static void test_authorities(void **state)
+static void test_a_verifying_context_needs_an_authority(void **state)
 {
     (void)state;
     struct rig_config config;
@@ -229,7 +229,7 @@ static void test_authorities(void **state)
     assert_refused(&config, TLS_CLIENT, "ed.crt: certificate 1 uses Ed25519, which is not supported");
 }
 
-static void test_revocation_lists(void **state)
+static void test_a_damaged_revocation_list_is_refused(void **state)
 {
     (void)state;
     struct rig_config config;
@@ -253,7 +253,7 @@ static void test_revocation_lists(void **state)
     assert_refused(&config, TLS_CLIENT, "bad.crl: revocation list 1 cannot be read (");
 }
 
-static void test_the_systems_authorities(void **state)
+static void test_the_systems_authorities_are_used_where_none_is_configured(void **state)
 {
     (void)state;
     char path[RIG_PATH_SIZE];
@@ -333,7 +333,7 @@ static void assert_warning(long from, long until, const char *words, long date)
     assert_string_equal(warnings.text[0], expected);
 }
 
-static void test_warnings_of_dates(void **state)
+static void test_dates_outside_the_validity_are_warned_of(void **state)
 {
     (void)state;
     assert_warning(-20L * RIG_DAY, -10L * RIG_DAY, "expired on", -10L * RIG_DAY);
@@ -342,7 +342,7 @@ static void test_warnings_of_dates(void **state)
     assert_warning(-RIG_DAY, 31L * RIG_DAY, NULL, 0);
 }
 
-static void test_other_warnings(void **state)
+static void test_each_fault_of_the_files_is_warned_of(void **state)
 {
     (void)state;
     char path[RIG_PATH_SIZE];
@@ -402,17 +402,17 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_kind_of_key_loads),
         cmocka_unit_test(test_a_pair_may_share_a_file),
-        UNIT_TEST_OF_ROWS(test_files_that_are_something_else),
-        cmocka_unit_test(test_damaged_files),
-        cmocka_unit_test(test_keys_that_cannot_be_used),
-        cmocka_unit_test(test_keys_and_certificates_that_do_not_match),
-        cmocka_unit_test(test_certificates_that_are_not_for_servers),
-        cmocka_unit_test(test_authorities),
-        cmocka_unit_test(test_revocation_lists),
-        cmocka_unit_test(test_the_systems_authorities),
+        UNIT_TEST_OF_ROWS(test_a_file_that_is_something_else_is_named),
+        cmocka_unit_test(test_damaged_files_are_told_as_such),
+        cmocka_unit_test(test_a_key_that_cannot_be_used_is_refused),
+        cmocka_unit_test(test_a_key_of_another_certificate_is_refused),
+        cmocka_unit_test(test_a_certificate_that_is_not_for_servers_is_refused),
+        cmocka_unit_test(test_a_verifying_context_needs_an_authority),
+        cmocka_unit_test(test_a_damaged_revocation_list_is_refused),
+        cmocka_unit_test(test_the_systems_authorities_are_used_where_none_is_configured),
         cmocka_unit_test(test_a_long_path_loses_its_beginning),
-        cmocka_unit_test(test_warnings_of_dates),
-        cmocka_unit_test(test_other_warnings),
+        cmocka_unit_test(test_dates_outside_the_validity_are_warned_of),
+        cmocka_unit_test(test_each_fault_of_the_files_is_warned_of),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

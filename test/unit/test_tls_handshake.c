@@ -68,13 +68,13 @@ static void run_matrix(enum tls_role role)
                 run_suite(&suites[i], kinds[j], role);
 }
 
-static void test_every_suite_and_key_as_a_server(void **state)
+static void test_every_suite_and_key_works_as_a_server(void **state)
 {
     (void)state;
     run_matrix(TLS_SERVER);
 }
 
-static void test_every_suite_and_key_as_a_client(void **state)
+static void test_every_suite_and_key_works_as_a_client(void **state)
 {
     (void)state;
     run_matrix(TLS_CLIENT);
@@ -97,7 +97,7 @@ static bool run_plain(enum tls_role role, struct tls_peer *peer, struct error *e
     return is_good;
 }
 
-static void test_groups(void **state)
+static void test_only_our_groups_are_agreed_on(void **state)
 {
     (void)state;
     static const char *const good[] = {"X25519", "P-256", "P-384", "P-521:P-384", "X448:X25519"};
@@ -155,7 +155,7 @@ static void test_pss_in_1_2_is_named(void **state)
     assert_non_null(strstr(error.text, "an RSA-PSS signature in TLS 1.2"));
 }
 
-static void test_minimum_version(void **state)
+static void test_no_version_below_the_minimum_is_spoken(void **state)
 {
     (void)state;
     for (unsigned i = 0; i < 2; i++) {
@@ -261,7 +261,7 @@ static void test_a_retried_hello_chooses_again(void **state)
     tls_context_destroy(&context);
 }
 
-static void test_protocols(void **state)
+static void test_the_servers_first_protocol_in_common_is_chosen(void **state)
 {
     (void)state;
     static const struct {
@@ -321,7 +321,7 @@ static void test_a_client_may_want_short_records(void **state)
     tls_context_destroy(&context);
 }
 
-static void test_server_name_of_the_configuration(void **state)
+static void test_a_configured_server_name_replaces_the_host(void **state)
 {
     (void)state;
     struct rig_config config;
@@ -407,17 +407,17 @@ static int end(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_suite_and_key_as_a_server),
-        cmocka_unit_test(test_every_suite_and_key_as_a_client),
-        cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_every_suite_and_key_works_as_a_server),
+        cmocka_unit_test(test_every_suite_and_key_works_as_a_client),
+        cmocka_unit_test(test_only_our_groups_are_agreed_on),
         cmocka_unit_test(test_nothing_weak_is_spoken),
         cmocka_unit_test(test_pss_in_1_2_is_named),
-        cmocka_unit_test(test_minimum_version),
+        cmocka_unit_test(test_no_version_below_the_minimum_is_spoken),
         cmocka_unit_test(test_the_certificate_follows_the_server_name),
         cmocka_unit_test(test_a_retried_hello_chooses_again),
-        cmocka_unit_test(test_protocols),
+        cmocka_unit_test(test_the_servers_first_protocol_in_common_is_chosen),
         cmocka_unit_test(test_a_client_may_want_short_records),
-        cmocka_unit_test(test_server_name_of_the_configuration),
+        cmocka_unit_test(test_a_configured_server_name_replaces_the_host),
         cmocka_unit_test(test_a_context_is_shared_by_threads),
     };
     return cmocka_run_group_tests(tests, begin, end);

@@ -77,7 +77,7 @@ static void check_case(const struct lists_case *one)
     }
 }
 
-static void test_chains(void **state)
+static void test_every_issuer_of_a_chain_needs_a_current_list(void **state)
 {
     (void)state;
     const struct lists_case cases[] = {
@@ -130,7 +130,7 @@ static void test_chains(void **state)
         check_case(&cases[i]);
 }
 
-static void test_revoked_and_anchors(void **state)
+static void test_a_revoked_certificate_is_refused_wherever_it_is(void **state)
 {
     (void)state;
     const struct lists_case cases[] = {
@@ -173,7 +173,7 @@ static void test_revoked_and_anchors(void **state)
 }
 
 // Every kind of signature that a list can have, and an issuer's name that differs as names may.
-static void test_signatures_and_names(void **state)
+static void test_every_kind_of_list_signature_is_verified(void **state)
 {
     (void)state;
     struct rig_issued rsa = rig_issue(&(struct rig_request){.subject = "RSA CA", .is_ca = true, .kind = "rsa"});
@@ -350,9 +350,9 @@ static int end(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chains),
-        cmocka_unit_test(test_revoked_and_anchors),
-        cmocka_unit_test(test_signatures_and_names),
+        cmocka_unit_test(test_every_issuer_of_a_chain_needs_a_current_list),
+        cmocka_unit_test(test_a_revoked_certificate_is_refused_wherever_it_is),
+        cmocka_unit_test(test_every_kind_of_list_signature_is_verified),
         cmocka_unit_test(test_lists_are_of_their_entry),
         cmocka_unit_test(test_authorities_without_lists_are_told_of),
         cmocka_unit_test(test_partial_lists_are_refused),

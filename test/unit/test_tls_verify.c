@@ -130,7 +130,7 @@ static void issue_all(const char *usage, const char *wrong_usage)
     rig_drop(&pss_ca);
 }
 
-static void test_clients(void **state)
+static void test_each_mode_judges_clients(void **state)
 {
     (void)state;
     char expired[64];
@@ -163,7 +163,7 @@ static void test_clients(void **state)
     check_verdicts(TLS_SERVER, verdicts, ARRAY_LENGTH(verdicts), NULL);
 }
 
-static void test_targets(void **state)
+static void test_each_mode_judges_targets(void **state)
 {
     (void)state;
     char expired[64];
@@ -204,7 +204,7 @@ static void test_targets(void **state)
     check_verdicts(TLS_CLIENT, verdicts, ARRAY_LENGTH(verdicts), NULL);
 }
 
-static void test_revoked(void **state)
+static void test_a_revoked_certificate_is_refused(void **state)
 {
     (void)state;
     issue_all("serverAuth,clientAuth", NULL);
@@ -248,7 +248,7 @@ static void test_an_expired_ca_is_named(void **state)
 }
 
 // A pinned certificate: it is its own authority.
-static void test_a_self_signed_target(void **state)
+static void test_a_pinned_target_is_accepted(void **state)
 {
     (void)state;
     rig_issue_pair("pinned", &(struct rig_request){.subject = "pinned", .names = "DNS:s.example"});
@@ -325,7 +325,7 @@ static void test_no_session_is_resumed(void **state)
     }
 }
 
-static void test_a_target_without_a_name(void **state)
+static void test_a_target_without_a_name_fails_strict_verification(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"", NULL};
@@ -349,7 +349,7 @@ static void test_a_target_without_a_name(void **state)
     tls_context_destroy(&relaxed);
 }
 
-static void test_a_target_with_an_impossible_name(void **state)
+static void test_a_target_with_an_impossible_name_is_refused(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"a b", "\xc3\xa4.example", "."};
@@ -390,15 +390,15 @@ static int end(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_clients),
-        cmocka_unit_test(test_targets),
-        cmocka_unit_test(test_revoked),
+        cmocka_unit_test(test_each_mode_judges_clients),
+        cmocka_unit_test(test_each_mode_judges_targets),
+        cmocka_unit_test(test_a_revoked_certificate_is_refused),
         cmocka_unit_test(test_an_expired_ca_is_named),
-        cmocka_unit_test(test_a_self_signed_target),
+        cmocka_unit_test(test_a_pinned_target_is_accepted),
         cmocka_unit_test(test_each_entry_has_its_own_authority),
         cmocka_unit_test(test_no_session_is_resumed),
-        cmocka_unit_test(test_a_target_without_a_name),
-        cmocka_unit_test(test_a_target_with_an_impossible_name),
+        cmocka_unit_test(test_a_target_without_a_name_fails_strict_verification),
+        cmocka_unit_test(test_a_target_with_an_impossible_name_is_refused),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }
