@@ -2,6 +2,8 @@
 
 static char rig_directory[64];
 
+struct rig_issued rig_ca;
+
 const char *rig_path(const char *name, char out[RIG_PATH_SIZE])
 {
     (void)snprintf(out, RIG_PATH_SIZE, "%s/%s", rig_directory, name);
@@ -39,10 +41,14 @@ void rig_tls_begin(void)
     assert_non_null(mkdtemp(rig_directory));
     if (!tls_init(&error))
         fail_msg("%s", error.text);
+    rig_ca = rig_issue(&(struct rig_request){.subject = "Test CA", .is_ca = true});
+    rig_write_pair("ca", &rig_ca);
 }
 
-void rig_tls_end(void)
+int rig_tls_end(void **state)
 {
+    (void)state;
+    rig_drop(&rig_ca);
     DIR *directory = opendir(rig_directory);
     assert_non_null(directory);
     char path[RIG_PATH_SIZE + 256];
@@ -53,6 +59,7 @@ void rig_tls_end(void)
     }
     (void)closedir(directory);
     assert_int_equal(rmdir(rig_directory), 0);
+    return 0;
 }
 
 EVP_PKEY *rig_key(const char *kind)

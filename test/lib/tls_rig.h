@@ -27,10 +27,6 @@ void rig_write_file(const char *name, const void *bytes, size_t length);
 
 size_t rig_read_file(const char *name, char *out, size_t size);
 
-void rig_tls_begin(void);
-
-void rig_tls_end(void);
-
 // "rsa", "rsa-1024", "rsa-pss" (the key's own OID), "P-256", "P-384", "P-521", "ed25519".
 EVP_PKEY *rig_key(const char *kind);
 
@@ -38,6 +34,14 @@ struct rig_issued {
     EVP_PKEY *key;
     X509 *certificate;
 };
+
+// "ca.crt" and "ca.key" in the rig's directory, from rig_tls_begin() on.
+extern struct rig_issued rig_ca;
+
+void rig_tls_begin(void);
+
+// A group's teardown.
+int rig_tls_end(void **state);
 
 struct rig_request {
     const char *subject; // CN; NULL: an empty subject

@@ -4,7 +4,6 @@
 
 #include "tls/engine/arithmetic_internal.h"
 
-static struct rig_issued ca;
 static const char *const kinds[] = {"rsa", "P-256", "P-384"};
 
 // What libcrypto has done for a handshake of this thread.
@@ -63,19 +62,10 @@ static int begin(void **state)
 {
     (void)state;
     rig_tls_begin();
-    ca = rig_issue(&(struct rig_request){.subject = "ca", .is_ca = true});
-    rig_write_pair("ca", &ca);
     for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++)
-        rig_issue_pair(kinds[i], &(struct rig_request){
-                                     .subject = "server", .names = "DNS:s.example", .kind = kinds[i], .issuer = &ca});
-    return 0;
-}
-
-static int end(void **state)
-{
-    (void)state;
-    rig_drop(&ca);
-    rig_tls_end();
+        rig_issue_pair(
+            kinds[i],
+            &(struct rig_request){.subject = "server", .names = "DNS:s.example", .kind = kinds[i], .issuer = &rig_ca});
     return 0;
 }
 
@@ -84,5 +74,5 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_handshake_is_done_by_libcrypto),
     };
-    return cmocka_run_group_tests(tests, begin, end);
+    return cmocka_run_group_tests(tests, begin, rig_tls_end);
 }

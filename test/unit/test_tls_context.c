@@ -3,7 +3,6 @@
 #include "row.h"
 #include "tls_rig.h"
 
-static struct rig_issued ca;
 static struct rig_issued server;
 
 static void assert_refused(const struct rig_config *config, enum tls_role role, const char *words)
@@ -41,7 +40,7 @@ static void test_every_kind_of_key_loads(void **state)
     static const char *const kinds[] = {"rsa", "P-256", "P-384"};
     for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++) {
         struct rig_issued issued =
-            rig_issue(&(struct rig_request){.subject = "s", .kind = kinds[i], .names = "DNS:s", .issuer = &ca});
+            rig_issue(&(struct rig_request){.subject = "s", .kind = kinds[i], .names = "DNS:s", .issuer = &rig_ca});
         rig_write_pair("kind", &issued);
         struct rig_config config;
         rig_config_init(&config, VERIFY_NONE);
@@ -181,7 +180,7 @@ static void test_a_key_of_another_certificate_is_refused(void **state)
     assert_bad_pair("other.key", "server.crt", "server.crt", "the key does not belong to the certificate");
     assert_bad_pair("other.key", "server.crt", "other.key", "the key does not belong to the certificate");
     assert_bad_pair("rsa.key", "server.crt", "rsa.key", "the key does not belong to the certificate");
-    rig_write_chain("reversed.crt", ca.certificate, server.certificate, NULL);
+    rig_write_chain("reversed.crt", rig_ca.certificate, server.certificate, NULL);
     assert_bad_pair("server.key", "reversed.crt", "reversed.crt",
                     "the key's certificate must be the first, not number 2, of");
 }
@@ -189,13 +188,13 @@ static void test_a_key_of_another_certificate_is_refused(void **state)
 static void test_a_certificate_that_is_not_for_servers_is_refused(void **state)
 {
     (void)state;
-    rig_issue_pair("usage", &(struct rig_request){.subject = "c", .usage = "clientAuth", .issuer = &ca});
+    rig_issue_pair("usage", &(struct rig_request){.subject = "c", .usage = "clientAuth", .issuer = &rig_ca});
     assert_bad_pair("usage.key", "usage.crt", "usage.crt", "not for servers (extended key usage)");
     struct rig_config config;
     rig_config_init(&config, VERIFY_NONE);
     rig_config_add_pair(&config, "usage", NULL);
     load_and_drop(&config, TLS_CLIENT);
-    rig_issue_pair("usage", &(struct rig_request){.subject = "c", .key_usage = "keyEncipherment", .issuer = &ca});
+    rig_issue_pair("usage", &(struct rig_request){.subject = "c", .key_usage = "keyEncipherment", .issuer = &rig_ca});
     assert_bad_pair("usage.key", "usage.crt", "usage.crt", "not for signatures (key usage)");
 }
 
@@ -218,7 +217,7 @@ static void test_a_verifying_context_needs_an_authority(void **state)
 
     // What mbedTLS cannot use among the CAs is left out, if there is another.
     struct rig_issued ed = rig_issue(&(struct rig_request){.subject = "s", .kind = "ed25519", .is_ca = true});
-    rig_write_chain("mixed.crt", ed.certificate, ca.certificate, NULL);
+    rig_write_chain("mixed.crt", ed.certificate, rig_ca.certificate, NULL);
     rig_write_chain("ed.crt", ed.certificate, NULL, NULL);
     rig_drop(&ed);
     rig_config_init(&config, VERIFY_STRICT);
@@ -233,7 +232,7 @@ static void test_a_damaged_revocation_list_is_refused(void **state)
 {
     (void)state;
     struct rig_config config;
-    rig_write_crl("ca.crl", &ca, server.certificate, RIG_DAY);
+    rig_write_crl("ca.crl", &rig_ca, server.certificate, RIG_DAY);
     rig_config_init(&config, VERIFY_STRICT);
     rig_config_add(&config, NULL, NULL, "ca.crt", "ca.crl");
     load_and_drop(&config, TLS_CLIENT);
@@ -312,7 +311,7 @@ static void warnings_of(const struct rig_config *config, int days, struct warnin
 static void assert_warning(long from, long until, const char *words, long date)
 {
     rig_issue_pair("shaky", &(struct rig_request){
-                                .subject = "shaky", .names = "DNS:a", .from = from, .until = until, .issuer = &ca});
+                                .subject = "shaky", .names = "DNS:a", .from = from, .until = until, .issuer = &rig_ca});
     struct rig_config config;
     rig_config_init(&config, VERIFY_NONE);
     rig_config_add_pair(&config, "shaky", NULL);
@@ -352,7 +351,7 @@ static void test_each_fault_of_the_files_is_warned_of(void **state)
     rig_write_crl("old.crl", &old_ca, NULL, -2L * RIG_DAY);
     rig_write_chain("odd.crt", server.certificate, old_ca.certificate, NULL);
     struct rig_issued ed = rig_issue(&(struct rig_request){.subject = "s", .kind = "ed25519", .is_ca = true});
-    rig_write_chain("mixed.crt", ed.certificate, ca.certificate, NULL);
+    rig_write_chain("mixed.crt", ed.certificate, rig_ca.certificate, NULL);
     rig_drop(&ed);
     rig_drop(&old_ca);
     struct rig_config config;
@@ -381,20 +380,15 @@ static int begin(void **state)
 {
     (void)state;
     rig_tls_begin();
-    ca = rig_issue(&(struct rig_request){.subject = "Test CA", .is_ca = true});
-    server = rig_issue(&(struct rig_request){.subject = "server", .names = "DNS:a.example", .issuer = &ca});
-    rig_write_pair("ca", &ca);
+    server = rig_issue(&(struct rig_request){.subject = "server", .names = "DNS:a.example", .issuer = &rig_ca});
     rig_write_pair("server", &server);
     return 0;
 }
 
 static int end(void **state)
 {
-    (void)state;
-    rig_drop(&ca);
     rig_drop(&server);
-    rig_tls_end();
-    return 0;
+    return rig_tls_end(state);
 }
 
 int main(void)

@@ -3,7 +3,6 @@
 
 #include "tls_peer.h"
 
-static struct rig_issued ca;
 static const char *const kinds[] = {"rsa", "P-256", "P-384"};
 
 struct suite {
@@ -182,7 +181,7 @@ static void test_no_version_below_the_minimum_is_spoken(void **state)
 
 static void write_server(const char *pair, const char *subject, const char *names, const char *kind)
 {
-    rig_issue_pair(pair, &(struct rig_request){.subject = subject, .names = names, .kind = kind, .issuer = &ca});
+    rig_issue_pair(pair, &(struct rig_request){.subject = subject, .names = names, .kind = kind, .issuer = &rig_ca});
 }
 
 struct choice {
@@ -377,30 +376,20 @@ static int begin(void **state)
 {
     (void)state;
     rig_tls_begin();
-    ca = rig_issue(&(struct rig_request){.subject = "Test CA", .is_ca = true});
-    rig_write_pair("ca", &ca);
     for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++) {
         char name[32];
         rig_issue_pair(kinds[i], &(struct rig_request){.subject = "server",
                                                        .names = "DNS:s.example,IP:127.0.0.1,IP:::1",
                                                        .usage = "serverAuth,clientAuth",
                                                        .kind = kinds[i],
-                                                       .issuer = &ca});
+                                                       .issuer = &rig_ca});
         (void)snprintf(name, sizeof name, "client-%s", kinds[i]);
         rig_issue_pair(name, &(struct rig_request){.subject = "client",
                                                    .names = "email:client@s.example",
                                                    .usage = "clientAuth",
                                                    .kind = kinds[i],
-                                                   .issuer = &ca});
+                                                   .issuer = &rig_ca});
     }
-    return 0;
-}
-
-static int end(void **state)
-{
-    (void)state;
-    rig_drop(&ca);
-    rig_tls_end();
     return 0;
 }
 
@@ -420,5 +409,5 @@ int main(void)
         cmocka_unit_test(test_a_configured_server_name_replaces_the_host),
         cmocka_unit_test(test_a_context_is_shared_by_threads),
     };
-    return cmocka_run_group_tests(tests, begin, end);
+    return cmocka_run_group_tests(tests, begin, rig_tls_end);
 }

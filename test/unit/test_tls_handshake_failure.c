@@ -7,7 +7,6 @@
 
 #include "hex.h"
 
-static struct rig_issued ca;
 static struct tls_context *server; // verify_mode none
 static struct tls_context *client; // strict
 
@@ -434,10 +433,8 @@ static int begin(void **state)
 {
     (void)state;
     rig_tls_begin();
-    ca = rig_issue(&(struct rig_request){.subject = "Test CA", .is_ca = true});
-    rig_write_pair("ca", &ca);
     rig_issue_pair("other-ca", &(struct rig_request){.subject = "Other CA", .is_ca = true});
-    rig_issue_pair("server", &(struct rig_request){.subject = "s", .names = "DNS:s.example", .issuer = &ca});
+    rig_issue_pair("server", &(struct rig_request){.subject = "s", .names = "DNS:s.example", .issuer = &rig_ca});
     struct rig_config config;
     rig_config_init(&config, VERIFY_NONE);
     rig_config_add_pair(&config, "server", NULL);
@@ -450,12 +447,9 @@ static int begin(void **state)
 
 static int end(void **state)
 {
-    (void)state;
     tls_context_destroy(&server);
     tls_context_destroy(&client);
-    rig_drop(&ca);
-    rig_tls_end();
-    return 0;
+    return rig_tls_end(state);
 }
 
 int main(void)

@@ -2,7 +2,6 @@
 
 #include "tls_peer.h"
 
-static struct rig_issued ca;
 static struct rig_issued other_ca;
 
 static const int versions[] = {TLS1_3_VERSION, TLS1_2_VERSION};
@@ -90,7 +89,7 @@ static const char *date_words(const char *what, long from_now, char out[64])
 static void issue_all(const char *usage, const char *wrong_usage)
 {
     const char *names = "DNS:s.example,DNS:*.w.example,IP:127.0.0.1";
-    struct rig_request request = {.subject = "peer", .names = names, .usage = usage, .issuer = &ca};
+    struct rig_request request = {.subject = "peer", .names = names, .usage = usage, .issuer = &rig_ca};
     rig_issue_pair("good", &request);
     struct rig_request changed = request;
     changed.issuer = &other_ca;
@@ -119,7 +118,7 @@ static void issue_all(const char *usage, const char *wrong_usage)
     changed = request;
     changed.kind = "rsa";
     struct rig_issued pss_ca =
-        rig_issue(&(struct rig_request){.subject = "PSS CA", .kind = "rsa", .is_ca = true, .issuer = &ca});
+        rig_issue(&(struct rig_request){.subject = "PSS CA", .kind = "rsa", .is_ca = true, .issuer = &rig_ca});
     changed.issuer = &pss_ca;
     changed.signs_with_pss = true;
     struct rig_issued pss = rig_issue(&changed);
@@ -169,7 +168,7 @@ static void test_each_mode_judges_targets(void **state)
     char expired[64];
     char future[64];
     issue_all("serverAuth", "clientAuth");
-    rig_issue_pair("cn", &(struct rig_request){.subject = "cn.example", .issuer = &ca});
+    rig_issue_pair("cn", &(struct rig_request){.subject = "cn.example", .issuer = &rig_ca});
     date_words("expired on", -20L * RIG_DAY, expired);
     date_words("is not valid before", 20L * RIG_DAY, future);
     static const char unknown[] =
@@ -209,10 +208,10 @@ static void test_a_revoked_certificate_is_refused(void **state)
     (void)state;
     issue_all("serverAuth,clientAuth", NULL);
     struct rig_issued revoked =
-        rig_issue(&(struct rig_request){.subject = "peer", .names = "DNS:s.example", .issuer = &ca});
+        rig_issue(&(struct rig_request){.subject = "peer", .names = "DNS:s.example", .issuer = &rig_ca});
     rig_write_pair("revoked", &revoked);
-    rig_write_crl("ca.crl", &ca, revoked.certificate, RIG_DAY);
-    rig_write_crl("old.crl", &ca, revoked.certificate, -RIG_DAY);
+    rig_write_crl("ca.crl", &rig_ca, revoked.certificate, RIG_DAY);
+    rig_write_crl("old.crl", &rig_ca, revoked.certificate, -RIG_DAY);
     rig_drop(&revoked);
     static const char words[] = "the certificate is revoked";
     static const char old[] =
@@ -270,10 +269,10 @@ struct entry_case {
 static void test_each_entry_has_its_own_authority(void **state)
 {
     (void)state;
-    rig_issue_pair("one", &(struct rig_request){.subject = "one", .names = "DNS:one.example", .issuer = &ca});
-    rig_issue_pair("two", &(struct rig_request){.subject = "two", .names = "DNS:two.example", .issuer = &ca});
-    rig_issue_pair("open", &(struct rig_request){.subject = "open", .names = "DNS:open.example", .issuer = &ca});
-    rig_issue_pair("of-ca", &(struct rig_request){.subject = "of-ca", .issuer = &ca});
+    rig_issue_pair("one", &(struct rig_request){.subject = "one", .names = "DNS:one.example", .issuer = &rig_ca});
+    rig_issue_pair("two", &(struct rig_request){.subject = "two", .names = "DNS:two.example", .issuer = &rig_ca});
+    rig_issue_pair("open", &(struct rig_request){.subject = "open", .names = "DNS:open.example", .issuer = &rig_ca});
+    rig_issue_pair("of-ca", &(struct rig_request){.subject = "of-ca", .issuer = &rig_ca});
     rig_issue_pair("of-other", &(struct rig_request){.subject = "of-other", .issuer = &other_ca});
     struct rig_issued third_ca = rig_issue(&(struct rig_request){.subject = "Third CA", .is_ca = true});
     rig_write_chain("third-ca.crt", third_ca.certificate, NULL, NULL);
@@ -370,21 +369,16 @@ static int begin(void **state)
 {
     (void)state;
     rig_tls_begin();
-    ca = rig_issue(&(struct rig_request){.subject = "Test CA", .is_ca = true});
     other_ca = rig_issue(&(struct rig_request){.subject = "Other CA", .is_ca = true});
-    rig_write_pair("ca", &ca);
     rig_write_pair("other-ca", &other_ca);
-    rig_issue_pair("server", &(struct rig_request){.subject = "server", .names = "DNS:s.example", .issuer = &ca});
+    rig_issue_pair("server", &(struct rig_request){.subject = "server", .names = "DNS:s.example", .issuer = &rig_ca});
     return 0;
 }
 
 static int end(void **state)
 {
-    (void)state;
-    rig_drop(&ca);
     rig_drop(&other_ca);
-    rig_tls_end();
-    return 0;
+    return rig_tls_end(state);
 }
 
 int main(void)
