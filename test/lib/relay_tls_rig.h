@@ -47,7 +47,7 @@ struct way {
 };
 
 // Each combination of legs, over all suites.
-#define TLS_WAYS 6
+#define TLS_WAYS ((size_t)6)
 extern const struct way tls_ways[TLS_WAYS];
 
 // What a test is run for: a way, and the side that does what the test is about.
