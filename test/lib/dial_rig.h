@@ -25,12 +25,15 @@ struct dialled dial_text(const char *text, int64_t deadline);
 
 struct dialled dial_endpoint(const struct endpoint *endpoint, int64_t deadline);
 
+// list.test's addresses.
+void set_list(const char *const *hosts, size_t count, uint16_t port);
+
 void assert_failure(const struct dialled *dialled, enum error_code code, const char *fragment);
 
 // That the dialled socket is connected to `listener`, is blocking and closes on exec; closes it.
 void assert_connected(const struct dialled *dialled, int listener, const struct endpoint *endpoint);
 
-// A port where nobody listens and that stays ours: bound, not listening.
-int dead_end(const char *text, struct endpoint *endpoint);
+// A test: those before it have left no descriptor open.
+void test_no_descriptor_leaks(void **state);
 
 #endif

@@ -45,8 +45,31 @@ void fake_lose(int count)
     atomic_store(&fake_lost, count);
 }
 
-void fake_release_to_end(unsigned descriptors)
+void fake_await(const atomic_int *calls, int count)
 {
+    int64_t limit = rig_limit();
+    while (atomic_load(calls) < count && deadline_left(limit) > 0)
+        (void)poll(NULL, 0, 1);
+    assert_int_equal(atomic_load(calls), count);
+}
+
+static unsigned descriptors_at_start;
+
+int fake_begin(void **state)
+{
+    (void)state;
+    descriptors_at_start = rig_descriptors();
+    return sem_init(&fake_slow, 0, 0);
+}
+
+unsigned fake_descriptors_at_start(void)
+{
+    return descriptors_at_start;
+}
+
+void fake_release_to_end(unsigned more)
+{
+    const unsigned descriptors = descriptors_at_start + more;
     int64_t limit = rig_limit();
     while (rig_descriptors() != descriptors && deadline_left(limit) > 0) {
         int posted = 0;
@@ -101,10 +124,8 @@ static int fake_answer_list(int family, struct addrinfo **result)
 
 static int fake_slow_answer(int family, struct addrinfo **result)
 {
-    struct address address = rig_address("127.0.0.1:1", ADDRESS_TO_CONNECT);
-    struct endpoint endpoint;
+    struct endpoint endpoint = rig_endpoint("127.0.0.1:1");
     fake_hang();
-    assert_true(endpoint_of_address(&address, &endpoint));
     return fake_answer(&endpoint, 1, family, result);
 }
 

@@ -41,8 +41,17 @@ void fake_release(void);
 
 void fake_lose(int count);
 
+// Waits until there were so many of a kind of call, and no more.
+void fake_await(const atomic_int *calls, int count);
+
+// A group's setup.
+int fake_begin(void **state);
+
+// The process's descriptors at that time.
+unsigned fake_descriptors_at_start(void);
+
 // Releases all of them until each look-up that nobody waits for any more is over: its event is closed then, and the
-// process has `descriptors` again.
-void fake_release_to_end(unsigned descriptors);
+// process has the descriptors that it had at the start, and `more`.
+void fake_release_to_end(unsigned more);
 
 #endif

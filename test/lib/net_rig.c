@@ -21,6 +21,21 @@ struct address rig_address(const char *text, enum address_use use)
     return address;
 }
 
+struct endpoint rig_endpoint(const char *text)
+{
+    struct address address = rig_address(text, ADDRESS_TO_CONNECT);
+    struct endpoint endpoint;
+    assert_true(endpoint_of_address(&address, &endpoint));
+    return endpoint;
+}
+
+const char *rig_on_port(const char *host, uint16_t port)
+{
+    static _Thread_local char text[64];
+    (void)snprintf(text, sizeof text, "%s:%u", host, (unsigned)port);
+    return text;
+}
+
 struct address rig_address_of(const struct endpoint *endpoint)
 {
     char text[ENDPOINT_TEXT_SIZE];
@@ -85,15 +100,20 @@ void rig_unix_pair(int pair[2])
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
 }
 
-int rig_black_hole(const char *text, struct endpoint *bound, int *filler)
+struct black_hole rig_black_hole(const char *text)
 {
-    int fd = rig_bind(text, bound);
-    assert_int_equal(listen(fd, 0), 0);
-    *filler = rig_connect(bound);
-    // It is in the queue once accept() would find it.
-    struct pollfd poller = {.fd = fd, .events = POLLIN};
-    assert_int_equal(poll(&poller, 1, deadline_poll_ms(rig_limit())), 1);
-    return fd;
+    struct black_hole hole;
+    hole.fd = rig_bind(text, &hole.endpoint);
+    assert_int_equal(listen(hole.fd, 0), 0);
+    hole.filler = rig_connect(&hole.endpoint);
+    rig_await(hole.fd, POLLIN); // it is in the queue once accept() would find it
+    return hole;
+}
+
+void rig_drop_black_hole(const struct black_hole *hole)
+{
+    (void)close(hole->filler);
+    (void)close(hole->fd);
 }
 
 void rig_write(int fd, const char *text)
@@ -116,4 +136,12 @@ unsigned rig_descriptors(void)
         count++;
     (void)closedir(directory);
     return count;
+}
+
+void rig_await_descriptors(unsigned count)
+{
+    int64_t limit = rig_limit();
+    while (rig_descriptors() != count && deadline_left(limit) > 0)
+        (void)poll(NULL, 0, 1);
+    assert_int_equal(rig_descriptors(), count);
 }

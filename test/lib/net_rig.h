@@ -33,6 +33,12 @@ int64_t rig_limit(void);
 
 struct address rig_address(const char *text, enum address_use use);
 
+// The endpoint that a literal to connect to stands for.
+struct endpoint rig_endpoint(const char *text);
+
+// "host:port", until the thread's next call.
+const char *rig_on_port(const char *host, uint16_t port);
+
 // The address of an endpoint, as configured text would give it.
 struct address rig_address_of(const struct endpoint *endpoint);
 
@@ -52,9 +58,15 @@ void rig_pair(int pair[2]);
 
 void rig_unix_pair(int pair[2]);
 
-// A listener that never answers again: its accept queue is full, so that the kernel drops what arrives. `filler` holds
-// the queue's one place.
-int rig_black_hole(const char *text, struct endpoint *bound, int *filler);
+// A listener that never answers again: its accept queue is full, so that the kernel drops what arrives.
+struct black_hole {
+    struct endpoint endpoint;
+    int fd, filler; // that holds the queue's one place
+};
+
+struct black_hole rig_black_hole(const char *text);
+
+void rig_drop_black_hole(const struct black_hole *hole);
 
 void rig_write(int fd, const char *text);
 
@@ -62,5 +74,8 @@ void rig_write(int fd, const char *text);
 void rig_await(int fd, short events);
 
 unsigned rig_descriptors(void);
+
+// Waits until the process has so many: another thread may be about to close its own.
+void rig_await_descriptors(unsigned count);
 
 #endif

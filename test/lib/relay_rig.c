@@ -1,9 +1,12 @@
 #include "relay_rig.h"
 
+#include "row.h"
+
 void must(bool condition, const char *what)
 {
     if (!condition) {
         (void)fprintf(stderr, "cannot go on: %s: %s\n", what, strerror(errno));
+        (void)row_tell(NULL);
         abort();
     }
 }

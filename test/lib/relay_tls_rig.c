@@ -1,5 +1,16 @@
 #include "relay_tls_rig.h"
 
+#include "row.h"
+
+const struct way tls_ways[TLS_WAYS] = {
+    {"a client with TLS", {true, false}, false, 0},
+    {"a target with TLS", {false, true}, false, 3},
+    {"both with TLS", {true, true}, false, 1},
+    {"a client with TLS, in bulk", {true, false}, true, 4},
+    {"a target with TLS, in bulk", {false, true}, true, 2},
+    {"both with TLS, in bulk", {true, true}, true, 5},
+};
+
 static void far_init(struct far *far, int *fd, unsigned stream, const struct tls_keys *sends,
                      const struct tls_keys *receives)
 {
@@ -12,9 +23,13 @@ static void far_init(struct far *far, int *fd, unsigned stream, const struct tls
         MUST(record_key_init(&far->sends, sends, NULL) && record_key_init(&far->receives, receives, NULL));
 }
 
-void tls_rig_init_on(struct tls_rig *t, const struct way *way, enum rig_kind kind, int buffer)
+void tls_rig_init_on(struct tls_rig *t, const struct tls_case *of, enum rig_kind kind, int buffer)
 {
-    *t = (struct tls_rig){.fars = {{.fd = NULL}}};
+    const struct way *way = &of->way;
+    *t = (struct tls_rig){.way = *way, .side = of->side};
+    t->from = &t->fars[of->side];
+    t->to = &t->fars[!of->side];
+    t->ended_by = of->side == RELAY_CLIENT ? ENDED_BY_CLIENT : ENDED_BY_TARGET;
     rig_init(&t->rig, kind, kind, buffer);
     int *fds[2] = {&t->rig.client, &t->rig.target};
     for (unsigned i = 0; i < 2; i++) {
@@ -37,9 +52,20 @@ void tls_rig_init_on(struct tls_rig *t, const struct way *way, enum rig_kind kin
     }
 }
 
-void tls_rig_init(struct tls_rig *t, const struct way *way)
+void tls_rig_init(struct tls_rig *t, const struct tls_case *of)
 {
-    tls_rig_init_on(t, way, RIG_TCP, 0);
+    tls_rig_init_on(t, of, RIG_TCP, 0);
+}
+
+void tls_rig_begin_on(struct tls_rig *t, const struct tls_case *of, enum rig_kind kind, int buffer)
+{
+    tls_rig_init_on(t, of, kind, buffer);
+    tls_rig_start(t, of->way.in_bulk);
+}
+
+void tls_rig_begin(struct tls_rig *t, const struct tls_case *of)
+{
+    tls_rig_begin_on(t, of, RIG_TCP, 0);
 }
 
 void tls_rig_release(struct tls_rig *t)
@@ -96,6 +122,14 @@ void far_send(struct far *far, uint64_t size, size_t record)
         size -= part;
     }
 }
+
+// Sends on a thread of its own what may be more than there is room for.
+struct far_sender {
+    struct far *far;
+    uint64_t size;
+    size_t record;
+    pthread_t thread;
+};
 
 static void *far_run_sender(void *argument)
 {
@@ -316,6 +350,25 @@ void tls_rig_assert_bytes(struct tls_rig *t)
     assert_int_equal(rig_bytes(&t->rig, RELAY_TARGET), t->fars[RELAY_TARGET].sent);
 }
 
+enum close_reason tls_rig_reason(const struct tls_rig *t, enum close_reason client, enum close_reason target)
+{
+    return t->side == RELAY_CLIENT ? client : target;
+}
+
+void tls_rig_assert_completed(struct tls_rig *t)
+{
+    rig_join(&t->rig);
+    rig_assert_ended(&t->rig, CLOSE_COMPLETED, t->ended_by);
+    rig_assert_resets(&t->rig, false, false);
+}
+
+void tls_rig_assert_failed(struct tls_rig *t, enum close_reason reason)
+{
+    rig_join(&t->rig);
+    rig_assert_ended(&t->rig, reason, t->ended_by);
+    rig_assert_resets(&t->rig, t->side == RELAY_TARGET, t->side == RELAY_CLIENT);
+}
+
 void tls_rig_finish(struct tls_rig *t, enum relay_side first)
 {
     struct far *one = &t->fars[first], *other = &t->fars[first == RELAY_CLIENT ? RELAY_TARGET : RELAY_CLIENT];
@@ -331,4 +384,68 @@ void tls_rig_finish(struct tls_rig *t, enum relay_side first)
     tls_rig_assert_bytes(t);
     assert_int_equal(t->rig.failure.error.code, ERROR_NONE);
     tls_rig_release(t);
+}
+
+// A case of a test, as a test of its own.
+struct tls_named_case {
+    struct tls_case of;
+    char name[160];
+};
+
+static bool tls_is_case(const struct tls_rig_test *test, size_t way, enum relay_side side)
+{
+    const struct way *legs = &tls_ways[way];
+    if ((test->cases & TLS_EACH_WAY) != 0 && (int)side != (legs->is_tls[RELAY_CLIENT] ? RELAY_CLIENT : RELAY_TARGET))
+        return false;
+    if ((test->cases & TLS_ALTERNATE) != 0 && way % 2 != side)
+        return false;
+    if ((test->cases & TLS_TARGET) != 0 && side != RELAY_TARGET)
+        return false;
+    if ((test->cases & TLS_SIDE_HAS_TLS) != 0 && !legs->is_tls[side])
+        return false;
+    return (test->cases & TLS_NOT_IN_BULK) == 0 || !legs->in_bulk;
+}
+
+// Adds the test's cases to `out`; returns how many.
+static size_t tls_add_cases(const struct tls_rig_test *test, struct tls_named_case *cases, struct CMUnitTest *out)
+{
+    size_t count = 0;
+    if ((test->cases & (TLS_EACH_WAY | TLS_EACH_SIDE | TLS_ALTERNATE | TLS_TARGET)) == 0) {
+        out[0] = (struct CMUnitTest){test->name, test->function, NULL, row_tell, NULL};
+        return 1;
+    }
+    for (size_t i = 0; i < 2 * TLS_WAYS; i++) {
+        enum relay_side side = i % 2 == 0 ? RELAY_CLIENT : RELAY_TARGET;
+        if (!tls_is_case(test, i / 2, side))
+            continue;
+        struct tls_named_case *it = &cases[count];
+        it->of = (struct tls_case){tls_ways[i / 2], side};
+        (void)snprintf(it->name, sizeof it->name, "%s: %s, the %s", test->name, tls_ways[i / 2].name,
+                       side == RELAY_CLIENT ? "client" : "target");
+        out[count++] = (struct CMUnitTest){it->name, test->function, NULL, row_tell, &it->of};
+    }
+    return count;
+}
+
+static int tls_run_group(const char *name, const struct tls_rig_test *tests, size_t count, bool with_threads)
+{
+    static struct tls_named_case cases[32][2 * TLS_WAYS];
+    static struct CMUnitTest all[32 * 2 * TLS_WAYS];
+    size_t length = 0;
+    MUST(count <= 32);
+    for (size_t i = 0; i < count; i++)
+        if (with_threads || (tests[i].cases & TLS_WITH_THREADS) == 0)
+            length += tls_add_cases(&tests[i], cases[i], all + length);
+    return _cmocka_run_group_tests(name, all, length, NULL, NULL);
+}
+
+int tls_rig_run(const struct tls_rig_test *tests, size_t count)
+{
+    if (!aead_prepare(NULL))
+        return 1;
+    rig_prepare();
+    int failed = tls_run_group("with threads to be had", tests, count, true);
+    rig_go_without_threads();
+    rig_prepare();
+    return failed + tls_run_group("on one thread", tests, count, false);
 }

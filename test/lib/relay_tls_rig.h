@@ -38,27 +38,42 @@ struct far {
 #define FAR_ROOM (4 * (size_t)TLS_RECORD_MAX)
 #define FAR_SEALED_MAX ((size_t)256 * 1024)
 
-struct tls_rig {
-    struct rig rig;
-    struct tls_session sessions[2];
-    struct far fars[2]; // by enum relay_side
-};
-
-// Each combination of legs, in a relay that has just begun and in one that has been in bulk, over all suites.
-static const struct way {
+// Which legs have TLS, in a relay that has just begun or in one that has been in bulk.
+struct way {
+    const char *name;
     bool is_tls[2]; // by enum relay_side
     bool in_bulk;
     size_t suite;
-} ways[] = {
-    {{true, false}, false, 0}, {{false, true}, false, 3}, {{true, true}, false, 1},
-    {{true, false}, true, 4},  {{false, true}, true, 2},  {{true, true}, true, 5},
 };
 
-#define FOR_EACH_WAY(way) for (const struct way *way = ways; way < ways + ARRAY_LENGTH(ways); way++)
+// Each combination of legs, over all suites.
+#define TLS_WAYS ((size_t)6)
+extern const struct way tls_ways[TLS_WAYS];
 
-void tls_rig_init_on(struct tls_rig *t, const struct way *way, enum rig_kind kind, int buffer);
+// What a test is run for: a way, and the side that does what the test is about.
+struct tls_case {
+    struct way way;
+    enum relay_side side;
+};
 
-void tls_rig_init(struct tls_rig *t, const struct way *way);
+struct tls_rig {
+    struct rig rig;
+    struct tls_session sessions[2];
+    struct far fars[2];     // by enum relay_side
+    struct far *from, *to;  // that of the case's side, and the other
+    enum relay_side side;   // the case's
+    enum ended_by ended_by; // that side
+    struct way way;
+};
+
+void tls_rig_init_on(struct tls_rig *t, const struct tls_case *of, enum rig_kind kind, int buffer);
+
+void tls_rig_init(struct tls_rig *t, const struct tls_case *of);
+
+// The same, and the relay is started: in bulk, if its way says so.
+void tls_rig_begin_on(struct tls_rig *t, const struct tls_case *of, enum rig_kind kind, int buffer);
+
+void tls_rig_begin(struct tls_rig *t, const struct tls_case *of);
 
 void tls_rig_release(struct tls_rig *t);
 
@@ -72,14 +87,6 @@ size_t far_seal(struct far *far, size_t size, size_t record, uint8_t *out);
 
 // Sends the stream's next bytes, as few writes as can be.
 void far_send(struct far *far, uint64_t size, size_t record);
-
-// The same on a thread of its own, for what may be more than there is room for.
-struct far_sender {
-    struct far *far;
-    uint64_t size;
-    size_t record;
-    pthread_t thread;
-};
 
 // Sends records until the relay takes no more.
 void far_stuff(struct far *far);
@@ -128,7 +135,42 @@ void tls_rig_wait_reason(struct tls_rig *t);
 
 void tls_rig_assert_bytes(struct tls_rig *t);
 
+enum close_reason tls_rig_reason(const struct tls_rig *t, enum close_reason client, enum close_reason target);
+
+// What the case's side did has ended the relay, in order.
+void tls_rig_assert_completed(struct tls_rig *t);
+
+// What the case's side did has ended the relay for that reason, and the other side's connection is reset.
+void tls_rig_assert_failed(struct tls_rig *t, enum close_reason reason);
+
 // Both sides have sent all; `first` ends its stream, then the other one: an orderly end, with every byte delivered.
 void tls_rig_finish(struct tls_rig *t, enum relay_side first);
+
+// --- the tests -------------------------------------------------------------------------------------------------------
+
+enum tls_cases {
+    TLS_ONCE = 0, // its state is null
+    // Which sides of each way:
+    TLS_EACH_WAY = 1 << 0, // one that has TLS: where both have, the client
+    TLS_EACH_SIDE = 1 << 1,
+    TLS_ALTERNATE = 1 << 2, // now the client, now the target: for what takes seconds
+    TLS_TARGET = 1 << 3,
+    // Which of those:
+    TLS_SIDE_HAS_TLS = 1 << 4,
+    TLS_NOT_IN_BULK = 1 << 5,
+    TLS_WITH_THREADS = 1 << 6, // not in a program without threads
+};
+
+struct tls_rig_test {
+    const char *name;
+    CMUnitTestFunction function; // its state is the struct tls_case
+    unsigned cases;              // of enum tls_cases
+};
+
+#define TLS_RIG_TEST(function, cases) {#function, function, cases}
+
+// Runs each test for each of its cases, in a program that may have threads and in one that has none left. Returns what
+// main() does.
+int tls_rig_run(const struct tls_rig_test *tests, size_t count);
 
 #endif

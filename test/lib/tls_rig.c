@@ -2,6 +2,8 @@
 
 static char rig_directory[64];
 
+struct rig_issued rig_ca;
+
 const char *rig_path(const char *name, char out[RIG_PATH_SIZE])
 {
     (void)snprintf(out, RIG_PATH_SIZE, "%s/%s", rig_directory, name);
@@ -39,10 +41,14 @@ void rig_tls_begin(void)
     assert_non_null(mkdtemp(rig_directory));
     if (!tls_init(&error))
         fail_msg("%s", error.text);
+    rig_ca = rig_issue(&(struct rig_request){.subject = "Test CA", .is_ca = true});
+    rig_write_pair("ca", &rig_ca);
 }
 
-void rig_tls_end(void)
+int rig_tls_end(void **state)
 {
+    (void)state;
+    rig_drop(&rig_ca);
     DIR *directory = opendir(rig_directory);
     assert_non_null(directory);
     char path[RIG_PATH_SIZE + 256];
@@ -53,6 +59,7 @@ void rig_tls_end(void)
     }
     (void)closedir(directory);
     assert_int_equal(rmdir(rig_directory), 0);
+    return 0;
 }
 
 EVP_PKEY *rig_key(const char *kind)
@@ -189,6 +196,13 @@ void rig_write_pair(const char *name, const struct rig_issued *issued)
     rig_write_chain(file, issued->certificate, NULL, NULL);
 }
 
+void rig_issue_pair(const char *name, const struct rig_request *request)
+{
+    struct rig_issued issued = rig_issue(request);
+    rig_write_pair(name, &issued);
+    rig_drop(&issued);
+}
+
 void rig_put_list(FILE *file, const struct rig_list *request)
 {
     X509_CRL *list = X509_CRL_new();
@@ -263,6 +277,15 @@ void rig_config_add(struct rig_config *config, const char *key, const char *cert
                                     .authority.path = rig_config_path(config, 2, authority),
                                     .revocation_list.path = rig_config_path(config, 3, revocation_list)};
     config->config.certificate_count++;
+}
+
+void rig_config_add_pair(struct rig_config *config, const char *pair, const char *authority)
+{
+    char key[32];
+    char certificate[32];
+    (void)snprintf(key, sizeof key, "%s.key", pair);
+    (void)snprintf(certificate, sizeof certificate, "%s.crt", pair);
+    rig_config_add(config, key, certificate, authority, NULL);
 }
 
 struct tls_context *rig_context(const struct rig_config *config, enum tls_role role)

@@ -27,10 +27,6 @@ void rig_write_file(const char *name, const void *bytes, size_t length);
 
 size_t rig_read_file(const char *name, char *out, size_t size);
 
-void rig_tls_begin(void);
-
-void rig_tls_end(void);
-
 // "rsa", "rsa-1024", "rsa-pss" (the key's own OID), "P-256", "P-384", "P-521", "ed25519".
 EVP_PKEY *rig_key(const char *kind);
 
@@ -38,6 +34,14 @@ struct rig_issued {
     EVP_PKEY *key;
     X509 *certificate;
 };
+
+// "ca.crt" and "ca.key" in the rig's directory, from rig_tls_begin() on.
+extern struct rig_issued rig_ca;
+
+void rig_tls_begin(void);
+
+// A group's teardown.
+int rig_tls_end(void **state);
 
 struct rig_request {
     const char *subject; // CN; NULL: an empty subject
@@ -70,6 +74,9 @@ void rig_write_chain(const char *name, X509 *first, X509 *second, X509 *third);
 
 // "<name>.key" and "<name>.crt".
 void rig_write_pair(const char *name, const struct rig_issued *issued);
+
+// Makes a key with its certificate, and writes that pair.
+void rig_issue_pair(const char *name, const struct rig_request *request);
 
 struct rig_list {
     const struct rig_issued *issuer;
@@ -105,6 +112,9 @@ void rig_config_init(struct rig_config *config, enum verify_mode mode);
 
 void rig_config_add(struct rig_config *config, const char *key, const char *certificate, const char *authority,
                     const char *revocation_list);
+
+// "<pair>.key" and "<pair>.crt", with an authority or NULL.
+void rig_config_add_pair(struct rig_config *config, const char *pair, const char *authority);
 
 struct tls_context *rig_context(const struct rig_config *config, enum tls_role role);
 

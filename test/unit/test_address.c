@@ -197,7 +197,7 @@ static void check_bad(const struct bad *row, enum address_use use)
     assert_false(address_parse(row->text, use, &address, NULL));
 }
 
-static void test_parse_good(void **state)
+static void test_a_good_address_is_read(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(good); i++) {
@@ -208,7 +208,7 @@ static void test_parse_good(void **state)
         check_good(&good_to_listen[i], ADDRESS_TO_LISTEN);
 }
 
-static void test_parse_bad(void **state)
+static void test_a_bad_address_is_refused_with_the_reason(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(bad); i++) {
@@ -240,7 +240,7 @@ static struct address parse(const char *text)
     return address;
 }
 
-static void test_fields(void **state)
+static void test_an_address_has_its_parts(void **state)
 {
     (void)state;
     struct address tcp = parse("tcp://[2001:db8::1]:443"), path = parse("unix:///run/x"), name = parse("unix://@x"),
@@ -257,7 +257,7 @@ static void test_fields(void **state)
     assert_string_equal(named.fd_name, "web");
 }
 
-static void test_equal(void **state)
+static void test_addresses_are_equal_when_they_mean_the_same(void **state)
 {
     (void)state;
     static const struct {
@@ -288,7 +288,7 @@ static void test_equal(void **state)
     }
 }
 
-static void test_endpoint_of_address(void **state)
+static void test_a_literal_has_an_endpoint_and_a_name_has_none(void **state)
 {
     (void)state;
     static const struct {
@@ -324,7 +324,7 @@ static void test_endpoint_of_address(void **state)
     }
 }
 
-static void test_unix_endpoint_lengths(void **state)
+static void test_a_unix_endpoint_is_as_long_as_its_name(void **state)
 {
     (void)state;
     struct endpoint endpoint;
@@ -347,7 +347,7 @@ static struct endpoint unix_endpoint(const char *bytes, size_t count)
     return endpoint;
 }
 
-static void test_endpoint_format_of_what_peers_send(void **state)
+static void test_an_endpoint_is_printed_without_what_a_peer_forged(void **state)
 {
     (void)state;
     char text[ENDPOINT_TEXT_SIZE];
@@ -372,7 +372,7 @@ static void test_endpoint_format_of_what_peers_send(void **state)
     assert_string_equal(text + strlen(text) - 4, "\\x0a");
 }
 
-static void test_endpoint_equal(void **state)
+static void test_endpoints_are_equal_only_to_themselves(void **state)
 {
     (void)state;
     static const char *const texts[] = {"127.0.0.1:80", "127.0.0.1:81", "127.0.0.2:80",
@@ -391,15 +391,15 @@ static void test_endpoint_equal(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_parse_good),
-        cmocka_unit_test(test_parse_bad),
+        cmocka_unit_test(test_a_good_address_is_read),
+        cmocka_unit_test(test_a_bad_address_is_refused_with_the_reason),
         cmocka_unit_test(test_a_name_of_254_bytes_is_refused),
-        cmocka_unit_test(test_fields),
-        cmocka_unit_test(test_equal),
-        cmocka_unit_test(test_endpoint_of_address),
-        cmocka_unit_test(test_unix_endpoint_lengths),
-        cmocka_unit_test(test_endpoint_format_of_what_peers_send),
-        cmocka_unit_test(test_endpoint_equal),
+        cmocka_unit_test(test_an_address_has_its_parts),
+        cmocka_unit_test(test_addresses_are_equal_when_they_mean_the_same),
+        cmocka_unit_test(test_a_literal_has_an_endpoint_and_a_name_has_none),
+        cmocka_unit_test(test_a_unix_endpoint_is_as_long_as_its_name),
+        cmocka_unit_test(test_an_endpoint_is_printed_without_what_a_peer_forged),
+        cmocka_unit_test(test_endpoints_are_equal_only_to_themselves),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -47,7 +47,7 @@ static const struct {
      "61161ae10b594f09e26a7e902ecbd0600691"},
 };
 
-static void test_known_answers(void **state)
+static void test_known_answers_are_sealed_and_opened(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(known); i++) {
@@ -87,7 +87,7 @@ static void fill(uint8_t *bytes, size_t length, uint8_t from)
 }
 
 // Each size is sealed by one and opened by another with the same key, in place and not.
-static void test_every_size(void **state)
+static void test_every_size_is_opened_as_it_was_sealed(void **state)
 {
     (void)state;
     static const size_t sizes[] = {0, 1, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1000, 4096, 16383, 16384, 16385};
@@ -124,7 +124,7 @@ static void test_every_size(void **state)
 }
 
 // A bit of anything changed, and it does not open; nothing of it is left to be seen.
-static void test_forgeries(void **state)
+static void test_a_forgery_leaves_nothing_of_the_plaintext(void **state)
 {
     (void)state;
     uint8_t key[32];
@@ -157,7 +157,7 @@ static void test_forgeries(void **state)
     }
 }
 
-static void test_public_functions(void **state)
+static void test_sizes_beyond_the_limits_are_refused(void **state)
 {
     (void)state;
     uint8_t key[32] = {1};
@@ -243,10 +243,10 @@ int main(void)
         return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_records_cost_no_allocation),
-        cmocka_unit_test(test_known_answers),
-        cmocka_unit_test(test_every_size),
-        cmocka_unit_test(test_forgeries),
-        cmocka_unit_test(test_public_functions),
+        cmocka_unit_test(test_known_answers_are_sealed_and_opened),
+        cmocka_unit_test(test_every_size_is_opened_as_it_was_sealed),
+        cmocka_unit_test(test_a_forgery_leaves_nothing_of_the_plaintext),
+        cmocka_unit_test(test_sizes_beyond_the_limits_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -116,7 +116,7 @@ static const struct {
     {BALANCER_SNI, "ggg", NULL, 1, ""}, // only the name decides
 };
 
-static void test_orders(void **state)
+static void test_each_policy_has_its_order(void **state)
 {
     (void)state;
     for (size_t row = 0; row < ARRAY_LENGTH(table); row++) {
@@ -126,7 +126,7 @@ static void test_orders(void **state)
     }
 }
 
-static void test_the_chosen_one(void **state)
+static void test_a_chosen_target_is_the_only_one(void **state)
 {
     (void)state;
     static struct scene scene;
@@ -159,7 +159,7 @@ static void test_each_target_is_tried_once(void **state)
 }
 
 // Of the connections that come when a target is due, one tries it.
-static void test_one_trial(void **state)
+static void test_one_connection_tries_a_target_that_is_due(void **state)
 {
     (void)state;
     static struct scene scene;
@@ -176,7 +176,7 @@ static void test_one_trial(void **state)
     balancer_release(&second);
 }
 
-static void test_failures_put_a_target_out(void **state)
+static void test_a_failure_puts_a_target_out(void **state)
 {
     (void)state;
     static struct scene scene;
@@ -215,7 +215,7 @@ static void test_a_lone_target_is_never_out(void **state)
     }
 }
 
-static void test_by_name(void **state)
+static void test_the_most_specific_name_is_chosen(void **state)
 {
     (void)state;
     static const struct target_config settings[] = {
@@ -252,7 +252,7 @@ static void *come_and_go(void *argument)
 
 // Numbers that change between two looks at them must neither leave a client without a target nor send it to one that
 // is out.
-static void test_a_bustle_leaves_a_choice(void **state)
+static void test_changing_counts_leave_a_good_target(void **state)
 {
     (void)state;
     static struct scene scene;
@@ -280,14 +280,14 @@ static void test_a_bustle_leaves_a_choice(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_orders),
-        cmocka_unit_test(test_the_chosen_one),
+        cmocka_unit_test(test_each_policy_has_its_order),
+        cmocka_unit_test(test_a_chosen_target_is_the_only_one),
         cmocka_unit_test(test_each_target_is_tried_once),
-        cmocka_unit_test(test_one_trial),
-        cmocka_unit_test(test_failures_put_a_target_out),
+        cmocka_unit_test(test_one_connection_tries_a_target_that_is_due),
+        cmocka_unit_test(test_a_failure_puts_a_target_out),
         cmocka_unit_test(test_a_lone_target_is_never_out),
-        cmocka_unit_test(test_a_bustle_leaves_a_choice),
-        cmocka_unit_test(test_by_name),
+        cmocka_unit_test(test_changing_counts_leave_a_good_target),
+        cmocka_unit_test(test_the_most_specific_name_is_chosen),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

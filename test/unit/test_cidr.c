@@ -73,7 +73,7 @@ static struct sockaddr_storage sockaddr_of(const char *text)
     return storage;
 }
 
-static void test_membership(void **state)
+static void test_a_block_contains_its_addresses_only(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(memberships); i++) {
@@ -124,7 +124,7 @@ static const struct {
      "2001:db8::1 has bits set beyond its prefix of 32; the block is 2001:db8::/32, the address 2001:db8::1/128"},
 };
 
-static void test_refused(void **state)
+static void test_a_malformed_block_is_refused(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(refused); i++) {
@@ -143,9 +143,9 @@ static void test_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_membership),
+        cmocka_unit_test(test_a_block_contains_its_addresses_only),
         cmocka_unit_test(test_other_families_match_nothing),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_a_malformed_block_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

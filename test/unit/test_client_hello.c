@@ -11,20 +11,8 @@
 
 #include "bitflow/base/compiler.h"
 #include "bitflow/wire/client_hello.h"
+#include "bytes.h"
 #include "hex.h"
-
-struct bytes {
-    uint8_t at[80 * 1024];
-    size_t length;
-};
-
-static void put(struct bytes *bytes, const void *from, size_t length)
-{
-    assert_true(length <= sizeof bytes->at - bytes->length);
-    if (length > 0)
-        memcpy(bytes->at + bytes->length, from, length);
-    bytes->length += length;
-}
 
 static void put_number(struct bytes *bytes, size_t value, size_t size)
 {
@@ -111,7 +99,7 @@ static const char openssl_hello[] =
     "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
     "0000000000000000000000000000000000";
 
-static void test_reads_a_real_one(void **state)
+static void test_a_hello_of_openssl_is_read(void **state)
 {
     (void)state;
     stream.length = from_hex(openssl_hello, stream.at, sizeof stream.at);
@@ -145,7 +133,7 @@ static void assert_usual(void)
 
 // One byte more at a time: it is never refused, what is asked for is never too much, and waiting for just that gets
 // there.
-static void test_any_cut(void **state)
+static void test_a_hello_cut_anywhere_asks_for_no_more_than_it_needs(void **state)
 {
     (void)state;
     static const size_t records[] = {16384, 100, 64, 7, 4, 3, 1};
@@ -171,7 +159,7 @@ static void test_any_cut(void **state)
     }
 }
 
-static void test_asks_exactly(void **state)
+static void test_the_bytes_that_are_needed_are_told_exactly(void **state)
 {
     (void)state;
     make_usual(100);
@@ -194,7 +182,7 @@ static void test_asks_exactly(void **state)
     assert_usual();
 }
 
-static void test_little_is_needed(void **state)
+static void test_a_hello_without_extensions_is_complete(void **state)
 {
     (void)state;
     make(&stream, 0x0303, NULL, 16384);
@@ -212,7 +200,7 @@ static void test_little_is_needed(void **state)
     assert_int_equal(hello.highest_version, 0x0303);
 }
 
-static void test_names(void **state)
+static void test_a_server_name_is_lowercased_without_its_last_dot(void **state)
 {
     (void)state;
     char longest[256];
@@ -235,7 +223,7 @@ static void test_names(void **state)
     assert_int_equal(strlen(hello.server_name), 255);
 }
 
-static void test_protocols(void **state)
+static void test_the_first_protocols_are_kept(void **state)
 {
     (void)state;
     static struct bytes list;
@@ -267,7 +255,7 @@ static void assert_refused(const void *bytes, size_t length, const char *reason)
 
 #define BYTES(text) text, sizeof(text) - 1
 
-static void test_says_what_else_it_is(void **state)
+static void test_what_is_no_tls_is_named(void **state)
 {
     (void)state;
     static const struct {
@@ -322,7 +310,7 @@ static void test_says_what_else_it_is(void **state)
     }
 }
 
-static void test_is_bounded(void **state)
+static void test_a_hello_beyond_the_bounds_is_refused(void **state)
 {
     (void)state;
     // 64 KiB with the records' headers are taken, one byte more is not.
@@ -351,7 +339,7 @@ static void test_is_bounded(void **state)
     }
 }
 
-static void test_refuses_extensions(void **state)
+static void test_malformed_extensions_are_refused(void **state)
 {
     (void)state;
     static const char name[] = "a ClientHello whose server_name is malformed";
@@ -412,7 +400,7 @@ static void test_refuses_extensions(void **state)
     assert_refused(stream.at, stream.length, "a ClientHello with a repeated extension");
 }
 
-static void test_refuses_lying_lengths(void **state)
+static void test_lying_lengths_are_refused(void **state)
 {
     (void)state;
     static const char hello_malformed[] = "a ClientHello that is malformed";
@@ -461,16 +449,16 @@ static void test_refuses_lying_lengths(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reads_a_real_one),
-        cmocka_unit_test(test_any_cut),
-        cmocka_unit_test(test_asks_exactly),
-        cmocka_unit_test(test_little_is_needed),
-        cmocka_unit_test(test_names),
-        cmocka_unit_test(test_protocols),
-        cmocka_unit_test(test_says_what_else_it_is),
-        cmocka_unit_test(test_is_bounded),
-        cmocka_unit_test(test_refuses_extensions),
-        cmocka_unit_test(test_refuses_lying_lengths),
+        cmocka_unit_test(test_a_hello_of_openssl_is_read),
+        cmocka_unit_test(test_a_hello_cut_anywhere_asks_for_no_more_than_it_needs),
+        cmocka_unit_test(test_the_bytes_that_are_needed_are_told_exactly),
+        cmocka_unit_test(test_a_hello_without_extensions_is_complete),
+        cmocka_unit_test(test_a_server_name_is_lowercased_without_its_last_dot),
+        cmocka_unit_test(test_the_first_protocols_are_kept),
+        cmocka_unit_test(test_what_is_no_tls_is_named),
+        cmocka_unit_test(test_a_hello_beyond_the_bounds_is_refused),
+        cmocka_unit_test(test_malformed_extensions_are_refused),
+        cmocka_unit_test(test_lying_lengths_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

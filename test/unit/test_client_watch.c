@@ -5,6 +5,7 @@
 
 #include "bitflow/net/client_watch.h"
 #include "net_rig.h"
+#include "row.h"
 
 #define SHORT (30 * NS_PER_MS) // long enough to show that nothing ended the wait before its time
 
@@ -30,7 +31,7 @@ static void assert_waits_asleep(struct client_watch *watch)
     assert_true(cpu_time() - cpu < 100 * NS_PER_MS);
 }
 
-static void test_nobody_to_watch(void **state)
+static void test_with_nobody_to_watch_the_deadline_is_waited_for(void **state)
 {
     (void)state;
     struct client_watch watch;
@@ -40,7 +41,7 @@ static void test_nobody_to_watch(void **state)
     assert_true(clock_now() - start >= SHORT);
 }
 
-static void test_descriptors(void **state)
+static void test_a_ready_descriptor_ends_the_wait_and_data_of_the_client_does_not(void **state)
 {
     (void)state;
     int pair[2], client[2];
@@ -64,7 +65,7 @@ static void test_descriptors(void **state)
     }
 }
 
-static void test_too_many_descriptors(void **state)
+static void test_too_many_descriptors_are_refused(void **state)
 {
     (void)state;
     struct client_watch watch;
@@ -79,7 +80,7 @@ static void test_too_many_descriptors(void **state)
                      CLIENT_WATCH_DEADLINE);
 }
 
-static void test_poll_failure(void **state)
+static void test_a_failing_poll_is_told(void **state)
 {
     (void)state;
     struct client_watch watch;
@@ -96,95 +97,102 @@ static void test_poll_failure(void **state)
     assert_int_equal(reason, EINVAL);
 }
 
-static void test_reset_is_leaving_at_once(void **state)
-{
-    (void)state;
-    int pair[2];
+// A client that is watched, and its own end.
+struct watched {
+    int near, far;
     struct client_watch watch;
-    rig_pair(pair);
-    rig_write(pair[1], "data before the reset changes nothing");
-    client_watch_init(&watch, pair[0]);
-    assert_int_equal(wait_for(&watch, SHORT), CLIENT_WATCH_DEADLINE);
-    socket_reset(pair[1]);
-    assert_int_equal(wait_for(&watch, RIG_LIMIT), CLIENT_WATCH_GONE);
-    assert_int_equal(wait_for(&watch, RIG_LIMIT), CLIENT_WATCH_GONE); // and it stays gone
-    (void)close(pair[0]);
+};
+
+static struct watched watch_client(bool is_unix)
+{
+    int pair[2];
+    struct watched client;
+    is_unix ? rig_unix_pair(pair) : rig_pair(pair);
+    client.near = pair[0];
+    client.far = pair[1];
+    client_watch_init(&client.watch, client.near);
+    return client;
 }
 
-static void test_end_without_a_word_has_a_grace(void **state)
+static const struct {
+    const char *name;
+    bool is_unix;
+} kinds[] = {{"TCP", false}, {"Unix", true}};
+
+static void test_a_reset_is_leaving_at_once(void **state)
 {
     (void)state;
-    for (int local = 0; local < 2; local++) {
-        int pair[2];
-        struct client_watch watch;
-        local ? rig_unix_pair(pair) : rig_pair(pair);
-        client_watch_init(&watch, pair[0]);
+    struct watched client = watch_client(false);
+    rig_write(client.far, "data before the reset changes nothing");
+    assert_int_equal(wait_for(&client.watch, SHORT), CLIENT_WATCH_DEADLINE);
+    socket_reset(client.far);
+    assert_int_equal(wait_for(&client.watch, RIG_LIMIT), CLIENT_WATCH_GONE);
+    assert_int_equal(wait_for(&client.watch, RIG_LIMIT), CLIENT_WATCH_GONE); // and it stays gone
+    (void)close(client.near);
+}
+
+static void test_an_end_without_data_is_leaving_after_the_timeout(void **state)
+{
+    (void)state;
+    FOR_EACH_ROW(kind, kinds)
+    {
+        struct watched client = watch_client(kind->is_unix);
         int64_t start = clock_now();
-        assert_int_equal(shutdown(pair[1], SHUT_WR), 0);
-        assert_int_equal(wait_for(&watch, SHORT), CLIENT_WATCH_DEADLINE); // the caller's deadline comes first
-        assert_true(watch.half_closed);
+        assert_int_equal(shutdown(client.far, SHUT_WR), 0);
+        assert_int_equal(wait_for(&client.watch, SHORT), CLIENT_WATCH_DEADLINE); // the caller's deadline comes first
+        assert_true(client.watch.half_closed);
         int64_t cpu = cpu_time();
-        assert_int_equal(wait_for(&watch, RIG_LIMIT), CLIENT_WATCH_GONE);
+        assert_int_equal(wait_for(&client.watch, RIG_LIMIT), CLIENT_WATCH_GONE);
         assert_true(clock_now() - start >= CLIENT_WATCH_HALF_CLOSE_TIMEOUT);
         assert_true(cpu_time() - cpu < CLIENT_WATCH_HALF_CLOSE_TIMEOUT / 2);
-        assert_int_equal(wait_for(&watch, RIG_LIMIT), CLIENT_WATCH_GONE);
-        (void)close(pair[0]);
-        (void)close(pair[1]);
+        assert_int_equal(wait_for(&client.watch, RIG_LIMIT), CLIENT_WATCH_GONE);
+        (void)close(client.near);
+        (void)close(client.far);
     }
 }
 
-static void test_end_after_data_is_a_half_close(void **state)
+static void test_an_end_after_data_is_a_half_close(void **state)
 {
     (void)state;
-    for (int local = 0; local < 2; local++) {
-        int pair[2];
-        struct client_watch watch;
-        local ? rig_unix_pair(pair) : rig_pair(pair);
-        client_watch_init(&watch, pair[0]);
-        rig_write(pair[1], "request");
-        assert_int_equal(shutdown(pair[1], SHUT_WR), 0);
-        assert_int_equal(wait_for(&watch, CLIENT_WATCH_HALF_CLOSE_TIMEOUT + SHORT), CLIENT_WATCH_DEADLINE);
-        assert_true(watch.half_closed);
-        assert_waits_asleep(&watch);
-        socket_reset(pair[1]); // leaving is noticed nevertheless, on TCP
-        if (!local)
-            assert_int_equal(wait_for(&watch, RIG_LIMIT), CLIENT_WATCH_GONE);
-        (void)close(pair[0]);
+    FOR_EACH_ROW(kind, kinds)
+    {
+        struct watched client = watch_client(kind->is_unix);
+        rig_write(client.far, "request");
+        assert_int_equal(shutdown(client.far, SHUT_WR), 0);
+        assert_int_equal(wait_for(&client.watch, CLIENT_WATCH_HALF_CLOSE_TIMEOUT + SHORT), CLIENT_WATCH_DEADLINE);
+        assert_true(client.watch.half_closed);
+        assert_waits_asleep(&client.watch);
+        socket_reset(client.far); // leaving is noticed nevertheless, on TCP
+        if (!kind->is_unix)
+            assert_int_equal(wait_for(&client.watch, RIG_LIMIT), CLIENT_WATCH_GONE);
+        (void)close(client.near);
     }
 }
 
-static void test_full_close_of_a_unix_client(void **state)
+// There is nothing to deliver, and nobody to answer.
+static void test_a_silent_unix_client_that_closes_is_gone_at_once(void **state)
 {
     (void)state;
-    int pair[2];
-    struct client_watch watch;
-    rig_unix_pair(pair);
-    client_watch_init(&watch, pair[0]);
-    (void)close(pair[1]); // nothing to deliver, nobody to answer
-    assert_int_equal(wait_for(&watch, RIG_LIMIT), CLIENT_WATCH_GONE);
-    (void)close(pair[0]);
-
-    rig_unix_pair(pair);
-    client_watch_init(&watch, pair[0]);
-    rig_write(pair[1], "to be delivered");
-    (void)close(pair[1]);
-    assert_int_equal(wait_for(&watch, CLIENT_WATCH_HALF_CLOSE_TIMEOUT + SHORT), CLIENT_WATCH_DEADLINE);
-    assert_waits_asleep(&watch);
-    (void)close(pair[0]);
+    struct watched client = watch_client(true);
+    (void)close(client.far);
+    assert_int_equal(wait_for(&client.watch, RIG_LIMIT), CLIENT_WATCH_GONE);
+    (void)close(client.near);
 }
 
 // A full close of TCP is a FIN like any other until something is sent to it.
-static void test_full_close_of_a_tcp_client(void **state)
+static void test_a_client_that_closes_after_data_is_not_gone(void **state)
 {
     (void)state;
-    int pair[2];
-    struct client_watch watch;
-    rig_pair(pair);
-    client_watch_init(&watch, pair[0]);
-    rig_write(pair[1], "to be delivered");
-    (void)close(pair[1]);
-    assert_int_equal(wait_for(&watch, CLIENT_WATCH_HALF_CLOSE_TIMEOUT + SHORT), CLIENT_WATCH_DEADLINE);
-    (void)close(pair[0]);
+    FOR_EACH_ROW(kind, kinds)
+    {
+        struct watched client = watch_client(kind->is_unix);
+        rig_write(client.far, "to be delivered");
+        (void)close(client.far);
+        assert_int_equal(wait_for(&client.watch, CLIENT_WATCH_HALF_CLOSE_TIMEOUT + SHORT), CLIENT_WATCH_DEADLINE);
+        if (kind->is_unix)
+            assert_waits_asleep(&client.watch);
+        (void)close(client.near);
+    }
 }
 
 static bool flag_is_set(const void *subject)
@@ -194,39 +202,36 @@ static bool flag_is_set(const void *subject)
 
 // Whoever ends a connection from outside sets its reason and shuts its socket down. A closed Unix client that had sent
 // something is not watched any more, so the shutdown cannot wake the wait; it must end all the same.
-static void test_ended_from_outside(void **state)
+static void test_an_end_from_outside_ends_the_wait(void **state)
 {
     (void)state;
-    int pair[2];
     bool over = false;
-    struct client_watch watch;
-    rig_unix_pair(pair);
-    client_watch_init(&watch, pair[0]);
-    watch.is_over = flag_is_set;
-    watch.subject = &over;
-    rig_write(pair[1], "request");
-    (void)close(pair[1]);
-    assert_int_equal(wait_for(&watch, SHORT), CLIENT_WATCH_DEADLINE);
-    assert_true(watch.unwatched);
-    assert_waits_asleep(&watch);
+    struct watched client = watch_client(true);
+    client.watch.is_over = flag_is_set;
+    client.watch.subject = &over;
+    rig_write(client.far, "request");
+    (void)close(client.far);
+    assert_int_equal(wait_for(&client.watch, SHORT), CLIENT_WATCH_DEADLINE);
+    assert_true(client.watch.unwatched);
+    assert_waits_asleep(&client.watch);
     over = true;
-    assert_int_equal(client_watch_poll(&watch, NULL, 0, rig_limit()), CLIENT_WATCH_GONE);
-    (void)close(pair[0]);
+    assert_int_equal(client_watch_poll(&client.watch, NULL, 0, rig_limit()), CLIENT_WATCH_GONE);
+    (void)close(client.near);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nobody_to_watch),
-        cmocka_unit_test(test_descriptors),
-        cmocka_unit_test(test_too_many_descriptors),
-        cmocka_unit_test(test_poll_failure),
-        cmocka_unit_test(test_reset_is_leaving_at_once),
-        cmocka_unit_test(test_end_without_a_word_has_a_grace),
-        cmocka_unit_test(test_end_after_data_is_a_half_close),
-        cmocka_unit_test(test_full_close_of_a_unix_client),
-        cmocka_unit_test(test_full_close_of_a_tcp_client),
-        cmocka_unit_test(test_ended_from_outside),
+        cmocka_unit_test(test_with_nobody_to_watch_the_deadline_is_waited_for),
+        cmocka_unit_test(test_a_ready_descriptor_ends_the_wait_and_data_of_the_client_does_not),
+        cmocka_unit_test(test_too_many_descriptors_are_refused),
+        cmocka_unit_test(test_a_failing_poll_is_told),
+        cmocka_unit_test(test_a_reset_is_leaving_at_once),
+        UNIT_TEST_OF_ROWS(test_an_end_without_data_is_leaving_after_the_timeout),
+        UNIT_TEST_OF_ROWS(test_an_end_after_data_is_a_half_close),
+        cmocka_unit_test(test_a_silent_unix_client_that_closes_is_gone_at_once),
+        UNIT_TEST_OF_ROWS(test_a_client_that_closes_after_data_is_not_gone),
+        cmocka_unit_test(test_an_end_from_outside_ends_the_wait),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

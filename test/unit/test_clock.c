@@ -11,7 +11,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
 
-static void test_now(void **state)
+static void test_time_does_not_go_back(void **state)
 {
     (void)state;
     int64_t before = clock_now(), coarse = clock_now_coarse(), after = clock_now();
@@ -20,7 +20,7 @@ static void test_now(void **state)
     assert_true(clock_wall() > INT64_C(1700000000) * NS_PER_S);
 }
 
-static void test_deadline_after(void **state)
+static void test_a_duration_without_bound_has_no_deadline(void **state)
 {
     (void)state;
     int64_t before = clock_now(), deadline = deadline_after(5 * NS_PER_S), after = clock_now();
@@ -32,7 +32,7 @@ static void test_deadline_after(void **state)
     assert_true(deadline_after(INT64_MAX / 2) < DEADLINE_NONE);
 }
 
-static void test_deadline_left(void **state)
+static void test_a_deadline_that_has_passed_leaves_nothing(void **state)
 {
     (void)state;
     assert_int_equal(deadline_left(DEADLINE_NONE), INT64_MAX);
@@ -42,7 +42,7 @@ static void test_deadline_left(void **state)
     assert_in_range(left, 1, 5 * NS_PER_S);
 }
 
-static void test_poll_ms(void **state)
+static void test_a_poll_never_ends_before_its_deadline(void **state)
 {
     (void)state;
     assert_int_equal(deadline_poll_ms(DEADLINE_NONE), -1);
@@ -61,7 +61,7 @@ static void test_poll_ms(void **state)
                     INT_MAX);
 }
 
-static void test_conversions(void **state)
+static void test_conversions_round_up(void **state)
 {
     (void)state;
     static const struct {
@@ -90,7 +90,7 @@ static void test_conversions(void **state)
     assert_int_equal(value.tv_nsec, 7);
 }
 
-static void test_rfc3339(void **state)
+static void test_a_time_is_written_in_utc_with_milliseconds(void **state)
 {
     (void)state;
     static const struct {
@@ -114,8 +114,12 @@ static void test_rfc3339(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_now),     cmocka_unit_test(test_deadline_after), cmocka_unit_test(test_deadline_left),
-        cmocka_unit_test(test_poll_ms), cmocka_unit_test(test_conversions),    cmocka_unit_test(test_rfc3339),
+        cmocka_unit_test(test_time_does_not_go_back),
+        cmocka_unit_test(test_a_duration_without_bound_has_no_deadline),
+        cmocka_unit_test(test_a_deadline_that_has_passed_leaves_nothing),
+        cmocka_unit_test(test_a_poll_never_ends_before_its_deadline),
+        cmocka_unit_test(test_conversions_round_up),
+        cmocka_unit_test(test_a_time_is_written_in_utc_with_milliseconds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -60,7 +60,7 @@ static const char *path_of(int fd, char out[32])
     return out;
 }
 
-static void test_pipes_whose_writer_is_done(void **state)
+static void test_a_pipe_is_read_to_its_end(void **state)
 {
     (void)state;
     int ends[2];
@@ -87,7 +87,7 @@ static void *write_slowly(void *argument)
     return NULL;
 }
 
-static void test_a_named_pipe_with_a_slow_writer(void **state)
+static void test_a_slow_writer_of_a_named_pipe_is_waited_for(void **state)
 {
     (void)state;
     pthread_t writer;
@@ -96,7 +96,7 @@ static void test_a_named_pipe_with_a_slow_writer(void **state)
     assert_int_equal(pthread_join(writer, NULL), 0);
 }
 
-static void test_a_named_pipe_whose_writer_has_gone(void **state)
+static void test_what_a_writer_left_in_a_named_pipe_is_read(void **state)
 {
     (void)state;
     int reader = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
@@ -108,7 +108,7 @@ static void test_a_named_pipe_whose_writer_has_gone(void **state)
     (void)close(reader);
 }
 
-static void test_pipes_that_stay_silent(void **state)
+static void test_a_silent_pipe_is_given_up_after_five_seconds(void **state)
 {
     (void)state;
     static const char nothing[] = "cannot read: nothing more came within 5 s";
@@ -126,7 +126,7 @@ static void test_pipes_that_stay_silent(void **state)
     (void)close(ends[1]);
 }
 
-static void test_no_more_than_fits(void **state)
+static void test_no_more_is_read_than_fits(void **state)
 {
     (void)state;
     int ends[2];
@@ -140,7 +140,7 @@ static void test_no_more_than_fits(void **state)
     (void)close(ends[1]);
 }
 
-static void test_neither_file_nor_pipe(void **state)
+static void test_what_is_neither_file_nor_pipe_is_refused(void **state)
 {
     (void)state;
     assert_fails("/dev/zero", ERROR_INVALID, "cannot read: it is a device, not a file or a pipe");
@@ -151,12 +151,16 @@ static void test_neither_file_nor_pipe(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pipes_whose_writer_is_done),
-        cmocka_unit_test_setup_teardown(test_a_named_pipe_with_a_slow_writer, make_pipe_file, remove_pipe_file),
-        cmocka_unit_test_setup_teardown(test_a_named_pipe_whose_writer_has_gone, make_pipe_file, remove_pipe_file),
-        cmocka_unit_test_setup_teardown(test_pipes_that_stay_silent, make_pipe_file, remove_pipe_file),
-        cmocka_unit_test(test_no_more_than_fits),
-        cmocka_unit_test_setup_teardown(test_neither_file_nor_pipe, make_pipe_file, remove_pipe_file),
+        cmocka_unit_test(test_a_pipe_is_read_to_its_end),
+        cmocka_unit_test_setup_teardown(test_a_slow_writer_of_a_named_pipe_is_waited_for, make_pipe_file,
+                                        remove_pipe_file),
+        cmocka_unit_test_setup_teardown(test_what_a_writer_left_in_a_named_pipe_is_read, make_pipe_file,
+                                        remove_pipe_file),
+        cmocka_unit_test_setup_teardown(test_a_silent_pipe_is_given_up_after_five_seconds, make_pipe_file,
+                                        remove_pipe_file),
+        cmocka_unit_test(test_no_more_is_read_than_fits),
+        cmocka_unit_test_setup_teardown(test_what_is_neither_file_nor_pipe_is_refused, make_pipe_file,
+                                        remove_pipe_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

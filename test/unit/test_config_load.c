@@ -87,7 +87,7 @@ static void test_secrets_are_not_repeated(void **state)
     }
 }
 
-static void test_metrics(void **state)
+static void test_metrics_keys_are_checked_and_arrive(void **state)
 {
     (void)state;
 #define METRICS(keys) "application: {metrics: {" keys "}}\n" PROXY("p", LISTENER, TARGET, "")
@@ -122,7 +122,7 @@ static void test_metrics(void **state)
     config_drop(&config);
 }
 
-static void test_sentry(void **state)
+static void test_sentry_keys_are_checked_and_arrive(void **state)
 {
     (void)state;
 #define SENTRY(keys) "application: {" keys "}\n" PROXY("p", LISTENER, TARGET, "")
@@ -151,7 +151,7 @@ static void test_sentry(void **state)
     config_drop(&config);
 }
 
-static void test_syntaxes_that_pass(void **state)
+static void test_every_valid_syntax_passes(void **state)
 {
     (void)state;
     static const char *const socks[] = {"h:1",
@@ -188,7 +188,7 @@ static void test_syntaxes_that_pass(void **state)
     }
 }
 
-static void test_defaults(void **state)
+static void test_what_is_left_out_has_its_default(void **state)
 {
     (void)state;
     const struct config *config = load_good(PROXY("p", LISTENER, TARGET, ""));
@@ -385,7 +385,7 @@ static void assert_file_problem(const char *path, const char *why)
     diagnostics_release(&diagnostics);
 }
 
-static void test_files(void **state)
+static void test_a_file_that_cannot_be_read_is_told_of(void **state)
 {
     (void)state;
     char directory[] = "/tmp/bitflow-config-XXXXXX";
@@ -421,14 +421,14 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_secrets_are_not_repeated),
-        cmocka_unit_test(test_metrics),
-        cmocka_unit_test(test_sentry),
-        cmocka_unit_test(test_syntaxes_that_pass),
-        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_metrics_keys_are_checked_and_arrive),
+        cmocka_unit_test(test_sentry_keys_are_checked_and_arrive),
+        cmocka_unit_test(test_every_valid_syntax_passes),
+        cmocka_unit_test(test_what_is_left_out_has_its_default),
         cmocka_unit_test(test_every_value_arrives),
         cmocka_unit_test(test_a_snapshot_lives_as_long_as_it_is_held),
         cmocka_unit_test(test_two_listeners_on_free_ports_are_two),
-        cmocka_unit_test(test_files),
+        cmocka_unit_test(test_a_file_that_cannot_be_read_is_told_of),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

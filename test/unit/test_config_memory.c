@@ -91,19 +91,19 @@ static void assert_survives(const char *text, bool is_good)
     assert_int_equal(outcome.is_loaded, is_good);
 }
 
-static void test_a_good_configuration(void **state)
+static void test_a_good_configuration_survives_any_failing_allocation(void **state)
 {
     (void)state;
     assert_survives(good, true);
 }
 
-static void test_a_bad_configuration(void **state)
+static void test_a_bad_configuration_survives_any_failing_allocation(void **state)
 {
     (void)state;
     assert_survives(bad, false);
 }
 
-static void test_a_file(void **state)
+static void test_a_file_without_memory_for_it_is_one_error(void **state)
 {
     (void)state;
     struct diagnostics diagnostics;
@@ -125,9 +125,9 @@ int main(void)
     return 77; // ctest: skipped
 #endif
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_good_configuration),
-        cmocka_unit_test(test_a_bad_configuration),
-        cmocka_unit_test(test_a_file),
+        cmocka_unit_test(test_a_good_configuration_survives_any_failing_allocation),
+        cmocka_unit_test(test_a_bad_configuration_survives_any_failing_allocation),
+        cmocka_unit_test(test_a_file_without_memory_for_it_is_one_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,7 +17,7 @@ static void assert_all_bad(const struct bad_case *cases, size_t count)
 
 #define AT_NAME "f:3:11: server.proxies[0].name: "
 
-static void test_structure(void **state)
+static void test_a_wrong_structure_is_told(void **state)
 {
     (void)state;
     static const struct bad_case cases[] = {
@@ -51,7 +51,7 @@ static void test_structure(void **state)
     assert_all_bad(cases, ARRAY_LENGTH(cases));
 }
 
-static void test_keys(void **state)
+static void test_wrong_keys_are_told_with_a_suggestion(void **state)
 {
     (void)state;
     static const struct bad_case cases[] = {
@@ -82,7 +82,7 @@ static void test_keys(void **state)
     assert_all_bad(cases, ARRAY_LENGTH(cases));
 }
 
-static void test_names(void **state)
+static void test_wrong_names_are_told(void **state)
 {
     (void)state;
     static const struct bad_case cases[] = {
@@ -119,7 +119,7 @@ static void test_names(void **state)
 #define AT_LIFETIME "f:7:36: server.proxies[0].options.connection_lifetime: "
 #define AT_BALANCER "f:7:41: server.proxies[0].options.connection_load_balancer: "
 
-static void test_scalars(void **state)
+static void test_wrong_scalars_are_told(void **state)
 {
     (void)state;
     static const struct bad_case cases[] = {
@@ -174,7 +174,7 @@ static void test_scalars(void **state)
 #define AT_TARGET "f:6:26: server.proxies[0].targets[0].address: "
 
 // What exactly is wrong with an address is net/address.h's to say; here, that it is asked, with the right use.
-static void test_addresses(void **state)
+static void test_addresses_are_asked_for_with_their_use(void **state)
 {
     (void)state;
     static const struct {
@@ -203,7 +203,7 @@ static void test_addresses(void **state)
 
 #define SOURCES(value) PROXY("p", LISTENER ", authorized_sources: " value, TARGET, "")
 
-static void test_authorized_sources(void **state)
+static void test_wrong_authorized_sources_are_told(void **state)
 {
     (void)state;
     static const struct bad_case cases[] = {
@@ -241,7 +241,7 @@ static void test_authorized_sources(void **state)
 #define AT_CLIENT_TLS "server.proxies[0].targets[0].tls_context"
 #define NEEDS_CERTIFICATE "f:4:31: " AT_SERVER_TLS ": a listener with TLS needs at least one certificate with its key\n"
 
-static void test_tls_contexts(void **state)
+static void test_incomplete_tls_contexts_are_told(void **state)
 {
     (void)state;
     static const struct bad_case cases[] = {
@@ -284,7 +284,7 @@ static void test_tls_contexts(void **state)
     assert_all_bad(cases, ARRAY_LENGTH(cases));
 }
 
-static void test_server_names_under_sni(void **state)
+static void test_targets_under_sni_need_server_names(void **state)
 {
     (void)state;
     static const struct bad_case cases[] = {
@@ -306,7 +306,7 @@ static void test_server_names_under_sni(void **state)
 #define AT_IN "server.proxies[0].listener."
 #define AT_OUT "server.proxies[0].targets[0]."
 
-static void test_reaching_targets(void **state)
+static void test_keys_that_no_target_can_be_reached_with_are_told(void **state)
 {
     (void)state;
     static const struct bad_case cases[] = {
@@ -331,7 +331,7 @@ static void test_reaching_targets(void **state)
     assert_all_bad(cases, ARRAY_LENGTH(cases));
 }
 
-static void test_records_of_what_lives(void **state)
+static void test_wrong_keys_of_periodic_records_are_told(void **state)
 {
     (void)state;
     static const struct bad_case cases[] = {
@@ -399,16 +399,16 @@ static void test_problems_are_in_the_files_order_and_bounded(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_structure),
-        cmocka_unit_test(test_keys),
-        cmocka_unit_test(test_names),
-        cmocka_unit_test(test_scalars),
-        cmocka_unit_test(test_addresses),
-        cmocka_unit_test(test_authorized_sources),
-        cmocka_unit_test(test_tls_contexts),
-        cmocka_unit_test(test_server_names_under_sni),
-        cmocka_unit_test(test_reaching_targets),
-        cmocka_unit_test(test_records_of_what_lives),
+        cmocka_unit_test(test_a_wrong_structure_is_told),
+        cmocka_unit_test(test_wrong_keys_are_told_with_a_suggestion),
+        cmocka_unit_test(test_wrong_names_are_told),
+        cmocka_unit_test(test_wrong_scalars_are_told),
+        cmocka_unit_test(test_addresses_are_asked_for_with_their_use),
+        cmocka_unit_test(test_wrong_authorized_sources_are_told),
+        cmocka_unit_test(test_incomplete_tls_contexts_are_told),
+        cmocka_unit_test(test_targets_under_sni_need_server_names),
+        cmocka_unit_test(test_keys_that_no_target_can_be_reached_with_are_told),
+        cmocka_unit_test(test_wrong_keys_of_periodic_records_are_told),
         cmocka_unit_test(test_all_problems_are_told_at_once),
         cmocka_unit_test(test_problems_are_in_the_files_order_and_bounded),
     };

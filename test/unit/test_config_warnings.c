@@ -87,7 +87,7 @@ static const struct {
     {PROXY("p", LISTENER, TARGET, "proxy_header_version: 2, enable_proxy_header: true"), ""},
 };
 
-static void test_keys_that_mean_nothing_without_another(void **state)
+static void test_a_key_that_means_nothing_without_another_is_warned_of(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(pairs); i++)
@@ -95,7 +95,7 @@ static void test_keys_that_mean_nothing_without_another(void **state)
 }
 
 // What it would have been is not known.
-static void test_no_warning_about_what_was_refused_elsewhere(void **state)
+static void test_what_was_refused_elsewhere_is_not_warned_of(void **state)
 {
     (void)state;
     assert_problems(
@@ -165,14 +165,14 @@ static const struct {
     {PROXY("p", LISTENER, TARGET, "connection_load_balancer: none"), ""},
 };
 
-static void test_targets_without_a_balancer(void **state)
+static void test_targets_without_a_balancer_are_warned_of(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(balancers); i++)
         assert_warnings(balancers[i].text, balancers[i].lines);
 }
 
-static void test_each(void **state)
+static void test_each_warning_is_told_where_it_applies(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
@@ -207,12 +207,12 @@ static void test_warnings_are_in_the_files_order_and_name_their_place(void **sta
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_each),
-        cmocka_unit_test(test_keys_that_mean_nothing_without_another),
-        cmocka_unit_test(test_no_warning_about_what_was_refused_elsewhere),
+        cmocka_unit_test(test_each_warning_is_told_where_it_applies),
+        cmocka_unit_test(test_a_key_that_means_nothing_without_another_is_warned_of),
+        cmocka_unit_test(test_what_was_refused_elsewhere_is_not_warned_of),
         cmocka_unit_test(test_errors_have_room_beside_many_warnings),
         cmocka_unit_test(test_a_warning_about_another_file_names_its_proxy),
-        cmocka_unit_test(test_targets_without_a_balancer),
+        cmocka_unit_test(test_targets_without_a_balancer_are_warned_of),
         cmocka_unit_test(test_warnings_are_in_the_files_order_and_name_their_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -170,7 +170,7 @@ static void test_the_same_path_is_one_log(void **state)
     assert_content("log", RECORD(1) RECORD(3));
 }
 
-static void test_reopen_after_a_rotation(void **state)
+static void test_a_rotated_log_is_written_anew(void **state)
 {
     (void)state;
     char rotated[PATH_SIZE * 2];
@@ -208,7 +208,7 @@ static void test_a_vanished_directory_keeps_the_old_file(void **state)
     connection_log_close(&healthy);
 }
 
-static void test_what_cannot_be_opened(void **state)
+static void test_what_cannot_be_opened_is_an_error(void **state)
 {
     (void)state;
     struct error error = ERROR_INIT;
@@ -258,7 +258,7 @@ static void test_a_full_fifo_loses_records_and_waits_for_nobody(void **state)
     connection_log_close(&log);
 }
 
-static void test_a_full_device(void **state)
+static void test_a_full_device_is_told_of_once(void **state)
 {
     (void)state;
     struct error error = ERROR_INIT;
@@ -322,7 +322,7 @@ static void test_a_torn_line_is_ended_before_the_next(void **state)
 }
 
 // Re-opening a path that still leads to the same file does not mend the torn line; another file has none.
-static void test_a_torn_line_and_a_reopen(void **state)
+static void test_reopening_mends_a_torn_line_of_the_same_file(void **state)
 {
     (void)state;
     int ends[2];
@@ -416,14 +416,14 @@ int main(void)
     (void)signal(SIGPIPE, SIG_IGN);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_the_same_path_is_one_log, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_reopen_after_a_rotation, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_rotated_log_is_written_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_vanished_directory_keeps_the_old_file, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_what_cannot_be_opened, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_what_cannot_be_opened_is_an_error, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_fifo_without_a_reader_is_an_error, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_full_fifo_loses_records_and_waits_for_nobody, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_full_device, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_full_device_is_told_of_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_torn_line_is_ended_before_the_next, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_torn_line_and_a_reopen, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_reopening_mends_a_torn_line_of_the_same_file, setup, teardown),
         cmocka_unit_test_setup_teardown(test_lines_never_mix_nor_get_lost, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

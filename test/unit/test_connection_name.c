@@ -35,7 +35,7 @@ static const struct {
     {"\xf0\x9f\x90\xa7", 12345678901, '>', "#12345678901>"},
 };
 
-static void test_table(void **state)
+static void test_a_thread_is_named_after_proxy_id_and_role(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(table); i++) {
@@ -80,7 +80,7 @@ static void test_ids_go_up_from_one(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_a_thread_is_named_after_proxy_id_and_role),
         cmocka_unit_test(test_the_id_is_never_cut),
         cmocka_unit_test(test_the_kernel_takes_the_name),
         cmocka_unit_test(test_ids_go_up_from_one),

@@ -124,7 +124,7 @@ static void assert_line(const struct connection *connection, enum connection_eve
     assert_null(line.text);
 }
 
-static void test_an_end(void **state)
+static void test_the_record_of_an_end_has_every_field(void **state)
 {
     (void)state;
     struct connection full;
@@ -162,7 +162,7 @@ static void test_an_end(void **state)
     "\"client_handshake_ms\":null,\"dial_ms\":null,\"resolve_ms\":null,\"connect_ms\":null,\"socks_ms\":null," \
     "\"target_handshake_ms\":null,\"relay_ms\":null,\"first_byte_ms\":null}"
 
-static void test_a_rejection(void **state)
+static void test_a_rejection_has_the_same_keys_without_values(void **state)
 {
     (void)state;
     struct connection rejected = {.id = INT64_MAX, .generation = &generation, .start_wall = START};
@@ -200,7 +200,7 @@ static const char *text_of(const json_t *object, const char *key)
 }
 
 // What lives has no end, no reason and nobody who ended it, but the same keys.
-static void test_the_living(void **state)
+static void test_the_record_of_a_living_connection_has_no_end(void **state)
 {
     (void)state;
     static const enum connection_event events[] = {CONNECTION_CONNECTED, CONNECTION_ACTIVE};
@@ -222,7 +222,7 @@ static void test_the_living(void **state)
 }
 
 // Names of a certificate, every character of which takes six in JSON.
-static void test_any_length_is_whole(void **state)
+static void test_a_record_beyond_the_buffer_is_whole(void **state)
 {
     (void)state;
     char names[512] = "";
@@ -246,7 +246,7 @@ static void test_any_length_is_whole(void **state)
 }
 
 // Around the length at which a line goes to the heap, no byte is lost or doubled.
-static void test_lengths_around_the_buffers(void **state)
+static void test_a_record_around_the_buffers_size_is_whole(void **state)
 {
     (void)state;
     static char text[CONNECTION_LINE_SIZE];
@@ -272,7 +272,7 @@ static void test_lengths_around_the_buffers(void **state)
 }
 
 // Whatever text gets there, a record stays one line of JSON with all of its keys.
-static void test_hostile_text(void **state)
+static void test_hostile_text_leaves_one_line_of_json(void **state)
 {
     (void)state;
     static const char *const texts[] = {"a\"b\\c\nd\te\x7f", "caf\xc3\xa9 \xf0\x9f\x90\xa7", "cut \xc3", "\xff\xfe"};
@@ -296,12 +296,12 @@ static void test_hostile_text(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_an_end),
-        cmocka_unit_test(test_a_rejection),
-        cmocka_unit_test(test_the_living),
-        cmocka_unit_test(test_any_length_is_whole),
-        cmocka_unit_test(test_lengths_around_the_buffers),
-        cmocka_unit_test(test_hostile_text),
+        cmocka_unit_test(test_the_record_of_an_end_has_every_field),
+        cmocka_unit_test(test_a_rejection_has_the_same_keys_without_values),
+        cmocka_unit_test(test_the_record_of_a_living_connection_has_no_end),
+        cmocka_unit_test(test_a_record_beyond_the_buffer_is_whole),
+        cmocka_unit_test(test_a_record_around_the_buffers_size_is_whole),
+        cmocka_unit_test(test_hostile_text_leaves_one_line_of_json),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

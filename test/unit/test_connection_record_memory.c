@@ -62,13 +62,13 @@ static void assert_whole_or_none_with_name(const char *name)
     assert_whole_or_none(&connection);
 }
 
-static void a_record_is_whole_or_lost(void **state)
+static void test_a_record_is_whole_or_lost(void **state)
 {
     (void)state;
     assert_whole_or_none_with_name("web");
 }
 
-static void a_long_record_is_whole_or_lost(void **state)
+static void test_a_long_record_is_whole_or_lost(void **state)
 {
     (void)state;
     static char name[8192];
@@ -82,8 +82,8 @@ int main(void)
     return 77; // ctest: skipped
 #endif
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_record_is_whole_or_lost),
-        cmocka_unit_test(a_long_record_is_whole_or_lost),
+        cmocka_unit_test(test_a_record_is_whole_or_lost),
+        cmocka_unit_test(test_a_long_record_is_whole_or_lost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

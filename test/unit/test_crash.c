@@ -95,14 +95,14 @@ static void send_itself(void)
     (void)kill(getpid(), SIGSEGV);
 }
 
-static void test_fault(void **state)
+static void test_a_fault_tells_its_address(void **state)
 {
     (void)state;
     assert_crashed_by(SIGSEGV, write_nowhere);
     assert_said("SIGSEGV (SEGV_MAPERR) at address 0x10, thread ");
 }
 
-static void test_other_signals(void **state)
+static void test_every_fatal_signal_is_told_with_its_cause(void **state)
 {
     (void)state;
     assert_crashed_by(SIGABRT, abort);
@@ -155,7 +155,7 @@ static void overflow_on_a_pooled_thread(void)
         (void)thread_pool_drain(pool, deadline_after(10 * NS_PER_S));
 }
 
-static void test_overflow_of_a_stack(void **state)
+static void test_an_overflow_of_a_stack_is_told(void **state)
 {
     (void)state;
     assert_crashed_by(SIGSEGV, overflow_on_a_thread);
@@ -189,14 +189,14 @@ static void overflow_after_many_threads(void)
     overflow_on_a_thread();
 }
 
-static void test_stacks_for_many_threads(void **state)
+static void test_many_threads_leave_a_stack_for_the_next(void **state)
 {
     (void)state;
     assert_crashed_by(SIGSEGV, overflow_after_many_threads);
     assert_said("thread web#42> (");
 }
 
-static void test_stacks_are_distinct(void **state)
+static void test_signal_stacks_do_not_overlap(void **state)
 {
     (void)state;
     enum { STACKS = 2 * 64 }; // all of two mappings
@@ -229,7 +229,7 @@ static void crash_on_many_threads(void)
     (void)pthread_join(threads[0], NULL);
 }
 
-static void test_one_of_several_is_told(void **state)
+static void test_of_several_crashes_one_is_told(void **state)
 {
     (void)state;
     assert_crashed_by(SIGSEGV, crash_on_many_threads);
@@ -247,7 +247,7 @@ static void lose_the_stack(void)
     abort();
 }
 
-static void test_a_stack_that_cannot_be_followed(void **state)
+static void test_a_stack_that_cannot_be_followed_ends_the_trace(void **state)
 {
     (void)state;
     int status = run_crashing(lose_the_stack);
@@ -293,7 +293,7 @@ static int report(int fd)
     return 0;
 }
 
-static void test_reporter(void **state)
+static void test_the_reporter_gets_the_whole_crash(void **state)
 {
     (void)state;
     assert_crashed_by(SIGSEGV, crash_with_a_reporter);
@@ -310,7 +310,7 @@ static void crash_but_once(void)
     *away = 1;
 }
 
-static void test_a_fault_that_is_gone(void **state)
+static void test_a_fault_that_the_reporter_mended_still_ends_the_process(void **state)
 {
     (void)state;
     assert_crashed_by(SIGBUS, crash_but_once);
@@ -323,7 +323,7 @@ static void crash_with_a_closed_descriptor(void)
     write_nowhere();
 }
 
-static void test_without_a_reporter(void **state)
+static void test_a_closed_descriptor_of_the_reporter_does_no_harm(void **state)
 {
     (void)state;
     assert_crashed_by(SIGSEGV, crash_with_a_closed_descriptor);
@@ -339,7 +339,7 @@ static void crash_without_processes(void)
     write_nowhere();
 }
 
-static void test_no_process_for_the_reporter(void **state)
+static void test_a_reporter_that_cannot_be_started_is_told_of(void **state)
 {
     (void)state;
     assert_crashed_by(SIGSEGV, crash_without_processes);
@@ -353,17 +353,17 @@ int main(int argc, char **argv)
     if (IS_SANITIZED)
         return 77; // nothing is installed
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fault),
-        cmocka_unit_test(test_other_signals),
-        cmocka_unit_test(test_overflow_of_a_stack),
-        cmocka_unit_test(test_stacks_for_many_threads),
-        cmocka_unit_test(test_stacks_are_distinct),
-        cmocka_unit_test(test_a_stack_that_cannot_be_followed),
-        cmocka_unit_test(test_one_of_several_is_told),
-        cmocka_unit_test(test_reporter),
-        cmocka_unit_test(test_a_fault_that_is_gone),
-        cmocka_unit_test(test_without_a_reporter),
-        cmocka_unit_test(test_no_process_for_the_reporter),
+        cmocka_unit_test(test_a_fault_tells_its_address),
+        cmocka_unit_test(test_every_fatal_signal_is_told_with_its_cause),
+        cmocka_unit_test(test_an_overflow_of_a_stack_is_told),
+        cmocka_unit_test(test_many_threads_leave_a_stack_for_the_next),
+        cmocka_unit_test(test_signal_stacks_do_not_overlap),
+        cmocka_unit_test(test_a_stack_that_cannot_be_followed_ends_the_trace),
+        cmocka_unit_test(test_of_several_crashes_one_is_told),
+        cmocka_unit_test(test_the_reporter_gets_the_whole_crash),
+        cmocka_unit_test(test_a_fault_that_the_reporter_mended_still_ends_the_process),
+        cmocka_unit_test(test_a_closed_descriptor_of_the_reporter_does_no_harm),
+        cmocka_unit_test(test_a_reporter_that_cannot_be_started_is_told_of),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

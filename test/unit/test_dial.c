@@ -8,7 +8,7 @@
 #include "bitflow/net/inherited.h"
 #include "dial_rig.h"
 
-static void test_literals(void **state)
+static void test_a_literal_is_connected_to(void **state)
 {
     (void)state;
     static const char *const texts[] = {"127.0.0.1:0", "[::1]:0"};
@@ -24,12 +24,12 @@ static void test_literals(void **state)
     }
 }
 
-static void test_refused(void **state)
+static void test_a_refusal_names_the_endpoint(void **state)
 {
     (void)state;
     struct endpoint endpoint;
     char text[ENDPOINT_TEXT_SIZE], reason[256];
-    int fd = dead_end("127.0.0.1:0", &endpoint);
+    int fd = rig_bind("127.0.0.1:0", &endpoint);
     struct dialled dialled = dial_endpoint(&endpoint, rig_limit());
     endpoint_format(&endpoint, text);
     (void)snprintf(reason, sizeof reason, "cannot connect to %s: Connection refused", text);
@@ -40,20 +40,18 @@ static void test_refused(void **state)
     (void)close(fd);
 }
 
-static void test_full_accept_queue_times_out(void **state)
+static void test_a_full_accept_queue_times_out(void **state)
 {
     (void)state;
-    struct endpoint endpoint;
-    int filler, listener = rig_black_hole("127.0.0.1:0", &endpoint, &filler);
-    struct dialled dialled = dial_endpoint(&endpoint, deadline_after(60 * NS_PER_MS));
+    struct black_hole hole = rig_black_hole("127.0.0.1:0");
+    struct dialled dialled = dial_endpoint(&hole.endpoint, deadline_after(60 * NS_PER_MS));
     assert_failure(&dialled, ERROR_TIMEOUT, "no answer in time");
-    dialled = dial_endpoint(&endpoint, clock_now()); // no time at all
+    dialled = dial_endpoint(&hole.endpoint, clock_now()); // no time at all
     assert_failure(&dialled, ERROR_TIMEOUT, "no answer in time");
-    (void)close(filler);
-    (void)close(listener);
+    rig_drop_black_hole(&hole);
 }
 
-static void test_unreachable(void **state)
+static void test_an_unreachable_address_fails_at_once(void **state)
 {
     (void)state;
     // The limited broadcast address cannot be connected to; the kernel says so at once and sends nothing.
@@ -92,7 +90,7 @@ static const char *unix_name(void)
     return name;
 }
 
-static void test_unix(void **state)
+static void test_a_unix_socket_is_connected_to_or_refuses(void **state)
 {
     (void)state;
     struct endpoint endpoint;
@@ -116,7 +114,7 @@ static void *accept_later(void *argument)
     return NULL;
 }
 
-static void test_unix_full_queue(void **state)
+static void test_a_full_unix_queue_is_waited_for(void **state)
 {
     (void)state;
     struct endpoint endpoint;
@@ -143,7 +141,7 @@ static void test_unix_full_queue(void **state)
     (void)close(listener);
 }
 
-static void test_unix_full_queue_closed_meanwhile(void **state)
+static void test_a_client_that_leaves_ends_the_wait_for_a_full_unix_queue(void **state)
 {
     (void)state;
     struct endpoint endpoint;
@@ -163,9 +161,9 @@ static void test_unix_full_queue_closed_meanwhile(void **state)
 // How the dial of an endpoint that never answers ends for what the client does.
 static void check_client(void (*leave)(int), enum error_code code, int64_t at_least)
 {
-    struct endpoint endpoint;
-    int client[2], filler, listener = rig_black_hole("127.0.0.1:0", &endpoint, &filler);
-    struct address address = rig_address_of(&endpoint);
+    int client[2];
+    struct black_hole hole = rig_black_hole("127.0.0.1:0");
+    struct address address = rig_address_of(&hole.endpoint);
     struct client_watch watch;
     rig_pair(client);
     client_watch_init(&watch, client[0]);
@@ -175,8 +173,7 @@ static void check_client(void (*leave)(int), enum error_code code, int64_t at_le
     assert_failure(&dialled, code, code == ERROR_CANCELLED ? "the client has gone" : "no answer in time");
     assert_true(dialled.took >= at_least);
     (void)close(client[0]);
-    (void)close(filler);
-    (void)close(listener);
+    rig_drop_black_hole(&hole);
 }
 
 static void leave_by_reset(int fd)
@@ -195,7 +192,7 @@ static void leave_a_request(int fd)
     (void)close(fd);
 }
 
-static void test_the_client_leaves(void **state)
+static void test_a_client_that_leaves_cancels_the_dial(void **state)
 {
     (void)state;
     check_client(leave_by_reset, ERROR_CANCELLED, 0);
@@ -203,7 +200,7 @@ static void test_the_client_leaves(void **state)
     check_client(leave_a_request, ERROR_TIMEOUT, 0);
 }
 
-static void test_no_descriptor_left(void **state)
+static void test_a_shortage_of_descriptors_is_told_as_such(void **state)
 {
     (void)state;
     struct endpoint endpoint;
@@ -221,7 +218,7 @@ static void test_no_descriptor_left(void **state)
     (void)close(listener);
 }
 
-static void test_inherited(void **state)
+static void test_an_inherited_stream_is_lent_once(void **state)
 {
     (void)state;
     int pair[2];
@@ -243,35 +240,21 @@ static void test_inherited(void **state)
     (void)close(pair[1]);
 }
 
-static void test_no_descriptor_leaks(void **state)
-{
-    (void)state;
-    const unsigned before = *(const unsigned *)*state;
-    int64_t limit = rig_limit();
-    while (rig_descriptors() != before && deadline_left(limit) > 0)
-        (void)poll(NULL, 0, 1);
-    assert_int_equal(rig_descriptors(), before);
-}
-
 int main(void)
 {
-    if (sem_init(&fake_slow, 0, 0) != 0)
-        return 1;
-    static unsigned before;
-    before = rig_descriptors();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_literals),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_full_accept_queue_times_out),
-        cmocka_unit_test(test_unreachable),
+        cmocka_unit_test(test_a_literal_is_connected_to),
+        cmocka_unit_test(test_a_refusal_names_the_endpoint),
+        cmocka_unit_test(test_a_full_accept_queue_times_out),
+        cmocka_unit_test(test_an_unreachable_address_fails_at_once),
         cmocka_unit_test(test_self_connection_is_refused),
-        cmocka_unit_test(test_unix),
-        cmocka_unit_test(test_unix_full_queue),
-        cmocka_unit_test(test_unix_full_queue_closed_meanwhile),
-        cmocka_unit_test(test_the_client_leaves),
-        cmocka_unit_test(test_no_descriptor_left),
-        cmocka_unit_test(test_inherited),
-        cmocka_unit_test_prestate(test_no_descriptor_leaks, &before),
+        cmocka_unit_test(test_a_unix_socket_is_connected_to_or_refuses),
+        cmocka_unit_test(test_a_full_unix_queue_is_waited_for),
+        cmocka_unit_test(test_a_client_that_leaves_ends_the_wait_for_a_full_unix_queue),
+        cmocka_unit_test(test_a_client_that_leaves_cancels_the_dial),
+        cmocka_unit_test(test_a_shortage_of_descriptors_is_told_as_such),
+        cmocka_unit_test(test_an_inherited_stream_is_lent_once),
+        cmocka_unit_test(test_no_descriptor_leaks),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, fake_begin, NULL);
 }

@@ -5,8 +5,6 @@
 
 #include "dial_rig.h"
 
-static unsigned descriptors_at_start;
-
 // A socket() that the test commands: of the calls that follow, the first `socket_good` work, the next `socket_bad` fail
 // with `socket_errno`, the others work.
 static atomic_int socket_good = 1 << 30, socket_bad, socket_errno;
@@ -36,30 +34,9 @@ static void run_well(void)
     atomic_store(&socket_good, 1 << 30);
 }
 
-static struct endpoint on_port(const char *host, uint16_t port)
-{
-    char text[64];
-    struct endpoint endpoint;
-    (void)snprintf(text, sizeof text, "%s:%u", host, (unsigned)port);
-    struct address address = rig_address(text, ADDRESS_TO_CONNECT);
-    assert_true(endpoint_of_address(&address, &endpoint));
-    return endpoint;
-}
-
-static void set_list(const char *const *hosts, size_t count, uint16_t port)
-{
-    fake_clear();
-    for (size_t i = 0; i < count; i++) {
-        struct endpoint endpoint = on_port(hosts[i], port);
-        fake_add(&endpoint);
-    }
-}
-
 static struct dialled dial_port(const char *name, uint16_t port, int64_t deadline)
 {
-    char text[64];
-    (void)snprintf(text, sizeof text, "%s:%u", name, (unsigned)port);
-    return dial_text(text, deadline);
+    return dial_text(rig_on_port(name, port), deadline);
 }
 
 // Releases the look-ups that hang, a while after there are two of them.
@@ -75,52 +52,49 @@ static void *release_later(void *argument)
     return NULL;
 }
 
-// The addresses that are known have all failed when the other family's come: they are waited for, and connected to.
-static void test_late_after_all_failed(void **state)
+// Dials while the IPv6 addresses come late, and is to connect to one of them.
+static void assert_late_one_connects(bool is_silent)
 {
-    (void)state;
     static const char *const hosts[] = {"127.0.0.1", "[::1]"};
     struct endpoint ipv6;
+    struct black_hole hole;
     pthread_t releaser;
     int listener = rig_listen("[::1]:0", &ipv6);
-    set_list(hosts, 2, rig_port(&ipv6));
+    uint16_t port = rig_port(&ipv6);
+    if (is_silent)
+        hole = rig_black_hole(rig_on_port(hosts[0], port));
+    set_list(hosts, 2, port);
     assert_int_equal(pthread_create(&releaser, NULL, release_later, NULL), 0);
-    struct dialled dialled = dial_port("late6.test", rig_port(&ipv6), rig_limit());
+    struct dialled dialled = dial_port("late6.test", port, rig_limit());
     assert_int_equal(pthread_join(releaser, NULL), 0);
     assert_connected(&dialled, listener, &ipv6);
     (void)close(listener);
-    fake_release_to_end(descriptors_at_start);
+    if (is_silent)
+        rig_drop_black_hole(&hole);
+    fake_release_to_end(0);
 }
 
-// They join those that are being tried.
-static void test_late_into_the_race(void **state)
+// The addresses that are known have all failed when the other family's come.
+static void test_addresses_that_come_after_all_have_failed_are_tried(void **state)
 {
     (void)state;
-    static const char *const hosts[] = {"127.0.0.1", "[::1]"};
-    struct endpoint ipv4, ipv6;
-    pthread_t releaser;
-    int filler, listener = rig_listen("[::1]:0", &ipv6);
-    char text[64];
-    (void)snprintf(text, sizeof text, "127.0.0.1:%u", (unsigned)rig_port(&ipv6));
-    int black_hole = rig_black_hole(text, &ipv4, &filler);
-    set_list(hosts, 2, rig_port(&ipv6));
-    assert_int_equal(pthread_create(&releaser, NULL, release_later, NULL), 0);
-    struct dialled dialled = dial_port("late6.test", rig_port(&ipv6), rig_limit());
-    assert_int_equal(pthread_join(releaser, NULL), 0);
-    assert_connected(&dialled, listener, &ipv6);
-    (void)close(listener);
-    (void)close(filler);
-    (void)close(black_hole);
-    fake_release_to_end(descriptors_at_start);
+    assert_late_one_connects(false);
+}
+
+// Those that are known are being tried.
+static void test_addresses_that_come_late_join_the_race(void **state)
+{
+    (void)state;
+    assert_late_one_connects(true);
 }
 
 // They never come: what failed is told, at the deadline or when they have had their time.
-static void test_late_and_never(void **state)
+static void test_addresses_that_never_come_are_told_of(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"127.0.0.1", "[::1]"};
     struct endpoint endpoint;
-    int fd = dead_end("127.0.0.1:0", &endpoint);
+    int fd = rig_bind("127.0.0.1:0", &endpoint);
     set_list(hosts, 2, rig_port(&endpoint));
     int64_t deadline = deadline_after(400 * NS_PER_MS);
     struct dialled dialled = dial_port("late6.test", rig_port(&endpoint), deadline);
@@ -129,17 +103,17 @@ static void test_late_and_never(void **state)
     dialled = dial_port("late6.test", rig_port(&endpoint), DEADLINE_NONE);
     assert_failure(&dialled, ERROR_REFUSED, "no answer in time about its other IP family");
     assert_in_range(dialled.took, NS_PER_S, RESOLVER_LATE + RIG_LIMIT / 2); // from the question, which is older
-    fake_release_to_end(descriptors_at_start + 1);
+    fake_release_to_end(1);
     // One that never will come, as the other has answered, is not waited for.
     set_list(hosts, 1, rig_port(&endpoint));
     dialled = dial_port("whole.test", rig_port(&endpoint), rig_limit());
     assert_failure(&dialled, ERROR_REFUSED, "cannot connect to 127.0.0.1:");
     assert_true(dialled.took < RESOLVER_LATE);
     (void)close(fd);
-    fake_release_to_end(descriptors_at_start);
+    fake_release_to_end(0);
 }
 
-static void test_shortage_from_the_beginning(void **state)
+static void test_a_lasting_shortage_fails_the_dial(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"127.0.0.1", "127.0.0.2"};
@@ -158,15 +132,13 @@ static void test_shortage_from_the_beginning(void **state)
 }
 
 // An address that a shortage kept from being tried is tried again, and not taken for one that failed.
-static void test_shortage_while_one_is_tried(void **state)
+static void test_an_address_kept_back_by_a_shortage_is_tried_again(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"127.0.0.2", "127.0.0.1"};
-    struct endpoint endpoint, silent;
-    int filler, listener = rig_listen("127.0.0.1:0", &endpoint);
-    char text[64];
-    (void)snprintf(text, sizeof text, "127.0.0.2:%u", (unsigned)rig_port(&endpoint));
-    int black_hole = rig_black_hole(text, &silent, &filler);
+    struct endpoint endpoint;
+    int listener = rig_listen("127.0.0.1:0", &endpoint);
+    struct black_hole hole = rig_black_hole(rig_on_port(hosts[0], rig_port(&endpoint)));
     set_list(hosts, 2, rig_port(&endpoint));
     run_short(1, 3, ENFILE);
     struct dialled dialled = dial_port("list.test", rig_port(&endpoint), rig_limit());
@@ -174,13 +146,12 @@ static void test_shortage_while_one_is_tried(void **state)
     assert_in_range(dialled.result.connect_time, DIAL_ATTEMPT_DELAY + 3 * 50 * NS_PER_MS, RIG_LIMIT / 2);
     assert_connected(&dialled, listener, &endpoint);
     (void)close(listener);
-    (void)close(filler);
-    (void)close(black_hole);
+    rig_drop_black_hole(&hole);
 }
 
 // The first one failed, and the second cannot be tried: it is tried again for a moment, then the shortage is the
 // reason.
-static void test_shortage_after_a_failure(void **state)
+static void test_a_shortage_after_a_failure_is_the_reason(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"127.0.0.2", "127.0.0.1"};
@@ -200,25 +171,16 @@ static void test_shortage_after_a_failure(void **state)
     (void)close(listener);
 }
 
-static void test_no_descriptor_leaks(void **state)
-{
-    (void)state;
-    fake_release_to_end(descriptors_at_start);
-}
-
 int main(void)
 {
-    if (sem_init(&fake_slow, 0, 0) != 0)
-        return 1;
-    descriptors_at_start = rig_descriptors();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_late_after_all_failed),
-        cmocka_unit_test(test_late_into_the_race),
-        cmocka_unit_test(test_late_and_never),
-        cmocka_unit_test(test_shortage_from_the_beginning),
-        cmocka_unit_test(test_shortage_while_one_is_tried),
-        cmocka_unit_test(test_shortage_after_a_failure),
+        cmocka_unit_test(test_addresses_that_come_after_all_have_failed_are_tried),
+        cmocka_unit_test(test_addresses_that_come_late_join_the_race),
+        cmocka_unit_test(test_addresses_that_never_come_are_told_of),
+        cmocka_unit_test(test_a_lasting_shortage_fails_the_dial),
+        cmocka_unit_test(test_an_address_kept_back_by_a_shortage_is_tried_again),
+        cmocka_unit_test(test_a_shortage_after_a_failure_is_the_reason),
         cmocka_unit_test(test_no_descriptor_leaks),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, fake_begin, NULL);
 }

@@ -25,7 +25,7 @@ static void assert_order(const char *families, enum address_family preferred, co
     assert_string_equal(got, wanted);
 }
 
-static void test_order(void **state)
+static void test_families_take_turns_as_preferred(void **state)
 {
     (void)state;
     static const struct {
@@ -53,7 +53,7 @@ static void test_order(void **state)
 }
 
 // Addresses that come late take their turn.
-static void test_order_of_late_addresses(void **state)
+static void test_late_addresses_take_their_turn(void **state)
 {
     (void)state;
     struct resolved_addresses resolved = {.first = RESOLVED_IPV4, .counts = {[RESOLVED_IPV4] = 3}};
@@ -74,37 +74,15 @@ static void test_order_of_late_addresses(void **state)
 }
 
 // The resolver gives the port as the address has it; addresses of 127/8 tell the endpoints of one port apart.
-static struct endpoint on_port(const char *host, uint16_t port)
-{
-    char text[64];
-    struct endpoint endpoint;
-    (void)snprintf(text, sizeof text, "%s:%u", host, (unsigned)port);
-    struct address address = rig_address(text, ADDRESS_TO_CONNECT);
-    assert_true(endpoint_of_address(&address, &endpoint));
-    return endpoint;
-}
-
 static struct dialled dial_list(const char *const *hosts, size_t count, uint16_t port, int64_t deadline)
 {
-    char text[64];
-    fake_clear();
-    for (size_t i = 0; i < count; i++) {
-        struct endpoint endpoint = on_port(hosts[i], port);
-        fake_add(&endpoint);
-    }
-    (void)snprintf(text, sizeof text, "list.test:%u", (unsigned)port);
-    return dial_text(text, deadline);
+    set_list(hosts, count, port);
+    return dial_text(rig_on_port("list.test", port), deadline);
 }
 
-static int listen_on(const char *host, uint16_t port, struct endpoint *endpoint)
+static void test_a_name_is_resolved_and_connected_to(void **state)
 {
-    char text[64];
-    (void)snprintf(text, sizeof text, "%s:%u", host, (unsigned)port);
-    return rig_listen(text, endpoint);
-}
-
-static void test_names(void **state)
-{
+    (void)state;
     static const char *const hosts[] = {"127.0.0.1"};
     struct endpoint endpoint;
     int listener = rig_listen("127.0.0.1:0", &endpoint);
@@ -118,11 +96,11 @@ static void test_names(void **state)
     assert_int_equal(dialled.result.connect_time, 0);
     dialled = dial_text("slow.test:80", deadline_after(300 * NS_PER_MS));
     assert_failure(&dialled, ERROR_TIMEOUT, "cannot resolve slow.test: no answer in time");
-    fake_release_to_end(*(const unsigned *)*state);
+    fake_release_to_end(0);
 }
 
 // A refusal starts the next one at once, without the delay.
-static void test_race_first_refuses(void **state)
+static void test_a_refusal_starts_the_next_address_at_once(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"127.0.0.2", "127.0.0.3", "127.0.0.1"};
@@ -142,162 +120,128 @@ static struct dialled dial_preferring(const char *text, enum address_family pref
 }
 
 // Both families are there: the preferred one is connected to, and the other one if that does not answer.
-static void test_preferred_family(void **state)
+static void test_the_preferred_family_is_connected_to_if_it_answers(void **state)
 {
     (void)state;
-    struct endpoint ipv4, ipv6, silent;
-    char text[64];
+    static const char *const hosts[] = {"[::1]", "127.0.0.1"};
+    struct endpoint ipv4, ipv6;
     int listener4 = rig_listen("127.0.0.1:0", &ipv4);
-    (void)snprintf(text, sizeof text, "[::1]:%u", (unsigned)rig_port(&ipv4));
-    int listener6 = rig_listen(text, &ipv6);
-    fake_clear();
-    fake_add(&ipv6);
-    fake_add(&ipv4);
-    (void)snprintf(text, sizeof text, "list.test:%u", (unsigned)rig_port(&ipv4));
-    struct dialled dialled = dial_preferring(text, ADDRESS_IPV4, 0);
+    uint16_t port = rig_port(&ipv4);
+    int listener6 = rig_listen(rig_on_port("[::1]", port), &ipv6);
+    set_list(hosts, 2, port);
+    struct dialled dialled = dial_preferring(rig_on_port("list.test", port), ADDRESS_IPV4, 0);
     assert_connected(&dialled, listener4, &ipv4);
-    dialled = dial_preferring(text, ADDRESS_IPV6, 0);
+    dialled = dial_preferring(rig_on_port("list.test", port), ADDRESS_IPV6, 0);
     assert_connected(&dialled, listener6, &ipv6);
     (void)close(listener4);
-    dialled = dial_preferring(text, ADDRESS_IPV4, 0); // refused there
+    dialled = dial_preferring(rig_on_port("list.test", port), ADDRESS_IPV4, 0); // refused there
     assert_connected(&dialled, listener6, &ipv6);
-    int filler, black_hole = 0;
-    (void)snprintf(text, sizeof text, "127.0.0.1:%u", (unsigned)rig_port(&ipv6));
-    black_hole = rig_black_hole(text, &silent, &filler);
-    (void)snprintf(text, sizeof text, "list.test:%u", (unsigned)rig_port(&ipv6));
-    dialled = dial_preferring(text, ADDRESS_IPV4, 0);
+    struct black_hole hole = rig_black_hole(rig_on_port("127.0.0.1", port));
+    dialled = dial_preferring(rig_on_port("list.test", port), ADDRESS_IPV4, 0);
     assert_in_range(dialled.result.connect_time, DIAL_ATTEMPT_DELAY, RIG_LIMIT / 2);
     assert_connected(&dialled, listener6, &ipv6);
-    (void)close(filler);
-    (void)close(black_hole);
+    rig_drop_black_hole(&hole);
     (void)close(listener6);
 }
 
-static void test_resolver_has_its_own_bound(void **state)
+static void test_the_resolver_has_a_bound_of_its_own(void **state)
 {
-    unsigned before = *(const unsigned *)*state;
+    (void)state;
     struct dialled dialled = dial_preferring("slow3001.test:80", ADDRESS_ANY, 50 * NS_PER_MS);
     assert_failure(&dialled, ERROR_RESOLVE, "cannot resolve slow3001.test: no answer in time");
     assert_in_range(dialled.took, 50 * NS_PER_MS, RIG_LIMIT / 2);
-    fake_release_to_end(before);
+    fake_release_to_end(0);
     // Where the deadline is the nearer one, it is what passed.
     const struct dial_terms terms = {.deadline = deadline_after(50 * NS_PER_MS), .resolve_timeout = RIG_LIMIT};
     dialled = dial_text_on("slow3002.test:80", &terms);
     assert_failure(&dialled, ERROR_TIMEOUT, "cannot resolve slow3002.test: no answer in time");
-    fake_release_to_end(before);
+    fake_release_to_end(0);
     // What comes in time is not hurried.
     struct endpoint endpoint;
-    char text[64];
     int listener = rig_listen("127.0.0.1:0", &endpoint);
-    (void)snprintf(text, sizeof text, "localhost:%u", (unsigned)rig_port(&endpoint));
-    dialled = dial_preferring(text, ADDRESS_IPV4, RIG_LIMIT);
+    dialled = dial_preferring(rig_on_port("localhost", rig_port(&endpoint)), ADDRESS_IPV4, RIG_LIMIT);
     assert_connected(&dialled, listener, &endpoint);
     (void)close(listener);
 }
 
 // One that doesn't answer holds the next one up for the delay only.
-static void test_race_first_is_silent(void **state)
+static void test_a_silent_address_delays_the_next_by_one_delay(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"127.0.0.2", "127.0.0.1"};
-    struct endpoint endpoint, silent;
-    int filler, listener = rig_listen("127.0.0.1:0", &endpoint);
-    char text[64];
-    (void)snprintf(text, sizeof text, "127.0.0.2:%u", (unsigned)rig_port(&endpoint));
-    int black_hole = rig_black_hole(text, &silent, &filler);
+    struct endpoint endpoint;
+    int listener = rig_listen("127.0.0.1:0", &endpoint);
+    struct black_hole hole = rig_black_hole(rig_on_port("127.0.0.2", rig_port(&endpoint)));
     struct dialled dialled = dial_list(hosts, 2, rig_port(&endpoint), rig_limit());
     assert_in_range(dialled.result.connect_time, DIAL_ATTEMPT_DELAY, RIG_LIMIT / 2);
     assert_connected(&dialled, listener, &endpoint);
     (void)close(listener);
-    (void)close(filler);
-    (void)close(black_hole);
+    rig_drop_black_hole(&hole);
 }
 
-static void test_race_families_take_turns(void **state)
+// Two of one family do not answer: the other family is not kept waiting for both.
+static void assert_takes_one_delay(enum address_family preferred)
 {
-    (void)state;
     static const char *const hosts[] = {"127.0.0.2", "127.0.0.3", "[::1]"};
-    struct endpoint ipv6, first, second;
-    int fillers[2], listener = rig_listen("[::1]:0", &ipv6), black_holes[2];
-    char text[64];
-    (void)snprintf(text, sizeof text, "127.0.0.2:%u", (unsigned)rig_port(&ipv6));
-    black_holes[0] = rig_black_hole(text, &first, &fillers[0]);
-    (void)snprintf(text, sizeof text, "127.0.0.3:%u", (unsigned)rig_port(&ipv6));
-    black_holes[1] = rig_black_hole(text, &second, &fillers[1]);
-    struct dialled dialled = dial_list(hosts, 3, rig_port(&ipv6), rig_limit());
+    struct endpoint ipv6;
+    int listener = rig_listen("[::1]:0", &ipv6);
+    uint16_t port = rig_port(&ipv6);
+    struct black_hole holes[] = {rig_black_hole(rig_on_port(hosts[0], port)),
+                                 rig_black_hole(rig_on_port(hosts[1], port))};
+    set_list(hosts, 3, port);
+    struct dialled dialled = dial_preferring(rig_on_port("list.test", port), preferred, 0);
     // Second, not third: one delay, not two.
     assert_in_range(dialled.result.connect_time, DIAL_ATTEMPT_DELAY, 2 * DIAL_ATTEMPT_DELAY - 1);
     assert_connected(&dialled, listener, &ipv6);
-    for (int i = 0; i < 2; i++) {
-        (void)close(fillers[i]);
-        (void)close(black_holes[i]);
-    }
+    rig_drop_black_hole(&holes[0]);
+    rig_drop_black_hole(&holes[1]);
     (void)close(listener);
 }
 
-// Two of the preferred family do not answer: the other family is not kept waiting for both.
-static void test_race_preferred_family_is_silent(void **state)
+static void test_two_silent_addresses_do_not_delay_the_other_family(void **state)
 {
     (void)state;
-    struct endpoint ipv6, silent[2];
-    int fillers[2], black_holes[2], listener = rig_listen("[::1]:0", &ipv6);
-    char text[64];
-    fake_clear();
-    for (int i = 0; i < 2; i++) {
-        (void)snprintf(text, sizeof text, "127.0.0.%d:%u", 2 + i, (unsigned)rig_port(&ipv6));
-        black_holes[i] = rig_black_hole(text, &silent[i], &fillers[i]);
-        fake_add(&silent[i]);
-    }
-    fake_add(&ipv6);
-    (void)snprintf(text, sizeof text, "list.test:%u", (unsigned)rig_port(&ipv6));
-    struct dialled dialled = dial_preferring(text, ADDRESS_IPV4, 0);
-    assert_in_range(dialled.result.connect_time, DIAL_ATTEMPT_DELAY, 2 * DIAL_ATTEMPT_DELAY - 1);
-    assert_connected(&dialled, listener, &ipv6);
-    for (int i = 0; i < 2; i++) {
-        (void)close(fillers[i]);
-        (void)close(black_holes[i]);
-    }
-    (void)close(listener);
+    assert_takes_one_delay(ADDRESS_ANY);
 }
 
-static void test_race_all_fail(void **state)
+static void test_a_silent_preferred_family_does_not_delay_the_other(void **state)
+{
+    (void)state;
+    assert_takes_one_delay(ADDRESS_IPV4);
+}
+
+static void test_a_failure_of_all_addresses_names_the_last(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"127.0.0.1", "127.0.0.2", "[::1]"};
     struct endpoint endpoint;
-    int fd = dead_end("127.0.0.1:0", &endpoint);
+    int fd = rig_bind("127.0.0.1:0", &endpoint);
     struct dialled dialled = dial_list(hosts, 3, rig_port(&endpoint), rig_limit());
     assert_failure(&dialled, ERROR_REFUSED, "all 3 addresses failed, the last: cannot connect to 127.0.0.2:");
     assert_int_equal(dialled.error.os_errno, ECONNREFUSED);
     (void)close(fd);
 }
 
-static void test_race_times_out(void **state)
+static void test_a_timeout_tells_how_many_were_tried(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"127.0.0.2", "127.0.0.1"};
-    struct endpoint endpoint;
-    int filler, black_hole = rig_black_hole("127.0.0.1:0", &endpoint, &filler);
-    struct dialled dialled = dial_list(hosts, 2, rig_port(&endpoint), deadline_after(60 * NS_PER_MS));
+    struct black_hole hole = rig_black_hole("127.0.0.1:0");
+    struct dialled dialled = dial_list(hosts, 2, rig_port(&hole.endpoint), deadline_after(60 * NS_PER_MS));
     assert_failure(&dialled, ERROR_TIMEOUT, "2 of 2 addresses tried, 1 failed");
-    assert_true(endpoint_equal(&dialled.result.remote, &endpoint));
-    (void)close(filler);
-    (void)close(black_hole);
+    assert_true(endpoint_equal(&dialled.result.remote, &hole.endpoint));
+    rig_drop_black_hole(&hole);
 }
 
-static void test_race_is_cancelled(void **state)
+static void test_a_client_that_leaves_cancels_the_race(void **state)
 {
     (void)state;
-    struct endpoint endpoint, other;
-    int client[2], filler, black_hole = rig_black_hole("127.0.0.1:0", &endpoint, &filler);
+    static const char *const hosts[] = {"127.0.0.1", "127.0.0.2"};
+    int client[2];
     struct client_watch watch;
-    char text[64];
-    other = on_port("127.0.0.2", rig_port(&endpoint));
-    fake_clear();
-    fake_add(&endpoint);
-    fake_add(&other);
-    (void)snprintf(text, sizeof text, "list.test:%u", (unsigned)rig_port(&endpoint));
-    struct address address = rig_address(text, ADDRESS_TO_CONNECT);
+    struct black_hole hole = rig_black_hole("127.0.0.1:0");
+    set_list(hosts, 2, rig_port(&hole.endpoint));
+    struct address address = rig_address(rig_on_port("list.test", rig_port(&hole.endpoint)), ADDRESS_TO_CONNECT);
     rig_pair(client);
     client_watch_init(&watch, client[0]);
     assert_int_equal(shutdown(client[1], SHUT_WR), 0); // gone after the grace, while both are tried
@@ -305,12 +249,11 @@ static void test_race_is_cancelled(void **state)
     assert_failure(&dialled, ERROR_CANCELLED, "the client has gone");
     (void)close(client[0]);
     (void)close(client[1]);
-    (void)close(filler);
-    (void)close(black_hole);
+    rig_drop_black_hole(&hole);
 }
 
 // As many as a name can have, all of them refusing but the last.
-static void test_race_of_many(void **state)
+static void test_the_last_of_very_many_addresses_is_connected_to(void **state)
 {
     (void)state;
     char texts[RESOLVED_ADDRESSES_MAX][16];
@@ -321,44 +264,30 @@ static void test_race_of_many(void **state)
         hosts[i] = texts[i];
     }
     int dead = rig_bind("127.0.0.1:0", &endpoint);
-    int listener = listen_on(hosts[RESOLVED_ADDRESSES_MAX - 1], rig_port(&endpoint), &endpoint);
+    int listener = rig_listen(rig_on_port(hosts[RESOLVED_ADDRESSES_MAX - 1], rig_port(&endpoint)), &endpoint);
     struct dialled dialled = dial_list(hosts, RESOLVED_ADDRESSES_MAX, rig_port(&endpoint), rig_limit());
     assert_connected(&dialled, listener, &endpoint);
     (void)close(listener);
     (void)close(dead);
 }
 
-static void test_no_descriptor_leaks(void **state)
-{
-    (void)state;
-    const unsigned before = *(const unsigned *)*state;
-    int64_t limit = rig_limit();
-    while (rig_descriptors() != before && deadline_left(limit) > 0) // a resolver's thread may be about to close its own
-        (void)poll(NULL, 0, 1);
-    assert_int_equal(rig_descriptors(), before);
-}
-
 int main(void)
 {
-    if (sem_init(&fake_slow, 0, 0) != 0)
-        return 1;
-    static unsigned before;
-    before = rig_descriptors();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_order),
-        cmocka_unit_test(test_order_of_late_addresses),
-        cmocka_unit_test_prestate(test_names, &before),
-        cmocka_unit_test(test_preferred_family),
-        cmocka_unit_test_prestate(test_resolver_has_its_own_bound, &before),
-        cmocka_unit_test(test_race_first_refuses),
-        cmocka_unit_test(test_race_first_is_silent),
-        cmocka_unit_test(test_race_families_take_turns),
-        cmocka_unit_test(test_race_preferred_family_is_silent),
-        cmocka_unit_test(test_race_all_fail),
-        cmocka_unit_test(test_race_times_out),
-        cmocka_unit_test(test_race_is_cancelled),
-        cmocka_unit_test(test_race_of_many),
-        cmocka_unit_test_prestate(test_no_descriptor_leaks, &before),
+        cmocka_unit_test(test_families_take_turns_as_preferred),
+        cmocka_unit_test(test_late_addresses_take_their_turn),
+        cmocka_unit_test(test_a_name_is_resolved_and_connected_to),
+        cmocka_unit_test(test_the_preferred_family_is_connected_to_if_it_answers),
+        cmocka_unit_test(test_the_resolver_has_a_bound_of_its_own),
+        cmocka_unit_test(test_a_refusal_starts_the_next_address_at_once),
+        cmocka_unit_test(test_a_silent_address_delays_the_next_by_one_delay),
+        cmocka_unit_test(test_two_silent_addresses_do_not_delay_the_other_family),
+        cmocka_unit_test(test_a_silent_preferred_family_does_not_delay_the_other),
+        cmocka_unit_test(test_a_failure_of_all_addresses_names_the_last),
+        cmocka_unit_test(test_a_timeout_tells_how_many_were_tried),
+        cmocka_unit_test(test_a_client_that_leaves_cancels_the_race),
+        cmocka_unit_test(test_the_last_of_very_many_addresses_is_connected_to),
+        cmocka_unit_test(test_no_descriptor_leaks),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, fake_begin, NULL);
 }

@@ -10,7 +10,7 @@
 #include "bitflow/base/clock.h"
 #include "config/duration.h"
 
-static void test_reads(void **state)
+static void test_a_duration_is_read(void **state)
 {
     (void)state;
     static const struct {
@@ -49,7 +49,7 @@ static void test_reads(void **state)
     }
 }
 
-static void test_refuses(void **state)
+static void test_a_malformed_duration_is_refused(void **state)
 {
     (void)state;
     static const char none[] = "is not a valid duration: expected one such as 30s, 250ms or 1h2m3.5s";
@@ -97,7 +97,7 @@ static void test_refuses(void **state)
     }
 }
 
-static void test_writes_what_it_reads(void **state)
+static void test_a_written_duration_reads_back(void **state)
 {
     (void)state;
     static const struct {
@@ -130,9 +130,9 @@ static void test_writes_what_it_reads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reads),
-        cmocka_unit_test(test_refuses),
-        cmocka_unit_test(test_writes_what_it_reads),
+        cmocka_unit_test(test_a_duration_is_read),
+        cmocka_unit_test(test_a_malformed_duration_is_refused),
+        cmocka_unit_test(test_a_written_duration_reads_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

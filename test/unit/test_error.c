@@ -10,7 +10,7 @@
 
 #include "bitflow/base/error.h"
 
-static void test_set(void **state)
+static void test_an_error_has_code_and_text(void **state)
 {
     (void)state;
     struct error error = ERROR_INIT;
@@ -21,7 +21,7 @@ static void test_set(void **state)
     assert_string_equal(error.text, "x is 7");
 }
 
-static void test_the_first_wins(void **state)
+static void test_the_first_error_wins(void **state)
 {
     (void)state;
     struct error error = ERROR_INIT;
@@ -33,14 +33,14 @@ static void test_the_first_wins(void **state)
     assert_string_equal(error.text, "first");
 }
 
-static void test_nobody_cares(void **state)
+static void test_an_error_may_have_nowhere_to_go(void **state)
 {
     (void)state;
     error_set(NULL, ERROR_INVALID, "x");
     error_set_errno(NULL, ENOMEM, "x");
 }
 
-static void test_errno(void **state)
+static void test_an_errno_has_its_code_and_words(void **state)
 {
     (void)state;
     static const struct {
@@ -104,7 +104,7 @@ static void test_a_wrapped_error_keeps_its_cause(void **state)
     assert_int_equal(strlen(error.text), sizeof error.text - 1);
 }
 
-static void test_code_names(void **state)
+static void test_every_code_has_its_name(void **state)
 {
     (void)state;
     static const char *const names[] = {"none",      "invalid",    "system",  "no_memory", "no_descriptors",
@@ -117,13 +117,10 @@ static void test_code_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_set),
-        cmocka_unit_test(test_the_first_wins),
-        cmocka_unit_test(test_nobody_cares),
-        cmocka_unit_test(test_errno),
-        cmocka_unit_test(test_a_wrapped_error_keeps_its_cause),
-        cmocka_unit_test(test_long_texts_are_cut),
-        cmocka_unit_test(test_code_names),
+        cmocka_unit_test(test_an_error_has_code_and_text),      cmocka_unit_test(test_the_first_error_wins),
+        cmocka_unit_test(test_an_error_may_have_nowhere_to_go), cmocka_unit_test(test_an_errno_has_its_code_and_words),
+        cmocka_unit_test(test_a_wrapped_error_keeps_its_cause), cmocka_unit_test(test_long_texts_are_cut),
+        cmocka_unit_test(test_every_code_has_its_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,7 +15,7 @@ static uint64_t of_two(const char *one, const char *other)
     return hash_text(hash_text(hash_begin(), one), other);
 }
 
-static void test_differences(void **state)
+static void test_different_strings_have_different_hashes(void **state)
 {
     (void)state;
     static const char *const pairs[][2] = {{"ab", "c"},   {"a", "bc"}, {"abc", ""},  {"", "abc"}, {"abc", NULL},
@@ -25,7 +25,7 @@ static void test_differences(void **state)
             assert_int_equal(of_two(pairs[i][0], pairs[i][1]) == of_two(pairs[j][0], pairs[j][1]), i == j);
 }
 
-static void test_the_beginning_stays(void **state)
+static void test_the_hash_begins_with_the_same_value(void **state)
 {
     (void)state;
     assert_true(hash_begin() == hash_begin());
@@ -36,8 +36,8 @@ static void test_the_beginning_stays(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_differences),
-        cmocka_unit_test(test_the_beginning_stays),
+        cmocka_unit_test(test_different_strings_have_different_hashes),
+        cmocka_unit_test(test_the_hash_begins_with_the_same_value),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

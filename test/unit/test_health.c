@@ -69,7 +69,7 @@ static void play(const struct health_rule *by, const struct step *steps, size_t 
         play(by, steps, ARRAY_LENGTH(steps));             \
     } while (0)
 
-static void test_goes_out_and_comes_back(void **state)
+static void test_a_target_goes_out_and_comes_back(void **state)
 {
     (void)state;
     STORY(&rule, {0, GOOD}, {0, FAILS}, {1, FAILS}, {2, GOOD}, {3, GOES_OUT}, {3, OUT}, {12.999, OUT}, {13, DUE},
@@ -84,7 +84,7 @@ static void test_a_failed_trial_is_another_term(void **state)
 }
 
 // A client that leaves during the trial leaves it undecided: the next one is after another term.
-static void test_a_trial_without_an_end(void **state)
+static void test_a_trial_without_an_end_is_followed_by_another_term(void **state)
 {
     (void)state;
     STORY(&rule, {0, FAILS}, {0, FAILS}, {0, GOES_OUT}, {10, CLAIMS}, {15, OUT}, {19.999, OUT}, {20, DUE});
@@ -108,14 +108,14 @@ static void test_successes_do_not_make_up_for_failures(void **state)
 }
 
 // Connections that had begun before it went out report late.
-static void test_latecomers(void **state)
+static void test_failures_that_come_late_do_not_prolong_the_term(void **state)
 {
     (void)state;
     STORY(&rule, {0, FAILS}, {0, FAILS}, {0, GOES_OUT}, {5, FAILS_STILL}, {14, OUT}, {15, DUE});
     STORY(&rule, {0, FAILS}, {0, FAILS}, {0, GOES_OUT}, {1, IS_BACK}, {1, GOOD}, {1, CLAIMS_NOT});
 }
 
-static void test_other_rules(void **state)
+static void test_no_failure_counts_under_a_rule_that_is_off(void **state)
 {
     (void)state;
     static const struct health_rule off = {.max_fails = 0, .fail_timeout = NS_PER_S};
@@ -125,7 +125,7 @@ static void test_other_rules(void **state)
 }
 
 // A reload may change the rule under a state.
-static void test_a_rule_that_changes(void **state)
+static void test_a_rule_that_changes_judges_anew(void **state)
 {
     (void)state;
     struct health health = {.state = 0};
@@ -176,7 +176,7 @@ static void *take_part(void *argument)
 }
 
 // However many see it go out or due at once: one of them is told so.
-static void test_a_crowd(void **state)
+static void test_of_a_crowd_one_is_told_of_each_change(void **state)
 {
     (void)state;
     pthread_t threads[CROWD];
@@ -193,16 +193,16 @@ static void test_a_crowd(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_goes_out_and_comes_back),
+        cmocka_unit_test(test_a_target_goes_out_and_comes_back),
         cmocka_unit_test(test_a_failed_trial_is_another_term),
-        cmocka_unit_test(test_a_trial_without_an_end),
+        cmocka_unit_test(test_a_trial_without_an_end_is_followed_by_another_term),
         cmocka_unit_test(test_failures_count_within_the_time),
         cmocka_unit_test(test_successes_do_not_make_up_for_failures),
-        cmocka_unit_test(test_latecomers),
-        cmocka_unit_test(test_other_rules),
-        cmocka_unit_test(test_a_rule_that_changes),
+        cmocka_unit_test(test_failures_that_come_late_do_not_prolong_the_term),
+        cmocka_unit_test(test_no_failure_counts_under_a_rule_that_is_off),
+        cmocka_unit_test(test_a_rule_that_changes_judges_anew),
         cmocka_unit_test(test_failures_do_not_overflow),
-        cmocka_unit_test(test_a_crowd),
+        cmocka_unit_test(test_of_a_crowd_one_is_told_of_each_change),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,7 +13,7 @@
 
 #define LABEL_OF_63 "aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeeeffffffffff123"
 
-static void names_have_labels_of_letters_digits_hyphens_and_underscores(void **state)
+static void test_names_have_labels_of_letters_digits_hyphens_and_underscores(void **state)
 {
     (void)state;
     static const struct {
@@ -54,7 +54,7 @@ static void names_have_labels_of_letters_digits_hyphens_and_underscores(void **s
     assert_true(host_name_is_valid("a.example:80", strlen("a.example"), false)); // what is beyond is not looked at
 }
 
-static void names_have_at_most_253_bytes(void **state)
+static void test_names_have_at_most_253_bytes(void **state)
 {
     (void)state;
     char name[255];
@@ -64,7 +64,7 @@ static void names_have_at_most_253_bytes(void **state)
     assert_false(host_name_is_valid(name, 255, false));
 }
 
-static void a_pattern_is_for_itself_or_for_one_label_more(void **state)
+static void test_a_pattern_is_for_itself_or_for_one_label_more(void **state)
 {
     (void)state;
     static const struct {
@@ -100,9 +100,9 @@ static void a_pattern_is_for_itself_or_for_one_label_more(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(names_have_labels_of_letters_digits_hyphens_and_underscores),
-        cmocka_unit_test(names_have_at_most_253_bytes),
-        cmocka_unit_test(a_pattern_is_for_itself_or_for_one_label_more),
+        cmocka_unit_test(test_names_have_labels_of_letters_digits_hyphens_and_underscores),
+        cmocka_unit_test(test_names_have_at_most_253_bytes),
+        cmocka_unit_test(test_a_pattern_is_for_itself_or_for_one_label_more),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

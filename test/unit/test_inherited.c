@@ -80,7 +80,7 @@ static void give_back(const int saved[NAMED])
     }
 }
 
-static void test_names(void **state)
+static void test_descriptors_are_found_by_their_names(void **state)
 {
     (void)state;
     char own_pid[32];
@@ -118,7 +118,7 @@ static void test_names(void **state)
     give_back(saved);
 }
 
-static void test_what_is_no_inherited_stream_socket(void **state)
+static void test_what_is_no_inherited_stream_socket_is_refused(void **state)
 {
     (void)state;
     int datagram = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), file = open("/dev/null", O_RDONLY | O_CLOEXEC),
@@ -139,7 +139,7 @@ static void test_what_is_no_inherited_stream_socket(void **state)
     (void)close(later);
 }
 
-static void test_lending(void **state)
+static void test_a_stream_is_lent_to_one_at_a_time(void **state)
 {
     (void)state;
     int pair[2], fd = -1;
@@ -256,7 +256,7 @@ static void test_listening_and_unconnected_sockets_are_not_lent(void **state)
     (void)close(unconnected);
 }
 
-static void test_taking(void **state)
+static void test_a_listening_socket_is_taken_once(void **state)
 {
     (void)state;
     struct endpoint bound;
@@ -290,13 +290,13 @@ static void test_the_first_error_stays(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_names),
-        cmocka_unit_test(test_what_is_no_inherited_stream_socket),
-        cmocka_unit_test(test_lending),
+        cmocka_unit_test(test_descriptors_are_found_by_their_names),
+        cmocka_unit_test(test_what_is_no_inherited_stream_socket_is_refused),
+        cmocka_unit_test(test_a_stream_is_lent_to_one_at_a_time),
         cmocka_unit_test(test_a_number_and_a_name_share_one_loan),
         cmocka_unit_test(test_a_stream_that_is_over_is_not_lent),
         cmocka_unit_test(test_listening_and_unconnected_sockets_are_not_lent),
-        cmocka_unit_test(test_taking),
+        cmocka_unit_test(test_a_listening_socket_is_taken_once),
         cmocka_unit_test(test_the_first_error_stays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -49,7 +49,7 @@ static bool serves(const struct listener *listener, const char *host, uint16_t p
     return connected;
 }
 
-static void test_tcp(void **state)
+static void test_a_tcp_listener_serves_its_families(void **state)
 {
     (void)state;
     static const struct {
@@ -75,7 +75,7 @@ static void test_tcp(void **state)
     }
 }
 
-static void test_tcp_in_use(void **state)
+static void test_an_address_in_use_is_refused(void **state)
 {
     (void)state;
     char text[32], reason[96];
@@ -89,7 +89,7 @@ static void test_tcp_in_use(void **state)
 }
 
 // The port of a connection in TIME_WAIT can be listened on again.
-static void test_tcp_after_a_connection(void **state)
+static void test_a_port_in_time_wait_is_listened_on_again(void **state)
 {
     (void)state;
     char text[64];
@@ -106,7 +106,7 @@ static void test_tcp_after_a_connection(void **state)
     listener_close(&listener);
 }
 
-static void test_tcp_failures(void **state)
+static void test_an_address_that_is_not_ours_is_refused(void **state)
 {
     (void)state;
     refuse_listener("203.0.113.1:0", "cannot listen on 203.0.113.1:0: Cannot assign requested address");
@@ -150,7 +150,7 @@ static int unix_socket(int type)
     return fd;
 }
 
-static void test_unix(void **state)
+static void test_a_unix_listener_makes_and_removes_its_file(void **state)
 {
     (void)state;
     struct listener listener = rig_listener(socket_address);
@@ -167,7 +167,7 @@ static void test_unix(void **state)
     assert_false(exists(socket_path));
 }
 
-static void test_unix_stale_file_is_replaced(void **state)
+static void test_a_stale_unix_file_is_replaced(void **state)
 {
     (void)state;
     (void)close(unix_socket(SOCK_STREAM)); // leaves its file
@@ -177,7 +177,7 @@ static void test_unix_stale_file_is_replaced(void **state)
     assert_false(exists(socket_path));
 }
 
-static void test_unix_full_queue_is_live(void **state)
+static void test_a_unix_listener_with_a_full_queue_is_live(void **state)
 {
     (void)state;
     int fd = unix_socket(SOCK_STREAM);
@@ -192,7 +192,7 @@ static void test_unix_full_queue_is_live(void **state)
     assert_int_equal(unlink(socket_path), 0);
 }
 
-static void test_unix_other_kinds_of_file_stay(void **state)
+static void test_other_kinds_of_file_stay(void **state)
 {
     (void)state;
     int datagram = unix_socket(SOCK_DGRAM);
@@ -215,7 +215,7 @@ static void test_unix_other_kinds_of_file_stay(void **state)
     assert_int_equal(rmdir(socket_path), 0);
 }
 
-static void test_unix_no_directory(void **state)
+static void test_a_missing_directory_is_an_error(void **state)
 {
     (void)state;
     char text[96];
@@ -223,7 +223,7 @@ static void test_unix_no_directory(void **state)
     refuse_listener(text, "No such file or directory");
 }
 
-static void test_unix_file_of_another_stays(void **state)
+static void test_the_file_of_another_listener_stays(void **state)
 {
     (void)state;
     struct listener listener = rig_listener(socket_address);
@@ -235,7 +235,7 @@ static void test_unix_file_of_another_stays(void **state)
     assert_int_equal(unlink(socket_path), 0);
 }
 
-static void test_unix_directory_lock_is_not_waited_for_for_ever(void **state)
+static void test_a_locked_directory_is_not_waited_for_for_ever(void **state)
 {
     (void)state;
     int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -247,7 +247,7 @@ static void test_unix_directory_lock_is_not_waited_for_for_ever(void **state)
 
 // Many processes want one stale path at once: exactly one gets it.
 #define RIVALS 8
-static void test_unix_rivals(void **state)
+static void test_of_rivals_one_gets_the_unix_socket(void **state)
 {
     (void)state;
     int start[2], ready[2], done[2];
@@ -294,7 +294,7 @@ static void test_unix_rivals(void **state)
     (void)close(done[0]);
 }
 
-static void test_abstract(void **state)
+static void test_an_abstract_listener_is_free_once_closed(void **state)
 {
     (void)state;
     char text[64];
@@ -309,7 +309,7 @@ static void test_abstract(void **state)
     listener_close(&listener);
 }
 
-static void test_inherited_listening(void **state)
+static void test_an_inherited_listening_socket_is_used(void **state)
 {
     (void)state;
     char text[32];
@@ -334,7 +334,7 @@ static void test_inherited_listening(void **state)
     refuse_listener(text, "used up");
 }
 
-static void test_inherited_connected(void **state)
+static void test_an_inherited_connection_is_served_and_not_closed(void **state)
 {
     (void)state;
     char text[32];
@@ -356,7 +356,7 @@ static void test_inherited_connected(void **state)
     (void)close(pair[1]);
 }
 
-static void test_inherited_neither(void **state)
+static void test_an_inherited_socket_that_is_neither_is_refused(void **state)
 {
     (void)state;
     char text[32];
@@ -370,7 +370,7 @@ static void test_inherited_neither(void **state)
 }
 
 // Comes last: the thread that resolves may still be about to close its descriptor while later tests count theirs.
-static void test_host_name(void **state)
+static void test_a_host_name_is_listened_on(void **state)
 {
     (void)state;
     struct listener listener = rig_listener("tcp4://localhost:0");
@@ -381,24 +381,26 @@ static void test_host_name(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tcp),
-        cmocka_unit_test(test_tcp_in_use),
-        cmocka_unit_test(test_tcp_after_a_connection),
-        cmocka_unit_test(test_tcp_failures),
-        cmocka_unit_test_setup_teardown(test_unix, set_up_directory, tear_down_directory),
-        cmocka_unit_test_setup_teardown(test_unix_stale_file_is_replaced, set_up_directory, tear_down_directory),
-        cmocka_unit_test_setup_teardown(test_unix_full_queue_is_live, set_up_directory, tear_down_directory),
-        cmocka_unit_test_setup_teardown(test_unix_other_kinds_of_file_stay, set_up_directory, tear_down_directory),
-        cmocka_unit_test_setup_teardown(test_unix_no_directory, set_up_directory, tear_down_directory),
-        cmocka_unit_test_setup_teardown(test_unix_file_of_another_stays, set_up_directory, tear_down_directory),
-        cmocka_unit_test_setup_teardown(test_unix_directory_lock_is_not_waited_for_for_ever, set_up_directory,
+        cmocka_unit_test(test_a_tcp_listener_serves_its_families),
+        cmocka_unit_test(test_an_address_in_use_is_refused),
+        cmocka_unit_test(test_a_port_in_time_wait_is_listened_on_again),
+        cmocka_unit_test(test_an_address_that_is_not_ours_is_refused),
+        cmocka_unit_test_setup_teardown(test_a_unix_listener_makes_and_removes_its_file, set_up_directory,
                                         tear_down_directory),
-        cmocka_unit_test_setup_teardown(test_unix_rivals, set_up_directory, tear_down_directory),
-        cmocka_unit_test(test_abstract),
-        cmocka_unit_test(test_inherited_listening),
-        cmocka_unit_test(test_inherited_connected),
-        cmocka_unit_test(test_inherited_neither),
-        cmocka_unit_test(test_host_name),
+        cmocka_unit_test_setup_teardown(test_a_stale_unix_file_is_replaced, set_up_directory, tear_down_directory),
+        cmocka_unit_test_setup_teardown(test_a_unix_listener_with_a_full_queue_is_live, set_up_directory,
+                                        tear_down_directory),
+        cmocka_unit_test_setup_teardown(test_other_kinds_of_file_stay, set_up_directory, tear_down_directory),
+        cmocka_unit_test_setup_teardown(test_a_missing_directory_is_an_error, set_up_directory, tear_down_directory),
+        cmocka_unit_test_setup_teardown(test_the_file_of_another_listener_stays, set_up_directory, tear_down_directory),
+        cmocka_unit_test_setup_teardown(test_a_locked_directory_is_not_waited_for_for_ever, set_up_directory,
+                                        tear_down_directory),
+        cmocka_unit_test_setup_teardown(test_of_rivals_one_gets_the_unix_socket, set_up_directory, tear_down_directory),
+        cmocka_unit_test(test_an_abstract_listener_is_free_once_closed),
+        cmocka_unit_test(test_an_inherited_listening_socket_is_used),
+        cmocka_unit_test(test_an_inherited_connection_is_served_and_not_closed),
+        cmocka_unit_test(test_an_inherited_socket_that_is_neither_is_refused),
+        cmocka_unit_test(test_a_host_name_is_listened_on),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

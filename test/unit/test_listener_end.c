@@ -77,7 +77,7 @@ static void check_stopped(const char *address, bool is_forbidden, int at_once, b
     listener_close(&listener);
 }
 
-static void test_stopped_arrivals(void **state)
+static void test_a_stopped_listener_takes_no_arrivals(void **state)
 {
     (void)state;
     bool is_refused = !has_filters();
@@ -122,7 +122,7 @@ static void check_handshakes(const char *listening, const char *host, bool is_fo
     listener_close(&listener);
 }
 
-static void test_handshakes_under_way(void **state)
+static void test_handshakes_under_way_are_finished(void **state)
 {
     (void)state;
     if (!has_filters())
@@ -140,8 +140,8 @@ static void test_handshakes_under_way(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_stopped_arrivals),
-        cmocka_unit_test(test_handshakes_under_way),
+        cmocka_unit_test(test_a_stopped_listener_takes_no_arrivals),
+        cmocka_unit_test(test_handshakes_under_way_are_finished),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

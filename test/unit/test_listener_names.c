@@ -10,7 +10,7 @@ static bool open_listener(const char *text, struct listener *listener, struct er
     return listener_open(&address, listener, error);
 }
 
-static void test_every_address_of_the_name(void **state)
+static void test_every_address_of_the_name_is_listened_on(void **state)
 {
     (void)state;
     static const char *const list[] = {"127.0.0.1:9", "127.0.0.2:9"};
@@ -28,7 +28,7 @@ static void test_every_address_of_the_name(void **state)
     listener_close(&listener);
 }
 
-static void test_no_such_name(void **state)
+static void test_a_name_that_does_not_resolve_is_an_error(void **state)
 {
     (void)state;
     struct listener listener;
@@ -38,7 +38,7 @@ static void test_no_such_name(void **state)
     assert_string_equal(error.text, "cannot resolve no-name.test: Name or service not known");
 }
 
-static void test_a_resolver_that_does_not_answer(void **state)
+static void test_a_silent_resolver_is_given_up_after_ten_seconds(void **state)
 {
     (void)state;
     struct listener listener;
@@ -56,12 +56,10 @@ static void test_a_resolver_that_does_not_answer(void **state)
 
 int main(void)
 {
-    if (sem_init(&fake_slow, 0, 0) != 0)
-        return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_address_of_the_name),
-        cmocka_unit_test(test_no_such_name),
-        cmocka_unit_test(test_a_resolver_that_does_not_answer),
+        cmocka_unit_test(test_every_address_of_the_name_is_listened_on),
+        cmocka_unit_test(test_a_name_that_does_not_resolve_is_an_error),
+        cmocka_unit_test(test_a_silent_resolver_is_given_up_after_ten_seconds),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, fake_begin, NULL);
 }

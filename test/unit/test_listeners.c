@@ -217,7 +217,7 @@ static void test_proxies_lead_to_their_targets(void **state)
     (void)close(second_target);
 }
 
-static void test_a_door_whose_address_stays_is_kept(void **state)
+static void test_a_listener_whose_address_stays_is_kept(void **state)
 {
     (void)state;
     char a[ADDRESS_SIZE], old[ADDRESS_SIZE], new[ADDRESS_SIZE];
@@ -328,7 +328,7 @@ static void test_a_log_that_cannot_be_opened_stops_the_change(void **state)
     assert_closed(a);
 }
 
-static void test_doors_come_and_go(void **state)
+static void test_listeners_come_and_go_and_keep_their_proxies(void **state)
 {
     (void)state;
     char a[ADDRESS_SIZE], b[ADDRESS_SIZE], target_text[ADDRESS_SIZE];
@@ -358,7 +358,7 @@ static void test_doors_come_and_go(void **state)
 
 // Two listeners with the same address in the file are two listeners (the kernel chooses each its port), also after a
 // reload.
-static void test_doors_with_one_address_stay_apart(void **state)
+static void test_listeners_with_one_address_stay_apart(void **state)
 {
     (void)state;
     char target_text[ADDRESS_SIZE];
@@ -417,12 +417,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_proxies_lead_to_their_targets, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_door_whose_address_stays_is_kept, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_listener_whose_address_stays_is_kept, setup, teardown),
         cmocka_unit_test_setup_teardown(test_who_comes_after_a_change_is_served_by_it, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_change_is_all_or_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_log_that_cannot_be_opened_stops_the_change, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_doors_come_and_go, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_doors_with_one_address_stay_apart, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_listeners_come_and_go_and_keep_their_proxies, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_listeners_with_one_address_stay_apart, setup, teardown),
         cmocka_unit_test_setup_teardown(test_an_inherited_connection_is_served_once, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -21,7 +21,7 @@
 #include "bitflow/base/log.h"
 #include "log_rig.h"
 
-static void test_format(void **state)
+static void test_a_line_has_level_message_context_and_pairs(void **state)
 {
     (void)state;
     struct log_context context = {.proxy = "web", .connection = 42}, only_proxy = {.proxy = "web"};
@@ -36,7 +36,7 @@ static void test_format(void **state)
     assert_logged("level=debug msg=x empty=\"\"\n");
 }
 
-static void test_levels(void **state)
+static void test_lines_below_the_level_are_not_written(void **state)
 {
     (void)state;
     static const char *const names[] = {"debug", "info", "warn", "error", "off"};
@@ -50,7 +50,7 @@ static void test_levels(void **state)
     assert_string_equal(logged(), "");
 }
 
-static void test_escaping(void **state)
+static void test_values_are_quoted_and_escaped(void **state)
 {
     (void)state;
     static const struct {
@@ -142,7 +142,7 @@ static void observe(const struct log_event *event)
     assert_in_range(event->wall, clock_wall() - 60 * NS_PER_S, clock_wall());
 }
 
-static void test_observer(void **state)
+static void test_the_observer_has_a_level_of_its_own(void **state)
 {
     (void)state;
     struct log_context context = {.proxy = "web", .connection = 42};
@@ -180,7 +180,7 @@ static void test_observer(void **state)
     assert_logged("level=error msg=\"written again\"\n");
 }
 
-static void test_more_pairs_than_are_kept(void **state)
+static void test_pairs_beyond_the_limit_are_left_out(void **state)
 {
     (void)state;
     _Static_assert(LOG_FIELDS_MAX == 24, "as many as below, but for the last");
@@ -196,7 +196,7 @@ static void test_more_pairs_than_are_kept(void **state)
     assert_null(strstr(line, "none"));
 }
 
-static void test_a_reader_that_does_not_read(void **state)
+static void test_a_reader_that_does_not_read_loses_lines_and_is_not_waited_for(void **state)
 {
     (void)state;
     static char value[1000];
@@ -221,7 +221,7 @@ static void test_a_reader_that_does_not_read(void **state)
     assert_logged("level=info msg=once\n");
 }
 
-static void test_a_reader_that_has_gone(void **state)
+static void test_lines_lost_to_a_gone_reader_are_counted(void **state)
 {
     (void)state;
     (void)close(reader);
@@ -241,7 +241,7 @@ static void test_a_reader_that_has_gone(void **state)
 
 // A terminal whose reader does not read: poll() calls it writable as long as there is room for anything, and a line
 // that does not fit whole must not be waited for.
-static void test_a_terminal_that_nobody_reads(void **state)
+static void test_a_terminal_that_nobody_reads_is_not_waited_for(void **state)
 {
     (void)state;
     int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
@@ -333,15 +333,16 @@ int main(void)
     if (sigaction(SIGPIPE, &ignore, NULL) != 0)
         return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_format, open_log, close_log),
-        cmocka_unit_test_setup_teardown(test_levels, open_log, close_log),
-        cmocka_unit_test_setup_teardown(test_escaping, open_log, close_log),
+        cmocka_unit_test_setup_teardown(test_a_line_has_level_message_context_and_pairs, open_log, close_log),
+        cmocka_unit_test_setup_teardown(test_lines_below_the_level_are_not_written, open_log, close_log),
+        cmocka_unit_test_setup_teardown(test_values_are_quoted_and_escaped, open_log, close_log),
         cmocka_unit_test_setup_teardown(test_long_values_are_cut, open_log, close_log),
-        cmocka_unit_test_setup_teardown(test_observer, open_log, close_log),
-        cmocka_unit_test_setup_teardown(test_more_pairs_than_are_kept, open_log, close_log),
-        cmocka_unit_test_setup_teardown(test_a_reader_that_does_not_read, open_log, close_log),
-        cmocka_unit_test_setup_teardown(test_a_reader_that_has_gone, open_log, close_log),
-        cmocka_unit_test_setup_teardown(test_a_terminal_that_nobody_reads, open_log, close_log),
+        cmocka_unit_test_setup_teardown(test_the_observer_has_a_level_of_its_own, open_log, close_log),
+        cmocka_unit_test_setup_teardown(test_pairs_beyond_the_limit_are_left_out, open_log, close_log),
+        cmocka_unit_test_setup_teardown(test_a_reader_that_does_not_read_loses_lines_and_is_not_waited_for, open_log,
+                                        close_log),
+        cmocka_unit_test_setup_teardown(test_lines_lost_to_a_gone_reader_are_counted, open_log, close_log),
+        cmocka_unit_test_setup_teardown(test_a_terminal_that_nobody_reads_is_not_waited_for, open_log, close_log),
         cmocka_unit_test_setup_teardown(test_lines_stay_whole, open_log, close_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -40,7 +40,7 @@ static void assert_text(const json_t *object, const char *key, const char *expec
     assert_string_equal(text, expected);
 }
 
-static void test_fields(void **state)
+static void test_a_line_has_its_fields(void **state)
 {
     (void)state;
     struct log_context context = {.proxy = "web", .connection = 42};
@@ -81,7 +81,7 @@ static void test_keys_come_in_order(void **state)
 
 #define REPLACEMENT "\xef\xbf\xbd"
 
-static void test_bytes(void **state)
+static void test_special_bytes_are_escaped(void **state)
 {
     (void)state;
     static const struct {
@@ -129,7 +129,7 @@ static void test_bytes(void **state)
 }
 
 // Every byte, and every pair that begins with one beyond ASCII: each line is valid, and each field where it belongs.
-static void test_any_bytes(void **state)
+static void test_any_bytes_leave_valid_json(void **state)
 {
     (void)state;
     for (unsigned first = 1; first < 0x100; first++)
@@ -178,7 +178,7 @@ static void test_long_values_are_cut(void **state)
 }
 
 // A proxy's name, which comes before the connection's id, of every length around the limit.
-static void test_a_long_line_before_the_id(void **state)
+static void test_a_line_that_is_cut_before_the_id_is_valid_json(void **state)
 {
     (void)state;
     static char name[LOG_LINE_MAX];
@@ -206,12 +206,12 @@ static void test_a_long_line_before_the_id(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_fields, open_json, close_log),
+        cmocka_unit_test_setup_teardown(test_a_line_has_its_fields, open_json, close_log),
         cmocka_unit_test_setup_teardown(test_keys_come_in_order, open_json, close_log),
-        cmocka_unit_test_setup_teardown(test_bytes, open_json, close_log),
-        cmocka_unit_test_setup_teardown(test_any_bytes, open_json, close_log),
+        cmocka_unit_test_setup_teardown(test_special_bytes_are_escaped, open_json, close_log),
+        cmocka_unit_test_setup_teardown(test_any_bytes_leave_valid_json, open_json, close_log),
         cmocka_unit_test_setup_teardown(test_long_values_are_cut, open_json, close_log),
-        cmocka_unit_test_setup_teardown(test_a_long_line_before_the_id, open_json, close_log),
+        cmocka_unit_test_setup_teardown(test_a_line_that_is_cut_before_the_id_is_valid_json, open_json, close_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

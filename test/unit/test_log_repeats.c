@@ -58,7 +58,7 @@ static unsigned logged_lines(void)
     return count_lines(logged(), "\n");
 }
 
-static void test_a_storm(void **state)
+static void test_a_storm_is_summed_up_after_its_window(void **state)
 {
     (void)state;
     assert_int_equal(log_flush_repeats(false), DEADLINE_NONE);
@@ -104,7 +104,7 @@ static void test_the_next_window_tells_of_the_one_before(void **state)
     assert_int_equal(atomic_load(&notices), 1); // nobody has called since the first
 }
 
-static void test_what_makes_a_kind(void **state)
+static void test_kinds_are_counted_apart(void **state)
 {
     (void)state;
     for (unsigned i = 1; i <= 2 * LOG_REPEATS_MAX; i++) {
@@ -124,7 +124,7 @@ static void test_what_makes_a_kind(void **state)
     assert_non_null(strstr(text, "level=warn msg=\"something else\" target=db more=10\n"));
 }
 
-static void test_lines_of_the_process(void **state)
+static void test_only_equal_lines_of_the_process_are_summed_up(void **state)
 {
     (void)state;
     // Each tells something else.
@@ -164,7 +164,7 @@ static void test_info_and_the_observer_see_all(void **state)
     assert_int_equal(count_lines(text, "level=warn"), LOG_REPEATS_MAX + 1);
 }
 
-static void test_not_told_below_the_level(void **state)
+static void test_a_sum_below_the_level_is_not_told(void **state)
 {
     (void)state;
     for (unsigned i = 1; i <= 2 * LOG_REPEATS_MAX; i++)
@@ -176,7 +176,7 @@ static void test_not_told_below_the_level(void **state)
 }
 
 // More kinds at once than are remembered: all is written, and the places are used again later.
-static void test_more_kinds_than_places(void **state)
+static void test_kinds_beyond_the_table_are_all_written(void **state)
 {
     (void)state;
     assert_true(fcntl(writer, F_SETPIPE_SZ, 1 << 20) >= 1 << 20);
@@ -197,7 +197,7 @@ static void test_more_kinds_than_places(void **state)
     assert_logged("level=warn msg=\"cannot connect\" proxy=web target=new reason=refused more=37\n");
 }
 
-static void test_long_texts(void **state)
+static void test_long_texts_are_cut_in_the_sum(void **state)
 {
     (void)state;
     static char first[700], second[700];
@@ -214,7 +214,7 @@ static void test_long_texts(void **state)
 }
 
 // As of a certificate that many targets have: its subject and its date are in the message.
-static void test_a_message_that_is_gone(void **state)
+static void test_a_sum_keeps_a_message_that_is_gone(void **state)
 {
     (void)state;
     const struct log_context web = {.proxy = "web"};
@@ -230,7 +230,7 @@ static void test_a_message_that_is_gone(void **state)
 }
 
 // Shaped like what a peer did, as JSON.
-static void test_json(void **state)
+static void test_a_sum_is_valid_json(void **state)
 {
     (void)state;
     log_set_format(LOG_JSON);
@@ -254,7 +254,7 @@ static void *storm(void *argument)
 }
 
 // Whatever the threads do, lines written and lines told of are all the lines.
-static void test_many_threads(void **state)
+static void test_no_line_of_many_threads_is_left_uncounted(void **state)
 {
     (void)state;
     assert_true(fcntl(writer, F_SETPIPE_SZ, 1 << 20) >= 1 << 20);
@@ -278,17 +278,17 @@ static void test_many_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_a_storm, open_repeats, close_log),
+        cmocka_unit_test_setup_teardown(test_a_storm_is_summed_up_after_its_window, open_repeats, close_log),
         cmocka_unit_test_setup_teardown(test_the_next_window_tells_of_the_one_before, open_repeats, close_log),
-        cmocka_unit_test_setup_teardown(test_what_makes_a_kind, open_repeats, close_log),
-        cmocka_unit_test_setup_teardown(test_lines_of_the_process, open_repeats, close_log),
+        cmocka_unit_test_setup_teardown(test_kinds_are_counted_apart, open_repeats, close_log),
+        cmocka_unit_test_setup_teardown(test_only_equal_lines_of_the_process_are_summed_up, open_repeats, close_log),
         cmocka_unit_test_setup_teardown(test_info_and_the_observer_see_all, open_repeats, close_log),
-        cmocka_unit_test_setup_teardown(test_not_told_below_the_level, open_repeats, close_log),
-        cmocka_unit_test_setup_teardown(test_more_kinds_than_places, open_repeats, close_log),
-        cmocka_unit_test_setup_teardown(test_long_texts, open_repeats, close_log),
-        cmocka_unit_test_setup_teardown(test_a_message_that_is_gone, open_repeats, close_log),
-        cmocka_unit_test_setup_teardown(test_json, open_repeats, close_log),
-        cmocka_unit_test_setup_teardown(test_many_threads, open_repeats, close_log),
+        cmocka_unit_test_setup_teardown(test_a_sum_below_the_level_is_not_told, open_repeats, close_log),
+        cmocka_unit_test_setup_teardown(test_kinds_beyond_the_table_are_all_written, open_repeats, close_log),
+        cmocka_unit_test_setup_teardown(test_long_texts_are_cut_in_the_sum, open_repeats, close_log),
+        cmocka_unit_test_setup_teardown(test_a_sum_keeps_a_message_that_is_gone, open_repeats, close_log),
+        cmocka_unit_test_setup_teardown(test_a_sum_is_valid_json, open_repeats, close_log),
+        cmocka_unit_test_setup_teardown(test_no_line_of_many_threads_is_left_uncounted, open_repeats, close_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,7 +12,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/telemetry/metric.h"
 
-static void test_counter(void **state)
+static void test_a_counter_is_settled_when_all_is_confirmed(void **state)
 {
     (void)state;
     struct metric_counter counter = {.attempted = 0};
@@ -137,7 +137,7 @@ static void test_none_is_lost_or_counted_twice(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_counter),
+        cmocka_unit_test(test_a_counter_is_settled_when_all_is_confirmed),
         cmocka_unit_test(test_few_values_are_all_kept),
         cmocka_unit_test(test_very_many_values_are_counted),
         cmocka_unit_test(test_many_values_are_sampled_evenly),

@@ -57,7 +57,7 @@ static size_t count_targets(struct proxy_metrics *proxy)
     return count;
 }
 
-static void test_found_again_by_name(void **state)
+static void test_metrics_are_found_again_by_name(void **state)
 {
     (void)state;
     struct fixture fixture;
@@ -83,7 +83,7 @@ static void test_found_again_by_name(void **state)
     metrics_release(&fixture.metrics);
 }
 
-static void test_kept_until_it_is_reported(void **state)
+static void test_metrics_are_kept_until_they_are_reported(void **state)
 {
     (void)state;
     struct fixture fixture;
@@ -141,8 +141,8 @@ static void test_nothing_is_kept_when_off(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_found_again_by_name),
-        cmocka_unit_test(test_kept_until_it_is_reported),
+        cmocka_unit_test(test_metrics_are_found_again_by_name),
+        cmocka_unit_test(test_metrics_are_kept_until_they_are_reported),
         cmocka_unit_test(test_nothing_is_kept_when_off),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

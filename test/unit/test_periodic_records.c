@@ -78,7 +78,7 @@ static void wait_until(const _Atomic unsigned *count, unsigned least)
     }
 }
 
-static void test_nothing_to_report(void **state)
+static void test_records_end_with_nothing_to_report(void **state)
 {
     (void)state;
     struct error error = ERROR_INIT;
@@ -93,7 +93,7 @@ static void test_nothing_to_report(void **state)
     periodic_records_destroy(&records);
 }
 
-static void test_one_is_reported_again_and_again(void **state)
+static void test_an_entry_is_reported_again_and_again(void **state)
 {
     (void)state;
     struct periodic_records *records = start();
@@ -261,7 +261,7 @@ static void *come_and_go(void *argument)
     return NULL;
 }
 
-static void test_a_crowd(void **state)
+static void test_entries_that_come_and_go_are_reported(void **state)
 {
     (void)state;
     struct periodic_records *records = start();
@@ -285,13 +285,13 @@ static void test_a_crowd(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nothing_to_report),
-        cmocka_unit_test(test_one_is_reported_again_and_again),
+        cmocka_unit_test(test_records_end_with_nothing_to_report),
+        cmocka_unit_test(test_an_entry_is_reported_again_and_again),
         cmocka_unit_test(test_each_queue_has_its_own_interval),
         cmocka_unit_test(test_the_end_waits_for_rendering),
         cmocka_unit_test(test_the_record_of_the_end_comes_last),
         cmocka_unit_test(test_closing_does_not_wait_for_the_disk),
-        cmocka_unit_test(test_a_crowd),
+        cmocka_unit_test(test_entries_that_come_and_go_are_reported),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

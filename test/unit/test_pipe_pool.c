@@ -39,7 +39,7 @@ static int after_test(void **state)
     return count.taken == 0 && count.idle == 0 ? 0 : -1;
 }
 
-static void pipes_are_made_for_the_purpose(void **state)
+static void test_a_pipe_is_large_and_closes_on_exec(void **state)
 {
     (void)state;
     struct bulk_pipe taken;
@@ -54,7 +54,7 @@ static void pipes_are_made_for_the_purpose(void **state)
     pipe_pool_give(&taken);
 }
 
-static void a_given_pipe_is_the_next_taken(void **state)
+static void test_a_given_pipe_is_the_next_taken(void **state)
 {
     (void)state;
     struct bulk_pipe first, again;
@@ -69,7 +69,7 @@ static void a_given_pipe_is_the_next_taken(void **state)
     pipe_pool_give(&again);
 }
 
-static void a_discarded_pipe_is_closed(void **state)
+static void test_a_discarded_pipe_is_closed(void **state)
 {
     (void)state;
     struct bulk_pipe taken;
@@ -82,7 +82,7 @@ static void a_discarded_pipe_is_closed(void **state)
     assert_int_equal(pipe_pool_count().idle, 0);
 }
 
-static void few_idle_pipes_are_kept(void **state)
+static void test_few_idle_pipes_are_kept(void **state)
 {
     (void)state;
     unsigned count = 0;
@@ -100,7 +100,7 @@ static void few_idle_pipes_are_kept(void **state)
     assert_int_equal(fcntl(first_given.read_end, F_GETFD), -1);
 }
 
-static void pipes_take_an_eighth_of_the_descriptors(void **state)
+static void test_pipes_take_an_eighth_of_the_descriptors(void **state)
 {
     (void)state;
     struct rlimit before;
@@ -118,7 +118,7 @@ static void pipes_take_an_eighth_of_the_descriptors(void **state)
         pipe_pool_give(&pipes[--count]);
 }
 
-static void a_shortage_of_descriptors_is_survived(void **state)
+static void test_a_shortage_of_descriptors_is_survived(void **state)
 {
     (void)state;
     struct rlimit before;
@@ -165,7 +165,7 @@ static void *take_and_give(void *argument)
     return NULL;
 }
 
-static void any_thread_may_use_it(void **state)
+static void test_any_thread_may_use_it(void **state)
 {
     (void)state;
     pthread_t threads[6];
@@ -182,13 +182,13 @@ static void any_thread_may_use_it(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(pipes_are_made_for_the_purpose, after_test),
-        cmocka_unit_test_teardown(a_given_pipe_is_the_next_taken, after_test),
-        cmocka_unit_test_teardown(a_discarded_pipe_is_closed, after_test),
-        cmocka_unit_test_teardown(few_idle_pipes_are_kept, after_test),
-        cmocka_unit_test_teardown(pipes_take_an_eighth_of_the_descriptors, after_test),
-        cmocka_unit_test_teardown(a_shortage_of_descriptors_is_survived, after_test),
-        cmocka_unit_test_teardown(any_thread_may_use_it, after_test),
+        cmocka_unit_test_teardown(test_a_pipe_is_large_and_closes_on_exec, after_test),
+        cmocka_unit_test_teardown(test_a_given_pipe_is_the_next_taken, after_test),
+        cmocka_unit_test_teardown(test_a_discarded_pipe_is_closed, after_test),
+        cmocka_unit_test_teardown(test_few_idle_pipes_are_kept, after_test),
+        cmocka_unit_test_teardown(test_pipes_take_an_eighth_of_the_descriptors, after_test),
+        cmocka_unit_test_teardown(test_a_shortage_of_descriptors_is_survived, after_test),
+        cmocka_unit_test_teardown(test_any_thread_may_use_it, after_test),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

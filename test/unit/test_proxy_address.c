@@ -15,7 +15,7 @@ static struct endpoint endpoint_of(const char *text)
     return endpoint;
 }
 
-static void test_there_and_back(void **state)
+static void test_an_endpoint_survives_the_way_there_and_back(void **state)
 {
     (void)state;
     static const struct {
@@ -51,7 +51,7 @@ static void test_there_and_back(void **state)
     assert_int_equal(end.port, 80);
 }
 
-static void test_what_has_no_address(void **state)
+static void test_what_has_no_address_is_unknown(void **state)
 {
     (void)state;
     struct proxy_header_address end;
@@ -71,7 +71,7 @@ static void test_what_has_no_address(void **state)
 }
 
 // A path that takes all of the room has no zero behind it.
-static void test_a_path_without_an_end(void **state)
+static void test_a_path_without_a_zero_is_whole(void **state)
 {
     (void)state;
     struct proxy_header_address end = {.family = PROXY_HEADER_UNIX};
@@ -94,7 +94,7 @@ static void test_a_path_without_an_end(void **state)
 }
 
 // The kernel counts a zero behind such a path, for which struct sockaddr_un has no room.
-static void test_a_path_whose_end_is_beyond(void **state)
+static void test_a_path_whose_zero_is_beyond_is_whole(void **state)
 {
     (void)state;
     const socklen_t length = sizeof(struct sockaddr_un) + 1;
@@ -111,10 +111,10 @@ static void test_a_path_whose_end_is_beyond(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_there_and_back),
-        cmocka_unit_test(test_what_has_no_address),
-        cmocka_unit_test(test_a_path_without_an_end),
-        cmocka_unit_test(test_a_path_whose_end_is_beyond),
+        cmocka_unit_test(test_an_endpoint_survives_the_way_there_and_back),
+        cmocka_unit_test(test_what_has_no_address_is_unknown),
+        cmocka_unit_test(test_a_path_without_a_zero_is_whole),
+        cmocka_unit_test(test_a_path_whose_zero_is_beyond_is_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -50,7 +50,7 @@ static void assert_left(struct stream *stream, const char *left)
     assert_int_equal(got < 0 ? 0 : got, strlen(left));
 }
 
-static void test_reads_the_header_alone(void **state)
+static void test_nothing_is_read_beyond_the_header(void **state)
 {
     (void)state;
     for (int local = 0; local < 2; local++) {
@@ -92,7 +92,7 @@ static void test_texts_outlive_the_reading(void **state)
     close_stream(&stream);
 }
 
-static void test_headers_without_addresses(void **state)
+static void test_a_header_without_addresses_leaves_the_endpoints_empty(void **state)
 {
     (void)state;
     static const char *const headers[] = {"20 00 0000", "20 11 000c c0000201 c0000202 c350 01bb", "21 00 0000"};
@@ -130,7 +130,7 @@ static void *write_slowly(void *argument)
     return NULL;
 }
 
-static void test_one_byte_at_a_time(void **state)
+static void test_a_header_may_come_byte_by_byte(void **state)
 {
     (void)state;
     struct stream stream;
@@ -146,7 +146,7 @@ static void test_one_byte_at_a_time(void **state)
     close_stream(&stream);
 }
 
-static void test_nothing_comes_in_time(void **state)
+static void test_a_header_that_does_not_come_in_time_ends_the_connection(void **state)
 {
     (void)state;
     static const char *const parts[] = {"", "P", "PROXY TCP4 192.0.2.1", "\r\n\r\n"};
@@ -165,7 +165,7 @@ static void test_nothing_comes_in_time(void **state)
     }
 }
 
-static void test_a_client_that_leaves(void **state)
+static void test_a_client_that_leaves_is_told_apart_from_a_cut_header(void **state)
 {
     (void)state;
     struct stream stream;
@@ -191,7 +191,7 @@ static void test_a_client_that_leaves(void **state)
     (void)close(stream.pair[0]);
 }
 
-static void test_what_is_no_header(void **state)
+static void test_what_is_no_header_is_named(void **state)
 {
     (void)state;
     static const char *const cases[][2] = {
@@ -211,7 +211,7 @@ static void test_what_is_no_header(void **state)
     }
 }
 
-static void test_the_largest(void **state)
+static void test_the_largest_header_is_read(void **state)
 {
     (void)state;
     struct stream stream;
@@ -230,10 +230,14 @@ static void test_the_largest(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reads_the_header_alone),    cmocka_unit_test(test_texts_outlive_the_reading),
-        cmocka_unit_test(test_headers_without_addresses), cmocka_unit_test(test_one_byte_at_a_time),
-        cmocka_unit_test(test_nothing_comes_in_time),     cmocka_unit_test(test_a_client_that_leaves),
-        cmocka_unit_test(test_what_is_no_header),         cmocka_unit_test(test_the_largest),
+        cmocka_unit_test(test_nothing_is_read_beyond_the_header),
+        cmocka_unit_test(test_texts_outlive_the_reading),
+        cmocka_unit_test(test_a_header_without_addresses_leaves_the_endpoints_empty),
+        cmocka_unit_test(test_a_header_may_come_byte_by_byte),
+        cmocka_unit_test(test_a_header_that_does_not_come_in_time_ends_the_connection),
+        cmocka_unit_test(test_a_client_that_leaves_is_told_apart_from_a_cut_header),
+        cmocka_unit_test(test_what_is_no_header_is_named),
+        cmocka_unit_test(test_the_largest_header_is_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

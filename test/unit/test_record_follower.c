@@ -34,7 +34,7 @@ static void follow(struct record_follower *follower, const char *bytes, size_t l
     }
 }
 
-static void test_where_records_begin_and_end(void **state)
+static void test_a_stream_in_any_pieces_has_the_same_records(void **state)
 {
     (void)state;
     const size_t whole = sizeof stream - 1 - 2;
@@ -57,7 +57,7 @@ static void test_where_records_begin_and_end(void **state)
     }
 }
 
-static void test_alerts(void **state)
+static void test_only_a_plain_alert_is_read(void **state)
 {
     (void)state;
     static const struct {
@@ -85,7 +85,7 @@ static void test_alerts(void **state)
 }
 
 // Of a long record the beginning is kept, and its whole length is known.
-static void test_long_records(void **state)
+static void test_the_beginning_of_a_long_record_is_kept(void **state)
 {
     (void)state;
     static char bytes[RECORD_FOLLOWER_HEADER + 0xffff] = {0x17, 3, 3, (char)0xff, (char)0xff};
@@ -104,9 +104,9 @@ static void test_long_records(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_where_records_begin_and_end),
-        cmocka_unit_test(test_alerts),
-        cmocka_unit_test(test_long_records),
+        cmocka_unit_test(test_a_stream_in_any_pieces_has_the_same_records),
+        cmocka_unit_test(test_only_a_plain_alert_is_read),
+        cmocka_unit_test(test_the_beginning_of_a_long_record_is_kept),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

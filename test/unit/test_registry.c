@@ -63,6 +63,20 @@ static void close_fake(struct fake *fake)
     (void)close(fake->target_peer);
 }
 
+static void add_fake(struct registry *registry, struct fake *fake, int64_t deadline)
+{
+    open_fake(fake, deadline);
+    registry_add(registry, &fake->entry);
+}
+
+static void leave(struct registry *registry, struct fake *fakes, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        registry_remove(registry, &fakes[i].entry);
+        close_fake(&fakes[i]);
+    }
+}
+
 static bool has_ended(int peer, int wait_ms)
 {
     struct pollfd poller = {.fd = peer, .events = POLLIN};
@@ -75,14 +89,13 @@ static enum close_reason reason_of(struct fake *fake)
     return atomic_load(&fake->entry.settled_reason);
 }
 
-static void test_counts(void **state)
+static void test_connections_are_counted_while_they_are_in(void **state)
 {
     (void)state;
     struct registry *registry = create();
     struct fake fakes[3];
     for (size_t i = 0; i < 3; i++) {
-        open_fake(&fakes[i], i == 1 ? deadline_after(3600 * NS_PER_S) : DEADLINE_NONE);
-        registry_add(registry, &fakes[i].entry);
+        add_fake(registry, &fakes[i], i == 1 ? deadline_after(3600 * NS_PER_S) : DEADLINE_NONE);
         assert_int_equal(registry_count(registry), i + 1);
         assert_int_equal(fakes[i].entry.target, -1);
         assert_int_equal(reason_of(&fakes[i]), CLOSE_NONE);
@@ -108,8 +121,7 @@ static void test_end_all_shuts_both_sockets_down(void **state)
     struct registry *registry = create();
     struct fake fakes[3];
     for (size_t i = 0; i < 3; i++) {
-        open_fake(&fakes[i], i == 1 ? deadline_after(3600 * NS_PER_S) : DEADLINE_NONE);
-        registry_add(registry, &fakes[i].entry);
+        add_fake(registry, &fakes[i], i == 1 ? deadline_after(3600 * NS_PER_S) : DEADLINE_NONE);
     }
     registry_set_target(registry, &fakes[0].entry, fakes[0].target);
     registry_set_target(registry, &fakes[1].entry, fakes[1].target);
@@ -123,10 +135,7 @@ static void test_end_all_shuts_both_sockets_down(void **state)
     registry_set_target(registry, &fakes[2].entry, fakes[2].target);
     assert_true(has_ended(fakes[2].target_peer, 0));
     assert_int_equal(registry_count(registry), 3); // a connection leaves by itself
-    for (size_t i = 0; i < 3; i++) {
-        registry_remove(registry, &fakes[i].entry);
-        close_fake(&fakes[i]);
-    }
+    leave(registry, fakes, 3);
     registry_destroy(&registry);
 }
 
@@ -135,14 +144,12 @@ static void test_the_first_reason_stands(void **state)
     (void)state;
     struct registry *registry = create();
     struct fake fake;
-    open_fake(&fake, DEADLINE_NONE);
-    registry_add(registry, &fake.entry);
+    add_fake(registry, &fake, DEADLINE_NONE);
     assert_true(close_reason_settle(&fake.entry.settled_reason, CLOSE_COMPLETED));
     assert_false(close_reason_settle(&fake.entry.settled_reason, CLOSE_LIFETIME));
     registry_end_all(registry, CLOSE_DRAIN);
     assert_int_equal(reason_of(&fake), CLOSE_COMPLETED);
-    registry_remove(registry, &fake.entry);
-    close_fake(&fake);
+    leave(registry, &fake, 1);
     registry_destroy(&registry);
 }
 
@@ -156,8 +163,7 @@ static void test_lifetimes_end_in_their_order_and_not_early(void **state)
     struct error error = ERROR_INIT;
     assert_true(registry_watch_lifetimes(registry, &error));
     for (size_t i = 0; i < ARRAY_LENGTH(fakes); i++) {
-        open_fake(&fakes[i], deadline_after(lifetimes_ms[i] * NS_PER_MS));
-        registry_add(registry, &fakes[i].entry);
+        add_fake(registry, &fakes[i], deadline_after(lifetimes_ms[i] * NS_PER_MS));
         registry_set_target(registry, &fakes[i].entry, fakes[i].target);
     }
     for (size_t i = 1; i <= 4; i++) {
@@ -174,39 +180,29 @@ static void test_lifetimes_end_in_their_order_and_not_early(void **state)
     registry_end_all(registry, CLOSE_DRAIN);
     assert_int_equal(reason_of(&fakes[4]), CLOSE_LIFETIME);
     assert_int_equal(reason_of(&fakes[0]), CLOSE_DRAIN);
-    for (size_t i = 0; i < ARRAY_LENGTH(fakes); i++) {
-        registry_remove(registry, &fakes[i].entry);
-        close_fake(&fakes[i]);
-    }
+    leave(registry, fakes, ARRAY_LENGTH(fakes));
     registry_destroy(&registry);
 }
 
 static void test_a_shorter_lifetime_wakes_the_watcher(void **state)
 {
     (void)state;
+    enum { SLOW, UNLIMITED, QUICK, QUICKER, ALL };
     struct registry *registry = create();
-    struct fake slow, quick, quicker, unlimited;
+    struct fake fakes[ALL];
     struct error error = ERROR_INIT;
-    open_fake(&slow, deadline_after(3600 * NS_PER_S));
-    open_fake(&unlimited, DEADLINE_NONE);
-    open_fake(&quick, deadline_after(NS_PER_MS));
-    registry_add(registry, &slow.entry);
-    registry_add(registry, &unlimited.entry);
-    registry_add(registry, &quick.entry);
+    add_fake(registry, &fakes[SLOW], deadline_after(3600 * NS_PER_S));
+    add_fake(registry, &fakes[UNLIMITED], DEADLINE_NONE);
+    add_fake(registry, &fakes[QUICK], deadline_after(NS_PER_MS));
     assert_true(registry_watch_lifetimes(registry, &error));
     assert_true(registry_watch_lifetimes(registry, &error)); // once more changes nothing
     // It ends one under the lock, and lets go of that only to sleep for an hour: so it sleeps when the next one comes.
-    assert_true(has_ended(quick.client_peer, PATIENCE_MS));
-    open_fake(&quicker, deadline_after(20 * NS_PER_MS));
-    registry_add(registry, &quicker.entry);
-    assert_true(has_ended(quicker.client_peer, PATIENCE_MS));
-    assert_int_equal(reason_of(&slow), CLOSE_NONE);
-    assert_int_equal(reason_of(&unlimited), CLOSE_NONE);
-    struct fake *all[] = {&slow, &quick, &quicker, &unlimited};
-    for (size_t i = 0; i < ARRAY_LENGTH(all); i++) {
-        registry_remove(registry, &all[i]->entry);
-        close_fake(all[i]);
-    }
+    assert_true(has_ended(fakes[QUICK].client_peer, PATIENCE_MS));
+    add_fake(registry, &fakes[QUICKER], deadline_after(20 * NS_PER_MS));
+    assert_true(has_ended(fakes[QUICKER].client_peer, PATIENCE_MS));
+    assert_int_equal(reason_of(&fakes[SLOW]), CLOSE_NONE);
+    assert_int_equal(reason_of(&fakes[UNLIMITED]), CLOSE_NONE);
+    leave(registry, fakes, ALL);
     registry_destroy(&registry);
 }
 
@@ -216,8 +212,7 @@ static void test_drain_says_when_the_last_has_left(void **state)
     struct registry *registry = create();
     struct fake fakes[2];
     for (size_t i = 0; i < 2; i++) {
-        open_fake(&fakes[i], DEADLINE_NONE);
-        registry_add(registry, &fakes[i].entry);
+        add_fake(registry, &fakes[i], DEADLINE_NONE);
     }
     registry_drain(registry);
     assert_int_equal(atomic_load(&empties), 0);
@@ -249,6 +244,12 @@ struct crowd {
     pthread_barrier_t all_in; // every thread has its last connection open
     _Atomic int wrong;
 };
+
+static void join(const pthread_t *threads, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+}
 
 static bool open_pair(int pair[2])
 {
@@ -288,7 +289,7 @@ static void *live(void *argument)
     return NULL;
 }
 
-static void test_many_threads(void **state)
+static void test_threads_that_come_and_go_leave_nothing_behind(void **state)
 {
     (void)state;
     struct crowd crowd = {.registry = create()};
@@ -305,8 +306,7 @@ static void test_many_threads(void **state)
     // Everybody's last connection can be open only after this thread has come too, so the drain sees some of them.
     registry_drain(crowd.registry);
     (void)pthread_barrier_wait(&crowd.all_in);
-    for (size_t i = 0; i < THREADS; i++)
-        assert_int_equal(pthread_join(threads[i], NULL), 0);
+    join(threads, THREADS);
     assert_int_equal(atomic_load(&crowd.wrong), 0);
     assert_int_equal(registry_count(crowd.registry), 0);
     assert_true(atomic_load(&empties) >= 1);
@@ -322,7 +322,7 @@ static void *leave_last(void *argument)
 }
 
 // However the last ones leave together: it is said exactly once.
-static void test_drain_speaks_once(void **state)
+static void test_a_drain_speaks_once(void **state)
 {
     (void)state;
     for (int round = 0; round < 50; round++) {
@@ -333,8 +333,7 @@ static void test_drain_speaks_once(void **state)
             assert_int_equal(pthread_create(&threads[i], NULL, leave_last, &crowd), 0);
         (void)pthread_barrier_wait(&crowd.all_in); // all of them are in, and begin to leave
         registry_drain(crowd.registry);
-        for (size_t i = 0; i < THREADS; i++)
-            assert_int_equal(pthread_join(threads[i], NULL), 0);
+        join(threads, THREADS);
         assert_int_equal(atomic_load(&empties), 1);
         assert_int_equal(pthread_barrier_destroy(&crowd.all_in), 0);
         registry_destroy(&crowd.registry);
@@ -373,15 +372,14 @@ static void *come_and_go(void *argument)
     return NULL;
 }
 
-static void test_ends_from_outside(void **state)
+static void test_an_end_from_outside_spares_other_sockets(void **state)
 {
     (void)state;
     struct crowd crowd = {.registry = create()};
     pthread_t threads[4];
     for (size_t i = 0; i < 4; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, i == 0 ? end_them_all : come_and_go, &crowd), 0);
-    for (size_t i = 0; i < 4; i++)
-        assert_int_equal(pthread_join(threads[i], NULL), 0);
+    join(threads, 4);
     assert_int_equal(atomic_load(&crowd.wrong), 0);
     assert_int_equal(registry_count(crowd.registry), 0);
     registry_destroy(&crowd.registry);
@@ -390,16 +388,16 @@ static void test_ends_from_outside(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_counts),
+        cmocka_unit_test(test_connections_are_counted_while_they_are_in),
         cmocka_unit_test(test_end_all_shuts_both_sockets_down),
         cmocka_unit_test(test_the_first_reason_stands),
         cmocka_unit_test(test_lifetimes_end_in_their_order_and_not_early),
         cmocka_unit_test(test_a_shorter_lifetime_wakes_the_watcher),
         cmocka_unit_test(test_drain_says_when_the_last_has_left),
         cmocka_unit_test(test_drain_of_nothing_says_so_at_once),
-        cmocka_unit_test(test_many_threads),
-        cmocka_unit_test(test_drain_speaks_once),
-        cmocka_unit_test(test_ends_from_outside),
+        cmocka_unit_test(test_threads_that_come_and_go_leave_nothing_behind),
+        cmocka_unit_test(test_a_drain_speaks_once),
+        cmocka_unit_test(test_an_end_from_outside_spares_other_sockets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

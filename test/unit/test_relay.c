@@ -9,7 +9,7 @@ static const struct {
 
 #define FOR_EACH_PAIRING(i) for (size_t i = 0; i < ARRAY_LENGTH(pairings); i++)
 
-static void messages_pass_both_ways(void **state)
+static void test_messages_pass_both_ways(void **state)
 {
     (void)state;
     FOR_EACH_PAIRING(i)
@@ -61,20 +61,20 @@ static void half_close(size_t pairing, enum relay_side first)
     rig_release(&rig);
 }
 
-static void the_client_half_closes_first(void **state)
+static void test_a_half_close_of_the_client_leaves_the_other_direction_open(void **state)
 {
     (void)state;
     FOR_EACH_PAIRING(i) half_close(i, RELAY_CLIENT);
 }
 
-static void the_target_half_closes_first(void **state)
+static void test_a_half_close_of_the_target_leaves_the_other_direction_open(void **state)
 {
     (void)state;
     FOR_EACH_PAIRING(i) half_close(i, RELAY_TARGET);
 }
 
 // Everything sent before an orderly close arrives, however late the other side begins to read.
-static void what_was_sent_before_a_close_arrives(void **state)
+static void test_what_was_sent_before_a_close_arrives(void **state)
 {
     (void)state;
     FOR_EACH_PAIRING(i)
@@ -129,7 +129,7 @@ static void reset_while_idle(enum rig_kind kind, enum relay_side side)
     rig_release(&rig);
 }
 
-static void a_reset_resets_the_other_side(void **state)
+static void test_a_reset_resets_the_other_side(void **state)
 {
     (void)state;
     reset_while_idle(RIG_TCP, RELAY_CLIENT);
@@ -163,7 +163,7 @@ static void reset_during_write(enum rig_kind target, int rounds)
     }
 }
 
-static void a_reset_during_a_write_is_no_orderly_end(void **state)
+static void test_a_reset_during_a_write_is_no_orderly_end(void **state)
 {
     (void)state;
     reset_during_write(RIG_TCP, 5);
@@ -171,7 +171,7 @@ static void a_reset_during_a_write_is_no_orderly_end(void **state)
 }
 
 // What the target had sent before it went is delivered, though the client reads it only later.
-static void what_was_sent_before_a_reset_arrives(void **state)
+static void test_what_was_sent_before_a_reset_arrives(void **state)
 {
     (void)state;
     for (int round = 0; round < 50; round++) {
@@ -194,7 +194,7 @@ static void what_was_sent_before_a_reset_arrives(void **state)
 
 // The client has little room, so that most of what the target had sent still waits in the relay's socket when the
 // relay ends: closing that with a reset at once would lose it.
-static void what_waits_to_be_sent_at_a_reset_arrives(void **state)
+static void test_what_waits_to_be_sent_at_a_reset_arrives(void **state)
 {
     (void)state;
     struct rig rig;
@@ -220,7 +220,7 @@ static void what_waits_to_be_sent_at_a_reset_arrives(void **state)
 
 // The target resets while the other direction is stuck in a write to a client that does not read: that one is given the
 // grace, then the relay ends all the same.
-static void a_stuck_side_ends_after_the_grace(void **state)
+static void test_a_stuck_side_ends_after_the_grace(void **state)
 {
     (void)state;
     struct rig rig;
@@ -237,7 +237,7 @@ static void a_stuck_side_ends_after_the_grace(void **state)
 }
 
 // A client that closes both ways while the target still sends resets the connection.
-static void a_write_to_a_closed_client_is_its_reset(void **state)
+static void test_a_write_to_a_closed_client_is_its_reset(void **state)
 {
     (void)state;
     FOR_EACH_PAIRING(i)
@@ -259,16 +259,16 @@ static void a_write_to_a_closed_client_is_its_reset(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(messages_pass_both_ways),
-        cmocka_unit_test(the_client_half_closes_first),
-        cmocka_unit_test(the_target_half_closes_first),
-        cmocka_unit_test(what_was_sent_before_a_close_arrives),
-        cmocka_unit_test(a_reset_resets_the_other_side),
-        cmocka_unit_test(a_reset_during_a_write_is_no_orderly_end),
-        cmocka_unit_test(what_was_sent_before_a_reset_arrives),
-        cmocka_unit_test(what_waits_to_be_sent_at_a_reset_arrives),
-        cmocka_unit_test(a_stuck_side_ends_after_the_grace),
-        cmocka_unit_test(a_write_to_a_closed_client_is_its_reset),
+        cmocka_unit_test(test_messages_pass_both_ways),
+        cmocka_unit_test(test_a_half_close_of_the_client_leaves_the_other_direction_open),
+        cmocka_unit_test(test_a_half_close_of_the_target_leaves_the_other_direction_open),
+        cmocka_unit_test(test_what_was_sent_before_a_close_arrives),
+        cmocka_unit_test(test_a_reset_resets_the_other_side),
+        cmocka_unit_test(test_a_reset_during_a_write_is_no_orderly_end),
+        cmocka_unit_test(test_what_was_sent_before_a_reset_arrives),
+        cmocka_unit_test(test_what_waits_to_be_sent_at_a_reset_arrives),
+        cmocka_unit_test(test_a_stuck_side_ends_after_the_grace),
+        cmocka_unit_test(test_a_write_to_a_closed_client_is_its_reset),
     };
     rig_prepare();
     int failed = cmocka_run_group_tests_name("with threads to be had", tests, NULL, NULL);

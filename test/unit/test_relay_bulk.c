@@ -67,7 +67,7 @@ static void carry_bulk_over_each_pairing(void)
     }
 }
 
-static void bulk_by_splice(void **state)
+static void test_bulk_goes_through_pipes(void **state)
 {
     (void)state;
     (void)pipe_pool_trim();
@@ -76,14 +76,14 @@ static void bulk_by_splice(void **state)
     assert_true(pipe_pool_count().idle > 0); // some were used
 }
 
-static void bulk_on_one_thread(void **state)
+static void test_bulk_arrives_on_one_thread(void **state)
 {
     (void)state;
     carry_bulk_over_each_pairing();
     (void)pipe_pool_trim(); // the direction that ended last may have had one
 }
 
-static void bulk_without_pipes(void **state)
+static void test_bulk_arrives_without_pipes(void **state)
 {
     (void)state;
     static struct bulk_pipe hoard[PIPE_POOL_MAX];
@@ -130,25 +130,25 @@ static void bulk_lacking(struct lack lack)
     (void)pipe_pool_trim();
 }
 
-static void bulk_from_sockets_without_splice(void **state)
+static void test_bulk_arrives_from_sockets_without_splice(void **state)
 {
     (void)state;
     bulk_lacking((struct lack){.call = SYS_splice, .os_errno = EINVAL, .argument = 0});
 }
 
-static void bulk_to_sockets_without_splice(void **state)
+static void test_bulk_arrives_at_sockets_without_splice(void **state)
 {
     (void)state;
     bulk_lacking((struct lack){.call = SYS_splice, .os_errno = EINVAL, .argument = 2});
 }
 
-static void bulk_out_of_descriptors(void **state)
+static void test_bulk_arrives_without_descriptors(void **state)
 {
     (void)state;
     bulk_lacking((struct lack){.call = SYS_pipe2, .os_errno = EMFILE, .argument = 1, .values = {O_CLOEXEC, O_CLOEXEC}});
 }
 
-static void bulk_through_pipes_of_the_default_size(void **state)
+static void test_bulk_arrives_through_pipes_of_the_default_size(void **state)
 {
     (void)state;
     bulk_lacking(
@@ -157,7 +157,7 @@ static void bulk_through_pipes_of_the_default_size(void **state)
 
 // splice() stops at urgent data and returns 0, which is no end of stream. Here the byte itself is not relayed: that is
 // up to the socket's owner (socket_keep_urgent_data()).
-static void urgent_data_does_not_end_a_stream(void **state)
+static void test_urgent_data_does_not_end_a_stream(void **state)
 {
     (void)state;
     struct rig rig;
@@ -255,7 +255,7 @@ static void end_talk(struct talk *talk)
     rig_release(&talk->rig);
 }
 
-static void hundreds_of_relays_account_for_every_byte(void **state)
+static void test_hundreds_of_relays_account_for_every_byte(void **state)
 {
     (void)state;
     static struct talk talks[BATCH];
@@ -274,19 +274,19 @@ int main(void)
 {
     rig_prepare();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bulk_by_splice),
-        cmocka_unit_test(bulk_without_pipes),
-        cmocka_unit_test(bulk_from_sockets_without_splice),
-        cmocka_unit_test(bulk_to_sockets_without_splice),
-        cmocka_unit_test(bulk_out_of_descriptors),
-        cmocka_unit_test(bulk_through_pipes_of_the_default_size),
-        cmocka_unit_test(urgent_data_does_not_end_a_stream),
-        cmocka_unit_test(hundreds_of_relays_account_for_every_byte),
+        cmocka_unit_test(test_bulk_goes_through_pipes),
+        cmocka_unit_test(test_bulk_arrives_without_pipes),
+        cmocka_unit_test(test_bulk_arrives_from_sockets_without_splice),
+        cmocka_unit_test(test_bulk_arrives_at_sockets_without_splice),
+        cmocka_unit_test(test_bulk_arrives_without_descriptors),
+        cmocka_unit_test(test_bulk_arrives_through_pipes_of_the_default_size),
+        cmocka_unit_test(test_urgent_data_does_not_end_a_stream),
+        cmocka_unit_test(test_hundreds_of_relays_account_for_every_byte),
     };
     const struct CMUnitTest without_threads[] = {
-        cmocka_unit_test(bulk_on_one_thread),
-        cmocka_unit_test(urgent_data_does_not_end_a_stream),
-        cmocka_unit_test(hundreds_of_relays_account_for_every_byte),
+        cmocka_unit_test(test_bulk_arrives_on_one_thread),
+        cmocka_unit_test(test_urgent_data_does_not_end_a_stream),
+        cmocka_unit_test(test_hundreds_of_relays_account_for_every_byte),
     };
     int failed = cmocka_run_group_tests_name("with threads to be had", tests, NULL, NULL);
     rig_go_without_threads();

@@ -30,7 +30,7 @@ static void idle_timeout(int64_t client, int64_t target, enum close_reason reaso
     rig_release(&rig);
 }
 
-static void an_idle_connection_ends_with_the_first_read_timeout(void **state)
+static void test_an_idle_connection_ends_with_the_first_read_timeout(void **state)
 {
     (void)state;
     idle_timeout(MS(150), 0, CLOSE_CLIENT_READ_TIMEOUT, MS(150));
@@ -62,7 +62,7 @@ static void one_way(enum rig_kind kind, enum relay_side talker)
     rig_release(&rig);
 }
 
-static void writes_refresh_the_read_timeout(void **state)
+static void test_writes_refresh_the_read_timeout(void **state)
 {
     (void)state;
     one_way(RIG_TCP, RELAY_TARGET);
@@ -70,7 +70,7 @@ static void writes_refresh_the_read_timeout(void **state)
     one_way(RIG_UNIX, RELAY_TARGET);
 }
 
-static void an_ended_side_has_no_read_timeout(void **state)
+static void test_an_ended_side_has_no_read_timeout(void **state)
 {
     (void)state;
     struct rig rig;
@@ -109,7 +109,7 @@ static void write_timeout(enum rig_kind kind, enum relay_side stuck, int buffer)
     assert_int_equal(pipe_pool_count().taken, 0);
 }
 
-static void a_side_that_does_not_read_runs_into_the_write_timeout(void **state)
+static void test_a_side_that_does_not_read_runs_into_the_write_timeout(void **state)
 {
     (void)state;
     write_timeout(RIG_TCP, RELAY_TARGET, 4096); // in send
@@ -120,7 +120,7 @@ static void a_side_that_does_not_read_runs_into_the_write_timeout(void **state)
 }
 
 // One write blocks for longer than the client's read timeout, but the client takes of it all the time.
-static void a_slow_reader_is_not_silent(void **state)
+static void test_a_slow_reader_is_not_silent(void **state)
 {
     (void)state;
     const int64_t timeout = MS(900);
@@ -203,7 +203,7 @@ static void end_from_outside(enum rig_kind kind, enum spot spot, enum close_reas
     assert_int_equal(pipe_pool_count().taken, 0);
 }
 
-static void ending_wakes_a_direction_wherever_it_is(void **state)
+static void test_ending_wakes_a_direction_wherever_it_is(void **state)
 {
     (void)state;
     end_from_outside(RIG_TCP, IN_POLL, CLOSE_DRAIN);
@@ -216,7 +216,7 @@ static void ending_wakes_a_direction_wherever_it_is(void **state)
     end_from_outside(RIG_UNIX, IN_SPLICE_OUT, CLOSE_DRAIN);
 }
 
-static void a_silent_flow_gives_its_pipe_back(void **state)
+static void test_a_silent_flow_gives_its_pipe_back(void **state)
 {
     (void)state;
     struct rig rig;
@@ -232,7 +232,7 @@ static void a_silent_flow_gives_its_pipe_back(void **state)
 }
 
 // Giving the pipe back after a silent second neither shortens nor prolongs a longer read timeout.
-static void a_bulk_flow_that_falls_silent_times_out(void **state)
+static void test_a_bulk_flow_that_falls_silent_times_out(void **state)
 {
     (void)state;
     const int64_t timeouts[] = {MS(800), MS(2000)};
@@ -260,14 +260,14 @@ int main(void)
 {
     rig_prepare();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(an_idle_connection_ends_with_the_first_read_timeout),
-        cmocka_unit_test(writes_refresh_the_read_timeout),
-        cmocka_unit_test(an_ended_side_has_no_read_timeout),
-        cmocka_unit_test(a_side_that_does_not_read_runs_into_the_write_timeout),
-        cmocka_unit_test(a_slow_reader_is_not_silent),
-        cmocka_unit_test(ending_wakes_a_direction_wherever_it_is),
-        cmocka_unit_test(a_silent_flow_gives_its_pipe_back),
-        cmocka_unit_test(a_bulk_flow_that_falls_silent_times_out),
+        cmocka_unit_test(test_an_idle_connection_ends_with_the_first_read_timeout),
+        cmocka_unit_test(test_writes_refresh_the_read_timeout),
+        cmocka_unit_test(test_an_ended_side_has_no_read_timeout),
+        cmocka_unit_test(test_a_side_that_does_not_read_runs_into_the_write_timeout),
+        cmocka_unit_test(test_a_slow_reader_is_not_silent),
+        cmocka_unit_test(test_ending_wakes_a_direction_wherever_it_is),
+        cmocka_unit_test(test_a_silent_flow_gives_its_pipe_back),
+        cmocka_unit_test(test_a_bulk_flow_that_falls_silent_times_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -50,13 +50,13 @@ static void the_end_of_a_reset_socket_is_not_passed_on(enum rig_kind target)
     rig_release(&rig);
 }
 
-static void tcp(void **state)
+static void test_the_end_of_a_reset_tcp_socket_is_not_passed_on(void **state)
 {
     (void)state;
     the_end_of_a_reset_socket_is_not_passed_on(RIG_TCP);
 }
 
-static void unix_domain(void **state)
+static void test_the_end_of_a_reset_unix_socket_is_not_passed_on(void **state)
 {
     (void)state;
     the_end_of_a_reset_socket_is_not_passed_on(RIG_UNIX);
@@ -66,8 +66,8 @@ int main(void)
 {
     rig_prepare();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(tcp),
-        cmocka_unit_test(unix_domain),
+        cmocka_unit_test(test_the_end_of_a_reset_tcp_socket_is_not_passed_on),
+        cmocka_unit_test(test_the_end_of_a_reset_unix_socket_is_not_passed_on),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -53,7 +53,7 @@ static void slow_reader(enum rig_kind kind, enum relay_side slow, int buffer)
     rig_release(&rig);
 }
 
-static void a_slow_reader_is_kept(void **state)
+static void test_a_slow_reader_is_kept(void **state)
 {
     (void)state;
     slow_reader(RIG_TCP, RELAY_TARGET, 4096);
@@ -61,7 +61,7 @@ static void a_slow_reader_is_kept(void **state)
     slow_reader(RIG_UNIX, RELAY_TARGET, 0);
 }
 
-static void a_stuck_one_is_cut_in_time(void **state)
+static void test_a_stuck_reader_is_cut_in_time(void **state)
 {
     (void)state;
     const int64_t timeout = MS(1200);
@@ -111,7 +111,7 @@ static void reset_behind_a_write(enum rig_kind kind, int buffer)
     rig_release(&rig);
 }
 
-static void a_reset_behind_a_stuck_write_is_noticed(void **state)
+static void test_a_reset_behind_a_stuck_write_is_noticed(void **state)
 {
     (void)state;
     reset_behind_a_write(RIG_TCP, 4096);
@@ -120,7 +120,7 @@ static void a_reset_behind_a_stuck_write_is_noticed(void **state)
     assert_int_equal(pipe_pool_count().taken, 0);
 }
 
-static void the_grace_ends_a_stuck_write(void **state)
+static void test_the_grace_ends_a_stuck_write(void **state)
 {
     (void)state;
     struct rig rig;
@@ -138,7 +138,7 @@ static void the_grace_ends_a_stuck_write(void **state)
 
 // An orderly end behind a stuck write is none of this, also when the other direction has ended and the socket has hung
 // up.
-static void an_end_behind_a_stuck_write_is_orderly(void **state)
+static void test_an_end_behind_a_stuck_write_is_orderly(void **state)
 {
     (void)state;
     const enum rig_kind kinds[] = {RIG_TCP, RIG_UNIX};
@@ -196,14 +196,14 @@ static void nonblocking_sockets_are_waited_for(int64_t timeout)
     rig_release(&rig);
 }
 
-static void what_others_did_to_the_socket_is_no_timeout(void **state)
+static void test_what_others_did_to_the_socket_is_no_timeout(void **state)
 {
     (void)state;
     nonblocking_sockets_are_waited_for(0);
     nonblocking_sockets_are_waited_for(MS(5000));
 }
 
-static void timeouts_of_others_do_not_count(void **state)
+static void test_timeouts_of_others_do_not_count(void **state)
 {
     (void)state;
     struct rig rig;
@@ -228,19 +228,19 @@ static void timeouts_of_others_do_not_count(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_slow_reader_is_kept),
-        cmocka_unit_test(a_stuck_one_is_cut_in_time),
-        cmocka_unit_test(a_reset_behind_a_stuck_write_is_noticed),
-        cmocka_unit_test(the_grace_ends_a_stuck_write),
-        cmocka_unit_test(an_end_behind_a_stuck_write_is_orderly),
-        cmocka_unit_test(what_others_did_to_the_socket_is_no_timeout),
-        cmocka_unit_test(timeouts_of_others_do_not_count),
+        cmocka_unit_test(test_a_slow_reader_is_kept),
+        cmocka_unit_test(test_a_stuck_reader_is_cut_in_time),
+        cmocka_unit_test(test_a_reset_behind_a_stuck_write_is_noticed),
+        cmocka_unit_test(test_the_grace_ends_a_stuck_write),
+        cmocka_unit_test(test_an_end_behind_a_stuck_write_is_orderly),
+        cmocka_unit_test(test_what_others_did_to_the_socket_is_no_timeout),
+        cmocka_unit_test(test_timeouts_of_others_do_not_count),
     };
     const struct CMUnitTest without_threads[] = {
-        cmocka_unit_test(a_slow_reader_is_kept),
-        cmocka_unit_test(a_reset_behind_a_stuck_write_is_noticed),
-        cmocka_unit_test(an_end_behind_a_stuck_write_is_orderly),
-        cmocka_unit_test(what_others_did_to_the_socket_is_no_timeout),
+        cmocka_unit_test(test_a_slow_reader_is_kept),
+        cmocka_unit_test(test_a_reset_behind_a_stuck_write_is_noticed),
+        cmocka_unit_test(test_an_end_behind_a_stuck_write_is_orderly),
+        cmocka_unit_test(test_what_others_did_to_the_socket_is_no_timeout),
     };
     rig_prepare();
     int failed = cmocka_run_group_tests_name("with threads to be had", tests, NULL, NULL);

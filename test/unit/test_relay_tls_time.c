@@ -1,6 +1,7 @@
 // A relay with TLS legs and time: timeouts and ends from outside. A stream that the relay cuts by itself must not look
 // like a whole one.
 
+#include "bitflow/base/compiler.h"
 #include "relay_tls_rig.h"
 
 #define MS(n) ((n) * NS_PER_MS)
@@ -16,44 +17,37 @@ static void assert_cut(struct tls_rig *t)
     }
 }
 
-static void a_read_timeout_cuts_both_streams(void **state)
+static void test_a_read_timeout_cuts_both_streams(void **state)
 {
-    (void)state;
-    FOR_EACH_WAY(way)
-    {
-        for (int side = RELAY_CLIENT; side <= RELAY_TARGET; side++) {
-            struct tls_rig t;
-            tls_rig_init(&t, way);
-            t.rig.relay.sockets[side].read_timeout = MS(150);
-            tls_rig_start(&t, way->in_bulk);
-            int64_t last = clock_now();
-            far_send(&t.fars[side], 100, 100);
-            far_receive_all_sent(&t, &t.fars[!side]);
-            rig_join(&t.rig);
-            rig_assert_ended(&t.rig, side == RELAY_CLIENT ? CLOSE_CLIENT_READ_TIMEOUT : CLOSE_TARGET_READ_TIMEOUT,
-                             ENDED_BY_PROXY);
-            rig_assert_resets(&t.rig, false, false);
-            assert_true(t.rig.ended - last >= MS(150) - TICK);
-            assert_true(t.rig.ended - last < LATE);
-            assert_cut(&t);
-            tls_rig_release(&t);
-        }
-    }
+    struct tls_rig t;
+    tls_rig_init(&t, *state);
+    t.rig.relay.sockets[t.side].read_timeout = MS(150);
+    tls_rig_start(&t, t.way.in_bulk);
+    int64_t last = clock_now();
+    far_send(t.from, 100, 100);
+    far_receive_all_sent(&t, t.to);
+    rig_join(&t.rig);
+    rig_assert_ended(&t.rig, tls_rig_reason(&t, CLOSE_CLIENT_READ_TIMEOUT, CLOSE_TARGET_READ_TIMEOUT), ENDED_BY_PROXY);
+    rig_assert_resets(&t.rig, false, false);
+    assert_true(t.rig.ended - last >= MS(150) - TICK);
+    assert_true(t.rig.ended - last < LATE);
+    assert_cut(&t);
+    tls_rig_release(&t);
 }
 
 // One record takes much longer than the read timeout to come, byte by byte: who sends it is not silent. Nor is who
 // sends what brings no data.
-static void a_slow_record_is_no_silence(void **state)
+static void test_a_record_that_comes_slowly_is_no_silence(void **state)
 {
     (void)state;
     const int64_t timeout = MS(600);
     for (int in_bulk = 0; in_bulk < 2; in_bulk++) {
-        const struct way way = {{true, false}, in_bulk, 0};
+        const struct tls_case of = {.way = {.is_tls = {true, false}, .in_bulk = in_bulk}, .side = RELAY_CLIENT};
         struct tls_rig t;
-        tls_rig_init(&t, &way);
+        tls_rig_init(&t, &of);
         struct far *client = &t.fars[RELAY_CLIENT];
         t.rig.relay.sockets[RELAY_CLIENT].read_timeout = timeout;
-        tls_rig_start(&t, way.in_bulk);
+        tls_rig_start(&t, in_bulk);
         uint8_t out[300];
         size_t size = far_seal(client, 20, 20, out), at = 0;
         int64_t began = clock_now();
@@ -74,13 +68,14 @@ static void a_slow_record_is_no_silence(void **state)
     }
 }
 
+static const struct tls_case to_a_tls_target = {.way = {.is_tls = {false, true}}, .side = RELAY_CLIENT};
+
 // The close_notify itself cannot be written: that too is bound by the write timeout.
-static void a_close_notify_that_waits(void **state)
+static void test_a_close_notify_that_cannot_be_written_runs_into_the_write_timeout(void **state)
 {
     (void)state;
-    const struct way way = {{false, true}, false, 0};
     struct tls_rig t;
-    tls_rig_init_on(&t, &way, RIG_TCP, 8192);
+    tls_rig_init_on(&t, &to_a_tls_target, RIG_TCP, 8192);
     t.rig.relay.sockets[RELAY_TARGET].write_timeout = MS(400);
     tls_rig_start(&t, false);
     far_stuff(&t.fars[RELAY_CLIENT]);
@@ -111,14 +106,13 @@ static unsigned fill_with_messages(struct tls_rig *t, unsigned most)
 
 // The close_notify is the first that has to wait, in a queue that is as full as it was when a write waited long ago:
 // its time begins now.
-static void a_close_notify_does_not_inherit_a_wait(void **state)
+static void test_a_close_notify_has_a_write_timeout_of_its_own(void **state)
 {
     (void)state;
-    const struct way way = {{false, true}, false, 0};
     const int64_t timeout = MS(2000);
     struct tls_rig t;
     int room = 8192;
-    tls_rig_init_on(&t, &way, RIG_UNIX, 0);
+    tls_rig_init_on(&t, &to_a_tls_target, RIG_UNIX, 0);
     MUST(setsockopt(t.rig.relay.sockets[RELAY_TARGET].fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room) == 0);
     t.rig.relay.sockets[RELAY_TARGET].write_timeout = timeout;
     tls_rig_start(&t, false);
@@ -139,51 +133,40 @@ static void a_close_notify_does_not_inherit_a_wait(void **state)
 }
 
 // Ended from outside, wherever it is: idle, or with sealed records that nobody takes.
-static void an_end_from_outside_is_no_close_notify(void **state)
+static void test_an_end_from_outside_sends_no_close_notify(void **state)
 {
-    (void)state;
-    FOR_EACH_WAY(way)
-    {
-        for (int stuck = -1; stuck <= RELAY_TARGET; stuck++) {
-            struct tls_rig t;
-            tls_rig_init_on(&t, way, RIG_TCP, 8192);
-            tls_rig_start(&t, way->in_bulk);
-            if (stuck >= 0)
-                far_stuff(&t.fars[!stuck]);
-            int64_t asked = clock_now();
-            rig_end(&t.rig, stuck < 0 ? CLOSE_LIFETIME : CLOSE_DRAIN);
-            rig_join(&t.rig);
-            rig_assert_ended(&t.rig, stuck < 0 ? CLOSE_LIFETIME : CLOSE_DRAIN, ENDED_BY_PROXY);
-            rig_assert_resets(&t.rig, false, false);
-            assert_true(t.rig.ended - asked < MS(900));
-            assert_int_equal(t.rig.failure.error.code, ERROR_NONE);
-            for (int side = RELAY_CLIENT; side <= RELAY_TARGET; side++) {
-                struct far *far = &t.fars[side];
-                enum far_end end = far_receive_end(&t, far);
-                // One whose bytes were not read gets a reset for them.
-                if (stuck >= 0 && side != stuck && end == FAR_RESET)
-                    continue;
-                assert_int_equal(end, far->is_tls ? FAR_CUT : FAR_CLOSED);
-            }
-            tls_rig_release(&t);
+    for (int stuck = -1; stuck <= RELAY_TARGET; stuck++) {
+        struct tls_rig t;
+        tls_rig_begin_on(&t, *state, RIG_TCP, 8192);
+        if (stuck >= 0)
+            far_stuff(&t.fars[!stuck]);
+        int64_t asked = clock_now();
+        rig_end(&t.rig, stuck < 0 ? CLOSE_LIFETIME : CLOSE_DRAIN);
+        rig_join(&t.rig);
+        rig_assert_ended(&t.rig, stuck < 0 ? CLOSE_LIFETIME : CLOSE_DRAIN, ENDED_BY_PROXY);
+        rig_assert_resets(&t.rig, false, false);
+        assert_true(t.rig.ended - asked < MS(900));
+        assert_int_equal(t.rig.failure.error.code, ERROR_NONE);
+        for (int side = RELAY_CLIENT; side <= RELAY_TARGET; side++) {
+            struct far *far = &t.fars[side];
+            enum far_end end = far_receive_end(&t, far);
+            // One whose bytes were not read gets a reset for them.
+            if (stuck >= 0 && side != stuck && end == FAR_RESET)
+                continue;
+            assert_int_equal(end, far->is_tls ? FAR_CUT : FAR_CLOSED);
         }
+        tls_rig_release(&t);
     }
 }
 
 int main(void)
 {
-    if (!aead_prepare(NULL))
-        return 1;
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_read_timeout_cuts_both_streams),
-        cmocka_unit_test(a_slow_record_is_no_silence),
-        cmocka_unit_test(a_close_notify_that_waits),
-        cmocka_unit_test(a_close_notify_does_not_inherit_a_wait),
-        cmocka_unit_test(an_end_from_outside_is_no_close_notify),
+    static const struct tls_rig_test tests[] = {
+        TLS_RIG_TEST(test_a_read_timeout_cuts_both_streams, TLS_EACH_SIDE),
+        TLS_RIG_TEST(test_a_record_that_comes_slowly_is_no_silence, TLS_ONCE),
+        TLS_RIG_TEST(test_a_close_notify_that_cannot_be_written_runs_into_the_write_timeout, TLS_ONCE),
+        TLS_RIG_TEST(test_a_close_notify_has_a_write_timeout_of_its_own, TLS_ONCE),
+        TLS_RIG_TEST(test_an_end_from_outside_sends_no_close_notify, TLS_EACH_WAY),
     };
-    rig_prepare();
-    int failed = cmocka_run_group_tests_name("with threads to be had", tests, NULL, NULL);
-    rig_go_without_threads();
-    rig_prepare();
-    return failed + cmocka_run_group_tests_name("on one thread", tests, NULL, NULL);
+    return tls_rig_run(tests, ARRAY_LENGTH(tests));
 }

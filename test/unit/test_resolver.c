@@ -41,34 +41,7 @@ static void assert_address(const struct resolved_addresses *resolved, size_t at,
     assert_endpoint(&endpoint, expected);
 }
 
-static struct endpoint endpoint_of(const char *text)
-{
-    struct address address = rig_address(text, ADDRESS_TO_CONNECT);
-    struct endpoint endpoint;
-    assert_true(endpoint_of_address(&address, &endpoint));
-    return endpoint;
-}
-
-static unsigned descriptors_at_start;
-
-// A helper closes its look-up's event after those who asked have their answer.
-static void await_descriptors(unsigned count)
-{
-    int64_t limit = rig_limit();
-    while (rig_descriptors() != count && deadline_left(limit) > 0)
-        (void)poll(NULL, 0, 1);
-    assert_int_equal(rig_descriptors(), count);
-}
-
-static void await_count(const atomic_int *counter, int count)
-{
-    int64_t limit = rig_limit();
-    while (atomic_load(counter) < count && deadline_left(limit) > 0)
-        (void)poll(NULL, 0, 1);
-    assert_int_equal(atomic_load(counter), count);
-}
-
-static void test_what_needs_no_look_up(void **state)
+static void test_a_literal_needs_no_look_up(void **state)
 {
     (void)state;
     static const struct {
@@ -88,7 +61,7 @@ static void test_what_needs_no_look_up(void **state)
     }
 }
 
-static void test_localhost(void **state)
+static void test_localhost_is_resolved(void **state)
 {
     (void)state;
     struct resolved_addresses resolved;
@@ -101,7 +74,7 @@ static void test_localhost(void **state)
     assert_true(resolved_count(&resolved) >= 1);
 }
 
-static void test_order_families_and_repetitions(void **state)
+static void test_addresses_come_in_order_once_and_of_the_wanted_family(void **state)
 {
     (void)state;
     static const char *const list[] = {"[2001:db8::1]:9", "192.0.2.1:9", "[2001:db8::1]:9", "192.0.2.2:9",
@@ -116,7 +89,7 @@ static void test_order_families_and_repetitions(void **state)
     };
     fake_clear();
     for (size_t i = 0; i < ARRAY_LENGTH(list); i++) {
-        struct endpoint endpoint = endpoint_of(list[i]);
+        struct endpoint endpoint = rig_endpoint(list[i]);
         fake_add(&endpoint);
     }
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
@@ -132,17 +105,17 @@ static void test_order_families_and_repetitions(void **state)
 }
 
 // Those of one family leave room for the other.
-static void test_more_addresses_than_fit(void **state)
+static void test_addresses_of_one_family_leave_room_for_the_other(void **state)
 {
     (void)state;
     fake_clear();
     for (int i = 0; i < RESOLVED_ADDRESSES_MAX + 5; i++) {
         char text[32];
         (void)snprintf(text, sizeof text, "192.0.2.%d:9", i + 1);
-        struct endpoint endpoint = endpoint_of(text);
+        struct endpoint endpoint = rig_endpoint(text);
         fake_add(&endpoint);
     }
-    struct endpoint other = endpoint_of("[2001:db8::1]:9");
+    struct endpoint other = rig_endpoint("[2001:db8::1]:9");
     fake_add(&other);
     struct resolved_addresses resolved;
     assert_true(resolve_text("list.test:80", rig_limit(), &resolved, NULL));
@@ -151,7 +124,7 @@ static void test_more_addresses_than_fit(void **state)
     assert_address(&resolved, RESOLVED_ADDRESSES_MAX, 80, "[2001:db8::1]:80");
 }
 
-static void test_failures(void **state)
+static void test_a_failure_is_told_in_words(void **state)
 {
     (void)state;
     static const struct {
@@ -181,7 +154,7 @@ static void test_failures(void **state)
     }
 }
 
-static void test_deadline(void **state)
+static void test_a_look_up_ends_at_its_deadline(void **state)
 {
     (void)state;
     struct resolved_addresses resolved;
@@ -197,10 +170,10 @@ static void test_deadline(void **state)
     assert_int_equal(error.code, ERROR_TIMEOUT);
     assert_string_equal(error.text, "cannot resolve slow2001.test: no answer in time");
     fake_release(); // the helper finds nobody waiting, and frees the answer
-    await_count(&fake_slow_calls, 1);
+    fake_await(&fake_slow_calls, 1);
 }
 
-static void test_the_client_leaves(void **state)
+static void test_a_client_that_leaves_ends_the_look_up(void **state)
 {
     (void)state;
     int pair[2];
@@ -214,11 +187,11 @@ static void test_the_client_leaves(void **state)
     assert_false(resolve(&address, &watch, rig_limit(), &resolved, &error));
     assert_int_equal(error.code, ERROR_CANCELLED);
     fake_release();
-    await_count(&fake_slow_calls, 2);
+    fake_await(&fake_slow_calls, 2);
     (void)close(pair[0]);
 }
 
-static void test_no_descriptor_left(void **state)
+static void test_a_shortage_of_descriptors_is_told_and_passes(void **state)
 {
     (void)state;
     struct rlimit before, low;
@@ -275,7 +248,7 @@ static void end_waiter(struct waiter *waiter)
 }
 
 #define CROWD 100 // more than there are threads
-static void test_one_look_up_for_all_who_ask(void **state)
+static void test_all_who_ask_share_one_look_up(void **state)
 {
     (void)state;
     static struct waiter crowd[CROWD];
@@ -285,8 +258,8 @@ static void test_one_look_up_for_all_who_ask(void **state)
     atomic_store(&waiting, 0);
     for (int i = 0; i < CROWD; i++)
         start_waiter(&crowd[i], i % 2 == 0 ? "" : "tcp4://", 0, 1000 + i);
-    await_count(&waiting, CROWD);
-    await_count(&fake_slow_calls, calls + 2); // one for each family asked for
+    fake_await(&waiting, CROWD);
+    fake_await(&fake_slow_calls, calls + 2); // one for each family asked for
     // Who gives up takes nothing from the others; and other names are answered meanwhile.
     assert_false(resolve_text("slow0.test:1", clock_now() + 20 * NS_PER_MS, &resolved, &error));
     assert_int_equal(error.code, ERROR_TIMEOUT);
@@ -303,7 +276,7 @@ static void test_one_look_up_for_all_who_ask(void **state)
     assert_int_equal(atomic_load(&fake_slow_calls), calls + 2);
 }
 
-static void test_a_shared_failure(void **state)
+static void test_all_who_ask_share_a_failure(void **state)
 {
     (void)state;
     struct waiter pair[2];
@@ -312,7 +285,7 @@ static void test_a_shared_failure(void **state)
     // 127.0.0.1 is no answer for who wants IPv6.
     start_waiter(&pair[0], "tcp6://", 0, 1);
     start_waiter(&pair[1], "tcp6://", 0, 2);
-    await_count(&waiting, 2);
+    fake_await(&waiting, 2);
     fake_release();
     for (int i = 0; i < 2; i++) {
         end_waiter(&pair[i]);
@@ -324,7 +297,7 @@ static void test_a_shared_failure(void **state)
 }
 
 // Names that hang take every thread. Others wait their turn, as long as they may.
-static void test_every_thread_is_busy(void **state)
+static void test_a_busy_resolver_is_waited_for_in_turn(void **state)
 {
     (void)state;
     static struct waiter hanging[RESOLVER_THREADS_MAX];
@@ -334,9 +307,9 @@ static void test_every_thread_is_busy(void **state)
     int calls = atomic_load(&fake_slow_calls);
     for (int i = 0; i < RESOLVER_THREADS_MAX; i++)
         start_waiter(&hanging[i], "", 1 + i, 1);
-    await_count(&fake_slow_calls, calls + RESOLVER_THREADS_MAX);
-    const unsigned held = descriptors_at_start + RESOLVER_THREADS_MAX; // each look-up has one
-    await_descriptors(held);
+    fake_await(&fake_slow_calls, calls + RESOLVER_THREADS_MAX);
+    const unsigned held = fake_descriptors_at_start() + RESOLVER_THREADS_MAX; // each look-up has one
+    rig_await_descriptors(held);
 
     assert_false(resolve_text("localhost:80", clock_now() + 20 * NS_PER_MS, &resolved, &error));
     assert_int_equal(error.code, ERROR_TIMEOUT);
@@ -358,14 +331,14 @@ static void test_every_thread_is_busy(void **state)
     // First come, first served.
     atomic_store(&waiting, 0);
     start_waiter(&turn[0], "", 1001, 1);
-    await_count(&waiting, 1);
+    fake_await(&waiting, 1);
     start_waiter(&turn[1], "", 1002, 2);
-    await_count(&waiting, 2);
+    fake_await(&waiting, 2);
     fake_release();
-    await_count(&fake_slow_calls, calls + RESOLVER_THREADS_MAX + 1);
+    fake_await(&fake_slow_calls, calls + RESOLVER_THREADS_MAX + 1);
     assert_int_equal(atomic_load(&fake_slow_number), 1001);
     fake_release();
-    await_count(&fake_slow_calls, calls + RESOLVER_THREADS_MAX + 2);
+    fake_await(&fake_slow_calls, calls + RESOLVER_THREADS_MAX + 2);
     assert_int_equal(atomic_load(&fake_slow_number), 1002);
     for (int i = 0; i < RESOLVER_THREADS_MAX; i++)
         fake_release();
@@ -389,7 +362,7 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
 
 // Threads that cannot be had fail the look-up, and don't count as busy for ever. No look-up was made before: a parked
 // thread would do the work.
-static void test_the_system_has_no_thread(void **state)
+static void test_a_thread_that_cannot_be_had_fails_the_look_up(void **state)
 {
     (void)state;
     struct resolved_addresses resolved;
@@ -421,11 +394,11 @@ static void *ask(void *argument)
     return NULL;
 }
 
-static void test_many_at_once(void **state)
+static void test_many_look_ups_at_once_are_answered(void **state)
 {
     (void)state;
     struct asker askers[8] = {{.good = 0}};
-    struct endpoint endpoint = endpoint_of("192.0.2.1:9");
+    struct endpoint endpoint = rig_endpoint("192.0.2.1:9");
     fake_clear();
     fake_add(&endpoint);
     for (size_t i = 0; i < ARRAY_LENGTH(askers); i++)
@@ -440,29 +413,26 @@ static void test_many_at_once(void **state)
 static void test_no_descriptor_leaks(void **state)
 {
     (void)state;
-    await_descriptors(descriptors_at_start);
+    rig_await_descriptors(fake_descriptors_at_start());
 }
 
 int main(void)
 {
-    if (sem_init(&fake_slow, 0, 0) != 0)
-        return 1;
-    descriptors_at_start = rig_descriptors();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_what_needs_no_look_up),
-        cmocka_unit_test(test_the_system_has_no_thread),
-        cmocka_unit_test(test_localhost),
-        cmocka_unit_test(test_order_families_and_repetitions),
-        cmocka_unit_test(test_more_addresses_than_fit),
-        cmocka_unit_test(test_failures),
-        cmocka_unit_test(test_deadline),
-        cmocka_unit_test(test_the_client_leaves),
-        cmocka_unit_test(test_no_descriptor_left),
-        cmocka_unit_test(test_one_look_up_for_all_who_ask),
-        cmocka_unit_test(test_a_shared_failure),
-        cmocka_unit_test(test_every_thread_is_busy),
-        cmocka_unit_test(test_many_at_once),
+        cmocka_unit_test(test_a_literal_needs_no_look_up),
+        cmocka_unit_test(test_a_thread_that_cannot_be_had_fails_the_look_up),
+        cmocka_unit_test(test_localhost_is_resolved),
+        cmocka_unit_test(test_addresses_come_in_order_once_and_of_the_wanted_family),
+        cmocka_unit_test(test_addresses_of_one_family_leave_room_for_the_other),
+        cmocka_unit_test(test_a_failure_is_told_in_words),
+        cmocka_unit_test(test_a_look_up_ends_at_its_deadline),
+        cmocka_unit_test(test_a_client_that_leaves_ends_the_look_up),
+        cmocka_unit_test(test_a_shortage_of_descriptors_is_told_and_passes),
+        cmocka_unit_test(test_all_who_ask_share_one_look_up),
+        cmocka_unit_test(test_all_who_ask_share_a_failure),
+        cmocka_unit_test(test_a_busy_resolver_is_waited_for_in_turn),
+        cmocka_unit_test(test_many_look_ups_at_once_are_answered),
         cmocka_unit_test(test_no_descriptor_leaks),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, fake_begin, NULL);
 }

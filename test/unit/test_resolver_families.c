@@ -6,16 +6,6 @@
 #include "fake_resolver.h"
 #include "net/resolver_job.h"
 
-static unsigned descriptors_at_start;
-
-static struct endpoint endpoint_of(const char *text)
-{
-    struct address address = rig_address(text, ADDRESS_TO_CONNECT);
-    struct endpoint endpoint;
-    assert_true(endpoint_of_address(&address, &endpoint));
-    return endpoint;
-}
-
 // What list.test and its like have: "46" is 192.0.2.1 and 2001:db8::2, in this order.
 static void set_list(const char *families)
 {
@@ -23,7 +13,7 @@ static void set_list(const char *families)
     for (size_t i = 0; families[i] != '\0'; i++) {
         char text[64];
         (void)snprintf(text, sizeof text, families[i] == '4' ? "192.0.2.%zu:9" : "[2001:db8::%zu]:9", i + 1);
-        struct endpoint endpoint = endpoint_of(text);
+        struct endpoint endpoint = rig_endpoint(text);
         fake_add(&endpoint);
     }
 }
@@ -61,7 +51,7 @@ static void assert_counts(const struct asker *asker, size_t ipv4, size_t ipv6, i
 
 static void assert_family(const struct asker *asker, int family, size_t at, const char *expected)
 {
-    struct endpoint endpoint, wanted = endpoint_of(expected);
+    struct endpoint endpoint, wanted = rig_endpoint(expected);
     resolved_endpoint(&asker->resolved, family, at, 80, &endpoint);
     assert_true(endpoint_equal(&endpoint, &wanted));
 }
@@ -69,11 +59,11 @@ static void assert_family(const struct asker *asker, int family, size_t at, cons
 static void release(struct asker *asker)
 {
     resolver_query_release(&asker->query);
-    fake_release_to_end(descriptors_at_start);
+    fake_release_to_end(0);
 }
 
 // What is known at once costs one look-up, and the system tells the order.
-static void test_one_look_up(void **state)
+static void test_what_is_known_at_once_costs_one_look_up(void **state)
 {
     (void)state;
     static const struct {
@@ -106,7 +96,7 @@ static void test_one_look_up(void **state)
     }
 }
 
-static void test_within_families(void **state)
+static void test_addresses_of_a_family_keep_their_order(void **state)
 {
     (void)state;
     struct asker asker;
@@ -119,7 +109,7 @@ static void test_within_families(void **state)
     release(&asker);
 }
 
-static void test_failures(void **state)
+static void test_a_failure_is_told_in_words(void **state)
 {
     (void)state;
     struct asker asker;
@@ -134,7 +124,7 @@ static void test_failures(void **state)
 }
 
 // Whoever drops questions for one family holds up nobody: A has come, AAAA has the Resolution Delay.
-static void test_ipv6_does_not_come(void **state)
+static void test_ipv6_that_does_not_come_costs_one_delay(void **state)
 {
     (void)state;
     struct asker asker;
@@ -177,7 +167,7 @@ static void test_what_does_not_come_is_not_asked_for_again(void **state)
 }
 
 // AAAA came first: that is where to begin.
-static void test_ipv4_does_not_come(void **state)
+static void test_ipv6_is_begun_with_when_ipv4_does_not_come(void **state)
 {
     (void)state;
     struct asker asker;
@@ -189,7 +179,7 @@ static void test_ipv4_does_not_come(void **state)
 }
 
 // A name of one family, whose look-up of both hangs: "none" is an answer for the other one.
-static void test_both_in_one_do_not_come(void **state)
+static void test_a_hanging_look_up_of_both_is_replaced_by_one_of_each(void **state)
 {
     (void)state;
     struct asker asker;
@@ -205,7 +195,7 @@ static void test_both_in_one_do_not_come(void **state)
 }
 
 // The preferred family is waited for, if nothing else says so for a moment; then the other one will do.
-static void test_the_preferred_family_does_not_come(void **state)
+static void test_the_preferred_family_is_waited_for_for_a_moment(void **state)
 {
     (void)state;
     struct asker asker;
@@ -225,7 +215,7 @@ static void test_the_preferred_family_does_not_come(void **state)
 }
 
 // What has come by the deadline counts, also where more was hoped for.
-static void test_the_deadline(void **state)
+static void test_what_has_come_by_the_deadline_counts(void **state)
 {
     (void)state;
     struct asker asker;
@@ -242,7 +232,7 @@ static void test_the_deadline(void **state)
 }
 
 // An answer that comes when connecting has begun is added.
-static void test_a_late_answer(void **state)
+static void test_an_answer_that_comes_late_is_added(void **state)
 {
     (void)state;
     struct asker asker;
@@ -268,7 +258,7 @@ static void test_a_late_answer(void **state)
 }
 
 // A lost packet costs a second, not the C library's five.
-static void test_a_lost_packet(void **state)
+static void test_a_lost_packet_costs_a_second(void **state)
 {
     (void)state;
     struct asker asker;
@@ -280,7 +270,7 @@ static void test_a_lost_packet(void **state)
     release(&asker);
 }
 
-static void test_the_client_leaves(void **state)
+static void test_a_client_that_leaves_ends_the_look_up(void **state)
 {
     (void)state;
     int pair[2];
@@ -300,22 +290,19 @@ static void test_the_client_leaves(void **state)
 
 int main(void)
 {
-    if (sem_init(&fake_slow, 0, 0) != 0)
-        return 1;
-    descriptors_at_start = rig_descriptors();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_one_look_up),
-        cmocka_unit_test(test_within_families),
-        cmocka_unit_test(test_failures),
-        cmocka_unit_test(test_ipv6_does_not_come),
+        cmocka_unit_test(test_what_is_known_at_once_costs_one_look_up),
+        cmocka_unit_test(test_addresses_of_a_family_keep_their_order),
+        cmocka_unit_test(test_a_failure_is_told_in_words),
+        cmocka_unit_test(test_ipv6_that_does_not_come_costs_one_delay),
         cmocka_unit_test(test_what_does_not_come_is_not_asked_for_again),
-        cmocka_unit_test(test_ipv4_does_not_come),
-        cmocka_unit_test(test_both_in_one_do_not_come),
-        cmocka_unit_test(test_the_preferred_family_does_not_come),
-        cmocka_unit_test(test_the_deadline),
-        cmocka_unit_test(test_a_late_answer),
-        cmocka_unit_test(test_a_lost_packet),
-        cmocka_unit_test(test_the_client_leaves),
+        cmocka_unit_test(test_ipv6_is_begun_with_when_ipv4_does_not_come),
+        cmocka_unit_test(test_a_hanging_look_up_of_both_is_replaced_by_one_of_each),
+        cmocka_unit_test(test_the_preferred_family_is_waited_for_for_a_moment),
+        cmocka_unit_test(test_what_has_come_by_the_deadline_counts),
+        cmocka_unit_test(test_an_answer_that_comes_late_is_added),
+        cmocka_unit_test(test_a_lost_packet_costs_a_second),
+        cmocka_unit_test(test_a_client_that_leaves_ends_the_look_up),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, fake_begin, NULL);
 }

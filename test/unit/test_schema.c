@@ -293,7 +293,7 @@ static void test_the_rows_make_sense(void **state)
     schema_walk(check_row, NULL);
 }
 
-static void test_distance(void **state)
+static void test_the_distance_of_two_words_counts_their_edits(void **state)
 {
     (void)state;
     static const struct {
@@ -329,7 +329,7 @@ int main(void)
         cmocka_unit_test(test_the_example_works_as_it_stands),
         cmocka_unit_test(test_the_example_shows_every_mapping_and_all_that_it_shows_is_right),
         cmocka_unit_test(test_the_rows_make_sense),
-        cmocka_unit_test(test_distance),
+        cmocka_unit_test(test_the_distance_of_two_words_counts_their_edits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

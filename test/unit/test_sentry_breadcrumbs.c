@@ -45,7 +45,7 @@ static void test_a_line_is_kept(void **state)
 }
 
 // Whatever the room, what is kept is whole strings, keys have values, and no UTF-8 sequence is cut.
-static void test_a_line_is_cut(void **state)
+static void test_a_line_is_cut_between_characters(void **state)
 {
     (void)state;
     const struct log_field fields[] = {{"first", "\u00e4\u00f6\u00fc\u20ac"}, {"second", "value"}, {"third", "last"}};
@@ -80,7 +80,7 @@ static void add(struct sentry_breadcrumbs *breadcrumbs, enum log_level level, in
     sentry_breadcrumbs_add(breadcrumbs, &event);
 }
 
-static void test_the_last_lines(void **state)
+static void test_the_last_lines_come_in_their_order(void **state)
 {
     (void)state;
     static struct sentry_breadcrumbs breadcrumbs;
@@ -95,7 +95,7 @@ static void test_the_last_lines(void **state)
 }
 
 // A flood of connections' ends drives out neither the process's lines nor a connection's warnings.
-static void test_whose_lines_come_first(void **state)
+static void test_a_flood_keeps_the_lines_of_the_process_and_of_the_connection(void **state)
 {
     (void)state;
     static struct sentry_breadcrumbs breadcrumbs;
@@ -129,7 +129,7 @@ static void *add_many(void *argument)
     return NULL;
 }
 
-static void test_many_threads(void **state)
+static void test_lines_of_many_threads_stay_whole(void **state)
 {
     (void)state;
     static struct sentry_breadcrumb out[SENTRY_BREADCRUMBS_MAX];
@@ -151,7 +151,7 @@ static void test_many_threads(void **state)
 
 // ---- the limiter
 
-static void test_once_a_minute(void **state)
+static void test_an_error_is_reported_once_a_minute(void **state)
 {
     (void)state;
     static struct sentry_limiter limiter;
@@ -171,7 +171,7 @@ static void test_once_a_minute(void **state)
     assert_int_equal(repeated, 1);
 }
 
-static void test_the_table_is_bounded(void **state)
+static void test_a_full_table_takes_no_more_errors(void **state)
 {
     (void)state;
     static struct sentry_limiter limiter;
@@ -186,7 +186,7 @@ static void test_the_table_is_bounded(void **state)
     assert_int_equal(sentry_limiter_pass(&limiter, 5001, later, &repeated), SENTRY_TOO_MANY);
 }
 
-static void test_fingerprints(void **state)
+static void test_different_errors_have_different_fingerprints(void **state)
 {
     (void)state;
     static const char *const sets[][4] = {{"a", "b", "c", "d"},    {"ab", "", "c", "d"}, {"a", "bc", "", "d"},
@@ -205,10 +205,14 @@ static void test_fingerprints(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_line_is_kept),       cmocka_unit_test(test_a_line_is_cut),
-        cmocka_unit_test(test_the_last_lines),       cmocka_unit_test(test_whose_lines_come_first),
-        cmocka_unit_test(test_many_threads),         cmocka_unit_test(test_once_a_minute),
-        cmocka_unit_test(test_the_table_is_bounded), cmocka_unit_test(test_fingerprints),
+        cmocka_unit_test(test_a_line_is_kept),
+        cmocka_unit_test(test_a_line_is_cut_between_characters),
+        cmocka_unit_test(test_the_last_lines_come_in_their_order),
+        cmocka_unit_test(test_a_flood_keeps_the_lines_of_the_process_and_of_the_connection),
+        cmocka_unit_test(test_lines_of_many_threads_stay_whole),
+        cmocka_unit_test(test_an_error_is_reported_once_a_minute),
+        cmocka_unit_test(test_a_full_table_takes_no_more_errors),
+        cmocka_unit_test(test_different_errors_have_different_fingerprints),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

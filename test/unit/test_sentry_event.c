@@ -92,20 +92,30 @@ static void assert_text(const json_t *json, const char *path, const char *wanted
         fail_msg("%s is %s and not %s", path, text == NULL ? "no string" : text, wanted);
 }
 
-static void assert_is_ours(const json_t *event, const char *id, const char *level)
+struct expected {
+    const char *path;
+    const char *text;
+};
+
+static void assert_texts(const json_t *json, const struct expected *expected, size_t count)
 {
-    assert_text(event, "event_id", id);
-    assert_text(event, "platform", "native");
-    assert_text(event, "level", level);
-    assert_text(event, "logger", "bitflow");
-    assert_text(event, "release", "bitflow@" BITFLOW_VERSION);
-    assert_text(event, "environment", "staging");
-    assert_text(event, "server_name", "host1");
-    assert_text(event, "sdk.name", "bitflow");
-    assert_text(event, "sdk.version", BITFLOW_VERSION);
+    for (size_t i = 0; i < count; i++)
+        assert_text(json, expected[i].path, expected[i].text);
 }
 
-static void test_id(void **state)
+static void assert_is_ours(const json_t *event, const char *id, const char *level)
+{
+    static const struct expected expected[] = {
+        {"platform", "native"},           {"logger", "bitflow"},    {"release", "bitflow@" BITFLOW_VERSION},
+        {"environment", "staging"},       {"server_name", "host1"}, {"sdk.name", "bitflow"},
+        {"sdk.version", BITFLOW_VERSION},
+    };
+    assert_text(event, "event_id", id);
+    assert_texts(event, expected, ARRAY_LENGTH(expected));
+    assert_text(event, "level", level);
+}
+
+static void test_each_id_is_another(void **state)
 {
     (void)state;
     char first[SENTRY_ID_SIZE], second[SENTRY_ID_SIZE];
@@ -116,9 +126,30 @@ static void test_id(void **state)
     assert_int_equal(first[12], '4');
 }
 
-static void test_error_of_a_connection(void **state)
+static void test_an_error_of_a_connection_tells_all_of_it(void **state)
 {
     (void)state;
+    static const struct expected expected[] = {
+        {"timestamp", "2026-07-14T13:20:00.123Z"},
+        {"logentry.message", "the target refused the connection"},
+        {"logentry.formatted", "the target refused the connection: cannot connect"},
+        {"tags.proxy", "web"},
+        {"tags.target", "blue"},
+        {"tags.reason", "connect_refused"},
+        {"tags.connection", "42"},
+        {"fingerprint.0", "the target refused the connection"},
+        {"fingerprint.1", "web"},
+        {"fingerprint.2", "blue"},
+        {"fingerprint.3", "connect_refused"},
+        {"contexts.connection.proxy", "web"},
+        {"contexts.os.name", "Linux"},
+        {"breadcrumbs.values.0.message", "reloaded"},
+        {"breadcrumbs.values.0.category", "process"},
+        {"breadcrumbs.values.0.level", "info"},
+        {"breadcrumbs.values.1.level", "warning"},
+        {"breadcrumbs.values.1.category", "connection"},
+        {"breadcrumbs.values.1.data.target", "blue"},
+    };
     const struct log_field fields[] = {{"reason", "connect_refused"},
                                        {"ended_by", "target"},
                                        {"client", "192.0.2.1:5"},
@@ -150,39 +181,21 @@ static void test_error_of_a_connection(void **state)
     json_t *json = read_envelope(envelope, &length, error.id, &losses);
     assert_null(losses);
     assert_is_ours(json, error.id, "error");
-    assert_text(json, "timestamp", "2026-07-14T13:20:00.123Z");
-    assert_text(json, "logentry.message", "the target refused the connection");
-    assert_text(json, "logentry.formatted", "the target refused the connection: cannot connect");
-    assert_text(json, "tags.proxy", "web");
-    assert_text(json, "tags.target", "blue");
-    assert_text(json, "tags.reason", "connect_refused");
-    assert_text(json, "tags.connection", "42");
+    assert_texts(json, expected, ARRAY_LENGTH(expected));
     assert_int_equal(json_array_size(json_object_get(json, "fingerprint")), 4);
-    assert_text(json, "fingerprint.0", "the target refused the connection");
-    assert_text(json, "fingerprint.1", "web");
-    assert_text(json, "fingerprint.2", "blue");
-    assert_text(json, "fingerprint.3", "connect_refused");
     assert_int_equal(json_integer_value(find(json, "contexts.connection.id")), 42);
-    assert_text(json, "contexts.connection.proxy", "web");
     for (size_t i = 0; i < ARRAY_LENGTH(fields); i++) {
         char path[64];
         (void)snprintf(path, sizeof path, "contexts.connection.%s", fields[i].key);
         assert_text(json, path, fields[i].value);
     }
-    assert_text(json, "contexts.os.name", "Linux");
     assert_int_equal(json_integer_value(find(json, "extra.repeated")), 17);
     assert_int_equal(json_array_size(find(json, "breadcrumbs.values")), 2);
-    assert_text(json, "breadcrumbs.values.0.message", "reloaded");
-    assert_text(json, "breadcrumbs.values.0.category", "process");
-    assert_text(json, "breadcrumbs.values.0.level", "info");
-    assert_text(json, "breadcrumbs.values.1.level", "warning");
-    assert_text(json, "breadcrumbs.values.1.category", "connection");
-    assert_text(json, "breadcrumbs.values.1.data.target", "blue");
     assert_int_equal(json_integer_value(find(json, "breadcrumbs.values.1.data.conn")), 42);
     json_decref(json);
 }
 
-static void test_error_of_the_process(void **state)
+static void test_an_error_of_the_process_has_no_tags_and_tells_losses(void **state)
 {
     (void)state;
     const struct log_field fields[] = {{"file", "/a.yaml"}};
@@ -208,7 +221,7 @@ static void test_error_of_the_process(void **state)
 }
 
 // What a peer chose may be anything.
-static void test_hostile_text(void **state)
+static void test_hostile_text_leaves_valid_json(void **state)
 {
     (void)state;
     const struct log_field fields[] = {{"sni", "a\xff\xc3(\n\"\\\x01"}, {"target", "\u00e4\"\n"}};
@@ -228,9 +241,22 @@ static void test_hostile_text(void **state)
     json_decref(json);
 }
 
-static void test_crash(void **state)
+static void test_a_crash_has_its_signal_thread_and_frames(void **state)
 {
     (void)state;
+    static const struct expected expected[] = {
+        {"tags.signal", "SIGSEGV"},
+        {"tags.thread", "web#42>"},
+        {"tags.connection", "42"},
+        {"exception.values.0.type", "SIGSEGV"},
+        {"exception.values.0.value", "SEGV_MAPERR at address 0x10"},
+        {"exception.values.0.mechanism.type", "signalhandler"},
+        {"exception.values.0.stacktrace.frames.0.package", "/lib/libc.so.6"},
+        {"exception.values.0.stacktrace.frames.0.instruction_addr", "0x7f0000001000"},
+        {"exception.values.0.stacktrace.frames.1.function", "test_a_crash_has_its_signal_thread_and_frames"},
+        {"exception.values.0.stacktrace.frames.2.function", "test_hostile_text_leaves_valid_json"},
+        {"threads.values.0.name", "web#42>"},
+    };
     extern char __executable_start; // the linker's: where the program begins in memory
     uint64_t base = (uint64_t)(uintptr_t)&__executable_start;
     struct crash crash = {.signal = 11,
@@ -241,9 +267,11 @@ static void test_crash(void **state)
                           .thread = 12,
                           .thread_name = "web#42>",
                           .frame_count = 3};
-    crash.frames[0] = (struct crash_frame){.address = (uint64_t)(uintptr_t)test_hostile_text, .base = base};
+    crash.frames[0] =
+        (struct crash_frame){.address = (uint64_t)(uintptr_t)test_hostile_text_leaves_valid_json, .base = base};
     // What a function returns to is not the function's any more where the call is the last thing in it.
-    crash.frames[1] = (struct crash_frame){.address = (uint64_t)(uintptr_t)test_crash + 1, .base = base};
+    crash.frames[1] = (struct crash_frame){
+        .address = (uint64_t)(uintptr_t)test_a_crash_has_its_signal_thread_and_frames + 1, .base = base};
     crash.frames[2] =
         (struct crash_frame){.address = 0x7f0000001000, .base = 0x7f0000000000, .module = "/lib/libc.so.6"};
     char id[SENTRY_ID_SIZE];
@@ -253,22 +281,12 @@ static void test_crash(void **state)
     json_t *losses;
     json_t *json = read_envelope(sentry_crash_envelope(&identity, id, &crash, NULL, 0, &length), &length, id, &losses);
     assert_is_ours(json, id, "fatal");
-    assert_text(json, "tags.signal", "SIGSEGV");
-    assert_text(json, "tags.thread", "web#42>");
-    assert_text(json, "tags.connection", "42");
-    assert_text(json, "exception.values.0.type", "SIGSEGV");
-    assert_text(json, "exception.values.0.value", "SEGV_MAPERR at address 0x10");
-    assert_text(json, "exception.values.0.mechanism.type", "signalhandler");
+    assert_texts(json, expected, ARRAY_LENGTH(expected));
     assert_true(json_is_false(find(json, "exception.values.0.mechanism.handled")));
     assert_int_equal(json_integer_value(find(json, "exception.values.0.mechanism.meta.signal.number")), 11);
     assert_int_equal(json_array_size(find(json, "exception.values.0.stacktrace.frames")), 3);
-    assert_text(json, "exception.values.0.stacktrace.frames.0.package", "/lib/libc.so.6");
-    assert_text(json, "exception.values.0.stacktrace.frames.0.instruction_addr", "0x7f0000001000");
     assert_true(json_is_false(find(json, "exception.values.0.stacktrace.frames.0.in_app")));
-    assert_text(json, "exception.values.0.stacktrace.frames.1.function", "test_crash");
-    assert_text(json, "exception.values.0.stacktrace.frames.2.function", "test_hostile_text");
     assert_true(json_is_true(find(json, "exception.values.0.stacktrace.frames.2.in_app")));
-    assert_text(json, "threads.values.0.name", "web#42>");
     assert_null(json_object_get(json, "fingerprint"));
     json_decref(json);
     crash.frame_count = 0;
@@ -288,7 +306,7 @@ static void *allocate(size_t size)
     return allocations_left == 0 || --allocations_left == 0 ? NULL : malloc(size);
 }
 
-static void test_out_of_memory(void **state)
+static void test_any_failing_allocation_leaves_no_envelope_or_a_whole_one(void **state)
 {
     (void)state;
     const struct log_field fields[] = {{"reason", "connect_refused"}, {"target", "bl\xffue"}};
@@ -322,7 +340,7 @@ static void test_out_of_memory(void **state)
     json_set_alloc_funcs(malloc, free);
 }
 
-static void test_symbols(void **state)
+static void test_an_address_that_is_none_of_ours_has_no_symbol(void **state)
 {
     (void)state;
     struct symbols symbols;
@@ -338,13 +356,13 @@ static void test_symbols(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_id),
-        cmocka_unit_test(test_error_of_a_connection),
-        cmocka_unit_test(test_error_of_the_process),
-        cmocka_unit_test(test_hostile_text),
-        cmocka_unit_test(test_crash),
-        cmocka_unit_test(test_out_of_memory),
-        cmocka_unit_test(test_symbols),
+        cmocka_unit_test(test_each_id_is_another),
+        cmocka_unit_test(test_an_error_of_a_connection_tells_all_of_it),
+        cmocka_unit_test(test_an_error_of_the_process_has_no_tags_and_tells_losses),
+        cmocka_unit_test(test_hostile_text_leaves_valid_json),
+        cmocka_unit_test(test_a_crash_has_its_signal_thread_and_frames),
+        cmocka_unit_test(test_any_failing_allocation_leaves_no_envelope_or_a_whole_one),
+        cmocka_unit_test(test_an_address_that_is_none_of_ours_has_no_symbol),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

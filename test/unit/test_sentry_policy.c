@@ -53,7 +53,7 @@ static void test_a_bad_dsn_is_refused(void **state)
 
 #define WALL (INT64_C(1784035200) * NS_PER_S) // Tue, 14 Jul 2026 13:20:00 GMT
 
-static void test_retry_after(void **state)
+static void test_retry_after_is_seconds_or_a_date(void **state)
 {
     (void)state;
     static const struct {
@@ -80,7 +80,7 @@ static void test_retry_after(void **state)
     assert_true(sentry_retry_after("2.5", WALL) == 2500 * NS_PER_MS);
 }
 
-static void test_rate_limits(void **state)
+static void test_only_limits_of_errors_count(void **state)
 {
     (void)state;
     static const struct {
@@ -109,7 +109,7 @@ static void test_rate_limits(void **state)
     assert_true(sentry_rate_limit("0.5:error") == 500 * NS_PER_MS);
 }
 
-static void test_answers(void **state)
+static void test_each_answer_has_its_verdict(void **state)
 {
     (void)state;
     static const struct {
@@ -146,7 +146,7 @@ static void test_answers(void **state)
     }
 }
 
-static void test_backoff(void **state)
+static void test_the_backoff_doubles_up_to_a_minute(void **state)
 {
     (void)state;
     static const int64_t seconds[] = {1, 2, 4, 8, 16, 32, 60, 60};
@@ -165,7 +165,7 @@ static void test_backoff(void **state)
 }
 
 // A shorter limit does not end a longer one.
-static void test_limits_add_up(void **state)
+static void test_a_shorter_limit_does_not_end_a_longer_one(void **state)
 {
     (void)state;
     struct sentry_policy policy = {.backoff = 0};
@@ -181,11 +181,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_dsn_is_taken_apart),
         cmocka_unit_test(test_a_bad_dsn_is_refused),
-        cmocka_unit_test(test_retry_after),
-        cmocka_unit_test(test_rate_limits),
-        cmocka_unit_test(test_answers),
-        cmocka_unit_test(test_backoff),
-        cmocka_unit_test(test_limits_add_up),
+        cmocka_unit_test(test_retry_after_is_seconds_or_a_date),
+        cmocka_unit_test(test_only_limits_of_errors_count),
+        cmocka_unit_test(test_each_answer_has_its_verdict),
+        cmocka_unit_test(test_the_backoff_doubles_up_to_a_minute),
+        cmocka_unit_test(test_a_shorter_limit_does_not_end_a_longer_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -88,7 +88,7 @@ static bool is_taken_in_any_pieces(const struct stream *stream)
     return whole;
 }
 
-static void test_versions(void **state)
+static void test_only_tls_1_2_is_taken(void **state)
 {
     (void)state;
     for (unsigned version = 0; version <= 0xffff; version++) {
@@ -104,7 +104,7 @@ static void test_versions(void **state)
 }
 
 // It is refused with the version's last byte, before anyone could have read the message.
-static void test_it_is_refused_at_once(void **state)
+static void test_another_version_is_refused_with_its_last_byte(void **state)
 {
     (void)state;
     uint8_t message[HELLO_SIZE];
@@ -117,7 +117,7 @@ static void test_it_is_refused_at_once(void **state)
 }
 
 // Two cuts anywhere in the message, and empty records and others between the parts.
-static void test_records(void **state)
+static void test_a_hello_split_over_records_is_read(void **state)
 {
     (void)state;
     static const uint8_t warning[] = {1, 90};
@@ -141,7 +141,7 @@ static void test_records(void **state)
 }
 
 // A HelloRequest, a message without a body, a long one, and another of the same record.
-static void test_what_comes_before(void **state)
+static void test_messages_before_the_hello_are_skipped(void **state)
 {
     (void)state;
     uint8_t message[HELLO_SIZE];
@@ -163,7 +163,7 @@ static void test_what_comes_before(void **state)
     }
 }
 
-static void test_after_a_retry_request(void **state)
+static void test_the_hello_after_a_retry_request_is_read_too(void **state)
 {
     (void)state;
     static const struct {
@@ -190,7 +190,7 @@ static void test_after_a_retry_request(void **state)
 }
 
 // What is encrypted is no ServerHello, whatever it looks like.
-static void test_what_comes_after(void **state)
+static void test_what_is_encrypted_is_no_hello(void **state)
 {
     (void)state;
     uint8_t message[HELLO_SIZE];
@@ -204,7 +204,7 @@ static void test_what_comes_after(void **state)
 }
 
 // One that is too short for what is looked for is for others to refuse, and leads nobody astray.
-static void test_short_messages(void **state)
+static void test_a_hello_that_is_too_short_is_left_to_others(void **state)
 {
     (void)state;
     uint8_t message[HELLO_SIZE];
@@ -220,13 +220,13 @@ static void test_short_messages(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_versions),
-        cmocka_unit_test(test_it_is_refused_at_once),
-        cmocka_unit_test(test_records),
-        cmocka_unit_test(test_what_comes_before),
-        cmocka_unit_test(test_after_a_retry_request),
-        cmocka_unit_test(test_what_comes_after),
-        cmocka_unit_test(test_short_messages),
+        cmocka_unit_test(test_only_tls_1_2_is_taken),
+        cmocka_unit_test(test_another_version_is_refused_with_its_last_byte),
+        cmocka_unit_test(test_a_hello_split_over_records_is_read),
+        cmocka_unit_test(test_messages_before_the_hello_are_skipped),
+        cmocka_unit_test(test_the_hello_after_a_retry_request_is_read_too),
+        cmocka_unit_test(test_what_is_encrypted_is_no_hello),
+        cmocka_unit_test(test_a_hello_that_is_too_short_is_left_to_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,7 +14,7 @@ struct thing {
     uint64_t value;
 };
 
-static void a_name_has_one_object(void **state)
+static void test_a_name_has_one_object(void **state)
 {
     (void)state;
     struct shared_list list = LIST_HEAD_INITIALIZER(list);
@@ -47,7 +47,7 @@ static void a_name_has_one_object(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_name_has_one_object),
+        cmocka_unit_test(test_a_name_has_one_object),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

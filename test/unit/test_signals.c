@@ -152,7 +152,7 @@ static int order_of_signals(void)
     return good ? 0 : 3;
 }
 
-static void test_the_end_comes_first(void **state)
+static void test_the_end_comes_before_other_signals(void **state)
 {
     (void)state;
     assert_good(order_of_signals);
@@ -222,7 +222,7 @@ int main(void)
         cmocka_unit_test(test_a_mask_of_the_parent_is_forgotten),
         cmocka_unit_test(test_what_the_parent_ignored_is_taken),
         cmocka_unit_test(test_a_handler_that_is_there_stays),
-        cmocka_unit_test(test_the_end_comes_first),
+        cmocka_unit_test(test_the_end_comes_before_other_signals),
         cmocka_unit_test(test_a_descriptor_tells_of_the_end),
         cmocka_unit_test(test_restored_signals_are_as_before),
     };

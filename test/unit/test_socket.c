@@ -26,7 +26,7 @@ static int64_t timeout(int fd, int name)
     return value.tv_sec * NS_PER_S + value.tv_usec * NS_PER_US;
 }
 
-static void test_timeouts(void **state)
+static void test_timeouts_are_set_and_cleared(void **state)
 {
     (void)state;
     int pair[2];
@@ -46,7 +46,7 @@ static void test_timeouts(void **state)
     (void)close(pair[1]);
 }
 
-static void test_keepalive(void **state)
+static void test_keepalive_has_its_interval(void **state)
 {
     (void)state;
     static const struct {
@@ -74,7 +74,7 @@ static void test_keepalive(void **state)
     }
 }
 
-static void test_nodelay_and_blocking(void **state)
+static void test_options_are_set_where_they_exist(void **state)
 {
     (void)state;
     int pair[2], local[2];
@@ -99,7 +99,7 @@ static void test_nodelay_and_blocking(void **state)
 }
 
 // As much as is said goes in without waiting, and once nothing more goes in, little is said.
-static void test_room(void **state)
+static void test_the_room_told_goes_in_without_waiting(void **state)
 {
     (void)state;
     int pair[2], local[2];
@@ -127,7 +127,7 @@ static void test_room(void **state)
     }
 }
 
-static void test_reset(void **state)
+static void test_a_reset_reaches_the_peer(void **state)
 {
     (void)state;
     int pair[2];
@@ -146,7 +146,7 @@ static void test_reset(void **state)
     (void)close(pair[1]);
 }
 
-static void test_names(void **state)
+static void test_a_socket_has_its_names_or_leaves_them_alone(void **state)
 {
     (void)state;
     int pair[2];
@@ -225,7 +225,7 @@ static void check_flush(bool shut_down)
     (void)close(pair[1]);
 }
 
-static void test_flush(void **state)
+static void test_a_flush_waits_until_the_peer_has_all(void **state)
 {
     (void)state;
     check_flush(false);
@@ -265,13 +265,13 @@ static void test_flush_returns_at_once_where_there_is_nothing_to_wait_for(void *
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_timeouts),
-        cmocka_unit_test(test_keepalive),
-        cmocka_unit_test(test_nodelay_and_blocking),
-        cmocka_unit_test(test_room),
-        cmocka_unit_test(test_reset),
-        cmocka_unit_test(test_names),
-        cmocka_unit_test(test_flush),
+        cmocka_unit_test(test_timeouts_are_set_and_cleared),
+        cmocka_unit_test(test_keepalive_has_its_interval),
+        cmocka_unit_test(test_options_are_set_where_they_exist),
+        cmocka_unit_test(test_the_room_told_goes_in_without_waiting),
+        cmocka_unit_test(test_a_reset_reaches_the_peer),
+        cmocka_unit_test(test_a_socket_has_its_names_or_leaves_them_alone),
+        cmocka_unit_test(test_a_flush_waits_until_the_peer_has_all),
         cmocka_unit_test(test_flush_ends_when_the_peer_resets),
         cmocka_unit_test(test_flush_returns_at_once_where_there_is_nothing_to_wait_for),
     };

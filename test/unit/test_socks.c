@@ -64,7 +64,7 @@ static void assert_fails(struct scene *scene, enum error_code code, const char *
     tear_down(scene);
 }
 
-static void test_without_credentials(void **state)
+static void test_a_server_without_credentials_is_asked_for_the_target(void **state)
 {
     (void)state;
     static const char *const cases[][3] = {
@@ -89,7 +89,7 @@ static void test_without_credentials(void **state)
     }
 }
 
-static void test_with_credentials(void **state)
+static void test_credentials_go_to_a_server_that_wants_them(void **state)
 {
     (void)state;
     struct scene scene;
@@ -107,7 +107,7 @@ static void test_with_credentials(void **state)
     tear_down(&scene);
 }
 
-static void test_refusals(void **state)
+static void test_each_refusal_has_its_words(void **state)
 {
     (void)state;
     static const struct {
@@ -137,7 +137,7 @@ static void test_refusals(void **state)
     }
 }
 
-static void test_a_server_that_closes(void **state)
+static void test_a_server_that_closes_early_is_an_error(void **state)
 {
     (void)state;
     // Before each answer, and within each.
@@ -152,7 +152,7 @@ static void test_a_server_that_closes(void **state)
     }
 }
 
-static void test_a_server_that_resets(void **state)
+static void test_a_server_that_resets_is_an_error(void **state)
 {
     (void)state;
     struct scene scene;
@@ -164,7 +164,7 @@ static void test_a_server_that_resets(void **state)
     assert_fails(&scene, ERROR_SYSTEM, "cannot connect to tcp://t:443: the SOCKS5 server tcp://h:1080: ");
 }
 
-static void test_a_server_that_hangs(void **state)
+static void test_a_silent_server_times_out(void **state)
 {
     (void)state;
     static const char *const said[] = {"", "05", "0500", "0500 05000001 00"};
@@ -181,7 +181,7 @@ static void test_a_server_that_hangs(void **state)
     }
 }
 
-static void test_a_client_that_leaves(void **state)
+static void test_a_client_that_leaves_cancels_the_request(void **state)
 {
     (void)state;
     struct scene scene;
@@ -194,7 +194,7 @@ static void test_a_client_that_leaves(void **state)
     (void)close(client[0]);
 }
 
-static void test_unreachable_kinds(void **state)
+static void test_a_unix_target_is_not_asked_for(void **state)
 {
     (void)state;
     struct scene scene;
@@ -221,7 +221,7 @@ static void *answer_slowly(void *argument)
     return NULL;
 }
 
-static void test_one_byte_at_a_time(void **state)
+static void test_answers_may_come_byte_by_byte(void **state)
 {
     (void)state;
     struct scene scene;
@@ -238,7 +238,7 @@ static void test_one_byte_at_a_time(void **state)
 }
 
 // A server that reads nothing: what we say waits, too, within the bound.
-static void test_a_server_that_takes_nothing(void **state)
+static void test_a_server_that_takes_nothing_times_out(void **state)
 {
     (void)state;
     struct scene scene;
@@ -255,16 +255,16 @@ static void test_a_server_that_takes_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_without_credentials),
-        cmocka_unit_test(test_with_credentials),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_a_server_that_closes),
-        cmocka_unit_test(test_a_server_that_resets),
-        cmocka_unit_test(test_a_server_that_hangs),
-        cmocka_unit_test(test_a_client_that_leaves),
-        cmocka_unit_test(test_unreachable_kinds),
-        cmocka_unit_test(test_one_byte_at_a_time),
-        cmocka_unit_test(test_a_server_that_takes_nothing),
+        cmocka_unit_test(test_a_server_without_credentials_is_asked_for_the_target),
+        cmocka_unit_test(test_credentials_go_to_a_server_that_wants_them),
+        cmocka_unit_test(test_each_refusal_has_its_words),
+        cmocka_unit_test(test_a_server_that_closes_early_is_an_error),
+        cmocka_unit_test(test_a_server_that_resets_is_an_error),
+        cmocka_unit_test(test_a_silent_server_times_out),
+        cmocka_unit_test(test_a_client_that_leaves_cancels_the_request),
+        cmocka_unit_test(test_a_unix_target_is_not_asked_for),
+        cmocka_unit_test(test_answers_may_come_byte_by_byte),
+        cmocka_unit_test(test_a_server_that_takes_nothing_times_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

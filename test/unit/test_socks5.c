@@ -25,7 +25,7 @@ static void assert_bytes(const uint8_t *bytes, size_t length, const char *hex)
     assert_memory_equal(bytes, wanted, length);
 }
 
-static void test_what_we_say(void **state)
+static void test_requests_have_their_bytes(void **state)
 {
     (void)state;
     uint8_t out[SOCKS5_CREDENTIALS_SIZE];
@@ -41,7 +41,7 @@ static void test_what_we_say(void **state)
                  "05 01 00 04 20010db8000000000000000000000001 ffff");
 }
 
-static void test_longest(void **state)
+static void test_the_longest_texts_fit(void **state)
 {
     (void)state;
     char text[256];
@@ -103,7 +103,7 @@ static const struct {
     {REPLY, "05 00 00 03 05 70726f7879 0050"},
 };
 
-static void test_good_answers(void **state)
+static void test_good_answers_are_read_in_any_cut(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(good); i++) {
@@ -159,7 +159,7 @@ static const struct {
     {REPLY, "05 00 00 ff 00", SOCKS5_INVALID, "answered with an address of an unknown type (type 0xff)"},
 };
 
-static void test_bad_answers(void **state)
+static void test_bad_answers_are_refused(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(bad); i++) {
@@ -174,10 +174,10 @@ static void test_bad_answers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_what_we_say),
-        cmocka_unit_test(test_longest),
-        cmocka_unit_test(test_good_answers),
-        cmocka_unit_test(test_bad_answers),
+        cmocka_unit_test(test_requests_have_their_bytes),
+        cmocka_unit_test(test_the_longest_texts_fit),
+        cmocka_unit_test(test_good_answers_are_read_in_any_cut),
+        cmocka_unit_test(test_bad_answers_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

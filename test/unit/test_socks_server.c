@@ -36,7 +36,7 @@ static void assert_bytes(const uint8_t *bytes, size_t length, const char *wanted
         assert_memory_equal(bytes, wanted, length);
 }
 
-static void test_good(void **state)
+static void test_a_server_is_read_with_its_credentials(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(good); i++) {
@@ -55,7 +55,7 @@ static void test_good(void **state)
     }
 }
 
-static void test_bad(void **state)
+static void test_a_malformed_server_is_refused_without_its_secrets(void **state)
 {
     (void)state;
     static const char *const bad[] = {
@@ -106,7 +106,7 @@ static void test_bad(void **state)
 }
 
 // 255 bytes each, however many characters it takes to write them.
-static void test_lengths(void **state)
+static void test_credentials_have_at_most_255_bytes(void **state)
 {
     (void)state;
     char text[4096], part[1024] = "";
@@ -132,7 +132,7 @@ static void test_lengths(void **state)
     assert_false(socks_server_parse(text, &server, NULL));
 }
 
-static void test_what_can_be_reached(void **state)
+static void test_only_tcp_addresses_without_a_zone_can_be_reached(void **state)
 {
     (void)state;
     static const struct {
@@ -159,10 +159,10 @@ static void test_what_can_be_reached(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_good),
-        cmocka_unit_test(test_bad),
-        cmocka_unit_test(test_lengths),
-        cmocka_unit_test(test_what_can_be_reached),
+        cmocka_unit_test(test_a_server_is_read_with_its_credentials),
+        cmocka_unit_test(test_a_malformed_server_is_refused_without_its_secrets),
+        cmocka_unit_test(test_credentials_have_at_most_255_bytes),
+        cmocka_unit_test(test_only_tcp_addresses_without_a_zone_can_be_reached),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

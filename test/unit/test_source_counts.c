@@ -55,7 +55,7 @@ static void assert_refused(const char *client, int64_t limit)
     assert_int_equal(enter(client, limit, &none), CLOSE_SOURCE_CONNECTION_LIMIT);
 }
 
-static void what_is_one_source(void **state)
+static void test_one_source_is_an_ipv4_address_or_an_ipv6_network(void **state)
 {
     (void)state;
     static const struct {
@@ -92,7 +92,7 @@ static void what_is_one_source(void **state)
     }
 }
 
-static void the_limit_is_exact(void **state)
+static void test_the_limit_is_exact(void **state)
 {
     (void)state;
     enum { LIMIT = 5 };
@@ -113,7 +113,7 @@ static void the_limit_is_exact(void **state)
 }
 
 // A reload: each client comes with the limit that is in force then.
-static void the_limit_may_change(void **state)
+static void test_each_client_comes_with_the_limit_of_its_time(void **state)
 {
     (void)state;
     struct source *first, *second, *third, *uncounted;
@@ -134,7 +134,7 @@ static void the_limit_may_change(void **state)
     source_counts_leave(&counts, &first);
 }
 
-static void who_has_no_ip_address_is_not_counted(void **state)
+static void test_who_has_no_ip_address_is_not_counted(void **state)
 {
     (void)state;
     const struct endpoint clients[] = {client_at("unix:///run/x"), client_at("unix://@x"), {.length = 0}};
@@ -184,7 +184,7 @@ static void *come_and_go(void *argument)
     return NULL;
 }
 
-static void the_limit_is_exact_under_threads(void **state)
+static void test_the_limit_is_exact_under_threads(void **state)
 {
     (void)state;
     pthread_t threads[THREADS];
@@ -209,11 +209,11 @@ static void the_limit_is_exact_under_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(what_is_one_source, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(the_limit_is_exact, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(the_limit_may_change, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(who_has_no_ip_address_is_not_counted, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(the_limit_is_exact_under_threads, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_one_source_is_an_ipv4_address_or_an_ipv6_network, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_the_limit_is_exact, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_each_client_comes_with_the_limit_of_its_time, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_who_has_no_ip_address_is_not_counted, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_the_limit_is_exact_under_threads, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -18,7 +18,7 @@
 #define SOURCES 20000
 #define BLOCKS_A_SOURCE 2
 
-static void memory_is_as_much_as_there_are_sources(void **state)
+static void test_memory_goes_with_its_sources(void **state)
 {
     (void)state;
     static struct source *sources[SOURCES], *again[SOURCES];
@@ -61,7 +61,7 @@ static void memory_is_as_much_as_there_are_sources(void **state)
     assert_int_equal(left, 0);
 }
 
-static void without_memory_that_connection_is_refused(void **state)
+static void test_without_memory_that_connection_is_refused(void **state)
 {
     (void)state;
     for (long failing = 0; failing <= BLOCKS_A_SOURCE; failing++) {
@@ -98,8 +98,8 @@ int main(void)
     return 77; // ctest: skipped
 #endif
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(memory_is_as_much_as_there_are_sources),
-        cmocka_unit_test(without_memory_that_connection_is_refused),
+        cmocka_unit_test(test_memory_goes_with_its_sources),
+        cmocka_unit_test(test_without_memory_that_connection_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

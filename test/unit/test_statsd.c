@@ -31,7 +31,7 @@ static struct statsd *start(struct source *source, const char *address, const ch
     return statsd;
 }
 
-static void test_reports_each_second_and_at_the_end(void **state)
+static void test_metrics_are_reported_each_second_and_at_the_end(void **state)
 {
     (void)state;
     char address[ENDPOINT_TEXT_SIZE];
@@ -77,7 +77,7 @@ static void test_settings_change_at_once(void **state)
 }
 
 // Nothing is collected for nobody, and nothing is lost.
-static void test_a_receiver_that_comes_late(void **state)
+static void test_a_receiver_that_comes_late_gets_everything(void **state)
 {
     (void)state;
     char address[ENDPOINT_TEXT_SIZE], same[ENDPOINT_TEXT_SIZE];
@@ -141,8 +141,10 @@ static void test_a_thread_without_settings_ends(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reports_each_second_and_at_the_end), cmocka_unit_test(test_settings_change_at_once),
-        cmocka_unit_test(test_a_receiver_that_comes_late),         cmocka_unit_test(test_many_datagrams_go_in_bursts),
+        cmocka_unit_test(test_metrics_are_reported_each_second_and_at_the_end),
+        cmocka_unit_test(test_settings_change_at_once),
+        cmocka_unit_test(test_a_receiver_that_comes_late_gets_everything),
+        cmocka_unit_test(test_many_datagrams_go_in_bursts),
         cmocka_unit_test(test_a_thread_without_settings_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -24,7 +24,7 @@ static const char *render(enum statsd_format format, const char *prefix, const s
     return text;
 }
 
-static void test_dialects(void **state)
+static void test_each_format_has_its_lines(void **state)
 {
     (void)state;
     const struct statsd_name name = {.pattern = "proxy.{proxy}.closed.{reason}",
@@ -322,7 +322,7 @@ static void test_lost_durations_are_counted(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_dialects),
+        cmocka_unit_test(test_each_format_has_its_lines),
         cmocka_unit_test(test_rates_have_no_exponent),
         cmocka_unit_test(test_names_are_sanitized),
         cmocka_unit_test(test_a_line_that_is_too_long_is_none),

@@ -19,7 +19,7 @@ static void send_text(struct statsd_socket *socket, const char *text)
     assert_int_equal(statsd_socket_send(socket, text, strlen(text)), STATSD_SENT);
 }
 
-static void test_udp(void **state)
+static void test_a_datagram_arrives_by_udp(void **state)
 {
     (void)state;
     static const char *const literals[] = {"127.0.0.1:0", "[::1]:0"};
@@ -40,7 +40,7 @@ static void test_udp(void **state)
         }
 }
 
-static void test_udp_receiver_comes_and_goes(void **state)
+static void test_a_udp_receiver_may_come_and_go(void **state)
 {
     (void)state;
     char address[ENDPOINT_TEXT_SIZE];
@@ -131,7 +131,7 @@ static void test_a_receiver_that_moved_is_followed(void **state)
     (void)close(receiver);
 }
 
-static void test_a_name_that_is_not_found(void **state)
+static void test_a_name_that_is_not_found_stops_nothing(void **state)
 {
     (void)state;
     struct statsd_socket socket;
@@ -154,7 +154,7 @@ static void test_a_name_that_is_not_found(void **state)
     (void)close(receiver);
 }
 
-static void test_unix_receiver_comes_and_goes(void **state)
+static void test_a_unix_receiver_may_come_and_go(void **state)
 {
     (void)state;
     char directory[] = "/tmp/bitflow-statsd-XXXXXX";
@@ -186,7 +186,7 @@ static void test_unix_receiver_comes_and_goes(void **state)
     statsd_socket_close(&socket);
 }
 
-static void test_abstract_unix_receiver(void **state)
+static void test_a_datagram_arrives_at_an_abstract_socket(void **state)
 {
     (void)state;
     char address[64], text[ENDPOINT_TEXT_SIZE];
@@ -237,13 +237,13 @@ static void test_a_slow_reader_is_not_waited_for_long(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_udp),
-        cmocka_unit_test(test_udp_receiver_comes_and_goes),
+        cmocka_unit_test(test_a_datagram_arrives_by_udp),
+        cmocka_unit_test(test_a_udp_receiver_may_come_and_go),
         cmocka_unit_test(test_the_address_that_answers_is_found),
         cmocka_unit_test(test_a_receiver_that_moved_is_followed),
-        cmocka_unit_test(test_a_name_that_is_not_found),
-        cmocka_unit_test(test_unix_receiver_comes_and_goes),
-        cmocka_unit_test(test_abstract_unix_receiver),
+        cmocka_unit_test(test_a_name_that_is_not_found_stops_nothing),
+        cmocka_unit_test(test_a_unix_receiver_may_come_and_go),
+        cmocka_unit_test(test_a_datagram_arrives_at_an_abstract_socket),
         cmocka_unit_test(test_a_slow_reader_is_not_waited_for_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

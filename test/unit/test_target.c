@@ -159,7 +159,7 @@ static void tear_down(struct routes *routes)
     destroy(&routes->fixture);
 }
 
-static void test_health_is_of_the_route(void **state)
+static void test_another_route_has_a_health_of_its_own(void **state)
 {
     (void)state;
     struct routes routes;
@@ -206,7 +206,7 @@ static struct tls_context *load(const struct tls_config *config)
 }
 
 // What its files hold counts, not only what they are called.
-static void test_tls_is_a_part_of_the_route(void **state)
+static void test_another_tls_context_is_another_route(void **state)
 {
     (void)state;
     struct routes routes;
@@ -255,8 +255,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_target_keeps_what_is_known_of_it),
-        cmocka_unit_test(test_health_is_of_the_route),
-        cmocka_unit_test(test_tls_is_a_part_of_the_route),
+        cmocka_unit_test(test_another_route_has_a_health_of_its_own),
+        cmocka_unit_test(test_another_tls_context_is_another_route),
     };
     return cmocka_run_group_tests(tests, start_tls, NULL);
 }

@@ -54,7 +54,7 @@ static void wait_acknowledged(int fd, struct tcp_path_info *facts)
     } while (facts->unacked > 0 || facts->unsent > 0);
 }
 
-static void test_a_connection(void **state)
+static void test_acknowledged_bytes_are_counted(void **state)
 {
     (void)state;
     struct pair pair;
@@ -77,7 +77,7 @@ static void test_a_connection(void **state)
     close_pair(&pair);
 }
 
-static void test_bytes_that_nobody_takes(void **state)
+static void test_bytes_that_nobody_takes_are_unsent(void **state)
 {
     (void)state;
     struct pair pair;
@@ -94,7 +94,7 @@ static void test_bytes_that_nobody_takes(void **state)
 }
 
 // What was known before it stays: a record is written after a reset, too.
-static void test_after_a_reset(void **state)
+static void test_what_was_known_before_a_reset_stays(void **state)
 {
     (void)state;
     struct pair pair;
@@ -116,7 +116,7 @@ static void test_after_a_reset(void **state)
     (void)close(pair.listener);
 }
 
-static void test_what_is_no_tcp(void **state)
+static void test_what_is_no_tcp_has_no_info(void **state)
 {
     (void)state;
     struct tcp_path_info facts = {.rtt = 42};
@@ -138,10 +138,10 @@ static void test_what_is_no_tcp(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_connection),
-        cmocka_unit_test(test_bytes_that_nobody_takes),
-        cmocka_unit_test(test_after_a_reset),
-        cmocka_unit_test(test_what_is_no_tcp),
+        cmocka_unit_test(test_acknowledged_bytes_are_counted),
+        cmocka_unit_test(test_bytes_that_nobody_takes_are_unsent),
+        cmocka_unit_test(test_what_was_known_before_a_reset_stays),
+        cmocka_unit_test(test_what_is_no_tcp_has_no_info),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

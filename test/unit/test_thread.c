@@ -17,27 +17,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/mutex.h"
 #include "bitflow/base/thread.h"
-
-#define LIMIT (20 * NS_PER_S)
-
-static struct thread_pool *make_pool(unsigned max_threads, unsigned max_parked, int64_t idle_time)
-{
-    const struct thread_pool_options options = {.parked_name = "parked",
-                                                .stack_size = (size_t)16 * 1024,
-                                                .max_threads = max_threads,
-                                                .max_parked = max_parked,
-                                                .idle_time = idle_time};
-    struct thread_pool *pool = thread_pool_create(&options, NULL);
-    assert_non_null(pool);
-    return pool;
-}
-
-static void end_pool(struct thread_pool *pool)
-{
-    assert_true(thread_pool_drain(pool, deadline_after(LIMIT)));
-    thread_pool_destroy(&pool);
-    assert_null(pool);
-}
+#include "pool_rig.h"
 
 // Waits until the pool has this many threads.
 static void await_count(struct thread_pool *pool, unsigned busy, unsigned parked)
@@ -87,7 +67,7 @@ static void let_go(struct held *held)
 static void test_the_thread_parked_last_runs_first(void **state)
 {
     (void)state;
-    struct thread_pool *pool = make_pool(0, 8, LIMIT);
+    struct thread_pool *pool = make_pool(&(struct thread_pool_options){.max_parked = 8, .idle_time = LIMIT});
     struct held tasks[3], again[3];
     for (size_t i = 0; i < 3; i++)
         start_held(pool, &tasks[i]);
@@ -106,10 +86,11 @@ static void test_the_thread_parked_last_runs_first(void **state)
     end_pool(pool);
 }
 
-static void test_bound_on_threads(void **state)
+static void test_no_more_threads_run_than_the_bound(void **state)
 {
     (void)state;
-    struct thread_pool *pool = make_pool(2, 8, LIMIT);
+    struct thread_pool *pool =
+        make_pool(&(struct thread_pool_options){.max_threads = 2, .max_parked = 8, .idle_time = LIMIT});
     struct held tasks[2], third;
     struct error error = ERROR_INIT;
     start_held(pool, &tasks[0]);
@@ -126,10 +107,10 @@ static void test_bound_on_threads(void **state)
     end_pool(pool);
 }
 
-static void test_bound_on_parked_threads(void **state)
+static void test_no_more_threads_are_kept_than_the_bound(void **state)
 {
     (void)state;
-    struct thread_pool *pool = make_pool(0, 1, LIMIT);
+    struct thread_pool *pool = make_pool(&(struct thread_pool_options){.max_parked = 1, .idle_time = LIMIT});
     struct held tasks[3];
     for (size_t i = 0; i < 3; i++)
         start_held(pool, &tasks[i]);
@@ -138,7 +119,7 @@ static void test_bound_on_parked_threads(void **state)
     await_count(pool, 0, 1);
     end_pool(pool);
 
-    pool = make_pool(0, 0, LIMIT); // none is kept
+    pool = make_pool(&(struct thread_pool_options){.max_parked = 0, .idle_time = LIMIT}); // none is kept
     start_held(pool, &tasks[0]);
     let_go(&tasks[0]);
     await_count(pool, 0, 0);
@@ -148,7 +129,7 @@ static void test_bound_on_parked_threads(void **state)
 static void test_an_idle_thread_ends(void **state)
 {
     (void)state;
-    struct thread_pool *pool = make_pool(0, 8, 20 * NS_PER_MS);
+    struct thread_pool *pool = make_pool(&(struct thread_pool_options){.max_parked = 8, .idle_time = 20 * NS_PER_MS});
     struct held task;
     int64_t start = clock_now();
     start_held(pool, &task);
@@ -160,10 +141,10 @@ static void test_an_idle_thread_ends(void **state)
     end_pool(pool);
 }
 
-static void test_drain(void **state)
+static void test_a_drain_waits_for_tasks_and_ends_idle_threads(void **state)
 {
     (void)state;
-    struct thread_pool *pool = make_pool(0, 8, LIMIT);
+    struct thread_pool *pool = make_pool(&(struct thread_pool_options){.max_parked = 8, .idle_time = LIMIT});
     struct held busy, idle;
     start_held(pool, &busy);
     start_held(pool, &idle);
@@ -177,7 +158,7 @@ static void test_drain(void **state)
     thread_pool_destroy(&pool);
     thread_pool_destroy(&pool); // NULL by now
 
-    pool = make_pool(0, 8, LIMIT);
+    pool = make_pool(&(struct thread_pool_options){.max_parked = 8, .idle_time = LIMIT});
     assert_true(thread_pool_drain(pool, clock_now())); // nothing to wait for
     thread_pool_destroy(&pool);
 }
@@ -224,7 +205,9 @@ static void *pour(void *argument)
 // moment.
 static void check_flood(unsigned max_threads, unsigned max_parked, int64_t idle_time)
 {
-    struct flood flood = {.pool = make_pool(max_threads, max_parked, idle_time), .lock = MUTEX_INIT};
+    struct flood flood = {.pool = make_pool(&(struct thread_pool_options){
+                              .max_threads = max_threads, .max_parked = max_parked, .idle_time = idle_time}),
+                          .lock = MUTEX_INIT};
     pthread_t threads[FLOOD_THREADS];
     for (size_t i = 0; i < FLOOD_THREADS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, pour, &flood), 0);
@@ -248,7 +231,7 @@ static void check_flood(unsigned max_threads, unsigned max_parked, int64_t idle_
     mutex_release(&flood.lock);
 }
 
-static void test_many_tasks_from_many_threads(void **state)
+static void test_every_task_that_was_taken_runs_once(void **state)
 {
     (void)state;
     check_flood(0, 16, LIMIT);
@@ -275,7 +258,7 @@ static void *look(void *argument)
     return argument;
 }
 
-static void test_start(void **state)
+static void test_a_thread_starts_with_its_stack_and_signals_blocked(void **state)
 {
     (void)state;
     struct seen seen = {.own = ""};
@@ -297,7 +280,7 @@ static void test_start(void **state)
         assert_int_equal(sigismember(&before, signal), sigismember(&after, signal));
 }
 
-static void test_a_stack_no_machine_has(void **state)
+static void test_a_stack_that_no_machine_has_is_an_error(void **state)
 {
     (void)state;
     pthread_t thread;
@@ -315,7 +298,7 @@ static void test_a_stack_no_machine_has(void **state)
     end_pool(pool);
 }
 
-static void test_condition(void **state)
+static void test_a_condition_is_not_waited_for_beyond_its_deadline(void **state)
 {
     (void)state;
     struct mutex lock;
@@ -336,14 +319,14 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_thread_parked_last_runs_first),
-        cmocka_unit_test(test_bound_on_threads),
-        cmocka_unit_test(test_bound_on_parked_threads),
+        cmocka_unit_test(test_no_more_threads_run_than_the_bound),
+        cmocka_unit_test(test_no_more_threads_are_kept_than_the_bound),
         cmocka_unit_test(test_an_idle_thread_ends),
-        cmocka_unit_test(test_drain),
-        cmocka_unit_test(test_many_tasks_from_many_threads),
-        cmocka_unit_test(test_start),
-        cmocka_unit_test(test_a_stack_no_machine_has),
-        cmocka_unit_test(test_condition),
+        cmocka_unit_test(test_a_drain_waits_for_tasks_and_ends_idle_threads),
+        cmocka_unit_test(test_every_task_that_was_taken_runs_once),
+        cmocka_unit_test(test_a_thread_starts_with_its_stack_and_signals_blocked),
+        cmocka_unit_test(test_a_stack_that_no_machine_has_is_an_error),
+        cmocka_unit_test(test_a_condition_is_not_waited_for_beyond_its_deadline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

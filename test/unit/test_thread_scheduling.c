@@ -17,26 +17,11 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/thread.h"
+#include "pool_rig.h"
 
-#define LIMIT (20 * NS_PER_S)
-#define STACK_SIZE ((size_t)16 * 1024)
-
-static struct thread_pool *make_pool(enum thread_scheduling scheduling)
+static struct thread_pool *make_scheduled(enum thread_scheduling scheduling)
 {
-    const struct thread_pool_options options = {.parked_name = "parked",
-                                                .stack_size = STACK_SIZE,
-                                                .max_parked = 1,
-                                                .idle_time = LIMIT,
-                                                .scheduling = scheduling};
-    struct thread_pool *pool = thread_pool_create(&options, NULL);
-    assert_non_null(pool);
-    return pool;
-}
-
-static void end_pool(struct thread_pool *pool)
-{
-    assert_true(thread_pool_drain(pool, deadline_after(LIMIT)));
-    thread_pool_destroy(&pool);
+    return make_pool(&(struct thread_pool_options){.max_parked = 1, .idle_time = LIMIT, .scheduling = scheduling});
 }
 
 // What a task saw of its thread.
@@ -102,11 +87,11 @@ static void test_a_pool_is_scheduled_as_its_options_say(void **state)
 {
     (void)state;
     struct look seen;
-    struct thread_pool *normal = make_pool(THREAD_SCHEDULING_NORMAL);
+    struct thread_pool *normal = make_scheduled(THREAD_SCHEDULING_NORMAL);
     run_look(normal, &seen, -1);
     assert_int_equal(seen.policy, SCHED_OTHER);
     end_pool(normal);
-    struct thread_pool *batch = make_pool(THREAD_SCHEDULING_BATCH);
+    struct thread_pool *batch = make_scheduled(THREAD_SCHEDULING_BATCH);
     run_look(batch, &seen, -1);
     assert_int_equal(seen.policy, SCHED_BATCH);
     end_pool(batch);
@@ -116,7 +101,7 @@ static void test_a_change_reaches_a_parked_thread(void **state)
 {
     (void)state;
     struct look first, seen;
-    struct thread_pool *pool = make_pool(THREAD_SCHEDULING_BATCH);
+    struct thread_pool *pool = make_scheduled(THREAD_SCHEDULING_BATCH);
     run_look(pool, &first, -1);
     for (int i = 0; i < 3; i++) {
         thread_pool_set_scheduling(pool, THREAD_SCHEDULING_NORMAL);
@@ -135,7 +120,7 @@ static void test_a_thread_that_a_batch_thread_starts_is_normal(void **state)
 {
     (void)state;
     struct look seen;
-    struct thread_pool *pool = make_pool(THREAD_SCHEDULING_BATCH);
+    struct thread_pool *pool = make_scheduled(THREAD_SCHEDULING_BATCH);
     run_look(pool, &seen, -1);
     assert_int_equal(seen.policy, SCHED_BATCH);
     assert_int_equal(seen.child_policy, SCHED_OTHER);
@@ -156,8 +141,8 @@ static void look_elsewhere(void *argument)
 static void check_pools(enum thread_scheduling other, int expected)
 {
     struct look there;
-    struct look here = {.there = &there, .other = make_pool(other)};
-    struct thread_pool *pool = make_pool(THREAD_SCHEDULING_BATCH);
+    struct look here = {.there = &there, .other = make_scheduled(other)};
+    struct thread_pool *pool = make_scheduled(THREAD_SCHEDULING_BATCH);
     assert_int_equal(sem_init(&here.done, 0, 0), 0);
     assert_true(thread_pool_run(pool, look_elsewhere, &here, NULL));
     while (sem_wait(&here.done) != 0)
@@ -168,7 +153,7 @@ static void check_pools(enum thread_scheduling other, int expected)
     end_pool(here.other);
 }
 
-static void test_each_pool_has_its_own(void **state)
+static void test_each_pool_has_a_policy_of_its_own(void **state)
 {
     (void)state;
     check_pools(THREAD_SCHEDULING_NORMAL, SCHED_OTHER);
@@ -179,7 +164,7 @@ static void test_a_thread_that_an_operator_gave_a_policy_keeps_it(void **state)
 {
     (void)state;
     struct look first, seen;
-    struct thread_pool *pool = make_pool(THREAD_SCHEDULING_BATCH);
+    struct thread_pool *pool = make_scheduled(THREAD_SCHEDULING_BATCH);
     run_look(pool, &first, SCHED_IDLE); // anyone may choose it
     thread_pool_set_scheduling(pool, THREAD_SCHEDULING_NORMAL);
     run_look(pool, &seen, -1);
@@ -201,7 +186,7 @@ static void check_process(int policy, int expected)
         struct look seen;
         if (sched_setscheduler(0, policy, &parameter) != 0)
             _exit(2);
-        struct thread_pool *pool = make_pool(THREAD_SCHEDULING_BATCH);
+        struct thread_pool *pool = make_scheduled(THREAD_SCHEDULING_BATCH);
         run_look(pool, &seen, -1);
         bool good = seen.policy == expected;
         thread_pool_set_scheduling(pool, THREAD_SCHEDULING_NORMAL);
@@ -229,7 +214,7 @@ static void test_a_threads_own_reset_on_fork_stays(void **state)
 {
     (void)state;
     struct look seen;
-    struct thread_pool *pool = make_pool(THREAD_SCHEDULING_NORMAL);
+    struct thread_pool *pool = make_scheduled(THREAD_SCHEDULING_NORMAL);
     run_look(pool, &seen, SCHED_OTHER | SCHED_RESET_ON_FORK);
     thread_pool_set_scheduling(pool, THREAD_SCHEDULING_BATCH);
     run_look(pool, &seen, -1);
@@ -250,7 +235,7 @@ int main(void)
         cmocka_unit_test(test_a_pool_is_scheduled_as_its_options_say),
         cmocka_unit_test(test_a_change_reaches_a_parked_thread),
         cmocka_unit_test(test_a_thread_that_a_batch_thread_starts_is_normal),
-        cmocka_unit_test(test_each_pool_has_its_own),
+        cmocka_unit_test(test_each_pool_has_a_policy_of_its_own),
         cmocka_unit_test(test_a_thread_that_an_operator_gave_a_policy_keeps_it),
         cmocka_unit_test(test_a_threads_own_reset_on_fork_stays),
     };

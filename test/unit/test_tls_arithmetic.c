@@ -17,7 +17,7 @@ static const mbedtls_ecp_group_id ours[] = {MBEDTLS_ECP_DP_CURVE25519, MBEDTLS_E
 
 // ---- who does it
 
-static void test_the_libraries_come_to_ours(void **state)
+static void test_mbedtls_calls_our_functions(void **state)
 {
     (void)state;
     static const char *const names[] = {"mbedtls_ecp_mul",    "mbedtls_ecp_mul_restartable",
@@ -52,7 +52,7 @@ static void test_a_key_exchange_is_done_by_libcrypto(void **state)
     }
 }
 
-static void test_own_tests_of_mbedtls(void **state)
+static void test_the_self_tests_of_mbedtls_pass(void **state)
 {
     (void)state;
     const struct arithmetic_counts before = arithmetic_counts;
@@ -123,7 +123,7 @@ static const struct {
      "e8da1b38e0bdd1f88569d6c99baffa43"},
 };
 
-static void test_known_answers(void **state)
+static void test_products_match_known_answers(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(known); i++) {
@@ -169,7 +169,7 @@ static void compare_product(struct rig_curve *curve, const mbedtls_ecp_point *po
         assert_int_equal(rig_done(CURVE_PRODUCT), before + 1);
 }
 
-static void test_random_products(void **state)
+static void test_random_products_match_those_of_mbedtls(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(ours); i++) {
@@ -186,7 +186,7 @@ static void test_random_products(void **state)
     }
 }
 
-static void test_scalars_at_the_edges(void **state)
+static void test_scalars_at_the_edges_match_mbedtls(void **state)
 {
     (void)state;
     for (size_t i = WEIERSTRASS; i < ARRAY_LENGTH(ours); i++) {
@@ -242,7 +242,7 @@ static void expect_refusal(struct rig_curve *curve, const mbedtls_ecp_point *poi
     assert_int_equal(mbedtls_ecp_mul_restartable(&curve->group, &curve->r, &curve->m, point, RIG_RANDOM, NULL), status);
 }
 
-static void test_invalid_points(void **state)
+static void test_invalid_points_are_refused(void **state)
 {
     (void)state;
     for (size_t i = WEIERSTRASS; i < ARRAY_LENGTH(ours); i++) {
@@ -272,7 +272,7 @@ static void test_invalid_points(void **state)
 }
 
 // https://cr.yp.to/ecdh.html#validate: every point of small order, also as it is written with p added.
-static void test_x25519_points_of_small_order(void **state)
+static void test_x25519_points_of_small_order_are_refused(void **state)
 {
     (void)state;
     static const char *const points[] = {
@@ -305,7 +305,7 @@ static void test_x25519_points_of_small_order(void **state)
     rig_curve_release(&curve);
 }
 
-static void test_x25519_scalars(void **state)
+static void test_unclamped_x25519_scalars_are_refused(void **state)
 {
     (void)state;
     struct rig_curve curve;
@@ -324,7 +324,7 @@ static void test_x25519_scalars(void **state)
     rig_curve_release(&curve);
 }
 
-static void test_no_random_numbers(void **state)
+static void test_a_product_without_random_numbers_is_refused(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(ours); i++) {
@@ -351,7 +351,7 @@ static void compare_sum(struct rig_curve *curve, const mbedtls_ecp_point *p, con
         assert_int_equal(mbedtls_ecp_point_cmp(&curve->r, &curve->expected), 0);
 }
 
-static void test_random_sums(void **state)
+static void test_random_sums_match_those_of_mbedtls(void **state)
 {
     (void)state;
     for (size_t i = WEIERSTRASS; i < ARRAY_LENGTH(ours); i++) {
@@ -374,7 +374,7 @@ static void test_random_sums(void **state)
 
 // Zero, one, their likes below and above zero and the order, with every kind of point on either side; among them sums
 // at infinity, and doublings.
-static void test_sums_at_the_edges(void **state)
+static void test_sums_at_the_edges_match_mbedtls(void **state)
 {
     (void)state;
     struct rig_curve curve;
@@ -407,7 +407,7 @@ static void test_sums_at_the_edges(void **state)
     rig_curve_release(&curve);
 }
 
-static void test_no_sums_of_montgomery_points(void **state)
+static void test_sums_of_montgomery_points_are_refused(void **state)
 {
     (void)state;
     struct rig_curve curve;
@@ -443,20 +443,20 @@ static void test_the_result_may_be_an_operand(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_libraries_come_to_ours),
+        cmocka_unit_test(test_mbedtls_calls_our_functions),
         cmocka_unit_test(test_a_key_exchange_is_done_by_libcrypto),
-        cmocka_unit_test(test_own_tests_of_mbedtls),
-        cmocka_unit_test(test_known_answers),
-        cmocka_unit_test(test_random_products),
-        cmocka_unit_test(test_scalars_at_the_edges),
+        cmocka_unit_test(test_the_self_tests_of_mbedtls_pass),
+        cmocka_unit_test(test_products_match_known_answers),
+        cmocka_unit_test(test_random_products_match_those_of_mbedtls),
+        cmocka_unit_test(test_scalars_at_the_edges_match_mbedtls),
         cmocka_unit_test(test_the_other_curves_remain_with_mbedtls),
-        cmocka_unit_test(test_invalid_points),
-        cmocka_unit_test(test_x25519_points_of_small_order),
-        cmocka_unit_test(test_x25519_scalars),
-        cmocka_unit_test(test_no_random_numbers),
-        cmocka_unit_test(test_random_sums),
-        cmocka_unit_test(test_sums_at_the_edges),
-        cmocka_unit_test(test_no_sums_of_montgomery_points),
+        cmocka_unit_test(test_invalid_points_are_refused),
+        cmocka_unit_test(test_x25519_points_of_small_order_are_refused),
+        cmocka_unit_test(test_unclamped_x25519_scalars_are_refused),
+        cmocka_unit_test(test_a_product_without_random_numbers_is_refused),
+        cmocka_unit_test(test_random_sums_match_those_of_mbedtls),
+        cmocka_unit_test(test_sums_at_the_edges_match_mbedtls),
+        cmocka_unit_test(test_sums_of_montgomery_points_are_refused),
         cmocka_unit_test(test_the_result_may_be_an_operand),
     };
     return cmocka_run_group_tests(tests, rig_begin, NULL);

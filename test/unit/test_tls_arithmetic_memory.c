@@ -88,7 +88,7 @@ static void assert_survives(int (*run)(struct operands *), struct operands *with
     assert_true(failing > 5); // otherwise the allocator here is not the one in use
 }
 
-static void test_curves(void **state)
+static void test_curves_survive_any_failing_allocation(void **state)
 {
     (void)state;
     static const mbedtls_ecp_group_id ids[] = {MBEDTLS_ECP_DP_CURVE25519, MBEDTLS_ECP_DP_SECP256R1};
@@ -115,7 +115,7 @@ static void make_key(mbedtls_pk_context *key)
     assert_int_equal(mbedtls_rsa_gen_key(mbedtls_pk_rsa(*key), RIG_RANDOM, 1024, 65537), 0);
 }
 
-static void test_rsa(void **state)
+static void test_rsa_survives_any_failing_allocation(void **state)
 {
     (void)state;
 #ifdef HAS_THREAD_SANITIZER
@@ -182,9 +182,9 @@ static void assert_outlives(const mbedtls_pk_context *made, bool has_twin, int w
     assert_true(failing > 10);
 }
 
-static void test_no_signature_is_spoilt(void **state)
+// With a shortage of one allocation, and with one that lasts.
+static void for_each_shortage(void (*check)(const mbedtls_pk_context *key))
 {
-    (void)state;
 #ifdef HAS_THREAD_SANITIZER
     skip();
 #endif
@@ -192,53 +192,59 @@ static void test_no_signature_is_spoilt(void **state)
     make_key(&key);
     for (int lasting = 0; lasting < 2; lasting++) {
         memory_fail_lastingly(lasting != 0);
-        // The first makes the blinding, the second changes it.
-        static const int with_twin[] = {0, 1, RENEWAL - 1, RENEWAL, RENEWAL + 1};
-        for (size_t i = 0; i < ARRAY_LENGTH(with_twin); i++)
-            assert_outlives(&key, true, with_twin[i]);
-        assert_outlives(&key, false, 0);
-        assert_outlives(&key, false, 1);
+        check(&key);
     }
     memory_fail_lastingly(false);
     mbedtls_pk_free(&key);
+}
+
+static void check_signatures(const mbedtls_pk_context *key)
+{
+    // The first makes the blinding, the second changes it.
+    static const int with_twin[] = {0, 1, RENEWAL - 1, RENEWAL, RENEWAL + 1};
+    for (size_t i = 0; i < ARRAY_LENGTH(with_twin); i++)
+        assert_outlives(key, true, with_twin[i]);
+    assert_outlives(key, false, 0);
+    assert_outlives(key, false, 1);
+}
+
+static void test_no_signature_is_spoilt(void **state)
+{
+    (void)state;
+    for_each_shortage(check_signatures);
+}
+
+static void check_twins(const mbedtls_pk_context *key)
+{
+    long failing = 0;
+    for (bool has_found = true; has_found; failing++) {
+        struct rsa_twin *twin = NULL;
+        struct error error = ERROR_INIT;
+        OPENSSL_thread_stop();
+        memory_count_begin(failing);
+        bool is_good = rsa_twin_create(key, &twin, &error);
+        (void)memory_count_end();
+        has_found = has_failed;
+        if (is_good != (twin != NULL) || (!is_good && error.code != ERROR_NO_MEMORY))
+            fail_msg("with allocation %ld failing: %d, and %s twin: %s", failing, is_good, twin != NULL ? "a" : "no",
+                     error.text);
+        rsa_twin_destroy(&twin);
+    }
+    assert_true(failing > 10);
 }
 
 // Else a shortage at a reload would leave the key with mbedTLS, and every handshake slow.
 static void test_no_twin_is_forgone(void **state)
 {
     (void)state;
-#ifdef HAS_THREAD_SANITIZER
-    skip();
-#endif
-    mbedtls_pk_context key;
-    make_key(&key);
-    for (int lasting = 0; lasting < 2; lasting++) {
-        long failing = 0;
-        memory_fail_lastingly(lasting != 0);
-        for (bool has_found = true; has_found; failing++) {
-            struct rsa_twin *twin = NULL;
-            struct error error = ERROR_INIT;
-            OPENSSL_thread_stop();
-            memory_count_begin(failing);
-            bool is_good = rsa_twin_create(&key, &twin, &error);
-            (void)memory_count_end();
-            has_found = has_failed;
-            if (is_good != (twin != NULL) || (!is_good && error.code != ERROR_NO_MEMORY))
-                fail_msg("with allocation %ld failing: %d, and %s twin: %s", failing, is_good,
-                         twin != NULL ? "a" : "no", error.text);
-            rsa_twin_destroy(&twin);
-        }
-        assert_true(failing > 10);
-    }
-    memory_fail_lastingly(false);
-    mbedtls_pk_free(&key);
+    for_each_shortage(check_twins);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_curves),
-        cmocka_unit_test(test_rsa),
+        cmocka_unit_test(test_curves_survive_any_failing_allocation),
+        cmocka_unit_test(test_rsa_survives_any_failing_allocation),
         cmocka_unit_test(test_no_signature_is_spoilt),
         cmocka_unit_test(test_no_twin_is_forgone),
     };

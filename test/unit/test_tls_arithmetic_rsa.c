@@ -58,7 +58,7 @@ static void compare(mbedtls_rsa_context *key, const unsigned char *input, bool i
     assert_int_equal(rig_done(RSA_PUBLIC) - public_before, is_done);
 }
 
-static void test_both_operations(void **state)
+static void test_both_operations_match_those_of_mbedtls(void **state)
 {
     (void)state;
     // 2056: a length that is none of words; 2050: one that isn't even one of bytes.
@@ -96,7 +96,7 @@ static void test_both_operations(void **state)
 }
 
 // PKCS #1 v1.5 leaves nothing to chance: both libraries make the same signature.
-static void test_a_known_signature(void **state)
+static void test_a_signature_is_the_one_that_openssl_makes(void **state)
 {
     (void)state;
     static const unsigned char hash[32] = {3, 1, 4, 1, 5, 9, 2, 6};
@@ -133,7 +133,7 @@ static void test_a_known_signature(void **state)
     mbedtls_pk_free(&key);
 }
 
-static void test_no_random_numbers(void **state)
+static void test_a_signature_without_random_numbers_is_refused(void **state)
 {
     (void)state;
     mbedtls_pk_context key;
@@ -147,7 +147,7 @@ static void test_no_random_numbers(void **state)
 }
 
 // A key that is not whole, and none at all.
-static void test_what_is_no_key(void **state)
+static void test_a_key_that_is_not_whole_is_refused(void **state)
 {
     (void)state;
     static const unsigned char even[16] = {0x80, [15] = 2};
@@ -164,7 +164,7 @@ static void test_what_is_no_key(void **state)
 }
 
 // The longest take as long as a private key, and come from whoever connects.
-static void test_long_exponents(void **state)
+static void test_an_exponent_beyond_32_bytes_is_refused(void **state)
 {
     (void)state;
     static const size_t sizes[] = {1, 3, 8, 9, 31, 32, 33, 128};
@@ -258,7 +258,7 @@ static void *sign(void *argument)
 }
 
 // While one key is signed with, others come and go, as a reload does it.
-static void test_threads_share_a_key(void **state)
+static void test_threads_may_share_a_key(void **state)
 {
     (void)state;
     mbedtls_pk_context key, other;
@@ -287,10 +287,14 @@ static void test_threads_share_a_key(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_both_operations),          cmocka_unit_test(test_a_known_signature),
-        cmocka_unit_test(test_no_random_numbers),        cmocka_unit_test(test_what_is_no_key),
-        cmocka_unit_test(test_long_exponents),           cmocka_unit_test(test_other_kinds_have_no_twin),
-        cmocka_unit_test(test_a_twin_goes_with_its_key), cmocka_unit_test(test_threads_share_a_key),
+        cmocka_unit_test(test_both_operations_match_those_of_mbedtls),
+        cmocka_unit_test(test_a_signature_is_the_one_that_openssl_makes),
+        cmocka_unit_test(test_a_signature_without_random_numbers_is_refused),
+        cmocka_unit_test(test_a_key_that_is_not_whole_is_refused),
+        cmocka_unit_test(test_an_exponent_beyond_32_bytes_is_refused),
+        cmocka_unit_test(test_other_kinds_have_no_twin),
+        cmocka_unit_test(test_a_twin_goes_with_its_key),
+        cmocka_unit_test(test_threads_may_share_a_key),
     };
     return cmocka_run_group_tests(tests, rig_begin, NULL);
 }

@@ -1,8 +1,8 @@
 // What a TLS context loads, and what it says of files that are not what they should be.
 
+#include "row.h"
 #include "tls_rig.h"
 
-static struct rig_issued ca;
 static struct rig_issued server;
 
 static void assert_refused(const struct rig_config *config, enum tls_role role, const char *words)
@@ -40,11 +40,11 @@ static void test_every_kind_of_key_loads(void **state)
     static const char *const kinds[] = {"rsa", "P-256", "P-384"};
     for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++) {
         struct rig_issued issued =
-            rig_issue(&(struct rig_request){.subject = "s", .kind = kinds[i], .names = "DNS:s", .issuer = &ca});
+            rig_issue(&(struct rig_request){.subject = "s", .kind = kinds[i], .names = "DNS:s", .issuer = &rig_ca});
         rig_write_pair("kind", &issued);
         struct rig_config config;
         rig_config_init(&config, VERIFY_NONE);
-        rig_config_add(&config, "kind.key", "kind.crt", NULL, NULL);
+        rig_config_add_pair(&config, "kind", NULL);
         load_and_drop(&config, TLS_SERVER);
         load_and_drop(&config, TLS_CLIENT);
         // The forms with a label of their own.
@@ -67,7 +67,7 @@ static void test_a_pair_may_share_a_file(void **state)
     load_and_drop(&config, TLS_SERVER);
 }
 
-static void test_files_that_are_something_else(void **state)
+static void test_a_file_that_is_something_else_is_named(void **state)
 {
     (void)state;
     static const unsigned char der[] = {0x30, 0x82, 0x01, 0x00, 0x00};
@@ -76,22 +76,36 @@ static void test_files_that_are_something_else(void **state)
     rig_write_file("text", "hello\n", 6);
     rig_write_file("der", der, sizeof der);
     rig_write_file("zeros", zeros, sizeof zeros - 1);
-    assert_bad_pair("server.key", "missing", "missing", "cannot read ");
-    assert_bad_pair("server.key", "missing", "missing", "No such file or directory");
-    assert_bad_pair("missing", "server.crt", "missing", "No such file or directory");
-    assert_bad_pair("server.key", ".", "/.", "is a directory");
-    assert_bad_pair("server.key", "empty", "empty", "is empty");
-    assert_bad_pair("empty", "server.crt", "empty", "is empty");
-    assert_bad_pair("server.key", "text", "text", "is not a PEM file");
-    assert_bad_pair("text", "server.crt", "text", "is not a PEM file");
-    assert_bad_pair("server.key", "der", "der", "is DER; it must be PEM");
-    assert_bad_pair("der", "server.crt", "der", "is DER; it must be PEM");
-    assert_bad_pair("server.key", "zeros", "zeros", "it has zero bytes in it");
-    assert_bad_pair("server.key", "server.key", "server.key", "holds a PRIVATE KEY, not a CERTIFICATE");
-    assert_bad_pair("server.crt", "server.crt", "server.crt", "holds a CERTIFICATE, not a PRIVATE KEY");
+    static const struct {
+        const char *name;
+        const char *key;
+        const char *certificate;
+        const char *file; // that is at fault
+        const char *words;
+    } rows[] = {
+        {"a certificate that is missing, named", "server.key", "missing", "missing", "cannot read "},
+        {"a certificate that is missing", "server.key", "missing", "missing", "No such file or directory"},
+        {"a key that is missing", "missing", "server.crt", "missing", "No such file or directory"},
+        {"a directory", "server.key", ".", "/.", "is a directory"},
+        {"an empty certificate", "server.key", "empty", "empty", "is empty"},
+        {"an empty key", "empty", "server.crt", "empty", "is empty"},
+        {"a certificate that is text", "server.key", "text", "text", "is not a PEM file"},
+        {"a key that is text", "text", "server.crt", "text", "is not a PEM file"},
+        {"a certificate in DER", "server.key", "der", "der", "is DER; it must be PEM"},
+        {"a key in DER", "der", "server.crt", "der", "is DER; it must be PEM"},
+        {"zero bytes", "server.key", "zeros", "zeros", "it has zero bytes in it"},
+        {"a key as the certificate", "server.key", "server.key", "server.key",
+         "holds a PRIVATE KEY, not a CERTIFICATE"},
+        {"a certificate as the key", "server.crt", "server.crt", "server.crt",
+         "holds a CERTIFICATE, not a PRIVATE KEY"},
+    };
+    FOR_EACH_ROW(row, rows)
+    {
+        assert_bad_pair(row->key, row->certificate, row->file, row->words);
+    }
 }
 
-static void test_damaged_files(void **state)
+static void test_damaged_files_are_told_as_such(void **state)
 {
     (void)state;
     char text[16384];
@@ -126,7 +140,7 @@ static void write_encrypted(const char *name)
     assert_int_equal(fclose(file), 0);
 }
 
-static void test_keys_that_cannot_be_used(void **state)
+static void test_a_key_that_cannot_be_used_is_refused(void **state)
 {
     (void)state;
     write_encrypted("encrypted.key");
@@ -150,13 +164,11 @@ static void test_keys_that_cannot_be_used(void **state)
         EVP_PKEY_free(key);
         assert_bad_pair("odd.key", "server.crt", "odd.key", kinds[i].words);
     }
-    struct rig_issued ed = rig_issue(&(struct rig_request){.subject = "s", .kind = "ed25519"});
-    rig_write_pair("ed", &ed);
+    rig_issue_pair("ed", &(struct rig_request){.subject = "s", .kind = "ed25519"});
     assert_bad_pair("ed.key", "ed.crt", "ed.crt", "certificate 1 uses Ed25519, which is not supported");
-    rig_drop(&ed);
 }
 
-static void test_keys_and_certificates_that_do_not_match(void **state)
+static void test_a_key_of_another_certificate_is_refused(void **state)
 {
     (void)state;
     EVP_PKEY *other = rig_key("P-256");
@@ -168,35 +180,30 @@ static void test_keys_and_certificates_that_do_not_match(void **state)
     assert_bad_pair("other.key", "server.crt", "server.crt", "the key does not belong to the certificate");
     assert_bad_pair("other.key", "server.crt", "other.key", "the key does not belong to the certificate");
     assert_bad_pair("rsa.key", "server.crt", "rsa.key", "the key does not belong to the certificate");
-    rig_write_chain("reversed.crt", ca.certificate, server.certificate, NULL);
+    rig_write_chain("reversed.crt", rig_ca.certificate, server.certificate, NULL);
     assert_bad_pair("server.key", "reversed.crt", "reversed.crt",
                     "the key's certificate must be the first, not number 2, of");
 }
 
-static void test_certificates_that_are_not_for_servers(void **state)
+static void test_a_certificate_that_is_not_for_servers_is_refused(void **state)
 {
     (void)state;
-    struct rig_issued client = rig_issue(&(struct rig_request){.subject = "c", .usage = "clientAuth", .issuer = &ca});
-    rig_write_pair("usage", &client);
-    rig_drop(&client);
+    rig_issue_pair("usage", &(struct rig_request){.subject = "c", .usage = "clientAuth", .issuer = &rig_ca});
     assert_bad_pair("usage.key", "usage.crt", "usage.crt", "not for servers (extended key usage)");
     struct rig_config config;
     rig_config_init(&config, VERIFY_NONE);
-    rig_config_add(&config, "usage.key", "usage.crt", NULL, NULL);
+    rig_config_add_pair(&config, "usage", NULL);
     load_and_drop(&config, TLS_CLIENT);
-    struct rig_issued sealed =
-        rig_issue(&(struct rig_request){.subject = "c", .key_usage = "keyEncipherment", .issuer = &ca});
-    rig_write_pair("usage", &sealed);
-    rig_drop(&sealed);
+    rig_issue_pair("usage", &(struct rig_request){.subject = "c", .key_usage = "keyEncipherment", .issuer = &rig_ca});
     assert_bad_pair("usage.key", "usage.crt", "usage.crt", "not for signatures (key usage)");
 }
 
-static void test_authorities(void **state)
+static void test_a_verifying_context_needs_an_authority(void **state)
 {
     (void)state;
     struct rig_config config;
     rig_config_init(&config, VERIFY_STRICT);
-    rig_config_add(&config, "server.key", "server.crt", NULL, NULL);
+    rig_config_add_pair(&config, "server", NULL);
     assert_refused(&config, TLS_SERVER, "verify_mode strict needs an authority");
     config.config.verify_mode = VERIFY_RELAXED;
     assert_refused(&config, TLS_SERVER, "verify_mode relaxed needs an authority");
@@ -210,7 +217,7 @@ static void test_authorities(void **state)
 
     // What mbedTLS cannot use among the CAs is left out, if there is another.
     struct rig_issued ed = rig_issue(&(struct rig_request){.subject = "s", .kind = "ed25519", .is_ca = true});
-    rig_write_chain("mixed.crt", ed.certificate, ca.certificate, NULL);
+    rig_write_chain("mixed.crt", ed.certificate, rig_ca.certificate, NULL);
     rig_write_chain("ed.crt", ed.certificate, NULL, NULL);
     rig_drop(&ed);
     rig_config_init(&config, VERIFY_STRICT);
@@ -221,11 +228,11 @@ static void test_authorities(void **state)
     assert_refused(&config, TLS_CLIENT, "ed.crt: certificate 1 uses Ed25519, which is not supported");
 }
 
-static void test_revocation_lists(void **state)
+static void test_a_damaged_revocation_list_is_refused(void **state)
 {
     (void)state;
     struct rig_config config;
-    rig_write_crl("ca.crl", &ca, server.certificate, RIG_DAY);
+    rig_write_crl("ca.crl", &rig_ca, server.certificate, RIG_DAY);
     rig_config_init(&config, VERIFY_STRICT);
     rig_config_add(&config, NULL, NULL, "ca.crt", "ca.crl");
     load_and_drop(&config, TLS_CLIENT);
@@ -245,7 +252,7 @@ static void test_revocation_lists(void **state)
     assert_refused(&config, TLS_CLIENT, "bad.crl: revocation list 1 cannot be read (");
 }
 
-static void test_the_systems_authorities(void **state)
+static void test_the_systems_authorities_are_used_where_none_is_configured(void **state)
 {
     (void)state;
     char path[RIG_PATH_SIZE];
@@ -303,13 +310,11 @@ static void warnings_of(const struct rig_config *config, int days, struct warnin
 
 static void assert_warning(long from, long until, const char *words, long date)
 {
-    struct rig_issued issued = rig_issue(
-        &(struct rig_request){.subject = "shaky", .names = "DNS:a", .from = from, .until = until, .issuer = &ca});
-    rig_write_pair("shaky", &issued);
-    rig_drop(&issued);
+    rig_issue_pair("shaky", &(struct rig_request){
+                                .subject = "shaky", .names = "DNS:a", .from = from, .until = until, .issuer = &rig_ca});
     struct rig_config config;
     rig_config_init(&config, VERIFY_NONE);
-    rig_config_add(&config, "shaky.key", "shaky.crt", NULL, NULL);
+    rig_config_add_pair(&config, "shaky", NULL);
     struct warnings warnings;
     warnings_of(&config, 30, &warnings);
     if (words == NULL) {
@@ -327,7 +332,7 @@ static void assert_warning(long from, long until, const char *words, long date)
     assert_string_equal(warnings.text[0], expected);
 }
 
-static void test_warnings_of_dates(void **state)
+static void test_dates_outside_the_validity_are_warned_of(void **state)
 {
     (void)state;
     assert_warning(-20L * RIG_DAY, -10L * RIG_DAY, "expired on", -10L * RIG_DAY);
@@ -336,7 +341,7 @@ static void test_warnings_of_dates(void **state)
     assert_warning(-RIG_DAY, 31L * RIG_DAY, NULL, 0);
 }
 
-static void test_other_warnings(void **state)
+static void test_each_fault_of_the_files_is_warned_of(void **state)
 {
     (void)state;
     char path[RIG_PATH_SIZE];
@@ -346,7 +351,7 @@ static void test_other_warnings(void **state)
     rig_write_crl("old.crl", &old_ca, NULL, -2L * RIG_DAY);
     rig_write_chain("odd.crt", server.certificate, old_ca.certificate, NULL);
     struct rig_issued ed = rig_issue(&(struct rig_request){.subject = "s", .kind = "ed25519", .is_ca = true});
-    rig_write_chain("mixed.crt", ed.certificate, ca.certificate, NULL);
+    rig_write_chain("mixed.crt", ed.certificate, rig_ca.certificate, NULL);
     rig_drop(&ed);
     rig_drop(&old_ca);
     struct rig_config config;
@@ -375,20 +380,15 @@ static int begin(void **state)
 {
     (void)state;
     rig_tls_begin();
-    ca = rig_issue(&(struct rig_request){.subject = "Test CA", .is_ca = true});
-    server = rig_issue(&(struct rig_request){.subject = "server", .names = "DNS:a.example", .issuer = &ca});
-    rig_write_pair("ca", &ca);
+    server = rig_issue(&(struct rig_request){.subject = "server", .names = "DNS:a.example", .issuer = &rig_ca});
     rig_write_pair("server", &server);
     return 0;
 }
 
 static int end(void **state)
 {
-    (void)state;
-    rig_drop(&ca);
     rig_drop(&server);
-    rig_tls_end();
-    return 0;
+    return rig_tls_end(state);
 }
 
 int main(void)
@@ -396,17 +396,17 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_kind_of_key_loads),
         cmocka_unit_test(test_a_pair_may_share_a_file),
-        cmocka_unit_test(test_files_that_are_something_else),
-        cmocka_unit_test(test_damaged_files),
-        cmocka_unit_test(test_keys_that_cannot_be_used),
-        cmocka_unit_test(test_keys_and_certificates_that_do_not_match),
-        cmocka_unit_test(test_certificates_that_are_not_for_servers),
-        cmocka_unit_test(test_authorities),
-        cmocka_unit_test(test_revocation_lists),
-        cmocka_unit_test(test_the_systems_authorities),
+        UNIT_TEST_OF_ROWS(test_a_file_that_is_something_else_is_named),
+        cmocka_unit_test(test_damaged_files_are_told_as_such),
+        cmocka_unit_test(test_a_key_that_cannot_be_used_is_refused),
+        cmocka_unit_test(test_a_key_of_another_certificate_is_refused),
+        cmocka_unit_test(test_a_certificate_that_is_not_for_servers_is_refused),
+        cmocka_unit_test(test_a_verifying_context_needs_an_authority),
+        cmocka_unit_test(test_a_damaged_revocation_list_is_refused),
+        cmocka_unit_test(test_the_systems_authorities_are_used_where_none_is_configured),
         cmocka_unit_test(test_a_long_path_loses_its_beginning),
-        cmocka_unit_test(test_warnings_of_dates),
-        cmocka_unit_test(test_other_warnings),
+        cmocka_unit_test(test_dates_outside_the_validity_are_warned_of),
+        cmocka_unit_test(test_each_fault_of_the_files_is_warned_of),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -3,7 +3,6 @@
 
 #include "tls_peer.h"
 
-static struct rig_issued ca;
 static const char *const kinds[] = {"rsa", "P-256", "P-384"};
 
 struct suite {
@@ -29,14 +28,10 @@ static const struct suite suites[] = {
 static void run_suite(const struct suite *suite, const char *kind, enum tls_role role)
 {
     struct rig_config config;
-    char key[32];
-    char certificate[32];
     char client[32];
-    (void)snprintf(key, sizeof key, "%s.key", kind);
-    (void)snprintf(certificate, sizeof certificate, "%s.crt", kind);
     (void)snprintf(client, sizeof client, "client-%s", kind);
     rig_config_init(&config, VERIFY_STRICT);
-    rig_config_add(&config, key, certificate, "ca.crt", NULL);
+    rig_config_add_pair(&config, kind, "ca.crt");
     struct tls_context *context = rig_context(&config, role);
     struct tls_peer peer = {.minimum = suite->version,
                             .maximum = suite->version,
@@ -72,13 +67,13 @@ static void run_matrix(enum tls_role role)
                 run_suite(&suites[i], kinds[j], role);
 }
 
-static void test_every_suite_and_key_as_a_server(void **state)
+static void test_every_suite_and_key_works_as_a_server(void **state)
 {
     (void)state;
     run_matrix(TLS_SERVER);
 }
 
-static void test_every_suite_and_key_as_a_client(void **state)
+static void test_every_suite_and_key_works_as_a_client(void **state)
 {
     (void)state;
     run_matrix(TLS_CLIENT);
@@ -101,7 +96,7 @@ static bool run_plain(enum tls_role role, struct tls_peer *peer, struct error *e
     return is_good;
 }
 
-static void test_groups(void **state)
+static void test_only_our_groups_are_agreed_on(void **state)
 {
     (void)state;
     static const char *const good[] = {"X25519", "P-256", "P-384", "P-521:P-384", "X448:X25519"};
@@ -159,7 +154,7 @@ static void test_pss_in_1_2_is_named(void **state)
     assert_non_null(strstr(error.text, "an RSA-PSS signature in TLS 1.2"));
 }
 
-static void test_minimum_version(void **state)
+static void test_no_version_below_the_minimum_is_spoken(void **state)
 {
     (void)state;
     for (unsigned i = 0; i < 2; i++) {
@@ -168,7 +163,7 @@ static void test_minimum_version(void **state)
         rig_config_init(&config, VERIFY_NONE);
         config.config.minimum_version = TLS_MINIMUM_1_3;
         if (role == TLS_SERVER)
-            rig_config_add(&config, "P-256.key", "P-256.crt", NULL, NULL);
+            rig_config_add_pair(&config, "P-256", NULL);
         struct tls_context *context = rig_context(&config, role);
         struct tls_session session;
         struct error error;
@@ -186,10 +181,7 @@ static void test_minimum_version(void **state)
 
 static void write_server(const char *pair, const char *subject, const char *names, const char *kind)
 {
-    struct rig_issued issued =
-        rig_issue(&(struct rig_request){.subject = subject, .names = names, .kind = kind, .issuer = &ca});
-    rig_write_pair(pair, &issued);
-    rig_drop(&issued);
+    rig_issue_pair(pair, &(struct rig_request){.subject = subject, .names = names, .kind = kind, .issuer = &rig_ca});
 }
 
 struct choice {
@@ -211,13 +203,8 @@ static void test_the_certificate_follows_the_server_name(void **state)
     static const char *const pairs[] = {"one", "wild", "exact", "cn", "not-cn", "dual-ec", "dual-rsa"};
     struct rig_config config;
     rig_config_init(&config, VERIFY_NONE);
-    for (size_t i = 0; i < ARRAY_LENGTH(pairs); i++) {
-        char key[32];
-        char certificate[32];
-        (void)snprintf(key, sizeof key, "%s.key", pairs[i]);
-        (void)snprintf(certificate, sizeof certificate, "%s.crt", pairs[i]);
-        rig_config_add(&config, key, certificate, NULL, NULL);
-    }
+    for (size_t i = 0; i < ARRAY_LENGTH(pairs); i++)
+        rig_config_add_pair(&config, pairs[i], NULL);
     static const struct choice choices[] = {
         {NULL, NULL, "one"},
         {"first.example", NULL, "one"},
@@ -257,8 +244,8 @@ static void test_a_retried_hello_chooses_again(void **state)
     (void)state;
     struct rig_config config;
     rig_config_init(&config, VERIFY_NONE);
-    rig_config_add(&config, "rsa.key", "rsa.crt", NULL, NULL);
-    rig_config_add(&config, "P-256.key", "P-256.crt", NULL, NULL);
+    rig_config_add_pair(&config, "rsa", NULL);
+    rig_config_add_pair(&config, "P-256", NULL);
     struct tls_context *context = rig_context(&config, TLS_SERVER);
     // Its key share is of a group that we have not: HelloRetryRequest.
     struct tls_peer peer = {.groups = "P-521:P-384", .minimum = TLS1_3_VERSION, .server_name = "s.example"};
@@ -273,7 +260,7 @@ static void test_a_retried_hello_chooses_again(void **state)
     tls_context_destroy(&context);
 }
 
-static void test_protocols(void **state)
+static void test_the_servers_first_protocol_in_common_is_chosen(void **state)
 {
     (void)state;
     static const struct {
@@ -296,7 +283,7 @@ static void test_protocols(void **state)
         for (size_t j = 0; j < 2 && cases[i / 4].ours[j] != NULL; j++)
             config.protocols[config.config.application_protocol_count++] = cases[i / 4].ours[j];
         if (role == TLS_SERVER)
-            rig_config_add(&config, "P-256.key", "P-256.crt", NULL, NULL);
+            rig_config_add_pair(&config, "P-256", NULL);
         struct tls_context *context = rig_context(&config, role);
         struct tls_peer peer = {
             .protocols = cases[i / 4].theirs, .pair = "P-256", .maximum = i % 4 < 2 ? TLS1_2_VERSION : TLS1_3_VERSION};
@@ -323,7 +310,7 @@ static void test_a_client_may_want_short_records(void **state)
     (void)state;
     struct rig_config config;
     rig_config_init(&config, VERIFY_NONE);
-    rig_config_add(&config, "P-256.key", "P-256.crt", NULL, NULL);
+    rig_config_add_pair(&config, "P-256", NULL);
     struct tls_context *context = rig_context(&config, TLS_SERVER);
     struct tls_peer peer = {.maximum = TLS1_2_VERSION, .fragment = TLSEXT_max_fragment_length_1024};
     struct tls_session session;
@@ -333,7 +320,7 @@ static void test_a_client_may_want_short_records(void **state)
     tls_context_destroy(&context);
 }
 
-static void test_server_name_of_the_configuration(void **state)
+static void test_a_configured_server_name_replaces_the_host(void **state)
 {
     (void)state;
     struct rig_config config;
@@ -375,7 +362,7 @@ static void test_a_context_is_shared_by_threads(void **state)
     (void)state;
     struct rig_config config;
     rig_config_init(&config, VERIFY_NONE);
-    rig_config_add(&config, "rsa.key", "rsa.crt", NULL, NULL);
+    rig_config_add_pair(&config, "rsa", NULL);
     struct tls_context *context = rig_context(&config, TLS_SERVER);
     pthread_t threads[AT_ONCE];
     for (size_t i = 0; i < AT_ONCE; i++)
@@ -389,52 +376,38 @@ static int begin(void **state)
 {
     (void)state;
     rig_tls_begin();
-    ca = rig_issue(&(struct rig_request){.subject = "Test CA", .is_ca = true});
-    rig_write_pair("ca", &ca);
     for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++) {
         char name[32];
-        struct rig_issued issued = rig_issue(&(struct rig_request){.subject = "server",
-                                                                   .names = "DNS:s.example,IP:127.0.0.1,IP:::1",
-                                                                   .usage = "serverAuth,clientAuth",
-                                                                   .kind = kinds[i],
-                                                                   .issuer = &ca});
-        rig_write_pair(kinds[i], &issued);
-        rig_drop(&issued);
-        issued = rig_issue(&(struct rig_request){.subject = "client",
-                                                 .names = "email:client@s.example",
-                                                 .usage = "clientAuth",
-                                                 .kind = kinds[i],
-                                                 .issuer = &ca});
+        rig_issue_pair(kinds[i], &(struct rig_request){.subject = "server",
+                                                       .names = "DNS:s.example,IP:127.0.0.1,IP:::1",
+                                                       .usage = "serverAuth,clientAuth",
+                                                       .kind = kinds[i],
+                                                       .issuer = &rig_ca});
         (void)snprintf(name, sizeof name, "client-%s", kinds[i]);
-        rig_write_pair(name, &issued);
-        rig_drop(&issued);
+        rig_issue_pair(name, &(struct rig_request){.subject = "client",
+                                                   .names = "email:client@s.example",
+                                                   .usage = "clientAuth",
+                                                   .kind = kinds[i],
+                                                   .issuer = &rig_ca});
     }
-    return 0;
-}
-
-static int end(void **state)
-{
-    (void)state;
-    rig_drop(&ca);
-    rig_tls_end();
     return 0;
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_suite_and_key_as_a_server),
-        cmocka_unit_test(test_every_suite_and_key_as_a_client),
-        cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_every_suite_and_key_works_as_a_server),
+        cmocka_unit_test(test_every_suite_and_key_works_as_a_client),
+        cmocka_unit_test(test_only_our_groups_are_agreed_on),
         cmocka_unit_test(test_nothing_weak_is_spoken),
         cmocka_unit_test(test_pss_in_1_2_is_named),
-        cmocka_unit_test(test_minimum_version),
+        cmocka_unit_test(test_no_version_below_the_minimum_is_spoken),
         cmocka_unit_test(test_the_certificate_follows_the_server_name),
         cmocka_unit_test(test_a_retried_hello_chooses_again),
-        cmocka_unit_test(test_protocols),
+        cmocka_unit_test(test_the_servers_first_protocol_in_common_is_chosen),
         cmocka_unit_test(test_a_client_may_want_short_records),
-        cmocka_unit_test(test_server_name_of_the_configuration),
+        cmocka_unit_test(test_a_configured_server_name_replaces_the_host),
         cmocka_unit_test(test_a_context_is_shared_by_threads),
     };
-    return cmocka_run_group_tests(tests, begin, end);
+    return cmocka_run_group_tests(tests, begin, rig_tls_end);
 }

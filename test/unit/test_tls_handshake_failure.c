@@ -7,7 +7,6 @@
 
 #include "hex.h"
 
-static struct rig_issued ca;
 static struct tls_context *server; // verify_mode none
 static struct tls_context *client; // strict
 
@@ -58,7 +57,7 @@ static void check_strangers(const struct tls_context *context, const struct stra
     }
 }
 
-static void test_clients_that_speak_something_else(void **state)
+static void test_a_client_that_speaks_something_else_is_told_what(void **state)
 {
     (void)state;
     static const struct stranger strangers[] = {
@@ -85,7 +84,7 @@ static void test_clients_that_speak_something_else(void **state)
     check_strangers(server, strangers, ARRAY_LENGTH(strangers));
 }
 
-static void test_targets_that_speak_something_else(void **state)
+static void test_a_target_that_speaks_something_else_is_told_what(void **state)
 {
     (void)state;
     static const struct stranger strangers[] = {
@@ -105,7 +104,7 @@ static void test_targets_that_speak_something_else(void **state)
 }
 
 // A stranger gets no alert that it could not read; one who speaks TLS does.
-static void test_who_is_sent_an_alert(void **state)
+static void test_only_who_speaks_tls_is_sent_an_alert(void **state)
 {
     (void)state;
     static const struct {
@@ -133,7 +132,7 @@ static void test_who_is_sent_an_alert(void **state)
     }
 }
 
-static void test_ends_of_the_connection(void **state)
+static void test_an_end_during_the_handshake_is_told(void **state)
 {
     (void)state;
     static const char begun[] = "\x16\x03\x01\x00\x80\x01\x00";
@@ -244,7 +243,7 @@ static void test_the_bound_is_on_the_whole_handshake(void **state)
     }
 }
 
-static void test_a_client_that_rejects_our_certificate(void **state)
+static void test_a_client_that_rejects_our_certificate_is_named(void **state)
 {
     (void)state;
     static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
@@ -286,7 +285,7 @@ static void send_encrypted_alert(const SSL *ssl, const char *line)
     tls_sender_destroy(&sender);
 }
 
-static void test_an_encrypted_alert(void **state)
+static void test_an_encrypted_alert_is_read(void **state)
 {
     (void)state;
     for (suite_at_hand = 0; suite_at_hand < ARRAY_LENGTH(suites); suite_at_hand++) {
@@ -327,7 +326,7 @@ static EVP_PKEY *forge(EVP_PKEY *shown, EVP_PKEY *had)
     return forged;
 }
 
-static void test_a_target_without_its_certificates_key(void **state)
+static void test_a_target_without_its_certificates_key_is_refused(void **state)
 {
     (void)state;
     static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
@@ -350,7 +349,7 @@ static void test_a_target_without_its_certificates_key(void **state)
 
 // TLS 1.3: our side is done before the target looks at our certificate, so that it is the record layer that hears of
 // it.
-static void test_a_target_that_wants_a_certificate(void **state)
+static void test_a_target_that_wants_a_certificate_is_heard(void **state)
 {
     (void)state;
     static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
@@ -398,7 +397,7 @@ static size_t client_hello(uint8_t *out, size_t size)
     return (size_t)length;
 }
 
-static void test_a_hello_in_many_records(void **state)
+static void test_a_hello_in_many_records_is_answered(void **state)
 {
     (void)state;
     uint8_t hello[4096];
@@ -434,17 +433,11 @@ static int begin(void **state)
 {
     (void)state;
     rig_tls_begin();
-    ca = rig_issue(&(struct rig_request){.subject = "Test CA", .is_ca = true});
-    struct rig_issued other = rig_issue(&(struct rig_request){.subject = "Other CA", .is_ca = true});
-    struct rig_issued pair = rig_issue(&(struct rig_request){.subject = "s", .names = "DNS:s.example", .issuer = &ca});
-    rig_write_pair("ca", &ca);
-    rig_write_pair("other-ca", &other);
-    rig_write_pair("server", &pair);
-    rig_drop(&other);
-    rig_drop(&pair);
+    rig_issue_pair("other-ca", &(struct rig_request){.subject = "Other CA", .is_ca = true});
+    rig_issue_pair("server", &(struct rig_request){.subject = "s", .names = "DNS:s.example", .issuer = &rig_ca});
     struct rig_config config;
     rig_config_init(&config, VERIFY_NONE);
-    rig_config_add(&config, "server.key", "server.crt", NULL, NULL);
+    rig_config_add_pair(&config, "server", NULL);
     server = rig_context(&config, TLS_SERVER);
     rig_config_init(&config, VERIFY_STRICT);
     rig_config_add(&config, NULL, NULL, "ca.crt", NULL);
@@ -454,28 +447,25 @@ static int begin(void **state)
 
 static int end(void **state)
 {
-    (void)state;
     tls_context_destroy(&server);
     tls_context_destroy(&client);
-    rig_drop(&ca);
-    rig_tls_end();
-    return 0;
+    return rig_tls_end(state);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_clients_that_speak_something_else),
-        cmocka_unit_test(test_targets_that_speak_something_else),
-        cmocka_unit_test(test_who_is_sent_an_alert),
-        cmocka_unit_test(test_ends_of_the_connection),
+        cmocka_unit_test(test_a_client_that_speaks_something_else_is_told_what),
+        cmocka_unit_test(test_a_target_that_speaks_something_else_is_told_what),
+        cmocka_unit_test(test_only_who_speaks_tls_is_sent_an_alert),
+        cmocka_unit_test(test_an_end_during_the_handshake_is_told),
         cmocka_unit_test(test_silence_is_bounded),
         cmocka_unit_test(test_the_bound_is_on_the_whole_handshake),
-        cmocka_unit_test(test_a_client_that_rejects_our_certificate),
-        cmocka_unit_test(test_an_encrypted_alert),
-        cmocka_unit_test(test_a_target_without_its_certificates_key),
-        cmocka_unit_test(test_a_target_that_wants_a_certificate),
-        cmocka_unit_test(test_a_hello_in_many_records),
+        cmocka_unit_test(test_a_client_that_rejects_our_certificate_is_named),
+        cmocka_unit_test(test_an_encrypted_alert_is_read),
+        cmocka_unit_test(test_a_target_without_its_certificates_key_is_refused),
+        cmocka_unit_test(test_a_target_that_wants_a_certificate_is_heard),
+        cmocka_unit_test(test_a_hello_in_many_records_is_answered),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -48,7 +48,7 @@ static const char server_data[] =
 static const char client_alert[] = "17 03 03 00 13 c9 87 27 60 65 56 66 b7 4d 7f f1 15 3e fd 6d b6 d0 b0 e3";
 static const char server_alert[] = "17 03 03 00 13 b5 8f d6 71 66 eb f5 99 d2 47 20 cf be 7e fa 7a 88 64 a9";
 
-static void test_rfc_8448_keys(void **state)
+static void test_the_keys_of_rfc_8448_are_derived(void **state)
 {
     (void)state;
     static const struct {
@@ -80,7 +80,7 @@ static struct tls_keys rfc_8448(const char *secret)
     return keys;
 }
 
-static void test_rfc_8448_records(void **state)
+static void test_the_records_of_rfc_8448_are_sealed_and_opened(void **state)
 {
     (void)state;
     uint8_t payload[50];
@@ -162,7 +162,7 @@ static void fill(uint8_t *bytes, size_t length, unsigned from)
         bytes[i] = (uint8_t)(from + i);
 }
 
-static void test_tls_12_known_answers(void **state)
+static void test_tls_1_2_records_match_known_answers(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(known_12); i++) {
@@ -189,7 +189,7 @@ static void test_tls_12_known_answers(void **state)
     }
 }
 
-static void test_tls_13_known_answers(void **state)
+static void test_tls_1_3_records_match_known_answers(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(known_13); i++) {
@@ -219,7 +219,7 @@ static void test_tls_13_known_answers(void **state)
 }
 
 // Any length, through buffers that are just large enough, arriving in any pieces.
-static void test_round_trips(void **state)
+static void test_any_length_in_any_pieces_comes_back(void **state)
 {
     (void)state;
     static const size_t lengths[] = {0, 1, 100, 16383, 16384, 16385, 32768, 50000};
@@ -301,7 +301,7 @@ static void test_keys_are_changed_in_time(void **state)
     }
 }
 
-static void test_sequence_does_not_wrap(void **state)
+static void test_a_sequence_does_not_wrap(void **state)
 {
     (void)state;
     uint8_t sealed[TLS_SEALED_SIZE(1) + TLS_ALERT_RECORD_MAX];
@@ -342,7 +342,7 @@ static void test_sequence_does_not_wrap(void **state)
     }
 }
 
-static void test_alerts_are_sent(void **state)
+static void test_an_alert_is_sent_and_the_fatal_one_is_the_last(void **state)
 {
     (void)state;
     uint8_t sealed[TLS_ALERT_RECORD_MAX];
@@ -381,14 +381,14 @@ int main(void)
     if (!aead_prepare(NULL))
         return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rfc_8448_keys),
-        cmocka_unit_test(test_rfc_8448_records),
-        cmocka_unit_test(test_tls_12_known_answers),
-        cmocka_unit_test(test_tls_13_known_answers),
-        cmocka_unit_test(test_round_trips),
+        cmocka_unit_test(test_the_keys_of_rfc_8448_are_derived),
+        cmocka_unit_test(test_the_records_of_rfc_8448_are_sealed_and_opened),
+        cmocka_unit_test(test_tls_1_2_records_match_known_answers),
+        cmocka_unit_test(test_tls_1_3_records_match_known_answers),
+        cmocka_unit_test(test_any_length_in_any_pieces_comes_back),
         cmocka_unit_test(test_keys_are_changed_in_time),
-        cmocka_unit_test(test_sequence_does_not_wrap),
-        cmocka_unit_test(test_alerts_are_sent),
+        cmocka_unit_test(test_a_sequence_does_not_wrap),
+        cmocka_unit_test(test_an_alert_is_sent_and_the_fatal_one_is_the_last),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -115,7 +115,7 @@ static void expect_closed(struct libssl_peer *peer)
     assert_int_equal(SSL_get_shutdown(peer->ssl), SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
 }
 
-static void test_data_and_close(void **state)
+static void test_data_and_close_notify_pass_both_ways(void **state)
 {
     (void)state;
     static const size_t lengths[] = {1, 2, 1000, 16383, 16384, 16385, DATA_MAX};
@@ -143,7 +143,7 @@ static void test_data_and_close(void **state)
     }
 }
 
-static void test_key_updates(void **state)
+static void test_key_updates_of_either_side_are_followed(void **state)
 {
     (void)state;
     for (size_t i = 0; i < 6; i++) {
@@ -173,7 +173,7 @@ static void test_key_updates(void **state)
 }
 
 // A record damaged on its way: the peer tells why it ends, and we understand it; and the other way round.
-static void test_damage(void **state)
+static void test_a_damaged_record_is_answered_by_an_alert(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(suites) * 2; i++) {
@@ -204,7 +204,7 @@ static void test_damage(void **state)
 }
 
 // 1.2: the peer wants to renegotiate, and is told that it cannot.
-static void test_renegotiation(void **state)
+static void test_renegotiation_is_refused_by_either_side(void **state)
 {
     (void)state;
     for (size_t i = 6; i < ARRAY_LENGTH(suites) * 2; i++) {
@@ -233,10 +233,10 @@ int main(void)
     for (size_t i = 0; i < sizeof data; i++)
         data[i] = (uint8_t)(i * 31 + i / 256);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_data_and_close),
-        cmocka_unit_test(test_key_updates),
-        cmocka_unit_test(test_damage),
-        cmocka_unit_test(test_renegotiation),
+        cmocka_unit_test(test_data_and_close_notify_pass_both_ways),
+        cmocka_unit_test(test_key_updates_of_either_side_are_followed),
+        cmocka_unit_test(test_a_damaged_record_is_answered_by_an_alert),
+        cmocka_unit_test(test_renegotiation_is_refused_by_either_side),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -65,7 +65,7 @@ static const struct tls_keys *suite_of(enum tls_version version)
 }
 
 // Every bit of a record, changed: nothing of it is ever taken for data.
-static void test_tampering(void **state)
+static void test_no_changed_bit_passes_for_data(void **state)
 {
     (void)state;
     static const uint8_t data[20] = "nobody changes this";
@@ -104,7 +104,7 @@ static void test_tampering(void **state)
     }
 }
 
-static void test_headers(void **state)
+static void test_a_wrong_header_is_refused(void **state)
 {
     (void)state;
     static const struct {
@@ -138,7 +138,7 @@ static void test_headers(void **state)
     }
 }
 
-static void test_record_sizes(void **state)
+static void test_a_record_beyond_the_limit_is_refused(void **state)
 {
     (void)state;
     static const uint8_t data[TLS_PLAIN_MAX + 2] = {1};
@@ -165,7 +165,7 @@ static void test_record_sizes(void **state)
     close_pair(&pair);
 }
 
-static void test_contents(void **state)
+static void test_a_content_that_has_no_place_is_refused(void **state)
 {
     (void)state;
     static const char no_place[] = "a record of a kind that has no place after the handshake";
@@ -198,7 +198,7 @@ static void test_contents(void **state)
     }
 }
 
-static void test_alerts(void **state)
+static void test_each_alert_has_its_event(void **state)
 {
     (void)state;
     static const struct {
@@ -240,7 +240,7 @@ static void test_alerts(void **state)
 
 #define MESSAGE(text) text, sizeof(text) - 1
 
-static void test_handshake_messages(void **state)
+static void test_each_handshake_message_has_its_event(void **state)
 {
     (void)state;
     static const char no_place[] = "a handshake message that has no place after the handshake";
@@ -314,7 +314,7 @@ static void test_handshake_messages(void **state)
     }
 }
 
-static void test_key_updates(void **state)
+static void test_a_key_update_replaces_the_key(void **state)
 {
     (void)state;
     for (size_t s = 0; tls_suites[s].keys.version == TLS_1_3; s++) {
@@ -344,7 +344,7 @@ static void test_key_updates(void **state)
     }
 }
 
-static void test_split_messages(void **state)
+static void test_a_split_message_must_not_be_interrupted(void **state)
 {
     (void)state;
     static const struct {
@@ -377,7 +377,7 @@ static void test_split_messages(void **state)
 }
 
 // 32 messages may come without data, not one more; data sets the count back.
-static void test_floods(void **state)
+static void test_messages_without_data_are_limited(void **state)
 {
     (void)state;
     static const char flood[] = "too many TLS messages in a row without any data";
@@ -429,11 +429,15 @@ int main(void)
     if (!aead_prepare(NULL))
         return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tampering),    cmocka_unit_test(test_headers),
-        cmocka_unit_test(test_record_sizes), cmocka_unit_test(test_contents),
-        cmocka_unit_test(test_alerts),       cmocka_unit_test(test_handshake_messages),
-        cmocka_unit_test(test_key_updates),  cmocka_unit_test(test_split_messages),
-        cmocka_unit_test(test_floods),
+        cmocka_unit_test(test_no_changed_bit_passes_for_data),
+        cmocka_unit_test(test_a_wrong_header_is_refused),
+        cmocka_unit_test(test_a_record_beyond_the_limit_is_refused),
+        cmocka_unit_test(test_a_content_that_has_no_place_is_refused),
+        cmocka_unit_test(test_each_alert_has_its_event),
+        cmocka_unit_test(test_each_handshake_message_has_its_event),
+        cmocka_unit_test(test_a_key_update_replaces_the_key),
+        cmocka_unit_test(test_a_split_message_must_not_be_interrupted),
+        cmocka_unit_test(test_messages_without_data_are_limited),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -77,7 +77,7 @@ static void check_case(const struct lists_case *one)
     }
 }
 
-static void test_chains(void **state)
+static void test_every_issuer_of_a_chain_needs_a_current_list(void **state)
 {
     (void)state;
     const struct lists_case cases[] = {
@@ -130,7 +130,7 @@ static void test_chains(void **state)
         check_case(&cases[i]);
 }
 
-static void test_revoked_and_anchors(void **state)
+static void test_a_revoked_certificate_is_refused_wherever_it_is(void **state)
 {
     (void)state;
     const struct lists_case cases[] = {
@@ -173,7 +173,7 @@ static void test_revoked_and_anchors(void **state)
 }
 
 // Every kind of signature that a list can have, and an issuer's name that differs as names may.
-static void test_signatures_and_names(void **state)
+static void test_every_kind_of_list_signature_is_verified(void **state)
 {
     (void)state;
     struct rig_issued rsa = rig_issue(&(struct rig_request){.subject = "RSA CA", .is_ca = true, .kind = "rsa"});
@@ -229,7 +229,7 @@ static void test_lists_are_of_their_entry(void **state)
     for (int has_list = 0; has_list < 2; has_list++) {
         struct rig_config config;
         rig_config_init(&config, VERIFY_STRICT);
-        rig_config_add(&config, "server.key", "server.crt", NULL, NULL);
+        rig_config_add_pair(&config, "server", NULL);
         rig_config_add(&config, NULL, NULL, "other.crt", "lists.crl");
         rig_config_add(&config, NULL, NULL, "root.crt", has_list ? "lists.crl" : NULL);
         struct tls_context *context = rig_context(&config, TLS_SERVER);
@@ -339,20 +339,18 @@ static int begin(void **state)
 
 static int end(void **state)
 {
-    (void)state;
     struct rig_issued *const all[] = {&root, &middle, &namesake, &silent, &leaf, &revoked, &under_silent};
     for (size_t i = 0; i < ARRAY_LENGTH(all); i++)
         rig_drop(all[i]);
-    rig_tls_end();
-    return 0;
+    return rig_tls_end(state);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chains),
-        cmocka_unit_test(test_revoked_and_anchors),
-        cmocka_unit_test(test_signatures_and_names),
+        cmocka_unit_test(test_every_issuer_of_a_chain_needs_a_current_list),
+        cmocka_unit_test(test_a_revoked_certificate_is_refused_wherever_it_is),
+        cmocka_unit_test(test_every_kind_of_list_signature_is_verified),
         cmocka_unit_test(test_lists_are_of_their_entry),
         cmocka_unit_test(test_authorities_without_lists_are_told_of),
         cmocka_unit_test(test_partial_lists_are_refused),

@@ -2,7 +2,6 @@
 
 #include "tls_peer.h"
 
-static struct rig_issued ca;
 static struct rig_issued other_ca;
 
 static const int versions[] = {TLS1_3_VERSION, TLS1_2_VERSION};
@@ -74,13 +73,6 @@ static void check_verdicts(enum tls_role role, const struct verdict *verdicts, s
     }
 }
 
-static void issue(const char *pair, const struct rig_request *request)
-{
-    struct rig_issued issued = rig_issue(request);
-    rig_write_pair(pair, &issued);
-    rig_drop(&issued);
-}
-
 // "expired on 2026-01-02"
 static const char *date_words(const char *what, long from_now, char out[64])
 {
@@ -97,36 +89,36 @@ static const char *date_words(const char *what, long from_now, char out[64])
 static void issue_all(const char *usage, const char *wrong_usage)
 {
     const char *names = "DNS:s.example,DNS:*.w.example,IP:127.0.0.1";
-    struct rig_request request = {.subject = "peer", .names = names, .usage = usage, .issuer = &ca};
-    issue("good", &request);
+    struct rig_request request = {.subject = "peer", .names = names, .usage = usage, .issuer = &rig_ca};
+    rig_issue_pair("good", &request);
     struct rig_request changed = request;
     changed.issuer = &other_ca;
-    issue("unknown", &changed);
+    rig_issue_pair("unknown", &changed);
     changed.issuer = NULL;
-    issue("self", &changed);
+    rig_issue_pair("self", &changed);
     changed = request;
     changed.from = -30L * RIG_DAY;
     changed.until = -20L * RIG_DAY;
-    issue("expired", &changed);
+    rig_issue_pair("expired", &changed);
     changed = request;
     changed.from = 20L * RIG_DAY;
-    issue("future", &changed);
+    rig_issue_pair("future", &changed);
     changed = request;
     changed.usage = wrong_usage;
-    issue("usage", &changed);
+    rig_issue_pair("usage", &changed);
     changed = request;
     changed.digest = "SHA1";
-    issue("sha1", &changed);
+    rig_issue_pair("sha1", &changed);
     changed = request;
     changed.key_usage = "keyAgreement";
-    issue("key-usage", &changed);
+    rig_issue_pair("key-usage", &changed);
     changed = request;
     changed.kind = "rsa-1024";
-    issue("short", &changed);
+    rig_issue_pair("short", &changed);
     changed = request;
     changed.kind = "rsa";
     struct rig_issued pss_ca =
-        rig_issue(&(struct rig_request){.subject = "PSS CA", .kind = "rsa", .is_ca = true, .issuer = &ca});
+        rig_issue(&(struct rig_request){.subject = "PSS CA", .kind = "rsa", .is_ca = true, .issuer = &rig_ca});
     changed.issuer = &pss_ca;
     changed.signs_with_pss = true;
     struct rig_issued pss = rig_issue(&changed);
@@ -137,7 +129,7 @@ static void issue_all(const char *usage, const char *wrong_usage)
     rig_drop(&pss_ca);
 }
 
-static void test_clients(void **state)
+static void test_each_mode_judges_clients(void **state)
 {
     (void)state;
     char expired[64];
@@ -170,13 +162,13 @@ static void test_clients(void **state)
     check_verdicts(TLS_SERVER, verdicts, ARRAY_LENGTH(verdicts), NULL);
 }
 
-static void test_targets(void **state)
+static void test_each_mode_judges_targets(void **state)
 {
     (void)state;
     char expired[64];
     char future[64];
     issue_all("serverAuth", "clientAuth");
-    issue("cn", &(struct rig_request){.subject = "cn.example", .issuer = &ca});
+    rig_issue_pair("cn", &(struct rig_request){.subject = "cn.example", .issuer = &rig_ca});
     date_words("expired on", -20L * RIG_DAY, expired);
     date_words("is not valid before", 20L * RIG_DAY, future);
     static const char unknown[] =
@@ -211,15 +203,15 @@ static void test_targets(void **state)
     check_verdicts(TLS_CLIENT, verdicts, ARRAY_LENGTH(verdicts), NULL);
 }
 
-static void test_revoked(void **state)
+static void test_a_revoked_certificate_is_refused(void **state)
 {
     (void)state;
     issue_all("serverAuth,clientAuth", NULL);
     struct rig_issued revoked =
-        rig_issue(&(struct rig_request){.subject = "peer", .names = "DNS:s.example", .issuer = &ca});
+        rig_issue(&(struct rig_request){.subject = "peer", .names = "DNS:s.example", .issuer = &rig_ca});
     rig_write_pair("revoked", &revoked);
-    rig_write_crl("ca.crl", &ca, revoked.certificate, RIG_DAY);
-    rig_write_crl("old.crl", &ca, revoked.certificate, -RIG_DAY);
+    rig_write_crl("ca.crl", &rig_ca, revoked.certificate, RIG_DAY);
+    rig_write_crl("old.crl", &rig_ca, revoked.certificate, -RIG_DAY);
     rig_drop(&revoked);
     static const char words[] = "the certificate is revoked";
     static const char old[] =
@@ -243,7 +235,7 @@ static void test_an_expired_ca_is_named(void **state)
     struct rig_issued old =
         rig_issue(&(struct rig_request){.subject = "Old CA", .is_ca = true, .from = -9L * RIG_DAY, .until = -RIG_DAY});
     rig_write_chain("old-ca.crt", old.certificate, NULL, NULL);
-    issue("old", &(struct rig_request){.subject = "peer", .names = "DNS:s.example", .issuer = &old});
+    rig_issue_pair("old", &(struct rig_request){.subject = "peer", .names = "DNS:s.example", .issuer = &old});
     rig_drop(&old);
     struct rig_config config;
     rig_config_init(&config, VERIFY_STRICT);
@@ -255,10 +247,10 @@ static void test_an_expired_ca_is_named(void **state)
 }
 
 // A pinned certificate: it is its own authority.
-static void test_a_self_signed_target(void **state)
+static void test_a_pinned_target_is_accepted(void **state)
 {
     (void)state;
-    issue("pinned", &(struct rig_request){.subject = "pinned", .names = "DNS:s.example"});
+    rig_issue_pair("pinned", &(struct rig_request){.subject = "pinned", .names = "DNS:s.example"});
     struct rig_config config;
     rig_config_init(&config, VERIFY_STRICT);
     rig_config_add(&config, NULL, NULL, "pinned.crt", NULL);
@@ -277,20 +269,20 @@ struct entry_case {
 static void test_each_entry_has_its_own_authority(void **state)
 {
     (void)state;
-    issue("one", &(struct rig_request){.subject = "one", .names = "DNS:one.example", .issuer = &ca});
-    issue("two", &(struct rig_request){.subject = "two", .names = "DNS:two.example", .issuer = &ca});
-    issue("open", &(struct rig_request){.subject = "open", .names = "DNS:open.example", .issuer = &ca});
-    issue("of-ca", &(struct rig_request){.subject = "of-ca", .issuer = &ca});
-    issue("of-other", &(struct rig_request){.subject = "of-other", .issuer = &other_ca});
+    rig_issue_pair("one", &(struct rig_request){.subject = "one", .names = "DNS:one.example", .issuer = &rig_ca});
+    rig_issue_pair("two", &(struct rig_request){.subject = "two", .names = "DNS:two.example", .issuer = &rig_ca});
+    rig_issue_pair("open", &(struct rig_request){.subject = "open", .names = "DNS:open.example", .issuer = &rig_ca});
+    rig_issue_pair("of-ca", &(struct rig_request){.subject = "of-ca", .issuer = &rig_ca});
+    rig_issue_pair("of-other", &(struct rig_request){.subject = "of-other", .issuer = &other_ca});
     struct rig_issued third_ca = rig_issue(&(struct rig_request){.subject = "Third CA", .is_ca = true});
     rig_write_chain("third-ca.crt", third_ca.certificate, NULL, NULL);
-    issue("of-third", &(struct rig_request){.subject = "of-third", .issuer = &third_ca});
+    rig_issue_pair("of-third", &(struct rig_request){.subject = "of-third", .issuer = &third_ca});
     rig_drop(&third_ca);
     struct rig_config config;
     rig_config_init(&config, VERIFY_STRICT);
-    rig_config_add(&config, "one.key", "one.crt", "ca.crt", NULL);
-    rig_config_add(&config, "two.key", "two.crt", "other-ca.crt", NULL);
-    rig_config_add(&config, "open.key", "open.crt", NULL, NULL);
+    rig_config_add_pair(&config, "one", "ca.crt");
+    rig_config_add_pair(&config, "two", "other-ca.crt");
+    rig_config_add_pair(&config, "open", NULL);
     rig_config_add(&config, NULL, NULL, "third-ca.crt", NULL);
     static const struct entry_case cases[] = {
         {"one.example", "of-ca", true},     {"one.example", "of-other", false}, {"one.example", "of-third", false},
@@ -318,7 +310,7 @@ static void test_no_session_is_resumed(void **state)
     for (size_t i = 0; i < ARRAY_LENGTH(versions); i++) {
         struct rig_config config;
         rig_config_init(&config, VERIFY_NONE);
-        rig_config_add(&config, "server.key", "server.crt", NULL, NULL);
+        rig_config_add_pair(&config, "server", NULL);
         struct tls_context *context = rig_context(&config, TLS_SERVER);
         struct tls_peer first = {.maximum = versions[i], .keeps_session = true};
         struct tls_session session;
@@ -332,7 +324,7 @@ static void test_no_session_is_resumed(void **state)
     }
 }
 
-static void test_a_target_without_a_name(void **state)
+static void test_a_target_without_a_name_fails_strict_verification(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"", NULL};
@@ -356,7 +348,7 @@ static void test_a_target_without_a_name(void **state)
     tls_context_destroy(&relaxed);
 }
 
-static void test_a_target_with_an_impossible_name(void **state)
+static void test_a_target_with_an_impossible_name_is_refused(void **state)
 {
     (void)state;
     static const char *const hosts[] = {"a b", "\xc3\xa4.example", "."};
@@ -377,35 +369,30 @@ static int begin(void **state)
 {
     (void)state;
     rig_tls_begin();
-    ca = rig_issue(&(struct rig_request){.subject = "Test CA", .is_ca = true});
     other_ca = rig_issue(&(struct rig_request){.subject = "Other CA", .is_ca = true});
-    rig_write_pair("ca", &ca);
     rig_write_pair("other-ca", &other_ca);
-    issue("server", &(struct rig_request){.subject = "server", .names = "DNS:s.example", .issuer = &ca});
+    rig_issue_pair("server", &(struct rig_request){.subject = "server", .names = "DNS:s.example", .issuer = &rig_ca});
     return 0;
 }
 
 static int end(void **state)
 {
-    (void)state;
-    rig_drop(&ca);
     rig_drop(&other_ca);
-    rig_tls_end();
-    return 0;
+    return rig_tls_end(state);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_clients),
-        cmocka_unit_test(test_targets),
-        cmocka_unit_test(test_revoked),
+        cmocka_unit_test(test_each_mode_judges_clients),
+        cmocka_unit_test(test_each_mode_judges_targets),
+        cmocka_unit_test(test_a_revoked_certificate_is_refused),
         cmocka_unit_test(test_an_expired_ca_is_named),
-        cmocka_unit_test(test_a_self_signed_target),
+        cmocka_unit_test(test_a_pinned_target_is_accepted),
         cmocka_unit_test(test_each_entry_has_its_own_authority),
         cmocka_unit_test(test_no_session_is_resumed),
-        cmocka_unit_test(test_a_target_without_a_name),
-        cmocka_unit_test(test_a_target_with_an_impossible_name),
+        cmocka_unit_test(test_a_target_without_a_name_fails_strict_verification),
+        cmocka_unit_test(test_a_target_with_an_impossible_name_is_refused),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

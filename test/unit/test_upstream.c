@@ -227,7 +227,7 @@ static void test_each_target_has_its_attempts(void **state)
     assert_true(strlen(fixture->failure.error.text) > 0);
 }
 
-static void test_waits_between_attempts(void **state)
+static void test_attempts_wait_for_the_backoff(void **state)
 {
     struct fixture *fixture = *state;
     fixture->settings.target_count = 1;
@@ -323,7 +323,7 @@ static void test_the_header_comes_first_and_whole(void **state)
     }
 }
 
-static void test_a_socks_server_that_is_not_there(void **state)
+static void test_a_socks_server_that_is_not_there_is_the_failure(void **state)
 {
     struct fixture *fixture = *state;
     char proxy[64];
@@ -392,7 +392,7 @@ static void test_a_half_close_after_data_is_no_leaving(void **state)
     assert_int_equal(fixture->upstream.attempts, 4);
 }
 
-static void test_out_of_descriptors_is_not_tried_again(void **state)
+static void test_a_shortage_of_descriptors_is_not_tried_again(void **state)
 {
     struct fixture *fixture = *state;
     struct rlimit before, none;
@@ -419,16 +419,16 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_round_robin_begins_where_its_counter_says, setup, teardown),
         cmocka_unit_test_setup_teardown(test_round_robin_moves_on_and_around, setup, teardown),
         cmocka_unit_test_setup_teardown(test_each_target_has_its_attempts, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_waits_between_attempts, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_attempts_wait_for_the_backoff, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_failure_of_all_says_how_many, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_connection_is_counted_where_it_is, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_target_that_fails_is_passed_over, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_client_that_leaves_is_no_failure_of_the_target, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_header_comes_first_and_whole, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_socks_server_that_is_not_there, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_socks_server_that_is_not_there_is_the_failure, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_client_that_leaves_ends_the_wait, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_half_close_after_data_is_no_leaving, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_out_of_descriptors_is_not_tried_again, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_shortage_of_descriptors_is_not_tried_again, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -70,7 +70,7 @@ static void assert_took(int64_t took, int64_t bound)
 }
 
 // A server that takes connections, in the kernel's queue, and says nothing.
-static void test_a_socks_server_that_is_silent(void **state)
+static void test_a_silent_socks_server_is_given_up_at_the_nearer_bound(void **state)
 {
     (void)state;
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -133,7 +133,7 @@ static int64_t fail_to_send_the_header(struct scene *scene, int64_t write_timeou
     return took;
 }
 
-static void test_a_header_that_is_not_taken(void **state)
+static void test_a_header_that_is_not_taken_is_given_up(void **state)
 {
     (void)state;
     struct scene scene;
@@ -148,8 +148,8 @@ static void test_a_header_that_is_not_taken(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_socks_server_that_is_silent),
-        cmocka_unit_test(test_a_header_that_is_not_taken),
+        cmocka_unit_test(test_a_silent_socks_server_is_given_up_at_the_nearer_bound),
+        cmocka_unit_test(test_a_header_that_is_not_taken_is_given_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

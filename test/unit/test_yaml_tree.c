@@ -39,7 +39,7 @@ static void assert_mark(const struct yaml_node *node, size_t line, size_t column
     assert_int_equal(node->mark.column, column);
 }
 
-static void test_knows_where_everything_stands(void **state)
+static void test_every_node_has_its_line_and_column(void **state)
 {
     (void)state;
     struct document document;
@@ -120,7 +120,7 @@ static void assert_refused(const char *text, size_t line, size_t column, const c
     assert_refused_bytes(text, strlen(text), line, column, why);
 }
 
-static void test_refuses_what_is_no_yaml(void **state)
+static void test_what_is_no_yaml_is_refused(void **state)
 {
     (void)state;
     assert_refused("", 1, 1, "the file has no configuration in it");
@@ -140,7 +140,7 @@ static void test_refuses_what_is_no_yaml(void **state)
     assert_refused_bytes("a: 1\nb: x\0y\n", 12, 2, 5, "not valid YAML: control characters are not allowed");
 }
 
-static void test_refuses_what_no_configuration_needs(void **state)
+static void test_what_no_configuration_needs_is_refused(void **state)
 {
     (void)state;
     assert_refused("a: 1\n---\nb: 2\n", 2, 1, "more than one YAML document: a configuration is a single one");
@@ -164,7 +164,7 @@ static char *repeated(const char *before, const char *part, size_t times, const 
     return text;
 }
 
-static void test_bounds_depth(void **state)
+static void test_nesting_is_bounded(void **state)
 {
     (void)state;
     char *fits = repeated("", "[", YAML_TREE_DEPTH_MAX, "");
@@ -181,7 +181,7 @@ static void test_bounds_depth(void **state)
     free(too_deep);
 }
 
-static void test_bounds_nodes(void **state)
+static void test_the_nodes_are_bounded(void **state)
 {
     (void)state;
     char *fits = repeated("", "- a\n", YAML_TREE_NODES_MAX - 1, "");
@@ -197,7 +197,7 @@ static void test_bounds_nodes(void **state)
 }
 
 // Nine lists, each of ten times the one before: a billion nodes in 500 bytes.
-static void test_bounds_alias_bombs(void **state)
+static void test_alias_bombs_are_bounded(void **state)
 {
     (void)state;
     char text[1024];
@@ -210,7 +210,7 @@ static void test_bounds_alias_bombs(void **state)
     assert_refused(text, 6, 43, "the configuration is too large: more than 100000 nodes, aliases expanded");
 }
 
-static void test_bounds_anchors(void **state)
+static void test_the_anchors_are_bounded(void **state)
 {
     (void)state;
     char *text = repeated("", "- &a x\n", YAML_TREE_ANCHORS_MAX + 1, "");
@@ -218,7 +218,7 @@ static void test_bounds_anchors(void **state)
     free(text);
 }
 
-static void test_bounds_size(void **state)
+static void test_the_size_is_bounded(void **state)
 {
     (void)state;
     char *fits = repeated("# ", "x", YAML_TREE_BYTES_MAX - strlen("# \na: 1\n"), "\na: 1\n");
@@ -235,16 +235,16 @@ static void test_bounds_size(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_knows_where_everything_stands),
+        cmocka_unit_test(test_every_node_has_its_line_and_column),
         cmocka_unit_test(test_aliases_stand_for_their_anchor),
         cmocka_unit_test(test_null_is_what_yaml_says),
-        cmocka_unit_test(test_refuses_what_is_no_yaml),
-        cmocka_unit_test(test_refuses_what_no_configuration_needs),
-        cmocka_unit_test(test_bounds_depth),
-        cmocka_unit_test(test_bounds_nodes),
-        cmocka_unit_test(test_bounds_alias_bombs),
-        cmocka_unit_test(test_bounds_anchors),
-        cmocka_unit_test(test_bounds_size),
+        cmocka_unit_test(test_what_is_no_yaml_is_refused),
+        cmocka_unit_test(test_what_no_configuration_needs_is_refused),
+        cmocka_unit_test(test_nesting_is_bounded),
+        cmocka_unit_test(test_the_nodes_are_bounded),
+        cmocka_unit_test(test_alias_bombs_are_bounded),
+        cmocka_unit_test(test_the_anchors_are_bounded),
+        cmocka_unit_test(test_the_size_is_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -30,7 +30,7 @@ static void release_threads(struct thread_pool **threads)
     thread_pool_destroy(threads);
 }
 
-static void messages_take_one_thread(void **state)
+static void test_messages_take_one_thread(void **state)
 {
     (void)state;
     struct thread_pool *threads = own_threads();
@@ -58,7 +58,7 @@ static void messages_take_one_thread(void **state)
     release_threads(&threads);
 }
 
-static void bulk_takes_a_second_thread(void **state)
+static void test_bulk_takes_a_second_thread(void **state)
 {
     (void)state;
     struct thread_pool *threads = own_threads();
@@ -79,7 +79,7 @@ static void bulk_takes_a_second_thread(void **state)
     release_threads(&threads);
 }
 
-static void one_direction_needs_no_second_thread(void **state)
+static void test_one_direction_needs_no_second_thread(void **state)
 {
     (void)state;
     struct thread_pool *threads = own_threads();
@@ -175,7 +175,7 @@ static void pending_both_ways(size_t pairing, bool goes_on)
     rig_release(&rig);
 }
 
-static void pending_bytes_are_handed_over(void **state)
+static void test_pending_bytes_are_handed_over(void **state)
 {
     (void)state;
     FOR_EACH_PAIRING(i)
@@ -186,7 +186,7 @@ static void pending_bytes_are_handed_over(void **state)
 }
 
 // Turned away at first, the relay asks again, and gets the thread that has become free.
-static void a_refused_thread_is_asked_for_again(void **state)
+static void test_a_refused_thread_is_asked_for_again(void **state)
 {
     (void)state;
     sem_t until;
@@ -222,7 +222,7 @@ static void a_refused_thread_is_asked_for_again(void **state)
 }
 
 // While one thread serves both sockets, a reset is noticed even where nothing is to be read or written any more.
-static void a_reset_after_the_end_of_the_stream(void **state)
+static void test_a_reset_after_the_end_of_the_stream_is_noticed(void **state)
 {
     (void)state;
     for (int side = RELAY_CLIENT; side <= RELAY_TARGET; side++) {
@@ -248,7 +248,7 @@ static void a_reset_after_the_end_of_the_stream(void **state)
 }
 
 // A Unix socket whose peer is closed has hung up for good: that must keep nobody busy while the other side is silent.
-static void a_closed_unix_client_leaves_the_relay_at_rest(void **state)
+static void test_a_closed_unix_client_leaves_the_relay_at_rest(void **state)
 {
     (void)state;
     struct rig rig;
@@ -264,7 +264,7 @@ static void a_closed_unix_client_leaves_the_relay_at_rest(void **state)
 }
 
 // Nothing but poll() tells of this reset: its error was taken by somebody else's call.
-static void a_reset_whose_error_is_gone(void **state)
+static void test_a_reset_whose_error_is_gone_is_noticed(void **state)
 {
     (void)state;
     struct rig rig;
@@ -286,18 +286,18 @@ static void a_reset_whose_error_is_gone(void **state)
 int main(void)
 {
     const struct CMUnitTest with_threads[] = {
-        cmocka_unit_test(messages_take_one_thread),
-        cmocka_unit_test(bulk_takes_a_second_thread),
-        cmocka_unit_test(one_direction_needs_no_second_thread),
-        cmocka_unit_test(pending_bytes_are_handed_over),
-        cmocka_unit_test(a_refused_thread_is_asked_for_again),
-        cmocka_unit_test(a_reset_after_the_end_of_the_stream),
-        cmocka_unit_test(a_closed_unix_client_leaves_the_relay_at_rest),
-        cmocka_unit_test(a_reset_whose_error_is_gone),
+        cmocka_unit_test(test_messages_take_one_thread),
+        cmocka_unit_test(test_bulk_takes_a_second_thread),
+        cmocka_unit_test(test_one_direction_needs_no_second_thread),
+        cmocka_unit_test(test_pending_bytes_are_handed_over),
+        cmocka_unit_test(test_a_refused_thread_is_asked_for_again),
+        cmocka_unit_test(test_a_reset_after_the_end_of_the_stream_is_noticed),
+        cmocka_unit_test(test_a_closed_unix_client_leaves_the_relay_at_rest),
+        cmocka_unit_test(test_a_reset_whose_error_is_gone_is_noticed),
     };
     const struct CMUnitTest without_threads[] = {
-        cmocka_unit_test(pending_bytes_are_handed_over),
-        cmocka_unit_test(a_reset_whose_error_is_gone),
+        cmocka_unit_test(test_pending_bytes_are_handed_over),
+        cmocka_unit_test(test_a_reset_whose_error_is_gone_is_noticed),
     };
     rig_prepare();
     int failed = cmocka_run_group_tests_name("with threads to be had", with_threads, NULL, NULL);

@@ -1,4 +1,4 @@
-#include "proxy_header_rig.h"
+#include "proxy_protocol_rig.h"
 
 enum proxy_header_state decode(const uint8_t *bytes, size_t length, struct proxy_header_decoded *decoded)
 {

@@ -1,7 +1,7 @@
 // What the tests of the PROXY protocol's codec share: decoding what ends at the end of its memory, and making headers.
 
-#ifndef BITFLOW_TEST_PROXY_HEADER_RIG_H
-#define BITFLOW_TEST_PROXY_HEADER_RIG_H
+#ifndef BITFLOW_TEST_PROXY_PROTOCOL_RIG_H
+#define BITFLOW_TEST_PROXY_PROTOCOL_RIG_H
 
 #include <arpa/inet.h>
 #include <setjmp.h>

@@ -1,28 +1,11 @@
 // Version 2 of the PROXY protocol: bytes as the specification's tables have them and as HAProxy sends them, what is
 // refused and why, however it is cut.
 
-#include "proxy_header_rig.h"
+#include "bytes.h"
+#include "proxy_protocol_rig.h"
 #include "wire/proxy_protocol_internal.h"
 
 static struct proxy_header_decoded decoded;
-
-struct bytes {
-    uint8_t at[6000];
-    size_t length;
-};
-
-static void put(struct bytes *bytes, const void *from, size_t length)
-{
-    assert_true(length <= sizeof bytes->at - bytes->length);
-    if (length > 0)
-        memcpy(bytes->at + bytes->length, from, length);
-    bytes->length += length;
-}
-
-static void put_hex(struct bytes *bytes, const char *hex)
-{
-    bytes->length += from_hex(hex, bytes->at + bytes->length, sizeof bytes->at - bytes->length);
-}
 
 #define SIGNATURE "0d0a0d0a000d0a515549540a"
 #define INET_ADDRESSES "c0a80001 c0a8000b dc04 01bb" // the example of version 1
@@ -76,7 +59,7 @@ static const char haproxy_header[] =
               "21 0007 544c5376312e33 22 000e 636c69656e742e6578616d706c65"
               "23 0016 544c535f4145535f3235365f47434d5f534841333834";
 
-static void test_haproxy(void **state)
+static void test_a_header_of_haproxy_is_read(void **state)
 {
     (void)state;
     struct bytes bytes = {.length = 0};
@@ -97,7 +80,7 @@ static void test_haproxy(void **state)
     assert_text(&header->tls.cipher, "TLS_AES_256_GCM_SHA384");
 }
 
-static void test_crc32c(void **state)
+static void test_a_wrong_checksum_is_refused(void **state)
 {
     (void)state;
     // The check value of CRC-32C; four zeros stand in front of it as the checksum's place.
@@ -128,7 +111,7 @@ static void test_crc32c(void **state)
     }
 }
 
-static void test_addresses(void **state)
+static void test_addresses_of_each_family_are_read(void **state)
 {
     (void)state;
     struct bytes bytes;
@@ -156,7 +139,7 @@ static void test_addresses(void **state)
 }
 
 // What tells no address that counts: LOCAL, UNSPEC, datagrams.
-static void test_without_addresses(void **state)
+static void test_a_header_without_addresses_is_read(void **state)
 {
     (void)state;
     static const char *const cases[] = {
@@ -184,12 +167,12 @@ static void test_without_addresses(void **state)
 }
 
 // UNSPEC has TLVs, too, and the checksum with them. Bytes that are no TLVs are no mistake there.
-static void test_fields_without_addresses(void **state)
+static void test_fields_are_read_without_addresses(void **state)
 {
     (void)state;
     static const char wrong[] = "a PROXY protocol header with a wrong checksum";
     struct bytes bytes;
-    set_hex(&bytes, "21 00 0007 03 0004 3ec9894e"); // as test_encodes has it
+    set_hex(&bytes, "21 00 0007 03 0004 3ec9894e"); // as test_a_header_is_encoded_with_its_checksum has it
     assert_decodes(&bytes);
     bytes.at[bytes.length - 1] ^= 1;
     assert_refused(&bytes, wrong);
@@ -225,7 +208,7 @@ static void test_fields_without_addresses(void **state)
     }
 }
 
-static void test_any_cut(void **state)
+static void test_a_header_cut_anywhere_asks_for_the_rest(void **state)
 {
     (void)state;
     struct bytes bytes = {.length = 0};
@@ -234,7 +217,7 @@ static void test_any_cut(void **state)
         assert_needs(bytes.at, length, length < V2_FIXED ? V2_FIXED : bytes.length);
 }
 
-static void test_refused_fixed(void **state)
+static void test_a_malformed_fixed_part_is_refused(void **state)
 {
     (void)state;
     static const char *const cases[][2] = {
@@ -270,7 +253,7 @@ static void test_refused_fixed(void **state)
     }
 }
 
-static void test_refused_fields(void **state)
+static void test_malformed_fields_are_refused(void **state)
 {
     (void)state;
     static const char cut[] = "a PROXY protocol header whose last field is cut short";
@@ -310,7 +293,7 @@ static void test_refused_fields(void **state)
     assert_refused(&bytes, "a PROXY protocol header whose unique id is longer than 128 bytes");
 }
 
-static void test_fields_that_are_skipped(void **state)
+static void test_unknown_fields_are_skipped(void **state)
 {
     (void)state;
     struct bytes bytes;
@@ -344,7 +327,7 @@ static void assert_encodes(const struct proxy_header *header, const char *hex)
     assert_memory_equal(out, wanted.at, length);
 }
 
-static void test_encodes(void **state)
+static void test_a_header_is_encoded_with_its_checksum(void **state)
 {
     (void)state;
     struct proxy_header ipv4 = {.source = end_of("192.168.0.1", 56324), .destination = end_of("192.168.0.11", 443)};
@@ -367,7 +350,7 @@ static void assert_same_text(const struct proxy_header_text *a, const struct pro
         assert_memory_equal(a->bytes, b->bytes, a->length);
 }
 
-static void test_decodes_what_it_encodes(void **state)
+static void test_an_encoded_header_decodes_to_itself(void **state)
 {
     (void)state;
     struct proxy_header header = {
@@ -439,17 +422,17 @@ static void test_texts_that_do_not_fit_are_left_out(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_haproxy),
-        cmocka_unit_test(test_crc32c),
-        cmocka_unit_test(test_addresses),
-        cmocka_unit_test(test_without_addresses),
-        cmocka_unit_test(test_fields_without_addresses),
-        cmocka_unit_test(test_any_cut),
-        cmocka_unit_test(test_refused_fixed),
-        cmocka_unit_test(test_refused_fields),
-        cmocka_unit_test(test_fields_that_are_skipped),
-        cmocka_unit_test(test_encodes),
-        cmocka_unit_test(test_decodes_what_it_encodes),
+        cmocka_unit_test(test_a_header_of_haproxy_is_read),
+        cmocka_unit_test(test_a_wrong_checksum_is_refused),
+        cmocka_unit_test(test_addresses_of_each_family_are_read),
+        cmocka_unit_test(test_a_header_without_addresses_is_read),
+        cmocka_unit_test(test_fields_are_read_without_addresses),
+        cmocka_unit_test(test_a_header_cut_anywhere_asks_for_the_rest),
+        cmocka_unit_test(test_a_malformed_fixed_part_is_refused),
+        cmocka_unit_test(test_malformed_fields_are_refused),
+        cmocka_unit_test(test_unknown_fields_are_skipped),
+        cmocka_unit_test(test_a_header_is_encoded_with_its_checksum),
+        cmocka_unit_test(test_an_encoded_header_decodes_to_itself),
         cmocka_unit_test(test_texts_that_do_not_fit_are_left_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

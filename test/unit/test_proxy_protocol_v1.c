@@ -1,6 +1,6 @@
 // Version 1 of the PROXY protocol: the specification's own lines, what is refused and why, however it is cut.
 
-#include "proxy_header_rig.h"
+#include "proxy_protocol_rig.h"
 
 static struct proxy_header_decoded decoded;
 
@@ -32,7 +32,7 @@ static const struct {
     {"PROXY TCP6 ::1 2001:db8:0:1::1 1024 8443\r\n", "::1", "2001:db8:0:1::1", 1024, 8443},
 };
 
-static void test_lines(void **state)
+static void test_a_line_is_decoded_and_encoded(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(lines); i++) {
@@ -53,7 +53,7 @@ static void test_lines(void **state)
     assert_int_equal(strlen(lines[2].line), 104);
 }
 
-static void test_unknown(void **state)
+static void test_an_unknown_line_has_no_addresses(void **state)
 {
     (void)state;
     static const char *const unknown[] = {
@@ -82,7 +82,7 @@ static void test_what_follows_is_left_alone(void **state)
 }
 
 // One byte more at a time: it is never refused, and waiting for just what is asked for gets there.
-static void test_any_cut(void **state)
+static void test_a_line_cut_anywhere_asks_for_no_more_than_it_needs(void **state)
 {
     (void)state;
     for (size_t i = 0; i < ARRAY_LENGTH(lines); i++) {
@@ -99,7 +99,7 @@ static void test_any_cut(void **state)
     assert_needs("PROXY UNKNOWN  \r", 16, 17);
 }
 
-static void test_length_is_bounded(void **state)
+static void test_a_line_beyond_107_bytes_is_refused(void **state)
 {
     (void)state;
     static const char too_long[] = "a PROXY protocol line longer than 107 bytes";
@@ -127,7 +127,7 @@ static void test_length_is_bounded(void **state)
 #define BAD_FAMILIES "a PROXY protocol line whose addresses are not of the family that it names"
 #define BAD_PROTOCOL "a PROXY protocol line of an unknown protocol"
 
-static void test_refused(void **state)
+static void test_a_malformed_line_is_refused(void **state)
 {
     (void)state;
     static const char *const cases[][2] = {
@@ -210,7 +210,7 @@ static void assert_encodes(const struct proxy_header_address source, const struc
     assert_memory_equal(out, line, length);
 }
 
-static void test_families_of_a_pair(void **state)
+static void test_a_pair_is_written_in_a_family_that_holds_both(void **state)
 {
     (void)state;
     const struct proxy_header_address none = {.family = PROXY_HEADER_UNKNOWN};
@@ -234,7 +234,7 @@ static void test_families_of_a_pair(void **state)
 }
 
 // nginx writes IPv4-mapped addresses of a dual stack listener so.
-static void test_nginx_mapped_address(void **state)
+static void test_a_mapped_address_is_read(void **state)
 {
     (void)state;
     assert_int_equal(decode_text("PROXY TCP6 ::ffff:127.0.0.1 ::ffff:127.0.0.2 1 2\r\n"), PROXY_HEADER_COMPLETE);
@@ -257,7 +257,7 @@ static void assert_sent_on(const struct proxy_header *header, const char *source
 }
 
 // nginx writes the client that it was told of and the address of its own where that came, whatever their families.
-static void test_two_families(void **state)
+static void test_a_line_with_two_families_is_read(void **state)
 {
     (void)state;
     static const struct {
@@ -289,15 +289,15 @@ static void test_two_families(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lines),
-        cmocka_unit_test(test_unknown),
+        cmocka_unit_test(test_a_line_is_decoded_and_encoded),
+        cmocka_unit_test(test_an_unknown_line_has_no_addresses),
         cmocka_unit_test(test_what_follows_is_left_alone),
-        cmocka_unit_test(test_any_cut),
-        cmocka_unit_test(test_length_is_bounded),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_families_of_a_pair),
-        cmocka_unit_test(test_nginx_mapped_address),
-        cmocka_unit_test(test_two_families),
+        cmocka_unit_test(test_a_line_cut_anywhere_asks_for_no_more_than_it_needs),
+        cmocka_unit_test(test_a_line_beyond_107_bytes_is_refused),
+        cmocka_unit_test(test_a_malformed_line_is_refused),
+        cmocka_unit_test(test_a_pair_is_written_in_a_family_that_holds_both),
+        cmocka_unit_test(test_a_mapped_address_is_read),
+        cmocka_unit_test(test_a_line_with_two_families_is_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
