@@ -108,7 +108,7 @@ ONE_THREAD_TESTS="test_command_line test_config_features test_config_files test_
 
 # The longest first, as far as their length tells, so that none is left to run alone.
 e2e_files() { # PRESET
-    for file in $(ls -S test/e2e/test_*.py); do
+    for file in $(find test/e2e -name 'test_*.py' -printf '%s %p\n' | sort -rn | cut -d ' ' -f 2); do
         name=${file##*/}
         case " $ONE_THREAD_TESTS " in
         *" ${name%.py} "*) [ "$1" != tsan ] || continue ;;

@@ -8,7 +8,9 @@ import struct
 import threading
 
 import needs
+import peers
 import programs
+import sockets
 from waiting import Stopwatch, wait_for
 
 
@@ -165,3 +167,25 @@ class FaultyNameServer(SilentNameServer):
     def send(self, answer, asker):
         with contextlib.suppress(OSError):  # it was closed meanwhile
             self.socket.sendto(answer, asker)
+
+
+def same_port(env, good, others=()):
+    """A listener on `good` and, on the same port of each of `others`, one whose queue is full; returns all
+    and the port."""
+    for _ in range(50):
+        port = sockets.free_port()
+        made = []
+        try:
+            made.append(peers.Listener(sockets.join(good, port)))
+            for host in others:
+                made.append(peers.Listener(sockets.join(host, port), backlog=0))
+        except OSError:
+            for each in made:
+                each.close()
+            continue
+        for each in made:
+            env.keep(each)
+        for each in made[1:]:
+            each.fill_queue()
+        return made[0], port
+    raise AssertionError("no port is free on all the addresses")

@@ -11,6 +11,11 @@ import programs
 import waiting
 
 
+def numbered(*pairs):
+    """The plan of a start at which each socket is inherited as the descriptor of that number."""
+    return {"descriptors": [[sock.fileno(), number] for sock, number in pairs]}
+
+
 @contextlib.contextmanager
 def behind(env, monkeypatch, *command):
     """What is launched within this block is started by that command."""

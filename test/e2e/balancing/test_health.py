@@ -11,6 +11,7 @@ import sockets
 import socks_peers
 import tls_cases
 import tls_raw
+from balancing_cases import held_at, in_order, visit
 from environment import proxy
 from waiting import Stopwatch, scale, wait_for
 
@@ -19,21 +20,6 @@ RULE = {"max_fails": 2, "fail_timeout": "30s"}
 
 def said(bitflow, message):
     return [line for line in bitflow.log_lines(partial=True) if line["msg"] == message]
-
-
-def visit(env, address):
-    """The target that a client gets, by its greeting."""
-    client = env.connect(address)
-    name = b""
-    while not name.endswith(b"\n"):
-        name += sockets.receive_exactly(client, 1)
-    client.close()
-    return name.decode().strip()
-
-
-def in_order(records):
-    """The attempts of each connection, in the order of arrival."""
-    return [record["attempts"] for record in sorted(records, key=lambda record: record["id"])]
 
 
 @pytest.mark.parametrize("policy", ["failover", "round-robin", "least-connections"])
@@ -274,16 +260,6 @@ def test_a_corrected_authority_works_at_once(env, pki, where):
 @pytest.fixture
 def three(env):
     return [env.serve(peers.greeter(f"server-{number}")) for number in (1, 2, 3)]
-
-
-def held_at(env, address, count):
-    """Opens connections and keeps them; returns the lists of clients by the target's name."""
-    clients = collections.defaultdict(list)
-    for _ in range(count):
-        client = env.connect(address)
-        name = sockets.receive_exactly(client, 9).decode().strip()
-        clients[name].append(client)
-    return clients
 
 
 def test_least_connections_takes_the_target_with_the_fewest(env, three):

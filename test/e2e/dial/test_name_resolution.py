@@ -9,30 +9,8 @@ import hosts
 import peers
 import sockets
 from environment import proxy
-from sockets import join
+from hosts import same_port
 from waiting import Stopwatch, scale, wait_for
-
-
-def same_port(env, good, others=()):
-    """A listener on `good` and, on the same port of each of `others`, one whose queue is full; returns all
-    and the port."""
-    for _ in range(50):
-        port = sockets.free_port()
-        made = []
-        try:
-            made.append(peers.Listener(join(good, port)))
-            for host in others:
-                made.append(peers.Listener(join(host, port), backlog=0))
-        except OSError:
-            for each in made:
-                each.close()
-            continue
-        for each in made:
-            env.keep(each)
-        for each in made[1:]:
-            each.fill_queue()
-        return made[0], port
-    raise AssertionError("no port is free on all the addresses")
 
 
 def localhost(env):

@@ -10,7 +10,7 @@ import pytest
 import proxy_headers
 import sockets
 from environment import proxy
-from test_inherited import numbered
+from launches import numbered
 from tls_cases import tls_client, tls_listener, tls_target
 from tls_peers import VERSIONS
 from tls_raw import Tls, client_context, server_context

@@ -13,7 +13,7 @@ from environment import proxy
 from programs import find
 from waiting import pace, wait_for
 
-EXAMPLE = pathlib.Path(__file__).resolve().parents[2] / "config.example.yaml"
+EXAMPLE = pathlib.Path(__file__).resolve().parents[3] / "config.example.yaml"
 
 
 def bash(script):

@@ -317,7 +317,7 @@ def test_the_script_is_loaded_only_where_gdb_allows(env, tmp_path):
 # The session of docs/debugging.md
 
 
-DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / "docs" / "debugging.md"
+DOCUMENT = pathlib.Path(__file__).resolve().parents[3] / "docs" / "debugging.md"
 
 
 def documents_process(env):

@@ -7,7 +7,8 @@ import hosts
 import peers
 import sockets
 from environment import proxy
-from test_name_resolution import join, same_port
+from hosts import same_port
+from sockets import join
 from waiting import Stopwatch, scale, wait_for
 
 

@@ -11,11 +11,8 @@ import pytest
 import peers
 import sockets
 from environment import proxy
+from launches import numbered
 from waiting import Stopwatch, holds_for, wait_for
-
-
-def numbered(*pairs):
-    return {"descriptors": [[sock.fileno(), number] for sock, number in pairs]}
 
 
 def start_fails(env, *proxies, plan=None, environment=None):

@@ -15,7 +15,7 @@ import needs
 import sockets
 import tls_raw
 from environment import proxy
-from test_inherited import numbered
+from launches import numbered
 from tls_cases import tls_listener
 from waiting import Stopwatch, scale, wait_for
 

@@ -13,7 +13,7 @@ import pytest
 import bitflow_process
 import programs
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 CONTAINERS = re.search(r"^## Containers$(.*?)^## ", (ROOT / "docs/operations.md").read_text(), re.M | re.S)[1]
 
 

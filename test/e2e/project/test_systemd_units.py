@@ -13,7 +13,7 @@ import sockets
 from environment import proxy
 from waiting import pace, wait_for
 
-DOCUMENT = (pathlib.Path(__file__).resolve().parents[2] / "docs/operations.md").read_text()
+DOCUMENT = (pathlib.Path(__file__).resolve().parents[3] / "docs/operations.md").read_text()
 UNITS = dict(re.findall(r"^```ini\n# /etc/systemd/system/(\S+)\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL))
 PROGRAM, CONFIG = "/usr/local/bin/bitflow", "/etc/bitflow/config.yaml"
 

@@ -12,7 +12,7 @@ import bitflow_process
 import programs
 from waiting import pace
 
-RUN = pathlib.Path(__file__).resolve().parents[1] / "bench" / "run.py"
+RUN = pathlib.Path(__file__).resolve().parents[2] / "bench" / "run.py"
 EXCHANGE = {"rate", "p50_us", "p99_us", "cpu_per_exchange"}
 
 

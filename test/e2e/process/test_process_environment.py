@@ -133,7 +133,7 @@ def test_keepalive_ends_a_connection_whose_target_vanishes(env):
 
 def test_the_example_configuration_serves_as_it_stands(env):
     """In a network of its own, since the ports are fixed."""
-    example = pathlib.Path(__file__).resolve().parents[2] / "config.example.yaml"
+    example = pathlib.Path(__file__).resolve().parents[3] / "config.example.yaml"
     entry = yaml.safe_load(example.read_text())["server"]["proxies"][0]
     front, back = (
         address.removeprefix("tcp://")

@@ -16,8 +16,8 @@ import tls_cases
 import tls_raw
 from environment import proxy
 from listener_kinds import StoppingSocks, said, through
-from test_health import held_at, in_order, visit
-from test_name_resolution import same_port
+from balancing_cases import held_at, in_order, visit
+from hosts import same_port
 from waiting import Stopwatch, holds_for, pace, scale, wait_for
 
 FAILED = "cannot connect to the target"

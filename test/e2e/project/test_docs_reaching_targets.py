@@ -15,7 +15,7 @@ import socks_peers
 from programs import Program
 from waiting import wait_for
 
-DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / "docs" / "reaching-targets.md"
+DOCUMENT = pathlib.Path(__file__).resolve().parents[3] / "docs" / "reaching-targets.md"
 EXAMPLES = {
     re.search(r"- name: (\S+)", text)[1]: text
     for text in re.findall(r"^```yaml\n(server:.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)

@@ -13,8 +13,8 @@ import pytest
 import needs
 from waiting import pace
 
-HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+SUITE = pathlib.Path(__file__).resolve().parents[1]
+ROOT = SUITE.parents[1]
 UID = 61002
 HIDDEN = {"sudo", "npm", "node", "nodejs", "clang-format-19"}
 
@@ -69,7 +69,7 @@ def test_in_ci_what_is_missing_is_a_failure(checkout):
 def test_a_test_that_lacks_something_is_skipped_or_fails_in_ci(tmp_path, ci, outcome):
     """A program, or a capability that says why it is missing."""
     (tmp_path / "test_three.py").write_text(
-        f"import sys\nsys.path.insert(0, {str(HERE)!r})\nimport needs, programs\n"
+        f"import sys\nsys.path.insert(0, {str(SUITE)!r})\nimport needs, programs\n"
         "def test_program(): programs.find('no-such-program')\n"
         "def test_capability(): needs.Capability('a miracle', lambda: 'it is too late').need()\n"
         "def test_others(): needs.Capability('nothing', lambda: None).need()\n"
