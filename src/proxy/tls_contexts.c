@@ -8,22 +8,13 @@
 #define EXPIRY_DAYS 30 // certificates that are renewed by themselves are new by then
 #define PATH_SIZE 96   // server.proxies[0].listener.tls_context
 
-static struct tls_context *load_context(const struct tls_config *config, enum tls_role role, const char *path,
-                                        const char *proxy, struct diagnostics *diagnostics)
-{
-    struct tls_context *context = tls_context_load(config, role, path, diagnostics);
-    if (context != NULL)
-        tls_context_check(context, config, EXPIRY_DAYS, proxy, diagnostics);
-    return context;
-}
-
 static void load_proxy(size_t index, const struct proxy_config *proxy, struct tls_contexts *tls_contexts,
                        struct diagnostics *diagnostics)
 {
     char path[PATH_SIZE];
     (void)snprintf(path, sizeof path, "server.proxies[%zu].listener.tls_context", index);
     if (proxy->listener.tls != NULL)
-        tls_contexts->listener = load_context(proxy->listener.tls, TLS_SERVER, path, proxy->name, diagnostics);
+        tls_contexts->listener = tls_context_load(proxy->listener.tls, TLS_SERVER, path, diagnostics);
     tls_contexts->targets = calloc(proxy->target_count, sizeof(struct tls_context *));
     if (tls_contexts->targets == NULL) {
         diagnostics_add_general(diagnostics, "out of memory");
@@ -34,7 +25,7 @@ static void load_proxy(size_t index, const struct proxy_config *proxy, struct tl
         const struct tls_config *tls = proxy->targets[i].tls;
         (void)snprintf(path, sizeof path, "server.proxies[%zu].targets[%zu].tls_context", index, i);
         if (tls != NULL)
-            tls_contexts->targets[i] = load_context(tls, TLS_CLIENT, path, proxy->name, diagnostics);
+            tls_contexts->targets[i] = tls_context_load(tls, TLS_CLIENT, path, diagnostics);
     }
 }
 
@@ -53,6 +44,20 @@ struct tls_contexts *tls_contexts_load(const struct config *config, struct diagn
     if (diagnostics->errors > errors)
         tls_contexts_free(&tls_contexts, config->proxy_count);
     return tls_contexts;
+}
+
+void tls_contexts_check(const struct tls_contexts *tls_contexts, const struct config *config,
+                        struct diagnostics *diagnostics)
+{
+    for (size_t i = 0; i < config->proxy_count; i++) {
+        const struct proxy_config *proxy = &config->proxies[i];
+        if (proxy->listener.tls != NULL)
+            tls_context_check(tls_contexts[i].listener, proxy->listener.tls, EXPIRY_DAYS, proxy->name, diagnostics);
+        for (size_t n = 0; n < proxy->target_count; n++)
+            if (proxy->targets[n].tls != NULL)
+                tls_context_check(tls_contexts[i].targets[n], proxy->targets[n].tls, EXPIRY_DAYS, proxy->name,
+                                  diagnostics);
+    }
 }
 
 void tls_contexts_release(struct tls_contexts *tls_contexts)

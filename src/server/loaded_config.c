@@ -40,8 +40,10 @@ bool loaded_config_load(struct loaded_config *loaded, const char *path)
         return false;
     loaded->tls_contexts = tls_contexts_load(loaded->config, diagnostics);
     check_sentry_authority(loaded->config, diagnostics);
-    if (diagnostics->errors == 0)
+    if (diagnostics->errors == 0) {
+        tls_contexts_check(loaded->tls_contexts, loaded->config, diagnostics);
         return true;
+    }
     release_parts(loaded);
     return false;
 }

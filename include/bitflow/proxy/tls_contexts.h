@@ -18,9 +18,13 @@ struct tls_contexts {
     size_t target_count;
 };
 
-// Of every proxy, by its index. Warns of certificates that have expired or soon will, and of what else is odd. NULL:
-// there are errors.
+// Of every proxy, by its index. NULL: there are errors.
 struct tls_contexts *tls_contexts_load(const struct config *config, struct diagnostics *diagnostics);
+
+// Warns of certificates that have expired or soon will, and of what else is odd. For a configuration that will be used:
+// what is wrong with the files of one that is refused is not what is in force.
+void tls_contexts_check(const struct tls_contexts *tls_contexts, const struct config *config,
+                        struct diagnostics *diagnostics);
 
 // Wipes the keys of what no generation has taken; `proxy_count` as in the configuration. Accepts NULL.
 void tls_contexts_free(struct tls_contexts **tls_contexts, size_t proxy_count);

@@ -85,6 +85,23 @@ def test_an_authority_that_verifies_nobody_is_a_warning(env, pki):
     assert any("the authority is not used" in line for line in lines), lines
 
 
+def test_a_refused_configuration_is_not_warned_of_expiry(env, pki):
+    """Its files will not be in force: the start, --check and a reload only say why it is refused."""
+    live = pki.server.copy(env.directory)
+    entries = [
+        proxy(env.address(), env.refusing(), name="old", listener=tls_listener(pki.bad_servers["expired"])),
+        proxy(env.address(), env.refusing(), name="live", listener=tls_listener(live)),
+    ]
+    bitflow = env.start(*entries)
+    assert bitflow.stderr().count("expired on") == 1
+    live.certificate.write_bytes(pki.second_server.certificate.read_bytes())
+    reload(bitflow, "reload failed")
+    assert bitflow.stderr().count("expired on") == 1
+    status, lines, path = check(env, *entries)
+    assert status == 2 and len(lines) == 1
+    assert_problem(lines, path, "server.proxies[1].listener.tls_context.certificates[0].key", "does not belong")
+
+
 # Reload
 
 
