@@ -98,7 +98,7 @@ static bool check_curve(void)
     return is_good;
 }
 
-// A signature that is none comes to the sum of products like any other.
+// What is not a signature comes to the sum of products like any other.
 static bool check_sum(void)
 {
     static const unsigned char hash[32] = {1};
