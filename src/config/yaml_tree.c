@@ -48,7 +48,7 @@ static void *no_memory(struct builder *builder)
     return NULL;
 }
 
-// libyaml gives no line for bytes that are no text, only their offset.
+// libyaml gives no line for bytes that are not text, only their offset.
 static struct yaml_mark mark_of_offset(const struct builder *builder, size_t offset)
 {
     struct yaml_mark mark = {.line = 1, .column = 1};

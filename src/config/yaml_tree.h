@@ -51,7 +51,7 @@ bool yaml_is_null(const struct yaml_node *node);
 
 bool yaml_text_is(const struct yaml_node *node, const char *text);
 
-// The first entry with this key; NULL if `node` has none or is no mapping.
+// The first entry with this key; NULL if `node` has none or is not a mapping.
 const struct yaml_entry *yaml_find(const struct yaml_node *node, const char *key);
 
 #endif

@@ -6,14 +6,6 @@ loads them by itself where its auto-load safe-path allows.
 
 # Connections and proxies
 
-# Steps of an attempt at a target, by their phases; all else is "dial".
-STEPS = {
-    "socks": "socks",
-    "target_header": "header",
-    "target_handshake": "tls",
-    "await_first_byte": "first byte",
-}
-
 
 class Connection:
     def __init__(self, address):
@@ -21,7 +13,8 @@ class Connection:
         self.value = pointer(address, type_of("struct connection")).dereference()
         self.first = self.second = None  # threads
         self.id = int(self.value["id"])
-        self.stage = enum_name(self.value["phases"]["current"], "PHASE_")
+        self.phase = enumerator(self.value["phases"]["current"])
+        self.phase_name = phase_words(self.phase)[0]
         self.proxy = text_at(self.value["generation"]["proxy"]["name"])
         self.client = endpoint_text(self.value["client"]["peer"])
         target = self.value["upstream"]["target"]
@@ -31,6 +24,11 @@ class Connection:
 
     def age(self, clock):
         return clock.age(int(self.value["phases"]["started"]), int(self.value["start_wall"]))
+
+    def step(self):
+        """The step of dialling that it came to last; "": none."""
+        name, step = phase_words(enumerator(self.value["phases"]["step"]))
+        return step if name == phase_words("PHASE_DIALLING")[0] else ""
 
     def threads(self):
         return [thread for thread in (self.first, self.second) if thread is not None]
@@ -44,8 +42,8 @@ def live_connections(problems):
         raise Failure("The process has not started to serve yet.")
     registry = runtime["registry"].dereference()
     addresses = [int(container(int(entry.address), "struct connection", "entry"))
-                 for name in ("unlimited", "lifetimes")
-                 for entry in follow(registry[name], problems, "connections")]
+                 for entries in (registry["unlimited"], registry["lifetimes"])
+                 for entry in follow(entries, problems, "connections")]
     addresses += [thread.argument for thread in threads if thread.task == "connection_serve"]
     found = {}
     for address in addresses:
@@ -152,9 +150,9 @@ it serves both ways), < reads from the target."""
                 threads = [mark + thread.label() for mark, thread in
                            ((">", connection.first), ("<", connection.second)) if thread is not None]
                 rows.append([str(connection.id), connection.proxy, connection.client, connection.target,
-                             connection.stage, str(connection.from_client), str(connection.from_target),
+                             connection.phase_name, str(connection.from_client), str(connection.from_target),
                              age_text(connection.age(clock)), " ".join(threads) or "-"])
-        heads = ["ID", "PROXY", "CLIENT", "TARGET", "STAGE", "FROM-CLIENT", "FROM-TARGET", "AGE", "THREADS"]
+        heads = ["ID", "PROXY", "CLIENT", "TARGET", "PHASE", "FROM-CLIENT", "FROM-TARGET", "AGE", "THREADS"]
         write_table(heads, rows, ("ID", "FROM-CLIENT", "FROM-TARGET", "AGE"))
         gdb.write("%d connections\n" % len(rows))
 
@@ -187,10 +185,10 @@ By default it is the selected thread's. Its threads' backtraces follow; $connect
 
     def write(self, connection, clock):
         value = connection.value
-        reason = enum_name(value["entry"]["settled_reason"], "CLOSE_")
-        rows = [["connection", "%d of %s, %s for %s" % (connection.id, connection.proxy, connection.stage,
+        reason = enumerator(value["entry"]["settled_reason"])
+        rows = [["connection", "%d of %s, %s for %s" % (connection.id, connection.proxy, connection.phase_name,
                                                         age_text(connection.age(clock)))],
-                ["ended by", "nothing yet" if reason == "none" else reason],
+                ["ended by", "nothing yet" if reason == "CLOSE_NONE" else reason.removeprefix("CLOSE_").lower()],
                 ["client", "%s, socket %d" % (connection.client, int(value["entry"]["client"]))]]
         client, upstream = value["client"], value["upstream"]
         if int(client["declared"]):
@@ -207,8 +205,8 @@ By default it is the selected thread's. Its threads' backtraces follow; $connect
             number = int(value["entry"]["target"])
             rows.append(["target", "%s, %s%s" % (connection.target, place,
                                                  ", socket %d" % number if number >= 0 else "")])
-            step = enum_name(value["phases"]["step"], "PHASE_")
-            rows.append(["attempts", "%d, the last one in %s" % (int(upstream["attempts"]), STEPS.get(step, "dial"))])
+            step = connection.step()
+            rows.append(["attempts", "%d%s" % (int(upstream["attempts"]), ", the last one in " + step if step else "")])
         rows.append(["tls", "client %s, target %s" % ("yes" if int(client["tls"]) else "no",
                                                       "yes" if int(upstream["tls"]) else "no")])
         rows.append(["bytes", "%d from the client, %d from the target" % (connection.from_client,
@@ -228,11 +226,11 @@ By default it is the selected thread's. Its threads' backtraces follow; $connect
         rows = []
         for side, name in enumerate(("to target", "to client")):
             direction = directions[side]
-            state = enum_name(direction["state"], "DIRECTION_")
+            state = enumerator(direction["state"])
             words = ["%d bytes in its buffers" % int(direction["pending"])]
-            for applies, word in ((state in ("writing", "closing"), "in a write"),
+            for applies, word in ((state in ("DIRECTION_WRITING", "DIRECTION_CLOSING"), "in a write"),
                                   (int(direction["is_stalled"]), "the write waits"),
-                                  (state in ("finished", "unheard"), "its end is passed on"),
+                                  (state in ("DIRECTION_FINISHED", "DIRECTION_UNHEARD"), "its end is passed on"),
                                   (int(direction["has_failed"]), "it has failed")):
                 if applies:
                     words.append(word)

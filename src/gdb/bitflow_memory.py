@@ -13,13 +13,14 @@ import struct
 import time
 
 import gdb
+from gdb.types import make_enum_dict
 
 LIST_LIMIT = 1000000  # entries of a list; more than any process has threads or connections
 FRAME_LIMIT = 24  # to find the innermost function of ours
 STACK_LIMIT = 2 << 20  # between a thread's stack pointer and what it keeps at its stack's other end
 NS = 1000000000
 
-# What a thread does, by the function that it runs; of a connection's first thread, by the connection's stage.
+# What a thread does, by the function that it runs; of a connection's first thread, by the connection's phase.
 TASKS = {
     "run_second_thread": "target to client",
     "run_acceptor": "accepts",
@@ -29,11 +30,11 @@ TASKS = {
     "run_statsd": "sends metrics",
     "run_sentry": "sends errors to Sentry",
 }
-STAGES = {
-    "accepted": "begins",
-    "admitting": "admits its client",
-    "dialling": "connects to a target",
-    "closing": "closes, writes the records",
+PHASES = {
+    "PHASE_ACCEPTING": "begins",
+    "PHASE_ADMITTING": "admits its client",
+    "PHASE_DIALLING": "connects to a target",
+    "PHASE_CLOSING": "closes, writes the records",
 }
 
 
@@ -87,10 +88,18 @@ def text_in(value):
     return memory.split(b"\0")[0].decode("utf-8", "backslashreplace")
 
 
-def enum_name(value, prefix):
-    """STAGE_RELAYING as "relaying"."""
-    name = str(value.cast(value.type.unqualified()))
-    return name[len(prefix) :].lower() if name.startswith(prefix) else name
+def enumerator(value):
+    """The name of an enum's value: "PHASE_RELAYING"."""
+    return str(value.cast(value.type.unqualified()))
+
+
+def phase_words(phase):
+    """The names that the program itself has for a phase, given as an enumerator's name, and for its step ("": none)."""
+    number = make_enum_dict(type_of("enum phase")).get(phase)
+    if number is None:
+        return phase, ""  # not a phase: what was read is broken
+    row = variable("phase_rows")[number]
+    return text_at(row["name"]), text_at(row["step"])
 
 
 def follow(head, problems, what):
@@ -192,11 +201,11 @@ def endpoint_text(endpoint):
 
 def address_text(address):
     """A struct address, as the configuration has it."""
-    kind = enum_name(address["kind"], "ADDRESS_")
-    if kind == "tcp":
+    kind = enumerator(address["kind"])
+    if kind == "ADDRESS_TCP":
         host = text_in(address["host"])
         return "%s:%d" % ("[%s]" % host if ":" in host else host, int(address["port"]))
-    if kind == "unix":
+    if kind == "ADDRESS_UNIX":
         return "unix://" + ("@" if address["is_abstract"] else "") + text_in(address["path"])
     return "fd://" + (str(int(address["fd"])) if int(address["fd"]) >= 0 else text_in(address["fd_name"]))
 
@@ -241,9 +250,9 @@ class Thread:
         if self.is_parked:
             return "waits for a task"
         if self.task == "connection_serve" and self.connection is not None:
-            stage = self.connection.stage
-            if stage != "relaying":
-                return STAGES.get(stage, stage)
+            phase = self.connection.phase
+            if phase != "PHASE_RELAYING":
+                return PHASES.get(phase, phase)
             return "both ways" if self.connection.second is None else "client to target"
         return TASKS.get(self.task, self.task)
 

@@ -12,8 +12,8 @@
 #define NETWORK_SIZE 8 // bytes of an IPv6 address that tell sources apart
 
 struct source {
-    struct in6_addr
-        key; // IPv4 as mapped; of IPv6 the network, whose second half is zeros, which a mapped one's never is
+    // IPv4: as a mapped address. IPv6: the network; its second half is zeros, which that of a mapped address never is.
+    struct in6_addr key;
     uint64_t connections;
 };
 

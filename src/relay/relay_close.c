@@ -88,7 +88,7 @@ void direction_write_failed(struct direction *direction, int os_errno)
         return;
     }
     (void)fail(direction, to, reason, os_errno == EAGAIN ? ETIMEDOUT : os_errno);
-    // Only now: see is_orderly_end().
+    // After fail(): is_orderly_end() waits until this direction is no longer writing, and then looks for a reason.
     if (state != DIRECTION_FINISHED)
         direction_enter(direction, DIRECTION_TORN);
 }

@@ -28,7 +28,7 @@ static void serve(struct poll_engine *engine, enum relay_side side, short revent
     bool has_hung_up = (revents & (POLLHUP | POLLERR)) != 0, was_asked = false;
     if (direction_is_writing(writer) && (revents & ~POLLIN) != 0) {
         (void)direction_forward(writer);
-        note_read(writer); // it was not read from while that waited
+        note_read(writer); // its side was not read from while the write waited: the read timeout begins anew
         was_asked = true;
     }
     if (direction_state(reader) == DIRECTION_READING && (revents & ~POLLOUT) != 0) {

@@ -62,7 +62,7 @@ class Row:
     """A line of `bitflow connections`."""
 
     def __init__(self, cells):
-        self.id, self.proxy, self.client, self.target, self.stage = int(cells[0]), *cells[1:5]
+        self.id, self.proxy, self.client, self.target, self.phase = int(cells[0]), *cells[1:5]
         self.from_client, self.from_target, self.age, self.threads = int(cells[5]), int(cells[6]), *cells[7:]
         self.lwps = {mark: int(lwp) for mark, lwp in re.findall(r"([<>])\d+ \(LWP (\d+)\)", self.threads)}
         self.numbers = {mark: int(number) for mark, number in re.findall(r"([<>])(\d+) ", self.threads)}

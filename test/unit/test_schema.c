@@ -1,5 +1,5 @@
 // The documents against the schema: docs/configuration.md has each key's line as the schema gives it,
-// config.example.yaml has every mapping and works, the README has the first keys.
+// config.example.yaml has every mapping and works, the README has the first keys, the fuzzer's corpus has them all.
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -138,6 +138,44 @@ static void test_the_reference_has_each_keys_line(void **state)
     free(text);
 }
 
+struct table_row {
+    const char *path;
+    size_t length;
+    bool is_known;
+};
+
+static void compare_path(void *context, const char *path, const struct schema_row *row)
+{
+    (void)row;
+    struct table_row *line = context;
+    line->is_known = line->is_known || (strlen(path) == line->length && memcmp(path, line->path, line->length) == 0);
+}
+
+static void test_the_reference_has_no_line_of_a_key_that_there_is_not(void **state)
+{
+    (void)state;
+    static const char header[] = "\n| key | required | type, default | meaning |\n|---|---|---|---|";
+    char *text = read_text(BITFLOW_SOURCE_DIR "/docs/configuration.md");
+    const char *table = strstr(text, header);
+    assert_non_null(table);
+    unsigned rows = 0, unknown = 0;
+    for (const char *line = strchr(table + strlen(header), '\n'); line != NULL && strncmp(line, "\n| ", 3) == 0;
+         line = strchr(line + 1, '\n')) {
+        assert_int_equal(strncmp(line, "\n| `", 4), 0);
+        struct table_row row = {.path = line + 4, .length = strcspn(line + 4, "`")};
+        schema_walk(compare_path, &row);
+        rows++;
+        if (!row.is_known) {
+            unknown++;
+            (void)printf("%.*s\n", (int)row.length, row.path);
+        }
+    }
+    assert_true(rows > 50);
+    if (unknown > 0)
+        fail_msg("\ndocs/configuration.md has the %u keys above, which the schema has not", unknown);
+    free(text);
+}
+
 struct readme {
     const char *text;
     unsigned rows, known, lacking;
@@ -233,15 +271,48 @@ struct document {
     unsigned missing;
 };
 
-// The reference alone has to have every key; the example shows where they go.
-static void check_example_has(void *context, const char *path, const struct schema_row *row)
+static void check_document_has(void *context, const char *path, const struct schema_row *row)
 {
+    (void)row;
     struct document *document = context;
-    bool is_needed = row->object != NULL || row->is_required;
-    if (is_needed && !has_value(document->root, path)) {
+    if (!has_value(document->root, path)) {
         document->missing++;
         (void)printf("%s\n", path);
     }
+}
+
+// The reference alone has to have every key; the example shows where they go.
+static void check_example_has(void *context, const char *path, const struct schema_row *row)
+{
+    if (row->object != NULL || row->is_required)
+        check_document_has(context, path, row);
+}
+
+// Every row that `check` counts must have a value in the YAML, and all of its values must be right.
+static void check_document(const char *name, const char *text,
+                           void (*check)(void *context, const char *path, const struct schema_row *row))
+{
+    struct arena arena;
+    arena_init(&arena);
+    struct document document = {.root = NULL};
+    struct yaml_mark mark;
+    struct error error = ERROR_INIT;
+    if (!yaml_tree_parse(text, strlen(text), &arena, &document.root, &mark, &error))
+        fail_msg("%s:%zu:%zu: %s", name, mark.line, mark.column, error.text);
+    schema_walk(check, &document);
+    if (document.missing > 0)
+        fail_msg("%s lacks the %u keys above", name, document.missing);
+    arena_release(&arena);
+
+    // Not all of it has an effect at once: there may be warnings.
+    struct diagnostics diagnostics;
+    diagnostics_init(&diagnostics, name);
+    const struct config *config = config_load_text(text, strlen(text), &diagnostics);
+    for (size_t i = 0; i < diagnostics.kept; i++)
+        if (diagnostics.list[i].severity == DIAGNOSTIC_ERROR)
+            fail_msg("%s: %s", diagnostics.list[i].path, diagnostics.list[i].text);
+    config_drop(&config);
+    diagnostics_release(&diagnostics);
 }
 
 static void test_the_example_shows_every_mapping_and_all_that_it_shows_is_right(void **state)
@@ -249,27 +320,15 @@ static void test_the_example_shows_every_mapping_and_all_that_it_shows_is_right(
     (void)state;
     char *text = read_text(BITFLOW_SOURCE_DIR "/config.example.yaml");
     uncomment(text);
-    struct arena arena;
-    arena_init(&arena);
-    struct document document = {.root = NULL};
-    struct yaml_mark mark;
-    struct error error = ERROR_INIT;
-    if (!yaml_tree_parse(text, strlen(text), &arena, &document.root, &mark, &error))
-        fail_msg("uncommented, config.example.yaml:%zu:%zu: %s", mark.line, mark.column, error.text);
-    schema_walk(check_example_has, &document);
-    if (document.missing > 0)
-        fail_msg("config.example.yaml lacks the %u mappings and required keys above", document.missing);
-    arena_release(&arena);
+    check_document("config.example.yaml, uncommented,", text, check_example_has);
+    free(text);
+}
 
-    // What it shows is right. Not all of it has an effect at once.
-    struct diagnostics diagnostics;
-    diagnostics_init(&diagnostics, "example");
-    const struct config *config = config_load_text(text, strlen(text), &diagnostics);
-    for (size_t i = 0; i < diagnostics.kept; i++)
-        if (diagnostics.list[i].severity == DIAGNOSTIC_ERROR)
-            fail_msg("%s: %s", diagnostics.list[i].path, diagnostics.list[i].text);
-    config_drop(&config);
-    diagnostics_release(&diagnostics);
+static void test_the_fuzzer_begins_with_every_key(void **state)
+{
+    (void)state;
+    char *text = read_text(BITFLOW_SOURCE_DIR "/test/fuzz/corpus/fuzz_config/every_key.yaml");
+    check_document("every_key.yaml", text, check_document_has);
     free(text);
 }
 
@@ -325,9 +384,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_reference_has_each_keys_line),
+        cmocka_unit_test(test_the_reference_has_no_line_of_a_key_that_there_is_not),
         cmocka_unit_test(test_the_readme_has_the_required_keys_and_none_that_there_are_not),
         cmocka_unit_test(test_the_example_works_as_it_stands),
         cmocka_unit_test(test_the_example_shows_every_mapping_and_all_that_it_shows_is_right),
+        cmocka_unit_test(test_the_fuzzer_begins_with_every_key),
         cmocka_unit_test(test_the_rows_make_sense),
         cmocka_unit_test(test_the_distance_of_two_words_counts_their_edits),
     };

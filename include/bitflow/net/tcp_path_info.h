@@ -22,7 +22,7 @@ struct tcp_path_info {
     int64_t delivery_rate; // bytes a second, of the most recent data that was acknowledged
 };
 
-// False, with `info` unset: it is no TCP socket.
+// False, with `info` unset: it is not a TCP socket.
 bool tcp_path_info_of(int fd, struct tcp_path_info *info);
 
 #endif

@@ -10,7 +10,7 @@
 #include "bitflow/base/error.h"
 
 // Prepares it, and finds out whether mbedTLS really calls it; by tls_init(), before there are other threads. Where it
-// does not, its own functions do the work, which is no error. ERROR_SYSTEM: libcrypto does not give the curves (for
+// does not, its own functions do the work, which is not an error. ERROR_SYSTEM: libcrypto does not give the curves (for
 // want of memory, too) or computes something else than it should, or mbedTLS's own functions are not found.
 bool tls_arithmetic_init(struct error *error);
 

@@ -8,7 +8,7 @@
 #define TLS_FAILURES(X)                                                                                         \
     X(TLS_FAILURE_TIMEOUT, "timeout", "it took too long")                                                       \
     X(TLS_FAILURE_CLOSED, "closed", "the peer closed or reset the connection")                                  \
-    X(TLS_FAILURE_CANCELLED, "cancelled", "the client on whose behalf it was left")                             \
+    X(TLS_FAILURE_CANCELLED, "cancelled", "the client that it was made for has left")                           \
     X(TLS_FAILURE_NOT_TLS, "not_tls", "the peer speaks something else")                                         \
     X(TLS_FAILURE_VERSION, "version", "no TLS version in common")                                               \
     X(TLS_FAILURE_CIPHER, "cipher", "no cipher suite, group or signature algorithm in common")                  \

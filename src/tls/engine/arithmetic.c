@@ -98,7 +98,7 @@ static bool check_curve(void)
     return is_good;
 }
 
-// A signature that is none comes to the sum of products like any other.
+// A signature need not be valid for its sum of products to be calculated.
 static bool check_sum(void)
 {
     static const unsigned char hash[32] = {1};

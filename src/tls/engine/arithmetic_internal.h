@@ -61,7 +61,7 @@ bool arithmetic_enter(enum arithmetic which, const struct arithmetic_originals *
 // Counts the result; a failure's reason is taken off this thread's list of libcrypto's errors.
 bool arithmetic_leave(enum arithmetic which, bool is_done);
 
-// Looks the curves up; once for the process, kept until its end. That there is no X25519 is no failure.
+// Looks the curves up; once for the process, kept until its end. A libcrypto without X25519 is not a failure.
 bool arithmetic_curves_prepare(void);
 
 #endif

@@ -322,7 +322,7 @@ static int sign_with_original(const struct arithmetic_originals *originals, mbed
     if (originals->rsa_private == NULL || mbedtls_rsa_get_len(key) > RSA_SIZE_MAX)
         return MBEDTLS_ERR_RSA_PRIVATE_FAILED;
     int status = sign_once(originals, key, random, argument, input, result);
-    if (status == 0 || status == MBEDTLS_ERR_RSA_BAD_INPUT_DATA) // as it is for what is no key
+    if (status == 0 || status == MBEDTLS_ERR_RSA_BAD_INPUT_DATA) // as for what is not a key
         return status;
     mbedtls_rsa_context fresh;
     mbedtls_rsa_init(&fresh);

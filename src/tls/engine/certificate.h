@@ -18,7 +18,7 @@
 // "CN=example, O=Example Ltd"; cut with an ellipsis. "(no subject)" where it is empty. Returns `out`.
 const char *certificate_subject(const mbedtls_x509_name *name, char *out, size_t size);
 
-// The first CN; empty if there is none, if it does not fit, or is no text in ASCII or UTF-8.
+// The first CN; empty if there is none, or if it does not fit or is not ASCII or UTF-8 text.
 void certificate_common_name(const mbedtls_x509_name *name, char *out, size_t size);
 
 // "DNS:a.example, IP:192.0.2.1"; cut with an ellipsis. Empty if it has none. Returns `out`.

@@ -92,7 +92,7 @@ static void check_coverage(const struct report *report, const struct named_file 
         char words[160];
         char text[sizeof words + 64];
         struct revocation found = revocation_check(&entry->revoked, NULL, (mbedtls_x509_crt *)at);
-        // Whoever is no CA has issued nothing. An expired one has been told of.
+        // A certificate that is not a CA's has issued nothing; an expired list has been warned of already.
         if (mbedtls_x509_crt_get_ca_istrue(at) != 1 || found.flag == 0 || found.flag == MBEDTLS_X509_BADCRL_EXPIRED)
             continue;
         (void)snprintf(text, sizeof text, "%s: no certificate that it issued verifies",

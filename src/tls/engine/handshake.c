@@ -145,7 +145,7 @@ static int receive(void *argument, unsigned char *buffer, size_t room)
 
 // ---- the handshake
 
-// Lower case, without a dot at its end; empty if it is no name at all, which then cannot be asked for.
+// Lower case, without a dot at its end; empty if it is not a name at all: such a one cannot be asked for.
 static void copy_name(const unsigned char *name, size_t length, char *out, size_t size)
 {
     *out = '\0';
@@ -292,7 +292,7 @@ static bool run(struct tls_handshake *handshake, const char *host, struct error 
         status = socket_status(handshake, MBEDTLS_ERR_NET_SEND_FAILED);
     if (status != 0) {
         unsigned char alert;
-        // First, since sending an alert to one who has left is no news.
+        // First: that the alert cannot be sent to a peer that has left must not replace the cause.
         if (handshake_fail(handshake, status, error, &alert))
             send_alert(handshake, alert);
         (void)flush(handshake);

@@ -24,7 +24,7 @@ struct revocation {
 struct revocation revocation_check(const mbedtls_x509_crl *lists, const mbedtls_x509_crt *certificate,
                                    mbedtls_x509_crt *issuer);
 
-// Whether a list is no complete one: a delta, or limited to some kinds of certificates, reasons or distribution points
+// Whether a list is not complete: a delta, or limited to some kinds of certificates, reasons or distribution points
 // (RFC 5280 5.2.4, 5.2.5). mbedTLS parses such a list only if it is not marked as it should be, as critical.
 bool revocation_is_partial(const mbedtls_x509_crl *list);
 

@@ -28,10 +28,10 @@ LONG = {"connect_timeout": "2m", "connect_attempts": 1}
 
 
 class Crowd:
-    """Fifty connections in different stages, and what the commands have to show of each."""
+    """Fifty connections in different phases, and what the commands have to show of each."""
 
     def __init__(self, env, pki):
-        self.expected = {}  # the client's address: (proxy, stage, target, from client, from target, threads)
+        self.expected = {}  # the client's address: (proxy, phase, target, from client, from target, threads)
         self.echo, self.idle = env.echo(), env.listen()
         full = env.listen(backlog=0)
         full.fill_queue()
@@ -109,8 +109,8 @@ class Crowd:
         told = gdb_session.connections(text)
         assert {row.client for row in told.values()} == set(self.expected)
         for row in told.values():
-            name, stage, target, from_client, from_target, marks = self.expected[row.client]
-            assert (row.id, row.proxy, row.stage, row.target) == (self.ids[row.client], name, stage, target)
+            name, phase, target, from_client, from_target, marks = self.expected[row.client]
+            assert (row.id, row.proxy, row.phase, row.target) == (self.ids[row.client], name, phase, target)
             assert row.from_target == from_target, row.client
             assert row.from_client == from_client if from_client is not None else row.from_client > 0
             assert set(row.lwps) == set(marks), row.threads
@@ -189,7 +189,7 @@ def check_one(told, bulk, slow):
     assert told["print $connection->id"] == f"$1 = {bulk}"
     assert f"connection   {bulk} of bulk" in told["bitflow connection"], "the selected thread's"
     text = told[f"bitflow connection {slow}"]
-    assert f"{slow} of slow, dialling" in text and "\nattempts     1, the last one in dial" in text
+    assert f"{slow} of slow, dialling" in text and "\nattempts     1, the last one in connect" in text
     assert "\nsource       has 10 connections\n" in text and "\nsource " not in told[f"bitflow connection {bulk}"]
     assert "There is no connection 99." in told["bitflow connection 99"]
 
@@ -218,7 +218,7 @@ def test_a_connection_that_closes_is_found_by_its_thread(env):
         session.wait()
     text = output.read_text()
     (row,) = gdb_session.connections(text[: text.index("\nGDB  ")]).values()
-    assert (row.id, row.proxy, row.stage, set(row.lwps)) == (1, "web", "closing", {">"}), text
+    assert (row.id, row.proxy, row.phase, set(row.lwps)) == (1, "web", "closing", {">"}), text
     assert "closes, writes the records" in text
     assert re.search(r"^ended by +completed$", text, re.MULTILINE), text
     assert bitflow.wait_records(1)[0]["reason"] == "completed"
