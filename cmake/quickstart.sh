@@ -134,5 +134,5 @@ It works. Next:
    $BITFLOW --config $CONFIG          run it yourself
    $BITFLOW --check --config FILE             check a configuration of yours
    cmake --install build/release                 install it
-README.md describes every key of the configuration.
+docs/configuration.md describes every key of the configuration.
 END

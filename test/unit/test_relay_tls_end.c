@@ -168,7 +168,7 @@ static void test_sides_that_close_at_the_same_time_have_completed(void **state)
         tls_rig_begin(&t, *state);
         for (int side = RELAY_CLIENT; side <= RELAY_TARGET; side++) {
             far_send(&t.fars[side], i * 10, 16384);
-            if (t.way.in_bulk) // what would come while it closes is no matter of TLS
+            if (t.way.in_bulk) // what would come while it closes is not TLS's concern
                 far_receive_all_sent(&t, &t.fars[!side]);
         }
         far_receive_all_sent(&t, &t.fars[RELAY_CLIENT]);

@@ -89,7 +89,7 @@ static void send_until_stuck(struct tls_rig *t)
 }
 
 // A TLS peer has sent all, its close_notify too, and is gone when the other side's end is told to it: its kernel
-// answers that by a reset, while what it had sent still waits to be written. That is no reset of what it had sent.
+// answers that by a reset, while what it had sent still waits to be written. That does not reset what it had sent.
 static void test_a_whole_stream_behind_a_stuck_write_is_delivered(void **state)
 {
     struct tls_rig t;

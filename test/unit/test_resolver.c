@@ -282,7 +282,7 @@ static void test_all_who_ask_share_a_failure(void **state)
     struct waiter pair[2];
     int calls = atomic_load(&fake_slow_calls);
     atomic_store(&waiting, 0);
-    // 127.0.0.1 is no answer for who wants IPv6.
+    // 127.0.0.1 does not answer whoever wants IPv6.
     start_waiter(&pair[0], "tcp6://", 0, 1);
     start_waiter(&pair[1], "tcp6://", 0, 2);
     fake_await(&waiting, 2);

@@ -138,7 +138,7 @@ static void test_a_name_that_is_not_found_stops_nothing(void **state)
     statsd_socket_init(&socket, "no-name.test:8125");
     assert_false(prepare(&socket));
     assert_false(prepare(&socket)); // it is not asked for each second
-    // With a name that is known, a resolver that fails is no reason to stop.
+    // Once the name is known, a resolver that fails does not stop it.
     char bound[ENDPOINT_TEXT_SIZE];
     int receiver = rig_receiver("127.0.0.1:0", bound);
     socket.address = rig_address(bound, ADDRESS_TO_CONNECT);
