@@ -24,7 +24,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/log.h"
 #include "bitflow/telemetry/connection_log.h"
-#include "proxy/connection_internal.h"
+#include "proxy/connection/connection_internal.h"
 
 #define PATH_SIZE 128
 

@@ -12,8 +12,8 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
-#include "proxy/connection_internal.h"
-#include "proxy/proxy_protocol_in.h"
+#include "proxy/client/proxy_protocol_in.h"
+#include "proxy/connection/connection_internal.h"
 
 #define START (INT64_C(1767225600) * NS_PER_S + 1999 * NS_PER_US) // 2026-01-01, 1.999 ms
 

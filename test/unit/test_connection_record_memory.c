@@ -11,7 +11,7 @@
 #include <cmocka.h>
 
 #include "failing_memory.h"
-#include "proxy/connection_internal.h"
+#include "proxy/connection/connection_internal.h"
 
 static bool is_whole(const struct connection_line *line)
 {

@@ -4,11 +4,11 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "../client/proxy_protocol_in.h"
 #include "bitflow/base/clock.h"
 #include "bitflow/net/socket.h"
 #include "bitflow/telemetry/json_builder.h"
 #include "connection_internal.h"
-#include "proxy_protocol_in.h"
 
 struct log_context connection_log_context(const struct connection *connection)
 {

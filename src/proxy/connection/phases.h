@@ -7,8 +7,8 @@
 //
 // The connection's own thread enters phases. Others may read `current`; the rest only while nothing is entered.
 
-#ifndef BITFLOW_SRC_PROXY_PHASES_H
-#define BITFLOW_SRC_PROXY_PHASES_H
+#ifndef BITFLOW_SRC_PROXY_CONNECTION_PHASES_H
+#define BITFLOW_SRC_PROXY_CONNECTION_PHASES_H
 
 #include <stdatomic.h>
 #include <stdint.h>

@@ -11,11 +11,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "../upstream/proxy_protocol_out.h"
 #include "bitflow/base/clock.h"
 #include "bitflow/base/invariant.h"
 #include "bitflow/net/inherited.h"
 #include "bitflow/net/socket.h"
-#include "proxy_protocol_out.h"
 
 uint64_t connection_next_id(void)
 {

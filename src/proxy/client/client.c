@@ -6,11 +6,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "balancer.h"
+#include "../connection/phases.h"
+#include "../upstream/balancer.h"
 #include "bitflow/base/clock.h"
 #include "bitflow/net/socket.h"
 #include "client_hello_peek.h"
-#include "phases.h"
 #include "proxy_protocol_in.h"
 
 #define ALERT_UNRECOGNIZED_NAME 112 // RFC 6066 3
