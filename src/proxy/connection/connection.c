@@ -107,12 +107,14 @@ static enum address_family family_of(const struct endpoint *client)
 }
 
 // Kept out of other frames: the header takes half a kilobyte.
-__attribute__((noinline)) static bool connect_upstream(struct connection *connection)
+__attribute__((noinline)) static bool dial_target(struct connection *connection)
 {
     const struct proxy_config *settings = connection->generation->settings;
+    struct upstream *upstream = &connection->upstream;
     struct client_watch watch;
     struct proxy_header header;
     char id[PROXY_PROTOCOL_OUT_ID_SIZE];
+    phases_enter(&connection->phases, PHASE_DIALLING);
     client_watch_init(&watch, connection->entry.client);
     watch.is_over = has_reason;
     watch.subject = connection;
@@ -127,14 +129,8 @@ __attribute__((noinline)) static bool connect_upstream(struct connection *connec
         proxy_protocol_out_describe(&connection->client, connection->id, id, &header);
         terms.header = &header;
     }
-    return upstream_connect(&connection->upstream, &terms, &connection->phases, &connection->failure);
-}
-
-static bool dial_target(struct connection *connection)
-{
-    struct upstream *upstream = &connection->upstream;
-    phases_enter(&connection->phases, PHASE_DIALLING);
-    if (!connect_upstream(connection) || (upstream->dialled.is_borrowed && !await_first_byte(connection)))
+    if (!upstream_connect(upstream, &terms, &connection->phases, &connection->failure) ||
+        (upstream->dialled.is_borrowed && !await_first_byte(connection)))
         return connection_end(connection);
     registry_set_target(connection->runtime->registry, &connection->entry, upstream->dialled.fd);
     connection_log_connected(connection);
