@@ -8,7 +8,6 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -123,7 +122,7 @@ static void write_record(struct connection_log *log, uint64_t id)
     static struct proxy proxy = {.name = "web"};
     static struct generation generation = {.proxy = &proxy};
     struct connection connection = {.id = id, .generation = &generation};
-    atomic_init(&connection.entry.settled_reason, CLOSE_CONNECTION_LIMIT);
+    connection.failure.reason = CLOSE_CONNECTION_LIMIT;
     const struct connection_sockets sockets = {.client = "192.0.2.1:1", .local = "192.0.2.2:80"};
     struct connection_line line;
     connection_record_render(&connection, CONNECTION_REJECTED, &sockets, 0, 0, &line);

@@ -58,7 +58,7 @@ static void assert_whole_or_none_with_name(const char *name)
 {
     struct connection connection = {.generation = &generation};
     proxy.name = name;
-    atomic_init(&connection.entry.settled_reason, CLOSE_COMPLETED);
+    connection.failure.reason = CLOSE_COMPLETED;
     assert_whole_or_none(&connection);
 }
 

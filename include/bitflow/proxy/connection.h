@@ -1,8 +1,9 @@
 // One connection, from the moment it was accepted to the record of its end. The acceptor creates it; a worker thread
 // serves it and owns it from then on, until connection_serve() has ended and freed it.
 //
-// Its phases are those of src/proxy/connection/phases.h; connection_end() alone ends it from within, with the reason of
-// its failure.
+// Its phases are those of src/proxy/connection/phases.h. Its reason to end is settled once (close_reason_settle()), by
+// whoever is first: a stage that fails (connection_end()), the relay, or the registry from outside. From then on
+// failure.reason is that one, which the records tell.
 
 #ifndef BITFLOW_PROXY_CONNECTION_H
 #define BITFLOW_PROXY_CONNECTION_H

@@ -63,20 +63,25 @@ void connection_abandon(struct connection **connection)
     *connection = NULL;
 }
 
-// The failure is the reason that the connection ends, unless it was ended from outside already: then a client that is
-// gone, or a call that was cancelled, is only what that looked like from here.
-static bool connection_end(struct connection *connection)
+static enum close_reason settled_reason(const struct connection *connection)
 {
-    INVARIANT(connection->failure.reason != CLOSE_NONE);
-    if (!close_reason_settle(&connection->entry.settled_reason, connection->failure.reason))
-        connection->failure.error = ERROR_INIT;
-    return false;
+    return atomic_load_explicit(&connection->entry.settled_reason, memory_order_relaxed);
 }
 
 static bool has_reason(const void *subject)
 {
-    const struct connection *connection = subject;
-    return atomic_load_explicit(&connection->entry.settled_reason, memory_order_relaxed) != CLOSE_NONE;
+    return settled_reason(subject) != CLOSE_NONE;
+}
+
+// The failure is the reason that the connection ends, unless it was ended from outside already: then a client that is
+// gone, or a call that was cancelled, is only what that looked like from here.
+static bool connection_end(struct connection *connection)
+{
+    struct failure *failure = &connection->failure;
+    INVARIANT(failure->reason != CLOSE_NONE);
+    if (!close_reason_settle(&connection->entry.settled_reason, failure->reason))
+        *failure = (struct failure){.reason = settled_reason(connection)};
+    return false;
 }
 
 // A borrowed target is of use to one connection only. A client that comes and goes without a word, a health check or a
@@ -188,7 +193,7 @@ static void finish(struct connection *connection)
     struct proxy *proxy = connection->generation->proxy;
     bool is_logged = connection_is_logged(connection);
     struct connection_sockets sockets;
-    INVARIANT(has_reason(connection));
+    INVARIANT(has_reason(connection) && connection->failure.reason == settled_reason(connection));
     periodic_records_remove(runtime->periodic_records, &connection->periodic_record); // before what they tell changes
     phases_enter(&connection->phases, PHASE_CLOSING);
     if (is_logged)

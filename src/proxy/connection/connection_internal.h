@@ -26,8 +26,8 @@ struct connection {
     struct upstream upstream;
     struct relay relay;
     struct relay_result relay_result;
-    struct failure failure;      // what the connection's own thread has to tell; the reason that stands is the entry's
-    struct registry_entry entry; // client socket, target socket, reason, lifetime
+    struct failure failure;      // the thread's own; once it has ended, the reason is the one that stands
+    struct registry_entry entry; // client socket, target socket, the reason that stands, lifetime
     struct periodic_record periodic_record;
     struct connection_reported reported;
 };
