@@ -118,12 +118,13 @@ static bool accept_tls(struct client *client, const struct tls_context *context,
     phases_enter(phases, PHASE_CLIENT_HANDSHAKE);
     client->tls = calloc(1, sizeof *client->tls);
     if (client->tls == NULL) {
-        phases_add(phases, PHASE_CLIENT_HANDSHAKE, 0);
+        phases_leave_told_step(phases, PHASE_CLIENT_HANDSHAKE);
         error_set_errno(&why, ENOMEM, "cannot begin a TLS handshake");
         return fail_handshake(failure, &why);
     }
     bool is_accepted = tls_accept(context, client->fd, deadline, client->tls, &why);
     phases_add(phases, PHASE_CLIENT_HANDSHAKE, client->tls->info.handshake_time);
+    phases_leave_told_step(phases, PHASE_CLIENT_HANDSHAKE);
     if (!is_accepted)
         return fail_handshake(failure, &why);
     socket_acknowledge(client->fd); // in TLS 1.3 the last flight of the handshake is the client's

@@ -115,10 +115,10 @@ static bool dial_address(const struct attempt *attempt, const struct address *ad
         bool is_connected = dial(address, terms, attempt->terms->watch, dialled, &why);
         phases_add(attempt->phases, PHASE_RESOLVE, dialled->resolve_time);
         phases_add(attempt->phases, PHASE_CONNECT, dialled->connect_time);
+        bool has_no_address = dialled->remote.length == 0 && dialled->resolve_time > 0; // the name was not resolved
+        phases_leave_told_step(attempt->phases, has_no_address ? PHASE_RESOLVE : PHASE_CONNECT);
         if (is_connected)
             break;
-        if (dialled->remote.length == 0 && dialled->resolve_time > 0) // no address was come to
-            phases_add(attempt->phases, PHASE_RESOLVE, 0);
         if (why.code != ERROR_NO_DESCRIPTORS || !wait_out_shortage(tried, attempt->terms->watch)) {
             error_pass(error, &why);
             return false;
@@ -208,12 +208,14 @@ static bool shake_hands(const struct attempt *attempt)
     int64_t deadline = deadline_of_step(attempt, attempt->target->tls->handshake_timeout, &has_own_bound);
     phases_enter(attempt->phases, PHASE_TARGET_HANDSHAKE);
     upstream->tls = calloc(1, sizeof *upstream->tls);
-    if (upstream->tls == NULL)
+    if (upstream->tls == NULL) {
         error_set_errno(error, ENOMEM, "cannot begin a TLS handshake");
-    else
+    } else {
         is_done = tls_connect(upstream->target->tls, upstream->dialled.fd, host, attempt->terms->watch, deadline,
                               upstream->tls, error);
-    phases_add(attempt->phases, PHASE_TARGET_HANDSHAKE, upstream->tls == NULL ? 0 : upstream->tls->info.handshake_time);
+        phases_add(attempt->phases, PHASE_TARGET_HANDSHAKE, upstream->tls->info.handshake_time);
+    }
+    phases_leave_told_step(attempt->phases, PHASE_TARGET_HANDSHAKE);
     if (is_done)
         return true;
     drop_socket(upstream);
