@@ -116,7 +116,7 @@ static struct connection_log *open_log(const char *name)
     return log;
 }
 
-// Of a client that was turned away.
+// Of a client that was rejected.
 static void write_record(struct connection_log *log, uint64_t id)
 {
     static struct proxy proxy = {.name = "web"};

@@ -32,7 +32,7 @@ void connection_abandon(struct connection **connection);
 // The whole story of the struct connection passed (a thread pool's task); frees it.
 void connection_serve(void *argument);
 
-// The record of a client that was turned away before it became a connection.
+// The record of a client that was rejected before it became a connection.
 void connection_reject(uint64_t id, struct generation *generation, const struct client *client,
                        const struct failure *failure);
 

@@ -35,15 +35,6 @@ static bool read_header(struct client *client, const struct listener_config *lis
     return client->declared != NULL;
 }
 
-// Behind the PROXY protocol the acceptor could not know whose connection it is.
-static bool count_source(struct client *client, const struct generation *generation, struct failure *failure)
-{
-    enum close_reason reason =
-        source_counts_enter(&generation->proxy->sources, client_address(client),
-                            generation->settings->source_connection_limit, &client->source, &failure->error);
-    return reason == CLOSE_NONE || failed_with(failure, reason);
-}
-
 // Before the handshake an alert is not encrypted (RFC 8446 5.1).
 static void send_unrecognized_name(int fd)
 {
@@ -137,8 +128,11 @@ bool client_admit(struct client *client, const struct generation *generation, st
     const struct proxy_config *settings = generation->settings;
     const struct tls_config *tls = settings->listener.tls;
     bool is_routed = settings->balancer == BALANCER_SNI;
+    // Behind the PROXY protocol the acceptor could not know whose connection it is.
     if (settings->listener.proxy_protocol &&
-        !(read_header(client, &settings->listener, phases, failure) && count_source(client, generation, failure)))
+        !(read_header(client, &settings->listener, phases, failure) &&
+          source_counts_enter(&generation->proxy->sources, client_address(client), settings->source_connection_limit,
+                              &client->source, failure)))
         return false;
     if (tls == NULL && !is_routed)
         return true;

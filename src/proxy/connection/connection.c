@@ -84,7 +84,7 @@ static bool connection_end(struct connection *connection)
     return false;
 }
 
-// A borrowed target is of use to one connection only. A client that comes and goes without a word, a health check or a
+// A lent target is of use to one connection only. A client that comes and goes without a word, a health check or a
 // port scan, must not use it up: it is not touched before either side has something to say.
 static bool await_first_byte(struct connection *connection)
 {
@@ -101,7 +101,7 @@ static bool await_first_byte(struct connection *connection)
 // The family that the client came by; ADDRESS_ANY: no IP. The client of a socket of both families came by IPv4, too.
 static enum address_family family_of(const struct endpoint *client)
 {
-    sa_family_t family = client->length > 0 ? client->address.any.sa_family : AF_UNSPEC;
+    sa_family_t family = endpoint_family(client);
     if (family == AF_INET)
         return ADDRESS_IPV4;
     if (family != AF_INET6)
@@ -135,7 +135,7 @@ __attribute__((noinline)) static bool dial_target(struct connection *connection)
         terms.header = &header;
     }
     if (!upstream_connect(upstream, &terms, &connection->phases, &connection->failure) ||
-        (upstream->dialled.is_borrowed && !await_first_byte(connection)))
+        (upstream->dialled.is_lent && !await_first_byte(connection)))
         return connection_end(connection);
     registry_set_target(connection->runtime->registry, &connection->entry, upstream->dialled.fd);
     connection_log_connected(connection);
@@ -178,7 +178,7 @@ static void close_target(const struct connection *connection)
         return;
     if (connection->relay_result.reset[RELAY_TARGET])
         socket_set_reset_on_close(dialled->fd);
-    if (!dialled->is_borrowed)
+    if (!dialled->is_lent)
         (void)close(dialled->fd);
     else
         // A relay has touched it, if only by an end of stream, or a header or a handshake has.

@@ -65,7 +65,7 @@ static int64_t deadline_of_step(const struct attempt *attempt, int64_t bound, bo
 {
     int64_t own = deadline_after(bound);
     *has_own_bound = own < attempt->deadline;
-    return *has_own_bound ? own : attempt->deadline;
+    return deadline_sooner(own, attempt->deadline);
 }
 
 // In a rush of clients, each has a descriptor and none is left for their targets. As some give up, others go on, so
@@ -80,10 +80,10 @@ static bool wait_out_shortage(unsigned tried, struct client_watch *watch)
     return tried < SHORTAGE_TRIES && client_watch_poll(watch, NULL, 0, deadline_after(wait)) == CLIENT_WATCH_DEADLINE;
 }
 
-// A borrowed target that has been spoken to is spent: it is of no use to anybody any more.
+// A lent target that has been spoken to is spent: it is of no use to anybody any more.
 static void drop_socket(struct upstream *upstream)
 {
-    if (upstream->dialled.is_borrowed)
+    if (upstream->dialled.is_lent)
         inherited_return(upstream->dialled.fd, upstream->is_header_sent || upstream->tls != NULL);
     else
         (void)close(upstream->dialled.fd);
@@ -95,7 +95,7 @@ static void prepare_socket(const struct upstream *upstream, int64_t keepalive_in
 {
     if (!endpoint_is_tcp(&upstream->dialled.remote))
         return;
-    if (upstream->dialled.is_borrowed) {
+    if (upstream->dialled.is_lent) {
         socket_prepare_tcp(upstream->dialled.fd, keepalive_interval);
         return;
     }
