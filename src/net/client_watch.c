@@ -39,11 +39,10 @@ static bool note_client(struct client_watch *watch, short events)
 
 static int64_t wait_until(const struct client_watch *watch, int64_t deadline)
 {
-    int64_t until = deadline < watch->deadline ? deadline : watch->deadline;
+    int64_t until = deadline_sooner(deadline, watch->deadline);
     if (!watch->unwatched || watch->is_over == NULL)
         return until;
-    int64_t next_look = deadline_after(UNWATCHED_INTERVAL);
-    return next_look < until ? next_look : until;
+    return deadline_sooner(until, deadline_after(UNWATCHED_INTERVAL));
 }
 
 enum client_watch_result client_watch_poll(struct client_watch *watch, struct pollfd *descriptors, size_t count,

@@ -141,9 +141,9 @@ __attribute__((noinline)) static bool dial_name(const struct address *address, c
 
 static bool dial_inherited(const struct address *address, struct dial_result *result, struct error *error)
 {
-    if (!inherited_borrow(address, &result->fd, error))
+    if (!inherited_lend(address, &result->fd, error))
         return false;
-    result->is_borrowed = true;
+    result->is_lent = true;
     (void)socket_peer(result->fd, &result->remote); // an unnamed peer has none
     return true;
 }

@@ -83,10 +83,14 @@ bool endpoint_of_address(const struct address *address, struct endpoint *endpoin
     return false;
 }
 
+sa_family_t endpoint_family(const struct endpoint *endpoint)
+{
+    return endpoint->length > 0 ? endpoint->address.any.sa_family : AF_UNSPEC;
+}
+
 bool endpoint_is_tcp(const struct endpoint *endpoint)
 {
-    return endpoint->length > 0 &&
-           (endpoint->address.any.sa_family == AF_INET || endpoint->address.any.sa_family == AF_INET6);
+    return endpoint_family(endpoint) == AF_INET || endpoint_family(endpoint) == AF_INET6;
 }
 
 bool endpoint_equal(const struct endpoint *a, const struct endpoint *b)
@@ -159,7 +163,7 @@ static void format_unix(const struct endpoint *endpoint, char out[ENDPOINT_TEXT_
 
 void endpoint_format(const struct endpoint *endpoint, char out[ENDPOINT_TEXT_SIZE])
 {
-    sa_family_t family = endpoint->length > 0 ? endpoint->address.any.sa_family : AF_UNSPEC;
+    sa_family_t family = endpoint_family(endpoint);
     if (family == AF_INET) {
         struct sockaddr_in inet;
         char host[INET_ADDRSTRLEN] = "?";

@@ -224,18 +224,18 @@ static bool check_connected(struct inherited *inherited, struct error *error) RE
     return true;
 }
 
-bool inherited_borrow(const struct address *address, int *fd, struct error *error)
+bool inherited_lend(const struct address *address, int *fd, struct error *error)
 {
     mutex_lock(&lock);
     struct inherited *found = find_free(address, error);
-    bool lent = found != NULL && check_connected(found, error);
-    if (lent) {
+    bool is_lent = found != NULL && check_connected(found, error);
+    if (is_lent) {
         found->loan = LENT;
         *fd = found->fd;
         socket_set_blocking(found->fd, true);
     }
     mutex_unlock(&lock);
-    return lent;
+    return is_lent;
 }
 
 void inherited_return(int fd, bool spent)

@@ -12,7 +12,7 @@ _Static_assert(sizeof(((struct sockaddr_un *)NULL)->sun_path) == PROXY_HEADER_UN
 void proxy_address_of_endpoint(const struct endpoint *endpoint, struct proxy_header_address *end)
 {
     *end = (struct proxy_header_address){.family = PROXY_HEADER_UNKNOWN};
-    sa_family_t family = endpoint->length > 0 ? endpoint->address.any.sa_family : AF_UNSPEC;
+    sa_family_t family = endpoint_family(endpoint);
     if (family == AF_INET) {
         struct sockaddr_in inet;
         memcpy(&inet, &endpoint->address, sizeof inet);

@@ -34,16 +34,15 @@ void source_counts_release(struct source_counts *counts)
 // False: it has none.
 static bool key_of(const struct endpoint *client, struct in6_addr *key)
 {
-    if (client->length == 0)
-        return false;
-    if (client->address.any.sa_family == AF_INET) {
+    sa_family_t family = endpoint_family(client);
+    if (family == AF_INET) {
         struct sockaddr_in inet;
         memcpy(&inet, &client->address, sizeof inet);
         *key = (struct in6_addr){.s6_addr = {[10] = 0xff, [11] = 0xff}};
         memcpy(key->s6_addr + 12, &inet.sin_addr, sizeof inet.sin_addr);
         return true;
     }
-    if (client->address.any.sa_family != AF_INET6)
+    if (family != AF_INET6)
         return false;
     struct sockaddr_in6 inet;
     memcpy(&inet, &client->address, sizeof inet);
@@ -76,13 +75,13 @@ static struct source *find_or_add(struct source_counts *counts, const struct in6
     return NULL;
 }
 
-enum close_reason source_counts_enter(struct source_counts *counts, const struct endpoint *client, int64_t limit,
-                                      struct source **source, struct error *error)
+bool source_counts_enter(struct source_counts *counts, const struct endpoint *client, int64_t limit,
+                         struct source **source, struct failure *failure)
 {
     struct in6_addr key;
     if (limit == 0 || !key_of(client, &key)) {
         *source = NULL;
-        return CLOSE_NONE;
+        return true;
     }
     mutex_lock(&counts->lock);
     struct source *found = find_or_add(counts, &key);
@@ -93,12 +92,12 @@ enum close_reason source_counts_enter(struct source_counts *counts, const struct
     mutex_unlock(&counts->lock);
     if (is_below) {
         *source = found;
-        return CLOSE_NONE;
+        return true;
     }
     if (found != NULL)
-        return CLOSE_SOURCE_CONNECTION_LIMIT;
-    error_set_errno(error, ENOMEM, "cannot count the client's connections");
-    return CLOSE_OUT_OF_MEMORY;
+        return failed_with(failure, CLOSE_SOURCE_CONNECTION_LIMIT);
+    error_set_errno(&failure->error, ENOMEM, "cannot count the client's connections");
+    return failed_with(failure, CLOSE_OUT_OF_MEMORY);
 }
 
 void source_counts_leave(struct source_counts *counts, struct source **source)

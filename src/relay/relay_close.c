@@ -332,3 +332,37 @@ bool direction_check_write_timeout(struct direction *direction)
     direction_write_failed(direction, EAGAIN);
     return false;
 }
+
+// --- the end of the relay --------------------------------------------------------------------------------------------
+
+// How long a side that broke TLS may take to make room for the alert.
+#define ALERT_WAIT (1 * NS_PER_S)
+
+// Tells the side that broke TLS by an alert, unless the half of a record is on its way there.
+static void send_due_alert(const struct relay_shared *shared)
+{
+    const struct relay_socket *socket = &shared->relay->sockets[shared->due_alert_to];
+    enum direction_state writer = direction_state(shared->directions[shared->due_alert_to].opposite);
+    if (shared->due_alert == 0 || (writer != DIRECTION_READING && writer != DIRECTION_STOPPED))
+        return;
+    uint8_t record[TLS_ALERT_RECORD_MAX];
+    size_t size = tls_sender_alert(socket->tls->sender, (enum tls_alert)shared->due_alert, record, sizeof record);
+    struct pollfd poller = {.fd = socket->fd, .events = POLLOUT};
+    (void)deadline_poll(&poller, 1, deadline_after(ALERT_WAIT));
+    if (size > 0 && send(socket->fd, record, size, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size)
+        socket_end_and_drain(socket->fd);
+}
+
+void relay_conclude(const struct relay_shared *shared, struct relay_result *result)
+{
+    (void)close_reason_settle(shared->relay->settled_reason, CLOSE_COMPLETED);
+    enum close_reason reason = atomic_load(shared->relay->settled_reason);
+    shared->failure->reason = reason;
+    send_due_alert(shared); // before the flush, which may take a while
+    if (shared->deliver_to != NULL)
+        socket_flush(shared->deliver_to->fd, shared->grace_end);
+    *result = (struct relay_result){.ended_by = close_reason_ended_by(reason),
+                                    .reset = {shared->reset[RELAY_CLIENT], shared->reset[RELAY_TARGET]}};
+    if (reason == CLOSE_COMPLETED)
+        result->ended_by = atomic_load(&shared->first_finished) == RELAY_TARGET ? ENDED_BY_TARGET : ENDED_BY_CLIENT;
+}

@@ -11,7 +11,7 @@
 // to be written (plain to plain: the input itself; from TLS: decrypted in place; to TLS: sealed into the output);
 // send() writes them. The next recv() comes when the input has nothing more for a piece. relay_close.c judges for all:
 // everything that can end a direction (end of stream, error, silence, a peer that takes nothing) goes through it, and
-// it alone touches the connection's reason.
+// of these files it alone settles, or looks at, the connection's reason.
 
 #ifndef BITFLOW_SRC_RELAY_RELAY_INTERNAL_H
 #define BITFLOW_SRC_RELAY_RELAY_INTERNAL_H
@@ -275,6 +275,10 @@ void direction_check_reset(struct direction *direction);
 
 // False: its failure ended the connection, and the time to deliver what had been sent is over.
 bool direction_within_grace(const struct direction *direction);
+
+// Both directions are over: settles the reason, unless one stands, delivers what can be delivered, and says how the
+// sockets are to be closed.
+void relay_conclude(const struct relay_shared *shared, struct relay_result *result);
 
 // Whoever shares an inherited socket may have set O_NONBLOCK: then EAGAIN tells nothing of a timeout.
 bool relay_is_nonblocking(int fd);

@@ -103,10 +103,8 @@ static bool take_places(const struct generation *generation, struct client *clie
     const struct proxy_config *settings = generation->settings;
     // Behind the PROXY protocol it is not the peer that counts, but whom it declares.
     int64_t source_limit = settings->listener.proxy_protocol ? 0 : settings->source_connection_limit;
-    enum close_reason refusal =
-        source_counts_enter(&generation->proxy->sources, &client->peer, source_limit, &client->source, &failure->error);
-    if (refusal != CLOSE_NONE)
-        return failed_with(failure, refusal);
+    if (!source_counts_enter(&generation->proxy->sources, &client->peer, source_limit, &client->source, failure))
+        return false;
     if (proxy_enter(generation->proxy, settings->connection_limit))
         return true;
     source_counts_leave(&generation->proxy->sources, &client->source);

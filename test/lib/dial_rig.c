@@ -72,7 +72,7 @@ void assert_connected(const struct dialled *dialled, int listener, const struct 
     int fd = dialled->result.fd, served = rig_accept(listener);
     assert_int_equal(fcntl(fd, F_GETFL) & O_NONBLOCK, 0);
     assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
-    assert_false(dialled->result.is_borrowed);
+    assert_false(dialled->result.is_lent);
     assert_true(endpoint_equal(&dialled->result.remote, endpoint));
     char byte = 0;
     rig_write(fd, "x");

@@ -18,3 +18,14 @@ struct endpoint client_of(unsigned source, bool is_ipv6)
         (void)snprintf(text, sizeof text, "10.0.%u.%u:9", source >> 8 & 255, source & 255);
     return client_at(text);
 }
+
+enum close_reason enter_source(struct source_counts *counts, const struct endpoint *client, int64_t limit,
+                               struct source **source, struct error *error)
+{
+    struct failure failure = {.reason = CLOSE_NONE};
+    bool has_entered = source_counts_enter(counts, client, limit, source, &failure);
+    if (error != NULL)
+        *error = failure.error;
+    // CLOSE_REASON_COUNT: the answer and the failure disagree, which no test expects.
+    return has_entered == (failure.reason == CLOSE_NONE) ? failure.reason : CLOSE_REASON_COUNT;
+}

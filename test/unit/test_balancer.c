@@ -14,7 +14,8 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
-#include "proxy/balancer.h"
+#include "proxy/upstream/balancer.h"
+#include "proxy/upstream/health.h"
 
 #define NOW (1000 * NS_PER_S)
 #define TARGETS_MAX 9

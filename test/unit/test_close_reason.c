@@ -41,8 +41,8 @@ static void test_the_document_has_each_reasons_row(void **state)
     assert_int_equal(errors, rows);
 }
 
-// What a client was turned away for, and what it could have been turned away for, is a warning.
-static void test_what_clients_are_turned_away_for_is_a_warning(void **state)
+// What a client was rejected for, and what it could have been rejected for, is a warning.
+static void test_what_clients_are_rejected_for_is_a_warning(void **state)
 {
     (void)state;
     assert_int_equal(close_reason_level(CLOSE_COMPLETED), LOG_INFO);
@@ -81,7 +81,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_document_has_each_reasons_row),
-        cmocka_unit_test(test_what_clients_are_turned_away_for_is_a_warning),
+        cmocka_unit_test(test_what_clients_are_rejected_for_is_a_warning),
         cmocka_unit_test(test_the_first_reason_stands),
         cmocka_unit_test(test_every_reason_has_a_name_and_a_text_of_its_own),
     };

@@ -8,7 +8,6 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -24,7 +23,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/log.h"
 #include "bitflow/telemetry/connection_log.h"
-#include "proxy/connection_internal.h"
+#include "proxy/connection/connection_internal.h"
 
 #define PATH_SIZE 128
 
@@ -117,13 +116,13 @@ static struct connection_log *open_log(const char *name)
     return log;
 }
 
-// Of a client that was turned away.
+// Of a client that was rejected.
 static void write_record(struct connection_log *log, uint64_t id)
 {
     static struct proxy proxy = {.name = "web"};
     static struct generation generation = {.proxy = &proxy};
     struct connection connection = {.id = id, .generation = &generation};
-    atomic_init(&connection.entry.settled_reason, CLOSE_CONNECTION_LIMIT);
+    connection.failure.reason = CLOSE_CONNECTION_LIMIT;
     const struct connection_sockets sockets = {.client = "192.0.2.1:1", .local = "192.0.2.2:80"};
     struct connection_line line;
     connection_record_render(&connection, CONNECTION_REJECTED, &sockets, 0, 0, &line);

@@ -12,8 +12,8 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
-#include "proxy/connection_internal.h"
-#include "proxy/proxy_protocol_in.h"
+#include "proxy/client/proxy_protocol_in.h"
+#include "proxy/connection/connection_internal.h"
 
 #define START (INT64_C(1767225600) * NS_PER_S + 1999 * NS_PER_US) // 2026-01-01, 1.999 ms
 
@@ -101,7 +101,7 @@ static void fill(struct connection *connection)
                              [PHASE_TARGET_HANDSHAKE] = 1,
                              [PHASE_RELAYING] = 60 * NS_PER_S}},
     };
-    atomic_init(&connection->entry.settled_reason, CLOSE_COMPLETED);
+    connection->failure.reason = CLOSE_COMPLETED;
 }
 
 static void render(const struct connection *connection, enum connection_event event,
@@ -167,7 +167,7 @@ static void test_a_rejection_has_the_same_keys_without_values(void **state)
     (void)state;
     struct connection rejected = {.id = INT64_MAX, .generation = &generation, .start_wall = START};
     const struct connection_sockets sockets = {.client = "192.0.2.1:1", .local = "192.0.2.2:80"};
-    atomic_init(&rejected.entry.settled_reason, CLOSE_CONNECTION_LIMIT);
+    rejected.failure.reason = CLOSE_CONNECTION_LIMIT;
     error_set(&rejected.failure.error, ERROR_INVALID, "why");
     assert_line(&rejected, CONNECTION_REJECTED, &sockets,
                 "{\"event\":\"rejected\",\"id\":9223372036854775807,\"proxy\":\"web\","

@@ -11,7 +11,7 @@
 #include <cmocka.h>
 
 #include "failing_memory.h"
-#include "proxy/connection_internal.h"
+#include "proxy/connection/connection_internal.h"
 
 static bool is_whole(const struct connection_line *line)
 {
@@ -58,7 +58,7 @@ static void assert_whole_or_none_with_name(const char *name)
 {
     struct connection connection = {.generation = &generation};
     proxy.name = name;
-    atomic_init(&connection.entry.settled_reason, CLOSE_COMPLETED);
+    connection.failure.reason = CLOSE_COMPLETED;
     assert_whole_or_none(&connection);
 }
 

@@ -229,7 +229,7 @@ static void test_an_inherited_stream_is_lent_once(void **state)
     (void)snprintf(text, sizeof text, "fd://%d", pair[0]);
     struct dialled dialled = dial_text(text, rig_limit());
     assert_true(dialled.good);
-    assert_true(dialled.result.is_borrowed);
+    assert_true(dialled.result.is_lent);
     assert_int_equal(dialled.result.fd, pair[0]);
     assert_true(socket_peer(pair[0], &peer) && endpoint_equal(&peer, &dialled.result.remote));
     struct dialled second = dial_text(text, rig_limit());

@@ -11,7 +11,7 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
-#include "bitflow/proxy/health.h"
+#include "proxy/upstream/health.h"
 
 static const struct health_rule rule = {.max_fails = 3, .fail_timeout = 10 * NS_PER_S};
 

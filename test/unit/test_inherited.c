@@ -131,7 +131,7 @@ static void test_what_is_no_inherited_stream_socket_is_refused(void **state)
         struct error error = ERROR_INIT;
         assert_false(inherited_find(&address, &fd, &error));
         assert_error(&error, ERROR_INVALID, "was not inherited, or is not a stream socket");
-        assert_false(inherited_borrow(&address, &fd, NULL));
+        assert_false(inherited_lend(&address, &fd, NULL));
         assert_int_equal(fd, -7);
     }
     (void)close(datagram);
@@ -150,16 +150,16 @@ static void test_a_stream_is_lent_to_one_at_a_time(void **state)
     struct address address = number(pair[0]);
     assert_true(inherited_find(&address, &fd, &error));
     assert_int_equal(fd, pair[0]);
-    assert_true(inherited_borrow(&address, &fd, &error));
+    assert_true(inherited_lend(&address, &fd, &error));
     assert_int_equal(fd, pair[0]);
     assert_int_equal(fcntl(fd, F_GETFL) & O_NONBLOCK, 0);
-    assert_false(inherited_borrow(&address, &fd, &error));
+    assert_false(inherited_lend(&address, &fd, &error));
     assert_error(&error, ERROR_REFUSED, "in use");
     error = ERROR_INIT;
     assert_true(inherited_find(&address, &fd, &error)); // it is there, all the same
 
     inherited_return(fd, false);
-    assert_true(inherited_borrow(&address, &fd, &error));
+    assert_true(inherited_lend(&address, &fd, &error));
     inherited_return(fd, true);
     char byte;
     assert_int_equal(read(pair[1], &byte, 1), 0); // closed
@@ -171,7 +171,7 @@ static void test_a_stream_is_lent_to_one_at_a_time(void **state)
     assert_false(inherited_find(&address, &fd, &error));
     assert_error(&error, ERROR_REFUSED, "used up");
     error = ERROR_INIT;
-    assert_false(inherited_borrow(&address, &fd, &error));
+    assert_false(inherited_lend(&address, &fd, &error));
     assert_error(&error, ERROR_REFUSED, "used up");
     (void)close(pair[1]);
     (void)close(other[0]);
@@ -190,13 +190,13 @@ static void test_a_number_and_a_name_share_one_loan(void **state)
     struct address by_number = rig_address("fd://4", ADDRESS_TO_CONNECT),
                    by_name = rig_address("fd://db", ADDRESS_TO_CONNECT);
     struct error error = ERROR_INIT;
-    assert_true(inherited_borrow(&by_name, &fd, &error));
+    assert_true(inherited_lend(&by_name, &fd, &error));
     assert_int_equal(fd, 4);
-    assert_false(inherited_borrow(&by_number, &same, &error));
+    assert_false(inherited_lend(&by_number, &same, &error));
     assert_error(&error, ERROR_REFUSED, "in use");
     inherited_return(fd, false);
-    assert_true(inherited_borrow(&by_number, &same, NULL));
-    assert_false(inherited_borrow(&by_name, &fd, NULL));
+    assert_true(inherited_lend(&by_number, &same, NULL));
+    assert_false(inherited_lend(&by_name, &fd, NULL));
     inherited_return(same, false);
     give_back(saved);
     (void)close(pair[0]);
@@ -223,15 +223,15 @@ static void test_a_stream_that_is_over_is_not_lent(void **state)
     for (size_t i = 0; i < ARRAY_LENGTH(over); i++) {
         struct address address = number(over[i]);
         struct error error = ERROR_INIT;
-        assert_false(inherited_borrow(&address, &fd, &error));
+        assert_false(inherited_lend(&address, &fd, &error));
         assert_error(&error, ERROR_REFUSED, "its peer has ended the connection");
         assert_int_equal(fcntl(over[i], F_GETFD), -1);
         error = ERROR_INIT;
-        assert_false(inherited_borrow(&address, &fd, &error));
+        assert_false(inherited_lend(&address, &fd, &error));
         assert_error(&error, ERROR_REFUSED, "used up");
     }
     struct address address = number(pending[0]);
-    assert_true(inherited_borrow(&address, &fd, NULL));
+    assert_true(inherited_lend(&address, &fd, NULL));
     inherited_return(fd, true);
 }
 
@@ -246,11 +246,11 @@ static void test_listening_and_unconnected_sockets_are_not_lent(void **state)
     assert_false(inherited_is_listening(unconnected));
     struct address address = number(listening);
     struct error error = ERROR_INIT;
-    assert_false(inherited_borrow(&address, &fd, &error));
+    assert_false(inherited_lend(&address, &fd, &error));
     assert_error(&error, ERROR_INVALID, "is a listening socket, not a connection");
     address = number(unconnected);
     error = ERROR_INIT;
-    assert_false(inherited_borrow(&address, &fd, &error));
+    assert_false(inherited_lend(&address, &fd, &error));
     assert_int_equal(error.code, ERROR_REFUSED);
     (void)close(listening);
     (void)close(unconnected);

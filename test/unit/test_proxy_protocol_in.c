@@ -7,7 +7,7 @@
 #include "bitflow/base/compiler.h"
 #include "hex.h"
 #include "net_rig.h"
-#include "proxy/proxy_protocol_in.h"
+#include "proxy/client/proxy_protocol_in.h"
 
 #define V1 "PROXY TCP4 192.0.2.1 192.0.2.2 50000 443\r\n"
 #define V2_SIGNATURE "0d0a0d0a000d0a515549540a"

@@ -37,7 +37,7 @@ static enum close_reason enter(const char *client, int64_t limit, struct source 
     struct endpoint endpoint = client_at(client);
     struct error error = ERROR_INIT;
     *source = NULL;
-    enum close_reason reason = source_counts_enter(&counts, &endpoint, limit, source, &error);
+    enum close_reason reason = enter_source(&counts, &endpoint, limit, source, &error);
     assert_int_equal(error.code, ERROR_NONE);
     assert_true(reason == CLOSE_NONE || *source == NULL);
     return reason;
@@ -141,7 +141,7 @@ static void test_who_has_no_ip_address_is_not_counted(void **state)
     for (size_t i = 0; i < ARRAY_LENGTH(clients); i++) {
         for (int round = 0; round < 3; round++) {
             struct source *source = (struct source *)&counts;
-            assert_int_equal(source_counts_enter(&counts, &clients[i], 1, &source, NULL), CLOSE_NONE);
+            assert_int_equal(enter_source(&counts, &clients[i], 1, &source, NULL), CLOSE_NONE);
             assert_null(source);
         }
     }
@@ -171,7 +171,7 @@ static void *come_and_go(void *argument)
         unsigned number = random >> 16 & (i % 2 == 0 ? 0 : SOURCES - 1); // every other one is of the same source
         struct endpoint client = client_of(number, number % 2 == 0);
         struct source *source;
-        if (source_counts_enter(&counts, &client, LIMIT, &source, NULL) != CLOSE_NONE) {
+        if (enter_source(&counts, &client, LIMIT, &source, NULL) != CLOSE_NONE) {
             atomic_fetch_add(&refused, 1);
             continue;
         }

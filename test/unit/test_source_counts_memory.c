@@ -28,8 +28,8 @@ static void test_memory_goes_with_its_sources(void **state)
     source_counts_init(&counts);
     for (unsigned i = 0; i < SOURCES; i++) {
         struct endpoint client = client_of(i, i % 3 == 0);
-        is_good = is_good && source_counts_enter(&counts, &client, 2, &sources[i], NULL) == CLOSE_NONE &&
-                  source_counts_enter(&counts, &client, 2, &again[i], NULL) == CLOSE_NONE && again[i] == sources[i];
+        is_good = is_good && enter_source(&counts, &client, 2, &sources[i], NULL) == CLOSE_NONE &&
+                  enter_source(&counts, &client, 2, &again[i], NULL) == CLOSE_NONE && again[i] == sources[i];
     }
     long most = live;
     for (unsigned i = 0; i < SOURCES; i++)
@@ -46,7 +46,7 @@ static void test_memory_goes_with_its_sources(void **state)
         if (sources[i] == NULL)
             continue;
         kept++;
-        refused += source_counts_enter(&counts, &client, 1, &other, NULL) == CLOSE_SOURCE_CONNECTION_LIMIT;
+        refused += enter_source(&counts, &client, 1, &other, NULL) == CLOSE_SOURCE_CONNECTION_LIMIT;
     }
     for (unsigned i = SOURCES / 2; i < SOURCES; i++)
         source_counts_leave(&counts, &sources[i * 7919 % SOURCES]);
@@ -70,10 +70,10 @@ static void test_without_memory_that_connection_is_refused(void **state)
         struct source *first, *second, *third = NULL;
         struct error error = ERROR_INIT;
         source_counts_init(&counts);
-        assert_int_equal(source_counts_enter(&counts, &known, 2, &first, NULL), CLOSE_NONE);
+        assert_int_equal(enter_source(&counts, &known, 2, &first, NULL), CLOSE_NONE);
         memory_count_begin(failing);
-        enum close_reason of_known = source_counts_enter(&counts, &known, 2, &second, NULL); // takes none
-        enum close_reason reason = source_counts_enter(&counts, &stranger, 1, &third, &error);
+        enum close_reason of_known = enter_source(&counts, &known, 2, &second, NULL); // takes none
+        enum close_reason reason = enter_source(&counts, &stranger, 1, &third, &error);
         long kept = live;
         source_counts_leave(&counts, &third);
         long left = memory_count_end();
@@ -84,7 +84,7 @@ static void test_without_memory_that_connection_is_refused(void **state)
         assert_int_equal(kept, has_failed ? 0 : BLOCKS_A_SOURCE);
         assert_int_equal(left, 0);
         // It was that one connection: the next is let in.
-        assert_int_equal(source_counts_enter(&counts, &stranger, 1, &third, NULL), CLOSE_NONE);
+        assert_int_equal(enter_source(&counts, &stranger, 1, &third, NULL), CLOSE_NONE);
         source_counts_leave(&counts, &third);
         source_counts_leave(&counts, &second);
         source_counts_leave(&counts, &first);

@@ -14,6 +14,7 @@
 
 #include "bitflow/base/compiler.h"
 #include "bitflow/proxy/proxy.h"
+#include "proxy/upstream/health.h"
 
 // Self-signed certificates, for a hundred years.
 #define FIRST_AUTHORITY                                                  \

@@ -21,8 +21,9 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
-#include "proxy/balancer.h"
-#include "proxy/upstream.h"
+#include "proxy/upstream/balancer.h"
+#include "proxy/upstream/health.h"
+#include "proxy/upstream/upstream.h"
 
 #define MIDDLE UINT32_C(0x7fff) // a `random` that varies the wait by next to nothing
 

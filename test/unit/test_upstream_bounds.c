@@ -17,7 +17,8 @@
 
 #include "bitflow/base/clock.h"
 #include "fake_time.h"
-#include "proxy/upstream.h"
+#include "proxy/upstream/health.h"
+#include "proxy/upstream/upstream.h"
 
 struct scene {
     struct target_config target;

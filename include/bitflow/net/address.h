@@ -66,6 +66,9 @@ struct endpoint {
 // (%eth0) that doesn't exist.
 bool endpoint_of_address(const struct address *address, struct endpoint *endpoint);
 
+// AF_UNSPEC where there is none.
+sa_family_t endpoint_family(const struct endpoint *endpoint);
+
 bool endpoint_is_tcp(const struct endpoint *endpoint);
 
 bool endpoint_equal(const struct endpoint *a, const struct endpoint *b);

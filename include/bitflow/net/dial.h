@@ -1,6 +1,6 @@
 // One attempt to connect to an address: resolve it, then race its endpoints as RFC 8305 says (families
 // interleaved; a new non-blocking connect every 250 ms or when one fails; addresses that are resolved late join; the
-// first to succeed wins), all before one deadline. An fd:// address is borrowed (net/inherited.h) instead. Any thread;
+// first to succeed wins), all before one deadline. An fd:// address is lent (net/inherited.h) instead. Any thread;
 // blocks.
 
 #ifndef BITFLOW_NET_DIAL_H
@@ -17,9 +17,9 @@
 
 struct dial_result {
     // Connected, blocking, close-on-exec; of TCP, it has kept urgent data (net/socket.h) from its first byte on, unless
-    // it is borrowed. The caller's (inherited_return() it if is_borrowed).
+    // it is lent. The caller's (inherited_return() it if is_lent).
     int fd;
-    bool is_borrowed;
+    bool is_lent;
     struct endpoint remote; // length 0: none (an unnamed peer), or on failure none was tried
     int64_t resolve_time;   // ns; 0 where nothing was looked up
     int64_t connect_time;   // ns

@@ -33,7 +33,7 @@ bool inherited_is_listening(int fd);
 
 // Lends the connected socket behind an fd:// address, made blocking. ERROR_REFUSED while it is lent, once it
 // is spent, and when its peer has ended the stream; ERROR_INVALID if it listens.
-bool inherited_borrow(const struct address *address, int *fd, struct error *error);
+bool inherited_lend(const struct address *address, int *fd, struct error *error);
 
 // Ends a loan, or a listener's ownership; a spent descriptor is closed.
 void inherited_return(int fd, bool spent);

@@ -1,8 +1,9 @@
 // One connection, from the moment it was accepted to the record of its end. The acceptor creates it; a worker thread
 // serves it and owns it from then on, until connection_serve() has ended and freed it.
 //
-// Its phases are those of src/proxy/phases.h; connection_end() alone ends it from within, with the reason of its
-// failure.
+// Its phases are those of src/proxy/connection/phases.h. Its reason to end is settled once (close_reason_settle()), by
+// whoever is first: a stage that fails (connection_end()), the relay, or the registry from outside. From then on
+// failure.reason is that one, which the records tell.
 
 #ifndef BITFLOW_PROXY_CONNECTION_H
 #define BITFLOW_PROXY_CONNECTION_H
@@ -31,7 +32,7 @@ void connection_abandon(struct connection **connection);
 // The whole story of the struct connection passed (a thread pool's task); frees it.
 void connection_serve(void *argument);
 
-// The record of a client that was turned away before it became a connection.
+// The record of a client that was rejected before it became a connection.
 void connection_reject(uint64_t id, struct generation *generation, const struct client *client,
                        const struct failure *failure);
 

@@ -8,9 +8,9 @@
 #ifndef BITFLOW_PROXY_SOURCE_COUNTS_H
 #define BITFLOW_PROXY_SOURCE_COUNTS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
-#include "bitflow/base/error.h"
 #include "bitflow/base/mutex.h"
 #include "bitflow/net/address.h"
 #include "bitflow/relay/close_reason.h"
@@ -26,11 +26,11 @@ void source_counts_init(struct source_counts *counts);
 // Every connection must have left.
 void source_counts_release(struct source_counts *counts);
 
-// One more connection of that client's source, if it has fewer than `limit`. CLOSE_NONE: it may come in; `*source` is
-// what it has to leave, NULL where nothing is counted: no limit (0), no IP address. Else CLOSE_SOURCE_CONNECTION_LIMIT,
-// or CLOSE_OUT_OF_MEMORY with the words in `error`, and `*source` is as it was.
-enum close_reason source_counts_enter(struct source_counts *counts, const struct endpoint *client, int64_t limit,
-                                      struct source **source, struct error *error);
+// One more connection of that client's source, if it has fewer than `limit`; `*source` is what it has to leave, NULL
+// where nothing is counted: no limit (0), no IP address. False: CLOSE_SOURCE_CONNECTION_LIMIT, or CLOSE_OUT_OF_MEMORY,
+// and `*source` is as it was.
+bool source_counts_enter(struct source_counts *counts, const struct endpoint *client, int64_t limit,
+                         struct source **source, struct failure *failure);
 
 // Nulls the pointer; accepts NULL.
 void source_counts_leave(struct source_counts *counts, struct source **source);

@@ -17,10 +17,10 @@
 #include "bitflow/base/error.h"
 #include "bitflow/base/shared.h"
 #include "bitflow/config/config.h"
-#include "bitflow/proxy/health.h"
 #include "bitflow/proxy/metrics.h"
 #include "bitflow/tls/tls_context.h"
 
+struct health; // src/proxy/upstream/health.h
 struct proxy;
 
 struct target_load {

@@ -1,4 +1,4 @@
-// The connection log's files: one JSON object a line. What is in them is made in proxy/connection_record.c;
+// The connection log's files: one JSON object a line. What is in them is made in proxy/connection/connection_record.c;
 // docs/connection-log.schema.json describes it.
 //
 // A record is one write() to a descriptor opened with O_APPEND, so lines never mix, not even those of two proxies that

@@ -4,11 +4,11 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "../client/proxy_protocol_in.h"
 #include "bitflow/base/clock.h"
 #include "bitflow/net/socket.h"
 #include "bitflow/telemetry/json_builder.h"
 #include "connection_internal.h"
-#include "proxy_protocol_in.h"
 
 struct log_context connection_log_context(const struct connection *connection)
 {
@@ -55,13 +55,9 @@ void connection_look_at_sockets(const struct connection *connection, struct conn
         sockets->has_tcp[i] = is_wanted && fds[i] >= 0 && tcp_path_info_of(fds[i], &sockets->tcp[i]);
 }
 
-static enum close_reason reason_of(const struct connection *connection)
+static const char *who_ended(const struct connection *connection)
 {
-    return atomic_load_explicit(&connection->entry.settled_reason, memory_order_relaxed);
-}
-
-static const char *who_ended(const struct connection *connection, enum close_reason reason)
-{
+    enum close_reason reason = connection->failure.reason;
     return ended_by_name(reason == CLOSE_COMPLETED ? connection->relay_result.ended_by : close_reason_ended_by(reason));
 }
 
@@ -215,7 +211,6 @@ static json_t *json_of_connection(const struct connection *connection, enum conn
                                          [CONNECTION_CONNECTED] = "connected",
                                          [CONNECTION_ACTIVE] = "active"};
     bool has_ended = event == CONNECTION_ENDED || event == CONNECTION_REJECTED;
-    enum close_reason reason = reason_of(connection);
     int64_t durations[PHASE_COUNT];
     int64_t first_byte = atomic_load_explicit(&connection->relay.first_byte, memory_order_relaxed);
     int64_t age = phases_durations(&connection->phases, first_byte, now, durations);
@@ -243,8 +238,8 @@ static json_t *json_of_connection(const struct connection *connection, enum conn
     json_builder_set(&builder, "client_tcp", json_of_tcp(sockets, RELAY_CLIENT));
     json_builder_set(&builder, "target_tcp", json_of_tcp(sockets, RELAY_TARGET));
     set_phase(&builder, &connection->phases);
-    set_text(&builder, "reason", has_ended ? close_reason_name(reason) : NULL);
-    set_text(&builder, "ended_by", has_ended ? who_ended(connection, reason) : NULL);
+    set_text(&builder, "reason", has_ended ? close_reason_name(connection->failure.reason) : NULL);
+    set_text(&builder, "ended_by", has_ended ? who_ended(connection) : NULL);
     set_text(&builder, "error", has_ended ? error_of(connection) : NULL);
     return json_builder_finish(&builder);
 }
@@ -260,7 +255,7 @@ void connection_record_render(const struct connection *connection, enum connecti
 
 bool connection_is_logged(const struct connection *connection)
 {
-    return connection->generation->log != NULL || log_enabled(close_reason_level(reason_of(connection)));
+    return connection->generation->log != NULL || log_enabled(close_reason_level(connection->failure.reason));
 }
 
 static void write_record(const struct connection *connection, enum connection_event event,
@@ -274,7 +269,7 @@ static void write_record(const struct connection *connection, enum connection_ev
 
 void connection_write_records(const struct connection *connection, const struct connection_sockets *sockets)
 {
-    enum close_reason reason = reason_of(connection);
+    enum close_reason reason = connection->failure.reason;
     enum log_level level = close_reason_level(reason);
     if (log_enabled(level)) {
         const struct phases *phases = &connection->phases;
@@ -283,7 +278,7 @@ void connection_write_records(const struct connection *connection, const struct 
         struct log_context context = connection_log_context(connection);
         char from_client[LOG_NUMBER_SIZE], from_target[LOG_NUMBER_SIZE], total[LOG_NUMBER_SIZE];
         log_write(level, &context, close_reason_text(reason), "reason", close_reason_name(reason), "ended_by",
-                  who_ended(connection, reason), "client", sockets->client, "sni", *sni == '\0' ? NULL : sni, "target",
+                  who_ended(connection), "client", sockets->client, "sni", *sni == '\0' ? NULL : sni, "target",
                   target == NULL ? NULL : target->settings->name, "bytes_from_client",
                   log_number(from_client, (int64_t)bytes_from(connection, RELAY_CLIENT)), "bytes_from_target",
                   log_number(from_target, (int64_t)bytes_from(connection, RELAY_TARGET)), "total_ms",
@@ -343,7 +338,6 @@ void connection_reject(uint64_t id, struct generation *generation, const struct 
         return;
     struct connection rejected = {
         .id = id, .generation = generation, .start_wall = clock_wall(), .client = *client, .failure = *failure};
-    atomic_init(&rejected.entry.settled_reason, failure->reason);
     struct connection_sockets sockets = {.has_tcp = {false, false}}; // nothing has happened on it yet
     name_ends(client, &sockets);
     struct log_context context = connection_log_context(&rejected);

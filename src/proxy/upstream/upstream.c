@@ -65,7 +65,7 @@ static int64_t deadline_of_step(const struct attempt *attempt, int64_t bound, bo
 {
     int64_t own = deadline_after(bound);
     *has_own_bound = own < attempt->deadline;
-    return *has_own_bound ? own : attempt->deadline;
+    return deadline_sooner(own, attempt->deadline);
 }
 
 // In a rush of clients, each has a descriptor and none is left for their targets. As some give up, others go on, so
@@ -80,10 +80,10 @@ static bool wait_out_shortage(unsigned tried, struct client_watch *watch)
     return tried < SHORTAGE_TRIES && client_watch_poll(watch, NULL, 0, deadline_after(wait)) == CLIENT_WATCH_DEADLINE;
 }
 
-// A borrowed target that has been spoken to is spent: it is of no use to anybody any more.
+// A lent target that has been spoken to is spent: it is of no use to anybody any more.
 static void drop_socket(struct upstream *upstream)
 {
-    if (upstream->dialled.is_borrowed)
+    if (upstream->dialled.is_lent)
         inherited_return(upstream->dialled.fd, upstream->is_header_sent || upstream->tls != NULL);
     else
         (void)close(upstream->dialled.fd);
@@ -95,7 +95,7 @@ static void prepare_socket(const struct upstream *upstream, int64_t keepalive_in
 {
     if (!endpoint_is_tcp(&upstream->dialled.remote))
         return;
-    if (upstream->dialled.is_borrowed) {
+    if (upstream->dialled.is_lent) {
         socket_prepare_tcp(upstream->dialled.fd, keepalive_interval);
         return;
     }
@@ -103,9 +103,9 @@ static void prepare_socket(const struct upstream *upstream, int64_t keepalive_in
     socket_set_keepalive(upstream->dialled.fd, keepalive_interval);
 }
 
-// Connects, which a shortage of descriptors delays at first.
-static bool connect_to(const struct attempt *attempt, const struct address *address, const struct dial_terms *terms,
-                       struct error *error)
+// Dials, which a shortage of descriptors delays at first.
+static bool dial_address(const struct attempt *attempt, const struct address *address, const struct dial_terms *terms,
+                         struct error *error)
 {
     struct upstream *upstream = attempt->upstream;
     struct dial_result *dialled = &upstream->dialled;
@@ -115,10 +115,10 @@ static bool connect_to(const struct attempt *attempt, const struct address *addr
         bool is_connected = dial(address, terms, attempt->terms->watch, dialled, &why);
         phases_add(attempt->phases, PHASE_RESOLVE, dialled->resolve_time);
         phases_add(attempt->phases, PHASE_CONNECT, dialled->connect_time);
+        bool has_no_address = dialled->remote.length == 0 && dialled->resolve_time > 0; // the name was not resolved
+        phases_leave_told_step(attempt->phases, has_no_address ? PHASE_RESOLVE : PHASE_CONNECT);
         if (is_connected)
             break;
-        if (dialled->remote.length == 0 && dialled->resolve_time > 0) // no address was come to
-            phases_add(attempt->phases, PHASE_RESOLVE, 0);
         if (why.code != ERROR_NO_DESCRIPTORS || !wait_out_shortage(tried, attempt->terms->watch)) {
             error_pass(error, &why);
             return false;
@@ -128,7 +128,7 @@ static bool connect_to(const struct attempt *attempt, const struct address *addr
     return true;
 }
 
-static bool connect_directly(const struct attempt *attempt)
+static bool dial_directly(const struct attempt *attempt)
 {
     const struct proxy_config *settings = attempt->terms->generation->settings;
     struct dial_terms terms = {.deadline = attempt->deadline};
@@ -137,12 +137,12 @@ static bool connect_directly(const struct attempt *attempt)
         terms.preferred = attempt->terms->preferred;
         terms.resolve_timeout = attempt->target->resolve_timeout;
     }
-    return connect_to(attempt, &attempt->target->address, &terms, error) ||
+    return dial_address(attempt, &attempt->target->address, &terms, error) ||
            failed_with(attempt->failure, reason_of(&reasons_to_connect, error->code, false));
 }
 
 // Kept out of other frames: the credentials and the address take more than a kilobyte.
-__attribute__((noinline)) static bool connect_by_socks(const struct attempt *attempt)
+__attribute__((noinline)) static bool dial_by_socks(const struct attempt *attempt)
 {
     struct socks_server server;
     const struct dial_terms terms = {.deadline = attempt->deadline};
@@ -151,7 +151,7 @@ __attribute__((noinline)) static bool connect_by_socks(const struct attempt *att
     bool is_connected = false, has_own_bound = false;
     if (!socks_server_parse(attempt->target->socks_proxy, &server, error)) // the configuration has been checked for it
         return failed_with(attempt->failure, CLOSE_CONNECT_FAILED);
-    if (!connect_to(attempt, &server.address, &terms, &why)) {
+    if (!dial_address(attempt, &server.address, &terms, &why)) {
         error_wrap(error, &why, "the SOCKS5 server");
     } else {
         int64_t deadline = deadline_of_step(attempt, attempt->target->proxy_timeout, &has_own_bound);
@@ -198,7 +198,7 @@ static bool send_header(const struct attempt *attempt)
     return failed_with(attempt->failure, reason_of(&reasons_of_header, error->code, has_own_bound));
 }
 
-static bool connect_tls(const struct attempt *attempt)
+static bool shake_hands(const struct attempt *attempt)
 {
     struct upstream *upstream = attempt->upstream;
     struct error *error = &attempt->failure->error;
@@ -208,12 +208,14 @@ static bool connect_tls(const struct attempt *attempt)
     int64_t deadline = deadline_of_step(attempt, attempt->target->tls->handshake_timeout, &has_own_bound);
     phases_enter(attempt->phases, PHASE_TARGET_HANDSHAKE);
     upstream->tls = calloc(1, sizeof *upstream->tls);
-    if (upstream->tls == NULL)
+    if (upstream->tls == NULL) {
         error_set_errno(error, ENOMEM, "cannot begin a TLS handshake");
-    else
+    } else {
         is_done = tls_connect(upstream->target->tls, upstream->dialled.fd, host, attempt->terms->watch, deadline,
                               upstream->tls, error);
-    phases_add(attempt->phases, PHASE_TARGET_HANDSHAKE, upstream->tls == NULL ? 0 : upstream->tls->info.handshake_time);
+        phases_add(attempt->phases, PHASE_TARGET_HANDSHAKE, upstream->tls->info.handshake_time);
+    }
+    phases_leave_told_step(attempt->phases, PHASE_TARGET_HANDSHAKE);
     if (is_done)
         return true;
     drop_socket(upstream);
@@ -221,8 +223,8 @@ static bool connect_tls(const struct attempt *attempt)
 }
 
 // All steps to upstream->target, within its connect_timeout. On failure the socket is closed.
-static bool upstream_attempt(struct upstream *upstream, const struct upstream_terms *terms, struct phases *phases,
-                             struct failure *failure)
+static bool make_attempt(struct upstream *upstream, const struct upstream_terms *terms, struct phases *phases,
+                         struct failure *failure)
 {
     const struct target_config *target = upstream->target->settings;
     const struct attempt attempt = {.upstream = upstream,
@@ -233,9 +235,9 @@ static bool upstream_attempt(struct upstream *upstream, const struct upstream_te
                                     .failure = failure};
     upstream->attempts++;
     upstream->is_header_sent = false;
-    bool is_connected = (target->socks_proxy == NULL ? connect_directly(&attempt) : connect_by_socks(&attempt)) &&
+    bool is_connected = (target->socks_proxy == NULL ? dial_directly(&attempt) : dial_by_socks(&attempt)) &&
                         (terms->header == NULL || send_header(&attempt)) &&
-                        (upstream->target->tls == NULL || connect_tls(&attempt));
+                        (upstream->target->tls == NULL || shake_hands(&attempt));
     phases_leave_step(phases);
     // The last bytes may have been the SOCKS5 server's, or those of a target that speaks TLS 1.2.
     if (is_connected && (phases->step == PHASE_SOCKS || phases->step == PHASE_TARGET_HANDSHAKE))
@@ -285,14 +287,6 @@ static bool is_worth_another(const struct error *error)
     return error->code != ERROR_CANCELLED && close_reason_of_shortage(error->code) == CLOSE_NONE;
 }
 
-void upstream_release(struct upstream *upstream)
-{
-    if (upstream->tls != NULL)
-        tls_session_release(upstream->tls);
-    free(upstream->tls);
-    upstream->tls = NULL;
-}
-
 static void count_attempt(const struct upstream *upstream, const struct failure *failure, enum phase step)
 {
     struct target_metrics *metrics = upstream->target->metrics;
@@ -306,9 +300,9 @@ static void count_attempt(const struct upstream *upstream, const struct failure 
     metric_add(&metrics->handshake_failed[why], 1);
 }
 
-// All attempts at one target. `failure` is the last attempt's.
-static bool connect_target(struct upstream *upstream, const struct upstream_terms *terms, struct phases *phases,
-                           struct failure *failure)
+// All attempts at upstream->target, with the backoff between them. `failure` is the last attempt's.
+static bool try_target(struct upstream *upstream, const struct upstream_terms *terms, struct phases *phases,
+                       struct failure *failure)
 {
     const struct target_config *target = upstream->target->settings;
     for (int64_t number = 1; number <= target->connect_attempts; number++) {
@@ -316,7 +310,7 @@ static bool connect_target(struct upstream *upstream, const struct upstream_term
         if (!wait_before(target, number, terms->watch, failure))
             return false;
         upstream_release(upstream);
-        bool is_connected = upstream_attempt(upstream, terms, phases, failure);
+        bool is_connected = make_attempt(upstream, terms, phases, failure);
         if (metrics_are_on(terms->generation->proxy->metrics))
             count_attempt(upstream, failure, phases->step);
         if (is_connected)
@@ -329,13 +323,6 @@ static bool connect_target(struct upstream *upstream, const struct upstream_term
     return false;
 }
 
-void upstream_leave(struct upstream *upstream)
-{
-    if (upstream->is_counted)
-        target_leave(upstream->target);
-    upstream->is_counted = false;
-}
-
 static void enter_target(struct upstream *upstream, struct target *target)
 {
     upstream_leave(upstream);
@@ -344,20 +331,11 @@ static void enter_target(struct upstream *upstream, struct target *target)
     upstream->is_counted = true;
 }
 
-static void note_success(const struct upstream *upstream, struct balancer *balancer, const struct log_context *context)
+static void log_passed_over(const struct target_config *target, const struct log_context *context)
 {
-    if (balancer_note_success(balancer, clock_now()))
-        log_info(context, "the target is back", "target", upstream->target->settings->name, NULL);
-}
-
-static void note_failure(const struct upstream *upstream, struct balancer *balancer, const struct log_context *context)
-{
-    const struct target_config *target = upstream->target->settings;
     char number[LOG_NUMBER_SIZE], time[LOG_NUMBER_SIZE];
-    if (balancer_note_failure(balancer, clock_now()))
-        log_warn(context, "the target is passed over for now", "target", target->name, "failures",
-                 log_number(number, target->max_fails), "for_ms", log_number(time, target->fail_timeout / NS_PER_MS),
-                 NULL);
+    log_warn(context, "the target is passed over for now", "target", target->name, "failures",
+             log_number(number, target->max_fails), "for_ms", log_number(time, target->fail_timeout / NS_PER_MS), NULL);
 }
 
 bool upstream_connect(struct upstream *upstream, const struct upstream_terms *terms, struct phases *phases,
@@ -373,9 +351,10 @@ bool upstream_connect(struct upstream *upstream, const struct upstream_terms *te
                   atomic_fetch_add_explicit(&generation->proxy->rr_counter, 1, memory_order_relaxed), terms->chosen);
     while ((target = balancer_next(&balancer, clock_now())) != NULL) {
         enter_target(upstream, target);
-        is_connected = connect_target(upstream, terms, phases, &last);
+        is_connected = try_target(upstream, terms, phases, &last);
         if (is_connected) {
-            note_success(upstream, &balancer, terms->context);
+            if (balancer_note_success(&balancer, clock_now()))
+                log_info(terms->context, "the target is back", "target", target->settings->name, NULL);
             break;
         }
         failed++;
@@ -384,7 +363,8 @@ bool upstream_connect(struct upstream *upstream, const struct upstream_terms *te
         // What is our own trouble, or the client's, says nothing about the target.
         if (!is_worth_another(&last.error))
             break;
-        note_failure(upstream, &balancer, terms->context);
+        if (balancer_note_failure(&balancer, clock_now()))
+            log_passed_over(target->settings, terms->context);
     }
     balancer_release(&balancer);
     if (is_connected)
@@ -395,4 +375,19 @@ bool upstream_connect(struct upstream *upstream, const struct upstream_terms *te
     else
         error_pass(&failure->error, &last.error);
     return failed_with(failure, last.reason != CLOSE_NONE ? last.reason : CLOSE_CONNECT_FAILED); // else none was tried
+}
+
+void upstream_leave(struct upstream *upstream)
+{
+    if (upstream->is_counted)
+        target_leave(upstream->target);
+    upstream->is_counted = false;
+}
+
+void upstream_release(struct upstream *upstream)
+{
+    if (upstream->tls != NULL)
+        tls_session_release(upstream->tls);
+    free(upstream->tls);
+    upstream->tls = NULL;
 }

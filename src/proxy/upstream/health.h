@@ -2,8 +2,8 @@
 // `fail_timeout`; then one connection tries it, and it is back, or out for as long again. Successes in between do not
 // make up for failures: those are forgotten once `fail_timeout` is over. One atomic word, no lock; any thread.
 
-#ifndef BITFLOW_PROXY_HEALTH_H
-#define BITFLOW_PROXY_HEALTH_H
+#ifndef BITFLOW_SRC_PROXY_UPSTREAM_HEALTH_H
+#define BITFLOW_SRC_PROXY_UPSTREAM_HEALTH_H
 
 #include <stdatomic.h>
 #include <stdbool.h>

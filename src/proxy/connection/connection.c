@@ -11,11 +11,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "../upstream/proxy_protocol_out.h"
 #include "bitflow/base/clock.h"
 #include "bitflow/base/invariant.h"
 #include "bitflow/net/inherited.h"
 #include "bitflow/net/socket.h"
-#include "proxy_protocol_out.h"
 
 uint64_t connection_next_id(void)
 {
@@ -63,23 +63,28 @@ void connection_abandon(struct connection **connection)
     *connection = NULL;
 }
 
-// The failure is the reason that the connection ends, unless it was ended from outside already: then a client that is
-// gone, or a call that was cancelled, is only what that looked like from here.
-static bool connection_end(struct connection *connection)
+static enum close_reason settled_reason(const struct connection *connection)
 {
-    INVARIANT(connection->failure.reason != CLOSE_NONE);
-    if (!close_reason_settle(&connection->entry.settled_reason, connection->failure.reason))
-        connection->failure.error = ERROR_INIT;
-    return false;
+    return atomic_load_explicit(&connection->entry.settled_reason, memory_order_relaxed);
 }
 
 static bool has_reason(const void *subject)
 {
-    const struct connection *connection = subject;
-    return atomic_load_explicit(&connection->entry.settled_reason, memory_order_relaxed) != CLOSE_NONE;
+    return settled_reason(subject) != CLOSE_NONE;
 }
 
-// A borrowed target is of use to one connection only. A client that comes and goes without a word, a health check or a
+// The failure is the reason that the connection ends, unless it was ended from outside already: then a client that is
+// gone, or a call that was cancelled, is only what that looked like from here.
+static bool connection_end(struct connection *connection)
+{
+    struct failure *failure = &connection->failure;
+    INVARIANT(failure->reason != CLOSE_NONE);
+    if (!close_reason_settle(&connection->entry.settled_reason, failure->reason))
+        *failure = (struct failure){.reason = settled_reason(connection)};
+    return false;
+}
+
+// A lent target is of use to one connection only. A client that comes and goes without a word, a health check or a
 // port scan, must not use it up: it is not touched before either side has something to say.
 static bool await_first_byte(struct connection *connection)
 {
@@ -96,7 +101,7 @@ static bool await_first_byte(struct connection *connection)
 // The family that the client came by; ADDRESS_ANY: no IP. The client of a socket of both families came by IPv4, too.
 static enum address_family family_of(const struct endpoint *client)
 {
-    sa_family_t family = client->length > 0 ? client->address.any.sa_family : AF_UNSPEC;
+    sa_family_t family = endpoint_family(client);
     if (family == AF_INET)
         return ADDRESS_IPV4;
     if (family != AF_INET6)
@@ -107,12 +112,14 @@ static enum address_family family_of(const struct endpoint *client)
 }
 
 // Kept out of other frames: the header takes half a kilobyte.
-__attribute__((noinline)) static bool connect_upstream(struct connection *connection)
+__attribute__((noinline)) static bool dial_target(struct connection *connection)
 {
     const struct proxy_config *settings = connection->generation->settings;
+    struct upstream *upstream = &connection->upstream;
     struct client_watch watch;
     struct proxy_header header;
     char id[PROXY_PROTOCOL_OUT_ID_SIZE];
+    phases_enter(&connection->phases, PHASE_DIALLING);
     client_watch_init(&watch, connection->entry.client);
     watch.is_over = has_reason;
     watch.subject = connection;
@@ -127,14 +134,8 @@ __attribute__((noinline)) static bool connect_upstream(struct connection *connec
         proxy_protocol_out_describe(&connection->client, connection->id, id, &header);
         terms.header = &header;
     }
-    return upstream_connect(&connection->upstream, &terms, &connection->phases, &connection->failure);
-}
-
-static bool dial_target(struct connection *connection)
-{
-    struct upstream *upstream = &connection->upstream;
-    phases_enter(&connection->phases, PHASE_DIALLING);
-    if (!connect_upstream(connection) || (upstream->dialled.is_borrowed && !await_first_byte(connection)))
+    if (!upstream_connect(upstream, &terms, &connection->phases, &connection->failure) ||
+        (upstream->dialled.is_lent && !await_first_byte(connection)))
         return connection_end(connection);
     registry_set_target(connection->runtime->registry, &connection->entry, upstream->dialled.fd);
     connection_log_connected(connection);
@@ -177,7 +178,7 @@ static void close_target(const struct connection *connection)
         return;
     if (connection->relay_result.reset[RELAY_TARGET])
         socket_set_reset_on_close(dialled->fd);
-    if (!dialled->is_borrowed)
+    if (!dialled->is_lent)
         (void)close(dialled->fd);
     else
         // A relay has touched it, if only by an end of stream, or a header or a handshake has.
@@ -192,7 +193,7 @@ static void finish(struct connection *connection)
     struct proxy *proxy = connection->generation->proxy;
     bool is_logged = connection_is_logged(connection);
     struct connection_sockets sockets;
-    INVARIANT(has_reason(connection));
+    INVARIANT(has_reason(connection) && connection->failure.reason == settled_reason(connection));
     periodic_records_remove(runtime->periodic_records, &connection->periodic_record); // before what they tell changes
     phases_enter(&connection->phases, PHASE_CLOSING);
     if (is_logged)

@@ -1,4 +1,4 @@
-#include "bitflow/proxy/health.h"
+#include "health.h"
 
 #include "bitflow/base/clock.h"
 

@@ -1,7 +1,7 @@
 // What the PROXY protocol's header to a target tells of a connection. The connection's own thread.
 
-#ifndef BITFLOW_SRC_PROXY_PROXY_PROTOCOL_OUT_H
-#define BITFLOW_SRC_PROXY_PROXY_PROTOCOL_OUT_H
+#ifndef BITFLOW_SRC_PROXY_UPSTREAM_PROXY_PROTOCOL_OUT_H
+#define BITFLOW_SRC_PROXY_UPSTREAM_PROXY_PROTOCOL_OUT_H
 
 #include <stdint.h>
 

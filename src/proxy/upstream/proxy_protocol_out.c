@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "proxy_address.h"
-#include "proxy_protocol_in.h"
+#include "../client/proxy_protocol_in.h"
+#include "../proxy_address.h"
 
 static struct proxy_header_text text_of(const char *text)
 {

@@ -1,8 +1,8 @@
 // Whom the PROXY protocol's header declares a client to be. It is read from the client's socket before anything else,
 // to its last byte and none beyond. Blocks, within the bound; the connection's own thread.
 
-#ifndef BITFLOW_SRC_PROXY_PROXY_PROTOCOL_IN_H
-#define BITFLOW_SRC_PROXY_PROXY_PROTOCOL_IN_H
+#ifndef BITFLOW_SRC_PROXY_CLIENT_PROXY_PROTOCOL_IN_H
+#define BITFLOW_SRC_PROXY_CLIENT_PROXY_PROTOCOL_IN_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -6,11 +6,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "balancer.h"
+#include "../connection/phases.h"
+#include "../upstream/balancer.h"
 #include "bitflow/base/clock.h"
 #include "bitflow/net/socket.h"
 #include "client_hello_peek.h"
-#include "phases.h"
 #include "proxy_protocol_in.h"
 
 #define ALERT_UNRECOGNIZED_NAME 112 // RFC 6066 3
@@ -33,15 +33,6 @@ static bool read_header(struct client *client, const struct listener_config *lis
     client->declared = proxy_protocol_in_read(client->fd, deadline_after(listener->proxy_protocol_timeout), failure);
     phases_leave_step(phases);
     return client->declared != NULL;
-}
-
-// Behind the PROXY protocol the acceptor could not know whose connection it is.
-static bool count_source(struct client *client, const struct generation *generation, struct failure *failure)
-{
-    enum close_reason reason =
-        source_counts_enter(&generation->proxy->sources, client_address(client),
-                            generation->settings->source_connection_limit, &client->source, &failure->error);
-    return reason == CLOSE_NONE || failed_with(failure, reason);
 }
 
 // Before the handshake an alert is not encrypted (RFC 8446 5.1).
@@ -118,12 +109,13 @@ static bool accept_tls(struct client *client, const struct tls_context *context,
     phases_enter(phases, PHASE_CLIENT_HANDSHAKE);
     client->tls = calloc(1, sizeof *client->tls);
     if (client->tls == NULL) {
-        phases_add(phases, PHASE_CLIENT_HANDSHAKE, 0);
+        phases_leave_told_step(phases, PHASE_CLIENT_HANDSHAKE);
         error_set_errno(&why, ENOMEM, "cannot begin a TLS handshake");
         return fail_handshake(failure, &why);
     }
     bool is_accepted = tls_accept(context, client->fd, deadline, client->tls, &why);
     phases_add(phases, PHASE_CLIENT_HANDSHAKE, client->tls->info.handshake_time);
+    phases_leave_told_step(phases, PHASE_CLIENT_HANDSHAKE);
     if (!is_accepted)
         return fail_handshake(failure, &why);
     socket_acknowledge(client->fd); // in TLS 1.3 the last flight of the handshake is the client's
@@ -136,8 +128,11 @@ bool client_admit(struct client *client, const struct generation *generation, st
     const struct proxy_config *settings = generation->settings;
     const struct tls_config *tls = settings->listener.tls;
     bool is_routed = settings->balancer == BALANCER_SNI;
+    // Behind the PROXY protocol the acceptor could not know whose connection it is.
     if (settings->listener.proxy_protocol &&
-        !(read_header(client, &settings->listener, phases, failure) && count_source(client, generation, failure)))
+        !(read_header(client, &settings->listener, phases, failure) &&
+          source_counts_enter(&generation->proxy->sources, client_address(client), settings->source_connection_limit,
+                              &client->source, failure)))
         return false;
     if (tls == NULL && !is_routed)
         return true;

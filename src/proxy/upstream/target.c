@@ -8,6 +8,7 @@
 #include "bitflow/base/hash.h"
 #include "bitflow/base/invariant.h"
 #include "bitflow/proxy/proxy.h"
+#include "health.h"
 
 // A name and an address, which is the same however its host is spelt, and however it is reached.
 static uint64_t fingerprint_endpoint(const struct target_config *target)

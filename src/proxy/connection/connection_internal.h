@@ -1,14 +1,14 @@
 // What a connection is made of, for its story (connection.c), for what is said of it (connection_record.c) and for what
 // is counted of it (connection_metrics.c).
 
-#ifndef BITFLOW_SRC_PROXY_CONNECTION_INTERNAL_H
-#define BITFLOW_SRC_PROXY_CONNECTION_INTERNAL_H
+#ifndef BITFLOW_SRC_PROXY_CONNECTION_CONNECTION_INTERNAL_H
+#define BITFLOW_SRC_PROXY_CONNECTION_CONNECTION_INTERNAL_H
 
+#include "../upstream/upstream.h"
 #include "bitflow/net/tcp_path_info.h"
 #include "bitflow/proxy/connection.h"
 #include "bitflow/relay/relay.h"
 #include "phases.h"
-#include "upstream.h"
 
 // What has been counted of it already. Under the registry's lock while the connection is in there.
 struct connection_reported {
@@ -26,8 +26,8 @@ struct connection {
     struct upstream upstream;
     struct relay relay;
     struct relay_result relay_result;
-    struct failure failure;      // what the connection's own thread has to tell; the reason that stands is the entry's
-    struct registry_entry entry; // client socket, target socket, reason, lifetime
+    struct failure failure;      // the thread's own; once it has ended, the reason is the one that stands
+    struct registry_entry entry; // client socket, target socket, the reason that stands, lifetime
     struct periodic_record periodic_record;
     struct connection_reported reported;
 };

@@ -5,8 +5,9 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/invariant.h"
 
-#define PHASE_ROW(constant, row_name, row_step, row_key, row_timer) \
-    [constant] = {.name = row_name, .step = row_step, .key = row_key, .timer = row_timer},
+#define PHASE_ROW(constant, row_kind, row_name, row_step, row_key, row_timer) \
+    [constant] = {                                                            \
+        .kind = PHASE_KIND_##row_kind, .name = row_name, .step = row_step, .key = row_key, .timer = row_timer},
 
 const struct phase_row phase_rows[PHASE_COUNT] = {CONNECTION_PHASES(PHASE_ROW)};
 
@@ -32,14 +33,14 @@ void phases_enter(struct phases *phases, enum phase phase)
 {
     int64_t now = clock_now();
     enum phase current = atomic_load_explicit(&phases->current, memory_order_relaxed);
+    INVARIANT(phase > current && phase_rows[phase].kind != PHASE_KIND_TOLD);
     stop_step(phases, now);
-    if (phase_rows[phase].step != NULL) {
-        INVARIANT(phase > current && strcmp(phase_rows[phase].name, phase_rows[current].name) == 0);
+    if (phase_rows[phase].kind == PHASE_KIND_STEP) {
+        INVARIANT(strcmp(phase_rows[phase].name, phase_rows[current].name) == 0);
         phases->step = phase;
         phases->step_since = now;
         return;
     }
-    INVARIANT(phase > current);
     phases->spent[current] = between(phases->since, now);
     if (phase == PHASE_CLOSING) {
         phases->ended = now;
@@ -56,11 +57,15 @@ void phases_leave_step(struct phases *phases)
         stop_step(phases, clock_now());
 }
 
-void phases_add(struct phases *phases, enum phase phase, int64_t duration)
+void phases_leave_told_step(struct phases *phases, enum phase step)
 {
-    phases->step = phase;
+    phases->step = step;
     phases->step_since = 0;
-    phases->spent[phase] += duration;
+}
+
+void phases_add(struct phases *phases, enum phase step, int64_t duration)
+{
+    phases->spent[step] += duration;
 }
 
 int64_t phases_durations(const struct phases *phases, int64_t first_byte, int64_t now, int64_t durations[PHASE_COUNT])

@@ -6,8 +6,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "../proxy_address.h"
 #include "bitflow/base/clock.h"
-#include "proxy_address.h"
 
 struct reading {
     int client;

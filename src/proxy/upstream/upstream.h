@@ -2,13 +2,14 @@
 // attempts, backoff and timeout. An attempt is TCP (or a Unix socket), SOCKS5 where there is a server to connect
 // through, the PROXY protocol's header, the TLS handshake, in this order. Blocks; the connection's own thread.
 
-#ifndef BITFLOW_SRC_PROXY_UPSTREAM_H
-#define BITFLOW_SRC_PROXY_UPSTREAM_H
+#ifndef BITFLOW_SRC_PROXY_UPSTREAM_UPSTREAM_H
+#define BITFLOW_SRC_PROXY_UPSTREAM_UPSTREAM_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../connection/phases.h"
 #include "bitflow/base/log.h"
 #include "bitflow/config/config.h"
 #include "bitflow/net/client_watch.h"
@@ -17,7 +18,6 @@
 #include "bitflow/relay/close_reason.h"
 #include "bitflow/tls/tls_session.h"
 #include "bitflow/wire/proxy_protocol.h"
-#include "phases.h"
 
 #define UPSTREAM_BACKOFF_MAX (INT64_C(30) * 1000 * 1000 * 1000) // ns; a longer connect_backoff is its own bound
 

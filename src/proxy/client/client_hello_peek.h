@@ -2,8 +2,8 @@
 // it. Waits without spinning until as much has come as is needed (SO_RCVLOWAT), in any number of segments and records,
 // up to CLIENT_HELLO_MAX bytes and until the deadline. Blocks; the connection's own thread.
 
-#ifndef BITFLOW_SRC_PROXY_CLIENT_HELLO_PEEK_H
-#define BITFLOW_SRC_PROXY_CLIENT_HELLO_PEEK_H
+#ifndef BITFLOW_SRC_PROXY_CLIENT_CLIENT_HELLO_PEEK_H
+#define BITFLOW_SRC_PROXY_CLIENT_CLIENT_HELLO_PEEK_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "bitflow/base/host_name.h"
+#include "health.h"
 
 void balancer_init(struct balancer *balancer, const struct proxy_config *settings, struct target *targets,
                    uint64_t rr_counter, struct target *chosen)

@@ -1,11 +1,11 @@
 // Which targets a connection tries, in which order: the policy, and what is known of the targets' health. Of the
 // targets only atomics are touched; a struct balancer belongs to one connection's thread.
 //
-// A target that is out (proxy/health.h) is passed over while there is another one; when all others have failed it is
+// A target that is out (health.h) is passed over while there is another one; when all others have failed it is
 // tried nevertheless. Where there is no other target to go to, failures mean nothing.
 
-#ifndef BITFLOW_SRC_PROXY_BALANCER_H
-#define BITFLOW_SRC_PROXY_BALANCER_H
+#ifndef BITFLOW_SRC_PROXY_UPSTREAM_BALANCER_H
+#define BITFLOW_SRC_PROXY_UPSTREAM_BALANCER_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -84,7 +84,7 @@ void connection_count_closed(struct connection *connection)
     struct proxy_metrics *metrics = metrics_of(connection);
     if (!metrics_are_on(metrics))
         return;
-    enum close_reason reason = atomic_load_explicit(&connection->entry.settled_reason, memory_order_relaxed);
+    enum close_reason reason = connection->failure.reason;
     count_progress(connection, true);
     count_handshake_failure(connection, reason);
     metric_add(&metrics->closed[reason], 1);
