@@ -181,7 +181,7 @@ static void close_target(const struct connection *connection)
     if (!dialled->is_lent)
         (void)close(dialled->fd);
     else
-        // A relay has touched it, if only by an end of stream, or a header or a handshake has.
+        // Used up once a relay has touched it, if only to pass on an end of stream, or a header or a handshake has.
         inherited_return(dialled->fd, connection->phases.reached == PHASE_RELAYING ||
                                           connection->upstream.is_header_sent || connection->upstream.tls != NULL);
 }
@@ -194,7 +194,8 @@ static void finish(struct connection *connection)
     bool is_logged = connection_is_logged(connection);
     struct connection_sockets sockets;
     INVARIANT(has_reason(connection) && connection->failure.reason == settled_reason(connection));
-    periodic_records_remove(runtime->periodic_records, &connection->periodic_record); // before what they tell changes
+    // Before anything changes that those records tell of.
+    periodic_records_remove(runtime->periodic_records, &connection->periodic_record);
     phases_enter(&connection->phases, PHASE_CLOSING);
     if (is_logged)
         connection_look_at_sockets(connection, &sockets);
