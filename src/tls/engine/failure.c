@@ -322,7 +322,7 @@ bool handshake_fail(struct tls_handshake *handshake, int status, struct error *e
 
 unsigned char handshake_fail_with(struct tls_info *info, enum handshake_cause cause, struct error *error)
 {
-    const struct failure_row *row = note_failure(info, cause);
+    const struct failure_row *row = note_failure(info, (int)cause);
     describe_row(row, error);
     return row->alert;
 }
