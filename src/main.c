@@ -122,12 +122,6 @@ static void print_diagnostics(const struct diagnostics *diagnostics)
     print_left_out(diagnostics, DIAGNOSTIC_WARNING, "warnings");
 }
 
-static void print_tls_warning(void *argument, const char *text)
-{
-    (void)argument;
-    (void)fprintf(stderr, "bitflow: warning: %s\n", text);
-}
-
 static int refuse(const struct loaded_config *loaded)
 {
     signals_restore(); // the end of it all, and whoever reads stderr may be slow
@@ -138,7 +132,7 @@ static int refuse(const struct loaded_config *loaded)
 static int check(const struct loaded_config *loaded)
 {
     print_diagnostics(&loaded->diagnostics);
-    tls_warn(print_tls_warning, NULL);
+    print_diagnostics(&loaded->host_diagnostics);
     (void)printf("%s: the configuration is valid\n", loaded->diagnostics.file);
     return status_of_output();
 }

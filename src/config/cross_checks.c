@@ -153,6 +153,40 @@ static void check_name_to_verify(const struct config_path *tls, const struct tar
             "another verify_mode");
 }
 
+// Of addresses that are dialled here: by a SOCKS5 server they are looked up there, if at all.
+static bool has_name_to_resolve(const struct target_config *config)
+{
+    return config->socks_proxy == NULL && config->address.kind == ADDRESS_TCP && !config->address.is_literal;
+}
+
+// Whether what is connected, to the target or to its SOCKS5 server, is a Unix socket.
+static bool is_by_unix_socket(const struct target_config *config)
+{
+    if (config->socks_proxy == NULL)
+        return config->address.kind == ADDRESS_UNIX;
+    struct socks_server server = {.user_length = 0};
+    bool is_unix = socks_server_parse(config->socks_proxy, &server, NULL) && server.address.kind == ADDRESS_UNIX;
+    socks_server_wipe(&server);
+    return is_unix;
+}
+
+static void check_resolve_timeout(const struct config_path *target, const struct target_config *config,
+                                  bool has_dual_stack, struct diagnostics *diagnostics)
+{
+    if (config->resolve_timeout == 0)
+        return;
+    const char *why = "without enable_dual_stack: true; connect_timeout bounds the look-up, too";
+    bool has_effect = has_dual_stack;
+    if (path_key(target, "proxy").node != NULL) {
+        why = "with proxy: the SOCKS5 server resolves the name";
+        has_effect = false;
+    } else if (!has_name_to_resolve(config)) {
+        why = "without a name to resolve";
+        has_effect = false;
+    }
+    warn_unless(has_effect, target, "resolve_timeout", why, diagnostics);
+}
+
 static void check_reach(const struct config_path *target, const struct target_config *config, bool has_dual_stack,
                         struct diagnostics *diagnostics)
 {
@@ -161,11 +195,9 @@ static void check_reach(const struct config_path *target, const struct target_co
     if (config->socks_proxy != NULL && !socks_can_reach(&config->address, &error))
         report_error_at_key(diagnostics, &proxy, "%s", error.text);
     warn_unless(proxy.node != NULL, target, "proxy_timeout", "without proxy", diagnostics);
-    if (config->resolve_timeout > 0 && proxy.node != NULL)
-        warn_unless(false, target, "resolve_timeout", "with proxy: the SOCKS5 server resolves the name", diagnostics);
-    else if (config->resolve_timeout > 0)
-        warn_unless(has_dual_stack, target, "resolve_timeout",
-                    "without enable_dual_stack: true; connect_timeout bounds the look-up, too", diagnostics);
+    check_resolve_timeout(target, config, has_dual_stack, diagnostics);
+    warn_unless(config->keepalive_interval == 0 || !is_by_unix_socket(config), target, "keepalive_interval",
+                "over a Unix socket", diagnostics);
     struct config_path attempts = path_key(target, "connect_attempts");
     bool is_repeated = config->connect_attempts > 1 || is_refused(&attempts, diagnostics);
     warn_unless(is_repeated || config->connect_backoff == 0, target, "connect_backoff",
@@ -247,6 +279,15 @@ static void check_source_limit(const struct config_path *options, const struct p
         report_warning_at_key(diagnostics, &path, "protects nobody: a single source can take all of connection_limit");
 }
 
+static void check_dual_stack(const struct config_path *options, const struct proxy_config *config,
+                             struct diagnostics *diagnostics)
+{
+    bool has_effect = !config->enable_dual_stack;
+    for (size_t i = 0; i < config->target_count; i++)
+        has_effect = has_effect || has_name_to_resolve(&config->targets[i]);
+    warn_unless(has_effect, options, "enable_dual_stack", "without a target whose name is resolved here", diagnostics);
+}
+
 static void check_options(const struct config_path *proxy, const struct proxy_config *config,
                           struct diagnostics *diagnostics)
 {
@@ -256,6 +297,7 @@ static void check_options(const struct config_path *proxy, const struct proxy_co
                 "without enable_proxy_header: true", diagnostics);
     check_connection_log(&options, config, diagnostics);
     check_source_limit(&options, config, diagnostics);
+    check_dual_stack(&options, config, diagnostics);
 }
 
 // Port 0 is a free one for each; it is also what an address that could not be read looks like.

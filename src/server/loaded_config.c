@@ -35,6 +35,8 @@ bool loaded_config_load(struct loaded_config *loaded, const char *path)
     *loaded = (struct loaded_config){.config = NULL};
     struct diagnostics *diagnostics = &loaded->diagnostics;
     diagnostics_init(diagnostics, path);
+    diagnostics_init(&loaded->host_diagnostics, "bitflow");
+    tls_check(&loaded->host_diagnostics);
     loaded->config = config_load(path, diagnostics);
     if (loaded->config == NULL)
         return false;
@@ -52,4 +54,5 @@ void loaded_config_release(struct loaded_config *loaded)
 {
     release_parts(loaded);
     diagnostics_release(&loaded->diagnostics);
+    diagnostics_release(&loaded->host_diagnostics);
 }

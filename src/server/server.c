@@ -16,7 +16,6 @@
 #include "bitflow/relay/relay.h"
 #include "bitflow/sentry/sentry.h"
 #include "bitflow/tls/tls_arithmetic.h"
-#include "bitflow/tls/tls_context.h"
 #include "bitflow/version.h"
 #include "debugger.h"
 #include "listeners.h"
@@ -127,6 +126,8 @@ static void log_diagnostic(const struct diagnostics *diagnostics, const struct d
         log_error(NULL, "configuration error", "error", line, NULL);
     else if (diagnostic->file != NULL)
         log_warn(&context, diagnostic->text, "file", diagnostic->file, NULL);
+    else if (diagnostic->path == NULL) // of the host
+        log_warn(NULL, diagnostic->text, NULL);
     else
         log_warn(NULL, "configuration warning", "warning", line, NULL);
 }
@@ -144,17 +145,11 @@ static void log_diagnostics(const struct diagnostics *diagnostics)
         log_warn(NULL, "more configuration warnings", "count", log_number(count, (int64_t)more), NULL);
 }
 
-static void log_tls_warning(void *argument, const char *text)
-{
-    (void)argument;
-    log_warn(NULL, text, NULL);
-}
-
 // Puts it in force, and takes the configuration out of it. False: nothing has changed.
 static bool change(struct server *server, struct loaded_config *loaded, struct error *error)
 {
     log_diagnostics(&loaded->diagnostics);
-    tls_warn(log_tls_warning, NULL);
+    log_diagnostics(&loaded->host_diagnostics);
     bool changed = metrics_report_prepare(&server->metrics, loaded->config, error) &&
                    error_reports_prepare(loaded->config, error) &&
                    listeners_change(&server->listeners, loaded->config, loaded->tls_contexts, error);

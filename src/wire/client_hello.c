@@ -38,18 +38,6 @@ static enum client_hello_state needs(struct client_hello *hello, size_t needed)
 // The stream does not begin as a handshake record does: what is it? A few more bytes are asked for if they would tell.
 static enum client_hello_state judge_foreign(const uint8_t *bytes, size_t length, struct client_hello *hello)
 {
-    static const char *const reasons[FOREIGN_PROTOCOL_COUNT] = {
-        [FOREIGN_UNKNOWN] = "bytes that are not TLS",
-        [FOREIGN_HTTP] = "plain HTTP, not TLS",
-        [FOREIGN_HTTP2] = "plain HTTP/2, not TLS",
-        [FOREIGN_SSH] = "SSH, not TLS",
-        [FOREIGN_SMTP] = "plain SMTP, not TLS",
-        [FOREIGN_PROXY_V1] = "a PROXY protocol header, which is not expected here",
-        [FOREIGN_PROXY_V2] = "a PROXY protocol header (version 2), which is not expected here",
-        [FOREIGN_POSTGRESQL] = "a PostgreSQL SSLRequest, not TLS",
-        [FOREIGN_SSLV2] = "an SSLv2 hello",
-        [FOREIGN_TLS] = "a TLS record where a ClientHello was expected",
-    };
     size_t needed;
     enum foreign_protocol protocol = foreign_protocol_of(bytes, length, &needed);
     if (needed > 0)
@@ -58,7 +46,7 @@ static enum client_hello_state judge_foreign(const uint8_t *bytes, size_t length
         return invalid(hello, "a TLS alert where a ClientHello was expected");
     if (protocol == FOREIGN_TLS && bytes[0] == RECORD_DATA)
         return invalid(hello, "TLS data where a ClientHello was expected");
-    return invalid(hello, reasons[protocol]);
+    return invalid(hello, foreign_protocol_words(protocol, FOREIGN_NOT_TLS));
 }
 
 // What is wrong with a record's header, as far as it has come; NULL: nothing.

@@ -29,6 +29,27 @@ static const struct beginning {
     BEGINNING(FOREIGN_POSTGRESQL, "\0\0\0\010\004\322\026\057"),
 };
 
+// By what was expected: TLS, a PROXY protocol header, SOCKS5. NULL: as FOREIGN_UNKNOWN.
+static const char *const words[FOREIGN_PROTOCOL_COUNT][FOREIGN_EXPECTED_COUNT] = {
+    [FOREIGN_UNKNOWN] = {"bytes that are not TLS", "no PROXY protocol header", "does not speak SOCKS5"},
+    [FOREIGN_HTTP] = {"plain HTTP, not TLS", "HTTP, not a PROXY protocol header", "speaks HTTP, not SOCKS5"},
+    [FOREIGN_HTTP2] = {"plain HTTP/2, not TLS", "HTTP, not a PROXY protocol header", NULL},
+    [FOREIGN_SSH] = {"SSH, not TLS", "SSH, not a PROXY protocol header", "speaks SSH, not SOCKS5"},
+    [FOREIGN_SMTP] = {"plain SMTP, not TLS", NULL, NULL},
+    [FOREIGN_PROXY_V1] = {"a PROXY protocol header, which is not expected here", NULL, NULL},
+    [FOREIGN_PROXY_V2] = {"a PROXY protocol header (version 2), which is not expected here", NULL, NULL},
+    [FOREIGN_POSTGRESQL] = {"a PostgreSQL SSLRequest, not TLS", NULL, NULL},
+    [FOREIGN_SSLV2] = {"an SSLv2 hello", NULL, NULL},
+    [FOREIGN_TLS] = {"a TLS record where a ClientHello was expected", "TLS, not a PROXY protocol header",
+                     "speaks TLS, not SOCKS5"},
+};
+
+const char *foreign_protocol_words(enum foreign_protocol protocol, enum foreign_expected expected)
+{
+    const char *own = words[protocol][expected];
+    return own != NULL ? own : words[FOREIGN_UNKNOWN][expected];
+}
+
 static enum foreign_protocol guess(enum foreign_protocol protocol, size_t needed, size_t *out)
 {
     if (out != NULL)

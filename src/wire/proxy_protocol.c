@@ -68,22 +68,6 @@ static bool begins(const uint8_t *bytes, size_t length, const char *beginning, s
     return memcmp(bytes, beginning, length < beginning_length ? length : beginning_length) == 0;
 }
 
-// Whoever comes without a header: who is it likely to be?
-static const char *judge_foreign(const uint8_t *bytes, size_t length)
-{
-    switch (foreign_protocol_of(bytes, length, NULL)) {
-    case FOREIGN_TLS:
-        return "TLS, not a PROXY protocol header";
-    case FOREIGN_HTTP:
-    case FOREIGN_HTTP2:
-        return "HTTP, not a PROXY protocol header";
-    case FOREIGN_SSH:
-        return "SSH, not a PROXY protocol header";
-    default:
-        return "no PROXY protocol header";
-    }
-}
-
 enum proxy_header_state proxy_header_decode(const uint8_t *bytes, size_t length, struct proxy_header_decoded *decoded)
 {
     *decoded = (struct proxy_header_decoded){.version = 0};
@@ -93,5 +77,6 @@ enum proxy_header_state proxy_header_decode(const uint8_t *bytes, size_t length,
         return proxy_header_decode_v1(bytes, length, decoded);
     if (begins(bytes, length, V2_SIGNATURE, V2_SIGNATURE_LENGTH))
         return proxy_header_decode_v2(bytes, length, decoded);
-    return proxy_header_invalid(decoded, judge_foreign(bytes, length));
+    enum foreign_protocol protocol = foreign_protocol_of(bytes, length, NULL);
+    return proxy_header_invalid(decoded, foreign_protocol_words(protocol, FOREIGN_NOT_PROXY_HEADER));
 }

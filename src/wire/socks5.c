@@ -87,16 +87,8 @@ static enum socks5_state judge_foreign(const uint8_t *bytes, size_t length, stru
 {
     if (bytes[0] == 0) // SOCKS4's answer
         return negative(answer, SOCKS5_INVALID, "speaks SOCKS4, not SOCKS5");
-    switch (foreign_protocol_of(bytes, length, NULL)) {
-    case FOREIGN_HTTP:
-        return negative(answer, SOCKS5_INVALID, "speaks HTTP, not SOCKS5");
-    case FOREIGN_SSH:
-        return negative(answer, SOCKS5_INVALID, "speaks SSH, not SOCKS5");
-    case FOREIGN_TLS:
-        return negative(answer, SOCKS5_INVALID, "speaks TLS, not SOCKS5");
-    default:
-        return negative(answer, SOCKS5_INVALID, "does not speak SOCKS5");
-    }
+    enum foreign_protocol protocol = foreign_protocol_of(bytes, length, NULL);
+    return negative(answer, SOCKS5_INVALID, foreign_protocol_words(protocol, FOREIGN_NOT_SOCKS5));
 }
 
 enum socks5_state socks5_parse_choice(const uint8_t *bytes, size_t length, bool has_credentials,

@@ -4,7 +4,8 @@
 
 #include "bitflow/base/compiler.h"
 
-#define AT "f:6:33: warning: server.proxies[0].targets[0]."
+#define AT_TARGET "warning: server.proxies[0].targets[0]."
+#define AT "f:6:33: " AT_TARGET
 #define AT_SOURCE_LIMIT "f:7:15: warning: server.proxies[0].options.source_connection_limit: "
 #define AT_IN "warning: server.proxies[0].listener."
 #define AT_OPTION "f:7:15: warning: server.proxies[0].options."
@@ -12,6 +13,10 @@
 #define SNI "connection_load_balancer: sni"
 #define NO_OTHER "max_fails: means nothing without a connection_load_balancer that has another target to go to\n"
 #define SOCKS ", proxy: 's:1'"
+#define UNIX_TARGET "name: t, address: 'unix:///t'"
+#define LITERAL_TARGET "name: t, address: '[::1]:80'"
+#define NOTHING_TO_RESOLVE "means nothing without a name to resolve\n"
+#define NO_NAME "enable_dual_stack: means nothing without a target whose name is resolved here\n"
 #define UNIX_LISTENER "address: 'unix:///s'"
 
 static const struct {
@@ -24,7 +29,27 @@ static const struct {
     {PROXY("p", LISTENER, TARGET ", resolve_timeout: 1s", "enable_dual_stack: true"), ""},
     {PROXY("p", LISTENER, TARGET ", resolve_timeout: 0", ""), ""},
     {PROXY("p", LISTENER, TARGET ", resolve_timeout: 1s" SOCKS, "enable_dual_stack: true"),
-     AT "resolve_timeout: means nothing with proxy: the SOCKS5 server resolves the name\n"},
+     AT "resolve_timeout: means nothing with proxy: the SOCKS5 server resolves the name\n" AT_OPTION NO_NAME},
+    {PROXY("p", LISTENER, LITERAL_TARGET ", resolve_timeout: 1s", "enable_dual_stack: true"),
+     "f:6:38: " AT_TARGET "resolve_timeout: " NOTHING_TO_RESOLVE AT_OPTION NO_NAME},
+    {PROXY("p", LISTENER, UNIX_TARGET ", resolve_timeout: 1s", ""),
+     "f:6:39: " AT_TARGET "resolve_timeout: " NOTHING_TO_RESOLVE},
+    {PROXY("p", LISTENER, "name: t, address: 'fd://9', resolve_timeout: 1s", ""),
+     "f:6:36: " AT_TARGET "resolve_timeout: " NOTHING_TO_RESOLVE},
+    {PROXY("p", LISTENER, LITERAL_TARGET, "enable_dual_stack: true"), AT_OPTION NO_NAME},
+    {PROXY("p", LISTENER, LITERAL_TARGET, "enable_dual_stack: false"), ""},
+    {PROXY("p", LISTENER, UNIX_TARGET "}\n    - {name: n, address: 'h:1'",
+           "enable_dual_stack: true, connection_load_balancer: failover"),
+     ""},
+    {PROXY("p", LISTENER, UNIX_TARGET ", keepalive_interval: 30s", ""),
+     "f:6:39: " AT_TARGET "keepalive_interval: means nothing over a Unix socket\n"},
+    {PROXY("p", LISTENER, UNIX_TARGET ", keepalive_interval: -1", ""),
+     "f:6:39: " AT_TARGET "keepalive_interval: means nothing over a Unix socket\n"},
+    {PROXY("p", LISTENER, UNIX_TARGET ", keepalive_interval: 0", ""), ""},
+    {PROXY("p", LISTENER, TARGET ", keepalive_interval: 30s", ""), ""},
+    {PROXY("p", LISTENER, TARGET ", keepalive_interval: 30s" SOCKS, ""), ""},
+    {PROXY("p", LISTENER, TARGET ", keepalive_interval: 30s, proxy: 'unix:///s'", ""),
+     AT "keepalive_interval: means nothing over a Unix socket\n"},
     {PROXY("p", LISTENER, TARGET ", proxy_timeout: 10s", ""), AT "proxy_timeout: means nothing without proxy\n"},
     {PROXY("p", LISTENER, TARGET ", proxy_timeout: 0", ""), AT "proxy_timeout: means nothing without proxy\n"},
     {PROXY("p", LISTENER, TARGET ", proxy_timeout: 10s" SOCKS, ""), ""},

@@ -2,6 +2,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -105,6 +106,16 @@ static void test_what_begins_like_none_is_unknown(void **state)
     }
 }
 
+static void test_what_nobody_takes_for_an_answer_of_socks_is_not_named(void **state)
+{
+    (void)state;
+    for (unsigned protocol = 0; protocol < FOREIGN_PROTOCOL_COUNT; protocol++) {
+        bool is_named = protocol == FOREIGN_HTTP || protocol == FOREIGN_SSH || protocol == FOREIGN_TLS;
+        const char *words = foreign_protocol_words((enum foreign_protocol)protocol, FOREIGN_NOT_SOCKS5);
+        assert_int_equal(strcmp(words, "does not speak SOCKS5") != 0, is_named);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -112,6 +123,7 @@ int main(void)
         cmocka_unit_test(test_part_of_a_beginning_says_how_much_would_tell_more),
         cmocka_unit_test(test_part_of_a_beginning_is_a_guess),
         cmocka_unit_test(test_what_begins_like_none_is_unknown),
+        cmocka_unit_test(test_what_nobody_takes_for_an_answer_of_socks_is_not_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

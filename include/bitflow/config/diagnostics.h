@@ -1,6 +1,7 @@
 // What there is to say about a configuration, in one list: errors, for which it is refused, and warnings of what has no
 // effect or will soon be wrong. YAML, keys, the rules between them, and the files of certificates and keys all add to
-// it.
+// it. Two things are not in it: what holds for every configuration, which has a list of its own
+// (server/loaded_config.h), and what only the open sockets tell, which server/listeners.c logs when it has opened them.
 //
 // It is kept in the file's order and bounded: of each severity the first DIAGNOSTICS_MAX by position are kept, the
 // others are only counted. Whoever adds sees to it that no password or key is in a text. One thread at a time.
@@ -23,7 +24,7 @@ enum diagnostic_severity { DIAGNOSTIC_ERROR, DIAGNOSTIC_WARNING };
 
 struct diagnostic {
     enum diagnostic_severity severity;
-    struct yaml_mark mark; // line 0: about the configuration as a whole
+    struct yaml_mark mark; // line 0: about no place in the file
     const char *path;      // of the key: server.proxies[0].name; NULL: none
     const char *text;
     // Of a warning about what another file holds: NULL otherwise.

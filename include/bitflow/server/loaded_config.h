@@ -14,6 +14,7 @@ struct loaded_config {
     const struct config *config;
     struct tls_contexts *tls_contexts; // by the proxy's index
     struct diagnostics diagnostics;
+    struct diagnostics host_diagnostics; // warnings that hold for every configuration: ciphers that libcrypto lacks
 };
 
 // Reads the file, and the certificates, keys and authorities that it names. False: it cannot be used, and the

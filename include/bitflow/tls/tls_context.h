@@ -20,8 +20,9 @@ struct tls_context;
 // a connection has nothing to start. ERROR_SYSTEM, ERROR_NO_MEMORY.
 bool tls_init(struct error *error);
 
-// Is called for each cipher, and for X25519, that is not to be had, so that it is not offered. After tls_init().
-void tls_warn(void (*tell)(void *argument, const char *text), void *argument);
+// Warns of each cipher, and of X25519, that the host's libcrypto does not give, so that it is not offered. After
+// tls_init().
+void tls_check(struct diagnostics *diagnostics);
 
 // Loads every file that `config` names. What is wrong is told as errors, of each certificate what is wrong first: they
 // name the file and the reason in words (no such file, not a PEM, the key is encrypted, the key does not belong to the

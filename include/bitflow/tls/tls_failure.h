@@ -1,5 +1,5 @@
-// The one list of causes of a failed TLS handshake, for counting; the error's text tells more. It feeds the enum and
-// the names of metrics.
+// The one list of causes of a failed TLS handshake, for counting; the error's text mostly tells more. It feeds the
+// enum, the names of metrics and, where there is no more to tell, that text.
 
 #ifndef BITFLOW_TLS_TLS_FAILURE_H
 #define BITFLOW_TLS_TLS_FAILURE_H

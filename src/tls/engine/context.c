@@ -31,7 +31,12 @@ bool tls_init(struct error *error)
     return false;
 }
 
-void tls_warn(void (*tell)(void *argument, const char *text), void *argument)
+static void add_warning(struct diagnostics *diagnostics, const char *text)
+{
+    diagnostics_add(diagnostics, &(struct diagnostic){.severity = DIAGNOSTIC_WARNING, .text = text});
+}
+
+void tls_check(struct diagnostics *diagnostics)
 {
     for (int i = 0; i < AEAD_ALGORITHM_COUNT; i++) {
         char text[160];
@@ -41,10 +46,11 @@ void tls_warn(void (*tell)(void *argument, const char *text), void *argument)
             text, sizeof text,
             "libcrypto has no %s (is its configuration limiting it?): the cipher suites with it are not offered",
             aead_name((enum aead_algorithm)i));
-        tell(argument, text);
+        add_warning(diagnostics, text);
     }
     if (!arithmetic_has_x25519())
-        tell(argument, "libcrypto has no X25519 (is its configuration limiting it?): the group is not offered");
+        add_warning(diagnostics,
+                    "libcrypto has no X25519 (is its configuration limiting it?): the group is not offered");
 }
 
 static bool out_of_memory(struct error *error)

@@ -12,28 +12,12 @@
 #include "bitflow/wire/foreign.h"
 #include "handshake_internal.h"
 
-// A cause is an alert of the peer's (0 to 255), a status of mbedTLS's (below 0), or one of these.
-enum {
-    CAUSE_TIMEOUT = 256,
-    CAUSE_CANCELLED,
-    CAUSE_CLOSED,
-    CAUSE_OUT_OF_MEMORY,
-    CAUSE_NOT_TLS,
-    CAUSE_BAD_CERTIFICATE,
-    CAUSE_NO_CERTIFICATE,
-    CAUSE_BAD_SIGNATURE,
-    CAUSE_BAD_KEY_SHARE,
-    CAUSE_UNOFFERED_CHOICE,
-    CAUSE_OLD_VERSION,     // a ServerHello's
-    CAUSE_UNKNOWN_VERSION, // likewise
-};
-
 struct failure_row {
-    int cause;
+    int cause;           // enum handshake_cause, an alert of the peer's (0 to 255), or a status of mbedTLS's (below 0)
     unsigned char alert; // that the peer is owed
     enum tls_failure failure;
     const char *peer_did; // words that follow "the client" or "the target"; NULL: `words` say it all
-    const char *words;    // NULL: they are made below
+    const char *words;    // NULL: they are made below, or are the failure's in the list of all
 };
 
 #define ALERT(name) MBEDTLS_SSL_ALERT_MSG_##name
@@ -57,12 +41,13 @@ static const struct failure_row rows[] = {
      "made a choice that we did not offer, such as an RSA-PSS signature in TLS 1.2", NULL},
     {CAUSE_OLD_VERSION, ALERT(PROTOCOL_VERSION), TLS_FAILURE_VERSION, NULL, NULL},
     {CAUSE_UNKNOWN_VERSION, ALERT(PROTOCOL_VERSION), TLS_FAILURE_RULES, NULL, NULL},
+    {CAUSE_NO_NAME, 0, TLS_FAILURE_OTHER, NULL, "the target has no name that its certificate could be for"},
+    {CAUSE_UNSENDABLE_NAME, 0, TLS_FAILURE_OTHER, NULL, "the target's name cannot be sent in TLS"},
+    {CAUSE_NO_KEYS, ALERT(INTERNAL_ERROR), TLS_FAILURE_OTHER, NULL, "the TLS handshake left no keys"},
 
-    {STATUS(BAD_PROTOCOL_VERSION), ALERT(PROTOCOL_VERSION), TLS_FAILURE_VERSION, NULL, "no TLS version in common"},
-    {STATUS(HANDSHAKE_FAILURE), ALERT(HANDSHAKE_FAILURE), TLS_FAILURE_CIPHER, NULL,
-     "no cipher suite, group or signature algorithm in common"},
-    {STATUS(NO_APPLICATION_PROTOCOL), ALERT(NO_APPLICATION_PROTOCOL), TLS_FAILURE_PROTOCOL, NULL,
-     "no protocol in common (ALPN)"},
+    {STATUS(BAD_PROTOCOL_VERSION), ALERT(PROTOCOL_VERSION), TLS_FAILURE_VERSION, NULL, NULL},
+    {STATUS(HANDSHAKE_FAILURE), ALERT(HANDSHAKE_FAILURE), TLS_FAILURE_CIPHER, NULL, NULL},
+    {STATUS(NO_APPLICATION_PROTOCOL), ALERT(NO_APPLICATION_PROTOCOL), TLS_FAILURE_PROTOCOL, NULL, NULL},
     {STATUS(NO_CLIENT_CERTIFICATE), ALERT(HANDSHAKE_FAILURE), TLS_FAILURE_CERTIFICATE_MISSING, "sent no certificate",
      NULL},
     {STATUS(PEER_CLOSE_NOTIFY), ALERT(USER_CANCELED), TLS_FAILURE_RULES, "ended the TLS handshake by close_notify",
@@ -107,6 +92,14 @@ const char *tls_failure_name(enum tls_failure failure)
     static const char *const names[TLS_FAILURE_COUNT] = {[TLS_FAILURE_NONE] = "none", TLS_FAILURES(TLS_FAILURE_NAME)};
 #undef TLS_FAILURE_NAME
     return names[failure];
+}
+
+// Notes the cause for counting; nothing else does.
+static const struct failure_row *note_failure(struct tls_info *info, int cause)
+{
+    const struct failure_row *row = find_row(cause);
+    info->failure = row->failure;
+    return row;
 }
 
 bool tls_is_memory_error(int status)
@@ -273,10 +266,22 @@ static void describe_server_hello(const struct tls_handshake *handshake, struct 
                   version, SERVER_HELLO_VERSION);
 }
 
-static void describe(struct tls_handshake *handshake, int cause, int status, struct error *error)
+// Words that need nothing but the table.
+static void describe_row(const struct failure_row *row, struct error *error)
+{
+#define TLS_FAILURE_TEXT(constant, name, text) [constant] = text,
+    static const char *const texts[TLS_FAILURE_COUNT] = {TLS_FAILURES(TLS_FAILURE_TEXT)};
+#undef TLS_FAILURE_TEXT
+    enum error_code code = row->cause == CAUSE_OUT_OF_MEMORY ? ERROR_NO_MEMORY
+                           : row->cause == CAUSE_NO_KEYS     ? ERROR_SYSTEM
+                                                             : ERROR_INVALID;
+    error_set(error, code, "%s", row->words != NULL ? row->words : texts[row->failure]);
+}
+
+static void describe(struct tls_handshake *handshake, const struct failure_row *row, int cause, int status,
+                     struct error *error)
 {
     const char *peer = handshake->context->role == TLS_SERVER ? "the client" : "the target";
-    const struct failure_row *row = find_row(cause);
     const char *high = mbedtls_high_level_strerr(status);
     const char *low = mbedtls_low_level_strerr(status);
     bool is_alert = cause >= 0 && cause < CAUSE_TIMEOUT;
@@ -296,8 +301,8 @@ static void describe(struct tls_handshake *handshake, int cause, int status, str
                   tls_alert_name((unsigned)cause));
     else if (row->peer_did != NULL)
         error_set(error, ERROR_INVALID, "%s %s", peer, row->peer_did);
-    else if (row->words != NULL)
-        error_set(error, cause == CAUSE_OUT_OF_MEMORY ? ERROR_NO_MEMORY : ERROR_INVALID, "%s", row->words);
+    else if (row->failure != TLS_FAILURE_OTHER)
+        describe_row(row, error);
     else
         error_set(error, ERROR_INVALID, "the TLS handshake with %s failed: %s%s%s (-0x%04x)", peer,
                   high != NULL ? high : "", high != NULL && low != NULL ? ": " : "", low != NULL ? low : "",
@@ -307,11 +312,17 @@ static void describe(struct tls_handshake *handshake, int cause, int status, str
 bool handshake_fail(struct tls_handshake *handshake, int status, struct error *error, unsigned char *alert)
 {
     int cause = cause_of(handshake, status);
-    const struct failure_row *row = find_row(cause);
-    describe(handshake, cause, status, error);
-    handshake->info->failure = row->failure;
+    const struct failure_row *row = note_failure(handshake->info, cause);
+    describe(handshake, row, cause, status, error);
     *alert = row->alert;
     // Only to those who speak TLS, and not in answer to an alert.
     return !handshake->has_alerted && handshake->end == SOCKET_FINE && !has_ended_by_alert(handshake, status) &&
            is_tls_record(handshake);
+}
+
+unsigned char handshake_fail_with(struct tls_info *info, enum handshake_cause cause, struct error *error)
+{
+    const struct failure_row *row = note_failure(info, (int)cause);
+    describe_row(row, error);
+    return row->alert;
 }

@@ -196,7 +196,7 @@ static bool prepare(struct tls_handshake *handshake, const char *host, struct er
 {
     const struct tls_context *context = handshake->context;
     if (!tls_verification_init(&handshake->verification, context, host)) {
-        error_set(error, ERROR_INVALID, "the target has no name that its certificate could be for");
+        (void)handshake_fail_with(handshake->info, CAUSE_NO_NAME, error);
         return false;
     }
     unsigned char alert;
@@ -205,7 +205,7 @@ static bool prepare(struct tls_handshake *handshake, const char *host, struct er
     if (status == 0 && context->role == TLS_CLIENT)
         status = set_host(handshake);
     if (status == MBEDTLS_ERR_SSL_BAD_INPUT_DATA)
-        error_set(error, ERROR_INVALID, "the target's name cannot be sent in TLS");
+        (void)handshake_fail_with(handshake->info, CAUSE_UNSENDABLE_NAME, error);
     else if (status != 0) // before anything was sent
         (void)handshake_fail(handshake, status, error, &alert);
     if (status != 0)
@@ -268,10 +268,10 @@ static bool accept_peer(struct tls_handshake *handshake, struct error *error)
         note_peer(handshake);
         return true;
     }
-    handshake->info->failure = mbedtls_ssl_get_peer_cert(&handshake->ssl) == NULL ? TLS_FAILURE_CERTIFICATE_MISSING
-                                                                                  : TLS_FAILURE_CERTIFICATE_INVALID;
     send_alert(handshake, alert);
+    bool has_certificate = mbedtls_ssl_get_peer_cert(&handshake->ssl) != NULL;
     error_set(error, ERROR_INVALID, "%s", handshake->verification.reason);
+    (void)handshake_fail_with(handshake->info, has_certificate ? CAUSE_BAD_CERTIFICATE : CAUSE_NO_CERTIFICATE, error);
     return false;
 }
 
@@ -280,10 +280,8 @@ static bool run(struct tls_handshake *handshake, const char *host, struct error 
 {
     int64_t start = clock_now();
     mbedtls_ssl_init(&handshake->ssl);
-    if (!prepare(handshake, host, error)) {
-        handshake->info->failure = TLS_FAILURE_OTHER;
+    if (!prepare(handshake, host, error))
         return false;
-    }
     int status = mbedtls_ssl_handshake(&handshake->ssl);
     // The record layer begins with the next record: nothing of this one may be left.
     if (status == 0 && mbedtls_ssl_check_pending(&handshake->ssl) != 0)
@@ -314,8 +312,6 @@ static bool create_halves(struct tls_handshake *handshake, struct tls_session *s
     if (suite != NULL && key_export_derive(&handshake->keys, suite->algorithm, suite->hash, &client, &server)) {
         session->sender = tls_sender_create(is_client ? &client : &server, error);
         session->receiver = tls_receiver_create(is_client ? &server : &client, is_client, error);
-    } else {
-        error_set(error, ERROR_SYSTEM, "the TLS handshake left no keys");
     }
     mbedtls_platform_zeroize(&client, sizeof client);
     mbedtls_platform_zeroize(&server, sizeof server);
@@ -329,8 +325,7 @@ static bool begin(const struct tls_context *context, int fd, const char *host, s
     // Not on the stack, which would keep the memory for as long as the connection lives.
     struct tls_handshake *handshake = calloc(1, sizeof *handshake);
     if (handshake == NULL) {
-        error_set(error, ERROR_NO_MEMORY, "out of memory for a TLS handshake");
-        session->info.failure = TLS_FAILURE_OUT_OF_MEMORY;
+        (void)handshake_fail_with(&session->info, CAUSE_OUT_OF_MEMORY, error);
         return false;
     }
     handshake->context = context;
@@ -340,8 +335,7 @@ static bool begin(const struct tls_context *context, int fd, const char *host, s
     handshake->deadline = deadline;
     bool is_good = run(handshake, host, error);
     if (is_good && !create_halves(handshake, session, error)) {
-        session->info.failure = TLS_FAILURE_OTHER;
-        send_alert(handshake, TLS_ALERT_INTERNAL_ERROR);
+        send_alert(handshake, handshake_fail_with(&session->info, CAUSE_NO_KEYS, error));
         tls_session_release(session);
         is_good = false;
     }

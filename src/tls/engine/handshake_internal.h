@@ -18,6 +18,25 @@
 #include "key_export.h"
 #include "verify.h"
 
+// What a handshake fails of, as far as it is neither an alert of the peer's nor a status of mbedTLS's.
+enum handshake_cause {
+    CAUSE_TIMEOUT = 256, // behind the alerts
+    CAUSE_CANCELLED,
+    CAUSE_CLOSED,
+    CAUSE_OUT_OF_MEMORY,
+    CAUSE_NOT_TLS,
+    CAUSE_BAD_CERTIFICATE,
+    CAUSE_NO_CERTIFICATE,
+    CAUSE_BAD_SIGNATURE,
+    CAUSE_BAD_KEY_SHARE,
+    CAUSE_UNOFFERED_CHOICE,
+    CAUSE_OLD_VERSION,     // a ServerHello's
+    CAUSE_UNKNOWN_VERSION, // likewise
+    CAUSE_NO_NAME,         // to verify a target by
+    CAUSE_UNSENDABLE_NAME,
+    CAUSE_NO_KEYS,
+};
+
 enum handshake_end { SOCKET_FINE, SOCKET_EOF, SOCKET_TIMEOUT, SOCKET_CANCELLED, SOCKET_FAILED };
 
 #define HANDSHAKE_FLIGHT 4096
@@ -48,5 +67,9 @@ struct tls_handshake {
 // Says in words, and for counting, why it failed: `status` is mbedTLS's. True: the peer is still to be told by `alert`,
 // which mbedTLS does not do in every case.
 bool handshake_fail(struct tls_handshake *handshake, int status, struct error *error, unsigned char *alert);
+
+// The same where it is not mbedTLS that ended it; an error that is set already says more, and stays. The alert that the
+// peer is owed by the table.
+unsigned char handshake_fail_with(struct tls_info *info, enum handshake_cause cause, struct error *error);
 
 #endif

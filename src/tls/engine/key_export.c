@@ -6,6 +6,7 @@
 
 #include "bitflow/wire/record_follower.h"
 #include "hkdf.h"
+#include "ssl_config.h"
 
 static void keep(uint8_t to[TLS_SECRET_MAX], bool *has, struct traffic_secrets *stage, const unsigned char *secret,
                  size_t length)
@@ -113,8 +114,7 @@ bool key_export_open_alert(const struct key_export *keys, enum tls_role peer, ui
         enum aead_algorithm algorithm = (enum aead_algorithm)i;
         struct tls_keys client;
         struct tls_keys server;
-        bool is_derived = derive(keys, &keys->handshake, algorithm,
-                                 algorithm == AEAD_AES_256_GCM ? TLS_SHA384 : TLS_SHA256, &client, &server);
+        bool is_derived = derive(keys, &keys->handshake, algorithm, tls_suite_hash(algorithm), &client, &server);
         struct tls_keys *its = peer == TLS_CLIENT ? &client : &server;
         its->sequence = encrypted > 0 ? encrypted - 1 : 0; // 1.2: it stands for Finished, the first record
         is_open = is_derived && open_alert(its, record, length, alert);

@@ -31,6 +31,14 @@ const struct tls_suite *tls_suite_find(int id)
     return NULL;
 }
 
+enum tls_hash tls_suite_hash(enum aead_algorithm algorithm)
+{
+    size_t i = 0;
+    while (suites[i].algorithm != algorithm)
+        i++;
+    return suites[i].hash;
+}
+
 const char *tls_openssl_cipher(const char *cipher)
 {
     for (size_t i = 0; i < ARRAY_LENGTH(suites); i++)

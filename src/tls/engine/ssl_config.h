@@ -26,6 +26,9 @@ struct tls_suite {
 // NULL: not one of ours.
 const struct tls_suite *tls_suite_find(int id);
 
+// That of every suite with this cipher.
+enum tls_hash tls_suite_hash(enum aead_algorithm algorithm);
+
 // Makes its `config` of everything else that `context` has: suites, versions and so on, the same for both roles but for
 // what only one of them has. After aead_prepare().
 bool tls_ssl_configure(struct tls_context *context, enum tls_minimum minimum, struct error *error);

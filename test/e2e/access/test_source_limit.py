@@ -1,7 +1,6 @@
 """source_connection_limit: what one source may have, what others still get, and that every place comes back."""
 
 import contextlib
-import signal
 import socket
 import threading
 
@@ -58,13 +57,8 @@ def assert_room(env, bitflow, address, source, limit):
 
 
 def reload(env, bitflow, entry):
-    before = len(bitflow.log_lines(partial=True))
     env.config(entry)
-    bitflow.signal(signal.SIGHUP)
-    wait_for(
-        lambda: any(line["msg"] == "reloaded" for line in bitflow.log_lines(partial=True)[before:]),
-        lambda: f"the reload is told: {bitflow.stderr()}",
-    )
+    bitflow.reload()
 
 
 def test_one_source_has_its_share_and_others_theirs(env):

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import signal
 
 import pytest
 
@@ -13,13 +12,10 @@ import tls_cases
 import tls_raw
 from balancing_cases import held_at, in_order, visit
 from environment import proxy
+from listener_kinds import said
 from waiting import Stopwatch, scale, wait_for
 
 RULE = {"max_fails": 2, "fail_timeout": "30s"}
-
-
-def said(bitflow, message):
-    return [line for line in bitflow.log_lines(partial=True) if line["msg"] == message]
 
 
 @pytest.mark.parametrize("policy", ["failover", "round-robin", "least-connections"])
@@ -191,13 +187,11 @@ def test_a_reload_keeps_what_is_known_of_a_target(env):
     bitflow = env.start(configured(bad))
     assert visit(env, address) == "good"
     env.config(configured(bad))
-    bitflow.signal(signal.SIGHUP)
-    wait_for(lambda: len(said(bitflow, "reloaded")) == 1, "the reload")
+    bitflow.reload()
     assert visit(env, address) == "good"
     # The same name at another address is another target.
     env.config(configured({**bad, "address": env.refusing()}))
-    bitflow.signal(signal.SIGHUP)
-    wait_for(lambda: len(said(bitflow, "reloaded")) == 2, "the reload")
+    bitflow.reload()
     assert visit(env, address) == "good"
     assert in_order(bitflow.wait_records(3)) == [2, 1, 2]
 
@@ -216,8 +210,7 @@ def goes_to_the_spare_until(env, before, after, correct=lambda: None):
         assert visit(env, address) == "spare"
     correct()
     env.config(configured(after))
-    bitflow.signal(signal.SIGHUP)
-    wait_for(lambda: said(bitflow, "reloaded"), "the reload")
+    bitflow.reload()
     assert visit(env, address) == "first"
     assert in_order(bitflow.wait_records(3)) == [2, 1, 1]
     return bitflow

@@ -79,7 +79,7 @@ def test_all_are_served_when_a_reload_removes_the_listener(env, kind):
 
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGHUP])
-def test_queues_of_many_listeners(env, number):
+def test_the_queues_of_many_listeners_are_all_served(env, number):
     """An address of every kind, and a name with several addresses."""
     echo, kept = env.echo(), env.address()
     addresses = [env.address() for _ in range(8)] + [env.unix(f"{n}.sock") for n in range(4)]
@@ -173,7 +173,7 @@ def test_clients_that_have_left_hold_nobody_up(env):
     assert bitflow.wait_ended() == 0
 
 
-def test_limits_apply_as_ever(env):
+def test_limits_hold_for_clients_that_queued(env):
     limited, guarded, echo = env.address(), env.address(), env.echo()
     bitflow = env.start(
         proxy(limited, echo.address, name="limited", connection_limit=5),
@@ -193,7 +193,7 @@ def test_limits_apply_as_ever(env):
     assert bitflow.wait_ended() == 0
 
 
-def test_they_drain_like_others(env):
+def test_clients_that_queued_drain_until_a_second_signal(env):
     """Without a bound (drain_timeout 0) they go on until a second signal; the drain is not over before."""
     address = env.address()
     bitflow = env.start(proxy(address, env.echo().address), server={"drain_timeout": 0})
@@ -208,7 +208,7 @@ def test_they_drain_like_others(env):
     assert outcomes(clients) == {(b"", "eof"): len(clients)}
 
 
-def test_the_drain_timeout_is_theirs_too(env):
+def test_the_drain_timeout_ends_clients_that_queued(env):
     listener, address = env.listen(), env.address()
     bitflow = env.start(proxy(address, listener.address), server={"drain_timeout": "1s"})
     with bitflow.stopped():
@@ -223,7 +223,7 @@ def test_the_drain_timeout_is_theirs_too(env):
     assert [record["reason"] for record in bitflow.records()] == ["drain"] * len(clients)
 
 
-def test_a_second_signal_in_the_same_moment(env):
+def test_a_second_signal_in_the_same_moment_ends_the_queue(env):
     """Whoever is not accepted by then is left, and nobody hangs."""
     address = env.address()
     bitflow = env.start(proxy(address, env.echo().address), server={"drain_timeout": 0})

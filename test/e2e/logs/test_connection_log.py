@@ -286,20 +286,8 @@ def test_a_log_that_cannot_be_opened_ends_the_start(env, kind):
     assert not os.path.exists(env.directory / "front.sock")
 
 
-def test_a_fifo_without_a_reader_stops_nothing(env):
-    """The log would block: whether it is accepted or refused, nothing hangs."""
-    echo, address = env.echo(), env.address()
+def test_a_fifo_without_a_reader_ends_the_start(env):
     path = env.directory / "fifo"
     os.mkfifo(path)
-    bitflow = env.launch(env.config(proxy(address, echo.address, connection_log=str(path))))
-
-    def settled():
-        return not bitflow.is_running() or [
-            line for line in bitflow.log_lines(True) if line["msg"] == "listening"
-        ]
-
-    wait_for(settled, "it starts or refuses")
-    if bitflow.is_running():
-        use(env, address)
-    else:
-        bitflow.expected_status = 1
+    told = env.fails_to_start(env.config(proxy(env.address(), env.refusing(), connection_log=str(path))))
+    assert f"cannot open the connection log {path}: " in told, told

@@ -20,13 +20,8 @@ ACCEPTED = f"{PROXY}.connections.accepted"
 
 
 def reload(env, bitflow, *proxies, application=None):
-    def reloads():
-        return sum(line["msg"] == "reloaded" for line in bitflow.log_lines(True))
-
-    before = reloads()
     env.config(*proxies, application=application)
-    bitflow.signal(signal.SIGHUP)
-    wait_for(lambda: reloads() > before, bitflow.stderr)
+    bitflow.reload()
 
 
 class Load:

@@ -102,10 +102,9 @@ def close(*ends):
         end.close()
 
 
-def reload(env, bitflow, entry, scheduling, times):
+def reload(env, bitflow, entry, scheduling):
     env.config(entry, server={"scheduling": scheduling})
-    bitflow.signal(signal.SIGHUP)
-    wait_for(lambda: bitflow.stderr().count("msg=reloaded") == times, lambda: bitflow.stderr())
+    bitflow.reload()
 
 
 def test_a_reload_changes_scheduling_for_later_connections(env):
@@ -115,7 +114,7 @@ def test_a_reload_changes_scheduling_for_later_connections(env):
     first = env.pair(address, listener)
     wait_policies(bitflow, {"front#1>": NORMAL})
     serving = next(thread for thread, name in bitflow.tasks().items() if name == "front#1>")
-    reload(env, bitflow, entry, "batch", 1)
+    reload(env, bitflow, entry, "batch")
     pump(env, bitflow, address, listener, 2)
     wait_policies(bitflow, {"front#1>": NORMAL, "front#2>": BATCH, "front#2<": BATCH})
     close(*first)
@@ -123,7 +122,7 @@ def test_a_reload_changes_scheduling_for_later_connections(env):
     third = env.pair(address, listener)  # the thread that was parked is told
     wait_for(lambda: bitflow.tasks().get(serving) == "front#3>", "it serves again")
     assert os.sched_getscheduler(serving) == BATCH
-    reload(env, bitflow, entry, "normal", 2)
+    reload(env, bitflow, entry, "normal")
     pump(env, bitflow, address, listener, 4)
     wait_policies(
         bitflow, {"front#3>": BATCH, "front#2<": BATCH, "front#4>": NORMAL, "front#4<": NORMAL, "front:accept": NORMAL}

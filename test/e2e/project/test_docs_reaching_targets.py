@@ -12,6 +12,7 @@ import peers
 import proxy_headers
 import sockets
 import socks_peers
+from listener_kinds import said
 from programs import Program
 from waiting import wait_for
 
@@ -48,10 +49,6 @@ def start(env, name, names=()):
     bitflow = env.launch(config, hosts.plan(env, names))
     bitflow.wait_listening([name])
     return bitflow
-
-
-def said(bitflow, message):
-    return [line for line in bitflow.log_lines(partial=True) if line["msg"] == message]
 
 
 def test_the_document_has_no_other_examples():

@@ -41,7 +41,7 @@ def steps(stage):
     return [step for command in values("RUN", stage) for step in command.split(" && ")]
 
 
-def test_it_runs_by_number_as_a_user_and_group_of_its_own(tmp_path):
+def test_the_image_runs_by_number_as_a_user_and_group_of_its_own(tmp_path):
     """What makes the user is run on an empty /etc."""
     assert values("USER") == ["10000:10000"]
     assert "`10000:10000`" in CONTAINERS
@@ -61,7 +61,7 @@ def test_it_runs_by_number_as_a_user_and_group_of_its_own(tmp_path):
     assert user[6].endswith("nologin")
 
 
-def test_it_owns_no_file_and_can_read_all(tmp_path):
+def test_the_images_user_owns_no_file_and_can_read_all(tmp_path):
     """The mode of the example in the checkout does not matter: the command that copies it is run on a private one."""
     assert not any("--chown" in copy for copy in values("COPY")) and not any("chown" in step for step in steps(IMAGE))
     assert set(values("COPY")) == {
@@ -77,7 +77,7 @@ def test_it_owns_no_file_and_can_read_all(tmp_path):
     assert (tmp_path / "etc/bitflow/config.yaml").stat().st_mode & 0o777 == 0o644
 
 
-def test_it_starts_bitflow_as_process_1_with_the_mounted_configuration():
+def test_the_image_starts_bitflow_as_process_1_with_the_mounted_configuration():
     """There is no shell between, so that signals reach it; SIGTERM asks for the end."""
     (entry,), (arguments,) = values("ENTRYPOINT"), values("CMD")
     assert json.loads(entry) + json.loads(arguments) == ["bitflow", "--config", "/etc/bitflow/config.yaml"]
@@ -86,11 +86,11 @@ def test_it_starts_bitflow_as_process_1_with_the_mounted_configuration():
 
 
 @pytest.mark.parametrize("instruction", ["EXPOSE", "HEALTHCHECK"])
-def test_it_leaves_ports_and_health_to_the_configuration(instruction):
+def test_the_image_leaves_ports_and_health_to_the_configuration(instruction):
     assert values(instruction) == [] and f"has no {instruction}" in CONTAINERS
 
 
-def test_it_needs_no_volume():
+def test_the_image_needs_no_volume():
     assert values("VOLUME") == [] and "--read-only" in CONTAINERS and "--cap-drop ALL" in CONTAINERS
 
 
@@ -104,7 +104,7 @@ def package_of(path):
     return next(filter(None, owners))
 
 
-def test_its_packages_have_every_library():
+def test_the_images_packages_have_every_library():
     """Each library that bitflow is linked with belongs to a package that `install-deps.sh run` installs, or to a
     dependency of one."""
     program = str(bitflow_process.binary())

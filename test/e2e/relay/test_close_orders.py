@@ -64,7 +64,7 @@ def test_whoever_half_closes_first_still_gets_the_whole_answer(env, front, side)
     assert in_order(side, *counts) == (len(BLOB), len(answer))
 
 
-def test_both_half_close_while_data_is_under_way(env, front):
+def test_data_under_way_arrives_though_both_sides_half_close(env, front):
     bitflow, address, listener = front
     client, target = env.pair(address, listener)
     up, down = BLOB[:2_000_000], BLOB[1_000_000:]

@@ -29,7 +29,7 @@ def test_a_reset_behind_a_full_path_is_noticed(env):
         assert sockets.receive_until_broken(stuck[name])[1] == "reset"
 
 
-def test_write_timeout_is_about_progress(env):
+def test_write_timeout_ends_who_reads_nothing_and_spares_who_reads_slowly(env):
     """A reader of 20 KB/s survives a write timeout of 1 s, one that reads nothing does not. The slow one's buffer is
     small, since the kernel reports progress in steps of about half of it."""
     listener, address = env.listen(), env.address()

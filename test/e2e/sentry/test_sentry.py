@@ -422,9 +422,7 @@ def test_sentry_authority_is_checked_at_the_start(env, content):
 
 def reload(env, bitflow, entry, **application):
     bitflow.config.write_text(env.config(entry, application=application, level="debug", name="next.yaml").read_text())
-    before = len(said(bitflow, "reloaded"))
-    bitflow.signal(signal.SIGHUP)
-    wait_for(lambda: len(said(bitflow, "reloaded")) > before, lambda: f"it is reloaded: {bitflow.stderr()}")
+    bitflow.reload()
 
 
 def test_a_reload_turns_sentry_on_and_off_and_to_another_server(env):

@@ -339,7 +339,7 @@ def test_a_server_that_is_not_there_ends_as_connect_refused(env):
     assert record["reason"] == "connect_refused" and "the SOCKS5 server" in record["error"]
 
 
-def test_attempts_and_backoff_apply(env):
+def test_failed_dialogues_are_repeated_after_the_backoff(env):
     """The first two attempts fail, each in its own way, the third one connects."""
     served = threading.Semaphore(0)
     scripts = [

@@ -101,7 +101,7 @@ def test_settings_of_libssl_and_spare_providers_change_nothing(env, pki, text):
     assert "libcrypto" not in bitflow.stderr()
 
 
-def test_the_file_is_read_only_once(env, pki):
+def test_the_file_is_not_read_again_after_the_start(env, pki):
     """Before the first connection; a reload does not read it again."""
     environment, address = policy(env, ""), env.address()
     bitflow = env.start(

@@ -36,12 +36,6 @@ def shared(module_env, pki):
     )
 
 
-@pytest.fixture
-def front(shared):
-    shared.begin()
-    return shared
-
-
 def identity(pki, sent):
     return {"none sent": None, "good": pki.client, **pki.bad_clients}[sent]
 

@@ -30,12 +30,6 @@ def shared(module_env, pki):
     )
 
 
-@pytest.fixture
-def front(shared):
-    shared.begin()
-    return shared
-
-
 def check(front, kind, version, suite, sent):
     record = front.record(kind)
     assert (record["reason"], record["error"]) == ("completed", None), record

@@ -76,12 +76,6 @@ def shared(module_env, keys):
     return found
 
 
-@pytest.fixture
-def front(shared):
-    shared.begin()
-    return shared
-
-
 # As a server
 
 

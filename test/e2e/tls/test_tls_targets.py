@@ -25,12 +25,6 @@ def shared(module_env, pki, target):
     return Shared(module_env, proxy(module_env.address(), tls_target(target, pki.trusted)))
 
 
-@pytest.fixture
-def front(shared):
-    shared.begin()
-    return shared
-
-
 def converse(env, front, answer=lambda line: line):
     """A plain client sends three lines, and each is answered."""
     client = env.connect(front.addresses["front"])
