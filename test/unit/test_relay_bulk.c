@@ -155,8 +155,8 @@ static void test_bulk_arrives_through_pipes_of_the_default_size(void **state)
         (struct lack){.call = SYS_fcntl, .os_errno = EPERM, .argument = 1, .values = {F_SETPIPE_SZ, F_SETPIPE_SZ}});
 }
 
-// splice() stops at urgent data and returns 0, which is not the end of the stream. Here the byte itself is not relayed: that is
-// up to the socket's owner (socket_keep_urgent_data()).
+// splice() stops at urgent data and returns 0, which is not the end of the stream. Here the byte itself is not relayed:
+// that is up to the socket's owner (socket_keep_urgent_data()).
 static void test_urgent_data_does_not_end_a_stream(void **state)
 {
     (void)state;
