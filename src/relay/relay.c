@@ -164,11 +164,14 @@ static void send_due_alert(const struct relay_shared *shared)
 }
 
 // Delivers what can be delivered and says how the sockets are to be closed.
-static void conclude(const struct relay_shared *shared, struct relay_result *result)
+static void conclude(struct relay_shared *shared, struct relay_result *result)
 {
     (void)close_reason_settle(shared->relay->settled_reason, CLOSE_COMPLETED);
     enum close_reason reason = atomic_load(shared->relay->settled_reason);
     shared->failure->reason = reason;
+    for (unsigned i = 0; i < ARRAY_LENGTH(shared->directions); i++) // where the grace was over first
+        if (direction_is_writing(&shared->directions[i]))
+            direction_tear(&shared->directions[i]);
     send_due_alert(shared); // before the flush, which may take a while
     if (shared->deliver_to != NULL)
         socket_flush(shared->deliver_to->fd, shared->grace_end);

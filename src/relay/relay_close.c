@@ -90,7 +90,7 @@ void direction_write_failed(struct direction *direction, int os_errno)
     (void)fail(direction, to, reason, os_errno == EAGAIN ? ETIMEDOUT : os_errno);
     // Only now: see is_orderly_end().
     if (state != DIRECTION_FINISHED)
-        direction_enter(direction, DIRECTION_TORN);
+        direction_tear(direction);
 }
 
 // What was received before it is delivered already: next_plaintext() holds a failure back until then.
@@ -309,7 +309,7 @@ bool direction_check_write_timeout(struct direction *direction)
     if (direction->has_failed) {
         if (direction_within_grace(direction))
             return true;
-        direction_enter(direction, DIRECTION_TORN);
+        direction_tear(direction);
         return false;
     }
     int64_t now = clock_now_coarse();
@@ -324,7 +324,7 @@ bool direction_check_write_timeout(struct direction *direction)
         return true;
     }
     if (atomic_load(&direction->shared->is_tls_broken)) { // takes no more: not the alert either
-        direction_enter(direction, DIRECTION_TORN);
+        direction_tear(direction);
         return false;
     }
     if (to->write_timeout == 0 || now - direction->acked_at < to->write_timeout)

@@ -220,6 +220,9 @@ bool direction_await_peer(struct direction *direction);
 // Bytes of the read side were given to the other one.
 void direction_account(struct direction *direction, size_t size);
 
+// Ends the direction in the middle of a write. Of what is sealed, the records that are out as a whole count.
+void direction_tear(struct direction *direction);
+
 // Sends the peer of `to` what its TLS sender owes it besides data, if anything. Nothing may be pending.
 void direction_reply(struct direction *direction);
 

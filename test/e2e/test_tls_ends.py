@@ -18,7 +18,7 @@ import tls_peers
 import tls_raw
 from environment import proxy
 from tls_cases import tls_accept, tls_client, tls_listener, tls_target
-from waiting import scale, wait_for
+from waiting import pace, scale, wait_for
 
 LEGS = ["client", "target"]
 
@@ -268,6 +268,28 @@ def exchange(sock, is_tls, size):
     sock.settimeout(60)
     (sock.unwrap() if is_tls else sock).close()
     return sent.hexdigest(), received.hexdigest()
+
+
+def send_small_records(end):
+    """Until the other side takes no more and is gone."""
+    with contextlib.suppress(OSError):
+        while True:
+            end.socket.sendall(b"".join(end.protect(bytes(100)) for _ in range(500)))
+
+
+@pytest.mark.parametrize("reader, version", [("client", "TLSv1.3"), ("target", "TLSv1.2")])
+def test_whole_records_of_a_write_that_is_cut_are_counted(env, pki, reader, version):
+    """The lifetime ends in the middle of a write of many records, of which the reader gets some."""
+    pair = Pair(env, pki, "both", version, connection_lifetime=f"{int(800 * pace())}ms")
+    taking, giving = (pair.tls, pair.other) if reader == "client" else (pair.other, pair.tls)
+    sending = threading.Thread(target=send_small_records, args=(giving,), daemon=True)
+    sending.start()
+    record = pair.record()
+    assert record["reason"] == "lifetime"
+    data, how = taking.read_until_end()
+    assert how == "cut"
+    assert record[f"bytes_from_{'target' if reader == 'client' else 'client'}"] == len(data)
+    sending.join(10)
 
 
 @pytest.mark.parametrize("leg", ["client", "target", "both"])

@@ -273,6 +273,29 @@ static void test_round_trips(void **state)
     }
 }
 
+static void test_content_of_whole_records(void **state)
+{
+    (void)state;
+    static uint8_t plain[TLS_PLAIN_MAX + 100];
+    static uint8_t sealed[TLS_SEALED_SIZE(sizeof plain)];
+    for (size_t s = 0; s < TLS_SUITES; s++) {
+        struct tls_sender *sender = new_sender(&tls_suites[s].keys);
+        tls_sender_refuse_renegotiation(sender); // 1.2: an alert comes first
+        size_t all = tls_sender_seal(sender, plain, sizeof plain, sealed, sizeof sealed);
+        size_t alert =
+            tls_suites[s].keys.version == TLS_1_2 ? TLS_HEADER_SIZE + ((size_t)sealed[3] << 8 | sealed[4]) : 0;
+        size_t first = all - (TLS_HEADER_SIZE + 100) - (all - alert - 2 * TLS_HEADER_SIZE - sizeof plain) / 2;
+        assert_int_equal(tls_sender_content_of(sender, sealed, 0), 0);
+        assert_int_equal(tls_sender_content_of(sender, sealed, alert), 0);
+        assert_int_equal(tls_sender_content_of(sender, sealed, first - 1), 0);
+        assert_int_equal(tls_sender_content_of(sender, sealed, first), TLS_PLAIN_MAX);
+        assert_int_equal(tls_sender_content_of(sender, sealed, first + TLS_HEADER_SIZE - 1), TLS_PLAIN_MAX);
+        assert_int_equal(tls_sender_content_of(sender, sealed, all - 1), TLS_PLAIN_MAX);
+        assert_int_equal(tls_sender_content_of(sender, sealed, all), sizeof plain);
+        tls_sender_destroy(&sender);
+    }
+}
+
 // RFC 8446 5.5: the key changes by itself, in the middle of a write if need be.
 static void test_keys_are_changed_in_time(void **state)
 {
@@ -386,6 +409,7 @@ int main(void)
         cmocka_unit_test(test_tls_12_known_answers),
         cmocka_unit_test(test_tls_13_known_answers),
         cmocka_unit_test(test_round_trips),
+        cmocka_unit_test(test_content_of_whole_records),
         cmocka_unit_test(test_keys_are_changed_in_time),
         cmocka_unit_test(test_sequence_does_not_wrap),
         cmocka_unit_test(test_alerts_are_sent),
