@@ -126,6 +126,25 @@ def test_reset(env, pki, leg):
     assert pair.record()["reason"] == f"{leg}_reset"
 
 
+@pytest.mark.parametrize("leg", [*LEGS, "both"])
+def test_what_comes_of_much_data_before_a_reset_is_counted(env, pki, leg):
+    """The other side begins to read after the reset. What it gets is a part without a gap, and as much as is told."""
+    pair = Pair(env, pki, leg)
+    data = random.Random(8).randbytes(400_000)
+    pair.tls.write(data)
+    far = pair.other.socket if leg == "both" else pair.other
+    assert select.select([far], [], [], 15 * pace())[0], "nothing comes"
+    sockets.reset(pair.tls.socket)
+    if leg == "both":
+        received, how = pair.other.read_until_end()
+    else:
+        received, how = sockets.receive_until_broken(pair.other)
+    assert data.startswith(received) and how in ("reset", "cut"), (len(received), how)
+    record = pair.record()
+    side = "target" if leg == "target" else "client"
+    assert (record["reason"], record[f"bytes_from_{side}"]) == (f"{side}_reset", len(received)), record
+
+
 @pytest.mark.parametrize("leg", LEGS)
 @pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
 def test_damaged_record(env, pki, leg, version):
