@@ -90,7 +90,7 @@ void direction_write_failed(struct direction *direction, int os_errno)
     (void)fail(direction, to, reason, os_errno == EAGAIN ? ETIMEDOUT : os_errno);
     // After fail(): is_orderly_end() waits until this direction is no longer writing, and then looks for a reason.
     if (state != DIRECTION_FINISHED)
-        direction_enter(direction, DIRECTION_TORN);
+        direction_tear(direction);
 }
 
 // What was received before it is delivered already: next_plaintext() holds a failure back until then.
@@ -309,7 +309,7 @@ bool direction_check_write_timeout(struct direction *direction)
     if (direction->has_failed) {
         if (direction_within_grace(direction))
             return true;
-        direction_enter(direction, DIRECTION_TORN);
+        direction_tear(direction);
         return false;
     }
     int64_t now = clock_now_coarse();
@@ -324,7 +324,7 @@ bool direction_check_write_timeout(struct direction *direction)
         return true;
     }
     if (atomic_load(&direction->shared->is_tls_broken)) { // takes no more: not the alert either
-        direction_enter(direction, DIRECTION_TORN);
+        direction_tear(direction);
         return false;
     }
     if (to->write_timeout == 0 || now - direction->acked_at < to->write_timeout)
@@ -353,11 +353,14 @@ static void send_due_alert(const struct relay_shared *shared)
         socket_end_and_drain(socket->fd);
 }
 
-void relay_conclude(const struct relay_shared *shared, struct relay_result *result)
+void relay_conclude(struct relay_shared *shared, struct relay_result *result)
 {
     (void)close_reason_settle(shared->relay->settled_reason, CLOSE_COMPLETED);
     enum close_reason reason = atomic_load(shared->relay->settled_reason);
     shared->failure->reason = reason;
+    for (unsigned i = 0; i < ARRAY_LENGTH(shared->directions); i++) // where the grace was over first
+        if (direction_is_writing(&shared->directions[i]))
+            direction_tear(&shared->directions[i]);
     send_due_alert(shared); // before the flush, which may take a while
     if (shared->deliver_to != NULL)
         socket_flush(shared->deliver_to->fd, shared->grace_end);

@@ -220,6 +220,9 @@ bool direction_await_peer(struct direction *direction);
 // Bytes of the read side were given to the other one.
 void direction_account(struct direction *direction, size_t size);
 
+// Ends the direction in the middle of a write. Of what is sealed, the records that are out as a whole count.
+void direction_tear(struct direction *direction);
+
 // Sends the peer of `to` what its TLS sender owes it besides data, if anything. Nothing may be pending.
 void direction_reply(struct direction *direction);
 
@@ -278,7 +281,7 @@ bool direction_within_grace(const struct direction *direction);
 
 // Both directions are over: settles the reason, unless one stands, delivers what can be delivered, and says how the
 // sockets are to be closed.
-void relay_conclude(const struct relay_shared *shared, struct relay_result *result);
+void relay_conclude(struct relay_shared *shared, struct relay_result *result);
 
 // Whoever shares an inherited socket may have set O_NONBLOCK: then EAGAIN tells nothing of a timeout.
 bool relay_is_nonblocking(int fd);

@@ -209,6 +209,15 @@ void direction_account(struct direction *direction, size_t size)
         atomic_store_explicit(&direction->last_write, clock_now_coarse(), memory_order_relaxed);
 }
 
+void direction_tear(struct direction *direction)
+{
+    if (direction->sender != NULL && direction->pending > 0) {
+        const uint8_t *sealed = direction->buffers.output, *unsent = direction->pieces[direction->next_piece].iov_base;
+        direction_account(direction, tls_sender_content_of(direction->sender, sealed, (size_t)(unsent - sealed)));
+    }
+    direction_enter(direction, DIRECTION_TORN);
+}
+
 // `size` bytes of the pieces were written.
 static void advance(struct direction *direction, size_t size)
 {
@@ -216,7 +225,7 @@ static void advance(struct direction *direction, size_t size)
     direction->pending -= size;
     if (direction->sender == NULL)
         direction_account(direction, size);
-    else // records are counted when they are out as a whole; until then it is a sign of life
+    else // what records stand for is counted when all are out, or by direction_tear(); until then it is a sign of life
         direction_account(direction, direction->pending == 0 ? direction->pending_plaintext : 0);
     while (size > 0) {
         struct iovec *piece = &direction->pieces[direction->next_piece];

@@ -179,6 +179,22 @@ size_t tls_sender_seal(struct tls_sender *sender, const uint8_t *plain, size_t l
     }
 }
 
+size_t tls_sender_content_of(const struct tls_sender *sender, const uint8_t *sealed, size_t length)
+{
+    size_t overhead = AEAD_TAG_SIZE + (sender->key.version == TLS_1_3 ? 1 : record_key_explicit_nonce(&sender->key));
+    size_t content = 0;
+    while (length >= TLS_HEADER_SIZE) {
+        size_t payload = (size_t)sealed[3] << 8 | sealed[4];
+        if (length - TLS_HEADER_SIZE < payload)
+            break;
+        if (sealed[0] == TLS_APPLICATION_DATA)
+            content += payload - overhead;
+        sealed += TLS_HEADER_SIZE + payload;
+        length -= TLS_HEADER_SIZE + payload;
+    }
+    return content;
+}
+
 size_t tls_sender_seal_due(struct tls_sender *sender, uint8_t *out, size_t room)
 {
     bool is_good;

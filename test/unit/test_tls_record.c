@@ -273,6 +273,34 @@ static void test_any_length_in_any_pieces_comes_back(void **state)
     }
 }
 
+static size_t end_of_record(const uint8_t *sealed, size_t begin)
+{
+    return begin + TLS_HEADER_SIZE + ((size_t)sealed[begin + 3] << 8 | sealed[begin + 4]);
+}
+
+static void test_only_whole_records_count_as_content(void **state)
+{
+    (void)state;
+    static uint8_t plain[TLS_PLAIN_MAX + 100];
+    static uint8_t sealed[TLS_SEALED_SIZE(sizeof plain)];
+    for (size_t s = 0; s < TLS_SUITES; s++) {
+        struct tls_sender *sender = new_sender(&tls_suites[s].keys);
+        tls_sender_refuse_renegotiation(sender); // 1.2: an alert comes first
+        size_t all = tls_sender_seal(sender, plain, sizeof plain, sealed, sizeof sealed);
+        size_t alert = tls_suites[s].keys.version == TLS_1_2 ? end_of_record(sealed, 0) : 0;
+        size_t first = end_of_record(sealed, alert);
+        assert_int_equal(end_of_record(sealed, first), all);
+        assert_int_equal(tls_sender_content_of(sender, sealed, 0), 0);
+        assert_int_equal(tls_sender_content_of(sender, sealed, alert), 0);
+        assert_int_equal(tls_sender_content_of(sender, sealed, first - 1), 0);
+        assert_int_equal(tls_sender_content_of(sender, sealed, first), TLS_PLAIN_MAX);
+        assert_int_equal(tls_sender_content_of(sender, sealed, first + TLS_HEADER_SIZE - 1), TLS_PLAIN_MAX);
+        assert_int_equal(tls_sender_content_of(sender, sealed, all - 1), TLS_PLAIN_MAX);
+        assert_int_equal(tls_sender_content_of(sender, sealed, all), sizeof plain);
+        tls_sender_destroy(&sender);
+    }
+}
+
 // RFC 8446 5.5: the key changes by itself, in the middle of a write if need be.
 static void test_keys_are_changed_in_time(void **state)
 {
@@ -386,6 +414,7 @@ int main(void)
         cmocka_unit_test(test_tls_1_2_records_match_known_answers),
         cmocka_unit_test(test_tls_1_3_records_match_known_answers),
         cmocka_unit_test(test_any_length_in_any_pieces_comes_back),
+        cmocka_unit_test(test_only_whole_records_count_as_content),
         cmocka_unit_test(test_keys_are_changed_in_time),
         cmocka_unit_test(test_a_sequence_does_not_wrap),
         cmocka_unit_test(test_an_alert_is_sent_and_the_fatal_one_is_the_last),

@@ -62,6 +62,10 @@ void tls_sender_destroy(struct tls_sender **sender);
 // AEAD's limit comes near (1.3; in 1.2, where there is none, sealing fails at the limit).
 size_t tls_sender_seal(struct tls_sender *sender, const uint8_t *plain, size_t length, uint8_t *out, size_t room);
 
+// The plaintext bytes that the whole records in `sealed`, which this sender has made, stand for. (In 1.3 a KeyUpdate
+// cannot be told from data: it counts as 5 bytes.)
+size_t tls_sender_content_of(const struct tls_sender *sender, const uint8_t *sealed, size_t length);
+
 // Only what would go before the next data, so that the peer need not wait for that. 0: nothing is due (or it failed, as
 // the next call will say). `room` is TLS_ALERT_RECORD_MAX at least.
 size_t tls_sender_seal_due(struct tls_sender *sender, uint8_t *out, size_t room);

@@ -234,6 +234,60 @@ def test_all_problems_are_reported_in_order(env):
     assert [int(problem["line"]) for problem in problems] == [6, 10, 12, 13, 14], stderr
 
 
+# Behind each mark the path under which the line is wrong.
+PROBLEMS = """\
+application:
+  sentry_dns: https://key@host/1 # application.sentry_dns
+  metrics:
+    address: nowhere # application.metrics.address
+    prefix: [a] # application.metrics.prefix
+  log:
+    level: verbose # application.log.level
+    level: info # application.log.level
+server:
+  drain_timeout: 5 parsecs # server.drain_timeout
+  proxies:
+    - name: one
+      listener:
+        address: tcp://127.0.0.1:99999 # server.proxies[0].listener.address
+        read_timeout: -1s # server.proxies[0].listener.read_timeout
+        authorized_sources:
+          - 300.0.0.1 # server.proxies[0].listener.authorized_sources[0]
+          - 10.0.0.0/8
+          - ::/129 # server.proxies[0].listener.authorized_sources[2]
+        tls_context:
+          verify_mode: paranoid # server.proxies[0].listener.tls_context.verify_mode
+          certificates:
+            - {key: server.key, certificate: server.crt}
+      targets:
+        - name: a
+          address: 127.0.0.1 # server.proxies[0].targets[0].address
+          connect_attempts: 0 # server.proxies[0].targets[0].connect_attempts
+        - name: a # server.proxies[0].targets[1].name
+          address: 127.0.0.1:1
+          conect_timeout: 1s # server.proxies[0].targets[1].conect_timeout
+          proxy: http://127.0.0.1:1 # server.proxies[0].targets[1].proxy
+          keepalive_interval: -2 # server.proxies[0].targets[1].keepalive_interval
+      options:
+        connection_limit: 99999999999999999999 # server.proxies[0].options.connection_limit
+        connection_load_balancer: random # server.proxies[0].options.connection_load_balancer
+        enable_proxy_header: maybe # server.proxies[0].options.enable_proxy_header
+        enable_dual_stack: "true" # server.proxies[0].options.enable_dual_stack
+    - name: one # server.proxies[1].name
+      listener: {} # server.proxies[1].listener.address
+      targets: [] # server.proxies[1].targets
+    - 42 # server.proxies[2]
+"""
+
+
+def test_each_of_many_problems_is_told_at_its_place_in_one_run(env):
+    status, problems, stderr = configs.check(env, PROBLEMS)
+    lines = enumerate(PROBLEMS.splitlines(), 1)
+    expected = [(number, line.partition(" # ")[2]) for number, line in lines if " # " in line]
+    assert [(int(problem["line"]), problem["path"]) for problem in problems] == expected, stderr
+    assert (status, len(stderr.splitlines())) == (2, len(expected)), stderr
+
+
 def test_each_of_a_hundred_proxies_problems_is_reported(env):
     text = "server:\n  proxies:\n" + "".join(
         f"    - {{name: n{number}, listener: {{address: 'nowhere'}}, "

@@ -1,19 +1,23 @@
 """What happens to a connection in each phase of its dial, through each kind of listener: its client leaves or ends its
 half, the lifetime or a drain is over, the configuration is read again."""
 
+import contextlib
 import signal
 import socket
 import threading
+import time
 
 import pytest
 
 import hosts
 import peers
 import listener_kinds
+import proxy_headers
 import sockets
 import tls_raw
 from environment import proxy
 from listener_kinds import LISTENER_KINDS, STATIONS, Client, StoppingSocks, said
+from tls_cases import tls_listener
 from waiting import Stopwatch, pace, wait_for
 
 STEPS = {"connect": "connect", "backoff": "connect", "relay": "tls_handshake", "silent": "tls_handshake"}
@@ -185,6 +189,79 @@ def test_nothing_is_dialled_for_a_client_that_leaves_before_it_is_let_in(env, pk
         assert (record["client"], record["attempts"]) == (listener_kinds.DECLARED, 0), record
     assert not target.has_pending()
     bitflow.assert_quiet()
+
+
+class Admissions:
+    """A bitflow with a proxy for each step before the dial, and what clients have to say in it; `bound` is the step's
+    own."""
+
+    def __init__(self, env, pki, bound="0", server=None, **options):
+        self.target = env.listen()
+        context = tls_raw.client_context(pki.trusted)
+        hello = tls_raw.Tls(env.keep(socket.socket(socket.AF_UNIX)), context, server_name="server.test").hello()
+        long = proxy_headers.tlv(proxy_headers.NOOP, bytes(500))
+        header = proxy_headers.v2("203.0.113.7", "203.0.113.8", 1, 2, tlvs=long)
+        self.words = {"proxy_header": header, "tls_handshake": hello, "client_hello": hello}
+        tls = tls_listener(pki.server, handshake_timeout=bound)
+        kinds = {
+            "proxy_header": ({"proxy_protocol": True, "proxy_protocol_timeout": bound}, "none"),
+            "tls_handshake": (tls, "none"),
+            "client_hello": ({"client_hello_timeout": bound}, "sni"),
+        }
+        address = {step: env.address() for step in kinds}
+        target = {"address": self.target.address, "name": "server.test"}
+        self.bitflow = env.start(
+            *(proxy(address[step], target, name=step, listener=listener, connection_load_balancer=balancer, **options)
+              for step, (listener, balancer) in kinds.items()),
+            server=server,
+        )
+        self.clients = {step: env.connect(address[step]) for step in kinds}
+
+    def say_half(self):
+        for step, client in self.clients.items():
+            client.sendall(self.words[step][:100])
+        wait_for(lambda: len(self.bitflow.busy_threads()) == len(self.clients), "all are waited for")
+
+    def ends(self):
+        """{step: (reason, ended_by)}"""
+        records = listener_kinds.records_by_proxy(self.bitflow, len(self.clients))
+        for step, record in records.items():
+            assert (record["phase"], record["step"], record["attempts"]) == ("admitting", step, 0), record
+        assert not self.target.has_pending()
+        return {step: (record["reason"], record["ended_by"]) for step, record in records.items()}
+
+
+@pytest.mark.parametrize("how", ["the lifetime", "the drain", "a second signal"])
+def test_a_bound_from_outside_is_over_before_a_client_is_let_in(env, pki, how):
+    lifetime = {"connection_lifetime": f"{int(1500 * pace())}ms"} if how == "the lifetime" else {}
+    drain = {"drain_timeout": "300ms" if how == "the drain" else "60s"}
+    waiting = Admissions(env, pki, server=drain, **lifetime)
+    waiting.say_half()
+    if how != "the lifetime":
+        waiting.bitflow.signal(signal.SIGTERM)
+        wait_for(lambda: said(waiting.bitflow, "shutting down"), "it drains")
+    if how == "a second signal":
+        waiting.bitflow.signal(signal.SIGINT)
+    reason = "lifetime" if how == "the lifetime" else "drain"
+    assert set(waiting.ends().values()) == {(reason, "proxy")}
+    for client in waiting.clients.values():
+        sockets.was_rejected(client)
+
+
+def test_a_client_that_dribbles_does_not_stretch_the_bounds_before_the_dial(env, pki):
+    waiting = Admissions(env, pki, bound="600ms")
+    for at in range(300):
+        for step, client in waiting.clients.items():
+            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                client.sendall(waiting.words[step][at : at + 1])
+        if len(waiting.bitflow.records()) == len(waiting.clients):
+            break
+        time.sleep(0.02)  # the pace of what is sent; nothing is awaited by it
+    for record in waiting.bitflow.wait_records(len(waiting.clients)):
+        assert 599 <= record["total_ms"] <= 4000 * pace(), record
+    handshake = ("client_handshake_timeout", "proxy")
+    header = ("proxy_header_timeout", "proxy")
+    assert waiting.ends() == {"proxy_header": header, "tls_handshake": handshake, "client_hello": handshake}
 
 
 def test_a_lookup_that_hangs_ends_with_its_client_its_lifetime_or_the_drain(env, pki):

@@ -12,7 +12,10 @@ import pytest
 import hosts
 import records_schema
 import sockets
+import socks_peers
+import tls_raw
 from environment import proxy
+from tls_cases import tls_echo, tls_target
 from waiting import pace, scale, wait_for
 
 
@@ -69,6 +72,36 @@ def test_the_record_of_a_failed_dial_names_the_address_tried_last(env, kind):
     bitflow = env.start(proxy(address, entry), plan=plan)
     sockets.was_rejected(env.connect(address))
     assert bitflow.wait_records(1)[0]["target"] == {"name": "back", "address": seen, "via": None}
+
+
+def test_nothing_of_a_failed_target_is_told_of_the_one_that_followed(env, pki):
+    """Neither its SOCKS5 server nor its TLS; only the time that they took."""
+    refusing = env.serve(socks_peers.answering(b"\x05\x00", b"\x05\x05" + socks_peers.YES[2:]))
+    expired = env.serve(tls_echo(tls_raw.server_context(pki.bad_servers["expired"])))
+    echo, address = env.echo(), env.address()
+    through = {"address": "far.test:80", "proxy": refusing.address}
+    targets = [through, tls_target(expired.address, pki.trusted), echo.address]
+    bitflow = env.start(proxy(address, *targets, connection_load_balancer="failover"))
+    use(env, address)
+    record = bitflow.wait_records(1)[0]
+    assert record["target"] == {"name": "target3", "address": echo.address, "via": None}
+    assert (record["target_tls"], record["error"], record["step"]) == (None, None, None)
+    assert (record["reason"], record["phase"], record["attempts"]) == ("completed", "relaying", 3)
+    assert record["timings"]["socks_ms"] > 0 and record["timings"]["target_handshake_ms"] > 0
+
+
+def test_of_targets_that_all_failed_the_last_is_told(env, pki):
+    expired = env.serve(tls_echo(tls_raw.server_context(pki.bad_servers["expired"])))
+    address, refusing = env.address(), env.refusing()
+    targets = [tls_target(expired.address, pki.trusted), refusing]
+    bitflow = env.start(proxy(address, *targets, connection_load_balancer="failover"))
+    sockets.was_rejected(env.connect(address))
+    record = bitflow.wait_records(1)[0]
+    assert (record["reason"], record["phase"], record["step"]) == ("connect_refused", "dialling", "connect")
+    assert record["target"] == {"name": "target2", "address": refusing, "via": None}
+    assert (record["target_tls"], record["attempts"]) == (None, 2)
+    assert "all 2 targets failed" in record["error"]
+    assert record["timings"]["target_handshake_ms"] > 0 and record["timings"]["relay_ms"] is None
 
 
 def test_a_records_durations_and_times_agree(env):

@@ -107,6 +107,26 @@ def test_a_changed_address_moves_the_listener(env):
     assert greeting(env, two) == "here"
 
 
+def test_two_proxies_swap_their_addresses(env):
+    """Both listeners stay as they are; a proxy's count of connections goes with its name."""
+    one, two = env.address(), env.address()
+    ada, bob = greeter(env, "ada"), greeter(env, "bob")
+    bitflow = env.start(proxy(one, ada, name="ada", connection_limit=1), proxy(two, bob, name="bob"))
+    live = env.connect(one)
+    assert sockets.receive_exactly(live, 4) == b"ada\n"
+    before = [bitflow.listening_inodes(port(address)) for address in (one, two)]
+    reload(env, bitflow, proxy(two, ada, name="ada", connection_limit=1), proxy(one, bob, name="bob"))
+    wait_for(lambda: [line for line in bitflow.log_lines(partial=True) if line["msg"] == "reloaded"], "the reload")
+    wait_for(lambda: greeting(env, one) == "bob", "bob is where ada was")
+    sockets.was_rejected(env.connect(two))  # ada's only place is taken
+    assert [bitflow.listening_inodes(port(address)) for address in (one, two)] == before
+    sockets.round_trip(live)
+    name = sockets.local_name(live)
+    live.close()
+    assert bitflow.record_of(name)["proxy"] == "ada"
+    assert greeting(env, two) == "ada"
+
+
 def test_changed_settings_take_effect(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address))

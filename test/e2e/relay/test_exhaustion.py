@@ -1,16 +1,21 @@
 """Without descriptors, threads or memory: single connections are rejected, and the process lives on and recovers."""
 
+import contextlib
 import os
 import pathlib
 import random
 import socket
+import threading
 
 import pytest
 
 import bitflow_process
 import needs
+import peers
 import sockets
+import tls_raw
 from environment import proxy
+from tls_cases import tls_echo, tls_listener, tls_target
 from waiting import holds_for, pace, wait_for
 
 # A user of its own, so that RLIMIT_NPROC counts the threads of the bitflow under test and no others.
@@ -108,6 +113,62 @@ def test_connections_live_through_a_shortage_of_descriptors(env):
     for client in old + clients:
         client.close()
     bitflow.assert_quiet()
+
+
+def limit_with_room_for(bitflow, count):
+    """A limit below which the process can open that many more descriptors."""
+    taken = {int(number) for number in os.listdir(f"/proc/{bitflow.pid}/fd")}
+    free = [number for number in range(len(taken) + count + 1) if number not in taken]
+    return free[count]
+
+
+def transfer(address, context, data):
+    """All of it there and back: "served", or "rejected" without a byte; anything else fails."""
+    received = b""
+    with sockets.connect(address) as sock:
+        try:
+            if context:
+                end = tls_raw.Tls(sock, context, server_name="server.test").handshake()
+            wire, read = (end.protect(data), end.read) if context else (data, sock.recv)
+            writer = threading.Thread(target=write_all, args=(sock, wire), daemon=True)
+            writer.start()
+            while len(received) < len(data) and (part := read(1 << 16)):
+                received += part
+            writer.join()
+            if context:
+                end.close()
+        except (OSError, EOFError):
+            assert received == b""
+    assert received in (b"", data), f"{len(received)} of {len(data)} bytes"
+    return "served" if received else "rejected"
+
+
+def write_all(sock, data):
+    with contextlib.suppress(OSError):
+        sock.sendall(data)
+
+
+@pytest.mark.parametrize("legs", ["plain", "TLS"])
+def test_with_room_for_any_number_of_descriptors_a_transfer_is_whole_or_rejected(env, pki, legs):
+    """A client's socket, a target's, and pipes for bulk: whichever is the first that is not to be had."""
+    data = random.Random(2).randbytes(1_500_000)
+    address, context, listener = env.address(), None, None
+    target = env.serve(peers.echo).address
+    if legs == "TLS":
+        context, listener = tls_raw.client_context(pki.trusted), tls_listener(pki.server)
+        target = tls_target(env.serve(tls_echo(tls_raw.server_context(pki.server))).address, pki.trusted)
+    bitflow = env.start(proxy(address, target, listener=listener))
+    former, outcomes = None, []
+    for room in range(8):
+        wait_for(lambda: not bitflow.busy_threads(), "the one before is over")
+        before = bitflow.limit("NOFILE", limit_with_room_for(bitflow, room))
+        former = former or before
+        outcomes.append(transfer(address, context, data))
+    bitflow.limit("NOFILE", former)
+    assert outcomes == ["rejected"] * 2 + ["served"] * 6, outcomes
+    assert transfer(address, context, data) == "served"
+    reasons = {record["reason"] for record in bitflow.wait_records(9)}
+    assert reasons == {"out_of_descriptors", "completed"}, reasons
 
 
 def test_a_connection_limit_leaves_descriptors_for_the_other_proxy(env):

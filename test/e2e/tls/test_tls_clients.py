@@ -1,9 +1,12 @@
 """Interoperation: every common client against a TLS listener, in each version, with each suite and kind of
 certificate."""
 
+import socket
+
 import pytest
 
 import peers
+import proxy_headers
 import sockets
 import tls_peers
 import tls_raw
@@ -137,6 +140,27 @@ def test_data_in_one_segment_with_the_clients_last_flight_is_not_lost(env, front
     assert client.read_exactly(10) == b"early bird"
     client.close()
     assert front.record("p384")["bytes_from_client"] == 10
+
+
+@pytest.mark.parametrize("header", [b"", proxy_headers.EXAMPLE], ids=["", "behind a PROXY header"])
+def test_data_and_the_end_with_the_last_flight(env, pki, header):
+    """All that a client has to say, and its end, in one segment; what came before in another one."""
+    listener, address = env.listen(), env.address()
+    settings = tls_listener(pki.server, listener={"proxy_protocol": True} if header else None)
+    bitflow = env.start(proxy(address, listener.address, listener=settings))
+    context = tls_raw.client_context(pki.trusted, version="TLSv1.3")
+    client = tls_raw.Tls(env.connect(address), context, server_name="server.test")
+    client.send(header + client.hello())
+    last = client.handshake_but_for_the_last_flight()
+    client.send(last + client.protect(b"question" * 5000) + client.close_notify_record())
+    client.socket.shutdown(socket.SHUT_WR)
+    target = listener.accept()
+    assert sockets.receive_to_end(target) == b"question" * 5000
+    target.sendall(b"answer")
+    target.close()
+    assert client.read_until_end() == (b"answer", "close_notify")
+    record = bitflow.wait_records(1)[0]
+    assert (record["reason"], record["ended_by"], record["bytes_from_client"]) == ("completed", "client", 40_000)
 
 
 def test_tls_is_served_over_unix_sockets(env, pki):

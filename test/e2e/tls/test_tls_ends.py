@@ -18,7 +18,7 @@ import tls_peers
 import tls_raw
 from environment import proxy
 from tls_cases import tls_accept, tls_client, tls_listener, tls_target
-from waiting import scale, wait_for
+from waiting import pace, scale, wait_for
 
 LEGS = ["client", "target"]
 
@@ -122,6 +122,25 @@ def test_a_reset_of_the_tls_side_resets_the_plain_side(env, pki, leg):
     pair.assert_passes()
     sockets.reset(pair.tls.socket)
     pair.assert_breaks("reset")
+
+
+@pytest.mark.parametrize("leg", [*LEGS, "both"])
+def test_what_comes_of_much_data_before_a_reset_is_counted(env, pki, leg):
+    """The other side begins to read after the reset. What it gets is a part without a gap, and as much as is told."""
+    pair = Pair(env, pki, leg)
+    data = random.Random(8).randbytes(400_000)
+    pair.tls.write(data)
+    far = pair.other.socket if leg == "both" else pair.other
+    assert select.select([far], [], [], 15 * pace())[0], "nothing comes"
+    sockets.reset(pair.tls.socket)
+    if leg == "both":
+        received, how = pair.other.read_until_end()
+    else:
+        received, how = sockets.receive_until_broken(pair.other)
+    assert data.startswith(received) and how in ("reset", "cut"), (len(received), how)
+    record = pair.record()
+    side = "target" if leg == "target" else "client"
+    assert (record["reason"], record[f"bytes_from_{side}"]) == (f"{side}_reset", len(received)), record
 
 
 @pytest.mark.parametrize("leg", LEGS)
@@ -264,6 +283,28 @@ def exchange(sock, is_tls, size):
     sock.settimeout(60)
     (sock.unwrap() if is_tls else sock).close()
     return sent.hexdigest(), received.hexdigest()
+
+
+def send_small_records(end):
+    """Until the other side takes no more and is gone."""
+    with contextlib.suppress(OSError):
+        while True:
+            end.socket.sendall(b"".join(end.protect(bytes(100)) for _ in range(500)))
+
+
+@pytest.mark.parametrize("reader, version", [("client", "TLSv1.3"), ("target", "TLSv1.2")])
+def test_whole_records_of_a_write_that_is_cut_are_counted(env, pki, reader, version):
+    """The lifetime ends in the middle of a write of many records, of which the reader gets some."""
+    pair = Pair(env, pki, "both", version, connection_lifetime=f"{int(800 * pace())}ms")
+    taking, giving = (pair.tls, pair.other) if reader == "client" else (pair.other, pair.tls)
+    sending = threading.Thread(target=send_small_records, args=(giving,), daemon=True)
+    sending.start()
+    record = pair.record()
+    assert record["reason"] == "lifetime"
+    data, how = taking.read_until_end()
+    assert how == "cut"
+    assert record[f"bytes_from_{'target' if reader == 'client' else 'client'}"] == len(data)
+    sending.join(10)
 
 
 @pytest.mark.parametrize("leg", ["client", "target", "both"])

@@ -158,6 +158,21 @@ def test_data_in_one_segment_with_the_servers_last_flight_is_not_lost(env, front
     assert front.record("front")["bytes_from_target"] == 13
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_data_and_the_end_with_the_last_flight(env, front, pki, target, version):
+    """In TLS 1.3 a server's last flight is its tickets."""
+    listener = env.listen(target)
+    client = env.connect(front.addresses["front"])
+    server = tls_raw.Tls(listener.accept(), tls_raw.server_context(pki.server, version=version), server_side=True)
+    last = server.handshake_but_for_the_last_flight()
+    server.send(last + server.protect(b"answer" * 5000) + server.close_notify_record())
+    server.socket.shutdown(socket.SHUT_WR)
+    assert sockets.receive_to_end(client) == b"answer" * 5000
+    client.close()
+    record = front.record("front")
+    assert (record["reason"], record["ended_by"], record["bytes_from_target"]) == ("completed", "target", 30_000)
+
+
 def test_data_right_behind_session_tickets_is_not_lost(env, front, pki, target):
     """Sent byte by byte."""
     listener = env.listen(target)
