@@ -96,13 +96,13 @@ static void test_addresses_that_never_come_are_told_of(void **state)
     struct endpoint endpoint;
     int fd = rig_bind("127.0.0.1:0", &endpoint);
     set_list(hosts, 2, rig_port(&endpoint));
-    int64_t deadline = deadline_after(400 * NS_PER_MS);
+    int64_t asked = clock_now(), deadline = deadline_after(400 * NS_PER_MS);
     struct dialled dialled = dial_port("late6.test", rig_port(&endpoint), deadline);
     assert_failure(&dialled, ERROR_REFUSED, "Connection refused; no answer in time about its other IP family");
     assert_true(clock_now() >= deadline);
     dialled = dial_port("late6.test", rig_port(&endpoint), DEADLINE_NONE);
     assert_failure(&dialled, ERROR_REFUSED, "no answer in time about its other IP family");
-    assert_in_range(dialled.took, NS_PER_S, RESOLVER_LATE + RIG_LIMIT / 2); // from the question, which is older
+    assert_in_range(clock_now() - asked, RESOLVER_LATE, RESOLVER_LATE + RIG_LIMIT / 2); // it was asked only once
     fake_release_to_end(1);
     // One that never will come, as the other has answered, is not waited for.
     set_list(hosts, 1, rig_port(&endpoint));
