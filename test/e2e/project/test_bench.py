@@ -18,7 +18,7 @@ EXCHANGE = {"rate", "p50_us", "p99_us", "cpu_per_exchange"}
 
 def bench(directory, *arguments, contenders):
     """Its results of one short round; none of the processes that it started is left."""
-    for name in ("haproxy", "nginx", "openssl"):
+    for name in ("haproxy", "nginx", "hitch", "stunnel", "socat", "openssl"):
         programs.find(name)
     result = directory / "result.json"
     done = subprocess.run(
@@ -65,14 +65,50 @@ def test_figures_beside_busy_neighbours_are_complete(tmp_path):
     assert "beside a process on each processor that computes" in text and " neighbours " in text
 
 
+def played(summary):
+    return {name: set(scenario["contenders"]) for name, scenario in summary["scenarios"].items()}
+
+
 def test_each_contender_plays_the_scenarios_that_it_can(tmp_path):
-    """nginx plays where no end of a TLS stream has to be passed on."""
+    """Streams in which one direction ends before the other are not for all of them with TLS."""
+    bitflows = {"bitflow", "bitflow-normal", "bitflow-before"}
+    everyone = {*bitflows, "haproxy", "nginx", "hitch", "stunnel", "socat", "direct"}
     summary, _ = bench(
-        tmp_path, "--scenario", "tls-pingpong-64", "--scenario", "tls-up-1", "--scenario", "up-1",
-        contenders="bitflow,bitflow-normal,bitflow-before,nginx,direct",
+        tmp_path, "--scenario", "tls-pingpong-64", "--scenario", "tls-up-1", "--scenario", "up-1", "--scenario",
+        "tls-target-down-1", "--scenario", "tls-connect-16", contenders=",".join(everyone),
     )  # fmt: skip
-    played = {name: set(scenario["contenders"]) for name, scenario in summary["scenarios"].items()}
-    everyone = {"bitflow", "bitflow-normal", "bitflow-before", "nginx", "direct"}
-    assert played == {"tls-pingpong-64": everyone, "tls-up-1": everyone - {"nginx"}, "up-1": everyone}
+    assert played(summary) == {
+        "tls-pingpong-64": everyone - {"socat"},
+        "tls-connect-16": everyone - {"socat"},
+        "tls-up-1": everyone - {"socat", "nginx", "hitch"},
+        "tls-target-down-1": bitflows | {"haproxy"},
+        "up-1": everyone - {"hitch", "stunnel"},
+    }
     assert not any("neighbour_processors" in contender["figures"]
                    for scenario in summary["scenarios"].values() for contender in scenario["contenders"].values())
+
+
+def test_a_crowd_of_idle_connections_lives_through_the_run(tmp_path):
+    summary, _ = bench(tmp_path, "--scenario", "live-*", "--live-connections", "300",
+                       contenders="bitflow,haproxy,nginx,direct")
+    everyone = {"bitflow", "haproxy", "nginx", "direct"}
+    assert played(summary) == {"live-connect-1": everyone, "live-pingpong-64": everyone}
+    assert summary["settings"]["live_connections"] == 300
+
+
+def test_sessions_are_resumed_where_the_proxy_offers_it(tmp_path):
+    summary, _ = bench(tmp_path, "--scenario", "tls-*resumed-*", "--scenario", "tls-connect-8",
+                       contenders="bitflow,haproxy,nginx,hitch,stunnel,direct")
+    for name, scenario in summary["scenarios"].items():
+        for contender, results in scenario["contenders"].items():
+            share = results["runs"][0]["resumed_share"]
+            assert (share > 0) == ("resumed" in name and contender != "bitflow"), (name, contender, share)
+
+
+def test_peers_come_from_the_tree_that_is_named(tmp_path):
+    """That of this system does, whose loader is then named on the peers' command lines."""
+    summary, _ = bench(tmp_path, "--root", "/", "--scenario", "tls-connect-8", "--scenario", "connect-8",
+                       contenders="haproxy,nginx,hitch,stunnel,socat")
+    assert played(summary) == {"tls-connect-8": {"haproxy", "nginx", "hitch", "stunnel"},
+                               "connect-8": {"haproxy", "nginx", "socat"}}
+    assert all(note[0].isdigit() for note in summary["contenders"].values()), "versions"
