@@ -29,8 +29,8 @@ BUILD_PACKAGES="gcc libc6-dev make cmake libyaml-dev libjansson-dev libssl-dev z
     libcurl4-openssl-dev|libcurl4-gnutls-dev|libcurl4-nss-dev ca-certificates"
 DEMO_PACKAGES="python3 curl"
 TEST_PACKAGES="libcmocka-dev python3 python3-jsonschema python3-pytest python3-yaml curl nginx haproxy redis-server
-    redis-tools openssl gnutls-bin sslscan microsocks dnsmasq-base socat netcat-openbsd iproute2 gdb strace procps
-    systemd libnginx-mod-stream default-jdk-headless|openjdk-17-jdk-headless clang-format-$LLVM"
+    redis-tools openssl gnutls-bin sslscan microsocks dnsmasq-base socat netcat-openbsd iproute2 gdb strace valgrind
+    procps systemd libnginx-mod-stream hitch stunnel4 default-jdk-headless|openjdk-17-jdk-headless clang-format-$LLVM"
 # Debian 13 has it no more.
 BOOKWORM_TEST_PACKAGES="dante-server"
 CI_PACKAGES="clang-$LLVM clang-tidy-$LLVM libclang-rt-$LLVM-dev llvm-$LLVM"
@@ -38,7 +38,7 @@ CI_PACKAGES="clang-$LLVM clang-tidy-$LLVM libclang-rt-$LLVM-dev llvm-$LLVM"
 NODE_MAJOR=20
 NODE_VERSION=20.19.6
 # Those of the above that bring a daemon, and the service's name where it is another: none is to run because of a test.
-SERVICES="nginx haproxy redis-server dante-server:danted"
+SERVICES="nginx haproxy hitch stunnel4 redis-server dante-server:danted"
 
 say() {
     printf 'install-deps: %s\n' "$*" >&2

@@ -1,10 +1,15 @@
 """The contenders: how each is configured and started. A new one, or a new kind of leg, is added here."""
 
 import dataclasses
+import functools
+import glob
 import os
+import platform
 import random
+import re
 import shutil
 import socket
+import subprocess
 import time
 
 import certificates
@@ -38,7 +43,65 @@ class Direct:
 # build of it, to be compared with.
 VARIANTS = ((), ("metrics",), ("metrics", "log"), ("normal",), ("before",))
 BITFLOWS = tuple("-".join(["bitflow", *variant]) for variant in VARIANTS)
-ON_REQUEST = {*BITFLOWS[1:], "nginx"}
+ON_REQUEST = set(BITFLOWS[1:])
+# Left out where they are not installed, unless they are asked for.
+OPTIONAL = {"nginx", "hitch", "stunnel"}
+
+
+class Peers:
+    """Where the programs that bitflow is measured beside come from: this system, or the tree of another one (`root`),
+    whose loader and libraries they then have; no chroot, so that they see the files of the run and take no rights."""
+
+    def __init__(self, root=""):
+        self.root = os.path.abspath(root) if root else ""
+        self.libraries = os.path.join(self.root, "usr/lib", f"{platform.machine()}-linux-gnu")
+        self.loader = next(iter(sorted(glob.glob(os.path.join(self.libraries, "ld-linux-*.so.*")))), "")
+
+    def path(self, absolute):
+        return self.root + absolute
+
+    def find(self, program):
+        """The beginning of its command line; empty: it is not there."""
+        own = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/sbin"
+        among = ":".join(self.path(folder) for folder in ("/usr/sbin", "/usr/bin", "/sbin", "/bin"))
+        found = shutil.which(program, path=among if self.root else own)
+        if not found:
+            return []
+        return [self.loader, "--library-path", self.libraries, found] if self.root else [found]
+
+    def missing(self, command, name):
+        if self.root and not self.loader:
+            return f"there is no loader in {self.libraries}"
+        return None if command else f"{name} is not installed{f' in {self.root}' if self.root else ''}"
+
+
+@functools.cache
+def version(*command):
+    """The first number with dots in what it says."""
+    said = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, check=False, timeout=10)
+    found = re.search(r"\d+(\.\d+)+", said.stdout)
+    return found[0] if found else "?"
+
+
+class Peer:
+    """Another program. `how` is the note on its settings."""
+
+    is_proxy = True
+    name = program = how = ""
+    version_option = "-v"
+
+    def __init__(self, peers):
+        self.peers = peers
+        self.start = peers.find(self.program or self.name)
+        self.workers = len(os.sched_getaffinity(0))
+
+    @property
+    def note(self):
+        return f"{version(*self.start, self.version_option)}, {self.how.format(workers=self.workers)}"
+
+    def missing(self):
+        return self.peers.missing(self.start, self.program or self.name)
 
 
 class Bitflow:
@@ -88,19 +151,15 @@ class Bitflow:
         return [self.program, "--config", path]
 
 
-class Haproxy:
-    is_proxy = True
+class Haproxy(Peer):
+    program = "haproxy"
 
-    def __init__(self, splice=False):
+    def __init__(self, peers, splice=False):
+        super().__init__(peers)
         self.splice = splice
         self.name = "haproxy-splice" if splice else "haproxy"
-        self.threads = len(os.sched_getaffinity(0))
-        how = "option splice-request, splice-response" if splice else "no splice (default)"
-        self.note = f"mode tcp, nbthread {self.threads}, {how}"
-        self.program = _find("haproxy")
-
-    def missing(self):
-        return None if self.program else "haproxy is not installed"
+        self.how = ("mode tcp, nbthread {workers}, " +
+                    ("option splice-request, splice-response" if splice else "no splice (default)"))
 
     def command(self, directory, link):
         path = os.path.join(directory, f"{self.name}.cfg")
@@ -112,7 +171,7 @@ class Haproxy:
         with open(path, "w", encoding="ascii") as file:
             file.write(
                 "global\n"
-                f"    nbthread {self.threads}\n"
+                f"    nbthread {self.workers}\n"
                 f"    maxconn {maxconn}\n"
                 "defaults\n"
                 "    mode tcp\n"
@@ -125,22 +184,20 @@ class Haproxy:
                 "listen bench\n"
                 f"    bind 127.0.0.1:{link.listen_port} backlog 4096{accept}\n"
                 f"    server origin 127.0.0.1:{link.origin_port}{connect}\n")
-        return [self.program, "-db", "-f", path]
+        return [*self.start, "-db", "-f", path]
 
 
-class Nginx:
+class Nginx(Peer):
     name = "nginx"
-    is_proxy = True
-    module = "/usr/lib/nginx/modules/ngx_stream_module.so"
+    how = "stream, worker_processes {workers}"
 
-    def __init__(self):
-        self.program = _find("nginx")
-        self.workers = len(os.sched_getaffinity(0))
-        self.note = f"stream, worker_processes {self.workers}"
+    def __init__(self, peers):
+        super().__init__(peers)
+        self.module = peers.path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
     def missing(self):
-        if not self.program:
-            return "nginx is not installed"
+        if lack := super().missing():
+            return lack
         return None if os.path.exists(self.module) else f"there is no {self.module} (libnginx-mod-stream)"
 
     def command(self, directory, link):
@@ -156,39 +213,76 @@ class Nginx:
                 f"worker_processes {self.workers}; worker_rlimit_nofile {link.descriptors};\n"
                 f"events {{ worker_connections {link.descriptors - 200}; }}\n"
                 "stream {\n"
-                "    proxy_timeout 1h; proxy_half_close on;\n"
+                # With TLS that would be the end of the socket's stream without a close_notify.
+                f"    proxy_timeout 1h; proxy_half_close {'off' if is_tls else 'on'};\n"
                 f"    server {{ listen 127.0.0.1:{link.listen_port}{' ssl' if is_tls else ''} backlog=4096; {tls}\n"
                 f"             proxy_pass 127.0.0.1:{link.origin_port}; }}\n"
                 "}\n")
-        return [self.program, "-e", "stderr", "-p", directory, "-c", path]
+        return [*self.start, "-e", "stderr", "-p", directory, "-c", path]
 
 
-class Socat:
+class Hitch(Peer):
+    """Accepts TLS, and passes on what it carries."""
+
+    name = "hitch"
+    how = "workers {workers}"
+    version_option = "--version"
+
+    def command(self, directory, link):
+        path = os.path.join(directory, f"{self.name}.conf")
+        with open(path, "w", encoding="ascii") as file:
+            file.write(
+                f'frontend = {{ host = "127.0.0.1" port = "{link.listen_port}" }}\n'
+                f'backend = "[127.0.0.1]:{link.origin_port}"\n'
+                f'pem-file = "{link.certificate.both}"\n'
+                "tls-protos = TLSv1.2 TLSv1.3\n"
+                f"workers = {self.workers}\n"
+                "backlog = 4096\n"
+                'daemon = off\nlog-level = 1\nocsp-dir = ""\n' +
+                # It does not serve as root.
+                ('user = "nobody"\n' if os.geteuid() == 0 else ""))
+        return [*self.start, f"--config={path}"]
+
+
+class Stunnel(Peer):
+    """TLS on either side; a thread per connection, as bitflow."""
+
+    name = "stunnel"
+    how = "a thread per connection"
+    version_option = "-version"
+
+    def command(self, directory, link):
+        path = os.path.join(directory, f"{self.name}.conf")
+        # It would resume sessions, which bitflow does not.
+        side = (f"cert = {link.certificate.chain}\nkey = {link.certificate.key}\n" if link.tls_side == "client"
+                else "client = yes\nsessionResume = no\n")
+        with open(path, "w", encoding="ascii") as file:
+            file.write(
+                "foreground = yes\npid =\ndebug = err\n"
+                "socket = l:TCP_NODELAY=1\nsocket = r:TCP_NODELAY=1\n"
+                "[bench]\n"
+                f"accept = 127.0.0.1:{link.listen_port}\n"
+                f"connect = 127.0.0.1:{link.origin_port}\n" + side)
+        return [*self.start, path]
+
+
+class Socat(Peer):
     name = "socat"
-    note = "a process per connection"
-    is_proxy = True
-
-    def __init__(self):
-        self.program = _find("socat")
-
-    def missing(self):
-        return None if self.program else "socat is not installed"
+    how = "a process per connection"
+    version_option = "-V"
 
     def command(self, directory, link):
         del directory
-        return [self.program, "-t", "30", "-b", "65536",
+        return [*self.start, "-t", "30", "-b", "65536",
                 f"TCP-LISTEN:{link.listen_port},bind=127.0.0.1,fork,reuseaddr,nodelay,backlog=4096",
                 f"TCP:127.0.0.1:{link.origin_port},nodelay"]
 
 
-def _find(program):
-    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin:/sbin")
-
-
-def all_contenders(bitflow):
+def all_contenders(bitflow, root=""):
     """By name, in the order in which they take turns."""
-    everyone = [*(Bitflow(bitflow, variant) for variant in VARIANTS),
-                Haproxy(), Haproxy(splice=True), Nginx(), Socat(), Direct()]
+    peers = Peers(root)
+    everyone = [*(Bitflow(bitflow, variant) for variant in VARIANTS), Haproxy(peers), Haproxy(peers, splice=True),
+                Nginx(peers), Hitch(peers), Stunnel(peers), Socat(peers), Direct()]
     return {contender.name: contender for contender in everyone}
 
 

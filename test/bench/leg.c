@@ -1,7 +1,7 @@
 /*
  * One end of a connection, plain or TLS by libssl. TLS is one version with one suite, TLS_AES_128_GCM_SHA256 or its
- * likeness in 1.2, so that all contenders have the same work; every handshake is a full one, and nobody looks at whom a
- * certificate is for.
+ * likeness in 1.2, so that all contenders have the same work; every handshake is a full one unless the options have it
+ * otherwise, and nobody looks at whom a certificate is for.
  */
 
 #include "load.h"
@@ -23,11 +23,33 @@
 
 static SSL_CTX *context; /* NULL: legs are plain */
 static bool is_server;
+static SSL_SESSION *last_session; /* the client's, to be resumed */
+static uint64_t resumed;
 
 static bool load_certificate(const char *path)
 {
     return SSL_CTX_use_certificate_chain_file(context, path) == 1 &&
            SSL_CTX_use_PrivateKey_file(context, path, SSL_FILETYPE_PEM) == 1;
+}
+
+static int keep_session(SSL *ssl, SSL_SESSION *session)
+{
+    (void)ssl;
+    SSL_SESSION_free(last_session);
+    last_session = session;
+    return 1;
+}
+
+static void set_up_sessions(bool resumes)
+{
+    (void)SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
+    if (!resumes) {
+        (void)SSL_CTX_set_options(context, SSL_OP_NO_TICKET);
+        (void)SSL_CTX_set_num_tickets(context, 0);
+    } else if (!is_server) {
+        (void)SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+        SSL_CTX_sess_set_new_cb(context, keep_session);
+    }
 }
 
 static bool set_up(const struct options *options)
@@ -41,9 +63,7 @@ static bool set_up(const struct options *options)
         return false;
     }
     SSL_CTX_set_verify(context, SSL_VERIFY_NONE, NULL);
-    (void)SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
-    (void)SSL_CTX_set_options(context, SSL_OP_NO_TICKET);
-    (void)SSL_CTX_set_num_tickets(context, 0);
+    set_up_sessions(options->resumes);
     (void)SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                                         SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_read_ahead(context, 1);
@@ -78,12 +98,19 @@ bool leg_open(struct leg *leg, int fd)
         SSL_set_accept_state(leg->ssl);
     } else {
         SSL_set_connect_state(leg->ssl);
+        (void)(last_session == NULL || SSL_set_session(leg->ssl, last_session) == 1);
     }
     return true;
 }
 
+uint64_t leg_resumed(void)
+{
+    return resumed;
+}
+
 void leg_close(struct leg *leg)
 {
+    resumed += leg->ssl != NULL && SSL_session_reused(leg->ssl) == 1;
     SSL_free(leg->ssl);
     (void)close(leg->fd);
     *leg = (struct leg){.fd = -1};
@@ -180,13 +207,23 @@ ssize_t leg_flush(struct leg *leg, const char *data)
     return leg->unsent > 0 ? send_record(leg, data, leg->unsent) : 0;
 }
 
-/* The end of the data is that of the socket's stream too, or who closes first would keep it in TIME_WAIT. */
+/* The end of the data is that of the socket's stream too, or who closes first would keep it in TIME_WAIT. A client
+   answers the other's close_notify, for which some proxies wait; one that has closed already resets then, by which
+   nothing is lost. */
 static ssize_t receive_nothing(struct leg *leg, int result)
 {
     char ignored[256];
+    ssize_t bytes = 0;
 
     explain(leg, result);
-    return errno == 0 ? recv(leg->fd, ignored, sizeof ignored, 0) : -1;
+    if (errno != 0) {
+        return -1;
+    }
+    if (!is_server && (SSL_get_shutdown(leg->ssl) & SSL_SENT_SHUTDOWN) == 0) {
+        (void)SSL_shutdown(leg->ssl);
+    }
+    bytes = recv(leg->fd, ignored, sizeof ignored, 0);
+    return bytes < 0 && errno == ECONNRESET && !is_server ? 0 : bytes;
 }
 
 ssize_t leg_receive(struct leg *leg, char *data, size_t size, bool is_discarded)

@@ -14,13 +14,13 @@
 
 static const char usage[] =
     "usage: bitflow_bench_load COMMAND --address IPV4:PORT [OPTION VALUE]...\n"
-    "  origin       --mode respond|echo|sink|source [--size BYTES]; prints its port\n"
+    "  origin       --mode respond|echo|sink|source|mixed [--size BYTES]; prints its port\n"
     "  connections  short connections, one request and one response each, to a responding origin\n"
     "  pingpong     messages to and fro, to an echoing origin\n"
     "  stream       --direction up|down; bytes, to a sink or a source\n"
     "  idle         opens connections to an echoing origin, tells so, holds them until stdin ends\n"
     "options: --connections N  --seconds S  --count N  --size BYTES  --sources N\n"
-    "         --tls 1.2|1.3  --certificate FILE (the origin's, PEM, with its key)\n";
+    "         --tls 1.2|1.3  --resume yes|no  --certificate FILE (the origin's, PEM, with its key)\n";
 
 struct command {
     const char *name;
@@ -94,8 +94,9 @@ static bool parse_word(const char *text, const char *const *words, size_t count,
 
 static bool parse_option(int letter, const char *text, struct options *options)
 {
-    static const char *const modes[] = {"respond", "echo", "sink", "source"};
+    static const char *const modes[] = {"respond", "echo", "sink", "source", "mixed"};
     static const char *const directions[] = {"up", "down"};
+    static const char *const answers[] = {"no", "yes"};
     static const char *const versions[] = {"off", "1.2", "1.3"};
     unsigned long long number = 0;
     unsigned index = 0;
@@ -115,6 +116,10 @@ static bool parse_option(int letter, const char *text, struct options *options)
     case 't':
         valid = parse_word(text, versions, sizeof versions / sizeof versions[0], &index);
         options->tls = (enum tls)index;
+        return valid;
+    case 'r':
+        valid = parse_word(text, answers, sizeof answers / sizeof answers[0], &index);
+        options->resumes = index == 1;
         return valid;
     case 'e':
         options->certificate = text;
@@ -145,17 +150,12 @@ static bool parse_option(int letter, const char *text, struct options *options)
 static bool parse_options(int argc, char **argv, struct options *options)
 {
     static const struct option names[] = {
-        {"address", required_argument, NULL, 'a'},
-        {"mode", required_argument, NULL, 'm'},
-        {"direction", required_argument, NULL, 'd'},
-        {"tls", required_argument, NULL, 't'},
-        {"certificate", required_argument, NULL, 'e'},
-        {"connections", required_argument, NULL, 'c'},
-        {"sources", required_argument, NULL, 'o'},
-        {"count", required_argument, NULL, 'n'},
-        {"size", required_argument, NULL, 'z'},
-        {"seconds", required_argument, NULL, 's'},
-        {NULL, 0, NULL, 0},
+        {"address", required_argument, NULL, 'a'},     {"mode", required_argument, NULL, 'm'},
+        {"direction", required_argument, NULL, 'd'},   {"tls", required_argument, NULL, 't'},
+        {"resume", required_argument, NULL, 'r'},      {"certificate", required_argument, NULL, 'e'},
+        {"connections", required_argument, NULL, 'c'}, {"sources", required_argument, NULL, 'o'},
+        {"count", required_argument, NULL, 'n'},       {"size", required_argument, NULL, 'z'},
+        {"seconds", required_argument, NULL, 's'},     {NULL, 0, NULL, 0},
     };
     int letter = 0;
 

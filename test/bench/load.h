@@ -31,6 +31,7 @@ enum origin_mode {
     ORIGIN_ECHO,    /* sends back whatever comes, until EOF */
     ORIGIN_SINK,    /* discards until EOF, then sends the count */
     ORIGIN_SOURCE,  /* sends until EOF, then the count */
+    ORIGIN_MIXED,   /* echoes, and closes after a message of `size`: idle connections and short ones */
 };
 
 enum tls {
@@ -42,6 +43,7 @@ enum tls {
 struct options {
     struct sockaddr_in address; /* where a client connects, or the origin listens */
     enum tls tls;
+    bool resumes;            /* a client: its last session; an origin: gives out what that takes */
     const char *certificate; /* the origin's, with its key: a PEM file */
     enum origin_mode mode;
     enum direction direction;
@@ -68,6 +70,8 @@ bool leg_prepare(const struct options *options, bool accepts);
 /* On failure the socket is still the caller's. */
 bool leg_open(struct leg *leg, int fd);
 void leg_close(struct leg *leg);
+/* How many of the closed legs had resumed a session. */
+uint64_t leg_resumed(void);
 /* Blocking; else the other calls see to it. */
 bool leg_shake_hands(struct leg *leg);
 /* As send(): what it took, or -1. */

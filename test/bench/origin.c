@@ -110,8 +110,11 @@ static void peer_echo(struct origin *origin, struct peer *peer)
     ssize_t bytes = 0;
 
     do {
+        bool is_last = false;
+
         bytes = leg_receive(&peer->leg, peer->held, sizeof peer->held, false);
-        if (bytes > 0 && !peer_send(origin, peer, (size_t)bytes, false)) {
+        is_last = origin->options->mode == ORIGIN_MIXED && bytes == (ssize_t)origin->options->size;
+        if (bytes > 0 && !peer_send(origin, peer, (size_t)bytes, is_last)) {
             return;
         }
     } while (peer->leg.has_more);
@@ -182,6 +185,7 @@ static void peer_serve(struct origin *origin, struct peer *peer, uint32_t events
         peer_respond(origin, peer);
         break;
     case ORIGIN_ECHO:
+    case ORIGIN_MIXED:
         peer_echo(origin, peer);
         break;
     case ORIGIN_SINK:

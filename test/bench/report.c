@@ -113,8 +113,9 @@ int report_print_exchanges(const struct report *report, const char *command, uns
 
     return report_print(report,
                         "\"command\": \"%s\", \"connections\": %u, \"completed\": %llu, \"seconds\": %.6f, "
-                        "\"rate\": %.3f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f",
+                        "\"rate\": %.3f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f, \"resumed\": %llu",
                         command, connections, (unsigned long long)latencies->total, seconds,
                         (double)latencies->total / seconds, (double)histogram_percentile(latencies, 50) / 1e3,
-                        (double)histogram_percentile(latencies, 99) / 1e3, (double)latencies->highest / 1e3);
+                        (double)histogram_percentile(latencies, 99) / 1e3, (double)latencies->highest / 1e3,
+                        (unsigned long long)leg_resumed());
 }

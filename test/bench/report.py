@@ -36,7 +36,8 @@ def summarize(scenario, results):
 def print_header(summary):
     machine, settings = summary["machine"], summary["settings"]
     print(f"{machine['processors']} x {machine['model']}, Linux {machine['kernel']}; {settings['rounds']} rounds of "
-          f"{settings['seconds']:g} s; {settings['idle_connections']} idle connections" +
+          f"{settings['seconds']:g} s; {settings['idle_connections']} idle connections, "
+          f"{settings['live_connections']} live ones" +
           ("; beside a process on each processor that computes" if settings["neighbours"] else ""))
     for name, note in summary["contenders"].items():
         print(f"  {name}: {note}")

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Measures bitflow beside HAProxy, socat and no proxy at all: same machine, same run, taking turns.
+"""Measures bitflow beside other proxies and no proxy at all: same machine, same run, taking turns.
 
 The program is that of the environment variable BITFLOW, or build/release/bitflow; the load generator that of
 BITFLOW_BENCH_LOAD, or the one beside the program, or it is compiled on the spot. docs/benchmarks.md tells what the
@@ -39,9 +39,12 @@ def parse_arguments():
     parser.add_argument("--scenario", action="append", metavar="PATTERN",
                         help="only these, as in 'connect-*'; repeatable")
     parser.add_argument("--contenders", metavar="NAMES", help="comma separated, in place of each scenario's own")
+    parser.add_argument("--root", default="", metavar="DIRECTORY",
+                        help="take all but bitflow from the tree of another system, as debootstrap makes it")
     parser.add_argument("--rounds", type=int, help="timed runs of each contender (5)")
     parser.add_argument("--seconds", type=float, help="length of a timed run (2)")
     parser.add_argument("--idle-connections", type=int, help="for the memory scenario (2000)")
+    parser.add_argument("--live-connections", type=int, help="open meanwhile, in the scenarios live-* (8000)")
     parser.add_argument("--neighbours", action="store_true",
                         help="beside a process on each processor that computes all the time; no memory scenarios then")
     parser.add_argument("--quick", action="store_true", help="a smoke test: one short round, figures mean little")
@@ -53,11 +56,12 @@ def parse_arguments():
     arguments.rounds = arguments.rounds or (1 if quick else 5)
     arguments.seconds = arguments.seconds or (0.2 if quick else 2.0)
     arguments.idle_connections = arguments.idle_connections or (200 if quick else 2000)
+    arguments.live_connections = arguments.live_connections or (200 if quick else 8000)
     if arguments.retries is None:
         arguments.retries = 0 if quick else 3
     if quick and arguments.contenders is None:
         arguments.contenders = "bitflow,haproxy,direct"
-    if min(arguments.rounds, arguments.seconds, arguments.idle_connections) <= 0:
+    if min(arguments.rounds, arguments.seconds, arguments.idle_connections, arguments.live_connections) <= 0:
         parser.error("rounds, seconds and connections are positive")
     patterns = arguments.scenario or ["*"]
     arguments.chosen = [one for one in scenarios.ALL if any(fnmatch.fnmatch(one.name, each) for each in patterns)]
@@ -69,8 +73,12 @@ def parse_arguments():
 
 
 def choose_contenders(parser, arguments):
-    everyone = contending.all_contenders(os.environ.get("BITFLOW") or os.path.join(ROOT, "build/release/bitflow"))
+    everyone = contending.all_contenders(os.environ.get("BITFLOW") or os.path.join(ROOT, "build/release/bitflow"),
+                                        arguments.root)
     usual = [name for name in everyone if name not in contending.ON_REQUEST]
+    for name in [name for name in usual if name in contending.OPTIONAL and everyone[name].missing()]:
+        print(f"without {name}: {everyone[name].missing()}", file=sys.stderr)
+        usual.remove(name)
     wanted = arguments.contenders.split(",") if arguments.contenders else usual
     for name in wanted:
         if name not in everyone:
@@ -156,8 +164,8 @@ class Runner:
                 if child is not None:
                     stack.push(child)
                 arguments = scenario.client_arguments(contender)
-                scenarios.run_traffic(bench, arguments, child, port, origin, min(0.5, bench.seconds / 2))
-                return lambda: scenarios.run_traffic(bench, arguments, child, port, origin, bench.seconds)
+                scenarios.run_traffic(bench, scenario, arguments, child, port, origin, min(0.5, bench.seconds / 2))
+                return lambda: scenarios.run_traffic(bench, scenario, arguments, child, port, origin, bench.seconds)
 
             for name in names:
                 action = self._attempt(scenario, name, lambda name=name: prepare(name))
@@ -196,14 +204,15 @@ def measure_all(arguments, contenders, directory):
     bitflow = contenders["bitflow"].program if "bitflow" in contenders else ""
     bench = scenarios.Bench(find_load(bitflow or ROOT, directory), directory,
                             certificates.create(directory, arguments.tls_key), arguments.seconds,
-                            arguments.idle_connections, processes.raise_descriptor_limit(), arguments.quick,
-                            arguments.neighbours)
+                            arguments.idle_connections, arguments.live_connections, processes.raise_descriptor_limit(),
+                            arguments.quick, arguments.neighbours)
     runner = Runner(bench, arguments.rounds, arguments.retries, contenders)
     summary = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": describe_machine(),
         "settings": {"rounds": arguments.rounds, "seconds": arguments.seconds, "retries": arguments.retries,
-                     "idle_connections": arguments.idle_connections, "tls_key": arguments.tls_key,
+                     "idle_connections": arguments.idle_connections,
+                     "live_connections": arguments.live_connections, "tls_key": arguments.tls_key,
                      "neighbours": arguments.neighbours},
         "contenders": {name: contender.note for name, contender in contenders.items()},
         "scenarios": {},

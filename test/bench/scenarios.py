@@ -31,9 +31,10 @@ class Scenario:
     metrics: tuple
     arguments: tuple = ()  # the load generator's
     is_memory: bool = False
-    has_ends: bool = False  # of connections, which have to come through
+    has_half_close: bool = False  # a direction ends before the other, and its end has to come through
     tls_side: str = ""  # "client" or "target": the proxies speak TLS there
     tls_version: str = "1.3"
+    is_crowded: bool = False  # many more connections are open, and idle
 
     # Without a proxy the client and the origin speak it to each other.
 
@@ -56,6 +57,7 @@ class Bench:
     certificate: certificates.Certificate
     seconds: float
     idle_connections: int
+    live_connections: int
     descriptors: int
     is_quick: bool
     has_neighbours: bool
@@ -65,6 +67,7 @@ def start_origin(bench, scenario, has_tls):
     command = [bench.load, "origin", "--address", "127.0.0.1:0", "--mode", scenario.mode]
     if has_tls:
         command += ["--tls", scenario.tls_version, "--certificate", bench.certificate.both]
+        command += ["--resume", "yes"] if "--resume" in scenario.arguments else []
     child = processes.Child(command, bench.directory, f"origin-{scenario.mode}", pipe_stdout=True)
     try:
         return child, child.read_line(5)["port"]
@@ -116,18 +119,39 @@ class ForeignLoad:
         return max(0.0, self._foreign_seconds() - self.busy - ended_seconds) / (time.monotonic() - self.began)
 
 
-def run_traffic(bench, arguments, child, port, origin, seconds):
-    """One timed run, beside neighbours if they are wanted."""
-    if not bench.has_neighbours:
-        return timed_run(bench, arguments, child, port, origin, seconds, ())
-    with neighbours.on_each_processor(bench.directory, seconds + 60) as beside:
-        return timed_run(bench, arguments, child, port, origin, seconds, beside)
+def run_traffic(bench, scenario, arguments, child, port, origin, seconds):
+    """One timed run, in a crowd or beside neighbours if they are wanted."""
+    with contextlib.ExitStack() as stack:
+        beside = crowd = ()
+        if scenario.is_crowded:
+            crowd = (stack.enter_context(idle_crowd(bench, port)),)
+        if bench.has_neighbours:
+            beside = stack.enter_context(neighbours.on_each_processor(bench.directory, seconds + 60))
+        return timed_run(bench, arguments, child, port, origin, seconds, beside, crowd)
 
 
-def timed_run(bench, arguments, child, port, origin, seconds, beside):
+@contextlib.contextmanager
+def idle_crowd(bench, port):
+    """As many connections as are wanted, each of which has echoed; after the block each has to echo once more."""
+    command = [bench.load, "idle", "--connections", str(bench.live_connections), "--seconds", "600", "--address",
+               f"127.0.0.1:{port}"]
+    with processes.Child(command, bench.directory, "crowd", pipe_stdout=True) as crowd:
+        crowd.read_line(120)
+        yield crowd
+        end_idle(crowd, bench.live_connections)
+
+
+def end_idle(load, connections):
+    load.end_input()
+    end = load.read_line(60)
+    if end["errors"] or end["alive"] != connections:
+        raise processes.Failure(f"only {end['alive']} idle connections still worked: {end['first_error']}")
+
+
+def timed_run(bench, arguments, child, port, origin, seconds, beside, crowd):
     """One timed run, and the processor time it took: the proxy's, the neighbours', and that of everybody else on the
     machine."""
-    own = [member for member in (child, origin, *beside) if member is not None]
+    own = [member for member in (child, origin, *beside, *crowd) if member is not None]
     began = time.monotonic()
     computed = sum(measure.processor_seconds(one.pid) for one in beside)
     foreign = ForeignLoad(own)
@@ -142,6 +166,8 @@ def timed_run(bench, arguments, child, port, origin, seconds, beside):
         result["neighbour_processors"] = computed / (time.monotonic() - began)
     if result.get("bytes") and child is not None:
         result["cpu_per_gigabyte"] = result["proxy_cpu_seconds"] / (result["bytes"] / 1e9)
+    if "resumed" in result and result["completed"]:
+        result["resumed_share"] = result["resumed"] / result["completed"]
     if result.get("completed") and child is not None:
         result["cpu_per_exchange"] = result["proxy_cpu_seconds"] / result["completed"]
     return result
@@ -197,10 +223,7 @@ def run_idle(bench, scenario, contender):
             "threads": measure.thread_count(child.pid) if child else 0,
             "foreign_processors": foreign.read(measure.processor_seconds(load.pid)),
         }
-        load.end_input()
-        end = load.read_line(60)
-        if end["errors"] or end["alive"] != bench.idle_connections:
-            raise processes.Failure(f"only {end['alive']} idle connections still worked: {end['first_error']}")
+        end_idle(load, bench.idle_connections)
         return result
 
 
@@ -219,6 +242,7 @@ def per_connection(results, direct, connections, is_direct):
 
 
 RATE = Metric("rate", "/s")
+RESUMED = Metric("resumed_share", "resumed", digits=2)
 NEIGHBOURS = Metric("neighbour_processors", "neighbours", digits=2)
 EXCHANGE = (RATE, Metric("p50_us", "us p50", digits=1), Metric("p99_us", "us p99", digits=1),
             Metric("cpu_per_exchange", "us CPU each", 1e6, 1), NEIGHBOURS)
@@ -227,15 +251,19 @@ MEMORY = (Metric("user", "KiB user", 1 / 1024, 1), Metric("kernel", "KiB kernel"
           Metric("used", "KiB all", 1 / 1024, 1))
 
 FEW = (*contending.BITFLOWS, "haproxy", "nginx", "socat", "direct")
-TLS = ("bitflow", "bitflow-normal", "bitflow-before", "haproxy", "direct")
-# nginx does not pass the end of one direction on as TLS's, and closes when the client has answered its close_notify.
-TLS_WITHOUT_ENDS = (*TLS[:-1], "nginx", "direct")
+MANY = (*contending.BITFLOWS, "haproxy", "nginx", "direct")
+TLS_BITFLOWS = ("bitflow", "bitflow-normal", "bitflow-before")
+TLS = (*TLS_BITFLOWS, "haproxy", "nginx", "hitch", "stunnel", "direct")
+# nginx ends the socket's stream without a close_notify, hitch ends the other direction, too.
+TLS_HALF_CLOSE = (*TLS_BITFLOWS, "haproxy", "stunnel", "direct")
+# stunnel, as the client, does not pass the end on.
+TLS_TARGET = (*TLS_BITFLOWS, "haproxy")
 BULK = (*contending.BITFLOWS, "haproxy", "haproxy-splice", "nginx", "socat", "direct")
 
 
 def _connections(count):
     return Scenario(f"connect-{count}", f"short connections, {count} at a time", "respond", FEW, EXCHANGE,
-                    ("connections", "--connections", str(count)), has_ends=True)
+                    ("connections", "--connections", str(count)))
 
 
 def _pingpong(count):
@@ -243,24 +271,37 @@ def _pingpong(count):
                     ("pingpong", "--connections", str(count)))
 
 
+def _crowded(scenario):
+    """The same while `--live-connections` more are open."""
+    return dataclasses.replace(scenario, name=f"live-{scenario.name}", text=f"{scenario.text}, many others being open",
+                               mode="mixed", contenders=MANY, is_crowded=True)
+
+
+def _resumed(scenario):
+    """The same with a client that resumes its last session, where the proxy offers that."""
+    return dataclasses.replace(scenario, name=scenario.name.replace("connect", "resumed-connect"),
+                               text=f"{scenario.text}, resumed", metrics=(*scenario.metrics, RESUMED),
+                               arguments=(*scenario.arguments, "--resume", "yes"))
+
+
 def _stream(direction, count):
     mode = "sink" if direction == "up" else "source"
     return Scenario(f"{direction}-{count}", f"bulk, {direction}stream, {count} connections", mode, BULK, STREAM,
-                    ("stream", "--direction", direction, "--connections", str(count)), has_ends=True)
+                    ("stream", "--direction", direction, "--connections", str(count)), has_half_close=True)
 
 
 def _tls(scenario, version="1.3"):
     """The same with TLS between the client and the proxy."""
     name = f"tls-{scenario.name}" if version == "1.3" else f"tls-{version}-{scenario.name}"
     return dataclasses.replace(scenario, name=name, text=f"{scenario.text}, TLS {version} from the client",
-                               contenders=TLS if scenario.has_ends else TLS_WITHOUT_ENDS, tls_side="client",
+                               contenders=TLS_HALF_CLOSE if scenario.has_half_close else TLS, tls_side="client",
                                tls_version=version)
 
 
 def _tls_target(scenario):
     """The same with TLS between the proxy and the origin."""
     return dataclasses.replace(scenario, name=f"tls-target-{scenario.name}", text=f"{scenario.text}, TLS to the origin",
-                               contenders=TLS[:-1], tls_side="target")
+                               contenders=TLS_TARGET, tls_side="target")
 
 
 IDLE = Scenario("idle", "memory per idle connection", "echo",
@@ -270,10 +311,12 @@ STREAMS = (_stream("up", 1), _stream("down", 1), _stream("up", 4), _stream("down
 # Memory comes first, before the others leave sockets in TIME_WAIT and full caches.
 ALL = (
     IDLE, _tls(IDLE),
-    _connections(1), _connections(8), _connections(64),
-    _pingpong(1), _pingpong(64),
+    _connections(1), _connections(8), _connections(32), _connections(64),
+    _pingpong(1), _pingpong(64), _pingpong(512),
+    _crowded(_connections(1)), _crowded(_pingpong(64)),
     *STREAMS,
-    _tls(_connections(8)), _tls(_connections(8), "1.2"), _tls(_pingpong(64)),
+    _tls(_connections(8)), _tls(_connections(16)), _tls(_connections(8), "1.2"), _tls(_pingpong(64)),
+    _resumed(_tls(_connections(8))), _resumed(_tls(_connections(8), "1.2")),
     *map(_tls, STREAMS),
     *map(_tls_target, STREAMS[:2]),
 )

@@ -54,9 +54,14 @@ def installed(program):
     return None if shutil.which(program, path=PATH) else f"{program} is not installed"
 
 
-def is_bookworm():
+def debian_release():
+    """Its code name."""
     with open("/etc/os-release") as stream:
-        return "VERSION_CODENAME=bookworm\n" in stream.read()
+        return dict(line.rstrip("\n").split("=", 1) for line in stream if "=" in line).get("VERSION_CODENAME")
+
+
+def is_bookworm():
+    return debian_release() == "bookworm"
 
 
 def said_by(*command):
