@@ -95,7 +95,7 @@ def test_a_refused_configuration_is_not_warned_of_expiry(env, pki):
     bitflow = env.start(*entries)
     assert bitflow.stderr().count("expired on") == 1
     live.certificate.write_bytes(pki.second_server.certificate.read_bytes())
-    reload(bitflow, "reload failed")
+    bitflow.reload("reload failed")
     assert bitflow.stderr().count("expired on") == 1
     status, lines, path = check(env, *entries)
     assert status == 2 and len(lines) == 1
