@@ -164,3 +164,27 @@ def by_object(path):
                 costs[current] += int(match[1])
             is_callee = False
     return costs
+
+
+def stack_kib(bitflow, thread):
+    """What the thread has touched of its stack: the resident part of the mapping that its stack pointer is in."""
+    text = pathlib.Path(f"/proc/{bitflow.pid}/task/{thread}/syscall").read_text()
+    pointer = int(text.split()[-2], 16)
+    for first, last, rest in re.findall(
+        r"^([0-9a-f]+)-([0-9a-f]+) .*\n((?:[A-Z].*\n)+)", pathlib.Path(f"/proc/{bitflow.pid}/smaps").read_text(), re.M
+    ):
+        if int(first, 16) <= pointer < int(last, 16):
+            return int(re.search(r"^Rss: +([0-9]+) kB$", rest, re.M)[1])
+    raise AssertionError(f"no mapping has {pointer:x}")
+
+
+def idle_stacks_kib(bitflow, address, count):
+    """Of `count` plain connections that have passed a message each way and are idle."""
+    clients = [sockets.connect(address) for _ in range(count)]
+    for client in clients:
+        round_trips(client, MESSAGE, 1)
+    wait_for(lambda: len(bitflow.busy_threads()) == count, "each has a thread")
+    found = [stack_kib(bitflow, thread) for thread, name in bitflow.tasks().items() if "#" in name]
+    for client in clients:
+        client.close()
+    return found

@@ -12,6 +12,7 @@ import bitflow_process
 import costs
 import needs
 import waiting
+from environment import proxy
 
 BOUND = 0.1
 # System calls of a kind, for one operation: fewer are the memory's, of a thread pool that grows now and then.
@@ -86,6 +87,21 @@ def test_an_operation_takes_the_instructions_of_the_table(env, monkeypatch, pki,
     counted = costs.instructions(env, monkeypatch, costs.OPERATIONS[name], pki.server)
     everything = {"bitflow": counted["bitflow"], "all": sum(counted.values())}
     compare(name, everything, table[name])
+
+
+# Of the stack of an idle connection: its top, the deepest of what has dialled, the relay with what it read from the
+# client, what it read from the target. A thread begins with a page more where its first task finds it cold.
+IDLE_STACK_KIB = 16
+
+
+def test_an_idle_connection_has_touched_four_pages_of_stack(env):
+    if waiting.SANITIZED or not is_release_build():
+        pytest.skip("frames are those of a release build")
+    needs.TRACING.need()
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address))
+    found = costs.idle_stacks_kib(bitflow, address, 20)
+    assert sorted(found)[len(found) // 2] == IDLE_STACK_KIB, found
 
 
 @pytest.mark.parametrize(
