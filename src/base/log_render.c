@@ -74,17 +74,6 @@ static bool put_logfmt_character(struct log_line *line, const char *at, size_t l
     }
 }
 
-static unsigned code_point(const char *at, size_t length)
-{
-    const unsigned char *bytes = (const unsigned char *)at;
-    if (length == 1)
-        return bytes[0];
-    unsigned point = length == 2 ? bytes[0] & 0x1fU : bytes[0] & 0x0fU;
-    for (size_t i = 1; i < length; i++)
-        point = point << 6 | (bytes[i] & 0x3fU);
-    return point;
-}
-
 // Within quotes, JSON (RFC 8259, 7). What is not UTF-8 becomes U+FFFD, byte by byte.
 static bool put_json_character(struct log_line *line, const char *at, size_t length)
 {
@@ -105,7 +94,7 @@ static bool put_json_character(struct log_line *line, const char *at, size_t len
             return put_text(line, "\xef\xbf\xbd");
         if (!is_control(at, length))
             return put(line, at, length);
-        (void)snprintf(escape, sizeof escape, "\\u%04x", code_point(at, length));
+        (void)snprintf(escape, sizeof escape, "\\u%04x", text_code_point(at, length));
         return put_text(line, escape);
     }
 }

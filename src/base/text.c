@@ -19,6 +19,15 @@ size_t text_character_length(const char *at)
     return text_is_continuation(at[3]) ? 4 : 0;
 }
 
+unsigned text_code_point(const char *at, size_t length)
+{
+    const unsigned char *bytes = (const unsigned char *)at;
+    unsigned point = length == 1 ? bytes[0] : bytes[0] & (0x7fU >> length);
+    for (size_t i = 1; i < length; i++)
+        point = point << 6 | (bytes[i] & 0x3fU);
+    return point;
+}
+
 size_t text_cut(const char *text, size_t most)
 {
     while (most > 0 && text_is_continuation(text[most]))

@@ -40,6 +40,7 @@ static bool wait_for_unix_queue(int fd, const struct endpoint *endpoint, struct 
         }
     }
     socket_set_send_timeout(fd, 0);
+    socket_set_blocking(fd, false);
     return true;
 }
 
@@ -52,11 +53,9 @@ static bool dial_unix(const struct endpoint *endpoint, struct client_watch *watc
         return false;
     }
     bool connected = connect(fd, &endpoint->address.any, endpoint->length) == 0;
-    if (connected)
-        socket_set_blocking(fd, true);
-    else if (errno == EAGAIN)
+    if (!connected && errno == EAGAIN)
         connected = wait_for_unix_queue(fd, endpoint, watch, deadline, error);
-    else
+    else if (!connected)
         dial_set_error(endpoint, errno, error);
     if (!connected) {
         (void)close(fd);
@@ -76,9 +75,8 @@ static bool dial_tcp(const struct endpoint *endpoint, struct client_watch *watch
     }
     struct pollfd poller = {.fd = fd, .events = POLLOUT};
     enum client_watch_result result = client_watch_poll(watch, &poller, 1, deadline);
-    int reason = result == CLIENT_WATCH_READY ? dial_finish(fd, endpoint) : errno;
+    int reason = result == CLIENT_WATCH_READY ? dial_finish(&poller, endpoint) : errno;
     if (result == CLIENT_WATCH_READY && reason == 0) {
-        socket_set_blocking(fd, true);
         *out = fd;
         return true;
     }

@@ -24,11 +24,12 @@ int dial_start(const struct endpoint *endpoint)
     return -1;
 }
 
-int dial_finish(int fd, const struct endpoint *endpoint)
+int dial_finish(const struct pollfd *ready, const struct endpoint *endpoint)
 {
-    int reason = 0;
+    int fd = ready->fd, reason = 0;
     socklen_t size = sizeof reason;
-    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &reason, &size) != 0)
+    // A connect that failed is told as an error, or as a hang-up.
+    if ((ready->revents & ~POLLOUT) != 0 && getsockopt(fd, SOL_SOCKET, SO_ERROR, &reason, &size) != 0)
         return errno;
     // Established, answered and reset before we looked: what it said is to be delivered, and the reset found
     // thereafter.
@@ -220,22 +221,22 @@ static void forget_socket(struct race *race, size_t at)
 static bool find_winner(struct race *race, struct dial_result *result)
 {
     for (size_t i = 0; i < race->running;) {
-        int fd = race->polled[i].fd;
+        struct pollfd ready = race->polled[i];
         struct candidate candidate = race->candidates[i];
-        if (race->polled[i].revents == 0) {
+        if (ready.revents == 0) {
             i++;
             continue;
         }
         struct endpoint endpoint;
         endpoint_of(race, candidate, &endpoint);
-        int reason = dial_finish(fd, &endpoint);
+        int reason = dial_finish(&ready, &endpoint);
         forget_socket(race, i);
         if (reason == 0) {
-            result->fd = fd;
+            result->fd = ready.fd;
             result->remote = endpoint;
             return true;
         }
-        (void)close(fd);
+        (void)close(ready.fd);
         note_failure(race, candidate, reason);
     }
     return false;
@@ -338,7 +339,5 @@ bool dial_race(struct resolver_query *query, struct resolved_addresses *resolved
     bool won = run_race(&race, watch, terms->deadline, result, error);
     for (size_t i = 0; i < race.running; i++)
         (void)close(race.polled[i].fd);
-    if (won)
-        socket_set_blocking(result->fd, true);
     return won;
 }

@@ -3,6 +3,7 @@
 #ifndef BITFLOW_SRC_NET_DIAL_RACE_H
 #define BITFLOW_SRC_NET_DIAL_RACE_H
 
+#include <poll.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -28,8 +29,8 @@ bool dial_order_next(const struct dial_order *order, const struct resolved_addre
                      int *family);
 
 // Connects to one of the addresses, of which there is at least one, or one that `query` adds meanwhile. On success
-// `result` has the socket, connected, blocking and close-on-exec. The endpoint is set in any case: the one that won, or
-// the one that the error names.
+// `result` has the socket, connected, non-blocking and close-on-exec. The endpoint is set in any case: the one that
+// won, or the one that the error names.
 bool dial_race(struct resolver_query *query, struct resolved_addresses *resolved, const struct dial_terms *terms,
                struct client_watch *watch, struct dial_result *result, struct error *error);
 
@@ -37,8 +38,8 @@ bool dial_race(struct resolver_query *query, struct resolved_addresses *resolved
 // data in the stream from its first byte on, or -1 with errno.
 int dial_start(const struct endpoint *endpoint);
 
-// A connecting socket that poll() found ready: 0, or why it failed.
-int dial_finish(int fd, const struct endpoint *endpoint);
+// A connecting socket that poll() found ready, with what it said: 0, or why the connect failed.
+int dial_finish(const struct pollfd *ready, const struct endpoint *endpoint);
 
 // Whether connect() has failed because no local port is left for connections to `endpoint`, which is not the fault of
 // that address. The same EADDRNOTAVAIL says that no address of this host can reach it.

@@ -106,7 +106,7 @@ static void enter(struct periodic_records *records, struct periodic_record *entr
 
 static void report(struct periodic_records *records, struct periodic_record *entry) REQUIRES(records->lock)
 {
-    struct connection_line line;
+    struct json_line line;
     take_out(records, entry);
     (void)append(records, entry->queue, entry);
     entry->state = PERIODIC_IS_RENDERED;
@@ -116,7 +116,7 @@ static void report(struct periodic_records *records, struct periodic_record *ent
     enter(records, entry, PERIODIC_IS_WRITTEN);
     mutex_unlock(&records->lock);
     records->actions->write(entry, &line);
-    connection_line_release(&line);
+    json_line_release(&line);
     mutex_lock(&records->lock);
     enter(records, entry, PERIODIC_WAITS);
 }

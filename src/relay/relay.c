@@ -129,6 +129,12 @@ static bool run_pumps(struct handoff *handoff)
     struct direction *client = &shared->directions[RELAY_CLIENT], *target = &shared->directions[RELAY_TARGET];
     bool takes_two = !direction_is_over(client) && !direction_is_over(target);
     shared->io_flags = 0;
+    for (unsigned i = 0; i < ARRAY_LENGTH(shared->relay->sockets); i++) {
+        struct relay_socket *socket = &shared->relay->sockets[i];
+        if (socket->is_nonblocking)
+            socket_set_blocking(socket->fd, true);
+        socket->is_nonblocking = false;
+    }
     // Both timeouts are set, be it to none: an inherited socket may come with others.
     for (unsigned i = 0; i < ARRAY_LENGTH(shared->directions); i++) {
         const struct direction *direction = &shared->directions[i];

@@ -184,6 +184,7 @@ static inline void direction_enter(struct direction *direction, enum direction_s
 struct poll_engine {
     struct relay_shared *shared;
     bool has_read_timeout;  // one of the sockets
+    bool is_begun;          // the client's first bytes have been asked for
     bool hung_up[2];        // poll() has said so: the socket is left alone unless it is to be read or written
     unsigned refusals_left; // rounds before a second thread is asked for again; ROUNDS_PER_REFUSAL after a refusal
 };

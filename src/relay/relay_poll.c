@@ -21,6 +21,18 @@ static void note_read(struct direction *direction)
         direction->last_read = clock_now_coarse();
 }
 
+static void read_side(struct direction *reader, bool may_be_reset)
+{
+    struct direction *writer = reader->opposite;
+    if (direction_move(reader, SIZE_MAX, may_be_reset) < 0)
+        return;
+    note_read(reader); // also if it was not a whole record, or not data
+    if (reader->is_reply_due && direction_state(writer) == DIRECTION_READING) {
+        reader->is_reply_due = false;
+        direction_reply(writer);
+    }
+}
+
 // What poll() said of one side's socket.
 static void serve(struct poll_engine *engine, enum relay_side side, short revents)
 {
@@ -33,13 +45,7 @@ static void serve(struct poll_engine *engine, enum relay_side side, short revent
     }
     if (direction_state(reader) == DIRECTION_READING && (revents & ~POLLOUT) != 0) {
         was_asked = true;
-        if (direction_move(reader, SIZE_MAX, has_hung_up) >= 0) {
-            note_read(reader); // also if it was not a whole record, or not data
-            if (reader->is_reply_due && direction_state(writer) == DIRECTION_READING) {
-                reader->is_reply_due = false;
-                direction_reply(writer);
-            }
-        }
+        read_side(reader, has_hung_up);
     }
     if (was_asked || !has_hung_up)
         return;
@@ -143,17 +149,26 @@ static bool wants_second_thread(struct poll_engine *engine)
     return false;
 }
 
+static void serve_ready(struct poll_engine *engine)
+{
+    struct pollfd sockets[] = {poller_of(engine, RELAY_CLIENT), poller_of(engine, RELAY_TARGET)};
+    if (poll(sockets, ARRAY_LENGTH(sockets), wait_ms(engine)) <= 0)
+        return;
+    if (sockets[RELAY_CLIENT].revents != 0)
+        serve(engine, RELAY_CLIENT, sockets[RELAY_CLIENT].revents);
+    if (sockets[RELAY_TARGET].revents != 0)
+        serve(engine, RELAY_TARGET, sockets[RELAY_TARGET].revents);
+}
+
 bool relay_poll(struct poll_engine *engine)
 {
     engine->shared->io_flags = MSG_DONTWAIT;
     while (!has_ended(engine->shared)) {
-        struct pollfd sockets[] = {poller_of(engine, RELAY_CLIENT), poller_of(engine, RELAY_TARGET)};
-        if (poll(sockets, ARRAY_LENGTH(sockets), wait_ms(engine)) > 0) {
-            if (sockets[RELAY_CLIENT].revents != 0)
-                serve(engine, RELAY_CLIENT, sockets[RELAY_CLIENT].revents);
-            if (sockets[RELAY_TARGET].revents != 0)
-                serve(engine, RELAY_TARGET, sockets[RELAY_TARGET].revents);
-        }
+        if (!engine->is_begun)
+            read_side(&engine->shared->directions[RELAY_CLIENT], true); // they had the time of the dial to come
+        else
+            serve_ready(engine);
+        engine->is_begun = true;
         check_timeouts(engine);
         if (wants_second_thread(engine) && !has_ended(engine->shared))
             return false;

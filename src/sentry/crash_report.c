@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "bitflow/sentry/sentry.h"
+#include "json_builder.h"
 #include "sender.h"
 #include "symbols.h"
 

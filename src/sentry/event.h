@@ -14,8 +14,8 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/sentry/sentry.h"
-#include "bitflow/telemetry/json_builder.h"
 #include "breadcrumbs.h"
+#include "json_builder.h"
 
 #define SENTRY_DSN_SIZE 1024
 #define SENTRY_ENVIRONMENT_SIZE 65

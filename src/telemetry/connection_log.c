@@ -24,42 +24,6 @@ static struct mutex logs_lock = MUTEX_INIT;
 static struct shared_list logs GUARDED_BY(logs_lock) = LIST_HEAD_INITIALIZER(logs);
 static _Atomic uint64_t lost_ever;
 
-#define DUMP_FLAGS (JSON_COMPACT | JSON_REAL_PRECISION(15) | JSON_ENSURE_ASCII)
-
-// The object between its newlines. Where the buffer does not do, the text is allocated; NULL: out of memory, which
-// jansson needs to walk through the object, too, and tells by a length of 0.
-static void render(struct connection_line *line, const json_t *object)
-{
-    line->text = line->buffer;
-    size_t length = json_dumpb(object, line->buffer + 1, sizeof line->buffer - 2, DUMP_FLAGS);
-    if (length > sizeof line->buffer - 2) {
-        line->text = malloc(length + 2);
-        length = line->text == NULL ? 0 : json_dumpb(object, line->text + 1, length, DUMP_FLAGS);
-    }
-    if (length == 0) {
-        connection_line_release(line);
-        return;
-    }
-    line->text[0] = '\n';
-    line->text[1 + length] = '\n';
-    line->length = length + 2;
-}
-
-void connection_line_init(struct connection_line *line, json_t *record)
-{
-    line->text = NULL;
-    if (record != NULL)
-        render(line, record);
-    json_decref(record);
-}
-
-void connection_line_release(struct connection_line *line)
-{
-    if (line->text != line->buffer)
-        free(line->text);
-    line->text = NULL;
-}
-
 static int open_file(const char *path, struct error *error)
 {
     // O_NONBLOCK: a FIFO without a reader is an error instead of a wait, and a full one loses the record.
@@ -169,7 +133,7 @@ static void report_recovery(struct connection_log *log)
                  log_number(number, (int64_t)lost), NULL);
 }
 
-void connection_log_write(struct connection_log *log, const struct connection_line *line)
+void connection_log_write(struct connection_log *log, const struct json_line *line)
 {
     if (line->text == NULL) {
         count_loss(log, ENOMEM);

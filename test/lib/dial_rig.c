@@ -70,7 +70,7 @@ void assert_connected(const struct dialled *dialled, int listener, const struct 
     if (!dialled->good)
         fail_msg("%s", dialled->error.text);
     int fd = dialled->result.fd, served = rig_accept(listener);
-    assert_int_equal(fcntl(fd, F_GETFL) & O_NONBLOCK, 0);
+    assert_int_equal(fcntl(fd, F_GETFL) & O_NONBLOCK, O_NONBLOCK);
     assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
     assert_false(dialled->result.is_lent);
     assert_true(endpoint_equal(&dialled->result.remote, endpoint));

@@ -124,10 +124,10 @@ static void write_record(struct connection_log *log, uint64_t id)
     struct connection connection = {.id = id, .generation = &generation};
     connection.failure.reason = CLOSE_CONNECTION_LIMIT;
     const struct connection_sockets sockets = {.client = "192.0.2.1:1", .local = "192.0.2.2:80"};
-    struct connection_line line;
+    struct json_line line;
     connection_record_render(&connection, CONNECTION_REJECTED, &sockets, 0, 0, &line);
     connection_log_write(log, &line);
-    connection_line_release(&line);
+    json_line_release(&line);
 }
 
 // test_connection_record.c shows that this is what a record looks like.

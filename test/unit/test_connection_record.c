@@ -105,7 +105,7 @@ static void fill(struct connection *connection)
 }
 
 static void render(const struct connection *connection, enum connection_event event,
-                   const struct connection_sockets *sockets, struct connection_line *line)
+                   const struct connection_sockets *sockets, struct json_line *line)
 {
     int64_t lasted = event == CONNECTION_REJECTED ? 0 : INT64_C(61500) * NS_PER_MS;
     connection_record_render(connection, event, sockets, 1 + lasted, START + lasted, line);
@@ -114,13 +114,13 @@ static void render(const struct connection *connection, enum connection_event ev
 static void assert_line(const struct connection *connection, enum connection_event event,
                         const struct connection_sockets *sockets, const char *expected)
 {
-    struct connection_line line;
+    struct json_line line;
     render(connection, event, sockets, &line);
     assert_non_null(line.text);
     assert_true(line.length > 2 && line.text[0] == '\n' && line.text[line.length - 1] == '\n');
     line.text[line.length - 1] = '\0';
     assert_string_equal(line.text + 1, expected);
-    connection_line_release(&line);
+    json_line_release(&line);
     assert_null(line.text);
 }
 
@@ -182,7 +182,7 @@ static void test_a_rejection_has_the_same_keys_without_values(void **state)
 
 static json_t *parse(const struct connection *connection, enum connection_event event)
 {
-    struct connection_line line;
+    struct json_line line;
     json_error_t error;
     render(connection, event, &full_sockets, &line);
     assert_non_null(line.text);
@@ -190,7 +190,7 @@ static json_t *parse(const struct connection *connection, enum connection_event 
     json_t *object = json_loadb(line.text, line.length, JSON_REJECT_DUPLICATES, &error);
     if (object == NULL)
         fail_msg("%s: %.*s", error.text, (int)line.length, line.text);
-    connection_line_release(&line);
+    json_line_release(&line);
     return object;
 }
 
@@ -236,10 +236,10 @@ static void test_a_record_beyond_the_buffer_is_whole(void **state)
     struct connection connection;
     fill(&connection);
     connection.client.tls = connection.upstream.tls = &tls;
-    struct connection_line line;
+    struct json_line line;
     render(&connection, CONNECTION_ENDED, &full_sockets, &line);
-    assert_true(line.length > 2 * CONNECTION_LINE_SIZE);
-    connection_line_release(&line);
+    assert_true(line.length > 2 * JSON_LINE_SIZE);
+    json_line_release(&line);
     json_t *object = parse(&connection, CONNECTION_ENDED);
     assert_string_equal(text_of(json_object_get(object, "target_tls"), "peer_names"), names);
     json_decref(object);
@@ -249,22 +249,22 @@ static void test_a_record_beyond_the_buffer_is_whole(void **state)
 static void test_a_record_around_the_buffers_size_is_whole(void **state)
 {
     (void)state;
-    static char text[CONNECTION_LINE_SIZE];
+    static char text[JSON_LINE_SIZE];
     struct connection connection;
-    struct connection_line line;
+    struct json_line line;
     fill(&connection);
     proxy.name = text;
     render(&connection, CONNECTION_ENDED, &full_sockets, &line);
     size_t others = line.length - strlen("null"); // what an empty name is
-    connection_line_release(&line);
-    for (size_t length = CONNECTION_LINE_SIZE - others - 5; length <= CONNECTION_LINE_SIZE - others + 1; length++) {
+    json_line_release(&line);
+    for (size_t length = JSON_LINE_SIZE - others - 5; length <= JSON_LINE_SIZE - others + 1; length++) {
         memset(text, 'x', length);
         text[length] = '\0';
         render(&connection, CONNECTION_ENDED, &full_sockets, &line);
         assert_int_equal(line.length, others + length + strlen("\"\""));
-        assert_int_equal(line.text == line.buffer, line.length <= CONNECTION_LINE_SIZE);
+        assert_int_equal(line.text == line.buffer, line.length <= JSON_LINE_SIZE);
         assert_memory_equal(line.text + line.length - 7, ":null}\n", 7);
-        connection_line_release(&line);
+        json_line_release(&line);
         json_t *object = parse(&connection, CONNECTION_ENDED);
         assert_string_equal(text_of(object, "proxy"), text);
         json_decref(object);

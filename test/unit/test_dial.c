@@ -69,7 +69,8 @@ static void test_self_connection_is_refused(void **state)
     struct endpoint endpoint;
     int fd = rig_bind("127.0.0.1:0", &endpoint);
     assert_int_equal(connect(fd, &endpoint.address.any, endpoint.length), 0);
-    assert_int_equal(dial_finish(fd, &endpoint), ECONNREFUSED);
+    struct pollfd ready = {.fd = fd, .revents = POLLOUT};
+    assert_int_equal(dial_finish(&ready, &endpoint), ECONNREFUSED);
     (void)close(fd);
 }
 

@@ -37,17 +37,19 @@ static void pass(sem_t *gate, sem_t *has_begun)
     assert_int_equal(sem_wait(gate), 0);
 }
 
-static void render(struct periodic_record *entry, struct connection_line *line)
+static void render(struct periodic_record *entry, struct json_line *line)
 {
     struct fake *fake = (struct fake *)entry;
     atomic_store(&fake->is_rendered, true);
     pass(fake->render_gate, fake->has_begun);
-    connection_line_init(line, json_pack("{s:I}", "id", (json_int_t)fake->fact));
+    json_line_begin(line);
+    json_line_integer(line, "id", (int64_t)fake->fact);
+    json_line_end(line);
     atomic_fetch_add(&fake->rendered, 1);
     atomic_store(&fake->is_rendered, false);
 }
 
-static void write_line(struct periodic_record *entry, const struct connection_line *line)
+static void write_line(struct periodic_record *entry, const struct json_line *line)
 {
     struct fake *fake = (struct fake *)entry;
     atomic_store(&fake->is_written, true);

@@ -23,6 +23,9 @@ static inline bool text_is_visible_ascii(char byte)
 // text ends with a zero byte, which has the length 1.
 size_t text_character_length(const char *at);
 
+// The Unicode code point of a well-formed character of that length.
+unsigned text_code_point(const char *at, size_t length);
+
 // The most bytes, at most `most`, that a text can be cut to without cutting a character. `text[most]` can be read.
 size_t text_cut(const char *text, size_t most);
 

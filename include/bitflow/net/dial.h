@@ -16,8 +16,8 @@
 #define DIAL_ATTEMPT_DELAY (INT64_C(250) * 1000 * 1000) // ns; RFC 8305, 5: "Connection Attempt Delay"
 
 struct dial_result {
-    // Connected, blocking, close-on-exec; of TCP, it has kept urgent data (net/socket.h) from its first byte on, unless
-    // it is lent. The caller's (inherited_return() it if is_lent).
+    // Connected, close-on-exec; unless it is lent, non-blocking, and, of TCP, it has kept urgent data
+    // (net/socket.h) from its first byte on. The caller's (inherited_return() it if is_lent).
     int fd;
     bool is_lent;
     struct endpoint remote; // length 0: none (an unnamed peer), or on failure none was tried

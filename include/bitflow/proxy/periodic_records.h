@@ -40,8 +40,8 @@ struct periodic_queue {
 
 // What is done with an entry that is due, without the lock, by the thread of the records.
 struct periodic_actions {
-    void (*render)(struct periodic_record *entry, struct connection_line *line);
-    void (*write)(struct periodic_record *entry, const struct connection_line *line);
+    void (*render)(struct periodic_record *entry, struct json_line *line);
+    void (*write)(struct periodic_record *entry, const struct json_line *line);
 };
 
 struct periodic_records;

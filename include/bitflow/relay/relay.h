@@ -1,4 +1,4 @@
-// The relay moves bytes between two connected blocking sockets until both directions have ended. It begins on the
+// The relay moves bytes between two connected sockets until both directions have ended. It begins on the
 // calling thread alone, which serves both directions. When a write first has to wait for its peer, or a direction turns
 // to bulk, each direction gets a thread: the calling one and one of the pool, which has returned the work before
 // relay_run() returns. Where no thread is to be had, the calling one goes on alone. How many threads a relay takes is
@@ -41,6 +41,7 @@ enum relay_side { RELAY_CLIENT, RELAY_TARGET };
 
 struct relay_socket {
     int fd;
+    bool is_nonblocking;     // O_NONBLOCK, and ours alone: made blocking once a thread waits in its calls
     struct tls_session *tls; // NULL: plain; borrowed
     int64_t read_timeout;    // ns, 0: none
     int64_t write_timeout;   // ns, 0: none

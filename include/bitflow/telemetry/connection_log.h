@@ -9,25 +9,12 @@
 #ifndef BITFLOW_TELEMETRY_CONNECTION_LOG_H
 #define BITFLOW_TELEMETRY_CONNECTION_LOG_H
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "bitflow/base/error.h"
-
-// A record as a line that is ready to be written. A record is bounded by the lengths of its parts; the buffer holds all
-// but those of long certificates' names, which go to the heap.
-#define CONNECTION_LINE_SIZE 4096
-struct connection_line {
-    char *text; // a newline, the object, a newline; NULL: no memory was left for it
-    size_t length;
-    char buffer[CONNECTION_LINE_SIZE];
-};
-
-// Takes over a reference to the record; NULL: there was no memory for it.
-void connection_line_init(struct connection_line *line, json_t *record);
-void connection_line_release(struct connection_line *line);
+#include "bitflow/telemetry/json_line.h"
 
 struct connection_log;
 
@@ -38,7 +25,7 @@ struct connection_log *connection_log_open(const char *path, struct error *error
 void connection_log_close(struct connection_log **log);
 
 // A line without text is lost, and counted.
-void connection_log_write(struct connection_log *log, const struct connection_line *line);
+void connection_log_write(struct connection_log *log, const struct json_line *line);
 
 // Opens every log's path anew, as after a rotation. Where that fails the old file stays in use and the application log
 // says so. Returns false if any failed.

@@ -162,6 +162,7 @@ static void relay_target(struct connection *connection)
     relay->sockets[RELAY_CLIENT].read_timeout = listener->read_timeout;
     relay->sockets[RELAY_CLIENT].write_timeout = listener->write_timeout;
     relay->sockets[RELAY_TARGET].fd = connection->entry.target;
+    relay->sockets[RELAY_TARGET].is_nonblocking = !connection->upstream.dialled.is_lent;
     relay->sockets[RELAY_TARGET].tls = connection->upstream.tls;
     relay->sockets[RELAY_TARGET].read_timeout = target->read_timeout;
     relay->sockets[RELAY_TARGET].write_timeout = target->write_timeout;

@@ -64,7 +64,7 @@ enum connection_event {
 // A record of the connection log. `now` and `wall`: when (clock_now(), clock_wall()). The line is to be released.
 void connection_record_render(const struct connection *connection, enum connection_event event,
                               const struct connection_sockets *sockets, int64_t now, int64_t wall,
-                              struct connection_line *line);
+                              struct json_line *line);
 
 // Before the relay: the record of the target's answer, where it is wanted, and the place among those that are reported
 // from time to time.

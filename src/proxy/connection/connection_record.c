@@ -1,13 +1,11 @@
 // What is said of a connection: the records of the connection log, and lines of the application log.
 
-#include <jansson.h>
 #include <stddef.h>
 #include <string.h>
 
 #include "../client/proxy_protocol_in.h"
 #include "bitflow/base/clock.h"
 #include "bitflow/net/socket.h"
-#include "bitflow/telemetry/json_builder.h"
 #include "connection_internal.h"
 
 struct log_context connection_log_context(const struct connection *connection)
@@ -71,85 +69,87 @@ static uint64_t bytes_from(const struct connection *connection, enum relay_side 
     return atomic_load_explicit(&connection->relay.sockets[side].bytes, memory_order_relaxed);
 }
 
-// JSON. What is NULL, or empty, is not known, or was not sent.
+// JSON. A text that is NULL, or empty, is not known, or was not sent.
 
-static void set_text(struct json_builder *builder, const char *key, const char *value)
+static void put_text(struct json_line *line, const char *key, const char *value)
 {
-    json_builder_set(builder, key, json_builder_text(value == NULL || *value == '\0' ? NULL : value));
-}
-
-static void set_count(struct json_builder *builder, const char *key, uint64_t value)
-{
-    json_builder_set(builder, key, json_integer((json_int_t)value));
-}
-
-static void set_milliseconds(struct json_builder *builder, const char *key, int64_t ns)
-{
-    json_builder_set(builder, key, json_builder_milliseconds(ns));
+    json_line_text(line, key, value == NULL || *value == '\0' ? NULL : value);
 }
 
 // A negative one is not known.
-static void set_known(struct json_builder *builder, const char *key, int64_t value)
+static void put_known(struct json_line *line, const char *key, int64_t value)
 {
-    json_builder_set(builder, key, value < 0 ? json_null() : json_integer(value));
+    if (value < 0)
+        json_line_null(line, key);
+    else
+        json_line_integer(line, key, value);
 }
 
-static void set_known_time(struct json_builder *builder, const char *key, int64_t ns)
+static void put_known_time(struct json_line *line, const char *key, int64_t ns)
 {
-    json_builder_set(builder, key, ns < 0 ? json_null() : json_builder_milliseconds(ns));
+    if (ns < 0)
+        json_line_null(line, key);
+    else
+        json_line_milliseconds(line, key, ns);
 }
 
 // A text that the other side chose, up to its first zero byte.
-static void set_header_text(struct json_builder *builder, const char *key, const struct proxy_header_text *text)
+static void put_header_text(struct json_line *line, const char *key, const struct proxy_header_text *text)
 {
     char copy[(PROXY_HEADER_TEXT_MAX > PROXY_HEADER_ID_MAX ? PROXY_HEADER_TEXT_MAX : PROXY_HEADER_ID_MAX) + 1];
     size_t length = text->length < sizeof copy ? text->length : sizeof copy - 1;
     if (length > 0)
         memcpy(copy, text->bytes, length);
     copy[length] = '\0';
-    set_text(builder, key, copy);
+    put_text(line, key, copy);
 }
 
-static json_t *json_of_header(const struct client *client)
+static void put_header(struct json_line *line, const char *key, const struct client *client)
 {
     const struct proxy_protocol_in *declared = client->declared;
     char peer[ENDPOINT_TEXT_SIZE];
-    if (declared == NULL)
-        return json_null();
-    struct json_builder builder = json_builder_object();
+    if (declared == NULL) {
+        json_line_null(line, key);
+        return;
+    }
     endpoint_format(&client->peer, peer);
-    set_count(&builder, "version", declared->version);
-    json_builder_set(&builder, "local", json_boolean(declared->header.is_local));
-    set_text(&builder, "peer", peer);
-    set_header_text(&builder, "authority", &declared->header.authority);
-    set_header_text(&builder, "unique_id", &declared->header.unique_id);
-    return json_builder_finish(&builder);
+    json_line_begin_object(line, key);
+    json_line_integer(line, "version", declared->version);
+    json_line_boolean(line, "local", declared->header.is_local);
+    put_text(line, "peer", peer);
+    put_header_text(line, "authority", &declared->header.authority);
+    put_header_text(line, "unique_id", &declared->header.unique_id);
+    json_line_end_object(line);
 }
 
 // Of a side that is TLS; of the peer's certificate only what was verified.
-static json_t *json_of_tls(const struct tls_session *session)
+static void put_tls(struct json_line *line, const char *key, const struct tls_session *session)
 {
-    if (session == NULL) // or no handshake was begun
-        return json_null();
+    if (session == NULL) { // or no handshake was begun
+        json_line_null(line, key);
+        return;
+    }
     const struct tls_info *info = &session->info;
     const char *version = info->version == TLS_1_3 ? "TLSv1.3" : "TLSv1.2";
-    struct json_builder builder = json_builder_object();
-    set_text(&builder, "version", *info->cipher == '\0' ? NULL : version); // both are agreed upon together
-    set_text(&builder, "cipher", info->cipher);
-    set_text(&builder, "server_name", info->server_name);
-    set_text(&builder, "protocol", info->protocol);
-    set_milliseconds(&builder, "handshake_ms", info->handshake_time);
-    set_text(&builder, "peer_subject", info->peer_subject);
-    set_text(&builder, "peer_names", info->peer_names);
-    set_text(&builder, "peer_fingerprint", info->peer_fingerprint);
-    return json_builder_finish(&builder);
+    json_line_begin_object(line, key);
+    put_text(line, "version", *info->cipher == '\0' ? NULL : version); // both are agreed upon together
+    put_text(line, "cipher", info->cipher);
+    put_text(line, "server_name", info->server_name);
+    put_text(line, "protocol", info->protocol);
+    json_line_milliseconds(line, "handshake_ms", info->handshake_time);
+    put_text(line, "peer_subject", info->peer_subject);
+    put_text(line, "peer_names", info->peer_names);
+    put_text(line, "peer_fingerprint", info->peer_fingerprint);
+    json_line_end_object(line);
 }
 
 // With SOCKS5, which of a name's addresses it is, the server knows; what was dialled is the server's.
-static json_t *json_of_target(const struct upstream *upstream)
+static void put_target(struct json_line *line, const char *key, const struct upstream *upstream)
 {
-    if (upstream->target == NULL)
-        return json_null();
+    if (upstream->target == NULL) {
+        json_line_null(line, key);
+        return;
+    }
     const struct target_config *settings = upstream->target->settings;
     bool has_socks = settings->socks_proxy != NULL;
     char configured[ADDRESS_TEXT_SIZE], dialled[ENDPOINT_TEXT_SIZE] = "";
@@ -159,52 +159,56 @@ static json_t *json_of_target(const struct upstream *upstream)
     static const char scheme[] = "tcp://";
     const char *name =
         strncmp(configured, scheme, sizeof scheme - 1) == 0 ? configured + sizeof scheme - 1 : configured;
-    struct json_builder builder = json_builder_object();
-    set_text(&builder, "name", settings->name);
-    set_text(&builder, "address", has_socks && *dialled != '\0' ? name : dialled);
-    set_text(&builder, "via", has_socks ? dialled : NULL);
-    return json_builder_finish(&builder);
+    json_line_begin_object(line, key);
+    put_text(line, "name", settings->name);
+    put_text(line, "address", has_socks && *dialled != '\0' ? name : dialled);
+    put_text(line, "via", has_socks ? dialled : NULL);
+    json_line_end_object(line);
 }
 
-static json_t *json_of_tcp(const struct connection_sockets *sockets, enum relay_side side)
+static void put_tcp(struct json_line *line, const char *key, const struct connection_sockets *sockets,
+                    enum relay_side side)
 {
     const struct tcp_path_info *tcp = &sockets->tcp[side];
-    if (!sockets->has_tcp[side])
-        return json_null();
-    struct json_builder builder = json_builder_object();
-    set_known_time(&builder, "rtt_ms", tcp->rtt);
-    set_known_time(&builder, "rttvar_ms", tcp->rttvar);
-    set_known_time(&builder, "min_rtt_ms", tcp->min_rtt);
-    set_known(&builder, "retransmits", tcp->retransmits);
-    set_known(&builder, "lost", tcp->lost);
-    set_known(&builder, "unacked", tcp->unacked);
-    set_known(&builder, "unsent_bytes", tcp->unsent);
-    set_known(&builder, "bytes_acked", tcp->bytes_acked);
-    set_known(&builder, "bytes_received", tcp->bytes_received);
-    set_known(&builder, "delivery_rate", tcp->delivery_rate);
-    return json_builder_finish(&builder);
+    if (!sockets->has_tcp[side]) {
+        json_line_null(line, key);
+        return;
+    }
+    json_line_begin_object(line, key);
+    put_known_time(line, "rtt_ms", tcp->rtt);
+    put_known_time(line, "rttvar_ms", tcp->rttvar);
+    put_known_time(line, "min_rtt_ms", tcp->min_rtt);
+    put_known(line, "retransmits", tcp->retransmits);
+    put_known(line, "lost", tcp->lost);
+    put_known(line, "unacked", tcp->unacked);
+    put_known(line, "unsent_bytes", tcp->unsent);
+    put_known(line, "bytes_acked", tcp->bytes_acked);
+    put_known(line, "bytes_received", tcp->bytes_received);
+    put_known(line, "delivery_rate", tcp->delivery_rate);
+    json_line_end_object(line);
 }
 
 // A phase that it did not come to has no duration.
-static json_t *json_of_timings(const int64_t durations[PHASE_COUNT])
+static void put_timings(struct json_line *line, const char *key, const int64_t durations[PHASE_COUNT])
 {
-    struct json_builder builder = json_builder_object();
+    json_line_begin_object(line, key);
     for (enum phase phase = 0; phase < PHASE_COUNT; phase++)
         if (phase_rows[phase].key != NULL)
-            set_known_time(&builder, phase_rows[phase].key, durations[phase] == 0 ? -1 : durations[phase]);
-    return json_builder_finish(&builder);
+            put_known_time(line, phase_rows[phase].key, durations[phase] == 0 ? -1 : durations[phase]);
+    json_line_end_object(line);
 }
 
 // The phase that it is in, or has ended in, and the step that it came to within that.
-static void set_phase(struct json_builder *builder, const struct phases *phases)
+static void put_phase(struct json_line *line, const struct phases *phases)
 {
     const struct phase_row *phase = &phase_rows[phases->reached], *step = &phase_rows[phases->step];
-    set_text(builder, "phase", phase->name);
-    set_text(builder, "step", strcmp(step->name, phase->name) == 0 ? step->step : NULL);
+    put_text(line, "phase", phase->name);
+    put_text(line, "step", strcmp(step->name, phase->name) == 0 ? step->step : NULL);
 }
 
-static json_t *json_of_connection(const struct connection *connection, enum connection_event event,
-                                  const struct connection_sockets *sockets, int64_t now, int64_t wall)
+void connection_record_render(const struct connection *connection, enum connection_event event,
+                              const struct connection_sockets *sockets, int64_t now, int64_t wall,
+                              struct json_line *line)
 {
     static const char *const events[] = {[CONNECTION_ENDED] = "connection",
                                          [CONNECTION_REJECTED] = "rejected",
@@ -214,41 +218,37 @@ static json_t *json_of_connection(const struct connection *connection, enum conn
     int64_t durations[PHASE_COUNT];
     int64_t first_byte = atomic_load_explicit(&connection->relay.first_byte, memory_order_relaxed);
     int64_t age = phases_durations(&connection->phases, first_byte, now, durations);
-    struct json_builder builder = json_builder_object();
-    set_text(&builder, "event", events[event]);
-    set_count(&builder, "id", connection->id);
-    set_text(&builder, "proxy", connection->generation->proxy->name);
-    json_builder_set(&builder, "time", json_builder_time(wall));
-    json_builder_set(&builder, "start", json_builder_time(connection->start_wall));
-    json_builder_set(&builder, "end", has_ended ? json_builder_time(wall) : json_null());
-    set_text(&builder, "client", sockets->client);
-    set_text(&builder, "local", sockets->local);
-    json_builder_set(&builder, "proxy_header", json_of_header(&connection->client));
-    set_text(&builder, "sni", connection->client.server_name);
-    json_builder_set(&builder, "client_tls", json_of_tls(connection->client.tls));
-    json_builder_set(&builder, "target", json_of_target(&connection->upstream));
-    json_builder_set(&builder, "target_tls", json_of_tls(connection->upstream.tls));
-    set_count(&builder, "attempts", connection->upstream.attempts);
-    set_milliseconds(&builder, "resolve_ms", durations[PHASE_RESOLVE]);
-    set_milliseconds(&builder, "connect_ms", durations[PHASE_CONNECT]);
-    set_milliseconds(&builder, "total_ms", age);
-    json_builder_set(&builder, "timings", json_of_timings(durations));
-    set_count(&builder, "bytes_from_client", bytes_from(connection, RELAY_CLIENT));
-    set_count(&builder, "bytes_from_target", bytes_from(connection, RELAY_TARGET));
-    json_builder_set(&builder, "client_tcp", json_of_tcp(sockets, RELAY_CLIENT));
-    json_builder_set(&builder, "target_tcp", json_of_tcp(sockets, RELAY_TARGET));
-    set_phase(&builder, &connection->phases);
-    set_text(&builder, "reason", has_ended ? close_reason_name(connection->failure.reason) : NULL);
-    set_text(&builder, "ended_by", has_ended ? who_ended(connection) : NULL);
-    set_text(&builder, "error", has_ended ? error_of(connection) : NULL);
-    return json_builder_finish(&builder);
-}
-
-void connection_record_render(const struct connection *connection, enum connection_event event,
-                              const struct connection_sockets *sockets, int64_t now, int64_t wall,
-                              struct connection_line *line)
-{
-    connection_line_init(line, json_of_connection(connection, event, sockets, now, wall));
+    json_line_begin(line);
+    put_text(line, "event", events[event]);
+    json_line_integer(line, "id", (int64_t)connection->id);
+    put_text(line, "proxy", connection->generation->proxy->name);
+    json_line_time(line, "time", wall);
+    json_line_time(line, "start", connection->start_wall);
+    if (has_ended)
+        json_line_time(line, "end", wall);
+    else
+        json_line_null(line, "end");
+    put_text(line, "client", sockets->client);
+    put_text(line, "local", sockets->local);
+    put_header(line, "proxy_header", &connection->client);
+    put_text(line, "sni", connection->client.server_name);
+    put_tls(line, "client_tls", connection->client.tls);
+    put_target(line, "target", &connection->upstream);
+    put_tls(line, "target_tls", connection->upstream.tls);
+    json_line_integer(line, "attempts", connection->upstream.attempts);
+    json_line_milliseconds(line, "resolve_ms", durations[PHASE_RESOLVE]);
+    json_line_milliseconds(line, "connect_ms", durations[PHASE_CONNECT]);
+    json_line_milliseconds(line, "total_ms", age);
+    put_timings(line, "timings", durations);
+    json_line_integer(line, "bytes_from_client", (int64_t)bytes_from(connection, RELAY_CLIENT));
+    json_line_integer(line, "bytes_from_target", (int64_t)bytes_from(connection, RELAY_TARGET));
+    put_tcp(line, "client_tcp", sockets, RELAY_CLIENT);
+    put_tcp(line, "target_tcp", sockets, RELAY_TARGET);
+    put_phase(line, &connection->phases);
+    put_text(line, "reason", has_ended ? close_reason_name(connection->failure.reason) : NULL);
+    put_text(line, "ended_by", has_ended ? who_ended(connection) : NULL);
+    put_text(line, "error", has_ended ? error_of(connection) : NULL);
+    json_line_end(line);
 }
 
 // When the records are written.
@@ -261,10 +261,10 @@ bool connection_is_logged(const struct connection *connection)
 static void write_record(const struct connection *connection, enum connection_event event,
                          const struct connection_sockets *sockets, int64_t wall)
 {
-    struct connection_line line;
+    struct json_line line;
     connection_record_render(connection, event, sockets, clock_now(), wall, &line);
     connection_log_write(connection->generation->log, &line);
-    connection_line_release(&line);
+    json_line_release(&line);
 }
 
 void connection_write_records(const struct connection *connection, const struct connection_sockets *sockets)
@@ -294,7 +294,7 @@ static const struct connection *connection_of(const struct periodic_record *peri
     return (const struct connection *)((const char *)periodic_record - offsetof(struct connection, periodic_record));
 }
 
-static void render_periodic(struct periodic_record *periodic_record, struct connection_line *line)
+static void render_periodic(struct periodic_record *periodic_record, struct json_line *line)
 {
     struct connection_sockets sockets;
     const struct connection *connection = connection_of(periodic_record);
@@ -302,7 +302,7 @@ static void render_periodic(struct periodic_record *periodic_record, struct conn
     connection_record_render(connection, CONNECTION_ACTIVE, &sockets, clock_now(), clock_wall(), line);
 }
 
-static void write_periodic(struct periodic_record *periodic_record, const struct connection_line *line)
+static void write_periodic(struct periodic_record *periodic_record, const struct json_line *line)
 {
     connection_log_write(connection_of(periodic_record)->generation->log, line);
 }

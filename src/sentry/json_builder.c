@@ -1,4 +1,4 @@
-#include "bitflow/telemetry/json_builder.h"
+#include "json_builder.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -67,9 +67,4 @@ json_t *json_builder_time(int64_t wall)
     char text[CLOCK_RFC3339_SIZE];
     clock_format_rfc3339(wall, text);
     return json_string(text);
-}
-
-json_t *json_builder_milliseconds(int64_t ns)
-{
-    return json_real((double)(ns < 0 ? 0 : ns / NS_PER_US) / 1000.0);
 }

@@ -1,8 +1,8 @@
 // JSON under construction (jansson): an object or an array that knows whether all of it could be built, since half a
 // record is none. One thread at a time.
 
-#ifndef BITFLOW_TELEMETRY_JSON_BUILDER_H
-#define BITFLOW_TELEMETRY_JSON_BUILDER_H
+#ifndef BITFLOW_SRC_SENTRY_JSON_BUILDER_H
+#define BITFLOW_SRC_SENTRY_JSON_BUILDER_H
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -25,7 +25,5 @@ json_t *json_builder_finish(struct json_builder *json);
 json_t *json_builder_text(const char *text);
 void json_builder_set_text(struct json_builder *json, const char *key, const char *text); // not if it is NULL
 json_t *json_builder_time(int64_t wall);
-// A duration in ns, as milliseconds exact to a microsecond; a negative one is 0.
-json_t *json_builder_milliseconds(int64_t ns);
 
 #endif
