@@ -149,25 +149,19 @@ static bool wants_second_thread(struct poll_engine *engine)
     return false;
 }
 
-static void serve_ready(struct poll_engine *engine)
-{
-    struct pollfd sockets[] = {poller_of(engine, RELAY_CLIENT), poller_of(engine, RELAY_TARGET)};
-    if (poll(sockets, ARRAY_LENGTH(sockets), wait_ms(engine)) <= 0)
-        return;
-    if (sockets[RELAY_CLIENT].revents != 0)
-        serve(engine, RELAY_CLIENT, sockets[RELAY_CLIENT].revents);
-    if (sockets[RELAY_TARGET].revents != 0)
-        serve(engine, RELAY_TARGET, sockets[RELAY_TARGET].revents);
-}
-
 bool relay_poll(struct poll_engine *engine)
 {
     engine->shared->io_flags = MSG_DONTWAIT;
     while (!has_ended(engine->shared)) {
-        if (!engine->is_begun)
+        struct pollfd sockets[] = {poller_of(engine, RELAY_CLIENT), poller_of(engine, RELAY_TARGET)};
+        if (!engine->is_begun) {
             read_side(&engine->shared->directions[RELAY_CLIENT], true); // they had the time of the dial to come
-        else
-            serve_ready(engine);
+        } else if (poll(sockets, ARRAY_LENGTH(sockets), wait_ms(engine)) > 0) {
+            if (sockets[RELAY_CLIENT].revents != 0)
+                serve(engine, RELAY_CLIENT, sockets[RELAY_CLIENT].revents);
+            if (sockets[RELAY_TARGET].revents != 0)
+                serve(engine, RELAY_TARGET, sockets[RELAY_TARGET].revents);
+        }
         engine->is_begun = true;
         check_timeouts(engine);
         if (wants_second_thread(engine) && !has_ended(engine->shared))
