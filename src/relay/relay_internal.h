@@ -280,8 +280,8 @@ void direction_check_reset(struct direction *direction);
 // False: its failure ended the connection, and the time to deliver what had been sent is over.
 bool direction_within_grace(const struct direction *direction);
 
-// Both directions are over: settles the reason, unless one stands, delivers what can be delivered, and says how the
-// sockets are to be closed.
+// Both directions are over, or the grace is: settles the reason, unless one stands, delivers what can be delivered, and
+// says how the sockets are to be closed.
 void relay_conclude(struct relay_shared *shared, struct relay_result *result);
 
 // Whoever shares an inherited socket may have set O_NONBLOCK: then EAGAIN tells nothing of a timeout.

@@ -310,6 +310,10 @@ class Bitflow:
         """The threads that serve a connection: their names have its id after a '#'."""
         return [name for name in self.thread_names() if "#" in name]
 
+    def wait_parked(self):
+        """Until no thread serves a connection: whether the next one finds a thread is then no matter of luck."""
+        wait_for(lambda: not self.busy_threads(), lambda: f"all are parked: {self.thread_names()}")
+
     def wait_crash_reporter(self, thread):
         """The pid of the crash reporter, once the thread that crashed has started it."""
 

@@ -31,11 +31,6 @@ def request(connection):
     assert connection.recv(1) == b""
 
 
-def wait_parked(bitflow):
-    """Until no thread serves a connection: whether the next one finds a thread is then no matter of luck."""
-    wait_for(lambda: not bitflow.busy_threads(), lambda: f"all are parked: {bitflow.thread_names()}")
-
-
 def client_context():
     """TLS 1.3 with one suite and one group."""
     context = ssl.create_default_context()
@@ -49,7 +44,7 @@ def short_connections(bitflow, address, count):
     for _ in range(count):
         with sockets.connect(address) as client:
             request(client)
-        wait_parked(bitflow)
+        bitflow.wait_parked()
 
 
 def tls_connections(bitflow, address, count):
@@ -58,7 +53,7 @@ def tls_connections(bitflow, address, count):
         with client_context().wrap_socket(sockets.connect(address)) as client:
             request(client)
             client.unwrap()
-        wait_parked(bitflow)
+        bitflow.wait_parked()
 
 
 def round_trips(client, data, count):
@@ -71,7 +66,7 @@ def messages(bitflow, address, count):
     """Half of them in each direction."""
     with sockets.connect(address) as client:
         round_trips(client, MESSAGE, count // 2)
-    wait_parked(bitflow)
+    bitflow.wait_parked()
 
 
 def tls_records(bitflow, address, count):
@@ -79,7 +74,7 @@ def tls_records(bitflow, address, count):
     with client_context().wrap_socket(sockets.connect(address)) as client:
         round_trips(client, RECORD, count // 2)
         client.unwrap()
-    wait_parked(bitflow)
+    bitflow.wait_parked()
 
 
 class Operation:

@@ -15,7 +15,7 @@ from environment import proxy
 from waiting import pace, wait_for
 
 WAIT = 0.3  # what a slow peer takes, seconds
-LEAST_WAIT_MS = WAIT * 1000 * 0.8  # of which bitflow notices: on a busy machine it begins to wait a little later
+SLOW = WAIT + 0.1  # what it really takes: on a busy machine bitflow begins to wait a little later
 
 TIMES = {
     "wait_ms",
@@ -168,22 +168,22 @@ def slowly(handler, seconds):
 def test_each_phase_is_timed_for_itself(env, pki):
     """The client is slow with its header and its handshake, the target with both its handshake and its answer."""
     echo = tls_cases.tls_echo(tls_raw.server_context(pki.server))
-    server, address = env.serve(slowly(echo, WAIT)), env.address()
+    server, address = env.serve(slowly(echo, SLOW)), env.address()
     listener = tls_cases.tls_listener(pki.server, listener={"proxy_protocol": True})
     bitflow = env.start(proxy(address, tls_cases.tls_target(server.address, pki.trusted), listener=listener))
     client = env.connect(address)
     wait_for(bitflow.busy_threads, "it is accepted")
-    time.sleep(WAIT)
+    time.sleep(SLOW)
     client.sendall(proxy_headers.EXAMPLE)
-    time.sleep(WAIT)
+    time.sleep(SLOW)
     end = tls_raw.Tls(client, tls_raw.client_context(), server_name="server.test").handshake()
-    time.sleep(2 * WAIT)  # the target's handshake takes the first half of it
+    time.sleep(2 * SLOW)  # the target's handshake takes the first half of it
     end.write(b"hello")
     assert end.read_exactly(5) == b"hello"
     end.end()
     sockets.receive_until_broken(client)
     record = one_record(bitflow)
-    timings, least, most = record["timings"], LEAST_WAIT_MS, WAIT * 1000 + 1000 * pace()
+    timings, least, most = record["timings"], WAIT * 1000 - 5, WAIT * 1000 + 1000 * pace()
     assert least <= timings["client_header_ms"] <= most
     assert least <= timings["client_handshake_ms"] <= most
     assert 2 * least <= timings["admit_ms"] <= 2 * most
@@ -202,12 +202,12 @@ def test_waiting_for_the_client_hello_is_not_the_handshakes_time(env, pki):
     bitflow = env.start(proxy(address, target, listener=listener, connection_load_balancer="sni"))
     client = env.connect(address)
     wait_for(bitflow.busy_threads, "it is accepted")
-    time.sleep(WAIT)
+    time.sleep(SLOW)
     end = tls_raw.Tls(client, tls_raw.client_context(), server_name="server.test").handshake()
     end.end()
     sockets.receive_until_broken(client)
     timings = one_record(bitflow)["timings"]
-    assert timings["client_hello_ms"] >= LEAST_WAIT_MS
+    assert timings["client_hello_ms"] >= WAIT * 1000 - 5
     assert 0 < timings["client_handshake_ms"] and timings["admit_ms"] >= timings["client_hello_ms"]
 
 
@@ -256,7 +256,7 @@ def test_pauses_between_attempts_count_as_dialling(env):
 
 
 def test_the_dialogue_with_a_slow_socks_server_is_timed(env):
-    handler = slowly(socks_peers.answering(b"\x05\x00", socks_peers.YES), WAIT)
+    handler = slowly(socks_peers.answering(b"\x05\x00", socks_peers.YES), SLOW)
     with peers.Server(handler) as server:
         address = env.address()
         bitflow = env.start(proxy(address, {"address": "192.0.2.1:80", "proxy": server.address}))
@@ -264,6 +264,6 @@ def test_the_dialogue_with_a_slow_socks_server_is_timed(env):
         client.sendall(b"hello")
         client.close()
         record = one_record(bitflow)
-        assert LEAST_WAIT_MS <= record["timings"]["socks_ms"] <= record["timings"]["dial_ms"]
+        assert WAIT * 1000 - 5 <= record["timings"]["socks_ms"] <= record["timings"]["dial_ms"]
         assert record["target"]["via"] == server.address
         assert record["target_tcp"]["bytes_received"] >= 12  # of the leg to the SOCKS5 server

@@ -163,7 +163,7 @@ def test_every_contradiction_is_found(real_records, kind, path, value):
 
 def test_the_schemas_reasons_are_the_programs(real_records):
     schema = records_schema.validator().schema
-    assert sorted(schema["$defs"]["reason"]["enum"]) == sorted(records_schema.reasons())
+    assert schema["$defs"]["reason"]["enum"] == list(records_schema.reasons())
     assert len(records_schema.reasons()) > 30
     assert set(schema["properties"]["ended_by"]["enum"]) == {*records_schema.reasons().values(), None}
 
