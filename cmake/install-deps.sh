@@ -1,17 +1,17 @@
 #!/bin/sh
 # Installs what bitflow needs on Debian 12 and 13: only what is missing, and silently when nothing is.
 #
-#   install-deps.sh [run] [build] [demo] [test] [ci]
+#   install-deps.sh [build] [demo] [test] [ci]
 #
-# run: the shared libraries alone.  build (the default): compiler and libraries.  demo: build, and what quickstart.sh
-# runs.  test: build, and every test tool and peer; those of test/e2e/npm/package.json go to build/npm.  ci: test, and
-# clang with its tools.
+# build (the default): compiler and libraries.  demo: build, and what quickstart.sh runs.  test: build, and every test
+# tool and peer; those of test/e2e/npm/package.json go to build/npm.  ci: test, clang with its tools, and testssl.sh.
 #
 # Runs as root, or through sudo. Debian 12 has mbedTLS 2.28, bitflow needs 3.6: there, Debian 13's packages of mbedTLS
 # (they need nothing newer than Debian 12's libc) come from a second apt source, pinned to just those packages. Its
 # mirror, keyring and options are those of the machine's own Debian source.
 set -eu
 
+MBEDTLS_PACKAGE=libmbedtls-dev
 MBEDTLS_VERSION=3.6
 NEWER_SUITE=trixie
 # The first archive keyring of Debian 12 that holds Debian 13's keys.
@@ -24,21 +24,22 @@ POLICY_FILE=/usr/sbin/policy-rc.d
 # One LLVM release for both Debians, so that formatting and checks say the same on each.
 LLVM=19
 
-RUN_PACKAGES="libyaml-0-2 libjansson4 libcurl4|libcurl4t64 zlib1g libssl3|libssl3t64 ca-certificates"
-BUILD_PACKAGES="gcc libc6-dev make cmake libyaml-dev libjansson-dev libssl-dev zlib1g-dev
+BUILD_PACKAGES="gcc libc6-dev make cmake libyaml-dev libjansson-dev libmicrohttpd-dev libssl-dev zlib1g-dev
     libcurl4-openssl-dev|libcurl4-gnutls-dev|libcurl4-nss-dev ca-certificates"
 DEMO_PACKAGES="python3 curl"
-TEST_PACKAGES="libcmocka-dev python3 python3-jsonschema python3-pytest python3-yaml curl nginx haproxy redis-server
-    redis-tools openssl gnutls-bin sslscan microsocks dnsmasq-base socat netcat-openbsd iproute2 gdb strace valgrind
-    procps systemd libnginx-mod-stream hitch stunnel4 default-jdk-headless|openjdk-17-jdk-headless clang-format-$LLVM"
+TEST_PACKAGES="libcmocka-dev python3 python3-jsonschema python3-pytest python3-yaml python3-cryptography
+    python3-cryptography-vectors curl nginx haproxy redis-server redis-tools openssl gnutls-bin sslscan microsocks
+    dnsmasq-base socat netcat-openbsd iproute2 gdb strace valgrind procps systemd apache2-bin libnginx-mod-stream
+    hitch stunnel4 prometheus collectd-core lintian man-db logrotate file dpkg-dev
+    default-jdk-headless|openjdk-17-jdk-headless clang-format-$LLVM"
 # Debian 13 has it no more.
 BOOKWORM_TEST_PACKAGES="dante-server"
-CI_PACKAGES="clang-$LLVM clang-tidy-$LLVM libclang-rt-$LLVM-dev llvm-$LLVM"
+CI_PACKAGES="clang-$LLVM clang-tidy-$LLVM libclang-rt-$LLVM-dev llvm-$LLVM testssl.sh"
 # What the packages in test/e2e/npm/package.json need. Debian 12's is older: there, npm brings one.
 NODE_MAJOR=20
 NODE_VERSION=20.19.6
 # Those of the above that bring a daemon, and the service's name where it is another: none is to run because of a test.
-SERVICES="nginx haproxy hitch stunnel4 redis-server dante-server:danted"
+SERVICES="nginx haproxy hitch stunnel4 redis-server prometheus collectd-core:collectd dante-server:danted"
 
 say() {
     printf 'install-deps: %s\n' "$*" >&2
@@ -83,10 +84,7 @@ is_any_installed() { # ALTERNATIVE|ALTERNATIVE...
 }
 
 has_mbedtls() {
-    case $MBEDTLS_PACKAGE in
-    libmbedtls-dev) is_installed libmbedtls-dev && at_least "$(version_of libmbedtls-dev)" "$MBEDTLS_VERSION" ;;
-    *) is_installed "$MBEDTLS_PACKAGE" ;;
-    esac
+    is_installed "$MBEDTLS_PACKAGE" && at_least "$(version_of "$MBEDTLS_PACKAGE")" "$MBEDTLS_VERSION"
 }
 
 candidate_of() { # PACKAGE
@@ -300,20 +298,14 @@ wants_npm=no
 root=$(cd "$(dirname "$0")/.." && pwd)
 npm_wanted=$root/test/e2e/npm/package.json
 npm_dir=$root/build/npm
-MBEDTLS_PACKAGE=libmbedtls-dev
 for set in "$@"; do
     case $set in
-    run)
-        wanted="$wanted $RUN_PACKAGES"
-        # The package is named after the library's ABI, which 3.6 keeps.
-        [ $# -gt 1 ] || MBEDTLS_PACKAGE=libmbedtls21
-        ;;
     build) wanted="$wanted $BUILD_PACKAGES" ;;
     demo) wanted="$wanted $BUILD_PACKAGES $DEMO_PACKAGES" ;;
     test) wanted="$wanted $BUILD_PACKAGES $(test_packages)" ;;
     ci) wanted="$wanted $BUILD_PACKAGES $(test_packages) $CI_PACKAGES" ;;
     *)
-        sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
+        sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
         exit 2
         ;;
     esac

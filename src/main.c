@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,10 +11,13 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/crash.h"
 #include "bitflow/base/signals.h"
+#include "bitflow/cli/cli.h"
 #include "bitflow/net/inherited.h"
 #include "bitflow/sentry/sentry.h"
+#include "bitflow/server/build_info.h"
 #include "bitflow/server/loaded_config.h"
 #include "bitflow/server/server.h"
+#include "bitflow/server/upgrade.h"
 #include "bitflow/tls/tls_arithmetic.h"
 #include "bitflow/tls/tls_context.h"
 #include "bitflow/version.h"
@@ -23,17 +27,23 @@ enum { EXIT_START_FAILED = 1, EXIT_USAGE = 2 };
 struct arguments {
     const char *config;
     bool check;
+    bool is_strict;
 };
 
-static const char usage[] = "usage: bitflow --config FILE [--check]\n"
+static const char usage[] = "usage: bitflow --config FILE [--check [--strict]]\n"
+                            "       bitflow control [OPTION...] COMMAND\n"
+                            "       bitflow health [OPTION...]\n"
                             "       bitflow --version | --help\n";
 
 static const char help[] = "\n"
                            "A Layer 4 TCP proxy.\n"
                            "\n"
+                           "`bitflow control --help` says how a running one is asked, and told what to do.\n"
+                           "\n"
                            "  -c, --config FILE  the configuration (YAML)\n"
                            "      --check        validate the configuration and exit; nothing is bound\n"
-                           "  -V, --version      print the version and exit\n"
+                           "      --strict       with --check: warnings are errors, too\n"
+                           "  -V, --version      print the version, those of libraries, how it was built; exit\n"
                            "  -h, --help         print this and exit\n"
                            "\n"
                            "Signals: SIGTERM, SIGINT, SIGQUIT  stop accepting, let connections finish, end;\n"
@@ -41,6 +51,8 @@ static const char help[] = "\n"
                            "         SIGHUP                    read the configuration again, re-open the\n"
                            "                                   connection logs\n"
                            "         SIGUSR1                   re-open the connection logs\n"
+                           "         SIGUSR2                   start the program anew, hand over the listening\n"
+                           "                                   sockets, let connections finish, end\n"
                            "Exit status: 0 ended in order, 1 could not start, or all listeners failed,\n"
                            "             2 wrong usage or configuration\n";
 
@@ -55,17 +67,35 @@ static int print_version(void)
 {
     struct error error = ERROR_INIT;
     bool is_good = tls_init(&error);
-    (void)printf("bitflow %s\narithmetic: %s\n", BITFLOW_VERSION, is_good ? tls_arithmetic_provider() : error.text);
+    char info[BUILD_INFO_SIZE];
+    build_info_format(info);
+    (void)printf("bitflow %s\narithmetic: %s\n%s", BITFLOW_VERSION, is_good ? tls_arithmetic_provider() : error.text,
+                 info);
     return is_good ? status_of_output() : EXIT_START_FAILED;
+}
+
+// `rest`: the first argument that is no option; NULL: there is none.
+static bool check_usage(const struct arguments *arguments, const char *rest)
+{
+    if (rest != NULL)
+        (void)fprintf(stderr, "bitflow: unexpected argument '%s'\n%s", rest, usage);
+    else if (arguments->config == NULL)
+        (void)fprintf(stderr, "bitflow: --config is missing\n%s", usage);
+    else if (arguments->is_strict && !arguments->check) // a start is never stopped by a warning
+        (void)fprintf(stderr, "bitflow: --strict goes with --check\n%s", usage);
+    else
+        return true;
+    return false;
 }
 
 // Exits for --help, --version and wrong usage.
 static struct arguments parse_arguments(int argc, char **argv)
 {
-    enum { OPTION_CHECK = 256 };
+    enum { OPTION_CHECK = 256, OPTION_STRICT };
     static const struct option options[] = {
         {"config", required_argument, NULL, 'c'},
         {"check", no_argument, NULL, OPTION_CHECK},
+        {"strict", no_argument, NULL, OPTION_STRICT},
         {"version", no_argument, NULL, 'V'},
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
@@ -80,6 +110,9 @@ static struct arguments parse_arguments(int argc, char **argv)
         case OPTION_CHECK:
             arguments.check = true;
             break;
+        case OPTION_STRICT:
+            arguments.is_strict = true;
+            break;
         case 'V':
             signals_restore();
             exit(print_version());
@@ -93,13 +126,10 @@ static struct arguments parse_arguments(int argc, char **argv)
             exit(EXIT_USAGE);
         }
     }
-    if (arguments.check || optind < argc || arguments.config == NULL)
+    bool is_usable = check_usage(&arguments, optind < argc ? argv[optind] : NULL);
+    if (arguments.check || !is_usable)
         signals_restore();
-    if (optind < argc)
-        (void)fprintf(stderr, "bitflow: unexpected argument '%s'\n%s", argv[optind], usage);
-    else if (arguments.config == NULL)
-        (void)fprintf(stderr, "bitflow: --config is missing\n%s", usage);
-    if (optind < argc || arguments.config == NULL)
+    if (!is_usable)
         exit(EXIT_USAGE);
     return arguments;
 }
@@ -129,10 +159,17 @@ static int refuse(const struct loaded_config *loaded)
     return EXIT_USAGE;
 }
 
-static int check(const struct loaded_config *loaded)
+// What is odd about the host is told, but it is not the configuration's fault.
+static int check(const struct loaded_config *loaded, bool is_strict)
 {
+    size_t warnings = loaded->diagnostics.warnings;
     print_diagnostics(&loaded->diagnostics);
     print_diagnostics(&loaded->host_diagnostics);
+    if (is_strict && warnings > 0) {
+        (void)fprintf(stderr, "%s: refused because of %s\n", loaded->diagnostics.file,
+                      warnings == 1 ? "the warning (--strict)" : "the warnings (--strict)");
+        return EXIT_USAGE;
+    }
     (void)printf("%s: the configuration is valid\n", loaded->diagnostics.file);
     return status_of_output();
 }
@@ -171,13 +208,29 @@ static int end_before_start(void)
     return EXIT_SUCCESS;
 }
 
+// By default malloc() gives threads eight arenas a processor, each of which reserves 64 MiB of address space and keeps
+// its own free memory. More than one a processor cannot be in use at a time.
+static void bound_arenas(void)
+{
+    const char *tunables = getenv("GLIBC_TUNABLES");
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    bool is_chosen =
+        getenv("MALLOC_ARENA_MAX") != NULL || (tunables != NULL && strstr(tunables, "glibc.malloc.arena_max") != NULL);
+    if (!is_chosen && processors > 0)
+        (void)mallopt(M_ARENA_MAX, (int)processors);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], CRASH_REPORT_OPTION) == 0)
         return report_crash(argv[2]);
+    if (argc > 1 && cli_is_command(argv[1]))
+        return fill_standard_descriptors() ? cli_run(argc, argv) : EXIT_START_FAILED;
     signals_init();
+    upgrade_init(argv);
     if (!fill_standard_descriptors())
         return EXIT_START_FAILED;
+    bound_arenas();
     crash_install();
     struct arguments arguments = parse_arguments(argc, argv);
     struct error error = ERROR_INIT;
@@ -190,7 +243,7 @@ int main(int argc, char **argv)
     if (!loaded_config_load(&loaded, arguments.config)) {
         status = signals_told_to_end() ? end_before_start() : refuse(&loaded);
     } else if (arguments.check) {
-        status = check(&loaded);
+        status = check(&loaded, arguments.is_strict);
     } else {
         inherited_init();
         if (!server_run(arguments.config, &loaded, &error)) {
@@ -199,5 +252,7 @@ int main(int argc, char **argv)
         }
     }
     loaded_config_release(&loaded);
+    if (upgrade_has_stand_in())
+        status = upgrade_stand_by(status == EXIT_SUCCESS) ? EXIT_SUCCESS : EXIT_START_FAILED;
     return status;
 }

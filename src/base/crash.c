@@ -1,5 +1,6 @@
 #include "bitflow/base/crash.h"
 
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <execinfo.h>
@@ -8,19 +9,18 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
-#include <sys/queue.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
 
 #include "bitflow/base/compiler.h"
-#include "bitflow/base/mutex.h"
 #include "bitflow/base/signals.h"
 #include "bitflow/version.h"
 
@@ -31,22 +31,13 @@
 static _Atomic(pid_t) crashed_thread;
 static _Atomic(int) reporter_fd = -1;
 static _Atomic(size_t) reporter_offset;
+static _Atomic(void (*)(void)) last_act; // NULL: none
 // Not on the stack: only the first thread that crashes uses them.
 static struct crash crash;
-static volatile sig_atomic_t is_walking_stack; // which may be what fails
-
-// Alternate stacks, many to a mapping: a process may not have one for each thread. A stack must hold what the kernel
-// keeps there (the registers, up to 11 KiB), the unwinder and our own.
-#define STACK_SIZE ((size_t)32 * 1024)
-#define CHUNK_STACKS ((size_t)64)
-struct chunk {
-    SLIST_ENTRY(chunk) link;
-    char *stacks;
-    uint64_t taken; // a bit for each
-};
-static struct mutex chunks_lock = MUTEX_INIT;
-static SLIST_HEAD(, chunk) chunks
-    GUARDED_BY(chunks_lock) = SLIST_HEAD_INITIALIZER(chunks); // kept until the process ends
+// What it is doing. A fault in one of these steps is what ends it; the next one is gone on with.
+static volatile sig_atomic_t step;
+enum { STEP_LAST_ACT = 1, STEP_RETIRE, STEP_HEADLINE, STEP_WALK_STACK, STEP_TRACE, STEP_REPORT, STEP_END };
+static const ucontext_t *crash_context; // of the first fault
 
 static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
 
@@ -236,7 +227,7 @@ static void describe_stack(uint64_t crashed_at)
         describe_frame(&crash.frames[crash.frame_count++], (uint64_t)(uintptr_t)addresses[i]);
 }
 
-static void describe(int number, const siginfo_t *info, const ucontext_t *context)
+static void describe(int number, const siginfo_t *info)
 {
     crash.signal = number;
     crash.code = info->si_code;
@@ -245,12 +236,13 @@ static void describe(int number, const siginfo_t *info, const ucontext_t *contex
     crash.process = getpid();
     crash.thread = gettid();
     (void)prctl(PR_GET_NAME, crash.thread_name);
-    write_headline();
-    describe_frame(&crash.frames[0], program_counter(context));
+}
+
+static void walk_stack(void)
+{
+    describe_frame(&crash.frames[0], program_counter(crash_context));
     crash.frame_count = 1;
-    is_walking_stack = 1;
-    describe_stack(program_counter(context));
-    is_walking_stack = 0;
+    describe_stack(program_counter(crash_context));
 }
 
 // ---- the reporter
@@ -302,6 +294,55 @@ static void report(void)
         say("bitflow: the crash cannot be reported: no process can be started\n");
 }
 
+// ---- the others
+
+// What a directory of /proc lists, as numbers: threads or descriptors. Without /proc, none.
+static void for_each_number(const char *directory, void (*visit)(int number))
+{
+    char entries[2048];
+    ssize_t length;
+    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    while (fd >= 0 && (length = getdents64(fd, entries, sizeof entries)) > 0) {
+        uint16_t entry_length;
+        for (ssize_t at = 0; at < length; at += entry_length) {
+            const char *name = entries + at + offsetof(struct dirent64, d_name);
+            memcpy(&entry_length, entries + at + offsetof(struct dirent64, d_reclen), sizeof entry_length);
+            int number = 0;
+            for (const char *digit = name; *digit >= '0' && *digit <= '9'; digit++)
+                number = 10 * number + (*digit - '0');
+            if (*name != '.' && number != fd)
+                visit(number);
+        }
+    }
+    if (fd >= 0)
+        (void)close(fd);
+}
+
+// It waits in handle() from then on; its stack in a core dump has a signal's frame on top.
+static void stop_thread(int id)
+{
+    // Not what this thread will end by: that one's default action comes back.
+    if (id != gettid())
+        (void)syscall(SYS_tgkill, getpid(), id, crash.signal == SIGABRT ? SIGBUS : SIGABRT);
+}
+
+// Not by shutdown(), which would end an inherited one for whoever else has it.
+static void close_if_listening(int fd)
+{
+    int is_listening = 0;
+    socklen_t length = sizeof is_listening;
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &is_listening, &length) == 0 && is_listening)
+        (void)close(fd);
+}
+
+// Nobody is served by a process whose memory may be spoilt. The threads first: one that waits at a listener keeps it
+// open.
+static void retire(void)
+{
+    for_each_number("/proc/self/task", stop_thread);
+    for_each_number("/proc/self/fd", close_if_listening);
+}
+
 // ---- the end
 
 // `fault`: what the kernel said of it. It is queued again, so that it comes when the handler returns, with the
@@ -320,96 +361,59 @@ static void end_by(int number, siginfo_t *fault)
     signals_end_by(number);
 }
 
-static void tell(void)
+static void write_frames(void)
 {
     for (uint32_t i = 0; i < crash.frame_count; i++)
         write_frame(i);
-    report();
 }
 
-// The thread has crashed once more, in here.
-static void handle_again(int number, siginfo_t *info)
+static void do_last_act(void)
 {
-    if (!is_walking_stack) {
-        end_by(number, info);
-        return;
+    void (*act)(void) = atomic_load(&last_act);
+    if (act != NULL)
+        act();
+}
+
+// Goes on behind the step that was reached.
+static void finish(void)
+{
+    static const struct {
+        int step;
+        void (*take)(void);
+    } steps[] = {
+        {STEP_LAST_ACT, do_last_act},  {STEP_RETIRE, retire},      {STEP_HEADLINE, write_headline},
+        {STEP_WALK_STACK, walk_stack}, {STEP_TRACE, write_frames}, {STEP_REPORT, report},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(steps); i++) {
+        if (step >= steps[i].step)
+            continue;
+        step = steps[i].step;
+        steps[i].take();
     }
-    is_walking_stack = 0;
-    say("  (the stack cannot be unwound)\n");
-    tell();
-    end_by(crash.signal, NULL);
+    step = STEP_END;
 }
 
 static void handle(int number, siginfo_t *info, void *context)
 {
     pid_t first = 0;
     if (atomic_compare_exchange_strong(&crashed_thread, &first, gettid())) {
-        describe(number, info, context);
-        tell();
+        crash_context = context;
+        describe(number, info);
+        finish();
         end_by(number, info->si_code > 0 && number != SIGABRT ? info : NULL);
-    } else if (first == gettid()) {
-        handle_again(number, info);
-    } else {
+    } else if (first != gettid()) {
         for (;;)
             (void)poll(NULL, 0, -1); // another thread was first, and ends the process
+    } else {                         // it has crashed once more, in here
+        if (step == STEP_WALK_STACK)
+            say("  (the stack cannot be unwound)\n");
+        if (step == STEP_END) {
+            end_by(number, info);
+            return;
+        }
+        finish();
+        end_by(crash.signal, NULL);
     }
-}
-
-// ---- alternate stacks
-
-static struct chunk *add_chunk(void) REQUIRES(chunks_lock)
-{
-    struct chunk *chunk = calloc(1, sizeof *chunk);
-    if (chunk == NULL)
-        return NULL;
-    void *memory = mmap(NULL, CHUNK_STACKS * STACK_SIZE, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) {
-        free(chunk);
-        return NULL;
-    }
-    chunk->stacks = memory;
-    SLIST_INSERT_HEAD(&chunks, chunk, link);
-    return chunk;
-}
-
-void *crash_stack_take(void)
-{
-    if (IS_SANITIZED)
-        return NULL;
-    char *stack = NULL;
-    mutex_lock(&chunks_lock);
-    struct chunk *chunk = SLIST_FIRST(&chunks);
-    while (chunk != NULL && chunk->taken == UINT64_MAX)
-        chunk = SLIST_NEXT(chunk, link);
-    if (chunk == NULL)
-        chunk = add_chunk();
-    if (chunk != NULL) {
-        int number = __builtin_ctzll(~chunk->taken);
-        chunk->taken |= UINT64_C(1) << number;
-        stack = chunk->stacks + (size_t)number * STACK_SIZE;
-    }
-    mutex_unlock(&chunks_lock);
-    const stack_t alternate = {.ss_sp = stack, .ss_size = STACK_SIZE};
-    if (stack != NULL)
-        (void)sigaltstack(&alternate, NULL);
-    return stack;
-}
-
-void crash_stack_give_back(void *stack)
-{
-    if (stack == NULL)
-        return;
-    const stack_t none = {.ss_flags = SS_DISABLE};
-    (void)sigaltstack(&none, NULL);
-    mutex_lock(&chunks_lock);
-    struct chunk *chunk;
-    SLIST_FOREACH(chunk, &chunks, link) {
-        uintptr_t offset = (uintptr_t)stack - (uintptr_t)chunk->stacks;
-        if (offset < CHUNK_STACKS * STACK_SIZE)
-            chunk->taken &= ~(UINT64_C(1) << (offset / STACK_SIZE));
-    }
-    mutex_unlock(&chunks_lock);
 }
 
 void crash_install(void)
@@ -424,6 +428,11 @@ void crash_install(void)
     sigemptyset(&action.sa_mask);
     for (size_t i = 0; i < ARRAY_LENGTH(signals); i++)
         (void)sigaction(signals[i], &action, NULL);
+}
+
+void crash_set_last_act(void (*act)(void))
+{
+    atomic_store(&last_act, act);
 }
 
 void crash_set_reporter(int fd, size_t offset)

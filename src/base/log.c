@@ -1,18 +1,14 @@
 #include "bitflow/base/log.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/mutex.h"
+#include "bitflow/base/output.h"
 #include "log_internal.h"
 
 static _Atomic(enum log_level) threshold = LOG_OFF;
@@ -60,58 +56,36 @@ const char *log_number(char out[LOG_NUMBER_SIZE], int64_t number)
 // ---- the output: one write() a line, which never waits
 
 static struct mutex output_lock = MUTEX_INIT;
-static int output GUARDED_BY(output_lock) = STDERR_FILENO;
-static bool output_is_ours GUARDED_BY(output_lock); // opened here, see open_private()
-static bool output_is_socket GUARDED_BY(output_lock);
+static struct output output GUARDED_BY(output_lock) = {.fd = STDERR_FILENO, .may_wait = true};
 static bool is_torn GUARDED_BY(output_lock); // the last line was cut short: the next one begins on a line of its own
 static uint64_t dropped GUARDED_BY(output_lock); // since it was last reported
 static _Atomic uint64_t dropped_ever;
 
-// poll() says that a terminal or a pipe takes something, not that it takes a whole line, and a write that waits for the
-// rest would hold up everyone who logs. O_NONBLOCK on `fd` itself would change it for our parent as well, so the same
-// file is opened once more. -1: that cannot be done, or is not needed (a regular file has its own place in there).
-static int open_private(int fd, mode_t mode)
-{
-    if (!S_ISFIFO(mode) && !S_ISCHR(mode))
-        return -1;
-    char path[sizeof "/proc/self/fd/-2147483648"];
-    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    return open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-}
-
 void log_set_descriptor(int fd)
 {
-    struct stat status = {.st_mode = 0};
-    (void)fstat(fd, &status);
-    int private = open_private(fd, status.st_mode);
+    struct output next;
+    output_init(&next, fd);
     mutex_lock(&output_lock);
-    if (output_is_ours)
-        (void)close(output);
-    output = private >= 0 ? private : fd;
-    output_is_ours = private >= 0;
-    output_is_socket = S_ISSOCK(status.st_mode);
+    output_release(&output);
+    output = next;
     is_torn = false;
     mutex_unlock(&output_lock);
 }
 
-static ssize_t write_some(const char *bytes, size_t count) REQUIRES(output_lock)
-{
-    ssize_t written;
-    do
-        written =
-            output_is_socket ? send(output, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL) : write(output, bytes, count);
-    while (written < 0 && errno == EINTR);
-    return written;
-}
-
 static bool write_out(const struct log_line *line) REQUIRES(output_lock)
 {
-    if (is_torn && write_some("\n", 1) != 1)
+    if (is_torn && output_write(&output, "\n", 1) != 1)
         return false;
     is_torn = false;
-    ssize_t written = write_some(line->text, line->length);
+    ssize_t written = output_write(&output, line->text, line->length);
     is_torn = written > 0 && (size_t)written < line->length;
     return written >= 0 && !is_torn;
+}
+
+// One that has taken all so far, and would not wait, need not be asked.
+static bool takes_something(void) REQUIRES(output_lock)
+{
+    return (!output.may_wait && dropped == 0) || output_is_ready(&output);
 }
 
 static void report_dropped(int64_t wall) REQUIRES(output_lock)
@@ -142,8 +116,7 @@ void log_output(const struct log_event *event)
     struct log_line line;
     log_render(&line, event);
     mutex_lock(&output_lock);
-    struct pollfd poller = {.fd = output, .events = POLLOUT};
-    if (poll(&poller, 1, 0) == 1 && (poller.revents & POLLOUT) != 0) {
+    if (takes_something()) {
         if (dropped > 0)
             report_dropped(event->wall);
         if (!write_out(&line))

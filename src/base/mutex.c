@@ -35,6 +35,14 @@ void mutex_unlock(struct mutex *mutex) NO_THREAD_SAFETY_ANALYSIS
     check(pthread_mutex_unlock(&mutex->native), "pthread_mutex_unlock");
 }
 
+bool mutex_lock_by(struct mutex *mutex, int64_t deadline) NO_THREAD_SAFETY_ANALYSIS
+{
+    struct timespec until = clock_timespec(deadline);
+    int result = pthread_mutex_clocklock(&mutex->native, CLOCK_MONOTONIC, &until);
+    check(result == ETIMEDOUT ? 0 : result, "pthread_mutex_clocklock");
+    return result == 0;
+}
+
 void condition_init(struct condition *condition)
 {
     pthread_condattr_t attributes;

@@ -30,10 +30,15 @@ bool shared_drop(void *object)
     return --shared->references == 0;
 }
 
-void shared_free(void *object)
+void shared_unlink(void *object)
 {
     struct shared *shared = object;
     INVARIANT(shared->references == 0);
     LIST_REMOVE(shared, link);
-    free(shared);
+}
+
+void shared_free(void *object)
+{
+    shared_unlink(object);
+    free(object);
 }

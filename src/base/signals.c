@@ -10,11 +10,10 @@
 #include "bitflow/base/compiler.h"
 
 static const int ends[] = {SIGTERM, SIGINT, SIGQUIT};
-static const int orders[] = {SIGHUP, SIGUSR1};
+static const int orders[] = {SIGHUP, SIGUSR1, SIGUSR2};
 // A write to a closed socket or pipe (SIGPIPE), to a file at its size limit (SIGXFSZ), or from the background to a
 // terminal (SIGTTOU) is an error where it happens, or none, but no death and no stop. The others mean nothing to us.
-static const int ignored[] = {SIGPIPE,   SIGXFSZ, SIGTTOU, SIGUSR2,   SIGALRM,
-                              SIGVTALRM, SIGPROF, SIGIO,   SIGSTKFLT, SIGPWR};
+static const int ignored[] = {SIGPIPE, SIGXFSZ, SIGTTOU, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGSTKFLT, SIGPWR};
 
 #define TAKEN_COUNT (ARRAY_LENGTH(ends) + ARRAY_LENGTH(orders))
 
@@ -67,6 +66,7 @@ void signals_init(void)
     for (size_t i = 0; i < TAKEN_COUNT; i++)
         (void)sigaction(taken_signal(i), &by_default, &first_actions[i]);
     (void)sigaction(signals_notice(), &by_default, NULL);
+    (void)sigaction(SIGCHLD, &by_default, NULL); // where it is ignored, a child's status is lost
     is_restorable = true;
     awaited_signals(&awaited);
     (void)sigprocmask(SIG_SETMASK, &awaited, NULL);

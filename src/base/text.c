@@ -43,3 +43,10 @@ bool text_is_control(const char *text, size_t at, size_t length)
     bool ends_c1 = *byte >= 0x80 && *byte <= 0x9f && at > 0 && byte[-1] == 0xc2;
     return ends_c1 || (*byte == 0xc2 && at + 1 < length && byte[1] >= 0x80 && byte[1] <= 0x9f);
 }
+
+char *text_decimal(char *end, uint64_t number, unsigned digits)
+{
+    for (; number > 0 || digits > 0; number /= 10, digits -= digits > 0)
+        *--end = (char)('0' + number % 10);
+    return end;
+}

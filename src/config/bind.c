@@ -8,6 +8,7 @@
 #include "duration.h"
 #include "schema.h"
 #include "suggest.h"
+#include "value_hints.h"
 
 struct binder {
     struct arena *arena;
@@ -15,7 +16,8 @@ struct binder {
 };
 
 // Fields are written through their offsets, which the schema has checked to be of the right type.
-_Static_assert(offsetof(struct tls_config, mark) == 0, "an optional object begins with its key's mark");
+_Static_assert(offsetof(struct tls_config, mark) == 0 && offsetof(struct control_config, mark) == 0,
+               "an optional object begins with its key's mark");
 
 static void store(void *base, size_t offset, const void *value, size_t size)
 {
@@ -40,6 +42,7 @@ static void set_default(const struct schema_row *row, void *base)
         store(base, row->offset, &flag, sizeof flag);
         break;
     case SCHEMA_ENUM:
+    case SCHEMA_WORDS:
         store(base, row->offset, &word, sizeof word);
         break;
     case SCHEMA_INTEGER:
@@ -219,6 +222,11 @@ static void bind_duration(struct binder *binder, const struct schema_row *row, c
 static void bind_address(struct binder *binder, const struct schema_row *row, const struct config_path *path,
                          void *base)
 {
+    if (path->node->kind == YAML_SEQUENCE) {
+        report_error_at_value(binder->diagnostics, path,
+                              "must be an address, not a list; one that begins with [ needs quotes, as in '[::1]:80'");
+        return;
+    }
     const char *text = scalar_text(binder, row, path, "an address");
     struct address address;
     struct error error = ERROR_INIT;
@@ -232,7 +240,9 @@ static void bind_address(struct binder *binder, const struct schema_row *row, co
         report_error_at_value(binder->diagnostics, path, "%s: %s", quoted_value(path, quoted), error.text);
 }
 
-static void bind_enum(struct binder *binder, const struct schema_row *row, const struct config_path *path, void *base)
+// NULL after a report that it is none of the row's.
+static const struct schema_word *find_word(struct binder *binder, const struct schema_row *row,
+                                           const struct config_path *path)
 {
     char what[128] = "one of";
     size_t used = strlen(what);
@@ -242,17 +252,22 @@ static void bind_enum(struct binder *binder, const struct schema_row *row, const
     }
     const char *text = scalar_text(binder, row, path, what);
     if (text == NULL)
-        return;
-    for (const struct schema_word *word = row->words; word->word != NULL; word++) {
-        if (strcmp(text, word->word) == 0) {
-            store(base, row->offset, &word->value, sizeof word->value);
-            return;
-        }
-    }
+        return NULL;
+    for (const struct schema_word *word = row->words; word->word != NULL; word++)
+        if (strcmp(text, word->word) == 0)
+            return word;
     char quoted[QUOTED_TEXT_SIZE];
     const char *near = suggest_word(text, row->words);
     report_error_at_value(binder->diagnostics, path, "must be %s, not %s%s%s%s", what, quoted_value(path, quoted),
                           near != NULL ? "; did you mean " : "", near != NULL ? near : "", near != NULL ? "?" : "");
+    return NULL;
+}
+
+static void bind_enum(struct binder *binder, const struct schema_row *row, const struct config_path *path, void *base)
+{
+    const struct schema_word *word = find_word(binder, row, path);
+    if (word != NULL)
+        store(base, row->offset, &word->value, sizeof word->value);
 }
 
 // Whether it is a list with enough items.
@@ -284,6 +299,19 @@ static void bind_strings(struct binder *binder, const struct schema_row *row, co
     }
     if (items != NULL)
         store_list(row, base, items, path->node->count);
+}
+
+static void bind_words(struct binder *binder, const struct schema_row *row, const struct config_path *path, void *base)
+{
+    unsigned bits = 0;
+    if (!is_list(binder, row, path))
+        return;
+    for (size_t i = 0; i < path->node->count; i++) {
+        struct config_path item = path_item(path, i);
+        const struct schema_word *word = find_word(binder, row, &item);
+        bits |= word != NULL ? word->value : 0;
+    }
+    store(base, row->offset, &bits, sizeof bits);
 }
 
 static void bind_cidrs(struct binder *binder, const struct schema_row *row, const struct config_path *path, void *base)
@@ -370,7 +398,11 @@ static void bind_value(struct binder *binder, const struct schema_row *row, cons
     case SCHEMA_ENUM:
         bind_enum(binder, row, path, base);
         break;
+    case SCHEMA_WORDS:
+        bind_words(binder, row, path, base);
+        break;
     }
+    hint_at_value(row, path, binder->diagnostics);
 }
 
 static void report_unknown_key(struct binder *binder, const struct schema_object *object,

@@ -7,6 +7,7 @@
 
 #include "arena.h"
 #include "bind.h"
+#include "bitflow/base/hash.h"
 #include "config_file.h"
 #include "config_path.h"
 #include "cross_checks.h"
@@ -46,7 +47,8 @@ static void report(struct diagnostics *diagnostics, struct yaml_mark mark, const
 }
 
 // From the document to a finished snapshot, or NULL.
-static const struct config *build_snapshot(const struct yaml_node *document, struct diagnostics *diagnostics)
+static const struct config *build_snapshot(const struct yaml_node *document, uint64_t text_hash,
+                                           struct diagnostics *diagnostics)
 {
     struct snapshot *snapshot = calloc(1, sizeof *snapshot);
     if (snapshot == NULL) {
@@ -57,6 +59,7 @@ static const struct config *build_snapshot(const struct yaml_node *document, str
     atomic_init(&snapshot->references, 1);
     struct config_path root = path_root(document);
     bind_config(&root, &snapshot->config, &snapshot->arena, diagnostics);
+    snapshot->config.text_hash = text_hash;
     if (snapshot->arena.is_exhausted)
         diagnostics_add_general(diagnostics, "out of memory");
     else
@@ -65,6 +68,11 @@ static const struct config *build_snapshot(const struct yaml_node *document, str
     if (diagnostics->errors > 0)
         config_drop(&config);
     return config;
+}
+
+static uint64_t hash_of(const char *bytes, size_t length)
+{
+    return hash_bytes(hash_begin(), bytes, length);
 }
 
 const struct config *config_load_text(const char *bytes, size_t length, struct diagnostics *diagnostics)
@@ -80,29 +88,42 @@ const struct config *config_load_text(const char *bytes, size_t length, struct d
     else if (yaml_is_null(document))
         report(diagnostics, document->mark, "the file has no configuration in it");
     else
-        config = build_snapshot(document, diagnostics);
+        config = build_snapshot(document, hash_of(bytes, length), diagnostics);
     arena_release(&arena);
     return config;
 }
 
+// One byte more than is allowed, to tell a file that is too large. A pipe's size is not known beforehand.
+#define READ_SIZE ((size_t)YAML_TREE_BYTES_MAX + 1)
+
+bool config_is_same(const struct config *config, const char *path)
+{
+    size_t length = 0;
+    char *buffer = malloc(READ_SIZE);
+    bool is_same = buffer != NULL && config_file_read(path, buffer, READ_SIZE, &length, NULL) &&
+                   hash_of(buffer, length) == config->text_hash;
+    if (buffer != NULL)
+        explicit_bzero(buffer, READ_SIZE);
+    free(buffer);
+    return is_same;
+}
+
 const struct config *config_load(const char *path, struct diagnostics *diagnostics)
 {
-    // One byte more than is allowed, to tell a file that is too large. A pipe's size is not known beforehand.
-    const size_t size = YAML_TREE_BYTES_MAX + 1;
     size_t length = 0;
     struct error error = ERROR_INIT;
     const struct config *config = NULL;
-    char *buffer = malloc(size);
+    char *buffer = malloc(READ_SIZE);
     if (buffer == NULL) {
         diagnostics_add_general(diagnostics, "out of memory");
         return NULL;
     }
-    if (config_file_read(path, buffer, size, &length, &error))
+    if (config_file_read(path, buffer, READ_SIZE, &length, &error))
         config = config_load_text(buffer, length, diagnostics);
     else
         diagnostics_add_general(diagnostics, error.text);
     // It may hold passwords, even if not all of it came.
-    explicit_bzero(buffer, size);
+    explicit_bzero(buffer, READ_SIZE);
     free(buffer);
     return config;
 }

@@ -77,15 +77,18 @@ static void add(struct diagnostics *diagnostics, enum diagnostic_severity severi
                     &(struct diagnostic){.severity = severity, .mark = mark, .path = path_text, .text = text});
 }
 
+static struct yaml_mark mark_of_value(const struct config_path *path)
+{
+    while (path->node == NULL && path->parent != NULL)
+        path = path->parent;
+    return path->node != NULL ? path->node->mark : (struct yaml_mark){0};
+}
+
 void report_error_at_value(struct diagnostics *diagnostics, const struct config_path *path, const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
-    const struct config_path *present = path;
-    while (present->node == NULL && present->parent != NULL)
-        present = present->parent;
-    struct yaml_mark mark = present->node != NULL ? present->node->mark : (struct yaml_mark){0};
-    add(diagnostics, DIAGNOSTIC_ERROR, mark, path, format, arguments);
+    add(diagnostics, DIAGNOSTIC_ERROR, mark_of_value(path), path, format, arguments);
     va_end(arguments);
 }
 
@@ -94,6 +97,14 @@ void report_error_at_key(struct diagnostics *diagnostics, const struct config_pa
     va_list arguments;
     va_start(arguments, format);
     add(diagnostics, DIAGNOSTIC_ERROR, path->key_mark, path, format, arguments);
+    va_end(arguments);
+}
+
+void report_warning_at_value(struct diagnostics *diagnostics, const struct config_path *path, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    add(diagnostics, DIAGNOSTIC_WARNING, mark_of_value(path), path, format, arguments);
     va_end(arguments);
 }
 

@@ -33,6 +33,8 @@ void report_error_at_value(struct diagnostics *diagnostics, const struct config_
     PRINTF_LIKE(3, 4);
 void report_error_at_key(struct diagnostics *diagnostics, const struct config_path *path, const char *format, ...)
     PRINTF_LIKE(3, 4);
+void report_warning_at_value(struct diagnostics *diagnostics, const struct config_path *path, const char *format, ...)
+    PRINTF_LIKE(3, 4);
 void report_warning_at_key(struct diagnostics *diagnostics, const struct config_path *path, const char *format, ...)
     PRINTF_LIKE(3, 4);
 

@@ -3,8 +3,12 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/net/socks.h"
+#include "control_checks.h"
 #include "cross_checks.h"
+#include "file_checks.h"
+#include "listener_checks.h"
 #include "syntax.h"
+#include "target_checks.h"
 
 static void check_certificates(const struct config_path *tls, struct diagnostics *diagnostics, bool *has_pair)
 {
@@ -44,6 +48,21 @@ static void warn_unless(bool has_effect, const struct config_path *parent, const
         report_warning_at_key(diagnostics, &path, "means nothing %s", why);
 }
 
+// More than a warning: whoever relies on it to keep others out must not run without it.
+static void check_unix_access(const struct config_path *listener, const struct listener_config *config,
+                              struct diagnostics *diagnostics)
+{
+    static const char *const keys[] = {"unix_mode", "unix_user", "unix_group"};
+    struct config_path address = path_key(listener, "address");
+    bool has_file = (config->address.kind == ADDRESS_UNIX && !config->address.is_abstract) || address.node == NULL ||
+                    is_refused(&address, diagnostics);
+    for (size_t i = 0; !has_file && i < ARRAY_LENGTH(keys); i++) {
+        struct config_path path = path_key(listener, keys[i]);
+        if (path.node != NULL)
+            report_error_at_key(diagnostics, &path, "is for unix:///path alone: this listener makes no file");
+    }
+}
+
 static void check_sources(const struct config_path *listener, const struct listener_config *config,
                           struct diagnostics *diagnostics)
 {
@@ -67,6 +86,16 @@ static void check_proxy_protocol(const struct config_path *listener, const struc
         report_error_at_key(diagnostics, &sources, "needs proxy_protocol: true; without that it would keep nobody out");
 }
 
+static void check_liveness_of_clients(const struct config_path *listener, const struct listener_config *config,
+                                      struct diagnostics *diagnostics)
+{
+    bool is_unix = config->address.kind == ADDRESS_UNIX;
+    warn_unless(!is_unix || config->keepalive_interval == 0, listener, "keepalive_interval", "over a Unix socket",
+                diagnostics);
+    warn_unless(!is_unix || config->tcp_user_timeout == 0, listener, "tcp_user_timeout", "over a Unix socket",
+                diagnostics);
+}
+
 static void check_client_hello_timeout(const struct config_path *proxy, const struct config_path *listener,
                                        const struct proxy_config *config, struct diagnostics *diagnostics)
 {
@@ -82,8 +111,10 @@ static void check_listener(const struct config_path *proxy, const struct proxy_c
                            struct diagnostics *diagnostics)
 {
     struct config_path listener = path_key(proxy, "listener");
+    check_unix_access(&listener, &config->listener, diagnostics);
     check_sources(&listener, &config->listener, diagnostics);
     check_proxy_protocol(&listener, &config->listener, diagnostics);
+    check_liveness_of_clients(&listener, &config->listener, diagnostics);
     check_client_hello_timeout(proxy, &listener, config, diagnostics);
 
     struct config_path tls = path_key(&listener, "tls_context");
@@ -112,8 +143,12 @@ static void check_target_names(const struct config_path *targets, const struct p
 // *.example.com and * are patterns of one.
 static bool is_server_name(const char *name)
 {
+    size_t length = strlen(name);
     if (strcmp(name, "*") == 0)
         return true;
+    // Clients' names are compared with it as they are once the dot at the end is gone.
+    if (length > 0 && name[length - 1] == '.')
+        return false;
     return syntax_server_name(name[0] == '*' && name[1] == '.' ? name + 2 : name, NULL);
 }
 
@@ -198,6 +233,8 @@ static void check_reach(const struct config_path *target, const struct target_co
     check_resolve_timeout(target, config, has_dual_stack, diagnostics);
     warn_unless(config->keepalive_interval == 0 || !is_by_unix_socket(config), target, "keepalive_interval",
                 "over a Unix socket", diagnostics);
+    warn_unless(config->tcp_user_timeout == 0 || !is_by_unix_socket(config), target, "tcp_user_timeout",
+                "over a Unix socket", diagnostics);
     struct config_path attempts = path_key(target, "connect_attempts");
     bool is_repeated = config->connect_attempts > 1 || is_refused(&attempts, diagnostics);
     warn_unless(is_repeated || config->connect_backoff == 0, target, "connect_backoff",
@@ -254,6 +291,7 @@ static void check_targets(const struct config_path *proxy, const struct proxy_co
         check_reach(&target, &config->targets[i], has_dual_stack, diagnostics);
         check_health(&target, &config->targets[i], has_choice, diagnostics);
     }
+    check_what_targets_never_reach(&targets, config, diagnostics);
 }
 
 static void check_connection_log(const struct config_path *options, const struct proxy_config *config,
@@ -267,16 +305,46 @@ static void check_connection_log(const struct config_path *options, const struct
         report_error_at_value(diagnostics, &interval, "is too short: at least 1s");
 }
 
-static void check_source_limit(const struct config_path *options, const struct proxy_config *config,
-                               struct diagnostics *diagnostics)
+// What is counted of each source.
+// Whoever may send the PROXY protocol's header says which source it is.
+static void check_who_declares_sources(const struct config_path *proxy, const struct config_path *limit,
+                                       const struct proxy_config *config, struct diagnostics *diagnostics)
 {
-    int64_t limit = config->source_connection_limit;
-    struct config_path path = path_key(options, "source_connection_limit");
-    if (limit > 0 && config->listener.address.kind == ADDRESS_UNIX && !config->listener.proxy_protocol)
-        report_warning_at_key(diagnostics, &path,
-                              "means nothing at a unix:// listener: its clients have no IP address");
-    else if (limit > 0 && config->connection_limit > 0 && limit >= config->connection_limit)
-        report_warning_at_key(diagnostics, &path, "protects nobody: a single source can take all of connection_limit");
+    struct config_path listener = path_key(proxy, "listener");
+    struct config_path sources = path_key(&listener, "proxy_protocol_sources");
+    struct config_path authorized = path_key(&listener, "authorized_sources");
+    if (config->listener.proxy_protocol && config->listener.address.kind == ADDRESS_TCP && sources.node == NULL &&
+        authorized.node == NULL)
+        report_warning_at_key(diagnostics, limit,
+                              "holds nobody back without the listener's proxy_protocol_sources: whoever connects "
+                              "declares any source");
+}
+
+static void check_source_limits(const struct config_path *proxy, const struct config_path *options,
+                                const struct proxy_config *config, struct diagnostics *diagnostics)
+{
+    static const char *const keys[] = {"source_connection_limit", "source_connection_rate"};
+    const int64_t limits[] = {config->source_connection_limit, config->source_connection_rate};
+    bool has_sources = config->listener.address.kind != ADDRESS_UNIX || config->listener.proxy_protocol;
+    bool has_some = false;
+    for (size_t i = 0; i < ARRAY_LENGTH(keys); i++) {
+        struct config_path path = path_key(options, keys[i]);
+        has_some = has_some || path.node != NULL;
+        if (limits[i] > 0 && !has_sources)
+            report_warning_at_key(diagnostics, &path,
+                                  "means nothing at a unix:// listener: its clients have no IP address");
+        else if (limits[i] > 0)
+            check_who_declares_sources(proxy, &path, config, diagnostics);
+    }
+    struct config_path limit = path_key(options, keys[0]), rate = path_key(options, keys[1]);
+    if (has_sources && config->source_connection_limit > 0 && config->connection_limit > 0 &&
+        config->source_connection_limit >= config->connection_limit)
+        report_warning_at_key(diagnostics, &limit, "protects nobody: a single source can take all of connection_limit");
+    warn_unless(rate.node != NULL, options, "source_connection_burst", "without source_connection_rate", diagnostics);
+    static const char *const prefixes[] = {"source_ipv4_prefix", "source_ipv6_prefix"};
+    for (size_t i = 0; i < ARRAY_LENGTH(prefixes); i++)
+        warn_unless(has_some, options, prefixes[i], "without source_connection_limit or source_connection_rate",
+                    diagnostics);
 }
 
 static void check_dual_stack(const struct config_path *options, const struct proxy_config *config,
@@ -288,15 +356,72 @@ static void check_dual_stack(const struct config_path *options, const struct pro
     warn_unless(has_effect, options, "enable_dual_stack", "without a target whose name is resolved here", diagnostics);
 }
 
+static void check_proxy_header(const struct config_path *proxy, const struct config_path *options,
+                               const struct proxy_config *config, struct diagnostics *diagnostics)
+{
+    static const char *const keys[] = {"proxy_header_version", "proxy_header_tlvs", "proxy_header_pass_tlvs"};
+    struct config_path header = path_key(options, "enable_proxy_header");
+    struct config_path version = path_key(options, "proxy_header_version");
+    struct config_path pass = path_key(options, "proxy_header_pass_tlvs");
+    struct config_path listener = path_key(proxy, "listener");
+    struct config_path proxy_protocol = path_key(&listener, "proxy_protocol");
+    struct config_path sources = path_key(&listener, "proxy_protocol_sources");
+    struct config_path authorized = path_key(&listener, "authorized_sources");
+    bool has_sources = sources.node != NULL || authorized.node != NULL;
+    bool is_on = config->enable_proxy_header || is_refused(&header, diagnostics);
+    bool is_binary = config->proxy_header_version == PROXY_HEADER_VERSION_2 || is_refused(&version, diagnostics);
+    bool has_client = config->listener.proxy_protocol || is_refused(&proxy_protocol, diagnostics);
+    for (size_t i = 0; i < ARRAY_LENGTH(keys); i++)
+        warn_unless(is_on, options, keys[i], "without enable_proxy_header: true", diagnostics);
+    for (size_t i = 1; is_on && i < ARRAY_LENGTH(keys); i++)
+        warn_unless(is_binary, options, keys[i], "without proxy_header_version: 2", diagnostics);
+    if (!is_on || !is_binary || !config->proxy_header_pass_tlvs)
+        return;
+    warn_unless(has_client, options, "proxy_header_pass_tlvs", "without the listener's proxy_protocol: true",
+                diagnostics);
+    // Other listeners' files and descriptors say who may come.
+    if (has_client && !has_sources && config->listener.address.kind == ADDRESS_TCP)
+        report_error_at_key(diagnostics, &pass,
+                            "needs the listener's proxy_protocol_sources: without them, whoever connects could make "
+                            "up what is passed on");
+}
+
+// Where only one side has a read timeout, it comes to stand for both when that side ends: maybe not what was meant.
+static void check_read_timeouts(const struct config_path *proxy, const struct proxy_config *config,
+                                struct diagnostics *diagnostics)
+{
+    struct config_path listener = path_key(proxy, "listener"), targets = path_key(proxy, "targets");
+    struct config_path options = path_key(proxy, "options");
+    struct config_path own = path_key(&listener, "read_timeout");
+    struct config_path half_close = path_key(&options, "half_close_timeout");
+    bool has_own = config->listener.read_timeout > 0;
+    if (config->half_close_timeout > 0 || is_refused(&half_close, diagnostics) || is_refused(&own, diagnostics))
+        return;
+    for (size_t i = 0; i < used_targets(config); i++) {
+        struct config_path target = path_item(&targets, i);
+        struct config_path other = path_key(&target, "read_timeout");
+        if ((config->targets[i].read_timeout > 0) == has_own || is_refused(&other, diagnostics))
+            continue;
+        if (has_own)
+            report_warning_at_key(diagnostics, &own,
+                                  "is also how long targets[%zu] may be silent once the client has ended, as it has no "
+                                  "read_timeout; set that, or half_close_timeout",
+                                  i);
+        else
+            report_warning_at_key(diagnostics, &other,
+                                  "is also how long a client may be silent once the target has ended, as the listener "
+                                  "has no read_timeout; set that, or half_close_timeout");
+        return;
+    }
+}
+
 static void check_options(const struct config_path *proxy, const struct proxy_config *config,
                           struct diagnostics *diagnostics)
 {
     struct config_path options = path_key(proxy, "options");
-    struct config_path header = path_key(&options, "enable_proxy_header");
-    warn_unless(config->enable_proxy_header || is_refused(&header, diagnostics), &options, "proxy_header_version",
-                "without enable_proxy_header: true", diagnostics);
+    check_proxy_header(proxy, &options, config, diagnostics);
     check_connection_log(&options, config, diagnostics);
-    check_source_limit(&options, config, diagnostics);
+    check_source_limits(proxy, &options, config, diagnostics);
     check_dual_stack(&options, config, diagnostics);
 }
 
@@ -354,11 +479,15 @@ void check_across_keys(const struct config_path *root, const struct config *conf
     struct config_path server = path_key(root, "server");
     struct config_path proxies = path_key(&server, "proxies");
     check_application(root, config, diagnostics);
+    check_control(root, config, diagnostics);
     for (size_t i = 0; i < config->proxy_count; i++) {
         struct config_path proxy = path_item(&proxies, i);
         check_unique_proxy(&proxies, config, i, diagnostics);
         check_listener(&proxy, &config->proxies[i], diagnostics);
         check_targets(&proxy, &config->proxies[i], diagnostics);
         check_options(&proxy, &config->proxies[i], diagnostics);
+        check_read_timeouts(&proxy, &config->proxies[i], diagnostics);
+        check_files_to_make(&proxy, &config->proxies[i], diagnostics);
     }
+    check_where_listeners_meet(&proxies, config, diagnostics);
 }

@@ -97,18 +97,27 @@ bool diagnostics_has_error_at(const struct diagnostics *diagnostics, struct yaml
     return false;
 }
 
+void diagnostic_format_place(const struct diagnostics *diagnostics, const struct diagnostic *diagnostic,
+                             char out[DIAGNOSTIC_PLACE_SIZE])
+{
+    if (diagnostic->mark.line > 0)
+        (void)snprintf(out, DIAGNOSTIC_PLACE_SIZE, "%.*s:%zu:%zu", PATH_MAX, diagnostics->file, diagnostic->mark.line,
+                       diagnostic->mark.column);
+    else
+        (void)snprintf(out, DIAGNOSTIC_PLACE_SIZE, "%.*s", PATH_MAX, diagnostics->file);
+}
+
 void diagnostic_format(const struct diagnostics *diagnostics, const struct diagnostic *diagnostic,
                        char out[DIAGNOSTIC_LINE_SIZE])
 {
     const char *severity = diagnostic->severity == DIAGNOSTIC_WARNING ? "warning: " : "";
     const char *path = diagnostic->path != NULL ? diagnostic->path : "";
-    char position[64] = "";
-    if (diagnostic->mark.line > 0)
-        (void)snprintf(position, sizeof position, ":%zu:%zu", diagnostic->mark.line, diagnostic->mark.column);
+    char place[DIAGNOSTIC_PLACE_SIZE];
+    diagnostic_format_place(diagnostics, diagnostic, place);
     if (diagnostic->file != NULL)
-        (void)snprintf(out, DIAGNOSTIC_LINE_SIZE, "%.*s: %sproxy %s: %.*s: %s", PATH_MAX, diagnostics->file, severity,
-                       diagnostic->proxy, PATH_MAX, diagnostic->file, diagnostic->text);
+        (void)snprintf(out, DIAGNOSTIC_LINE_SIZE, "%s: %sproxy %s: %.*s: %s", place, severity, diagnostic->proxy,
+                       PATH_MAX, diagnostic->file, diagnostic->text);
     else
-        (void)snprintf(out, DIAGNOSTIC_LINE_SIZE, "%.*s%s: %s%s%s%s", PATH_MAX, diagnostics->file, position, severity,
-                       path, *path != '\0' ? ": " : "", diagnostic->text);
+        (void)snprintf(out, DIAGNOSTIC_LINE_SIZE, "%s: %s%s%s%s", place, severity, path, *path != '\0' ? ": " : "",
+                       diagnostic->text);
 }

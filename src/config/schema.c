@@ -8,7 +8,11 @@
 #include "bitflow/config/config.h"
 #include "syntax.h"
 
-#define KEEPALIVE_MAX (INT64_C(32767) * NS_PER_S) // what Linux takes
+// What Linux takes.
+#define KEEPALIVE_MAX (INT64_C(32767) * NS_PER_S)
+#define USER_TIMEOUT_MAX (INT64_C(2147483) * NS_PER_S)
+
+#define SOURCE_RATE_MAX 1000000 // more is no limit
 
 // ---- How a row is written: the key, the field of STRUCT that it fills, what leaving the key out means, and the rest.
 
@@ -32,6 +36,7 @@
 #define LISTEN_ADDRESS(name, field, ...) ROW(name, SCHEMA_LISTEN_ADDRESS, FIELD(struct address, field), __VA_ARGS__)
 #define TARGET_ADDRESS(name, field, ...) ROW(name, SCHEMA_TARGET_ADDRESS, FIELD(struct address, field), __VA_ARGS__)
 #define WORD(name, field, list, ...) ROW(name, SCHEMA_ENUM, WORD_FIELD(field), .words = (list), __VA_ARGS__)
+#define WORDS(name, field, list, ...) ROW(name, SCHEMA_WORDS, WORD_FIELD(field), .words = (list), __VA_ARGS__)
 #define STRINGS(name, field, count, ...) LIST(name, SCHEMA_STRINGS, const char *const *, field, count, __VA_ARGS__)
 #define CIDRS(name, field, count, ...) LIST(name, SCHEMA_CIDRS, const struct cidr *, field, count, __VA_ARGS__)
 #define OBJECTS(name, type, field, count, items, ...) \
@@ -42,9 +47,10 @@
 #define GROUP(name, keys, ...) ROW(name, SCHEMA_OBJECT, 0, .object = &(keys), __VA_ARGS__)
 #define MEMBER(name, type, field, keys, ...) \
     ROW(name, SCHEMA_OBJECT, FIELD(type, field), .object = &(keys), __VA_ARGS__)
-#define TLS_CONTEXT(name, field, keys, ...)                                                                    \
-    ROW(name, SCHEMA_OPTIONAL_OBJECT, FIELD(const struct tls_config *, field), .object = &(keys), NEEDS_VALUE, \
-        __VA_ARGS__)
+#define OPTIONAL_OBJECT(name, type, field, keys, ...) \
+    ROW(name, SCHEMA_OPTIONAL_OBJECT, FIELD(const type *, field), .object = &(keys), __VA_ARGS__)
+#define TLS_CONTEXT(name, field, keys, ...) \
+    OPTIONAL_OBJECT(name, struct tls_config, field, keys, NEEDS_VALUE, __VA_ARGS__)
 
 #define REQUIRED .is_required = true
 #define OPTIONAL .is_required = false
@@ -75,6 +81,9 @@ static const struct schema_word verify_modes[] = {
 
 static const struct schema_word tls_versions[] = {{"1.2", TLS_MINIMUM_1_2}, {"1.3", TLS_MINIMUM_1_3}, {NULL, 0}};
 
+static const struct schema_word truncations[] = {
+    {"reset", TLS_TRUNCATION_RESET}, {"accept", TLS_TRUNCATION_ACCEPT}, {NULL, 0}};
+
 static const struct schema_word balancers[] = {{"none", BALANCER_NONE},
                                                {"failover", BALANCER_FAILOVER},
                                                {"round-robin", BALANCER_ROUND_ROBIN},
@@ -85,6 +94,15 @@ static const struct schema_word balancers[] = {{"none", BALANCER_NONE},
 static const struct schema_word proxy_header_versions[] = {
     {"1", PROXY_HEADER_VERSION_1}, {"2", PROXY_HEADER_VERSION_2}, {NULL, 0}};
 
+static const struct schema_word proxy_header_tlvs[] = {{"alpn", PROXY_HEADER_TLV_ALPN},
+                                                       {"authority", PROXY_HEADER_TLV_AUTHORITY},
+                                                       {"unique-id", PROXY_HEADER_TLV_UNIQUE_ID},
+                                                       {"ssl", PROXY_HEADER_TLV_SSL},
+                                                       {"ssl-cipher", PROXY_HEADER_TLV_SSL_CIPHER},
+                                                       {"cert-cn", PROXY_HEADER_TLV_CERT_CN},
+                                                       {"crc32c", PROXY_HEADER_TLV_CRC32C},
+                                                       {NULL, 0}};
+
 static const struct schema_word metrics_tag_formats[] = {
     {"none", METRICS_TAGS_NONE}, {"dogstatsd", METRICS_TAGS_DOGSTATSD}, {"influxdb", METRICS_TAGS_INFLUXDB}, {NULL, 0}};
 
@@ -93,6 +111,17 @@ static const struct schema_word schedulings[] = {
 
 // ---- The keys.
 
+#define STRUCT struct control_config
+
+static const struct schema_row control_rows[] = {
+    LISTEN_ADDRESS("address", address, REQUIRED),
+    STRING("mode", mode, UNSET("0600"), NEEDS_VALUE, CHECK(syntax_unix_mode), SYNTAX("`\"0660\"` and the like")),
+    STRING("user", user, UNSET("bitflow's"), NEEDS_VALUE, CHECK(syntax_unix_user), SYNTAX("name or number")),
+    STRING("group", group, UNSET("bitflow's"), NEEDS_VALUE, CHECK(syntax_unix_group), SYNTAX("name or number")),
+};
+OBJECT(control, struct control_config);
+
+#undef STRUCT
 #define STRUCT struct config
 
 static const struct schema_row metrics_rows[] = {
@@ -114,8 +143,11 @@ static const struct schema_row application_rows[] = {
            SYNTAX("`https://KEY@HOST[:PORT]/[PATH/]PROJECT`")),
     STRING("sentry_environment", sentry_environment, UNSET("production"), CHECK(syntax_sentry_environment)),
     NAMED_FILE("sentry_authority", sentry_authority, UNSET("the system's")),
+    FLAG("watch_files", watch_files, DEFAULT(true)),
+    FLAG("watch_configuration", watch_configuration, DEFAULT(false)),
     GROUP("metrics", metrics_object, OPTIONAL),
     GROUP("log", log_object, OPTIONAL),
+    OPTIONAL_OBJECT("control", struct control_config, control, control_object, UNSET("off")),
 };
 OBJECT(application, struct config);
 
@@ -126,7 +158,7 @@ static const struct schema_row certificate_rows[] = {
     NAMED_FILE("key", key, UNSET("none")),
     NAMED_FILE("certificate", certificate, UNSET("none")),
     NAMED_FILE("authority", authority, UNSET("none")),
-    NAMED_FILE("revocation_list", revocation_list, UNSET("none")),
+    NAMED_FILE("revocation_list", revocation_list, UNSET("none"), NEEDS_VALUE),
 };
 OBJECT(certificate, struct certificate_config);
 
@@ -142,6 +174,7 @@ OBJECT(certificate, struct certificate_config);
             CHECK(syntax_alpn_protocol))
 #define MINIMUM_VERSION WORD("minimum_version", minimum_version, tls_versions, DEFAULT(TLS_MINIMUM_1_2))
 #define HANDSHAKE_TIMEOUT DURATION("handshake_timeout", handshake_timeout, DEFAULT(10 * NS_PER_S))
+#define TRUNCATION WORD("truncation", truncation, truncations, DEFAULT(TLS_TRUNCATION_RESET))
 
 static const struct schema_row listener_tls_rows[] = {
     WORD("verify_mode", verify_mode, verify_modes, DEFAULT(VERIFY_NONE)),
@@ -149,6 +182,7 @@ static const struct schema_row listener_tls_rows[] = {
     APPLICATION_PROTOCOLS,
     MINIMUM_VERSION,
     HANDSHAKE_TIMEOUT,
+    TRUNCATION,
 };
 OBJECT(listener_tls, struct tls_config);
 
@@ -159,16 +193,28 @@ static const struct schema_row target_tls_rows[] = {
     STRING("server_name", server_name, UNSET("the address's host"), CHECK(syntax_server_name)),
     MINIMUM_VERSION,
     HANDSHAKE_TIMEOUT,
+    TRUNCATION,
 };
 OBJECT(target_tls, struct tls_config);
 
 #undef STRUCT
 #define STRUCT struct listener_config
 
+// What both sides' connections have.
+#define KEEPALIVE_INTERVAL DURATION_OR_OFF("keepalive_interval", keepalive_interval, UNSET("0"), UP_TO(KEEPALIVE_MAX))
+#define USER_TIMEOUT DURATION("tcp_user_timeout", tcp_user_timeout, DEFAULT(0), UP_TO(USER_TIMEOUT_MAX))
+
 static const struct schema_row listener_rows[] = {
     LISTEN_ADDRESS("address", address, REQUIRED),
+    STRING("unix_mode", unix_mode, UNSET("0777 less the umask"), NEEDS_VALUE, CHECK(syntax_unix_mode),
+           SYNTAX("`\"0660\"` and the like")),
+    STRING("unix_user", unix_user, UNSET("bitflow's"), NEEDS_VALUE, CHECK(syntax_unix_user), SYNTAX("name or number")),
+    STRING("unix_group", unix_group, UNSET("bitflow's"), NEEDS_VALUE, CHECK(syntax_unix_group),
+           SYNTAX("name or number")),
     DURATION("read_timeout", read_timeout, DEFAULT(0)),
     DURATION("write_timeout", write_timeout, DEFAULT(0)),
+    KEEPALIVE_INTERVAL,
+    USER_TIMEOUT,
     CIDRS("authorized_sources", authorized_sources, authorized_source_count, UNSET("all"), NEEDS_VALUE, FROM(1)),
     TLS_CONTEXT("tls_context", tls, listener_tls_object, UNSET("plain")),
     DURATION("client_hello_timeout", client_hello_timeout, DEFAULT(10 * NS_PER_S)),
@@ -186,7 +232,7 @@ static const struct schema_row target_rows[] = {
     STRING("name", name, REQUIRED, CHECK(syntax_target_name)),
     TARGET_ADDRESS("address", address, REQUIRED),
     STRING("proxy", socks_proxy, UNSET("none"), SECRET, CHECK(syntax_socks_proxy),
-           SYNTAX("`socks5://[USER:PASS@]HOST:PORT`, `HOST:PORT` or `socks5+unix://[USER:PASS@]/path`")),
+           SYNTAX("`socks5://[USER[:PASS]@]HOST:PORT`, `HOST:PORT` or `socks5+unix://[USER[:PASS]@]/path`")),
     DURATION("proxy_timeout", proxy_timeout, DEFAULT(10 * NS_PER_S)),
     DURATION("connect_backoff", connect_backoff, UNSET("0")),
     INTEGER("connect_attempts", connect_attempts, DEFAULT(1), FROM(1), UP_TO(1000), UNIT("attempts")),
@@ -196,7 +242,8 @@ static const struct schema_row target_rows[] = {
     DURATION("fail_timeout", fail_timeout, DEFAULT(10 * NS_PER_S)),
     DURATION("write_timeout", write_timeout, DEFAULT(0)),
     DURATION("read_timeout", read_timeout, DEFAULT(0)),
-    DURATION_OR_OFF("keepalive_interval", keepalive_interval, UNSET("0"), UP_TO(KEEPALIVE_MAX)),
+    KEEPALIVE_INTERVAL,
+    USER_TIMEOUT,
     TLS_CONTEXT("tls_context", tls, target_tls_object, UNSET("plain")),
 };
 OBJECT(target, struct target_config);
@@ -207,13 +254,23 @@ OBJECT(target, struct target_config);
 static const struct schema_row options_rows[] = {
     INTEGER("connection_limit", connection_limit, UNSET("none"), FROM(1), UNIT("connections")),
     INTEGER("source_connection_limit", source_connection_limit, UNSET("none"), FROM(1), UNIT("connections")),
+    INTEGER("source_connection_rate", source_connection_rate, UNSET("none"), FROM(1), UP_TO(SOURCE_RATE_MAX),
+            UNIT("connections a second")),
+    INTEGER("source_connection_burst", source_connection_burst, UNSET("`source_connection_rate`"), FROM(1),
+            UP_TO(SOURCE_RATE_MAX), UNIT("connections")),
+    INTEGER("source_ipv4_prefix", source_ipv4_prefix, DEFAULT(32), FROM(1), UP_TO(32), UNIT("bits")),
+    INTEGER("source_ipv6_prefix", source_ipv6_prefix, DEFAULT(64), FROM(1), UP_TO(128), UNIT("bits")),
     DURATION("connection_lifetime", connection_lifetime, DEFAULT(0)),
-    PATH("connection_log", connection_log, UNSET("off")),
+    DURATION("half_close_timeout", half_close_timeout, DEFAULT(0)),
+    PATH("connection_log", connection_log, UNSET("off"), SYNTAX("path, `stdout` or `stderr`")),
     FLAG("connection_log_connect", connection_log_connect, DEFAULT(false)),
     DURATION("connection_log_interval", connection_log_interval, DEFAULT(0)),
+    FLAG("log_probes", log_probes, DEFAULT(true)),
     WORD("connection_load_balancer", balancer, balancers, DEFAULT(BALANCER_NONE)),
     FLAG("enable_proxy_header", enable_proxy_header, DEFAULT(false)),
     WORD("proxy_header_version", proxy_header_version, proxy_header_versions, DEFAULT(PROXY_HEADER_VERSION_1)),
+    WORDS("proxy_header_tlvs", proxy_header_tlvs, proxy_header_tlvs, DEFAULT(PROXY_HEADER_TLV_ALL), UNSET("all")),
+    FLAG("proxy_header_pass_tlvs", proxy_header_pass_tlvs, DEFAULT(false)),
     FLAG("enable_dual_stack", enable_dual_stack, DEFAULT(false)),
 };
 OBJECT(options, struct proxy_config);
@@ -230,7 +287,9 @@ OBJECT(proxy, struct proxy_config);
 #define STRUCT struct config
 
 static const struct schema_row server_rows[] = {
+    DURATION("drain_delay", drain_delay, DEFAULT(0)),
     DURATION("drain_timeout", drain_timeout, DEFAULT(25 * NS_PER_S)),
+    FLAG("upgrade_in_place", upgrade_in_place, DEFAULT(false)),
     WORD("scheduling", scheduling, schedulings, DEFAULT(THREAD_SCHEDULING_BATCH)),
     OBJECTS("proxies", struct proxy_config, proxies, proxy_count, proxy_object, REQUIRED, FROM(1)),
 };
@@ -258,7 +317,8 @@ static void walk(const struct schema_object *object, const char *above,
     for (size_t i = 0; i < object->row_count; i++) {
         const struct schema_row *row = &object->rows[i];
         char path[SCHEMA_PATH_SIZE];
-        bool is_list = row->type == SCHEMA_OBJECTS || row->type == SCHEMA_CIDRS || row->type == SCHEMA_STRINGS;
+        bool is_list = row->type == SCHEMA_OBJECTS || row->type == SCHEMA_CIDRS || row->type == SCHEMA_STRINGS ||
+                       row->type == SCHEMA_WORDS;
         (void)snprintf(path, sizeof path, "%s%s%s%s", above, *above != '\0' ? "." : "", row->key, is_list ? "[]" : "");
         visit(context, path, row);
         if (row->object != NULL)

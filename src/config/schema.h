@@ -28,6 +28,7 @@ enum schema_type {
     SCHEMA_TARGET_ADDRESS,
     SCHEMA_CIDRS, // a list: an array of struct cidr and its length
     SCHEMA_ENUM,
+    SCHEMA_WORDS, // a list: the bits of its words
 };
 
 struct schema_word {
@@ -59,7 +60,7 @@ struct schema_row {
 // The bound of a duration without one of its own: more than any use needs, and added to the clock it cannot overflow.
 #define SCHEMA_DURATION_MAX (INT64_C(876000) * 3600 * NS_PER_S)
 
-#define SCHEMA_ROWS_MAX 16 // of one object
+#define SCHEMA_ROWS_MAX 24 // of one object
 
 struct schema_object {
     const struct schema_row *rows;

@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "bitflow/base/compiler.h"
+
 #define LONGEST 32 // no key or word is longer
 
 static size_t least(size_t a, size_t b)
@@ -41,9 +43,74 @@ static size_t slips_allowed(const char *word)
     return length <= 3 ? 1 : 2;
 }
 
+// Keys and words are in lower case. What is too long for one is left as it is.
+static const char *lower(const char *text, char out[LONGEST + 1])
+{
+    size_t length = strnlen(text, LONGEST + 1);
+    if (length > LONGEST)
+        return text;
+    for (size_t i = 0; i <= length; i++)
+        out[i] = (char)(text[i] >= 'A' && text[i] <= 'Z' ? text[i] - 'A' + 'a' : text[i]);
+    return out;
+}
+
+// What HAProxy, nginx, stunnel, OpenSSL and syslog call it.
+static const struct {
+    const char *foreign;
+    const char *word;
+} synonyms[] = {
+    {"leastconn", "least-connections"},
+    {"least_conn", "least-connections"},
+    {"least-conn", "least-connections"},
+    {"round_robin", "round-robin"},
+    {"rr", "round-robin"},
+    {"first", "failover"},
+    {"prio", "failover"},
+    {"priority", "failover"},
+    {"backup", "failover"},
+    {"ssl_preread", "sni"},
+    {"warning", "warn"},
+    {"notice", "info"},
+    {"trace", "debug"},
+    {"err", "error"},
+    {"crit", "error"},
+    {"critical", "error"},
+    {"fatal", "error"},
+    {"text", "logfmt"},
+    {"required", "strict"},
+    {"require", "strict"},
+    {"optional", "relaxed"},
+    {"tlsv1.2", "1.2"},
+    {"tlsv1.3", "1.3"},
+    {"tls1.2", "1.2"},
+    {"tls1.3", "1.3"},
+};
+
+static const char *find_word(const char *text, const struct schema_word *words)
+{
+    for (; words->word != NULL; words++)
+        if (strcmp(words->word, text) == 0)
+            return words->word;
+    return NULL;
+}
+
+static const char *find_synonym(const char *text, const struct schema_word *words)
+{
+    for (size_t i = 0; i < ARRAY_LENGTH(synonyms); i++) {
+        const char *word = strcmp(synonyms[i].foreign, text) == 0 ? find_word(synonyms[i].word, words) : NULL;
+        if (word != NULL)
+            return word;
+    }
+    return NULL;
+}
+
 const char *suggest_word(const char *text, const struct schema_word *words)
 {
-    const char *nearest = NULL;
+    char lowered[LONGEST + 1];
+    text = lower(text, lowered);
+    const char *nearest = find_synonym(text, words);
+    if (nearest != NULL)
+        return nearest;
     size_t nearest_distance = LONGEST;
     for (; words->word != NULL; words++) {
         size_t distance = suggest_distance(text, words->word, LONGEST);
@@ -77,6 +144,8 @@ static void look_elsewhere(void *context, const char *path, const struct schema_
 void suggest_key(const char *key, const struct schema_object *object, char out[SUGGESTION_SIZE])
 {
     out[0] = '\0';
+    char lowered[LONGEST + 1];
+    key = lower(key, lowered);
     const char *nearest = NULL;
     size_t nearest_distance = LONGEST;
     for (size_t i = 0; i < object->row_count; i++) {

@@ -11,7 +11,7 @@
 // optimal string alignment distance); at least `limit` if it is more than that, or if a text is longer than any key.
 size_t suggest_distance(const char *a, const char *b, size_t limit);
 
-// The word nearest to `text`; NULL if none is near.
+// The word nearest to `text`, in any case, or the one that other programs call so; NULL if none is near.
 const char *suggest_word(const char *text, const struct schema_word *words);
 
 #define SUGGESTION_SIZE 400

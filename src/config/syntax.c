@@ -9,6 +9,7 @@
 #include "bitflow/base/text.h"
 #include "bitflow/net/address.h"
 #include "bitflow/net/socks.h"
+#include "bitflow/net/unix_access.h"
 
 static bool invalid(struct error *error, const char *text)
 {
@@ -160,9 +161,30 @@ bool syntax_server_name(const char *text, struct error *error)
 {
     if (syntax_is_ip_address(text))
         return true;
-    if (!host_name_is_valid(text, strlen(text), true))
+    size_t length = strlen(text);
+    if (length > 0 && text[length - 1] == '.') // the name written as absolute: the same one
+        length--;
+    if (!host_name_is_valid(text, length, true))
         return invalid(error, "is not a server name: expected a host name in ASCII or an IP address, without a port");
     return true;
+}
+
+bool syntax_unix_mode(const char *text, struct error *error)
+{
+    mode_t mode;
+    return unix_access_mode(text, &mode, error);
+}
+
+bool syntax_unix_user(const char *text, struct error *error)
+{
+    uid_t user;
+    return unix_access_user(text, &user, error);
+}
+
+bool syntax_unix_group(const char *text, struct error *error)
+{
+    gid_t group;
+    return unix_access_group(text, &group, error);
 }
 
 bool syntax_path(const char *text, struct error *error)

@@ -40,6 +40,11 @@ bool syntax_server_name(const char *text, struct error *error);
 
 bool syntax_is_ip_address(const char *text);
 
+// Of a Unix socket's file: as net/unix_access.h reads them, which looks users and groups up.
+bool syntax_unix_mode(const char *text, struct error *error);
+bool syntax_unix_user(const char *text, struct error *error);
+bool syntax_unix_group(const char *text, struct error *error);
+
 bool syntax_path(const char *text, struct error *error);
 
 #endif

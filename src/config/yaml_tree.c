@@ -4,6 +4,7 @@
 #include <yaml.h>
 
 #include "bitflow/base/text.h"
+#include "yaml_hints.h"
 
 struct anchor {
     const struct anchor *older;
@@ -67,15 +68,16 @@ static void set_parser_error(struct builder *builder)
 {
     const yaml_parser_t *parser = &builder->parser;
     const char *problem = parser->problem != NULL ? parser->problem : "unknown problem";
+    const char *hint = yaml_hint(builder->bytes, builder->length, mark_of(parser->problem_mark));
     if (parser->error == YAML_MEMORY_ERROR)
         no_memory(builder);
     else if (parser->error == YAML_READER_ERROR)
         FAIL(builder, mark_of_offset(builder, parser->problem_offset), "not valid YAML: %s", problem);
     else if (parser->context != NULL)
-        FAIL(builder, mark_of(parser->problem_mark), "not valid YAML: %s (%s that begins on line %zu)", problem,
-             parser->context, parser->context_mark.line + 1);
+        FAIL(builder, mark_of(parser->problem_mark), "not valid YAML: %s (%s that begins on line %zu)%s", problem,
+             parser->context, parser->context_mark.line + 1, hint);
     else
-        FAIL(builder, mark_of(parser->problem_mark), "not valid YAML: %s", problem);
+        FAIL(builder, mark_of(parser->problem_mark), "not valid YAML: %s%s", problem, hint);
 }
 
 static bool next_event(struct builder *builder, yaml_event_t *event)

@@ -41,8 +41,10 @@ def live_connections(problems):
     if int(runtime) == 0:
         raise Failure("The process has not started to serve yet.")
     registry = runtime["registry"].dereference()
+    first, last = registry["lifetimes"].type.range()
+    lists = [registry["unlimited"]] + [registry["lifetimes"][i] for i in range(first, last + 1)]
     addresses = [int(container(int(entry.address), "struct connection", "entry"))
-                 for entries in (registry["unlimited"], registry["lifetimes"])
+                 for entries in lists
                  for entry in follow(entries, problems, "connections")]
     addresses += [thread.argument for thread in threads if thread.task == "connection_serve"]
     found = {}
@@ -249,7 +251,7 @@ connections."""
         connections, _ = live_connections(problems)
         generations = []
         for acceptor in open_listeners():
-            generations.append((acceptor["current"], address_text(acceptor["listener"]["address"])))
+            generations.append((acceptor["admission"]["generation"], address_text(acceptor["listener"]["address"])))
         for connection in connections.values():
             generations.append((connection.value["generation"], "(closed)"))
         seen, rows, clock = set(), [], Clock()

@@ -27,6 +27,7 @@ TASKS = {
     "watch_lifetimes": "ends what is due",
     "run_resolver_jobs": "looks a name up",
     "run_reports": "reports live connections",
+    "run_flusher": "writes the connection log",
     "run_statsd": "sends metrics",
     "run_sentry": "sends errors to Sentry",
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "bitflow/base/compiler.h"
 #include "bitflow/base/host_name.h"
 
 #define PATH_MAX_BYTES (sizeof((struct address *)NULL)->path - 1)
@@ -196,6 +197,12 @@ static bool parse_tcp(struct piece text, enum address_use use, struct address *a
     if (text.length > 0 && text.at[0] == '/')
         return invalid(error, "", text, " has no host; a Unix socket is written unix:///path");
     const char *colon = memrchr(text.at, ':', text.length);
+    if (colon == NULL && all_digits(text)) {
+        error_set(error, ERROR_INVALID, "that is only a port; %s%.*s",
+                  use == ADDRESS_TO_LISTEN ? "to listen on every address write :" : "a target is written HOST:",
+                  quoted(text), text.at);
+        return false;
+    }
     if (colon == NULL) {
         error_set(error, ERROR_INVALID, "the port is missing");
         return false;
@@ -272,6 +279,35 @@ static bool piece_is(struct piece piece, const char *word)
     return piece.length == strlen(word) && strncasecmp(piece.at, word, piece.length) == 0;
 }
 
+// As nginx, HAProxy and ghostunnel write what is written otherwise here. Some could be HOST:PORT as well, so they are
+// looked at only where that has failed.
+static const struct {
+    const char *prefix;
+    const char *written;
+} foreign_forms[] = {
+    {"unix:", "a Unix socket is written unix:///path"},
+    {"unix@", "a Unix socket is written unix:///path"},
+    {"abns@", "an abstract socket is written unix://@name"},
+    {"fd@", "an inherited descriptor is written fd://N"},
+    {"fd:", "an inherited descriptor is written fd://N"},
+    {"systemd:", "a socket from systemd is written fd://NAME"},
+    {"tcp:", "a TCP address is written tcp://HOST:PORT"},
+    {"ipv4@", "an address that is IPv4 only is written tcp4://HOST:PORT"},
+    {"ipv6@", "an address that is IPv6 only is written tcp6://HOST:PORT"},
+};
+
+// Says why this is not a TCP address; false, to be returned.
+static bool explain(struct piece text, enum address_use use, struct error *error)
+{
+    for (size_t i = 0; i < ARRAY_LENGTH(foreign_forms); i++)
+        if (strncasecmp(text.at, foreign_forms[i].prefix, strlen(foreign_forms[i].prefix)) == 0) {
+            error_set(error, ERROR_INVALID, "%s", foreign_forms[i].written);
+            return false;
+        }
+    struct address ignored = {.fd = -1};
+    return parse_tcp(text, use, &ignored, error);
+}
+
 bool address_parse(const char *text, enum address_use use, struct address *address, struct error *error)
 {
     struct address parsed = {.fd = -1};
@@ -283,7 +319,7 @@ bool address_parse(const char *text, enum address_use use, struct address *addre
     const char *separator = strstr(text, "://");
     bool good;
     if (separator == NULL) {
-        good = parse_tcp(rest, use, &parsed, error);
+        good = parse_tcp(rest, use, &parsed, NULL) || explain(rest, use, error);
     } else {
         struct piece scheme = {text, (size_t)(separator - text)};
         rest = (struct piece){separator + 3, rest.length - scheme.length - 3};

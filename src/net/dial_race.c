@@ -7,6 +7,7 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/net/dial.h"
+#include "bitflow/net/local_ports.h"
 #include "bitflow/net/socket.h"
 
 int dial_start(const struct endpoint *endpoint)
@@ -20,8 +21,9 @@ int dial_start(const struct endpoint *endpoint)
         return fd;
     int reason = errno;
     (void)close(fd);
+    fd = dial_lacks_port(endpoint, reason) ? local_ports_connect_again(endpoint) : -1;
     errno = reason;
-    return -1;
+    return fd;
 }
 
 int dial_finish(const struct pollfd *ready, const struct endpoint *endpoint)
@@ -40,7 +42,7 @@ int dial_finish(const struct pollfd *ready, const struct endpoint *endpoint)
     // Where nobody listens, the kernel may pick the very port we connect to as ours, and TCP connects to
     // itself.
     struct endpoint local;
-    if (socket_local(fd, &local) && endpoint_equal(&local, endpoint))
+    if (local_ports_include(endpoint) && socket_local(fd, &local) && endpoint_equal(&local, endpoint))
         return ECONNREFUSED;
     return 0;
 }

@@ -161,15 +161,32 @@ static void format_unix(const struct endpoint *endpoint, char out[ENDPOINT_TEXT_
     out[used] = '\0';
 }
 
+static char *put_number(char *at, unsigned number)
+{
+    char digits[TEXT_DECIMAL_MAX], *end = digits + sizeof digits;
+    const char *begin = text_decimal(end, number, 1);
+    return mempcpy(at, begin, (size_t)(end - begin));
+}
+
+// By hand: each record of the connection log has three of them.
+static void format_ipv4(const struct sockaddr_in *inet, char *at)
+{
+    unsigned char bytes[4];
+    memcpy(bytes, &inet->sin_addr, sizeof bytes);
+    for (size_t i = 0; i < sizeof bytes; i++) {
+        at = put_number(at, bytes[i]);
+        *at++ = i + 1 < sizeof bytes ? '.' : ':';
+    }
+    *put_number(at, ntohs(inet->sin_port)) = '\0';
+}
+
 void endpoint_format(const struct endpoint *endpoint, char out[ENDPOINT_TEXT_SIZE])
 {
     sa_family_t family = endpoint_family(endpoint);
     if (family == AF_INET) {
         struct sockaddr_in inet;
-        char host[INET_ADDRSTRLEN] = "?";
         memcpy(&inet, &endpoint->address, sizeof inet);
-        (void)inet_ntop(AF_INET, &inet.sin_addr, host, sizeof host);
-        (void)snprintf(out, ENDPOINT_TEXT_SIZE, "%s:%u", host, (unsigned)ntohs(inet.sin_port));
+        format_ipv4(&inet, out);
     } else if (family == AF_INET6) {
         struct sockaddr_in6 inet;
         memcpy(&inet, &endpoint->address, sizeof inet);

@@ -25,6 +25,7 @@ static struct mutex lock = MUTEX_INIT;
 static struct inherited *table GUARDED_BY(lock); // owned
 static size_t table_count GUARDED_BY(lock);
 static size_t table_room GUARDED_BY(lock);
+static bool is_handed_down GUARDED_BY(lock);
 static bool is_complete GUARDED_BY(lock); // inherited_init() has run: what isn't in the table wasn't handed over
 // LISTEN_FDNAMES; the name at index i is that of descriptor FIRST_NAMED + i. Written by inherited_init()
 // only.
@@ -242,9 +243,52 @@ void inherited_return(int fd, bool spent)
 {
     mutex_lock(&lock);
     struct inherited *found = lookup(fd);
-    if (found != NULL && spent)
+    if (found != NULL && spent && !(is_handed_down && inherited_is_listening(fd)))
         spend(found);
     else if (found != NULL)
         found->loan = FREE;
+    mutex_unlock(&lock);
+}
+
+static size_t list(int *descriptors) REQUIRES(lock)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < table_count; i++)
+        if (table[i].loan != SPENT && inherited_is_listening(table[i].fd))
+            descriptors[count++] = table[i].fd;
+    return count;
+}
+
+bool inherited_for_successor(struct inherited_sockets *sockets, struct error *error)
+{
+    struct inherited_sockets found = {.count = 0};
+    mutex_lock(&lock);
+    found.descriptors = calloc(table_count + 1, sizeof *found.descriptors);
+    found.names = names == NULL ? NULL : strdup(names);
+    found.name_count = named_count;
+    bool good = found.descriptors != NULL && (found.names != NULL || names == NULL);
+    if (good)
+        found.count = list(found.descriptors);
+    mutex_unlock(&lock);
+    if (good) {
+        *sockets = found;
+        return true;
+    }
+    inherited_sockets_release(&found);
+    error_set_errno(error, ENOMEM, "cannot hand the inherited sockets down");
+    return false;
+}
+
+void inherited_sockets_release(struct inherited_sockets *sockets)
+{
+    free(sockets->descriptors);
+    free(sockets->names);
+    *sockets = (struct inherited_sockets){.count = 0};
+}
+
+void inherited_hand_down(void)
+{
+    mutex_lock(&lock);
+    is_handed_down = true;
     mutex_unlock(&lock);
 }

@@ -16,6 +16,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
 #include "bitflow/base/signals.h"
+#include "bitflow/net/handover.h"
 #include "bitflow/net/inherited.h"
 #include "bitflow/net/resolver.h"
 #include "bitflow/net/socket.h"
@@ -50,15 +51,40 @@ static int listen_tcp(const struct endpoint *endpoint, bool v6_only)
     return -1;
 }
 
-static bool add_tcp(struct listener *listener, const struct endpoint *endpoint, bool v6_only, struct error *error)
+// In network byte order.
+static in_port_t port_of(const struct endpoint *endpoint)
 {
-    int fd = listen_tcp(endpoint, v6_only);
-    if (fd < 0) {
-        set_error(endpoint, errno, error);
+    struct sockaddr_in inet;
+    struct sockaddr_in6 inet6;
+    if (endpoint->address.any.sa_family == AF_INET) {
+        memcpy(&inet, &endpoint->address, sizeof inet);
+        return inet.sin_port;
+    }
+    memcpy(&inet6, &endpoint->address, sizeof inet6);
+    return inet6.sin6_port;
+}
+
+// Ours from now on, and so a successor's, if there is one.
+static bool add(struct listener *listener, int fd, const struct handover_mark *mark, struct error *error)
+{
+    if (!handover_note(fd, mark, error)) {
+        (void)close(fd);
         return false;
     }
     listener->sockets[listener->socket_count++] = fd;
     return true;
+}
+
+static bool add_tcp(struct listener *listener, const struct endpoint *endpoint, bool v6_only, struct error *error)
+{
+    int fd = handover_take_tcp(endpoint, v6_only);
+    if (fd < 0)
+        fd = listen_tcp(endpoint, v6_only);
+    if (fd < 0) {
+        set_error(endpoint, errno, error);
+        return false;
+    }
+    return add(listener, fd, &(struct handover_mark){.is_any_port = port_of(endpoint) == 0}, error);
 }
 
 // ":PORT": one IPv6 socket that takes IPv4 too; IPv4 alone where the kernel has no IPv6.
@@ -120,30 +146,50 @@ static bool open_tcp(struct listener *listener, struct error *error)
     return true;
 }
 
-static bool open_unix(struct listener *listener, struct error *error)
+// The file's access is changed as the last step, and comes back if the listener is given up.
+static bool take_over_unix(struct listener *listener, int fd, const struct handover_mark *mark,
+                           const struct unix_access *access, struct error *error)
+{
+    if (!add(listener, fd, mark, error))
+        return false;
+    listener->is_taken_over = true;
+    listener->device = mark->device;
+    listener->inode = mark->inode;
+    listener->access_before = (struct unix_access)UNIX_ACCESS_ANY;
+    return access == NULL || listener_set_access(listener, access, &listener->access_before, error);
+}
+
+static bool open_unix(struct listener *listener, const struct unix_access *access, struct error *error)
 {
     struct endpoint endpoint;
+    struct handover_mark mark = {.is_any_port = false};
     (void)endpoint_of_address(&listener->address, &endpoint); // a Unix socket always has one
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    listener->is_local = true;
+    int fd = handover_take_unix(&endpoint, &mark);
+    if (fd >= 0)
+        return take_over_unix(listener, fd, &mark, access, error);
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) {
         set_error(&endpoint, errno, error);
         return false;
     }
-    listener->sockets[listener->socket_count++] = fd;
-    listener->is_local = true;
+    bool good;
     if (!listener->address.is_abstract) {
-        struct unix_socket_file file;
-        if (!unix_socket_listen(fd, listener->address.path, LISTENER_QUEUE_MAX, &file, error))
-            return false;
-        listener->device = file.device;
-        listener->inode = file.inode;
-        return true;
+        struct unix_socket_file file = {.device = 0};
+        good = unix_socket_listen(fd, listener->address.path, LISTENER_QUEUE_MAX, access, &file, error);
+        mark = (struct handover_mark){.device = file.device, .inode = file.inode};
+    } else {
+        good = bind(fd, &endpoint.address.any, endpoint.length) == 0 && listen(fd, LISTENER_QUEUE_MAX) == 0;
+        if (!good)
+            set_error(&endpoint, errno, error);
     }
-    if (bind(fd, &endpoint.address.any, endpoint.length) != 0 || listen(fd, LISTENER_QUEUE_MAX) != 0) {
-        set_error(&endpoint, errno, error);
+    if (!good) {
+        (void)close(fd);
         return false;
     }
-    return true;
+    listener->device = mark.device;
+    listener->inode = mark.inode;
+    return add(listener, fd, &mark, error);
 }
 
 static bool open_inherited(struct listener *listener, struct error *error)
@@ -167,7 +213,8 @@ static bool open_inherited(struct listener *listener, struct error *error)
     return true;
 }
 
-bool listener_open(const struct address *address, struct listener *listener, struct error *error)
+bool listener_open(const struct address *address, const struct unix_access *access, struct listener *listener,
+                   struct error *error)
 {
     struct listener opened = {.address = *address};
     bool good = false;
@@ -176,7 +223,7 @@ bool listener_open(const struct address *address, struct listener *listener, str
         good = open_tcp(&opened, error);
         break;
     case ADDRESS_UNIX:
-        good = open_unix(&opened, error);
+        good = open_unix(&opened, access, error);
         break;
     case ADDRESS_FD:
         good = open_inherited(&opened, error);
@@ -189,36 +236,96 @@ bool listener_open(const struct address *address, struct listener *listener, str
     return good;
 }
 
+void listener_leave_given(struct listener *listener)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < listener->socket_count; i++)
+        if (!handover_is_given(listener->sockets[i]))
+            listener->sockets[kept++] = listener->sockets[i];
+    listener->socket_count = kept;
+}
+
+void listener_watch_clients(const struct listener *listener, int64_t keepalive_interval, int64_t user_timeout)
+{
+    if (listener->is_local || listener->is_inherited)
+        return;
+    for (size_t i = 0; i < listener->socket_count; i++) {
+        if (keepalive_interval <= 0) // an earlier configuration may have set it
+            socket_reset_keepalive_timing(listener->sockets[i]);
+        socket_set_keepalive(listener->sockets[i], keepalive_interval);
+        socket_set_user_timeout(listener->sockets[i], user_timeout);
+    }
+}
+
+void listener_watch_client(const struct listener *listener, int fd, int64_t keepalive_interval, int64_t user_timeout)
+{
+    if (listener->is_local || !listener->is_inherited)
+        return;
+    if (keepalive_interval != 0)
+        socket_set_keepalive(fd, keepalive_interval);
+    if (user_timeout != 0)
+        socket_set_user_timeout(fd, user_timeout);
+}
+
 bool listener_is_intact(const struct listener *listener)
 {
     struct unix_socket_file file = {.device = listener->device, .inode = listener->inode};
     return listener->inode == 0 || unix_socket_is_there(listener->address.path, &file);
 }
 
+bool listener_set_access(const struct listener *listener, const struct unix_access *access, struct unix_access *before,
+                         struct error *error)
+{
+    struct unix_socket_file file = {.device = listener->device, .inode = listener->inode};
+    *before = (struct unix_access)UNIX_ACCESS_ANY;
+    return listener->inode == 0 || unix_socket_set_access(listener->address.path, &file, access, before, error);
+}
+
+// Whether the file of a Unix socket is another process's to remove.
+static bool is_given(const struct listener *listener)
+{
+    return listener->socket_count > 0 && handover_is_given(listener->sockets[0]);
+}
+
+static void remove_file(struct listener *listener)
+{
+    struct unix_socket_file file = {.device = listener->device, .inode = listener->inode};
+    if (listener->inode != 0 && !is_given(listener))
+        unix_socket_remove(listener->address.path, &file);
+    listener->inode = 0;
+}
+
 static void close_sockets(struct listener *listener, bool spend_inherited)
 {
-    // The file goes first: while the socket lives, its inode's number cannot be another file's.
-    if (listener->inode != 0) {
-        struct unix_socket_file file = {.device = listener->device, .inode = listener->inode};
-        unix_socket_remove(listener->address.path, &file);
-        listener->inode = 0;
-    }
     for (size_t i = 0; i < listener->socket_count; i++) {
-        if (listener->is_inherited)
+        if (listener->is_inherited) {
             inherited_return(listener->sockets[i], spend_inherited);
-        else
-            (void)close(listener->sockets[i]);
+            continue;
+        }
+        handover_forget(listener->sockets[i]);
+        (void)close(listener->sockets[i]);
     }
     listener->socket_count = 0;
 }
 
 void listener_close(struct listener *listener)
 {
+    if (listener->is_taken_over && !handover_is_confirmed()) {
+        listener_give_up(listener);
+        return;
+    }
+    // The file goes first: while the socket lives, its inode's number cannot be another file's.
+    remove_file(listener);
     close_sockets(listener, true);
 }
 
 void listener_give_up(struct listener *listener)
 {
+    struct unix_access changed;
+    if (!listener->is_taken_over)
+        remove_file(listener);
+    else if (listener->inode != 0) // the process that has it still goes on
+        (void)listener_set_access(listener, &listener->access_before, &changed, NULL);
     close_sockets(listener, false);
 }
 
@@ -300,19 +407,6 @@ static bool has_some(int diag)
         if (first->nlmsg_type == SOCK_DIAG_BY_FAMILY)
             return true;
     }
-}
-
-// In network byte order.
-static in_port_t port_of(const struct endpoint *endpoint)
-{
-    struct sockaddr_in inet;
-    struct sockaddr_in6 inet6;
-    if (endpoint->address.any.sa_family == AF_INET) {
-        memcpy(&inet, &endpoint->address, sizeof inet);
-        return inet.sin_port;
-    }
-    memcpy(&inet6, &endpoint->address, sizeof inet6);
-    return inet6.sin6_port;
 }
 
 bool listener_has_handshakes(const struct listener *listener)

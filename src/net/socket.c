@@ -1,6 +1,7 @@
 #include "bitflow/net/socket.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <linux/sock_diag.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/base/compiler.h"
 
 // Every option here is best effort, see the header.
 static void set_int(int fd, int level, int option, int value)
@@ -40,6 +42,11 @@ void socket_set_nodelay(int fd)
     set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 }
 
+void socket_reuse_port(int fd)
+{
+    set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+}
+
 void socket_keep_urgent_data(int fd)
 {
     set_int(fd, SOL_SOCKET, SO_OOBINLINE, 1);
@@ -61,6 +68,50 @@ void socket_set_keepalive(int fd, int64_t interval)
     int value = (int)(seconds < KEEPALIVE_MAX ? seconds : KEEPALIVE_MAX);
     set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, value);
     set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, value);
+}
+
+void socket_reset_keepalive_timing(int fd)
+{
+    static const int options[] = {TCP_KEEPIDLE, TCP_KEEPINTVL};
+    int fresh = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), value;
+    socklen_t size = sizeof value;
+    for (size_t i = 0; fresh >= 0 && i < ARRAY_LENGTH(options); i++)
+        if (getsockopt(fresh, IPPROTO_TCP, options[i], &value, &size) == 0)
+            set_int(fd, IPPROTO_TCP, options[i], value);
+    if (fresh >= 0)
+        (void)close(fresh);
+}
+
+int64_t socket_keepalive_patience(int fd, int64_t interval)
+{
+    int probes = 0;
+    socklen_t size = sizeof probes;
+    (void)getsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, &size);
+    int64_t most = INT64_MAX / (probes + 1);
+    if (interval < NS_PER_S) // the least that the kernel has
+        interval = NS_PER_S;
+    return interval < most ? interval * (probes + 1) : INT64_MAX;
+}
+
+void socket_set_user_timeout(int fd, int64_t timeout)
+{
+    int64_t ms = timeout / NS_PER_MS + (timeout % NS_PER_MS != 0);
+    set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, ms < INT_MAX ? (int)ms : INT_MAX);
+}
+
+#define LEAST_REPEATS 2 // one may be on its way
+
+enum socket_peer_state socket_look_at_peer(int fd, int64_t patience)
+{
+    struct tcp_info info = {0};
+    socklen_t size = sizeof info;
+    int queued = 0;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0 || info.tcpi_state == TCP_CLOSE ||
+        ioctl(fd, SIOCOUTQ, &queued) != 0 || queued == 0)
+        return SOCKET_PEER_HAS_ALL;
+    bool is_unanswered = info.tcpi_retransmits >= LEAST_REPEATS || info.tcpi_probes >= LEAST_REPEATS;
+    int64_t silence = (int64_t)info.tcpi_last_ack_recv * NS_PER_MS;
+    return is_unanswered && silence >= patience ? SOCKET_PEER_IS_LOST : SOCKET_PEER_IS_DUE;
 }
 
 void socket_prepare_tcp(int fd, int64_t keepalive_interval)

@@ -15,8 +15,8 @@
 static bool invalid(struct error *error)
 {
     error_set(error, ERROR_INVALID,
-              "is not a SOCKS5 address: expected socks5://[USER:PASS@]HOST:PORT, HOST:PORT or "
-              "socks5+unix://[USER:PASS@]/path, with USER and PASS of 1 to 255 bytes");
+              "is not a SOCKS5 address: expected socks5://[USER[:PASS]@]HOST:PORT, HOST:PORT or "
+              "socks5+unix://[USER[:PASS]@]/path, with USER of 1 to 255 bytes, PASS of up to 255");
     return false;
 }
 
@@ -25,7 +25,7 @@ static unsigned hex_digit(char digit)
     return isdigit((unsigned char)digit) ? (unsigned)(digit - '0') : (unsigned)(tolower(digit) - 'a' + 10);
 }
 
-// Decodes %XX. False: too long, empty, or a % without its digits.
+// Decodes %XX. False: too long, or a % without its digits.
 static bool decode(const char *text, size_t length, uint8_t out[SOCKS_CREDENTIAL_MAX], uint8_t *out_length)
 {
     size_t used = 0;
@@ -42,23 +42,24 @@ static bool decode(const char *text, size_t length, uint8_t out[SOCKS_CREDENTIAL
         i += 2;
     }
     *out_length = (uint8_t)used;
-    return used > 0;
+    return true;
 }
 
-// USER:PASS, parted by the first colon.
+// USER or USER:PASS, parted by the first colon. Some servers know users by a token alone, which has no password: an
+// empty one is sent then, though RFC 1929 has none so short, as other clients do.
 static bool read_credentials(const char *text, size_t length, struct socks_server *server, struct error *error)
 {
     const char *colon = memchr(text, ':', length);
-    if (colon == NULL)
-        return invalid(error);
-    size_t user_length = (size_t)(colon - text);
-    if (decode(text, user_length, server->user, &server->user_length) &&
-        decode(colon + 1, length - user_length - 1, server->password, &server->password_length))
+    size_t user_length = colon != NULL ? (size_t)(colon - text) : length;
+    size_t password_length = colon != NULL ? length - user_length - 1 : 0;
+    if (decode(text, user_length, server->user, &server->user_length) && server->user_length > 0 &&
+        decode(text + length - password_length, password_length, server->password, &server->password_length))
         return true;
     if (memchr(text, '%', length) != NULL) {
         error_set(
             error, ERROR_INVALID,
-            "has a malformed user or password: each is 1 to 255 bytes, %%XX stands for a byte, and %% itself is %%25");
+            "has a malformed user or password: the user is 1 to 255 bytes, the password up to 255, %%XX stands for a "
+            "byte, and %% itself is %%25");
         return false;
     }
     return invalid(error);

@@ -12,6 +12,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "bitflow/base/descriptor_path.h"
+
 static socklen_t fill(struct sockaddr_un *address, const char *path)
 {
     *address = (struct sockaddr_un){.sun_family = AF_UNIX};
@@ -110,20 +112,89 @@ static bool bind_path(int fd, const char *path, struct error *error)
     return false;
 }
 
-bool unix_socket_listen(int fd, const char *path, int backlog, struct unix_socket_file *file, struct error *error)
+static bool fail_listen(const char *path, const char *what, struct error *error)
+{
+    error_set_errno(error, errno, "cannot listen on unix://%s%s", path, what);
+    return false;
+}
+
+// Whether a file is a socket with nobody behind it, as ours is before it listens. It was found by its path, where
+// somebody may have put another one since bind(), or another directory.
+static bool is_silent_socket(int handle, const struct stat *status)
+{
+    char path[DESCRIPTOR_PATH_SIZE];
+    struct sockaddr_un address;
+    descriptor_path(handle, path);
+    socklen_t length = fill(&address, path);
+    if (!S_ISSOCK(status->st_mode))
+        return false;
+    int reason = probe(&address, length);
+    if (reason == EACCES) // its mode may keep ourselves out
+        return status->st_uid == geteuid();
+    return reason == 0 || reason == ENOENT; // ENOENT: there is no /proc
+}
+
+// Before it listens: nobody can connect yet. `file` is set once it is known to be ours.
+static bool prepare_file(int handle, const char *path, const struct unix_access *access, struct unix_socket_file *file,
+                         struct error *error)
+{
+    struct stat status;
+    if (fstat(handle, &status) != 0)
+        return fail_listen(path, "", error);
+    if (!is_silent_socket(handle, &status)) {
+        error_set(error, ERROR_INVALID, "cannot listen on unix://%s: its file was replaced", path);
+        return false;
+    }
+    *file = (struct unix_socket_file){.device = status.st_dev, .inode = status.st_ino};
+    return access == NULL || unix_access_apply(handle, access, NULL) ||
+           fail_listen(path, ": giving it the mode, user and group that it is to have", error);
+}
+
+static bool listen_at(int fd, const char *path, int backlog, const struct unix_access *access,
+                      struct unix_socket_file *file, struct error *error)
+{
+    int handle = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (handle < 0)
+        return fail_listen(path, "", error);
+    bool good = prepare_file(handle, path, access, file, error);
+    (void)close(handle);
+    return good && (listen(fd, backlog) == 0 || fail_listen(path, "", error));
+}
+
+bool unix_socket_listen(int fd, const char *path, int backlog, const struct unix_access *access,
+                        struct unix_socket_file *file, struct error *error)
 {
     int directory = lock_directory(path);
-    struct stat status;
+    // The file begins with that mode, less the umask: never with more than it is to have.
+    if (access != NULL && access->has_mode)
+        (void)fchmod(fd, access->mode);
+    struct unix_socket_file made = {.inode = 0};
     bool good = bind_path(fd, path, error);
-    if (good && (listen(fd, backlog) != 0 || lstat(path, &status) != 0)) {
-        error_set_errno(error, errno, "cannot listen on unix://%s", path);
-        (void)unlink(path); // the one that bind() has just made
+    if (good && !listen_at(fd, path, backlog, access, &made, error)) {
+        if (made.inode != 0)
+            unix_socket_remove(path, &made);
         good = false;
     }
     if (good)
-        *file = (struct unix_socket_file){.device = status.st_dev, .inode = status.st_ino};
+        *file = made;
     if (directory >= 0)
         (void)close(directory);
+    return good;
+}
+
+bool unix_socket_set_access(const char *path, const struct unix_socket_file *file, const struct unix_access *access,
+                            struct unix_access *before, struct error *error)
+{
+    struct stat status;
+    int handle = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    bool is_there = handle >= 0 && fstat(handle, &status) == 0 && S_ISSOCK(status.st_mode) &&
+                    status.st_dev == file->device && status.st_ino == file->inode;
+    bool good = is_there && unix_access_apply(handle, access, before);
+    if (!good)
+        error_set_errno(error, is_there ? errno : ENOENT,
+                        "cannot give unix://%s the mode, user and group that it is to have", path);
+    if (handle >= 0)
+        (void)close(handle);
     return good;
 }
 

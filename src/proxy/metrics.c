@@ -1,5 +1,6 @@
 #include "bitflow/proxy/metrics.h"
 
+#include "bitflow/base/compiler.h"
 #include "bitflow/base/invariant.h"
 
 void metrics_init(struct metrics *metrics)
@@ -8,6 +9,7 @@ void metrics_init(struct metrics *metrics)
     mutex_init(&metrics->lock);
     mutex_lock(&metrics->lock);
     LIST_INIT(&metrics->proxies);
+    metrics->is_sent = false;
     mutex_unlock(&metrics->lock);
 }
 
@@ -35,18 +37,38 @@ static bool is_proxy_settled(const struct proxy_metrics *proxy)
            are_settled(proxy->handshake_failed, TLS_FAILURE_COUNT);
 }
 
-static bool is_on(const struct metrics *metrics)
+static void settle_all(struct metric_counter *counters, size_t count)
 {
-    return atomic_load_explicit(&metrics->is_on, memory_order_relaxed);
+    for (size_t i = 0; i < count; i++)
+        metric_settle(&counters[i]);
 }
 
-// Frees those of the targets that are nobody's and have nothing to be reported.
+static void settle_target(struct target_metrics *target)
+{
+    metric_settle(&target->attempts);
+    settle_all(target->failed, CLOSE_REASON_COUNT);
+    settle_all(target->handshake_failed, TLS_FAILURE_COUNT);
+}
+
+static void settle_proxy(struct proxy_metrics *proxy)
+{
+    struct metric_times times;
+    for (size_t i = 0; i < PROXY_TIME_COUNT; i++)
+        metric_timer_take(&proxy->times[i], &times);
+    metric_settle(&proxy->accepted);
+    settle_all(proxy->rejected, CLOSE_REASON_COUNT);
+    settle_all(proxy->closed, CLOSE_REASON_COUNT);
+    settle_all(proxy->bytes, ARRAY_LENGTH(proxy->bytes));
+    settle_all(proxy->handshake_failed, TLS_FAILURE_COUNT);
+}
+
+// Frees those of the targets that are nobody's and have nothing to be sent.
 static void tidy_targets(const struct metrics *metrics, struct proxy_metrics *proxy) REQUIRES(metrics->lock)
 {
     struct shared *next;
     for (struct shared *at = LIST_FIRST(&proxy->targets); at != NULL; at = next) {
         next = LIST_NEXT(at, link);
-        if (at->references == 0 && (!is_on(metrics) || is_target_settled((struct target_metrics *)at)))
+        if (at->references == 0 && (!metrics->is_sent || is_target_settled((struct target_metrics *)at)))
             shared_free(at);
     }
 }
@@ -55,15 +77,30 @@ static void tidy_targets(const struct metrics *metrics, struct proxy_metrics *pr
 static void tidy_proxy(const struct metrics *metrics, struct proxy_metrics *proxy) REQUIRES(metrics->lock)
 {
     tidy_targets(metrics, proxy);
-    if (proxy->shared.references > 0 || !LIST_EMPTY(&proxy->targets) || (is_on(metrics) && !is_proxy_settled(proxy)))
+    if (proxy->shared.references > 0 || !LIST_EMPTY(&proxy->targets) || (metrics->is_sent && !is_proxy_settled(proxy)))
         return;
     shared_free(proxy);
 }
 
-void metrics_set_on(struct metrics *metrics, bool on)
+// What was counted while nothing was sent is not to come as one lump.
+static void begin_sending(struct metrics *metrics) REQUIRES(metrics->lock)
+{
+    struct shared *at, *target;
+    LIST_FOREACH(at, &metrics->proxies, link) {
+        struct proxy_metrics *proxy = (struct proxy_metrics *)at;
+        settle_proxy(proxy);
+        LIST_FOREACH(target, &proxy->targets, link)
+            settle_target((struct target_metrics *)target);
+    }
+}
+
+void metrics_set_on(struct metrics *metrics, bool is_on, bool is_sent)
 {
     mutex_lock(&metrics->lock);
-    atomic_store_explicit(&metrics->is_on, on, memory_order_relaxed);
+    bool was_on = atomic_exchange_explicit(&metrics->is_on, is_on, memory_order_relaxed);
+    if (was_on && is_sent && !metrics->is_sent)
+        begin_sending(metrics);
+    metrics->is_sent = is_sent;
     struct shared *next;
     for (struct shared *at = LIST_FIRST(&metrics->proxies); at != NULL; at = next) {
         next = LIST_NEXT(at, link);
@@ -74,7 +111,7 @@ void metrics_set_on(struct metrics *metrics, bool on)
 
 void metrics_release(struct metrics *metrics)
 {
-    metrics_set_on(metrics, false);
+    metrics_set_on(metrics, false, false);
     mutex_lock(&metrics->lock);
     INVARIANT(LIST_EMPTY(&metrics->proxies));
     mutex_unlock(&metrics->lock);
@@ -137,8 +174,13 @@ struct proxy_metrics *metrics_next_proxy(struct metrics *metrics, struct proxy_m
 {
     mutex_lock(&metrics->lock);
     struct proxy_metrics *next = hold_next(&metrics->proxies, before);
-    if (before != NULL && shared_drop(before))
-        tidy_proxy(metrics, before);
+    if (next != NULL)
+        next->readers++;
+    if (before != NULL) {
+        before->readers--;
+        if (shared_drop(before))
+            tidy_proxy(metrics, before);
+    }
     mutex_unlock(&metrics->lock);
     return next;
 }
@@ -147,8 +189,29 @@ struct target_metrics *metrics_next_target(struct proxy_metrics *proxy, struct t
 {
     mutex_lock(&proxy->all->lock);
     struct target_metrics *next = hold_next(&proxy->targets, before);
-    if (before != NULL && shared_drop(before))
-        tidy_targets(proxy->all, proxy);
+    if (next != NULL)
+        next->readers++;
+    if (before != NULL) {
+        before->readers--;
+        if (shared_drop(before))
+            tidy_targets(proxy->all, proxy);
+    }
     mutex_unlock(&proxy->all->lock);
     return next;
+}
+
+bool proxy_metrics_are_used(struct proxy_metrics *proxy)
+{
+    mutex_lock(&proxy->all->lock);
+    bool are_used = proxy->shared.references > proxy->readers;
+    mutex_unlock(&proxy->all->lock);
+    return are_used;
+}
+
+bool target_metrics_are_used(struct proxy_metrics *proxy, const struct target_metrics *target)
+{
+    mutex_lock(&proxy->all->lock);
+    bool are_used = target->shared.references > target->readers;
+    mutex_unlock(&proxy->all->lock);
+    return are_used;
 }

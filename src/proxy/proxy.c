@@ -145,14 +145,18 @@ void generation_drop(struct generation **generation)
     destroy(dropped);
 }
 
-static void publish_expiry(_Atomic int64_t *expiry, const struct tls_context *tls)
+static void publish_tls(_Atomic bool *speaks_tls, _Atomic int64_t *expiry, const struct tls_context *tls)
 {
+    atomic_store_explicit(speaks_tls, tls != NULL, memory_order_relaxed);
     atomic_store_explicit(expiry, tls == NULL ? 0 : tls_context_expiry(tls), memory_order_relaxed);
 }
 
 void generation_publish(const struct generation *generation)
 {
-    publish_expiry(&generation->proxy->metrics->certificate_expiry, generation->tls);
-    for (size_t i = 0; i < generation->settings->target_count; i++)
-        publish_expiry(&generation->targets[i].metrics->certificate_expiry, generation->targets[i].tls);
+    struct proxy_metrics *metrics = generation->proxy->metrics;
+    publish_tls(&metrics->speaks_tls, &metrics->certificate_expiry, generation->tls);
+    for (size_t i = 0; i < generation->settings->target_count; i++) {
+        const struct target *target = &generation->targets[i];
+        publish_tls(&target->metrics->speaks_tls, &target->metrics->certificate_expiry, target->tls);
+    }
 }

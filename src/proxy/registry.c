@@ -12,13 +12,19 @@
 
 #define WATCHER_STACK_SIZE ((size_t)64 * 1024)
 
+// Each list of lifetimes is in the order of the deadlines. An entry goes to the first list that it is not too early for
+// the end of, so that there are no more of them in use than there are different lifetimes.
+#define LIFETIMES_MAX 64
+
 struct registry {
     void (*on_empty)(void);
+    struct mutex visiting; // held for a whole visit; there is one cursor
     struct mutex lock;
-    struct condition changed; // the earliest deadline, or `stopping`
+    struct condition changed; // something is due before `wakes_at`, or `stopping`
     // Guarded by the lock:
     struct registry_list unlimited GUARDED;
-    struct registry_list lifetimes GUARDED; // in the order of the deadlines
+    struct registry_list lifetimes[LIFETIMES_MAX] GUARDED;
+    int64_t wakes_at GUARDED; // when the watcher looks again by itself
     size_t count GUARDED;
     bool draining GUARDED;
     bool stopping GUARDED;
@@ -44,11 +50,14 @@ struct registry *registry_create(void (*on_empty)(void), struct error *error)
         return NULL;
     }
     registry->on_empty = on_empty;
+    mutex_init(&registry->visiting);
     mutex_init(&registry->lock);
     condition_init(&registry->changed);
     mutex_lock(&registry->lock);
     TAILQ_INIT(&registry->unlimited);
-    TAILQ_INIT(&registry->lifetimes);
+    for (size_t i = 0; i < LIFETIMES_MAX; i++)
+        TAILQ_INIT(&registry->lifetimes[i]);
+    registry->wakes_at = DEADLINE_NONE;
     mutex_unlock(&registry->lock);
     return registry;
 }
@@ -67,15 +76,18 @@ void registry_destroy(struct registry **registry)
     if (has_watcher)
         (void)pthread_join(destroyed->watcher, NULL);
     mutex_lock(&destroyed->lock);
-    INVARIANT(destroyed->count == 0 && TAILQ_EMPTY(&destroyed->unlimited) && TAILQ_EMPTY(&destroyed->lifetimes));
+    INVARIANT(destroyed->count == 0 && TAILQ_EMPTY(&destroyed->unlimited));
+    for (size_t i = 0; i < LIFETIMES_MAX; i++)
+        INVARIANT(TAILQ_EMPTY(&destroyed->lifetimes[i]));
     mutex_unlock(&destroyed->lock);
     condition_release(&destroyed->changed);
     mutex_release(&destroyed->lock);
+    mutex_release(&destroyed->visiting);
     free(destroyed);
 }
 
 // Waking is all that matters: a socket that is no longer connected needs no waking, so errors mean nothing here.
-static void end(struct registry_entry *entry, enum close_reason reason)
+void registry_end(struct registry_entry *entry, enum close_reason reason)
 {
     (void)close_reason_settle(&entry->settled_reason, reason);
     (void)shutdown(entry->client, SHUT_RDWR);
@@ -83,20 +95,30 @@ static void end(struct registry_entry *entry, enum close_reason reason)
         (void)shutdown(entry->target, SHUT_RDWR);
 }
 
-// Ends what is due and returns the next deadline. An entry stays listed until its connection removes it, but moves to
-// the other list: it has been ended, and is not due again.
-static int64_t end_lifetimes(struct registry *registry) REQUIRES(registry->lock)
+// Ends what is due in a list and returns its next deadline. An entry stays listed until its connection removes it, but
+// moves to the list of those without a lifetime: it has been ended, and is not due again.
+static int64_t end_due(struct registry *registry, struct registry_list *list) REQUIRES(registry->lock)
 {
     struct registry_entry *first;
-    while ((first = TAILQ_FIRST(&registry->lifetimes)) != NULL) {
+    while ((first = TAILQ_FIRST(list)) != NULL) {
         if (deadline_left(first->deadline) > 0)
             return first->deadline;
-        end(first, CLOSE_LIFETIME);
+        registry_end(first, CLOSE_LIFETIME);
         take_out(registry, first);
         first->list = &registry->unlimited;
         TAILQ_INSERT_HEAD(first->list, first, link);
     }
     return DEADLINE_NONE;
+}
+
+static int64_t end_lifetimes(struct registry *registry) REQUIRES(registry->lock)
+{
+    int64_t next = DEADLINE_NONE;
+    for (size_t i = 0; i < LIFETIMES_MAX; i++) {
+        int64_t of_list = end_due(registry, &registry->lifetimes[i]);
+        next = of_list < next ? of_list : next;
+    }
+    return next;
 }
 
 static void *watch_lifetimes(void *argument)
@@ -105,8 +127,8 @@ static void *watch_lifetimes(void *argument)
     thread_set_name("lifetimes");
     mutex_lock(&registry->lock);
     while (!registry->stopping) {
-        int64_t next = end_lifetimes(registry);
-        condition_wait(&registry->changed, &registry->lock, next);
+        registry->wakes_at = end_lifetimes(registry);
+        condition_wait(&registry->changed, &registry->lock, registry->wakes_at);
     }
     mutex_unlock(&registry->lock);
     return NULL;
@@ -122,23 +144,37 @@ bool registry_watch_lifetimes(struct registry *registry, struct error *error)
     return watched;
 }
 
+// Puts it behind all that are due before it.
+static void insert(struct registry *registry, struct registry_entry *entry) REQUIRES(registry->lock)
+{
+    struct registry_list *list = registry->lifetimes;
+    const struct registry_list *last_list = registry->lifetimes + LIFETIMES_MAX - 1;
+    struct registry_entry *before;
+    while ((before = TAILQ_LAST(list, registry_list)) != NULL && before->deadline > entry->deadline && list < last_list)
+        list++;
+    while (before != NULL && before->deadline > entry->deadline) // there are more lifetimes than lists
+        before = TAILQ_PREV(before, registry_list, link);
+    entry->list = list;
+    if (before != NULL)
+        TAILQ_INSERT_AFTER(list, before, entry, link);
+    else
+        TAILQ_INSERT_HEAD(list, entry, link);
+    if (entry->deadline < registry->wakes_at)
+        condition_signal(&registry->changed);
+}
+
 void registry_add(struct registry *registry, struct registry_entry *entry)
 {
     entry->target = -1;
     atomic_init(&entry->settled_reason, CLOSE_NONE);
     mutex_lock(&registry->lock);
     registry->count++;
-    entry->list = entry->deadline == DEADLINE_NONE ? &registry->unlimited : &registry->lifetimes;
-    // A proxy's lifetimes are all alike, so the first look is nearly always the last.
-    struct registry_entry *before = entry->list == &registry->lifetimes ? TAILQ_LAST(entry->list, registry_list) : NULL;
-    while (before != NULL && before->deadline > entry->deadline)
-        before = TAILQ_PREV(before, registry_list, link);
-    if (before != NULL)
-        TAILQ_INSERT_AFTER(entry->list, before, entry, link);
-    else
+    if (entry->deadline == DEADLINE_NONE) {
+        entry->list = &registry->unlimited;
         TAILQ_INSERT_HEAD(entry->list, entry, link);
-    if (entry == TAILQ_FIRST(&registry->lifetimes))
-        condition_signal(&registry->changed);
+    } else {
+        insert(registry, entry);
+    }
     mutex_unlock(&registry->lock);
 }
 
@@ -185,16 +221,14 @@ void registry_end_all(struct registry *registry, enum close_reason reason)
     mutex_lock(&registry->lock);
     struct registry_entry *entry;
     TAILQ_FOREACH(entry, &registry->unlimited, link)
-        end(entry, reason);
-    TAILQ_FOREACH(entry, &registry->lifetimes, link)
-        end(entry, reason);
+        registry_end(entry, reason);
+    for (size_t i = 0; i < LIFETIMES_MAX; i++)
+        TAILQ_FOREACH(entry, &registry->lifetimes[i], link)
+            registry_end(entry, reason);
     mutex_unlock(&registry->lock);
 }
 
-// As long as the lock is held at a time: a few microseconds.
-#define VISIT_BATCH 64
-
-static void visit_list(struct registry *registry, const struct registry_list *list,
+static void visit_list(struct registry *registry, const struct registry_list *list, size_t batch,
                        void (*visit)(struct registry_entry *entry, void *argument), void *argument)
 {
     mutex_lock(&registry->lock);
@@ -203,7 +237,7 @@ static void visit_list(struct registry *registry, const struct registry_list *li
         struct registry_entry *entry = registry->cursor;
         registry->cursor = TAILQ_NEXT(entry, link);
         visit(entry, argument);
-        if (i % VISIT_BATCH != 0)
+        if (i % batch != 0)
             continue;
         mutex_unlock(&registry->lock);
         (void)sched_yield(); // whoever waits for the lock gets it
@@ -212,9 +246,12 @@ static void visit_list(struct registry *registry, const struct registry_list *li
     mutex_unlock(&registry->lock);
 }
 
-void registry_visit(struct registry *registry, void (*visit)(struct registry_entry *entry, void *argument),
-                    void *argument)
+void registry_visit(struct registry *registry, size_t batch,
+                    void (*visit)(struct registry_entry *entry, void *argument), void *argument)
 {
-    visit_list(registry, &registry->unlimited, visit, argument);
-    visit_list(registry, &registry->lifetimes, visit, argument);
+    mutex_lock(&registry->visiting);
+    visit_list(registry, &registry->unlimited, batch, visit, argument);
+    for (size_t i = 0; i < LIFETIMES_MAX; i++)
+        visit_list(registry, &registry->lifetimes[i], batch, visit, argument);
+    mutex_unlock(&registry->visiting);
 }

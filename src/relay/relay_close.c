@@ -10,6 +10,7 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
+#include "bitflow/net/local_ports.h"
 #include "bitflow/net/socket.h"
 #include "relay_internal.h"
 
@@ -29,6 +30,39 @@ static bool has_reason(const struct direction *direction)
     return atomic_load(direction->shared->relay->settled_reason) != CLOSE_NONE;
 }
 
+// --- probes ----------------------------------------------------------------------------------------------------------
+
+// How much of what was written to the socket its peer has taken, in a number that changes when that does.
+static uint64_t bytes_acked(int fd)
+{
+    struct tcp_info info = {0};
+    socklen_t size = sizeof info;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0)
+        return info.tcpi_bytes_acked;
+    int queued = 0;
+    (void)ioctl(fd, SIOCOUTQ, &queued);
+    return (uint64_t)queued;
+}
+
+static uint64_t bytes_from(const struct relay_shared *shared, enum relay_side side)
+{
+    return atomic_load_explicit(&shared->relay->sockets[side].bytes, memory_order_relaxed);
+}
+
+// Whether the client has said nothing, and was told nothing before it ended: it only wanted to know whether somebody
+// answers. Who has shaken hands has said something. What a client has sent before a reset may be still to be read; what
+// a target sends to one that has closed already, its kernel does not take.
+static bool is_probe(const struct relay_shared *shared)
+{
+    const struct direction *client = &shared->directions[RELAY_CLIENT];
+    if (client->receiver != NULL || bytes_from(shared, RELAY_CLIENT) > 0 || direction_is_writing(client))
+        return false;
+    bool was_told = bytes_from(shared, RELAY_TARGET) > 0;
+    if (direction_has_finished(client))
+        return shared->was_silent && (!was_told || bytes_acked(client->from->fd) == 0);
+    return !was_told && !socket_has_data(client->from->fd);
+}
+
 // --- failures --------------------------------------------------------------------------------------------------------
 
 // `culprit` is gone, or has broken its stream: what it had sent is still delivered, and then the other side is reset.
@@ -38,16 +72,19 @@ static bool has_reason(const struct direction *direction)
 static bool fail(struct direction *direction, enum relay_side culprit, enum close_reason reason, int os_errno)
 {
     struct relay_shared *shared = direction->shared;
+    if (reason == CLOSE_CLIENT_RESET && is_probe(shared))
+        reason = CLOSE_CLIENT_LEFT;
     if (!close_reason_settle(shared->relay->settled_reason, reason))
         return false;
     direction->has_failed = true;
-    if (os_errno != 0)
+    if (os_errno != 0 && reason != CLOSE_CLIENT_LEFT)
         error_set_errno(&shared->failure->error, os_errno, "%s", close_reason_text(reason));
     shared->grace_end = deadline_after(RELAY_GRACE);
     shared->deliver_to = reason == CLOSE_OUT_OF_MEMORY ? NULL : &shared->relay->sockets[relay_other(culprit)];
     shared->reset[relay_other(culprit)] = true;
-    // It is still there, and has not got all.
-    shared->reset[culprit] = reason == CLOSE_OUT_OF_MEMORY || reason == reasons[culprit].write_timeout;
+    // It is still there, and has not got all; or the kernel would go on trying to give it that.
+    shared->reset[culprit] =
+        reason == CLOSE_OUT_OF_MEMORY || reason == reasons[culprit].write_timeout || reason == reasons[culprit].lost;
     (void)shutdown(direction->to->fd, SHUT_RD);
     return true;
 }
@@ -69,9 +106,31 @@ static enum close_reason reason_of_errno(enum relay_side side, int os_errno)
     }
 }
 
+// The same of the read side. A target that has answered, and then takes the client's end as a reason to reset, as some
+// servers do to be spared TIME_WAIT, has not failed. Whether its answer was whole it alone knows; so the reset is
+// passed on like any other. Who has not answered has failed, unless there was nothing to answer, and who resets before
+// the client's end was passed on, or within a record of TLS, too.
+static enum close_reason reason_to_read_no_more(const struct direction *direction, int os_errno)
+{
+    enum close_reason reason = reason_of_errno(direction->side, os_errno);
+    bool has_answered = atomic_load_explicit(&direction->from->bytes, memory_order_relaxed) > 0 ||
+                        (direction->receiver == NULL && direction->filled > 0);
+    bool is_cut = direction->receiver != NULL && direction->consumed < direction->filled;
+    if (reason != CLOSE_TARGET_RESET || direction_state(direction->opposite) != DIRECTION_FINISHED)
+        return reason;
+    if (!has_answered && is_probe(direction->shared))
+        return CLOSE_CLIENT_LEFT;
+    return has_answered && !is_cut ? CLOSE_TARGET_RESET_AT_END : reason;
+}
+
+void direction_read_broken(struct direction *direction, int os_errno)
+{
+    (void)fail(direction, direction->side, reason_to_read_no_more(direction, os_errno), os_errno);
+}
+
 void direction_read_failed(struct direction *direction, int os_errno)
 {
-    (void)fail(direction, direction->side, reason_of_errno(direction->side, os_errno), os_errno);
+    direction_read_broken(direction, os_errno);
     direction_enter(direction, DIRECTION_STOPPED);
 }
 
@@ -84,7 +143,8 @@ void direction_write_failed(struct direction *direction, int os_errno)
     // answer it by a reset. Nothing is lost by that; whether the peer's stream was whole is for the opposite direction
     // to tell.
     if (direction->sender != NULL && reason == reasons[to].reset && state != DIRECTION_WRITING) {
-        direction_enter(direction, DIRECTION_UNHEARD);
+        if (state != DIRECTION_FINISHED) // else the close_notify was sent, and only the FIN behind it was not
+            direction_enter(direction, DIRECTION_UNHEARD);
         return;
     }
     (void)fail(direction, to, reason, os_errno == EAGAIN ? ETIMEDOUT : os_errno);
@@ -147,7 +207,25 @@ void direction_check_reset(struct direction *direction)
     (void)getsockopt(fd, SOL_SOCKET, SO_ERROR, &os_errno, &size);
     if (os_errno == 0 || os_errno == EPIPE) // a reset that another call has taken, or one after the end of the stream
         os_errno = ECONNRESET;
-    (void)fail(direction, direction->side, reason_of_errno(direction->side, os_errno), os_errno);
+    (void)fail(direction, direction->side, reason_to_read_no_more(direction, os_errno), os_errno);
+}
+
+bool direction_look_at_peer(struct direction *direction)
+{
+    int fd = direction->from->fd;
+    switch (socket_look_at_peer(fd, socket_keepalive_patience(fd, direction->from->keepalive_interval))) {
+    case SOCKET_PEER_HAS_ALL:
+        return false;
+    case SOCKET_PEER_IS_DUE:
+        return true;
+    case SOCKET_PEER_IS_LOST:
+        break;
+    }
+    if (direction_state(direction) == DIRECTION_READING)
+        direction_read_failed(direction, ETIMEDOUT);
+    else
+        direction_read_broken(direction, ETIMEDOUT);
+    return false;
 }
 
 // A reset makes one call on the socket fail. If that is the opposite direction's write, this one's read returns 0, as
@@ -181,28 +259,38 @@ static void pass_end_on(struct direction *direction)
 {
     int nobody = -1;
     (void)atomic_compare_exchange_strong(&direction->shared->first_finished, &nobody, (int)direction->side);
+    if (direction->side == RELAY_CLIENT)
+        direction->shared->was_silent = is_probe(direction->shared);
     if (direction->sender != NULL)
         direction_close_with_notify(direction);
     else
         direction_finish(direction);
 }
 
+// A TLS stream has come to its end without a close_notify. Whoever can cut a TCP connection could make a whole stream
+// of half of one: it has not ended (RFC 8446 6.1), unless the operator accepts that of this side. False: it failed.
+static bool is_accepted_without_notify(struct direction *direction)
+{
+    if (direction_state(direction->opposite) == DIRECTION_UNHEARD) { // whose write has taken the error of a reset
+        (void)fail(direction, direction->side, reasons[direction->side].reset, ECONNRESET);
+        return false;
+    }
+    atomic_store_explicit(&direction->from->is_truncated, true, memory_order_relaxed);
+    if (direction->from->accepts_truncation && direction->consumed == direction->filled) // not within a record
+        return true;
+    if (fail(direction, direction->side, reasons[direction->side].truncated, 0))
+        error_set(&direction->shared->failure->error, ERROR_INVALID,
+                  "the stream was cut: it ended without a close_notify");
+    return false;
+}
+
 void direction_end_of_stream(struct direction *direction, bool may_be_reset)
 {
-    if (!is_orderly_end(direction, may_be_reset)) {
-        direction_enter(direction, DIRECTION_STOPPED);
-    } else if (direction->receiver == NULL) {
+    if (is_orderly_end(direction, may_be_reset) &&
+        (direction->receiver == NULL || is_accepted_without_notify(direction)))
         pass_end_on(direction);
-    } else {
-        // Whoever can cut a TCP connection could make a whole stream of half of one: without a close_notify it has not
-        // ended (RFC 8446 6.1).
-        if (direction_state(direction->opposite) == DIRECTION_UNHEARD) // whose write has taken the error of a reset
-            (void)fail(direction, direction->side, reasons[direction->side].reset, ECONNRESET);
-        else if (fail(direction, direction->side, reasons[direction->side].truncated, 0))
-            error_set(&direction->shared->failure->error, ERROR_INVALID,
-                      "the stream was cut: it ended without a close_notify");
+    else
         direction_enter(direction, DIRECTION_STOPPED);
-    }
 }
 
 void direction_close_notified(struct direction *direction)
@@ -213,9 +301,24 @@ void direction_close_notified(struct direction *direction)
         pass_end_on(direction);
 }
 
+// Both directions end orderly by this, and `to`, whose own end has been read, is closed next: that tells its peer the
+// same, and shutdown() could only tell of a reset that has come since poll().
+static bool is_ended_by_close(const struct direction *direction)
+{
+    return direction->to->is_closed_next && direction->sender == NULL &&
+           direction->closable_at == atomic_load_explicit(&direction->from->bytes, memory_order_relaxed);
+}
+
 void direction_finish(struct direction *direction)
 {
+    // From now on the other way's silence counts, maybe by another timeout.
+    if (direction->shared->is_timed)
+        atomic_store_explicit(&direction->last_write, clock_now_coarse(), memory_order_relaxed);
+    if (direction->side == RELAY_CLIENT && !direction_has_finished(direction->opposite))
+        local_ports_note_end(direction->to->fd);
     direction_enter(direction, DIRECTION_FINISHED);
+    if (is_ended_by_close(direction))
+        return;
     // A TCP connection that is gone before its sending direction was closed has been reset.
     if (shutdown(direction->to->fd, SHUT_WR) != 0)
         direction_write_failed(direction, errno);
@@ -233,73 +336,106 @@ bool relay_is_nonblocking(int fd)
     return flags >= 0 && (flags & O_NONBLOCK) != 0;
 }
 
-// How much of what was written to the socket its peer has taken, in a number that changes when that does.
-static uint64_t bytes_acked(int fd)
+// How long the read side may be silent, 0: for ever. When the other side has ended, that one's read timeout has nothing
+// more to watch; but where the side that is left has none, it would be left for ever.
+static int64_t silence_limit(const struct direction *direction, bool is_half_closed)
 {
-    struct tcp_info info = {0};
-    socklen_t size = sizeof info;
-    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0)
-        return info.tcpi_bytes_acked;
-    int queued = 0;
-    (void)ioctl(fd, SIOCOUTQ, &queued);
-    return (uint64_t)queued;
+    int64_t own = direction->from->read_timeout, half_close = direction->shared->relay->half_close_timeout;
+    if (!is_half_closed)
+        return own;
+    if (half_close > 0)
+        return half_close;
+    return own > 0 ? own : direction->to->read_timeout;
 }
 
-// `duration` in ns, 0: without end. True also after an error: the read tells.
-static bool wait_readable(int fd, int64_t duration)
+int64_t direction_least_silence(const struct direction *direction)
 {
-    struct pollfd poller = {.fd = fd, .events = POLLIN};
-    return deadline_poll(&poller, 1, deadline_after(duration)) != 0;
+    int64_t now = silence_limit(direction, false), later = silence_limit(direction, true), least = INT64_MAX;
+    if (now > 0)
+        least = now;
+    return later > 0 && later < least ? later : least;
 }
 
 void direction_read_timed_out(struct direction *direction)
 {
+    enum close_reason reason = reasons[direction->side].read_timeout;
+    if (direction_has_finished(direction->opposite) &&
+        (direction->shared->relay->half_close_timeout > 0 || direction->from->read_timeout == 0))
+        reason = CLOSE_HALF_CLOSE_TIMEOUT;
     // Orderly for both sides.
-    if (close_reason_settle(direction->shared->relay->settled_reason, reasons[direction->side].read_timeout)) {
+    if (close_reason_settle(direction->shared->relay->settled_reason, reason)) {
         (void)shutdown(direction->from->fd, SHUT_RDWR);
         (void)shutdown(direction->to->fd, SHUT_RDWR);
     }
     direction_enter(direction, DIRECTION_STOPPED);
 }
 
-bool direction_check_read_timeout(struct direction *direction, int64_t idle)
+int64_t direction_read_timeout_left(const struct direction *direction, int64_t now)
 {
-    const struct direction *opposite = direction->opposite;
-    int fd = direction->from->fd;
-    int64_t timeout = direction->from->read_timeout;
-    if (timeout == 0)
-        return wait_readable(fd, 0);
-    int64_t left = relay_is_nonblocking(fd) ? timeout : timeout - idle;
-    uint64_t acked = 0;
-    for (bool is_sampled = false;; left = 0) {
-        int64_t since_write = clock_now_coarse() - atomic_load_explicit(&opposite->last_write, memory_order_relaxed);
-        if (timeout - since_write > left)
-            left = timeout - since_write;
-        // A write that blocks for longer than the timeout has not been stamped: it counts while the peer takes of it.
-        if (left <= 0 && direction_is_writing(opposite)) {
-            uint64_t acked_now = bytes_acked(fd);
-            if (!is_sampled || acked_now != acked)
-                left = timeout;
-            is_sampled = true;
-            acked = acked_now;
+    int64_t timeout = silence_limit(direction, direction_has_finished(direction->opposite));
+    if (timeout == 0 || direction_state(direction) != DIRECTION_READING)
+        return INT64_MAX;
+    int64_t last = atomic_load_explicit(&direction->opposite->last_write, memory_order_relaxed);
+    if (last < direction->last_read)
+        last = direction->last_read;
+    return timeout - (now - last);
+}
+
+int64_t direction_check_read_timeout(struct direction *direction)
+{
+    if (direction->from->keepalive_interval > 0) {
+        (void)direction_look_at_peer(direction);
+        if (direction_is_over(direction))
+            return 0;
+    }
+    int64_t now = clock_now_coarse();
+    int64_t left = direction_read_timeout_left(direction, now);
+    if (left > 0)
+        return left;
+    // A write that blocks for longer than the timeout has not been stamped: it counts while the peer takes of it.
+    if (direction_is_writing(direction->opposite)) {
+        uint64_t acked = bytes_acked(direction->from->fd);
+        bool is_alive = !direction->is_silence_sampled || acked != direction->silence_acked;
+        direction->is_silence_sampled = true;
+        direction->silence_acked = acked;
+        if (is_alive) {
+            direction->last_read = now;
+            return direction->from->read_timeout; // the other side has not ended while it is written from
         }
-        if (left <= 0)
-            break;
-        if (wait_readable(fd, left))
-            return true;
     }
     direction_read_timed_out(direction);
-    return false;
+    return 0;
 }
 
 int64_t direction_write_slice(const struct direction *direction)
 {
     int64_t slice = SLICE_MAX;
-    const int64_t timeouts[] = {direction->to->write_timeout, direction->to->read_timeout};
+    const int64_t timeouts[] = {direction->to->write_timeout, direction->to->read_timeout,
+                                direction->shared->relay->half_close_timeout};
     for (unsigned i = 0; i < ARRAY_LENGTH(timeouts); i++)
         if (timeouts[i] > 0 && timeouts[i] / SLICES < slice)
             slice = timeouts[i] / SLICES;
     return slice > NS_PER_MS ? slice : NS_PER_MS;
+}
+
+// How long the write side may take nothing, 0: for ever. One that has ended is not read from any more: what has bounded
+// its silence goes on to.
+static int64_t write_limit(const struct direction *direction)
+{
+    const struct relay_socket *to = direction->to;
+    int64_t half_close = direction->shared->relay->half_close_timeout;
+    int64_t ended = half_close > 0 ? half_close : to->read_timeout;
+    if (ended == 0 || !direction_has_finished(direction->opposite))
+        return to->write_timeout;
+    return to->write_timeout > 0 && to->write_timeout < ended ? to->write_timeout : ended;
+}
+
+// The writer's counterpart of direction_look_at_peer().
+static bool is_write_side_lost(const struct direction *direction)
+{
+    int fd = direction->to->fd;
+    int64_t interval = direction->to->keepalive_interval;
+    return interval > 0 && socket_look_at_peer(fd, socket_keepalive_patience(fd, interval)) == SOCKET_PEER_IS_LOST;
 }
 
 bool direction_check_write_timeout(struct direction *direction)
@@ -319,7 +455,7 @@ bool direction_check_write_timeout(struct direction *direction)
         direction->is_stalled = true;
         direction->acked = acked;
         direction->acked_at = now;
-        if (to->read_timeout > 0)
+        if (direction->shared->is_timed)
             atomic_store_explicit(&direction->last_write, now, memory_order_relaxed);
         return true;
     }
@@ -327,7 +463,12 @@ bool direction_check_write_timeout(struct direction *direction)
         direction_tear(direction);
         return false;
     }
-    if (to->write_timeout == 0 || now - direction->acked_at < to->write_timeout)
+    if (is_write_side_lost(direction)) {
+        direction_write_failed(direction, ETIMEDOUT);
+        return false;
+    }
+    int64_t limit = write_limit(direction);
+    if (limit == 0 || now - direction->acked_at < limit)
         return true;
     direction_write_failed(direction, EAGAIN);
     return false;
@@ -355,7 +496,9 @@ static void send_due_alert(const struct relay_shared *shared)
 
 void relay_conclude(struct relay_shared *shared, struct relay_result *result)
 {
-    (void)close_reason_settle(shared->relay->settled_reason, CLOSE_COMPLETED);
+    enum relay_side first = atomic_load(&shared->first_finished) == RELAY_TARGET ? RELAY_TARGET : RELAY_CLIENT;
+    bool is_left = first == RELAY_CLIENT && bytes_from(shared, RELAY_TARGET) == 0 && is_probe(shared);
+    (void)close_reason_settle(shared->relay->settled_reason, is_left ? CLOSE_CLIENT_LEFT : CLOSE_COMPLETED);
     enum close_reason reason = atomic_load(shared->relay->settled_reason);
     shared->failure->reason = reason;
     for (unsigned i = 0; i < ARRAY_LENGTH(shared->directions); i++) // where the grace was over first
@@ -367,5 +510,5 @@ void relay_conclude(struct relay_shared *shared, struct relay_result *result)
     *result = (struct relay_result){.ended_by = close_reason_ended_by(reason),
                                     .reset = {shared->reset[RELAY_CLIENT], shared->reset[RELAY_TARGET]}};
     if (reason == CLOSE_COMPLETED)
-        result->ended_by = atomic_load(&shared->first_finished) == RELAY_TARGET ? ENDED_BY_TARGET : ENDED_BY_CLIENT;
+        result->ended_by = first == RELAY_TARGET ? ENDED_BY_TARGET : ENDED_BY_CLIENT;
 }

@@ -3,7 +3,7 @@
 // A relay has two directions, each of which reads from one side and writes to the other. Two engines drive them,
 // through the same states and by the same reads and writes:
 //   - relay_poll.c: both directions on one thread, which waits for both sockets in poll() and never in a read or a
-//     write. Every relay begins with it.
+//     write. Every relay begins with it, and goes back to it when it is quiet.
 //   - relay_pump.c: one direction on a thread of its own, which waits in its reads and writes.
 // What differs is relay_shared.io_flags.
 //
@@ -32,12 +32,23 @@
 #define RELAY_GRACE (5 * NS_PER_S)
 
 #define SMALL_READ ((size_t)16 * 1024) // what a read asks for at most, but for bulk
-// The buffers that a direction begins with, on relay_run()'s stack: each holds a TLS record of any size, or what is
+// The input that each direction of a plain relay begins with. It lies beside the relay's state, in the page of stack
+// that a connection has touched anyway. Whoever fills it gets SMALL_READ from the heap until the relay is quiet.
+#define FIRST_INPUT_SIZE ((size_t)384)
+// Where a side is TLS, a direction begins with these, on the stack: each holds a TLS record of any size, or what is
 // read into that one when it is sealed. A message touches only the pages it fills.
 #define INPUT_SIZE ((size_t)17 * 1024)
 #define OUTPUT_SIZE TLS_SEALED_SIZE(INPUT_SIZE)
-#define BULK_AFTER 2  // full buffers in a row make a bulk flow
-#define PIECES_MAX 16 // written by one call
+#define BULK_AFTER 2 // full buffers in a row make a bulk flow
+// A flow silent for so long gives its pipe or big buffer back, and two silent ones their second thread.
+#define QUIET_AFTER (1 * NS_PER_S)
+// A relay on one thread that is silent for so long gives back the memory that it has touched and does not need.
+#define RELEASE_AFTER_MS 3000
+// A relay whose rests are shorter has to be silent for twice as long before the next one.
+#define REST_WORTHWHILE (10 * NS_PER_S)
+#define REST_AFTER_MAX (64 * NS_PER_S)
+#define RELEASE_DEPTH ((size_t)80 * 1024) // of the stack, from relay_run()'s frame on: well within RELAY_STACK_SIZE
+#define PIECES_MAX 16                     // written by one call
 
 _Static_assert(INPUT_SIZE >= TLS_RECORD_MAX && INPUT_SIZE >= SMALL_READ, "any record fits");
 
@@ -53,8 +64,8 @@ _Static_assert(INPUT_SIZE >= TLS_RECORD_MAX && INPUT_SIZE >= SMALL_READ, "any re
 //         | | '--- end of stream, to TLS ---> CLOSING ---------------------------------------'
 //         | |                                  |   |
 //         | |                    all is written|   '--- the peer is gone ---> UNHEARD
-//         | |                                  v                                 ^
-//         | '--- end of stream ---------> FINISHED --- the peer of TLS is gone --'
+//         | |                                  v
+//         | '--- end of stream ---------> FINISHED
 //         |
 //         '--- failed, timed out, or ended from outside ---> STOPPED
 enum direction_state {
@@ -87,12 +98,14 @@ struct direction {
     struct tls_sender *sender;     // NULL: the write side is plain
     size_t record_limit;           // plaintext bytes a record, with `sender`
     struct buffers buffers;        // in use
-    struct buffers saved_buffers;  // those it began with, while bulk uses bigger ones; else none
+    struct buffers saved_buffers;  // those before bulk, while bulk uses bigger ones; else none
+    uint8_t *first_input;          // of FIRST_INPUT_SIZE; NULL: a side of the relay is TLS
     size_t consumed, filled;       // input[consumed .. filled) was read and not opened yet
     uint8_t *plaintext;            // what was opened and is not among the pieces yet
     size_t plaintext_length;
-    struct iovec pieces[PIECES_MAX]; // what is ready to be written, from next_piece on
-    unsigned next_piece, piece_count;
+    struct iovec only_piece; // in place of an array, where there is never more than one
+    struct iovec *pieces;    // what is ready to be written, from next_piece on
+    unsigned next_piece, piece_count, pieces_max;
     size_t pending;                // bytes in them
     size_t pending_plaintext;      // the plaintext bytes that sealed pieces stand for
     unsigned full_reads;           // reads in a row that filled the input
@@ -103,14 +116,23 @@ struct direction {
     bool is_stalled;               // the write under way has been found waiting: the next two are set
     uint64_t acked;                // what the peer of `to` had taken when last looked at
     int64_t acked_at;              // when that last changed; coarse clock
-    int64_t last_read;             // coarse clock; for relay_poll.c, and only if `from` has a read timeout
-    int64_t stall_checked;         // when relay_poll.c last looked at the stalled write
+    // Coarse clock; only kept if shared->is_timed: by relay_poll.c, and by relay_pump.c once it is silent.
+    int64_t last_read;
+    bool is_silent;          // relay_pump.c's reads have begun to find nothing; the next four are of that time
+    bool is_silence_sampled; // the next one is set
+    uint64_t silence_acked;  // what the peer had taken when its silence was last judged
+    uint64_t opposite_bytes; // what the opposite direction had moved when last looked at
+    int64_t look_interval;   // ns until it is looked at again, if it is busy
+    int64_t stall_checked;   // when relay_poll.c last looked at the stalled write
+    // With so many bytes read from `from`, close() ends `to` as well as shutdown() would: relay_poll.c has seen that it
+    // is in order, and nothing was written to it since, which the peer could answer by a reset. UINT64_MAX: it has not.
+    uint64_t closable_at;
     // What the opposite direction looks at, on cache lines of its own, since this one writes it for every message.
     // Padding in place of an alignment: gcc's AddressSanitizer does not give a stack frame one of 64.
     char padding_before[CACHE_LINE];
     // Stored with release, after what led to it was recorded; the opposite thread acquires it.
     _Atomic(enum direction_state) state;
-    _Atomic int64_t last_write; // coarse clock; only kept if `to` has a read timeout
+    _Atomic int64_t last_write; // coarse clock; only kept if shared->is_timed
     char padding_after[CACHE_LINE];
 };
 
@@ -118,8 +140,13 @@ struct direction {
 struct relay_shared {
     struct relay *relay;
     struct direction directions[2]; // by the side that is read from
-    int io_flags;                   // recv()'s and send()'s: MSG_DONTWAIT for relay_poll.c, 0 for relay_pump.c
-    _Atomic int first_finished;     // enum relay_side; -1: neither side has sent an end of stream
+    uint8_t *stack_buffers;         // all buffers that the directions of a relay with TLS begin with; NULL: it has none
+    size_t stack_buffers_size;
+    uintptr_t stack_floor;      // RELEASE_DEPTH below relay_run()'s frame
+    bool is_timed;              // a side's silence may end the relay: a read timeout or the half-close timeout is set
+    int io_flags;               // recv()'s and send()'s: MSG_DONTWAIT for relay_poll.c, 0 for relay_pump.c
+    _Atomic int first_finished; // enum relay_side; -1: neither side has sent an end of stream
+    bool was_silent;            // the client's end came before a word of anybody; set before its direction has finished
     // Written by the direction that settled the reason, read when both have ended.
     struct failure *failure;
     int64_t grace_end;                     // DEADLINE_NONE: no side failed
@@ -159,6 +186,12 @@ static inline bool direction_has_finished(const struct direction *direction)
     return state == DIRECTION_FINISHED || state == DIRECTION_UNHEARD;
 }
 
+// What the opposite direction has moved so far.
+static inline uint64_t direction_opposite_bytes(const struct direction *direction)
+{
+    return atomic_load_explicit(&direction->to->bytes, memory_order_relaxed);
+}
+
 // The only function that changes a direction's state. Only the thread that drives it may.
 static inline void direction_enter(struct direction *direction, enum direction_state next)
 {
@@ -167,7 +200,7 @@ static inline void direction_enter(struct direction *direction, enum direction_s
             1U << DIRECTION_WRITING | 1U << DIRECTION_CLOSING | 1U << DIRECTION_FINISHED | 1U << DIRECTION_STOPPED,
         [DIRECTION_WRITING] = 1U << DIRECTION_READING | 1U << DIRECTION_TORN,
         [DIRECTION_CLOSING] = 1U << DIRECTION_FINISHED | 1U << DIRECTION_UNHEARD | 1U << DIRECTION_TORN,
-        [DIRECTION_FINISHED] = 1U << DIRECTION_UNHEARD,
+        [DIRECTION_FINISHED] = 0,
         [DIRECTION_UNHEARD] = 0,
         [DIRECTION_STOPPED] = 0,
         [DIRECTION_TORN] = 0,
@@ -180,30 +213,62 @@ static inline void direction_enter(struct direction *direction, enum direction_s
 // --- relay_poll.c: the engine for one thread. Without a second thread it can carry anything, only not as fast.
 
 #define ROUNDS_PER_REFUSAL 256
+// A silence that follows upon rounds that came as fast as these, and not one timeout of a millisecond apart, is not
+// noticed: to wait with a time limit costs a timer for each message.
+#define ROUNDS_PER_PACE 64
+#define PACE_MIN (64 * NS_PER_MS)
 
 struct poll_engine {
     struct relay_shared *shared;
-    bool has_read_timeout;  // one of the sockets
-    bool is_begun;          // the client's first bytes have been asked for
-    bool hung_up[2];        // poll() has said so: the socket is left alone unless it is to be read or written
-    unsigned refusals_left; // rounds before a second thread is asked for again; ROUNDS_PER_REFUSAL after a refusal
+    int64_t look_interval; // ns, the shorter keepalive interval; 0: there is none
+    int64_t look_due;      // when peers that owe an acknowledgement are looked at, coarse clock; 0: none is known to
+    uint64_t confirmed[2]; // by the side that is written to: what of the relay's progress it has acknowledged
+    bool is_begun;         // the client's first bytes have been asked for
+    bool hung_up[2];       // poll() has said so: the socket is left alone unless it is to be read or written
+    bool is_fast;          // the last ROUNDS_PER_PACE took less than PACE_MIN: no silence is waited for
+    unsigned rounds;       // since pace_began, coarse clock
+    int64_t pace_began;
+    int silent_ms;            // so long nothing has come; only what was waited with a time limit counts
+    bool has_more_to_release; // for relay_release()
+    bool rests;               // rest_after is set, and nothing has stood against it since something came
+    int64_t rested_at;        // when it last began to rest, coarse clock; 0: something has come since
+    unsigned refusals_left;   // rounds before a second thread is asked for again; ROUNDS_PER_REFUSAL after a refusal
 };
 
 void relay_poll_init(struct poll_engine *engine, struct relay_shared *shared);
 
-// True: both directions have ended. False: it is worth going on by relay_pump(), with a thread for each direction that
-// is not over.
-bool relay_poll(struct poll_engine *engine);
+enum relay_poll_result {
+    RELAY_POLL_ENDED, // both directions have
+    RELAY_POLL_BUSY,  // it is worth going on by relay_pump(), with a thread for each direction that is not over
+    RELAY_POLL_RESTS, // it has been silent for relay->rest_after, and holds nothing that lies on the stack
+};
+
+enum relay_poll_result relay_poll(struct poll_engine *engine);
 
 // --- relay_pump.c: the engine for a thread a direction.
 
-// Moves bytes until the direction is over, what is pending first. SO_RCVTIMEO of `from` is the read timeout,
-// SO_SNDTIMEO of `to` is direction_write_slice().
-void relay_pump(struct direction *direction);
+// Moves bytes, what is pending first. True: the direction is over. False: relay_stay_quiet() has said that the relay
+// goes on on one thread. SO_RCVTIMEO of `from` is pump_patience(), SO_SNDTIMEO of `to` is direction_write_slice().
+bool relay_pump(struct direction *direction);
+
+// How long a read may wait before it is looked at, ns.
+int64_t pump_patience(const struct direction *direction);
+
+// --- relay.c: the hand-over between a relay's threads.
+
+enum quiet {
+    QUIET_ENDS,      // to be read from again, with a call that may wait
+    QUIET_LASTS,     // its read timeout is to be looked at
+    QUIET_ONE_THREAD // the relay goes on by relay_poll(): a second thread must not touch it any more
+};
+
+// Of a direction that is READING, with nothing pending, and was silent for QUIET_AFTER. `left`: until its read timeout
+// expires, ns. Waits until something is there to be read, at most so long.
+enum quiet relay_stay_quiet(struct direction *direction, int64_t left);
 
 // --- relay_io.c: reads and writes.
 
-// Reads once, at most `most` bytes, and writes what came as far as it goes: with MSG_DONTWAIT some of it may have to
+// Reads at most `most` bytes, and writes what came as far as it goes: with MSG_DONTWAIT some of it may have to
 // wait (the state tells), else all is written, or the direction is over. Nothing may be pending. Returns what recv()
 // did: 0 at the end of the stream; -1 where nothing came (in time, for a socket that blocks) or the direction is over.
 // `may_be_reset`: see direction_end_of_stream().
@@ -230,14 +295,28 @@ void direction_reply(struct direction *direction);
 // Makes a close_notify pending, by which the direction is CLOSING.
 void direction_close_with_notify(struct direction *direction);
 
+// The relay is on one thread and has been silent for RELEASE_AFTER_MS, with no write that waits: gives back the buffers
+// on the heap, and the pages of the stack that hold nothing.
+void relay_release(struct relay_shared *shared);
+
+// Neither direction has anything in its buffers, or owes anything to a peer, and nothing has failed.
+bool relay_may_rest(const struct relay_shared *shared);
+
+// There is a buffer on the heap, or the stack's have been written to.
+bool relay_has_more_to_release(const struct relay_shared *shared);
+
+// Goes back to the input that a direction of a plain relay began with, which is empty.
+void direction_shrink(struct direction *direction);
+
 // Goes on with other buffers; what the input still has must fit. The old ones stay their owner's.
 void direction_change_buffers(struct direction *direction, const struct buffers *buffers);
 
 // --- relay_close.c: ends and timeouts.
 
 // recv() has found the end of the read side: passes it on, unless it was no orderly end. `may_be_reset`: false only if
-// poll() has just said that it has not hung up, and no other thread may have taken an error from it. The direction is
-// over then, or CLOSING.
+// the last poll() has said that it had not hung up, and no other thread may have taken an error from it. (It may have
+// been reset since, by the reads and writes that came between: then the next poll() tells.) The direction is over then,
+// or CLOSING.
 void direction_end_of_stream(struct direction *direction, bool may_be_reset);
 
 // The peer has said by close_notify that its stream ends here: the same.
@@ -253,17 +332,29 @@ void direction_tls_failed(struct direction *direction, unsigned alert, const cha
 // The sender cannot go on: no memory, or its key is used up.
 void direction_seal_failed(struct direction *direction);
 
+// A read has failed with this errno (never EINTR or EAGAIN), after one whose bytes are not written yet: they may still
+// be within the grace. The next read finds the end of the stream.
+void direction_read_broken(struct direction *direction, int os_errno);
+
 // A read, or a write, has failed with this errno (never EINTR; for a write EAGAIN is the write timeout): the direction
 // is over.
 void direction_read_failed(struct direction *direction, int os_errno);
 void direction_write_failed(struct direction *direction, int os_errno);
 
-// The read timeout of the read side has expired: the direction is over.
+// The read timeout of the read side, or what stands for it once the other side has ended, has expired: the direction is
+// over.
 void direction_read_timed_out(struct direction *direction);
 
-// Nothing has come from the read side for `idle` ns. True: go on reading, its read timeout has not expired. False: it
-// has, and the direction is over. Waits out what is left of the timeout.
-bool direction_check_read_timeout(struct direction *direction, int64_t idle);
+// The shortest time after which the silence of the read side may end the relay, now or when the other side has ended,
+// ns; INT64_MAX: none.
+int64_t direction_least_silence(const struct direction *direction);
+
+// How long until the read timeout expires, ns, by last_read and the opposite direction's last_write; INT64_MAX: there
+// is none, or the side is not being read.
+int64_t direction_read_timeout_left(const struct direction *direction, int64_t now);
+
+// The same for a silent direction of relay_pump.c. 0: it has expired, and the direction is over.
+int64_t direction_check_read_timeout(struct direction *direction);
 
 // How long a write may wait before it is looked at, ns.
 int64_t direction_write_slice(const struct direction *direction);
@@ -276,6 +367,10 @@ bool direction_check_write_timeout(struct direction *direction);
 // The read side is not being read, or is at its end: has it been reset meanwhile? Its reset is recorded then; what it
 // had sent may still be written within the grace.
 void direction_check_reset(struct direction *direction);
+
+// The read side's peer may owe an acknowledgement, and has a keepalive interval: is it lost? The direction fails then.
+// False: it owes none, or is lost.
+bool direction_look_at_peer(struct direction *direction);
 
 // False: its failure ended the connection, and the time to deliver what had been sent is over.
 bool direction_within_grace(const struct direction *direction);

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -20,6 +21,41 @@ static void compact(struct direction *direction)
     direction->filled -= direction->consumed;
     memmove(direction->buffers.input, direction->buffers.input + direction->consumed, direction->filled);
     direction->consumed = 0;
+}
+
+// The first input has been filled: what else is there is read behind that, into a bigger one, so that it goes on in one
+// piece. Returns how much.
+static ssize_t read_on(struct direction *direction)
+{
+    struct buffers bigger = {.input_size = SMALL_READ, .input = malloc(SMALL_READ)};
+    if (bigger.input == NULL)
+        return 0; // to fill it again and again counts as bulk: splice() needs no memory here
+    direction_change_buffers(direction, &bigger);
+    ssize_t more = recv(direction->from->fd, direction->buffers.input + direction->filled,
+                        direction->buffers.input_size - direction->filled, MSG_DONTWAIT);
+    if (more < 0 && errno != EAGAIN && errno != EINTR)
+        direction_read_broken(direction, errno);
+    if (more <= 0) // the next read finds the end of the stream again
+        return 0;
+    direction->filled += (size_t)more;
+    return more;
+}
+
+// A read has filled the input. Returns how much more was read then. Kept out of what runs for every message.
+__attribute__((noinline, cold)) static ssize_t note_full_read(struct direction *direction)
+{
+    ssize_t more = direction->buffers.input == direction->first_input ? read_on(direction) : 0;
+    direction->full_reads = direction->filled == direction->buffers.input_size ? direction->full_reads + 1 : 0;
+    return more;
+}
+
+void direction_shrink(struct direction *direction)
+{
+    if (direction->buffers.input == direction->first_input)
+        return;
+    free(direction->buffers.input);
+    direction->buffers = (struct buffers){.input = direction->first_input, .input_size = FIRST_INPUT_SIZE};
+    direction->consumed = direction->filled = 0;
 }
 
 ssize_t direction_move(struct direction *direction, size_t most, bool may_be_reset)
@@ -43,7 +79,10 @@ ssize_t direction_move(struct direction *direction, size_t most, bool may_be_res
         direction_end_of_stream(direction, may_be_reset);
     } else {
         direction->filled += (size_t)received;
-        direction->full_reads = (size_t)received == size ? direction->full_reads + 1 : 0;
+        if (direction->filled < direction->buffers.input_size)
+            direction->full_reads = 0;
+        else
+            received += note_full_read(direction);
     }
     (void)direction_forward(direction);
     return received;
@@ -178,7 +217,8 @@ static bool make_pieces(struct direction *direction)
     } else if (direction->sender != NULL) {
         seal_piece(direction);
     } else {
-        while (direction->piece_count < PIECES_MAX && next_plaintext(direction, direction->piece_count > 0)) {
+        while (direction->piece_count < direction->pieces_max &&
+               next_plaintext(direction, direction->piece_count > 0)) {
             add_piece(direction, direction->plaintext, direction->plaintext_length);
             direction->plaintext_length = 0;
         }
@@ -205,7 +245,7 @@ void direction_account(struct direction *direction, size_t size)
     atomic_store_explicit(bytes, before + size, memory_order_relaxed);
     if (before == 0 && size > 0)
         note_first_byte(direction);
-    if (direction->to->read_timeout > 0)
+    if (direction->shared->is_timed)
         atomic_store_explicit(&direction->last_write, clock_now_coarse(), memory_order_relaxed);
 }
 
@@ -328,15 +368,25 @@ void direction_change_buffers(struct direction *direction, const struct buffers 
     direction->buffers = *buffers;
 }
 
-// The whole pages between `kept` bytes and the buffer's end.
-static void release_behind(uint8_t *buffer, size_t size, size_t kept)
+// Gives the whole pages between two addresses back to the system.
+static void release_between(uintptr_t from, uintptr_t to)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    size_t offset = (uintptr_t)buffer % page; // from the beginning of its first page, as the following two
-    size_t from = (offset + kept + page - 1) / page * page;
-    size_t to = (offset + size) / page * page;
+    from = (from + page - 1) / page * page;
+    to = to / page * page;
     if (from < to)
-        (void)madvise(buffer + (from - offset), to - from, MADV_DONTNEED);
+        (void)madvise((void *)from, to - from, MADV_DONTNEED); // NOLINT(performance-no-int-to-ptr)
+}
+
+// Those between `kept` bytes and the buffer's end.
+static void release_behind(uint8_t *buffer, size_t size, size_t kept)
+{
+    release_between((uintptr_t)buffer + kept, (uintptr_t)buffer + size);
+}
+
+static bool has_unopened(const struct direction *direction)
+{
+    return direction->plaintext_length > 0 || direction->consumed < direction->filled;
 }
 
 // Gives the pages of the buffers that hold nothing back to the system. The buffers remain, and have pages again as they
@@ -345,8 +395,7 @@ static void release_pages(const struct direction *direction)
 {
     const struct buffers *buffers = &direction->buffers, *saved = &direction->saved_buffers;
     // Without a sender the pieces are the input's.
-    bool is_input_held =
-        direction->sender == NULL || direction->plaintext_length > 0 || direction->consumed < direction->filled;
+    bool is_input_held = direction->sender == NULL || has_unopened(direction);
     size_t sealed = 0;
     if (direction->sender != NULL && direction->pending > 0) {
         const struct iovec *last = &direction->pieces[direction->piece_count - 1];
@@ -356,6 +405,59 @@ static void release_pages(const struct direction *direction)
     release_behind(buffers->output, buffers->output_size, sealed);
     release_behind(saved->input, saved->input_size, 0);
     release_behind(saved->output, saved->output_size, 0);
+}
+
+#define OWN_FRAME ((size_t)512) // of release_stack() and what it calls, at most
+
+// What calls have touched of the stack, below the caller's frame.
+__attribute__((noinline)) static void release_stack(const struct relay_shared *shared)
+{
+    release_between(shared->stack_floor, (uintptr_t)__builtin_frame_address(0) - OWN_FRAME);
+}
+
+// The heap may keep a freed buffer: its pages go before that.
+static void give_back(struct direction *direction)
+{
+    if (direction->buffers.input != direction->first_input)
+        release_behind(direction->buffers.input, direction->buffers.input_size, 0);
+    direction_shrink(direction);
+}
+
+void relay_release(struct relay_shared *shared)
+{
+    struct direction *client = &shared->directions[RELAY_CLIENT], *target = client->opposite;
+    INVARIANT(!direction_is_writing(client) && !direction_is_writing(target));
+    if (shared->stack_buffers == NULL) {
+        give_back(client);
+        give_back(target);
+    } else if (has_unopened(client) || has_unopened(target)) {
+        release_pages(client);
+        release_pages(target);
+    } else { // as one: where a buffer begins, it shares a page with another
+        release_behind(shared->stack_buffers, shared->stack_buffers_size, 0);
+    }
+    release_stack(shared);
+}
+
+static bool may_rest(const struct direction *direction)
+{
+    bool is_idle = direction_state(direction) == DIRECTION_READING && !has_unopened(direction) &&
+                   !direction->is_close_notify_received && !direction->is_reply_due;
+    return is_idle || direction_has_finished(direction);
+}
+
+bool relay_may_rest(const struct relay_shared *shared)
+{
+    return shared->grace_end == DEADLINE_NONE && shared->due_alert == 0 &&
+           !atomic_load_explicit(&shared->is_tls_broken, memory_order_relaxed) &&
+           may_rest(&shared->directions[RELAY_CLIENT]) && may_rest(&shared->directions[RELAY_TARGET]);
+}
+
+bool relay_has_more_to_release(const struct relay_shared *shared)
+{
+    return shared->stack_buffers != NULL ||
+           shared->directions[RELAY_CLIENT].buffers.input != shared->directions[RELAY_CLIENT].first_input ||
+           shared->directions[RELAY_TARGET].buffers.input != shared->directions[RELAY_TARGET].first_input;
 }
 
 bool direction_await_peer(struct direction *direction)

@@ -10,42 +10,70 @@ void relay_poll_init(struct poll_engine *engine, struct relay_shared *shared)
 {
     struct direction *directions = shared->directions;
     *engine = (struct poll_engine){.shared = shared};
-    engine->has_read_timeout = directions[0].from->read_timeout > 0 || directions[1].from->read_timeout > 0;
-    if (engine->has_read_timeout)
+    for (unsigned i = 0; i < ARRAY_LENGTH(shared->directions); i++) {
+        int64_t interval = directions[i].from->keepalive_interval;
+        if (interval > 0 && (engine->look_interval == 0 || interval < engine->look_interval))
+            engine->look_interval = interval;
+    }
+    if (shared->is_timed)
         directions[0].last_read = directions[1].last_read = clock_now_coarse();
 }
 
 static void note_read(struct direction *direction)
 {
-    if (direction->from->read_timeout > 0)
+    if (direction->shared->is_timed)
         direction->last_read = clock_now_coarse();
 }
 
-static void read_side(struct direction *reader, bool may_be_reset)
+static void reply_if_due(struct direction *reader)
 {
     struct direction *writer = reader->opposite;
-    if (direction_move(reader, SIZE_MAX, may_be_reset) < 0)
-        return;
-    note_read(reader); // also if it was not a whole record, or not data
     if (reader->is_reply_due && direction_state(writer) == DIRECTION_READING) {
         reader->is_reply_due = false;
         direction_reply(writer);
     }
 }
 
-// What poll() said of one side's socket.
-static void serve(struct poll_engine *engine, enum relay_side side, short revents)
+static void read_side(struct direction *reader, bool may_be_reset)
+{
+    if (direction_move(reader, SIZE_MAX, may_be_reset) < 0)
+        return;
+    note_read(reader); // also if it was not a whole record, or not data
+    reply_if_due(reader);
+}
+
+// Reads what may be the last of its direction. `others`: what poll() said of the other socket. Kept out of what runs
+// for every message.
+__attribute__((noinline)) static void read_to_end(const struct poll_engine *engine, struct direction *reader,
+                                                  short revents, short others)
+{
+    const struct direction *writer = reader->opposite;
+    bool may_be_reset = (revents & (POLLHUP | POLLERR)) != 0;
+    if (direction_has_finished(writer) && others == 0 && !engine->hung_up[writer->side])
+        reader->closable_at = atomic_load_explicit(&reader->from->bytes, memory_order_relaxed);
+    read_side(reader, may_be_reset);
+    reader->closable_at = UINT64_MAX;
+    // Its end is there, behind what was read, and poll() need not say so again.
+    if ((revents & POLLRDHUP) != 0 && direction_state(reader) == DIRECTION_READING)
+        read_side(reader, may_be_reset);
+}
+
+// What poll() said of one side's socket, and of the other one.
+static void serve(struct poll_engine *engine, enum relay_side side, short revents, short others)
 {
     struct direction *reader = &engine->shared->directions[side], *writer = reader->opposite;
     bool has_hung_up = (revents & (POLLHUP | POLLERR)) != 0, was_asked = false;
-    if (direction_is_writing(writer) && (revents & ~POLLIN) != 0) {
+    if (direction_is_writing(writer) && (revents & ~(POLLIN | POLLRDHUP)) != 0) {
         (void)direction_forward(writer);
         note_read(writer); // its side was not read from while the write waited: the read timeout begins anew
         was_asked = true;
     }
     if (direction_state(reader) == DIRECTION_READING && (revents & ~POLLOUT) != 0) {
         was_asked = true;
-        read_side(reader, has_hung_up);
+        if (revents == POLLIN && !direction_has_finished(writer))
+            read_side(reader, false);
+        else
+            read_to_end(engine, reader, revents, others);
     }
     if (was_asked || !has_hung_up)
         return;
@@ -58,22 +86,10 @@ static struct pollfd poller_of(const struct poll_engine *engine, enum relay_side
     const struct direction *reader = &engine->shared->directions[side];
     short events = 0;
     if (direction_state(reader) == DIRECTION_READING)
-        events |= POLLIN;
+        events |= POLLIN | POLLRDHUP;
     if (direction_is_writing(reader->opposite))
         events |= POLLOUT;
     return (struct pollfd){.fd = events == 0 && engine->hung_up[side] ? -1 : reader->from->fd, .events = events};
-}
-
-// How long until the read timeout expires; INT64_MAX: there is none, or the side is not being read.
-static int64_t read_timeout_left(const struct direction *direction, int64_t now)
-{
-    int64_t timeout = direction->from->read_timeout;
-    if (timeout == 0 || direction_state(direction) != DIRECTION_READING)
-        return INT64_MAX;
-    int64_t last = atomic_load_explicit(&direction->opposite->last_write, memory_order_relaxed);
-    if (last < direction->last_read)
-        last = direction->last_read;
-    return timeout - (now - last);
 }
 
 // How long until a write that waits is to be looked at; INT64_MAX: there is none.
@@ -83,22 +99,67 @@ static int64_t slice_left(const struct direction *direction, int64_t now)
                                            : INT64_MAX;
 }
 
+// What the peer of the read side is to have acknowledged when nothing is under way: a number that changes with that.
+static uint64_t progress_towards(const struct direction *reader)
+{
+    return direction_opposite_bytes(reader) + (direction_has_finished(reader->opposite) ? 1 : 0);
+}
+
+// Whether a peer with a keepalive interval may owe an acknowledgement.
+static bool may_be_owed(const struct poll_engine *engine, enum relay_side side)
+{
+    const struct direction *reader = &engine->shared->directions[side];
+    return reader->from->keepalive_interval > 0 && engine->confirmed[side] != progress_towards(reader);
+}
+
+static inline bool needs_look(const struct poll_engine *engine)
+{
+    return engine->look_interval > 0 && (may_be_owed(engine, RELAY_CLIENT) || may_be_owed(engine, RELAY_TARGET));
+}
+
+// How long until peers are looked at; INT64_MAX: none has to be.
+static int64_t look_left(struct poll_engine *engine, int64_t now)
+{
+    if (!needs_look(engine)) {
+        engine->look_due = 0;
+        return INT64_MAX;
+    }
+    if (engine->look_due == 0)
+        engine->look_due = now + engine->look_interval;
+    return engine->look_due - now;
+}
+
+static void look_at_peers(struct poll_engine *engine)
+{
+    engine->look_due = 0;
+    for (int side = RELAY_CLIENT; side <= RELAY_TARGET; side++) {
+        struct direction *reader = &engine->shared->directions[side];
+        uint64_t progress = progress_towards(reader);
+        if (may_be_owed(engine, (enum relay_side)side) && !direction_look_at_peer(reader))
+            engine->confirmed[side] = progress;
+    }
+}
+
+static bool is_writing(const struct poll_engine *engine)
+{
+    const struct direction *client = &engine->shared->directions[RELAY_CLIENT];
+    return direction_is_writing(client) || direction_is_writing(client->opposite);
+}
+
 static bool needs_clock(const struct poll_engine *engine)
 {
     const struct relay_shared *shared = engine->shared;
-    return engine->has_read_timeout || shared->grace_end != DEADLINE_NONE ||
-           direction_is_writing(&shared->directions[0]) || direction_is_writing(&shared->directions[1]);
+    return shared->is_timed || needs_look(engine) || shared->grace_end != DEADLINE_NONE || is_writing(engine);
 }
 
-static int wait_ms(const struct poll_engine *engine)
+// These two, with timeouts, are kept out of what runs for every message without any.
+__attribute__((noinline)) static int wait_ms_until_due(struct poll_engine *engine)
 {
-    if (!needs_clock(engine))
-        return -1;
     int64_t now = clock_now_coarse();
-    int64_t least = deadline_left(engine->shared->grace_end);
+    int64_t least = deadline_sooner(deadline_left(engine->shared->grace_end), look_left(engine, now));
     for (unsigned i = 0; i < ARRAY_LENGTH(engine->shared->directions); i++) {
         const struct direction *direction = &engine->shared->directions[i];
-        int64_t silence = read_timeout_left(direction, now), slice = slice_left(direction, now);
+        int64_t silence = direction_read_timeout_left(direction, now), slice = slice_left(direction, now);
         if (silence < least)
             least = silence;
         if (slice < least)
@@ -111,10 +172,8 @@ static int wait_ms(const struct poll_engine *engine)
     return least > (int64_t)INT_MAX * NS_PER_MS - NS_PER_MS ? INT_MAX : (int)((least + NS_PER_MS - 1) / NS_PER_MS);
 }
 
-static void check_timeouts(struct poll_engine *engine)
+__attribute__((noinline)) static void check_what_is_due(struct poll_engine *engine)
 {
-    if (!needs_clock(engine))
-        return;
     int64_t now = clock_now_coarse();
     for (unsigned i = 0; i < ARRAY_LENGTH(engine->shared->directions); i++) {
         struct direction *direction = &engine->shared->directions[i];
@@ -122,9 +181,11 @@ static void check_timeouts(struct poll_engine *engine)
             direction->stall_checked = now;
             (void)direction_check_write_timeout(direction);
         }
-        if (read_timeout_left(direction, now) <= 0)
+        if (direction_read_timeout_left(direction, now) <= 0)
             direction_read_timed_out(direction);
     }
+    if (look_left(engine, now) <= 0)
+        look_at_peers(engine);
 }
 
 static bool has_ended(const struct relay_shared *shared)
@@ -149,23 +210,126 @@ static bool wants_second_thread(struct poll_engine *engine)
     return false;
 }
 
-bool relay_poll(struct poll_engine *engine)
+static int rest_after_ms(const struct poll_engine *engine)
+{
+    return (int)(engine->shared->relay->rest_after / NS_PER_MS);
+}
+
+// How long it is to go on being silent before something comes of that, ms; INT_MAX: nothing does.
+static int silence_left(const struct poll_engine *engine)
+{
+    int left = INT_MAX;
+    if (engine->is_fast)
+        return left;
+    if (engine->rests)
+        left = rest_after_ms(engine) - engine->silent_ms;
+    if (engine->has_more_to_release && RELEASE_AFTER_MS - engine->silent_ms < left)
+        left = RELEASE_AFTER_MS - engine->silent_ms;
+    return left > 0 ? left : 0;
+}
+
+// It has been silent for so long that something comes of it. Returns whether it is to rest. Both are done once: only a
+// socket that is served may make up for it.
+__attribute__((noinline)) static bool use_silence(struct poll_engine *engine)
+{
+    if (engine->rests && engine->silent_ms >= rest_after_ms(engine)) {
+        engine->rests = false;
+        if (relay_may_rest(engine->shared)) {
+            engine->rested_at = clock_now_coarse();
+            return true;
+        }
+    }
+    if (engine->has_more_to_release && engine->silent_ms >= RELEASE_AFTER_MS) {
+        relay_release(engine->shared);
+        engine->has_more_to_release = false;
+    }
+    return false;
+}
+
+// The first thing that comes after a rest: was it worth its while?
+__attribute__((noinline)) static void end_rest(struct poll_engine *engine)
+{
+    int64_t *after = &engine->shared->relay->rest_after;
+    bool is_worthwhile = clock_now_coarse() - engine->rested_at >= REST_WORTHWHILE;
+    engine->rested_at = 0;
+    if (!is_worthwhile && *after < REST_AFTER_MAX)
+        *after *= 2;
+}
+
+__attribute__((noinline)) static void look_at_pace(struct poll_engine *engine)
+{
+    int64_t now = clock_now_coarse();
+    engine->is_fast = now - engine->pace_began < PACE_MIN;
+    engine->pace_began = now;
+    engine->rounds = 0;
+}
+
+static void end_silence(struct poll_engine *engine)
+{
+    engine->silent_ms = 0;
+    if (engine->rested_at != 0)
+        end_rest(engine);
+    if (++engine->rounds == ROUNDS_PER_PACE)
+        look_at_pace(engine);
+    engine->rests = engine->shared->relay->rest_after > 0;
+    engine->has_more_to_release = engine->has_more_to_release || relay_has_more_to_release(engine->shared);
+}
+
+// Waits until one of the sockets, as poller_of() has them, or a timeout is to be looked at. Returns whether the relay
+// is to rest.
+static bool wait_and_serve(struct poll_engine *engine, struct pollfd sockets[2])
+{
+    int timeout = -1, silence = INT_MAX;
+    if (needs_clock(engine))
+        timeout = wait_ms_until_due(engine);
+    if (timeout < 0 || !is_writing(engine)) // while a write waits, it is not silent
+        silence = silence_left(engine);
+    if (silence != INT_MAX && (timeout < 0 || timeout > silence))
+        timeout = silence;
+    int ready = poll(sockets, 2, timeout);
+    if (ready == 0) {
+        engine->silent_ms += silence == INT_MAX ? 0 : timeout;
+        return use_silence(engine);
+    }
+    if (ready < 0)
+        return false;
+    short client = sockets[RELAY_CLIENT].revents, target = sockets[RELAY_TARGET].revents;
+    if (client != 0)
+        serve(engine, RELAY_CLIENT, client, target);
+    if (target != 0)
+        serve(engine, RELAY_TARGET, target, client);
+    end_silence(engine);
+    return false;
+}
+
+// Of what was touched before, on this thread: with TLS also by the handshake.
+static void begin_silence(struct poll_engine *engine)
+{
+    engine->silent_ms = 0;
+    engine->is_fast = false;
+    engine->rounds = 0;
+    engine->pace_began = clock_now_coarse();
+    engine->rests = engine->shared->relay->rest_after > 0 && engine->rested_at == 0;
+    engine->has_more_to_release = relay_has_more_to_release(engine->shared);
+}
+
+enum relay_poll_result relay_poll(struct poll_engine *engine)
 {
     engine->shared->io_flags = MSG_DONTWAIT;
+    for (unsigned i = 0; i < ARRAY_LENGTH(engine->shared->directions); i++) // relay_pump.c leaves it to the next data
+        reply_if_due(&engine->shared->directions[i]);
+    begin_silence(engine);
     while (!has_ended(engine->shared)) {
         struct pollfd sockets[] = {poller_of(engine, RELAY_CLIENT), poller_of(engine, RELAY_TARGET)};
-        if (!engine->is_begun) {
+        if (!engine->is_begun)
             read_side(&engine->shared->directions[RELAY_CLIENT], true); // they had the time of the dial to come
-        } else if (poll(sockets, ARRAY_LENGTH(sockets), wait_ms(engine)) > 0) {
-            if (sockets[RELAY_CLIENT].revents != 0)
-                serve(engine, RELAY_CLIENT, sockets[RELAY_CLIENT].revents);
-            if (sockets[RELAY_TARGET].revents != 0)
-                serve(engine, RELAY_TARGET, sockets[RELAY_TARGET].revents);
-        }
+        else if (wait_and_serve(engine, sockets))
+            return RELAY_POLL_RESTS;
         engine->is_begun = true;
-        check_timeouts(engine);
+        if (needs_clock(engine))
+            check_what_is_due(engine);
         if (wants_second_thread(engine) && !has_ended(engine->shared))
-            return false;
+            return RELAY_POLL_BUSY;
     }
-    return true;
+    return RELAY_POLL_ENDED;
 }

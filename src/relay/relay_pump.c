@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -14,12 +15,49 @@
 #define BULK_BUFFER ((size_t)256 * 1024) // on the heap, for bulk without a pipe
 #define SPLICE_CHUNK ((size_t)1024 * 1024)
 
-#define SMALL_AFTER 8            // small reads in a row end bulk
-#define RETRY_AFTER 256          // reads without a pipe before the pool is asked again
-#define BULK_IDLE (1 * NS_PER_S) // a flow silent for so long gives its pipe or big buffer back
+#define SMALL_AFTER 8   // small reads in a row end bulk
+#define RETRY_AFTER 256 // reads without a pipe before the pool is asked again
 
 // The ways in which a flow is moved; each goes on until the flow suits it no more, and names the next one.
-enum mode { MODE_SMALL, MODE_SPLICE, MODE_BULK_COPY, MODE_OVER };
+enum mode { MODE_SMALL, MODE_SPLICE, MODE_BULK_COPY, MODE_ONE_THREAD, MODE_OVER };
+
+int64_t pump_patience(const struct direction *direction)
+{
+    return deadline_sooner(direction_least_silence(direction), QUIET_AFTER);
+}
+
+static void begin_silence(struct direction *direction, int64_t waited)
+{
+    direction->is_silent = true;
+    direction->is_silence_sampled = false;
+    direction->look_interval = QUIET_AFTER;
+    direction->opposite_bytes = direction_opposite_bytes(direction);
+    if (direction->shared->is_timed)
+        direction->last_read = clock_now_coarse() - waited;
+}
+
+// A read has found nothing, in time.
+static enum mode endure_silence(struct direction *direction)
+{
+    int fd = direction->from->fd;
+    bool has_waited = !relay_is_nonblocking(fd);
+    if (!direction->is_silent)
+        begin_silence(direction, has_waited ? pump_patience(direction) : 0);
+    int64_t left;
+    while ((left = direction_check_read_timeout(direction)) > 0) {
+        if (!has_waited) {
+            struct pollfd poller = {.fd = fd, .events = POLLIN};
+            if (deadline_poll(&poller, 1, deadline_after(deadline_sooner(left, QUIET_AFTER))) != 0)
+                return MODE_SMALL;
+            has_waited = true;
+            continue;
+        }
+        enum quiet quiet = relay_stay_quiet(direction, left);
+        if (quiet != QUIET_LASTS)
+            return quiet == QUIET_ENDS ? MODE_SMALL : MODE_ONE_THREAD;
+    }
+    return MODE_OVER;
+}
 
 static enum mode move_small(struct direction *direction)
 {
@@ -27,31 +65,25 @@ static enum mode move_small(struct direction *direction)
         ssize_t received = direction_move(direction, SIZE_MAX, true);
         if (direction_is_over(direction))
             return MODE_OVER;
-        if (received < 0 && !direction_check_read_timeout(direction, direction->from->read_timeout))
-            return MODE_OVER;
+        enum mode next = MODE_SMALL;
+        if (received >= 0)
+            direction->is_silent = false;
+        else
+            next = endure_silence(direction);
+        if (next != MODE_SMALL)
+            return next;
     }
     direction->full_reads = 0;
     return direction->can_splice ? MODE_SPLICE : MODE_BULK_COPY;
 }
 
-// Bulk does not wait longer than this for the next bytes while it holds a pipe or a big buffer.
-static int64_t bulk_wait(const struct direction *direction)
-{
-    int64_t timeout = direction->from->read_timeout;
-    return timeout > 0 && timeout < BULK_IDLE ? timeout : BULK_IDLE;
-}
-
-// After bulk, when what it held is given back. `was_idle`: nothing has come for bulk_wait().
+// After bulk, when what it held is given back. `was_idle`: a read has found nothing, in time.
 static enum mode end_bulk(struct direction *direction, bool was_idle, enum mode next)
 {
     if (direction_is_over(direction))
         return MODE_OVER;
-    int64_t timeout = direction->from->read_timeout;
-    socket_set_receive_timeout(direction->from->fd, timeout);
     direction->full_reads = 0;
-    if (was_idle && timeout > 0 && !direction_check_read_timeout(direction, bulk_wait(direction)))
-        return MODE_OVER;
-    return next;
+    return was_idle ? endure_silence(direction) : next;
 }
 
 // The pipe's bytes go out by read and send: for a socket that takes no splice.
@@ -110,7 +142,6 @@ static enum mode move_by_splice(struct direction *direction)
     struct bulk_pipe bulk_pipe;
     if (!pipe_pool_take(&bulk_pipe))
         return MODE_BULK_COPY;
-    socket_set_receive_timeout(direction->from->fd, bulk_wait(direction));
     bool was_idle = false;
     for (unsigned small = 0; small < SMALL_AFTER && !was_idle && direction->can_splice;) {
         ssize_t moved = splice(direction->from->fd, NULL, bulk_pipe.write_end, NULL, SPLICE_CHUNK, SPLICE_F_MOVE);
@@ -166,7 +197,6 @@ static enum mode move_by_big_copy(struct direction *direction)
         return MODE_SMALL;
     direction->saved_buffers = direction->buffers;
     direction_change_buffers(direction, &bulk);
-    socket_set_receive_timeout(direction->from->fd, bulk_wait(direction));
     bool was_idle = false;
     unsigned small = 0;
     for (unsigned reads = 0; small < SMALL_AFTER && !was_idle; reads++) {
@@ -187,11 +217,12 @@ static enum mode move_by_big_copy(struct direction *direction)
     return end_bulk(direction, was_idle, was_idle || small == SMALL_AFTER ? MODE_SMALL : MODE_SPLICE);
 }
 
-void relay_pump(struct direction *direction)
+bool relay_pump(struct direction *direction)
 {
     direction->is_stalled = false; // the write that waits has a new thread, which begins to count anew
+    direction->is_silent = false;
     enum mode mode = direction_forward(direction) ? MODE_SMALL : MODE_OVER;
-    while (mode != MODE_OVER) {
+    while (mode < MODE_ONE_THREAD) {
         if (mode == MODE_SMALL)
             mode = move_small(direction);
         else if (mode == MODE_SPLICE)
@@ -199,5 +230,5 @@ void relay_pump(struct direction *direction)
         else
             mode = move_by_big_copy(direction);
     }
-    INVARIANT(direction_is_over(direction));
+    return mode == MODE_OVER;
 }

@@ -9,8 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "bitflow/base/json_builder.h"
 #include "bitflow/sentry/sentry.h"
-#include "json_builder.h"
 #include "sender.h"
 #include "symbols.h"
 

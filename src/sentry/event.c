@@ -9,8 +9,8 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
+#include "bitflow/base/json_builder.h"
 #include "bitflow/version.h"
-#include "json_builder.h"
 
 bool sentry_make_id(char id[SENTRY_ID_SIZE])
 {

@@ -13,9 +13,9 @@
 #include <sys/queue.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/base/json_builder.h"
 #include "bitflow/sentry/sentry.h"
 #include "breadcrumbs.h"
-#include "json_builder.h"
 
 #define SENTRY_DSN_SIZE 1024
 #define SENTRY_ENVIRONMENT_SIZE 65

@@ -13,6 +13,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/mutex.h"
 #include "bitflow/net/socket.h"
+#include "bitflow/proxy/admission.h"
 #include "bitflow/proxy/connection.h"
 #include "bitflow/relay/pipe_pool.h"
 
@@ -36,7 +37,8 @@ struct acceptor {
     struct listener listener;
     void (*on_end)(void);
     pthread_t thread;
-    int wake; // eventfd: there are orders
+    char name[THREAD_NAME_SIZE]; // the thread's
+    int wake;                    // eventfd: there are orders, or no worker waits for clients any more
     // Descriptors kept back, so that a client can be accepted, and told no, when there are no others. Several, because
     // another thread may be faster to one that was given up for it.
     int spares[SPARES_MAX];
@@ -44,16 +46,16 @@ struct acceptor {
     // An inherited queue may have clients that came before the listening socket got the options that they would
     // inherit: those that a service manager starts us for.
     bool may_have_older_clients;
-    struct generation *current; // the acceptor's thread's own once it runs
+    struct admission *admission;
     _Atomic bool has_ended;
-    _Atomic bool is_hurried; // whoever still queues is not served
+    _Atomic bool is_hurried;    // whoever still queues is not served
+    _Atomic unsigned last_ping; // the number of the last one
+    _Atomic unsigned answered;  // of the last one that the thread has answered
 
     struct mutex lock;
     // Orders, guarded by the lock:
     bool is_open GUARDED;
     bool stopping GUARDED;
-    struct generation *next GUARDED; // NULL: no change
-    struct proxy *proxy GUARDED;     // borrowed from the newest generation
 };
 
 static void refill_spares(struct acceptor *acceptor)
@@ -64,71 +66,6 @@ static void refill_spares(struct acceptor *acceptor)
             return;
         acceptor->spares[acceptor->spare_count++] = spare;
     }
-}
-
-static void turn_away(struct acceptor *acceptor, const struct client *client, const struct failure *failure)
-{
-    connection_reject(connection_next_id(), acceptor->current, client, failure);
-    client_close(client, false);
-}
-
-static bool is_among(const struct endpoint *peer, const struct cidr *blocks, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        if (cidr_contains(&blocks[i], &peer->address.any))
-            return true;
-    return count == 0;
-}
-
-// By the socket's own address, before anything is read. CLOSE_NONE: it may come in.
-static enum close_reason judge_source(const struct listener_config *listener, const struct endpoint *peer)
-{
-    if (!is_among(peer, listener->authorized_sources, listener->authorized_source_count))
-        return CLOSE_SOURCE_NOT_AUTHORIZED;
-    if (!is_among(peer, listener->proxy_protocol_sources, listener->proxy_protocol_source_count))
-        return CLOSE_PROXY_SOURCE_NOT_TRUSTED;
-    return CLOSE_NONE;
-}
-
-static void give_back_places(const struct generation *generation, struct client *client)
-{
-    proxy_leave(generation->proxy);
-    source_counts_leave(&generation->proxy->sources, &client->source);
-}
-
-// Takes a place below its source's limit, then one below the proxy's, which a source that has had its share thus never
-// touches.
-static bool take_places(const struct generation *generation, struct client *client, struct failure *failure)
-{
-    const struct proxy_config *settings = generation->settings;
-    // Behind the PROXY protocol it is not the peer that counts, but whom it declares.
-    int64_t source_limit = settings->listener.proxy_protocol ? 0 : settings->source_connection_limit;
-    if (!source_counts_enter(&generation->proxy->sources, &client->peer, source_limit, &client->source, failure))
-        return false;
-    if (proxy_enter(generation->proxy, settings->connection_limit))
-        return true;
-    source_counts_leave(&generation->proxy->sources, &client->source);
-    return failed_with(failure, CLOSE_CONNECTION_LIMIT);
-}
-
-// From a client's descriptor to a worker that owns it; or it is turned away, and closed.
-static void start_connection(struct acceptor *acceptor, struct client *client)
-{
-    struct generation *generation = acceptor->current;
-    struct failure failure = {.reason = judge_source(&generation->settings->listener, &client->peer)};
-    struct error *error = &failure.error;
-    if (failure.reason != CLOSE_NONE || !take_places(generation, client, &failure)) {
-        turn_away(acceptor, client, &failure);
-        return;
-    }
-    struct connection *connection =
-        connection_create(connection_next_id(), acceptor->runtime, generation, client, error);
-    if (connection != NULL && thread_pool_run(acceptor->runtime->threads, connection_serve, connection, error))
-        return;
-    connection_abandon(&connection);
-    give_back_places(generation, client);
-    (void)failed_with(&failure, error->code == ERROR_NO_THREADS ? CLOSE_OUT_OF_THREADS : CLOSE_OUT_OF_MEMORY);
-    turn_away(acceptor, client, &failure);
 }
 
 // False: none was accepted, errno says why.
@@ -153,77 +90,95 @@ static void pause_for_orders(const struct acceptor *acceptor, int64_t time)
 static void turn_away_with_spare(struct acceptor *acceptor, const struct client *client)
 {
     const struct failure failure = {.reason = CLOSE_OUT_OF_DESCRIPTORS};
-    connection_reject(connection_next_id(), acceptor->current, client, &failure);
+    struct generation *generation = admission_generation(acceptor->admission);
+    connection_reject(connection_next_id(), generation, client, &failure);
+    generation_drop(&generation);
     int spare = dup3(acceptor->wake, client->fd, O_CLOEXEC);
     if (spare >= 0)
         acceptor->spares[acceptor->spare_count++] = spare;
 }
 
+enum accept_result { ACCEPT_TOOK_ONE, ACCEPT_NOBODY, ACCEPT_SHORTAGE, ACCEPT_FAILED /* errno says why */ };
+
 // Out of descriptors: idle pipes are given up for the client at the head of the queue. When there are none, it is
-// turned away with the help of a spare one.
-static void shed_client(struct acceptor *acceptor, int listening)
+// turned away with the help of a spare one. accept4() says so, too, where nobody queues.
+static enum accept_result shed_client(struct acceptor *acceptor, int listening)
 {
+    bool is_empty = false;
     if (pipe_pool_trim() > 0)
-        return; // accept4() is tried again
-    while (acceptor->spare_count > 0) {
+        return ACCEPT_SHORTAGE; // accept4() is tried again
+    while (acceptor->spare_count > 0 && !is_empty) {
         struct client client;
         (void)close(acceptor->spares[--acceptor->spare_count]);
         if (accept_client(acceptor, listening, &client)) {
             turn_away_with_spare(acceptor, &client);
-            return;
+            return ACCEPT_SHORTAGE;
         }
-        if (errno == EAGAIN)
-            break;
+        is_empty = errno == EAGAIN;
     }
     refill_spares(acceptor);
+    if (is_empty)
+        return ACCEPT_NOBODY;
     if (acceptor->spare_count == 0)
         pause_for_orders(acceptor, SHORTAGE_PAUSE);
+    return ACCEPT_SHORTAGE;
 }
 
-// What accept4() failed with. False: the socket is of no more use.
-static bool survive(struct acceptor *acceptor, int listening, int os_errno)
+// What accept4() failed with.
+static enum accept_result survive(struct acceptor *acceptor, int listening, int os_errno)
 {
     switch (os_errno) {
+    case EAGAIN:
+        return ACCEPT_NOBODY;
     case EMFILE:
     case ENFILE:
-        shed_client(acceptor, listening);
-        return true;
+        return shed_client(acceptor, listening);
     case ENOMEM:
     case ENOBUFS:
         pause_for_orders(acceptor, SHORTAGE_PAUSE);
-        return true;
+        return ACCEPT_SHORTAGE;
     case EBADF:
     case EFAULT:
     case EINVAL:
     case ENOTSOCK:
     case EOPNOTSUPP:
-        return false;
+        errno = os_errno;
+        return ACCEPT_FAILED; // the socket is of no more use
     default:
-        return true; // the fault of a client, or of its network: accept(2), "Error handling"
+        return ACCEPT_SHORTAGE; // the fault of a client, or of its network: accept(2), "Error handling"
     }
 }
 
-static void set_thread_name(const struct generation *generation)
+// A reload may have brought a proxy of another name.
+static void set_thread_name(struct acceptor *acceptor)
 {
     char name[THREAD_NAME_SIZE];
+    struct generation *generation = admission_generation(acceptor->admission);
     thread_name(name, generation->proxy->name, ":accept");
+    generation_drop(&generation);
+    if (strcmp(name, acceptor->name) == 0)
+        return;
+    memcpy(acceptor->name, name, sizeof name);
     thread_set_name(name);
 }
 
-static void take_generation(struct acceptor *acceptor)
+// What a listening socket of our own has given it already.
+static void watch_over(const struct acceptor *acceptor, const struct client *client)
 {
-    mutex_lock(&acceptor->lock);
-    struct generation *next = acceptor->next;
-    acceptor->next = NULL;
-    mutex_unlock(&acceptor->lock);
-    if (next == NULL)
+    if (!acceptor->listener.is_inherited)
         return;
-    generation_drop(&acceptor->current);
-    acceptor->current = next;
-    set_thread_name(next);
+    struct generation *generation = admission_generation(acceptor->admission);
+    const struct listener_config *settings = &generation->settings->listener;
+    listener_watch_client(&acceptor->listener, client->fd, settings->keepalive_interval, settings->tcp_user_timeout);
+    generation_drop(&generation);
 }
 
-enum accept_result { ACCEPT_TOOK_ONE, ACCEPT_NOBODY, ACCEPT_SHORTAGE, ACCEPT_FAILED /* errno says why */ };
+// The thread does not hang.
+static void answer(struct acceptor *acceptor)
+{
+    unsigned ping = atomic_load_explicit(&acceptor->last_ping, memory_order_relaxed);
+    atomic_store_explicit(&acceptor->answered, ping, memory_order_relaxed);
+}
 
 // `is_last`: the listener ends, and gets no other generation.
 static enum accept_result accept_one(struct acceptor *acceptor, int listening, bool is_last)
@@ -232,36 +187,33 @@ static enum accept_result accept_one(struct acceptor *acceptor, int listening, b
     if (accept_client(acceptor, listening, &client)) {
         if (is_last)
             listener_clear_filter(client.fd);
-        else
-            take_generation(acceptor); // who comes after a reload is served by it, even in the middle of a batch
         refill_spares(acceptor);
         if (acceptor->may_have_older_clients)
             socket_prepare_tcp(client.fd, 0);
-        start_connection(acceptor, &client);
+        watch_over(acceptor, &client);
+        admission_let_in(acceptor->admission, &client);
         return ACCEPT_TOOK_ONE;
     }
-    int os_errno = errno;
-    if (os_errno == EAGAIN)
-        return ACCEPT_NOBODY;
-    if (survive(acceptor, listening, os_errno))
-        return ACCEPT_SHORTAGE;
-    errno = os_errno;
-    return ACCEPT_FAILED;
+    return survive(acceptor, listening, errno);
 }
 
 static bool accept_batch(struct acceptor *acceptor, int listening)
 {
-    for (int i = 0; i < ACCEPT_BATCH; i++) {
+    // A worker that waits is served the next client without a thread being looked for, of which there may be no more.
+    for (int i = 0; i < ACCEPT_BATCH && !admission_is_awaited(acceptor->admission); i++) {
         enum accept_result result = accept_one(acceptor, listening, false);
+        answer(acceptor); // each client may take long, where threads are short
         if (result == ACCEPT_NOBODY) {
             acceptor->may_have_older_clients = false;
             return true;
         }
         if (result == ACCEPT_FAILED) {
             struct error error = ERROR_INIT;
-            struct log_context context = {.proxy = acceptor->current->proxy->name};
             error_set_errno(&error, errno, "accept");
+            struct generation *generation = admission_generation(acceptor->admission);
+            struct log_context context = {.proxy = generation->proxy->name};
             log_error(&context, "the listener failed and is closed", "error", error.text, NULL);
+            generation_drop(&generation);
             return false;
         }
     }
@@ -282,11 +234,13 @@ static void serve_queue(struct acceptor *acceptor, int listening, int64_t deadli
 // Who is connected, as far as the system is concerned, is served: closing the socket would reset them. It would also
 // reset those whose handshakes are under way, and who believe that they are connected once the kernel has answered;
 // `handshakes_until`: how long they are waited for. An inherited socket stays open, and they may be meant for whoever
-// comes after us.
+// comes after us. The queue of a socket that another process has taken over is that one's.
 static void serve_queues(struct acceptor *acceptor, int64_t handshakes_until)
 {
-    const struct listener *listener = &acceptor->listener;
-    if (listener->is_inherited)
+    struct listener own = acceptor->listener;
+    const struct listener *listener = &own;
+    listener_leave_given(&own);
+    if (own.is_inherited || own.socket_count == 0)
         return;
     bool is_closed = listener_stop_arrivals(listener); // where it cannot be done, the bounds do
     int64_t deadline = deadline_after(LAST_CLIENTS_TIME);
@@ -300,17 +254,23 @@ static void serve_queues(struct acceptor *acceptor, int64_t handshakes_until)
     }
 }
 
+static void reset_bell(const struct acceptor *acceptor)
+{
+    uint64_t count;
+    ssize_t got = read(acceptor->wake, &count, sizeof count); // non-blocking
+    (void)got;
+}
+
 // Returns false when the acceptor shall stop.
 static bool take_orders(struct acceptor *acceptor, bool *is_open)
 {
-    uint64_t count;
-    ssize_t got = read(acceptor->wake, &count, sizeof count); // non-blocking: resets it
-    (void)got;
+    reset_bell(acceptor);
+    answer(acceptor);
     mutex_lock(&acceptor->lock);
     *is_open = acceptor->is_open;
     bool stopping = acceptor->stopping;
     mutex_unlock(&acceptor->lock);
-    take_generation(acceptor);
+    set_thread_name(acceptor);
     return !stopping;
 }
 
@@ -321,9 +281,13 @@ static void accept_clients(struct acceptor *acceptor)
     for (size_t i = 0; i < acceptor->listener.socket_count; i++)
         pollers[1 + i] = (struct pollfd){.fd = acceptor->listener.sockets[i], .events = POLLIN};
     bool is_open = false;
+    // Others hold an inherited socket, too: only the acceptor accepts there, and never waits in doing so.
+    if (!acceptor->listener.is_inherited)
+        admission_share(acceptor->admission, &acceptor->listener, acceptor->wake);
     for (;;) {
-        // Before it is opened, only orders are waited for.
-        if (poll(pollers, is_open ? count : 1, -1) < 0)
+        // Before it is opened, and while workers wait for clients, only orders, or the bell, are waited for.
+        bool is_alone = is_open && !admission_is_awaited(acceptor->admission);
+        if (poll(pollers, is_alone ? count : 1, -1) < 0)
             continue; // EINTR, or ENOMEM, which passes
         if (pollers[0].revents != 0) {
             if (take_orders(acceptor, &is_open))
@@ -336,6 +300,8 @@ static void accept_clients(struct acceptor *acceptor)
         if (!is_good)
             break; // the other addresses have clients, too
     }
+    admission_end_sharing(acceptor->admission);
+    reset_bell(acceptor); // or no pause would be one any more
     if (is_open)
         serve_queues(acceptor, deadline_after(LAST_HANDSHAKES_TIME));
 }
@@ -352,14 +318,15 @@ static void hand_on_connection(struct acceptor *acceptor)
     struct client client = {.fd = acceptor->listener.sockets[0], .is_inherited = true};
     (void)socket_peer(client.fd, &client.peer);
     socket_set_blocking(client.fd, true);
+    watch_over(acceptor, &client);
     acceptor->listener.socket_count = 0; // it is the connection's now
-    start_connection(acceptor, &client);
+    admission_let_in(acceptor->admission, &client);
 }
 
 static void *run_acceptor(void *argument)
 {
     struct acceptor *acceptor = argument;
-    set_thread_name(acceptor->current);
+    set_thread_name(acceptor);
     if (acceptor->listener.is_connected)
         hand_on_connection(acceptor);
     else
@@ -375,12 +342,18 @@ static void free_acceptor(struct acceptor *acceptor)
         (void)close(acceptor->wake);
     while (acceptor->spare_count > 0)
         (void)close(acceptor->spares[--acceptor->spare_count]);
-    mutex_lock(&acceptor->lock);
-    generation_drop(&acceptor->next);
-    mutex_unlock(&acceptor->lock);
-    generation_drop(&acceptor->current);
+    if (acceptor->admission != NULL)
+        admission_close(acceptor->admission);
+    admission_drop(&acceptor->admission);
     mutex_release(&acceptor->lock);
     free(acceptor);
+}
+
+// Before clients come by the generation that is in force.
+static void watch_clients(const struct acceptor *acceptor, const struct generation *generation)
+{
+    const struct listener_config *settings = &generation->settings->listener;
+    listener_watch_clients(&acceptor->listener, settings->keepalive_interval, settings->tcp_user_timeout);
 }
 
 struct acceptor *acceptor_create(struct runtime *runtime, struct generation *generation,
@@ -393,13 +366,16 @@ struct acceptor *acceptor_create(struct runtime *runtime, struct generation *gen
     }
     acceptor->runtime = runtime;
     acceptor->listener = *listener;
+    watch_clients(acceptor, generation);
     acceptor->on_end = on_end;
     acceptor->may_have_older_clients = listener->is_inherited && !listener->is_connected && !listener->is_local;
-    acceptor->current = generation_hold(generation);
+    acceptor->wake = -1;
     mutex_init(&acceptor->lock);
-    mutex_lock(&acceptor->lock);
-    acceptor->proxy = generation->proxy;
-    mutex_unlock(&acceptor->lock);
+    acceptor->admission = admission_create(runtime, generation, error);
+    if (acceptor->admission == NULL) {
+        free_acceptor(acceptor);
+        return NULL;
+    }
     acceptor->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (acceptor->wake >= 0)
         refill_spares(acceptor);
@@ -446,12 +422,16 @@ void acceptor_open(struct acceptor *acceptor)
 
 void acceptor_update(struct acceptor *acceptor, struct generation *generation)
 {
-    mutex_lock(&acceptor->lock);
-    generation_drop(&acceptor->next);
-    acceptor->next = generation_hold(generation);
-    acceptor->proxy = generation->proxy;
-    mutex_unlock(&acceptor->lock);
+    watch_clients(acceptor, generation);
+    admission_update(acceptor->admission, generation);
     ring(acceptor);
+}
+
+void acceptor_reclaim(const struct acceptor *acceptor)
+{
+    struct generation *generation = admission_generation(acceptor->admission);
+    watch_clients(acceptor, generation);
+    generation_drop(&generation);
 }
 
 const struct address *acceptor_address(const struct acceptor *acceptor)
@@ -459,12 +439,22 @@ const struct address *acceptor_address(const struct acceptor *acceptor)
     return &acceptor->listener.address;
 }
 
-struct proxy *acceptor_proxy(struct acceptor *acceptor)
+struct generation *acceptor_generation(const struct acceptor *acceptor)
 {
-    mutex_lock(&acceptor->lock);
-    struct proxy *proxy = acceptor->proxy;
-    mutex_unlock(&acceptor->lock);
+    return admission_generation(acceptor->admission);
+}
+
+struct proxy *acceptor_proxy(const struct acceptor *acceptor)
+{
+    struct generation *generation = admission_generation(acceptor->admission);
+    struct proxy *proxy = generation->proxy; // kept by the generation in force, which only the caller's thread changes
+    generation_drop(&generation);
     return proxy;
+}
+
+const struct listener *acceptor_listener(const struct acceptor *acceptor)
+{
+    return &acceptor->listener;
 }
 
 bool acceptor_has_ended(const struct acceptor *acceptor)
@@ -472,9 +462,27 @@ bool acceptor_has_ended(const struct acceptor *acceptor)
     return atomic_load(&acceptor->has_ended);
 }
 
+void acceptor_ping(struct acceptor *acceptor)
+{
+    atomic_fetch_add_explicit(&acceptor->last_ping, 1, memory_order_relaxed);
+    ring(acceptor);
+}
+
+bool acceptor_has_answered(const struct acceptor *acceptor)
+{
+    return acceptor_has_ended(acceptor) || atomic_load_explicit(&acceptor->answered, memory_order_relaxed) ==
+                                               atomic_load_explicit(&acceptor->last_ping, memory_order_relaxed);
+}
+
 bool acceptor_is_intact(const struct acceptor *acceptor)
 {
     return listener_is_intact(&acceptor->listener);
+}
+
+bool acceptor_set_access(const struct acceptor *acceptor, const struct unix_access *access, struct unix_access *before,
+                         struct error *error)
+{
+    return listener_set_access(&acceptor->listener, access, before, error);
 }
 
 bool acceptor_is_local(const struct acceptor *acceptor)

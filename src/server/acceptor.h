@@ -1,6 +1,7 @@
 // One proxy's listener: a thread that accepts, turns away whom the configuration does not let in (authorized_sources,
-// source_connection_limit, connection_limit), and hands everyone else to a worker. It waits for nothing but clients and
-// its orders.
+// source_connection_limit, connection_limit), and hands everyone else to a worker; while workers wait for clients
+// themselves (proxy/admission.h), it sleeps. It waits for nothing but clients, its orders and, where threads are short
+// or at its end, workers that wait for clients.
 //
 // A listener belongs to an address, not to a name: a reload gives an acceptor whose address is still wanted its new
 // generation and never closes its sockets. The server's thread owns acceptors and calls these functions.
@@ -28,15 +29,31 @@ void acceptor_open(struct acceptor *acceptor);
 // From the next client on, `generation` (a reference is taken) is in force.
 void acceptor_update(struct acceptor *acceptor, struct generation *generation);
 
+// Gives its sockets the settings again that another process, which had them too, may have changed.
+void acceptor_reclaim(const struct acceptor *acceptor);
+
 const struct address *acceptor_address(const struct acceptor *acceptor);
+// What is in force there; a reference, the caller's.
+struct generation *acceptor_generation(const struct acceptor *acceptor);
 // The proxy it serves at present.
-struct proxy *acceptor_proxy(struct acceptor *acceptor);
+struct proxy *acceptor_proxy(const struct acceptor *acceptor);
+// Its sockets. Not to be looked at where it was made for one inherited connection (acceptor_is_connected()).
+const struct listener *acceptor_listener(const struct acceptor *acceptor);
 
 // Its thread has ended by itself.
 bool acceptor_has_ended(const struct acceptor *acceptor);
 
+// Has its thread answer, which it does at once when it sleeps, and with the next client when it has to do; and whether
+// it has answered since the last time. One that hangs has not. Costs a thread that sleeps one wake-up.
+void acceptor_ping(struct acceptor *acceptor);
+bool acceptor_has_answered(const struct acceptor *acceptor);
+
 // Clients can still find it: nobody removed or replaced a Unix socket's file.
 bool acceptor_is_intact(const struct acceptor *acceptor);
+
+// Who may connect to its Unix socket's file: as listener_set_access() has it.
+bool acceptor_set_access(const struct acceptor *acceptor, const struct unix_access *access, struct unix_access *before,
+                         struct error *error);
 
 // It was made for one inherited connection, not for a listening socket.
 bool acceptor_is_connected(const struct acceptor *acceptor);

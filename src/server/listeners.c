@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bitflow/base/invariant.h"
 #include "bitflow/base/signals.h"
 #include "bitflow/net/listener.h"
 
@@ -12,6 +13,8 @@ struct planned_listener {
     struct acceptor *acceptor;
     struct generation *generation;
     bool is_new;
+    bool is_access_changed; // of one that is not new; then it had this before:
+    struct unix_access access_before;
 };
 
 void listeners_init(struct listeners *listeners, struct runtime *runtime, void (*on_end)(void))
@@ -49,10 +52,26 @@ static struct proxy *find_or_create_proxy(const struct listeners *listeners, con
     return proxy_create(name, &listeners->runtime->metrics, error);
 }
 
+static bool is_access_asked(const struct listener_config *settings)
+{
+    return settings->unix_mode != NULL || settings->unix_user != NULL || settings->unix_group != NULL;
+}
+
+static bool find_access(const struct listener_config *settings, struct unix_access *access, struct error *error)
+{
+    struct error cause = ERROR_INIT;
+    if (unix_access_of(settings->unix_mode, settings->unix_user, settings->unix_group, access, &cause))
+        return true;
+    error_wrap(error, &cause, "unix_mode, unix_user or unix_group"); // a user who was there when the file was read
+    return false;
+}
+
 static struct acceptor *open_acceptor(struct listeners *listeners, struct generation *generation, struct error *error)
 {
     struct listener listener;
-    if (!listener_open(&generation->settings->listener.address, &listener, error))
+    struct unix_access access;
+    if (!find_access(&generation->settings->listener, &access, error) ||
+        !listener_open(&generation->settings->listener.address, &access, &listener, error))
         return NULL;
     struct acceptor *acceptor = acceptor_create(listeners->runtime, generation, &listener, listeners->on_end, error);
     if (acceptor == NULL)
@@ -76,17 +95,20 @@ static bool check_sources(const struct listener_config *settings, const struct a
 }
 
 // Nor this, which does no harm. Of unix:// it is known, and has been told.
-static void warn_of_source_limit(const struct proxy_config *settings, const struct acceptor *acceptor)
+static void warn_of_source_limits(const struct proxy_config *settings, const struct acceptor *acceptor)
 {
     const struct listener_config *listener = &settings->listener;
-    if (settings->source_connection_limit == 0 || listener->proxy_protocol || !acceptor_is_local(acceptor) ||
-        listener->address.kind == ADDRESS_UNIX)
+    if (listener->proxy_protocol || !acceptor_is_local(acceptor) || listener->address.kind == ADDRESS_UNIX)
         return;
     struct log_context context = {.proxy = settings->name};
     char address[ADDRESS_TEXT_SIZE];
     address_format(&listener->address, address);
-    log_warn(&context, "source_connection_limit means nothing at a Unix socket: its clients have no IP address",
-             "address", address, NULL);
+    if (settings->source_connection_limit > 0)
+        log_warn(&context, "source_connection_limit means nothing at a Unix socket: its clients have no IP address",
+                 "address", address, NULL);
+    if (settings->source_connection_rate > 0)
+        log_warn(&context, "source_connection_rate means nothing at a Unix socket: its clients have no IP address",
+                 "address", address, NULL);
 }
 
 static bool plan_listener(struct listeners *listeners, const struct config *config, struct tls_contexts *tls_contexts,
@@ -113,15 +135,37 @@ static bool plan_listener(struct listeners *listeners, const struct config *conf
     }
     if (planned->acceptor == NULL || !check_sources(&settings->listener, planned->acceptor, error))
         return false;
-    warn_of_source_limit(settings, planned->acceptor);
+    warn_of_source_limits(settings, planned->acceptor);
+    return true;
+}
+
+// As the last thing that may fail, since clients notice it at once.
+static bool change_access(const struct config *config, struct planned_listener *plan, struct error *error)
+{
+    for (size_t i = 0; i < config->proxy_count; i++) {
+        const struct listener_config *settings = &config->proxies[i].listener;
+        struct unix_access access;
+        struct error cause = ERROR_INIT;
+        if (plan[i].is_new || !is_access_asked(settings))
+            continue;
+        plan[i].is_access_changed = find_access(settings, &access, &cause) &&
+                                    acceptor_set_access(plan[i].acceptor, &access, &plan[i].access_before, &cause);
+        if (!plan[i].is_access_changed) {
+            error_wrap(error, &cause, "proxy %s", config->proxies[i].name);
+            return false;
+        }
+    }
     return true;
 }
 
 static void abandon_plan(struct planned_listener *plan, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
+        struct unix_access changed;
         if (plan[i].is_new)
             acceptor_destroy(&plan[i].acceptor);
+        else if (plan[i].is_access_changed)
+            (void)acceptor_set_access(plan[i].acceptor, &plan[i].access_before, &changed, NULL);
         generation_drop(&plan[i].generation);
     }
 }
@@ -167,6 +211,7 @@ bool listeners_change(struct listeners *listeners, const struct config *config, 
         if (!planned)
             error_wrap(error, &cause, "proxy %s", config->proxies[i].name);
     }
+    planned = planned && change_access(config, plan, error);
     if (planned) {
         switch_over(listeners, plan, count, acceptors);
     } else {
@@ -176,6 +221,42 @@ bool listeners_change(struct listeners *listeners, const struct config *config, 
     }
     free(plan);
     return planned;
+}
+
+static struct generation *renewed(const struct acceptor *acceptor, const struct config *config,
+                                  struct tls_contexts *tls_contexts, struct error *error)
+{
+    struct generation *before = acceptor_generation(acceptor);
+    const struct proxy_config *settings = before->settings;
+    INVARIANT(before->config == config);
+    struct generation *generation =
+        generation_create(before->proxy, config, settings, &tls_contexts[settings - config->proxies], error);
+    generation_drop(&before);
+    return generation;
+}
+
+bool listeners_renew(struct listeners *listeners, const struct config *config, struct tls_contexts *tls_contexts,
+                     struct error *error)
+{
+    struct generation **generations = calloc(listeners->count + 1, sizeof(struct generation *));
+    if (generations == NULL) {
+        error_set_errno(error, ENOMEM, "cannot prepare %zu proxies", listeners->count);
+        return false;
+    }
+    size_t count = 0;
+    while (count < listeners->count &&
+           (generations[count] = renewed(listeners->acceptors[count], config, tls_contexts, error)) != NULL)
+        count++;
+    bool is_complete = count == listeners->count;
+    for (size_t i = 0; i < count; i++) {
+        if (is_complete) {
+            generation_publish(generations[i]);
+            acceptor_update(listeners->acceptors[i], generations[i]);
+        }
+        generation_drop(&generations[i]);
+    }
+    free(generations);
+    return is_complete;
 }
 
 size_t listeners_close_failed(struct listeners *listeners, bool *any_failed)
@@ -194,6 +275,42 @@ size_t listeners_close_failed(struct listeners *listeners, bool *any_failed)
     }
     listeners->count = kept;
     return live;
+}
+
+static void give_access_back(const struct acceptor *acceptor)
+{
+    struct generation *generation = acceptor_generation(acceptor);
+    const struct listener_config *settings = &generation->settings->listener;
+    struct unix_access access, before;
+    struct error error = ERROR_INIT;
+    if (is_access_asked(settings) &&
+        !(find_access(settings, &access, &error) && acceptor_set_access(acceptor, &access, &before, &error))) {
+        struct log_context context = {.proxy = generation->settings->name};
+        log_error(&context, "cannot give the Unix socket its access back", "error", error.text, NULL);
+    }
+    generation_drop(&generation);
+}
+
+void listeners_reclaim(const struct listeners *listeners)
+{
+    for (size_t i = 0; i < listeners->count; i++) {
+        acceptor_reclaim(listeners->acceptors[i]);
+        give_access_back(listeners->acceptors[i]);
+    }
+}
+
+void listeners_ping(struct listeners *listeners)
+{
+    for (size_t i = 0; i < listeners->count; i++)
+        acceptor_ping(listeners->acceptors[i]);
+}
+
+const char *listeners_find_silent(const struct listeners *listeners)
+{
+    for (size_t i = 0; i < listeners->count; i++)
+        if (!acceptor_has_answered(listeners->acceptors[i]))
+            return acceptor_proxy(listeners->acceptors[i])->name;
+    return NULL;
 }
 
 void listeners_stop(struct listeners *listeners)

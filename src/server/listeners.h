@@ -27,9 +27,22 @@ void listeners_init(struct listeners *listeners, struct runtime *runtime, void (
 bool listeners_change(struct listeners *listeners, const struct config *config, struct tls_contexts *tls_contexts,
                       struct error *error);
 
+// Puts other TLS contexts in force, of the configuration that is in force already; which listeners are open, and all
+// else, stays as it is. False: nothing has changed.
+bool listeners_renew(struct listeners *listeners, const struct config *config, struct tls_contexts *tls_contexts,
+                     struct error *error);
+
 // Closes listeners whose sockets failed, and sets `any_failed` if there is one. Returns how many can still let a client
 // in.
 size_t listeners_close_failed(struct listeners *listeners, bool *any_failed);
+
+// A process that was to take over has failed, and may have left settings of its own on the sockets.
+void listeners_reclaim(const struct listeners *listeners);
+
+// Has each listener's thread answer; the name of a proxy whose thread has not, since the last time; NULL: all have. See
+// acceptor_ping().
+void listeners_ping(struct listeners *listeners);
+const char *listeners_find_silent(const struct listeners *listeners);
 
 // Lets nobody new in, and lets each listener serve its queue: see acceptor_stop(), acceptor_hurry().
 void listeners_stop(struct listeners *listeners);

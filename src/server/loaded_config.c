@@ -2,14 +2,14 @@
 
 #include <stddef.h>
 
+#include "bitflow/base/clock.h"
 #include "bitflow/tls/tls_context.h"
 
-// What a client that trusts it would make of it; libcurl reads the file anew.
-static void check_sentry_authority(const struct config *config, struct diagnostics *diagnostics)
+uint64_t loaded_config_check_sentry_authority(const struct config *config, struct diagnostics *diagnostics)
 {
     const struct named_file *authority = &config->sentry_authority;
     if (authority->path == NULL || config->sentry_dsn == NULL)
-        return;
+        return 0;
     const struct certificate_config certificate = {.authority = *authority};
     const struct tls_config client = {
         .verify_mode = VERIFY_STRICT, .certificates = &certificate, .certificate_count = 1};
@@ -20,7 +20,9 @@ static void check_sentry_authority(const struct config *config, struct diagnosti
                                                           .mark = authority->mark,
                                                           .path = "application.sentry_authority",
                                                           .text = error.text});
+    uint64_t fingerprint = context != NULL ? tls_context_fingerprint(context) : 0;
     tls_context_destroy(&context);
+    return fingerprint;
 }
 
 static void release_parts(struct loaded_config *loaded)
@@ -32,7 +34,7 @@ static void release_parts(struct loaded_config *loaded)
 
 bool loaded_config_load(struct loaded_config *loaded, const char *path)
 {
-    *loaded = (struct loaded_config){.config = NULL};
+    *loaded = (struct loaded_config){.since = clock_wall()};
     struct diagnostics *diagnostics = &loaded->diagnostics;
     diagnostics_init(diagnostics, path);
     diagnostics_init(&loaded->host_diagnostics, "bitflow");
@@ -41,7 +43,7 @@ bool loaded_config_load(struct loaded_config *loaded, const char *path)
     if (loaded->config == NULL)
         return false;
     loaded->tls_contexts = tls_contexts_load(loaded->config, diagnostics);
-    check_sentry_authority(loaded->config, diagnostics);
+    loaded->sentry_authority = loaded_config_check_sentry_authority(loaded->config, diagnostics);
     if (diagnostics->errors == 0) {
         tls_contexts_check(loaded->tls_contexts, loaded->config, diagnostics);
         return true;

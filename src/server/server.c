@@ -1,6 +1,7 @@
 #include "bitflow/server/server.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -14,57 +15,27 @@
 #include "bitflow/proxy/connection.h"
 #include "bitflow/proxy/proxy.h"
 #include "bitflow/relay/relay.h"
-#include "bitflow/sentry/sentry.h"
+#include "bitflow/telemetry/connection_log.h"
 #include "bitflow/tls/tls_arithmetic.h"
 #include "bitflow/version.h"
+#include "certificate_reload.h"
 #include "debugger.h"
-#include "listeners.h"
-#include "metrics_report.h"
-
-#define FLUSH_TIME (3 * NS_PER_S)
-
-// All that can fail, before the configuration is put in force.
-static bool error_reports_prepare(const struct config *config, struct error *error)
-{
-    return config->sentry_dsn == NULL || sentry_prepare(error);
-}
-
-static void error_reports_configure(const struct config *config)
-{
-    const struct sentry_settings settings = {
-        .dsn = config->sentry_dsn,
-        .environment = config->sentry_environment,
-        .authority = config->sentry_authority.path,
-    };
-    sentry_configure(&settings);
-}
-
-// Sends what is left, for a few seconds at most.
-static void error_reports_end(void)
-{
-    sentry_end(deadline_after(FLUSH_TIME));
-}
+#include "error_reports.h"
+#include "reload.h"
+#include "upgrade.h"
 
 #define WORKERS_PARKED_MAX 512
 #define WORKER_IDLE_TIME (10 * NS_PER_S)
 // How long the connections that were ended by force may take to write their records; more than a relay's grace.
 #define LAST_RECORDS_TIME (7 * NS_PER_S)
 
-struct server {
-    const char *path;
-    const struct config *config;
-    struct runtime runtime;
-    struct listeners listeners;
-    struct metrics_report metrics;
-    bool has_failed; // the sockets of some listener failed
-};
-
-// The next signal, or 0 at the deadline. Meanwhile the log's lines that were left out are told of when that is due.
-static int wait_for_signal(int64_t deadline)
+// The next signal, or 0 at the deadline. Meanwhile the log's lines that were left out are told of when that is due, and
+// so is the service manager of us.
+static int wait_for_signal(struct service *service, int64_t deadline)
 {
     for (;;) {
-        int64_t flush = log_flush_repeats(false);
-        int number = signals_wait(flush < deadline ? flush : deadline);
+        int64_t due = deadline_sooner(log_flush_repeats(false), service_manager_attend(&service->manager));
+        int number = signals_wait(deadline_sooner(due, deadline));
         if (number > 0 || deadline_left(deadline) == 0)
             return number;
     }
@@ -111,110 +82,36 @@ static void destroy_runtime(struct runtime *runtime)
     metrics_release(&runtime->metrics);
 }
 
-static void set_up_log(const struct config *config)
-{
-    log_set_format(config->log_format);
-    log_set_level(config->log_level);
-}
-
-static void log_diagnostic(const struct diagnostics *diagnostics, const struct diagnostic *diagnostic)
-{
-    char line[DIAGNOSTIC_LINE_SIZE];
-    struct log_context context = {.proxy = diagnostic->proxy};
-    diagnostic_format(diagnostics, diagnostic, line);
-    if (diagnostic->severity == DIAGNOSTIC_ERROR)
-        log_error(NULL, "configuration error", "error", line, NULL);
-    else if (diagnostic->file != NULL)
-        log_warn(&context, diagnostic->text, "file", diagnostic->file, NULL);
-    else if (diagnostic->path == NULL) // of the host
-        log_warn(NULL, diagnostic->text, NULL);
-    else
-        log_warn(NULL, "configuration warning", "warning", line, NULL);
-}
-
-static void log_diagnostics(const struct diagnostics *diagnostics)
-{
-    for (size_t i = 0; i < diagnostics->kept; i++)
-        log_diagnostic(diagnostics, &diagnostics->list[i]);
-    char count[LOG_NUMBER_SIZE];
-    size_t more = diagnostics_left_out(diagnostics, DIAGNOSTIC_ERROR);
-    if (more > 0)
-        log_error(NULL, "more configuration errors", "count", log_number(count, (int64_t)more), NULL);
-    more = diagnostics_left_out(diagnostics, DIAGNOSTIC_WARNING);
-    if (more > 0)
-        log_warn(NULL, "more configuration warnings", "count", log_number(count, (int64_t)more), NULL);
-}
-
-// Puts it in force, and takes the configuration out of it. False: nothing has changed.
-static bool change(struct server *server, struct loaded_config *loaded, struct error *error)
-{
-    log_diagnostics(&loaded->diagnostics);
-    log_diagnostics(&loaded->host_diagnostics);
-    bool changed = metrics_report_prepare(&server->metrics, loaded->config, error) &&
-                   error_reports_prepare(loaded->config, error) &&
-                   listeners_change(&server->listeners, loaded->config, loaded->tls_contexts, error);
-    if (changed) {
-        config_drop(&server->config);
-        server->config = config_hold(loaded->config);
-        error_reports_configure(server->config);
-    }
-    loaded_config_release(loaded);
-    if (server->config != NULL)
-        metrics_report_apply(&server->metrics, server->config);
-    return changed;
-}
-
 // Each log that cannot be re-opened has said so.
-static void reopen_logs(void)
+static bool reopen_logs(void)
 {
-    if (connection_log_reopen_all())
+    bool is_good = connection_log_reopen_all();
+    if (is_good)
         log_info(NULL, "connection logs re-opened", NULL);
-}
-
-// `error`: why it could not be put in force; empty: the diagnostics have said it.
-static void log_failed_reload(const char *path, const struct error *error)
-{
-    if (error->code == ERROR_NONE)
-        log_error(NULL, "reload failed, the old configuration stays in force", "file", path, NULL);
-    else
-        log_error(NULL, "reload failed, the old configuration stays in force", "file", path, "error", error->text,
-                  NULL);
-}
-
-// Puts what the file says now in force; on any error the old configuration stays.
-static void reload(struct server *server)
-{
-    struct loaded_config loaded;
-    struct error error = ERROR_INIT;
-    // First, and whatever the configuration says: a rotation must not depend on it.
-    (void)connection_log_reopen_all();
-    // A listener whose notice is still to come must not be kept.
-    (void)listeners_close_failed(&server->listeners, &server->has_failed);
-    bool is_loaded = loaded_config_load(&loaded, server->path);
-    if (is_loaded && change(server, &loaded, &error)) {
-        set_up_log(server->config);
-        thread_pool_set_scheduling(server->runtime.threads, server->config->scheduling);
-        log_info(NULL, "reloaded", "file", server->path, NULL);
-    } else if (signals_told_to_end()) {
-        log_info(NULL, "reload given up, the process is told to end", "file", server->path, NULL);
-    } else {
-        if (!is_loaded)
-            log_diagnostics(&loaded.diagnostics);
-        log_failed_reload(server->path, &error);
-    }
-    loaded_config_release(&loaded);
+    return is_good;
 }
 
 // Whether nobody is served and nobody can come any more. While the last connections go on, a notice follows when they
 // have left: nobody asked for an end, so it is not hurried.
-static bool has_nothing_left(struct server *server)
+static bool has_nothing_left(struct service *service)
 {
-    if (listeners_close_failed(&server->listeners, &server->has_failed) > 0)
+    size_t before = service->listeners.count;
+    size_t live = listeners_close_failed(&service->listeners, &service->has_failed);
+    if (service->listeners.count != before)
+        control_publish(&service->control);
+    if (live > 0)
         return false;
-    if (registry_count(server->runtime.registry) == 0)
+    if (registry_count(service->runtime.registry) == 0)
         return true;
-    registry_drain(server->runtime.registry);
+    registry_drain(service->runtime.registry);
     return false;
+}
+
+// Nobody is to send us more clients from now on.
+static void begin_end(struct service *service)
+{
+    atomic_store(&service->is_ending, true);
+    atomic_store(&service->is_ready, false);
 }
 
 static void log_end(int number)
@@ -222,105 +119,236 @@ static void log_end(int number)
     log_info(NULL, "shutting down", "signal", sigabbrev_np(number), NULL);
 }
 
-// Until the process is told to end (true), or has nothing left to do (false).
-static bool serve(struct server *server)
+// Whoever waits for the outcome is not to hear it from another process.
+static void refuse_reload(struct reload_outcome *outcome)
 {
-    for (;;) {
-        int number = wait_for_signal(DEADLINE_NONE);
-        if (number == SIGHUP) {
-            reload(server);
-        } else if (number == SIGUSR1) {
-            reopen_logs();
-        } else if (number == signals_notice()) {
-            if (has_nothing_left(server)) {
-                log_info(NULL, "no listener and no connection is left", NULL);
-                return false;
-            }
-        } else {
-            log_end(number);
-            return true;
+    *outcome = (struct reload_outcome){.status = RELOAD_POSTPONED};
+    error_set(&outcome->error, ERROR_REFUSED, "an upgrade is under way");
+}
+
+static void obey_reload(struct service *service, struct order *order)
+{
+    if (upgrade_is_under_way(&service->upgrade))
+        refuse_reload(&order->outcome);
+    else if (order->kind == ORDER_RELOAD)
+        service_reload(service, &order->outcome);
+    else if (order->kind == ORDER_RELOAD_IF_CHANGED)
+        service_reload_if_changed(service, &order->outcome);
+    else
+        service_reload_certificates(service, &order->outcome);
+}
+
+// Does what other threads have asked for. Whether one of them wants the process to end.
+static bool obey(struct service *service)
+{
+    struct order *order;
+    bool is_end = false;
+    while (!is_end && (order = orders_take(&service->orders)) != NULL) {
+        switch (order->kind) {
+        case ORDER_RELOAD:
+        case ORDER_RELOAD_IF_CHANGED:
+        case ORDER_RELOAD_CERTIFICATES:
+            obey_reload(service, order);
+            break;
+        case ORDER_REOPEN_LOGS:
+            order->has_failed = !reopen_logs();
+            break;
+        case ORDER_ANSWER:
+            break;
+        case ORDER_DRAIN:
+            log_info(NULL, "shutting down", NULL);
+            begin_end(service);
+            is_end = true;
+            break;
         }
+        orders_done(&service->orders, order);
+    }
+    return is_end;
+}
+
+enum end { END_NOT_YET, END_TOLD, END_NOTHING_LEFT, END_REPLACED /* by the process that has taken over */ };
+
+static enum end look_around(struct service *service)
+{
+    enum upgrade_news news = upgrade_look(&service->upgrade);
+    if (news == UPGRADE_SERVES)
+        return END_REPLACED;
+    if (news == UPGRADE_FAILED) {
+        listeners_reclaim(&service->listeners);
+        control_reclaim(&service->control);
+        if (service->upgrade.is_reload_due)
+            service_reload(service, NULL);
+    }
+    if (obey(service))
+        return END_TOLD;
+    if (!has_nothing_left(service))
+        return END_NOT_YET;
+    log_info(NULL, "no listener and no connection is left", NULL);
+    return END_NOTHING_LEFT;
+}
+
+static enum end take_signal(struct service *service, int number)
+{
+    switch (number) {
+    case SIGHUP:
+        if (!upgrade_postpones_reload(&service->upgrade))
+            service_reload(service, NULL);
+        return END_NOT_YET;
+    case SIGUSR1:
+        (void)reopen_logs();
+        return END_NOT_YET;
+    case SIGUSR2:
+        upgrade_begin(&service->upgrade, getpid() == 1 || service->config->upgrade_in_place);
+        return END_NOT_YET;
+    default:
+        if (number == 0 || number == signals_notice())
+            return look_around(service);
+        begin_end(service);
+        log_end(number);
+        return END_TOLD;
+    }
+}
+
+static enum end serve(struct service *service)
+{
+    enum end end;
+    do
+        end = take_signal(service, wait_for_signal(service, upgrade_deadline(&service->upgrade)));
+    while (end == END_NOT_YET);
+    return end;
+}
+
+// Goes on serving for drain_delay, for those who still send clients, or until another signal tells the process to end.
+static void delay_drain(struct service *service)
+{
+    int64_t deadline = deadline_after(service->config->drain_delay);
+    if (service->config->drain_delay == 0 || service->upgrade.state != UPGRADE_NONE)
+        return;
+    log_info(NULL, "accepting until drain_delay is over", NULL);
+    for (;;) {
+        int number = wait_for_signal(service, deadline);
+        if (number == SIGHUP || number == SIGUSR1)
+            (void)reopen_logs();
+        else if (number == 0 || upgrade_hear_in_drain(&service->upgrade, number) != NULL ||
+                 (number == signals_notice() && has_nothing_left(service)))
+            return;
     }
 }
 
 // Why the drain is over before its connections are; NULL: it goes on.
-static const char *hear_during_drain(int64_t deadline)
+static const char *hear_during_drain(struct service *service, int64_t deadline)
 {
-    int number = wait_for_signal(deadline);
+    int number = wait_for_signal(service, deadline);
     if (number == SIGHUP || number == SIGUSR1)
-        reopen_logs();
-    return number == 0 ? "drain_timeout is over" : signals_is_end(number) ? "of a second signal" : NULL;
+        (void)reopen_logs();
+    return number == 0 ? "drain_timeout is over" : upgrade_hear_in_drain(&service->upgrade, number);
 }
 
 // Lets the clients that queue be served and live connections finish, until the bound or a second signal. Returns once
 // they are gone or have been ended. Listeners first, so that what is balanced over several processes goes elsewhere.
-static void drain(struct server *server)
+static void drain(struct service *service)
 {
-    int64_t deadline = deadline_after(server->config->drain_timeout);
+    int64_t deadline = deadline_after(service->config->drain_timeout);
     const char *because = NULL;
-    listeners_stop(&server->listeners);
-    while (!listeners_have_ended(&server->listeners) && because == NULL)
-        because = hear_during_drain(deadline);
+    listeners_stop(&service->listeners);
+    while (!listeners_have_ended(&service->listeners) && because == NULL)
+        because = hear_during_drain(service, deadline);
     if (because != NULL)
-        listeners_hurry(&server->listeners);
-    listeners_release(&server->listeners); // from here on nobody can be added
-    registry_drain(server->runtime.registry);
-    while (registry_count(server->runtime.registry) > 0 && because == NULL)
-        because = hear_during_drain(deadline);
-    size_t left = registry_count(server->runtime.registry);
+        listeners_hurry(&service->listeners);
+    listeners_release(&service->listeners); // from here on nobody can be added
+    registry_drain(service->runtime.registry);
+    while (registry_count(service->runtime.registry) > 0 && because == NULL)
+        because = hear_during_drain(service, deadline);
+    size_t left = registry_count(service->runtime.registry);
     if (left == 0)
         return;
     char count[LOG_NUMBER_SIZE];
     log_warn(NULL, "closing the connections that are left", "count", log_number(count, (int64_t)left), "because",
              because, NULL);
-    registry_end_all(server->runtime.registry, CLOSE_DRAIN);
+    registry_end_all(service->runtime.registry, CLOSE_DRAIN);
 }
 
-static void shut_down(struct server *server)
+static void shut_down(struct service *service, enum end end)
 {
-    drain(server);
-    bool done = thread_pool_drain(server->runtime.threads, deadline_after(LAST_RECORDS_TIME));
-    metrics_report_release(&server->metrics);
+    begin_end(service);
+    orders_close(&service->orders);
+    if (end == END_REPLACED) {
+        metrics_report_set_replaced(&service->metrics);
+        control_leave(&service->control);
+        if (!service->upgrade.is_in_place)
+            service_manager_hand_over(&service->manager, service->upgrade.successor);
+    } else {
+        service_manager_ending(&service->manager);
+        upgrade_give_up(&service->upgrade);
+    }
+    if (end == END_TOLD)
+        delay_drain(service);
+    drain(service);
+    watched_files_release(&service->watched_files); // orders are closed, so it waits for none
+    bool done = thread_pool_drain(service->runtime.threads, deadline_after(LAST_RECORDS_TIME));
+    control_release(&service->control);
+    metrics_report_release(&service->metrics);
+    connection_log_write_through_all(); // what connections that outlast it still write comes at once
     (void)log_flush_repeats(true);
     log_info(NULL, done ? "ended" : "ended, although some connections did not", NULL);
     if (!done)
         return; // their threads still use everything
-    destroy_runtime(&server->runtime);
-    config_drop(&server->config);
+    destroy_runtime(&service->runtime);
+    config_drop(&service->config);
+}
+
+// True: since the process was told to end meanwhile.
+static bool fail_start(struct service *service, const struct error *error)
+{
+    bool is_told_to_end = error->code == ERROR_CANCELLED;
+    upgrade_decline(&service->upgrade);
+    if (is_told_to_end)
+        log_end(signals_wait(DEADLINE_NONE));
+    else
+        log_error(NULL, "cannot start", "error", error->text, NULL);
+    error_reports_end();
+    control_release(&service->control);
+    metrics_report_release(&service->metrics);
+    destroy_runtime(&service->runtime);
+    service_manager_release(&service->manager);
+    return is_told_to_end;
 }
 
 bool server_run(const char *path, struct loaded_config *loaded, struct error *error)
 {
     const struct config *config = loaded->config;
     // Not on the stack: where connections outlast the shut-down, their threads use it until the process is gone.
-    static struct server server;
-    server = (struct server){.path = path};
+    static struct service service;
+    service = (struct service){.path = path};
+    orders_init(&service.orders, signals_send_notice);
+    watched_files_init(&service.watched_files, &service.orders);
     raise_descriptor_limit();
     log_set_descriptor(STDERR_FILENO);
     log_set_repeats_notice(signals_send_notice);
-    set_up_log(config);
+    service_set_up_log(config);
+    service_manager_init(&service.manager, &service.runtime, &service.listeners); // before there are other threads
     log_debug(NULL, "starting", "version", BITFLOW_VERSION, "arithmetic", tls_arithmetic_provider(), NULL);
-    if (!error_reports_prepare(config, error) || !create_runtime(&server.runtime, config, error))
+    if (!error_reports_prepare(config, error) || !create_runtime(&service.runtime, config, error))
         return false;
     error_reports_configure(config); // the lines from here on are known to it
-    metrics_report_init(&server.metrics, &server.runtime);
-    listeners_init(&server.listeners, &server.runtime, signals_send_notice);
-    debugger_set_process(&server.runtime, &server.listeners);
-    if (!change(&server, loaded, error)) {
-        bool is_told_to_end = error->code == ERROR_CANCELLED;
-        if (is_told_to_end)
-            log_end(signals_wait(DEADLINE_NONE));
-        else
-            log_error(NULL, "cannot start", "error", error->text, NULL);
-        error_reports_end();
-        metrics_report_release(&server.metrics);
-        destroy_runtime(&server.runtime);
-        return is_told_to_end;
-    }
-    bool was_told_to_end = serve(&server);
-    shut_down(&server);
+    metrics_report_init(&service.metrics, &service.runtime);
+    control_init(&service.control, &service);
+    listeners_init(&service.listeners, &service.runtime, signals_send_notice);
+    debugger_set_process(&service.runtime, &service.listeners);
+    if (!upgrade_take_over(&service.upgrade, error) || !service_change(&service, loaded, error))
+        return fail_start(&service, error);
+    upgrade_announce(&service.upgrade);
+    if (service.upgrade.role == UPGRADE_STAND_IN)
+        service_manager_release(&service.manager); // which knows the process that comes back
+    service_manager_ready(&service.manager, service.upgrade.role == UPGRADE_SUCCESSOR);
+    atomic_store(&service.is_ready, true);
+    enum end end = serve(&service);
+    shut_down(&service, end);
+    service_manager_release(&service.manager);
     error_reports_end();
-    if (was_told_to_end || !server.has_failed)
+    if (!upgrade_end(&service.upgrade, error))
+        return false;
+    if (end != END_NOTHING_LEFT || !service.has_failed)
         return true;
     error_set(error, ERROR_SYSTEM, "all listeners failed");
     return false;

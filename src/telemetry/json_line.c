@@ -7,13 +7,11 @@
 #include "bitflow/base/invariant.h"
 #include "bitflow/base/text.h"
 
-// Makes room for `more` bytes. False: the line is lost.
-static bool make_room(struct json_line *line, size_t more)
+// False: the line is lost.
+static bool grow(struct json_line *line, size_t more)
 {
     if (line->text == NULL)
         return false;
-    if (more <= line->size - line->length)
-        return true;
     size_t size = 2 * (line->size + more);
     bool is_first = line->text == line->buffer;
     char *text = realloc(is_first ? NULL : line->text, size);
@@ -28,7 +26,13 @@ static bool make_room(struct json_line *line, size_t more)
     return true;
 }
 
-static void put(struct json_line *line, const char *bytes, size_t count)
+// Makes room for `more` bytes. False: the line is lost.
+static inline bool make_room(struct json_line *line, size_t more)
+{
+    return (more <= line->size - line->length && line->text != NULL) || grow(line, more);
+}
+
+static inline void put(struct json_line *line, const char *bytes, size_t count)
 {
     if (!make_room(line, count))
         return;
@@ -36,10 +40,7 @@ static void put(struct json_line *line, const char *bytes, size_t count)
     line->length += count;
 }
 
-static void put_text(struct json_line *line, const char *text)
-{
-    put(line, text, strlen(text));
-}
+#define PUT_CONSTANT(line, text) put(line, text, sizeof(text) - 1)
 
 void json_line_begin(struct json_line *line)
 {
@@ -47,12 +48,12 @@ void json_line_begin(struct json_line *line)
     line->length = 0;
     line->size = sizeof line->buffer;
     line->has_members = false;
-    put_text(line, "\n{");
+    PUT_CONSTANT(line, "\n{");
 }
 
 void json_line_end(struct json_line *line)
 {
-    put_text(line, "}\n");
+    PUT_CONSTANT(line, "}\n");
 }
 
 void json_line_release(struct json_line *line)
@@ -60,49 +61,59 @@ void json_line_release(struct json_line *line)
     if (line->text != line->buffer)
         free(line->text);
     line->text = NULL;
+    line->length = 0;
+    line->size = 0;
 }
 
 static void put_key(struct json_line *line, const char *key)
 {
-    put_text(line, line->has_members ? ",\"" : "\"");
-    put_text(line, key);
-    put_text(line, "\":");
+    size_t length = strlen(key);
+    if (!make_room(line, length + sizeof ",\"\":" - 1))
+        return;
+    char *at = line->text + line->length;
+    if (line->has_members)
+        *at++ = ',';
+    *at++ = '"';
+    at = mempcpy(at, key, length);
+    *at++ = '"';
+    *at++ = ':';
+    line->length = (size_t)(at - line->text);
     line->has_members = true;
 }
 
 void json_line_begin_object(struct json_line *line, const char *key)
 {
     put_key(line, key);
-    put_text(line, "{");
+    PUT_CONSTANT(line, "{");
     line->has_members = false;
 }
 
 void json_line_end_object(struct json_line *line)
 {
-    put_text(line, "}");
+    PUT_CONSTANT(line, "}");
     line->has_members = true;
 }
 
 void json_line_null(struct json_line *line, const char *key)
 {
     put_key(line, key);
-    put_text(line, "null");
+    PUT_CONSTANT(line, "null");
 }
 
 void json_line_boolean(struct json_line *line, const char *key, bool value)
 {
     put_key(line, key);
-    put_text(line, value ? "true" : "false");
+    if (value)
+        PUT_CONSTANT(line, "true");
+    else
+        PUT_CONSTANT(line, "false");
 }
 
 // At least `digits` of them.
 static void put_digits(struct json_line *line, uint64_t value, unsigned digits)
 {
-    char text[sizeof "18446744073709551615"];
-    char *at = text + sizeof text;
-    INVARIANT(digits < sizeof text);
-    for (; value > 0 || digits > 0; value /= 10, digits -= digits > 0)
-        *--at = (char)('0' + value % 10);
+    char text[TEXT_DECIMAL_MAX];
+    const char *at = text_decimal(text + sizeof text, value, digits);
     put(line, at, (size_t)(text + sizeof text - at));
 }
 
@@ -110,7 +121,7 @@ void json_line_integer(struct json_line *line, const char *key, int64_t value)
 {
     put_key(line, key);
     if (value < 0)
-        put_text(line, "-");
+        PUT_CONSTANT(line, "-");
     put_digits(line, value < 0 ? -(uint64_t)value : (uint64_t)value, 1);
 }
 
@@ -120,7 +131,7 @@ void json_line_milliseconds(struct json_line *line, const char *key, int64_t ns)
     unsigned part = (unsigned)(us % 1000), digits = 3;
     put_key(line, key);
     put_digits(line, us / 1000, 1);
-    put_text(line, ".");
+    PUT_CONSTANT(line, ".");
     for (; digits > 1 && part % 10 == 0; digits--)
         part /= 10;
     put_digits(line, part, digits);
@@ -167,7 +178,16 @@ static void put_special(struct json_line *line, char byte)
 
 static bool is_plain(char byte)
 {
-    return (unsigned char)byte >= ' ' && (unsigned char)byte < 0x80 && byte != '"' && byte != '\\';
+    return (unsigned)(unsigned char)byte - ' ' < 0x80 - ' ' && byte != '"' && byte != '\\';
+}
+
+// Of what needs no escape.
+static size_t plain_length(const char *text)
+{
+    size_t length = 0;
+    while (is_plain(text[length]))
+        length++;
+    return length;
 }
 
 static bool is_utf8(const char *text)
@@ -180,19 +200,11 @@ static bool is_utf8(const char *text)
     return true;
 }
 
-void json_line_text(struct json_line *line, const char *key, const char *text)
+static void put_characters(struct json_line *line, const char *text)
 {
-    if (text == NULL) {
-        json_line_null(line, key);
-        return;
-    }
     bool has_characters = is_utf8(text);
-    put_key(line, key);
-    put_text(line, "\"");
     for (const char *at = text; *at != '\0';) {
-        size_t plain = 0;
-        while (is_plain(at[plain]))
-            plain++;
+        size_t plain = plain_length(at);
         put(line, at, plain);
         at += plain;
         if (*at == '\0')
@@ -201,10 +213,25 @@ void json_line_text(struct json_line *line, const char *key, const char *text)
         if (length > 1)
             put_wide(line, at, length);
         else if ((unsigned char)*at >= 0x80)
-            put_text(line, "?");
+            PUT_CONSTANT(line, "?");
         else
             put_special(line, *at);
         at += length;
     }
-    put_text(line, "\"");
+}
+
+void json_line_text(struct json_line *line, const char *key, const char *text)
+{
+    if (text == NULL) {
+        json_line_null(line, key);
+        return;
+    }
+    size_t plain = plain_length(text);
+    put_key(line, key);
+    PUT_CONSTANT(line, "\"");
+    if (text[plain] == '\0')
+        put(line, text, plain);
+    else
+        put_characters(line, text);
+    PUT_CONSTANT(line, "\"");
 }

@@ -1,15 +1,24 @@
 #include "bitflow/telemetry/metric.h"
 
 #include "bitflow/base/clock.h"
+#include "bitflow/base/compiler.h"
 
 // As many as come to nothing in centuries, should no receiver be there to take them; an interval's number may wrap.
 #define COUNT_BITS 48
 #define COUNT_MASK ((UINT64_C(1) << COUNT_BITS) - 1)
 
+const uint64_t metric_bucket_bounds[] = METRIC_BUCKET_BOUNDS;
+_Static_assert(ARRAY_LENGTH(metric_bucket_bounds) == METRIC_BUCKET_COUNT - 1, "the last bucket has no bound");
+
 bool metric_is_settled(const struct metric_counter *counter)
 {
-    uint64_t value = atomic_load_explicit(&counter->value, memory_order_relaxed);
+    uint64_t value = metric_value(counter);
     return counter->confirmed == value && counter->attempted == value;
+}
+
+void metric_settle(struct metric_counter *counter)
+{
+    counter->confirmed = counter->attempted = metric_value(counter);
 }
 
 // Well spread bits (Steele, Lea, Flood: SplitMix64).
@@ -32,10 +41,20 @@ static size_t choose_slot(uint64_t state, int64_t value)
     return slot < METRIC_TIMER_KEPT ? (size_t)slot : METRIC_TIMER_KEPT;
 }
 
+static void add_to_histogram(struct metric_histogram *histogram, int64_t duration)
+{
+    size_t bucket = 0;
+    while (bucket < METRIC_BUCKET_COUNT - 1 && (uint64_t)duration > metric_bucket_bounds[bucket] * NS_PER_US)
+        bucket++;
+    atomic_fetch_add_explicit(&histogram->buckets[bucket], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&histogram->microseconds, (uint64_t)(duration / NS_PER_US), memory_order_relaxed);
+}
+
 void metric_time(struct metric_timer *timer, int64_t duration)
 {
     if (duration < 0)
         return;
+    add_to_histogram(&timer->histogram, duration);
     uint64_t state = atomic_fetch_add_explicit(&timer->state, 1, memory_order_relaxed);
     size_t slot = choose_slot(state, duration);
     if (slot < METRIC_TIMER_KEPT)

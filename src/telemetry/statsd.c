@@ -37,7 +37,6 @@ struct statsd {
     struct setting *current; // NULL: none yet
     struct statsd_socket socket;
     struct statsd_batch batch;
-    struct statsd_losses losses;
     unsigned burst;
     bool was_delivered;
     bool has_logged; // that there is no receiver
@@ -147,7 +146,7 @@ static void *run_statsd(void *argument)
     return NULL;
 }
 
-struct statsd *statsd_create(statsd_collect *collect, void *argument, struct error *error)
+struct statsd *statsd_create(statsd_collect *collect, void *argument, struct statsd_losses *losses, struct error *error)
 {
     struct statsd *statsd = calloc(1, sizeof *statsd);
     if (statsd == NULL) {
@@ -158,7 +157,7 @@ struct statsd *statsd_create(statsd_collect *collect, void *argument, struct err
     statsd->argument = argument;
     statsd->socket.fd = -1;
     statsd->was_delivered = true;
-    statsd->batch.losses = &statsd->losses;
+    statsd->batch.losses = losses;
     statsd->batch.sink = (struct statsd_sink){.send = send_datagram, .argument = statsd};
     mutex_init(&statsd->lock);
     condition_init(&statsd->changed);

@@ -62,7 +62,7 @@ void statsd_batch_end(struct statsd_batch *batch)
 
 // Adds a line to the datagram, or to the next one where it is full. False: the receiver is gone. (Or the line is too
 // long, which the bounds on names and on the prefix exclude.)
-static bool add_line(struct statsd_batch *batch, const struct statsd_name *name, const char *value, const char *type,
+static bool add_line(struct statsd_batch *batch, const struct metric_name *name, const char *value, const char *type,
                      double rate)
 {
     const struct statsd_line line = {
@@ -81,7 +81,7 @@ static bool add_line(struct statsd_batch *batch, const struct statsd_name *name,
     return true;
 }
 
-void statsd_count(struct statsd_batch *batch, const struct statsd_name *name, struct metric_counter *counter)
+void statsd_count(struct statsd_batch *batch, const struct metric_name *name, struct metric_counter *counter)
 {
     char text[sizeof "18446744073709551615"];
     if (batch->was_delivered)
@@ -98,16 +98,16 @@ void statsd_count(struct statsd_batch *batch, const struct statsd_name *name, st
     batch->counters[batch->counter_count++] = counter;
 }
 
-void statsd_gauge(struct statsd_batch *batch, const struct statsd_name *name, uint64_t value)
+void statsd_gauge(struct statsd_batch *batch, const struct metric_name *name, uint64_t value)
 {
     char text[sizeof "18446744073709551615"];
-    if (is_over(batch))
+    if (batch->leaves_out_gauges || is_over(batch))
         return;
     (void)snprintf(text, sizeof text, "%" PRIu64, value);
     (void)add_line(batch, name, text, "g", 1);
 }
 
-void statsd_time(struct statsd_batch *batch, const struct statsd_name *name, struct metric_timer *timer)
+void statsd_time(struct statsd_batch *batch, const struct metric_name *name, struct metric_timer *timer)
 {
     if (is_over(batch) || metric_timer_is_empty(timer))
         return;

@@ -45,7 +45,7 @@ static void put_value(struct text *text, const char *value, bool takes_dots)
     }
 }
 
-static const struct statsd_label *find_label(const struct statsd_name *name, const char *key, size_t length)
+static const struct metric_label *find_label(const struct metric_name *name, const char *key, size_t length)
 {
     for (size_t i = 0; i < name->label_count; i++)
         if (strlen(name->labels[i].key) == length && memcmp(name->labels[i].key, key, length) == 0)
@@ -81,7 +81,7 @@ static void put_tags(struct text *text, const struct statsd_line *line)
 {
     bool is_influxdb = line->format == STATSD_INFLUXDB;
     for (size_t i = 0; i < line->name->label_count; i++) {
-        const struct statsd_label *label = &line->name->labels[i];
+        const struct metric_label *label = &line->name->labels[i];
         if (is_influxdb || i > 0)
             put(text, ',');
         else

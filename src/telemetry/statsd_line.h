@@ -11,7 +11,7 @@
 struct statsd_line {
     enum statsd_format format;
     const char *prefix; // empty: none
-    const struct statsd_name *name;
+    const struct metric_name *name;
     const char *value;
     const char *type; // "c", "g", "ms"
     double rate;      // of sampling, 1: all

@@ -30,11 +30,14 @@ enum {
     TLV_ALPN = 0x01,
     TLV_AUTHORITY = 0x02,
     TLV_CRC32C = 0x03,
+    TLV_NOOP = 0x04,
     TLV_UNIQUE_ID = 0x05,
     TLV_TLS = 0x20,
     TLV_TLS_VERSION = 0x21,
     TLV_TLS_CN = 0x22,
     TLV_TLS_CIPHER = 0x23,
+    TLV_TLS_LAST = 0x2f, // so far up to 0x25; what else may come of this kind
+    TLV_NETNS = 0x30,
 };
 
 enum { TLS_IS_USED = 1, TLS_CERTIFICATE_CONN = 2, TLS_CERTIFICATE_SESS = 4 };

@@ -7,7 +7,8 @@
 
 _Static_assert(PROXY_HEADER_V2_MAX >= V2_FIXED + V2_UNIX_LENGTH + (size_t)2 * (TLV_HEADER + PROXY_HEADER_TEXT_MAX) +
                                           TLV_HEADER + PROXY_HEADER_ID_MAX + TLV_HEADER + TLV_TLS_FIXED +
-                                          (size_t)3 * (TLV_HEADER + PROXY_HEADER_TEXT_MAX) + TLV_HEADER + CRC_LENGTH,
+                                          (size_t)3 * (TLV_HEADER + PROXY_HEADER_TEXT_MAX) + PROXY_HEADER_PASSED_MAX +
+                                          TLV_HEADER + CRC_LENGTH,
                "every header fits");
 
 uint32_t proxy_header_crc32c(const uint8_t *header, size_t length, size_t crc_at)
@@ -26,6 +27,42 @@ uint32_t proxy_header_crc32c(const uint8_t *header, size_t length, size_t crc_at
     }
     return ~crc;
 }
+
+// TLVs, of the header or inside of another one
+
+static uint32_t number_of(const uint8_t *bytes, size_t count)
+{
+    uint32_t number = 0;
+    for (size_t i = 0; i < count; i++)
+        number = number << 8 | bytes[i];
+    return number;
+}
+
+struct fields {
+    const uint8_t *at;
+    size_t left;
+};
+
+struct field {
+    uint8_t type;
+    struct proxy_header_text value;
+};
+
+static bool next_field(struct fields *fields, struct field *field)
+{
+    if (fields->left < TLV_HEADER)
+        return false;
+    size_t length = number_of(fields->at + 1, 2);
+    if (length > fields->left - TLV_HEADER)
+        return false;
+    field->type = fields->at[0];
+    field->value = (struct proxy_header_text){.bytes = fields->at + TLV_HEADER, .length = length};
+    fields->at += TLV_HEADER + length;
+    fields->left -= TLV_HEADER + length;
+    return true;
+}
+
+// Encoding
 
 struct writer {
     uint8_t *start;
@@ -99,6 +136,36 @@ static void put_tls(struct writer *writer, const struct proxy_header_tls *tls)
     set_length(writer, length_at);
 }
 
+// What every sender tells anew, of what it knows, is not passed on: a receiver would take it for what we know. Nor is
+// padding, nor the network namespace, by which receivers choose where to connect to.
+static bool is_passed(uint8_t type)
+{
+    switch (type) {
+    case TLV_ALPN:
+    case TLV_AUTHORITY:
+    case TLV_CRC32C:
+    case TLV_NOOP:
+    case TLV_UNIQUE_ID:
+    case TLV_NETNS:
+        return false;
+    default:
+        return type < TLV_TLS || type > TLV_TLS_LAST;
+    }
+}
+
+static void put_passed(struct writer *writer, struct fields fields)
+{
+    struct field field;
+    size_t room = PROXY_HEADER_PASSED_MAX;
+    while (next_field(&fields, &field)) {
+        size_t size = TLV_HEADER + field.value.length;
+        if (!is_passed(field.type) || size > room)
+            continue;
+        put(writer, field.value.bytes - TLV_HEADER, size);
+        room -= size;
+    }
+}
+
 static void put_crc(struct writer *writer, size_t length_at)
 {
     put_number(writer, 1, TLV_CRC32C);
@@ -133,45 +200,15 @@ size_t proxy_header_encode_v2(const struct proxy_header *header, uint8_t out[PRO
     put_text(&writer, TLV_AUTHORITY, &header->authority, PROXY_HEADER_TEXT_MAX);
     put_text(&writer, TLV_UNIQUE_ID, &header->unique_id, PROXY_HEADER_ID_MAX);
     put_tls(&writer, &header->tls);
-    put_crc(&writer, length_at);
+    put_passed(&writer, (struct fields){.at = header->fields.bytes, .left = header->fields.length});
+    if (header->has_no_checksum)
+        set_length(&writer, length_at);
+    else
+        put_crc(&writer, length_at);
     return writer.length;
 }
 
 // Decoding
-
-static uint32_t number_of(const uint8_t *bytes, size_t count)
-{
-    uint32_t number = 0;
-    for (size_t i = 0; i < count; i++)
-        number = number << 8 | bytes[i];
-    return number;
-}
-
-// TLVs, of the header or inside of another one
-
-struct fields {
-    const uint8_t *at;
-    size_t left;
-};
-
-struct field {
-    uint8_t type;
-    struct proxy_header_text value;
-};
-
-static bool next_field(struct fields *fields, struct field *field)
-{
-    if (fields->left < TLV_HEADER)
-        return false;
-    size_t length = number_of(fields->at + 1, 2);
-    if (length > fields->left - TLV_HEADER)
-        return false;
-    field->type = fields->at[0];
-    field->value = (struct proxy_header_text){.bytes = fields->at + TLV_HEADER, .length = length};
-    fields->at += TLV_HEADER + length;
-    fields->left -= TLV_HEADER + length;
-    return true;
-}
 
 static const char *read_tls(const struct proxy_header_text *value, struct proxy_header_tls *tls)
 {
@@ -280,6 +317,7 @@ static const char *read_body(const uint8_t *bytes, size_t length, struct proxy_h
     if (!has_addresses && !are_whole(fields))
         return NULL;
     struct field field;
+    header->fields = (struct proxy_header_text){.bytes = fields.at, .length = fields.left};
     while (fields.left > 0) {
         if (!next_field(&fields, &field))
             return "a PROXY protocol header whose last field is cut short";

@@ -7,14 +7,13 @@ enum { MESSAGE_SERVER_HELLO = 2, MESSAGE_HEADER = 4, MESSAGE_VERSION_END = 6 };
 
 // ---- the messages inside
 
-static bool is_retry_request(const struct server_hello *hello)
+bool server_hello_is_retry_request(const uint8_t message[SERVER_HELLO_BEGINNING])
 {
     // RFC 8446 4.1.3: SHA-256 of "HelloRetryRequest".
     static const uint8_t random[32] = {0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c,
                                        0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb,
                                        0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c};
-    return hello->message_length == SERVER_HELLO_BEGINNING &&
-           memcmp(hello->message + MESSAGE_VERSION_END, random, sizeof random) == 0;
+    return memcmp(message + MESSAGE_VERSION_END, random, sizeof random) == 0;
 }
 
 // The message at hand has one byte more of its beginning.
@@ -45,8 +44,10 @@ static size_t take_message(struct server_hello *hello, const uint8_t *bytes, siz
         hello->message_left -= taken;
     }
     if (hello->message_length >= MESSAGE_HEADER && hello->message_left == 0) {
-        hello->is_over = !hello->is_refused && hello->message[0] == MESSAGE_SERVER_HELLO &&
-                         hello->message_length >= MESSAGE_VERSION_END && !is_retry_request(hello);
+        hello->is_over =
+            !hello->is_refused && hello->message[0] == MESSAGE_SERVER_HELLO &&
+            hello->message_length >= MESSAGE_VERSION_END &&
+            !(hello->message_length == SERVER_HELLO_BEGINNING && server_hello_is_retry_request(hello->message));
         hello->message_length = 0;
     }
     return taken;
@@ -69,6 +70,11 @@ bool record_follower_is_amid_record(const struct record_follower *follower)
     return follower->length >= RECORD_FOLLOWER_HEADER && follower->left > 0;
 }
 
+bool record_follower_is_between_records(const struct record_follower *follower)
+{
+    return follower->length == 0 || (follower->length >= RECORD_FOLLOWER_HEADER && follower->left == 0);
+}
+
 static void take_header_byte(struct record_follower *follower, uint8_t byte)
 {
     uint8_t *header = follower->record;
@@ -82,7 +88,8 @@ static void take_header_byte(struct record_follower *follower, uint8_t byte)
         follower->encrypted++;
 }
 
-static void take_body(struct record_follower *follower, struct server_hello *hello, const uint8_t *bytes, size_t length)
+static void take_body(struct record_follower *follower, struct server_hello *hello, struct early_data_offer *offer,
+                      const uint8_t *bytes, size_t length)
 {
     const uint8_t *header = follower->record;
     if (follower->length < RECORD_FOLLOWER_KEPT) {
@@ -93,6 +100,8 @@ static void take_body(struct record_follower *follower, struct server_hello *hel
     follower->left -= length;
     if (header[0] == RECORD_HANDSHAKE && hello != NULL)
         take_messages(hello, bytes, length);
+    if (header[0] == RECORD_HANDSHAKE && offer != NULL)
+        early_data_offer_take(offer, bytes, length);
     // An encrypted one is longer.
     if (header[0] == RECORD_ALERT && follower->length == RECORD_FOLLOWER_HEADER + ALERT_SIZE && follower->left == 0) {
         follower->has_plain_alert = true;
@@ -100,8 +109,8 @@ static void take_body(struct record_follower *follower, struct server_hello *hel
     }
 }
 
-void record_follower_take(struct record_follower *follower, struct server_hello *hello, const uint8_t *bytes,
-                          size_t length)
+void record_follower_take(struct record_follower *follower, struct server_hello *hello, struct early_data_offer *offer,
+                          const uint8_t *bytes, size_t length)
 {
     while (length > 0) {
         size_t taken = 1;
@@ -111,7 +120,7 @@ void record_follower_take(struct record_follower *follower, struct server_hello 
             take_header_byte(follower, *bytes);
         } else {
             taken = length < follower->left ? length : follower->left;
-            take_body(follower, hello, bytes, taken);
+            take_body(follower, hello, offer, bytes, taken);
         }
         bytes += taken;
         length -= taken;

@@ -26,7 +26,7 @@ struct run {
     uint64_t begun;
     uint64_t end; /* none is begun after it */
     char request[4096];
-    struct histogram latencies;
+    struct exchanges exchanges;
     struct report report;
 };
 
@@ -77,6 +77,9 @@ static bool slot_advance(struct run *run, struct slot *slot)
 
         if (bytes > 0) {
             slot->got += (size_t)bytes;
+            if (slot->got == run->options->size) {
+                histogram_add(&run->exchanges.answers, clock_now() - slot->started);
+            }
         } else if (bytes < 0 && errno == EAGAIN) {
             return false;
         } else if (bytes < 0) {
@@ -86,7 +89,7 @@ static bool slot_advance(struct run *run, struct slot *slot)
             report_error(&run->report, "%zu of %zu bytes of a response", slot->got, run->options->size);
             return true;
         } else {
-            histogram_add(&run->latencies, clock_now() - slot->started);
+            histogram_add(&run->exchanges.whole, clock_now() - slot->started);
             return true;
         }
     }
@@ -144,5 +147,5 @@ int connections_run(const struct options *options)
     }
     took = clock_now() - start;
     free(slots);
-    return report_print_exchanges(&run.report, "connections", options->connections, took, &run.latencies);
+    return report_print_exchanges(&run.report, "connections", options->connections, took, &run.exchanges);
 }

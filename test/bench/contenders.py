@@ -1,5 +1,6 @@
 """The contenders: how each is configured and started. A new one, or a new kind of leg, is added here."""
 
+import contextlib
 import dataclasses
 import functools
 import glob
@@ -25,6 +26,11 @@ class Link:
     descriptors: int
     tls_side: str  # "client", "target" or none: ""
     certificate: certificates.Certificate
+    proxies: int = 1  # so many, the first at that port and each further one at the next
+
+    @property
+    def listen_ports(self):
+        return range(self.listen_port, self.listen_port + self.proxies)
 
 
 class Direct:
@@ -143,11 +149,12 @@ class Bitflow:
                 application +
                 "server:\n" +
                 scheduling +
-                "  proxies:\n"
-                "    - name: bench\n"
-                f'      listener: {{address: "tcp://127.0.0.1:{link.listen_port}"{accept}}}\n'
-                f'      targets: [{{name: origin, address: "tcp://127.0.0.1:{link.origin_port}"{connect}}}]\n'
-                + options)
+                "  proxies:\n" +
+                "".join(
+                    f"    - name: bench-{port}\n"
+                    f'      listener: {{address: "tcp://127.0.0.1:{port}"{accept}}}\n'
+                    f'      targets: [{{name: origin, address: "tcp://127.0.0.1:{link.origin_port}"{connect}}}]\n'
+                    + options for port in link.listen_ports))
         return [self.program, "--config", path]
 
 
@@ -181,9 +188,10 @@ class Haproxy(Peer):
                 "    timeout server 1h\n"
                 # Not splice-auto: its heuristic stays with recv and send on these streams.
                 + ("    option splice-request\n    option splice-response\n" if self.splice else "") +
-                "listen bench\n"
-                f"    bind 127.0.0.1:{link.listen_port} backlog 4096{accept}\n"
-                f"    server origin 127.0.0.1:{link.origin_port}{connect}\n")
+                "".join(
+                    f"listen bench-{port}\n"
+                    f"    bind 127.0.0.1:{port} backlog 4096{accept}\n"
+                    f"    server origin 127.0.0.1:{link.origin_port}{connect}\n" for port in link.listen_ports))
         return [*self.start, "-db", "-f", path]
 
 
@@ -215,8 +223,9 @@ class Nginx(Peer):
                 "stream {\n"
                 # With TLS that would be the end of the socket's stream without a close_notify.
                 f"    proxy_timeout 1h; proxy_half_close {'off' if is_tls else 'on'};\n"
-                f"    server {{ listen 127.0.0.1:{link.listen_port}{' ssl' if is_tls else ''} backlog=4096; {tls}\n"
-                f"             proxy_pass 127.0.0.1:{link.origin_port}; }}\n"
+                + "".join(
+                    f"    server {{ listen 127.0.0.1:{port}{' ssl' if is_tls else ''} backlog=4096; {tls}\n"
+                    f"             proxy_pass 127.0.0.1:{link.origin_port}; }}\n" for port in link.listen_ports) +
                 "}\n")
         return [*self.start, "-e", "stderr", "-p", directory, "-c", path]
 
@@ -286,38 +295,48 @@ def all_contenders(bitflow, root=""):
     return {contender.name: contender for contender in everyone}
 
 
-def free_port():
-    """A port below the ephemeral ones, so that no outgoing connection can take it before the listener does."""
+def free_ports(count=1):
+    """The first of so many in a row, below the ephemeral ones, so that no outgoing connection can take one before the
+    listener does."""
     with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
-        highest = int(file.read().split()[0]) - 1
+        highest = int(file.read().split()[0]) - count
     for _ in range(1000):
-        port = random.randint(min(10000, highest // 2), highest)
-        with socket.socket() as probe:
+        first = random.randint(min(10000, highest // 2), highest)
+        with contextlib.ExitStack() as probes:
             try:
-                probe.bind(("127.0.0.1", port))
-                return port
+                for port in range(first, first + count):
+                    probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                return first
             except OSError:
                 continue
-    raise processes.Failure("found no free port on 127.0.0.1")
+    raise processes.Failure(f"found no {count} free ports in a row on 127.0.0.1")
 
 
-def _listens(port):
-    """Whether something listens on 127.0.0.1:port (or on all addresses), without connecting to it."""
-    wanted = (f"0100007F:{port:04X}", f"00000000:{port:04X}")
+def _listening():
+    """The ports on which something listens at 127.0.0.1 or at all addresses, without connecting to them. Listening
+    sockets come first in the table, whose rest may be long."""
+    ports = set()
     with open("/proc/net/tcp", encoding="ascii") as file:
-        return any(words[1] in wanted and words[3] == "0A" for words in map(str.split, file))
+        next(file)
+        for words in map(str.split, file):
+            if words[3] != "0A":
+                break
+            address, _, port = words[1].partition(":")
+            if address in ("0100007F", "00000000"):
+                ports.add(int(port, 16))
+    return ports
 
 
 def start(contender, directory, link):
-    """Starts a proxy and returns it once it listens."""
+    """Starts a proxy and returns it once it listens at all of its ports."""
     child = processes.Child(contender.command(directory, link), directory, contender.name)
     try:
         deadline = time.monotonic() + 10
-        while not _listens(link.listen_port):
+        while not _listening().issuperset(link.listen_ports):
             child.check_alive()
             if time.monotonic() > deadline:
                 raise processes.Failure(f"{contender.name} does not listen after 10 s: {child.log_tail()}")
-            time.sleep(0.01)
+            time.sleep(0.001)
     except BaseException:
         child.stop()
         raise

@@ -8,8 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_CONNECTIONS 100000ull
+#define MAX_CONNECTIONS 100000u
 #define MAX_SIZE 4096ull
+#define MAX_PORTS 1000u
 #define MAX_SECONDS 86400.0
 
 static const char usage[] =
@@ -19,7 +20,7 @@ static const char usage[] =
     "  pingpong     messages to and fro, to an echoing origin\n"
     "  stream       --direction up|down; bytes, to a sink or a source\n"
     "  idle         opens connections to an echoing origin, tells so, holds them until stdin ends\n"
-    "options: --connections N  --seconds S  --count N  --size BYTES  --sources N\n"
+    "options: --connections N  --seconds S  --count N  --size BYTES  --sources N  --ports N\n"
     "         --tls 1.2|1.3  --resume yes|no  --certificate FILE (the origin's, PEM, with its key)\n";
 
 struct command {
@@ -30,10 +31,10 @@ struct command {
 
 static const struct command commands[] = {
     {"origin", origin_run, {.size = 100, .seconds = 3600}},
-    {"connections", connections_run, {.connections = 1, .size = 100, .seconds = 1, .count = 2000000}},
-    {"pingpong", pingpong_run, {.connections = 1, .size = 64, .seconds = 1, .count = 100000000}},
-    {"stream", stream_run, {.connections = 1, .size = 1, .seconds = 1}},
-    {"idle", idle_run, {.connections = 1, .size = 64, .seconds = 120}},
+    {"connections", connections_run, {.connections = 1, .ports = 1, .size = 100, .seconds = 1, .count = 2000000}},
+    {"pingpong", pingpong_run, {.connections = 1, .ports = 1, .size = 64, .seconds = 1, .count = 100000000}},
+    {"stream", stream_run, {.connections = 1, .ports = 1, .size = 1, .seconds = 1}},
+    {"idle", idle_run, {.connections = 1, .ports = 1, .size = 64, .seconds = 120}},
 };
 
 static bool parse_number(const char *text, unsigned long long lowest, unsigned long long highest,
@@ -48,6 +49,17 @@ static bool parse_number(const char *text, unsigned long long lowest, unsigned l
         return false;
     }
     *number = value;
+    return true;
+}
+
+static bool parse_unsigned(const char *text, unsigned lowest, unsigned highest, unsigned *number)
+{
+    unsigned long long value = 0;
+
+    if (!parse_number(text, lowest, highest, &value)) {
+        return false;
+    }
+    *number = (unsigned)value;
     return true;
 }
 
@@ -125,13 +137,11 @@ static bool parse_option(int letter, const char *text, struct options *options)
         options->certificate = text;
         return true;
     case 'c':
-        valid = parse_number(text, 1, MAX_CONNECTIONS, &number);
-        options->connections = (unsigned)number;
-        return valid;
+        return parse_unsigned(text, 1, MAX_CONNECTIONS, &options->connections);
     case 'o':
-        valid = parse_number(text, 0, 250, &number);
-        options->sources = (unsigned)number;
-        return valid;
+        return parse_unsigned(text, 0, 250, &options->sources);
+    case 'p':
+        return parse_unsigned(text, 1, MAX_PORTS, &options->ports);
     case 'n':
         valid = parse_number(text, 1, UINT64_MAX, &number);
         options->count = number;
@@ -150,12 +160,19 @@ static bool parse_option(int letter, const char *text, struct options *options)
 static bool parse_options(int argc, char **argv, struct options *options)
 {
     static const struct option names[] = {
-        {"address", required_argument, NULL, 'a'},     {"mode", required_argument, NULL, 'm'},
-        {"direction", required_argument, NULL, 'd'},   {"tls", required_argument, NULL, 't'},
-        {"resume", required_argument, NULL, 'r'},      {"certificate", required_argument, NULL, 'e'},
-        {"connections", required_argument, NULL, 'c'}, {"sources", required_argument, NULL, 'o'},
-        {"count", required_argument, NULL, 'n'},       {"size", required_argument, NULL, 'z'},
-        {"seconds", required_argument, NULL, 's'},     {NULL, 0, NULL, 0},
+        {"address", required_argument, NULL, 'a'},
+        {"mode", required_argument, NULL, 'm'},
+        {"direction", required_argument, NULL, 'd'},
+        {"tls", required_argument, NULL, 't'},
+        {"resume", required_argument, NULL, 'r'},
+        {"certificate", required_argument, NULL, 'e'},
+        {"connections", required_argument, NULL, 'c'},
+        {"sources", required_argument, NULL, 'o'},
+        {"count", required_argument, NULL, 'n'},
+        {"ports", required_argument, NULL, 'p'},
+        {"size", required_argument, NULL, 'z'},
+        {"seconds", required_argument, NULL, 's'},
+        {NULL, 0, NULL, 0},
     };
     int letter = 0;
 

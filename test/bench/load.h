@@ -49,6 +49,7 @@ struct options {
     enum direction direction;
     unsigned connections; /* concurrent ones */
     unsigned sources; /* addresses 127.0.0.1 .. 127.0.0.n that clients connect from, in turn; 0: the kernel's choice */
+    unsigned ports;   /* from that of `address` on, which clients connect to, in turn */
     uint64_t count;   /* no more than this many exchanges */
     size_t size;      /* of a request, a response, a message */
     double seconds;
@@ -128,9 +129,15 @@ void report_errno(struct report *report, const char *what);
 /* Prints the members in `format`, then processor time and errors; returns the exit status. */
 int report_print(const struct report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* The same for a client that counts exchanges by their latencies. */
+/* The latencies of the exchanges of a client. */
+struct exchanges {
+    struct histogram whole;   /* of what is counted: a connection, a message */
+    struct histogram answers; /* of a connection: from its begin to all of the first response; empty: not told */
+};
+
+/* The same for a client that counts exchanges. */
 int report_print_exchanges(const struct report *report, const char *command, unsigned connections, uint64_t nanoseconds,
-                           const struct histogram *latencies);
+                           const struct exchanges *exchanges);
 
 /* The subcommands: each returns the exit status. */
 

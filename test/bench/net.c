@@ -69,6 +69,7 @@ static bool bind_source(int fd, const struct options *options, uint64_t number)
 static int connect_socket(const struct options *options, uint64_t number, int flags)
 {
     struct timeval timeout = {.tv_sec = GRACE_SECONDS};
+    struct sockaddr_in target = options->address;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
 
     if (fd < 0) {
@@ -81,8 +82,8 @@ static int connect_socket(const struct options *options, uint64_t number, int fl
                        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout) != 0)) {
         return fail(fd);
     }
-    if (connect(fd, (const struct sockaddr *)&options->address, sizeof options->address) != 0 &&
-        (flags == 0 || errno != EINPROGRESS)) {
+    target.sin_port = htons((uint16_t)(ntohs(target.sin_port) + number % options->ports));
+    if (connect(fd, (const struct sockaddr *)&target, sizeof target) != 0 && (flags == 0 || errno != EINPROGRESS)) {
         return fail(fd);
     }
     return fd;

@@ -21,7 +21,7 @@ struct run {
     unsigned active;
     uint64_t number;
     uint64_t end;
-    struct histogram latencies;
+    struct exchanges exchanges;
     struct report report;
 };
 
@@ -53,7 +53,7 @@ static void ball_send(struct run *run, struct ball *ball)
 {
     uint64_t now = clock_now();
 
-    if (now >= run->end || run->latencies.total >= run->options->count) {
+    if (now >= run->end || run->exchanges.whole.total >= run->options->count) {
         ball_close(run, ball);
         return;
     }
@@ -87,7 +87,7 @@ static void ball_receive(struct run *run, struct ball *ball)
         ball_close(run, ball);
         return;
     }
-    histogram_add(&run->latencies, clock_now() - ball->sent_at);
+    histogram_add(&run->exchanges.whole, clock_now() - ball->sent_at);
     ball_send(run, ball);
 }
 
@@ -140,5 +140,5 @@ int pingpong_run(const struct options *options)
     }
     took = clock_now() - start;
     free(balls);
-    return report_print_exchanges(&run.report, "pingpong", options->connections, took, &run.latencies);
+    return report_print_exchanges(&run.report, "pingpong", options->connections, took, &run.exchanges);
 }

@@ -41,6 +41,7 @@ class Child:
         self.name = name
         self.log_path = os.path.join(directory, f"{name}.log")
         with open(self.log_path, "wb") as log:
+            self.began = time.monotonic()
             self.process = subprocess.Popen(
                 arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE if pipe_stdout else log, stderr=log,
                 cwd=directory, start_new_session=True, preexec_fn=_die_with_parent)

@@ -107,15 +107,22 @@ int report_print(const struct report *report, const char *format, ...)
 }
 
 int report_print_exchanges(const struct report *report, const char *command, unsigned connections, uint64_t nanoseconds,
-                           const struct histogram *latencies)
+                           const struct exchanges *exchanges)
 {
+    const struct histogram *latencies = &exchanges->whole;
     double seconds = (double)nanoseconds / (double)NANOSECONDS;
+    char answers[100] = "";
 
+    if (exchanges->answers.total > 0) {
+        (void)snprintf(answers, sizeof answers, ", \"answer_p50_us\": %.1f, \"answer_p99_us\": %.1f",
+                       (double)histogram_percentile(&exchanges->answers, 50) / 1e3,
+                       (double)histogram_percentile(&exchanges->answers, 99) / 1e3);
+    }
     return report_print(report,
                         "\"command\": \"%s\", \"connections\": %u, \"completed\": %llu, \"seconds\": %.6f, "
-                        "\"rate\": %.3f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f, \"resumed\": %llu",
+                        "\"rate\": %.3f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f, \"resumed\": %llu%s",
                         command, connections, (unsigned long long)latencies->total, seconds,
                         (double)latencies->total / seconds, (double)histogram_percentile(latencies, 50) / 1e3,
                         (double)histogram_percentile(latencies, 99) / 1e3, (double)latencies->highest / 1e3,
-                        (unsigned long long)leg_resumed());
+                        (unsigned long long)leg_resumed(), answers);
 }

@@ -8,8 +8,10 @@ figures are. Exit status: 0, 1 when a contender failed, 2 for wrong usage or a m
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 import fnmatch
+import functools
 import glob
 import json
 import os
@@ -22,6 +24,7 @@ import tempfile
 
 import certificates
 import contenders as contending
+import growth
 import processes
 import report
 import scenarios
@@ -35,7 +38,8 @@ MAX_FOREIGN_PROCESSORS = 0.15
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
-                                     epilog="scenarios: " + ", ".join(one.name for one in scenarios.ALL))
+                                     epilog="scenarios: " + ", ".join(one.name for one in scenarios.ALL) +
+                                     "; only on request: " + ", ".join(one.name for one in growth.ALL))
     parser.add_argument("--scenario", action="append", metavar="PATTERN",
                         help="only these, as in 'connect-*'; repeatable")
     parser.add_argument("--contenders", metavar="NAMES", help="comma separated, in place of each scenario's own")
@@ -50,7 +54,7 @@ def parse_arguments():
     parser.add_argument("--quick", action="store_true", help="a smoke test: one short round, figures mean little")
     parser.add_argument("--retries", type=int, help="of a run during which other processes were busy (3)")
     parser.add_argument("--tls-key", choices=certificates.KINDS, default="p256", help="of the certificate (p256)")
-    parser.add_argument("--json", metavar="FILE", help="write every run and the medians there")
+    parser.add_argument("--json", metavar="FILE", help="write every run and the medians there, after each scenario")
     arguments = parser.parse_args()
     quick = arguments.quick
     arguments.rounds = arguments.rounds or (1 if quick else 5)
@@ -64,7 +68,8 @@ def parse_arguments():
     if min(arguments.rounds, arguments.seconds, arguments.idle_connections, arguments.live_connections) <= 0:
         parser.error("rounds, seconds and connections are positive")
     patterns = arguments.scenario or ["*"]
-    arguments.chosen = [one for one in scenarios.ALL if any(fnmatch.fnmatch(one.name, each) for each in patterns)]
+    among = [*scenarios.ALL, *growth.ALL] if arguments.scenario else scenarios.ALL
+    arguments.chosen = [one for one in among if any(fnmatch.fnmatch(one.name, each) for each in patterns)]
     if arguments.neighbours:
         arguments.chosen = [one for one in arguments.chosen if not one.is_memory]
     if not arguments.chosen:
@@ -164,7 +169,9 @@ class Runner:
                 if child is not None:
                     stack.push(child)
                 arguments = scenario.client_arguments(contender)
-                scenarios.run_traffic(bench, scenario, arguments, child, port, origin, min(0.5, bench.seconds / 2))
+                # A crowd that every timed run opens for itself warms up by that.
+                scenarios.run_traffic(bench, dataclasses.replace(scenario, is_crowded=False), arguments, child, port,
+                                      origin, min(0.5, bench.seconds / 2))
                 return lambda: scenarios.run_traffic(bench, scenario, arguments, child, port, origin, bench.seconds)
 
             for name in names:
@@ -181,7 +188,8 @@ class Runner:
         if not direct:
             self._attempt(scenario, "direct", self._no_direct)
             return {}
-        return {name: scenarios.per_connection(runs, direct, self.bench.idle_connections, name == "direct")
+        connections = scenarios.idle_connections(self.bench, scenario)
+        return {name: scenarios.per_connection(runs, direct, connections, name == "direct")
                 for name, runs in results.items()}
 
     @staticmethod
@@ -190,6 +198,10 @@ class Runner:
 
     def run(self, scenario):
         names = [name for name in scenario.contenders if name in self.contenders]
+        if scenario.proxies:
+            return self._take_turns(scenario, {name: functools.partial(growth.run_proxies, self.bench, scenario,
+                                                                       self.contenders[name]) for name in names},
+                                    self.rounds)
         return self._memory(scenario, names) if scenario.is_memory else self._traffic(scenario, names)
 
 
@@ -216,14 +228,23 @@ def measure_all(arguments, contenders, directory):
                      "neighbours": arguments.neighbours},
         "contenders": {name: contender.note for name, contender in contenders.items()},
         "scenarios": {},
+        "failures": runner.failures,
     }
     report.print_header(summary)
     for scenario in arguments.chosen:
         results = runner.run(scenario)
         summary["scenarios"][scenario.name] = report.summarize(scenario, results)
         report.print_scenario(scenario, summary["scenarios"][scenario.name])
-    summary["failures"] = runner.failures
+        save(summary, arguments.json)
     return summary
+
+
+def save(summary, path):
+    """After each scenario, so that what a run has measured before it is ended is there."""
+    if path:
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(summary, file, indent=2)
+            file.write("\n")
 
 
 def main():
@@ -234,10 +255,6 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="bitflow-bench-") as directory:
         summary = measure_all(arguments, contenders, directory)
-    if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(summary, file, indent=2)
-            file.write("\n")
     for failure in summary["failures"]:
         print(f"FAILED {failure['scenario']} {failure['contender']}: {failure['error']}")
     return 1 if summary["failures"] else 0

@@ -35,6 +35,8 @@ class Scenario:
     tls_side: str = ""  # "client" or "target": the proxies speak TLS there
     tls_version: str = "1.3"
     is_crowded: bool = False  # many more connections are open, and idle
+    live: int = 0  # how many are, or whose memory is measured, in place of what the command line says
+    proxies: int = 0  # so many in one configuration, started afresh for each run
 
     # Without a proxy the client and the origin speak it to each other.
 
@@ -80,7 +82,7 @@ def start_proxy(bench, scenario, contender, origin_port):
     """Returns the process and the port that clients connect to: the origin's, where there is no proxy."""
     if not contender.is_proxy:
         return None, origin_port
-    link = contending.Link(contending.free_port(), origin_port, bench.descriptors, scenario.tls_side,
+    link = contending.Link(contending.free_ports(), origin_port, bench.descriptors, scenario.tls_side,
                            bench.certificate)
     return contending.start(contender, bench.directory, link), link.listen_port
 
@@ -124,21 +126,21 @@ def run_traffic(bench, scenario, arguments, child, port, origin, seconds):
     with contextlib.ExitStack() as stack:
         beside = crowd = ()
         if scenario.is_crowded:
-            crowd = (stack.enter_context(idle_crowd(bench, port)),)
+            crowd = (stack.enter_context(idle_crowd(bench, port, scenario.live or bench.live_connections)),)
         if bench.has_neighbours:
             beside = stack.enter_context(neighbours.on_each_processor(bench.directory, seconds + 60))
         return timed_run(bench, arguments, child, port, origin, seconds, beside, crowd)
 
 
 @contextlib.contextmanager
-def idle_crowd(bench, port):
+def idle_crowd(bench, port, connections):
     """As many connections as are wanted, each of which has echoed; after the block each has to echo once more."""
-    command = [bench.load, "idle", "--connections", str(bench.live_connections), "--seconds", "600", "--address",
+    command = [bench.load, "idle", "--connections", str(connections), "--seconds", "600", "--address",
                f"127.0.0.1:{port}"]
     with processes.Child(command, bench.directory, "crowd", pipe_stdout=True) as crowd:
         crowd.read_line(120)
         yield crowd
-        end_idle(crowd, bench.live_connections)
+        end_idle(crowd, connections)
 
 
 def end_idle(load, connections):
@@ -193,8 +195,17 @@ def wait_for_time_wait(limit, seconds=65):
         time.sleep(0.5)
 
 
+def idle_connections(bench, scenario):
+    return scenario.live or bench.idle_connections
+
+
+# A connection that was silent for so long is idle: who gives memory back after a while has done so.
+IDLE_SECONDS = 6
+
+
 def run_idle(bench, scenario, contender):
     """Memory with all connections idle less that with none of them, everything started afresh."""
+    connections = idle_connections(bench, scenario)
     with contextlib.ExitStack() as stack:
         origin, origin_port = start_origin(bench, scenario, scenario.origin_has_tls(contender))
         stack.push(origin)
@@ -204,9 +215,10 @@ def run_idle(bench, scenario, contender):
         tls = scenario.client_arguments(contender)
         # What the first connections bring (code pages, pools) is no cost of the others.
         run_load(bench, port, ("pingpong", "--connections", "4", *tls), 0.05)
-        wait_for_time_wait(bench.idle_connections / 10, 0 if bench.is_quick else 65)
+        if not bench.is_quick and any(metric.key == "kernel" for metric in scenario.metrics):
+            wait_for_time_wait(connections / 10)
         settling = 0.5 if bench.is_quick else 3
-        command = [bench.load, "idle", "--connections", str(bench.idle_connections), "--seconds", "60", "--address",
+        command = [bench.load, "idle", "--connections", str(connections), "--seconds", "60", "--address",
                    f"127.0.0.1:{port}", *tls]
         user = measure.proportional_set_size(child.pid) if child else 0
         ends = measure.proportional_set_size(origin.pid, "Pss_Anon:")
@@ -214,6 +226,7 @@ def run_idle(bench, scenario, contender):
         foreign = ForeignLoad([member for member in (child, origin) if member is not None])
         load = stack.enter_context(processes.Child(command, bench.directory, "load", pipe_stdout=True))
         load.read_line(60)
+        time.sleep(0 if bench.is_quick else IDLE_SECONDS)
         after = settled_memory(settling)
         ends = sum(measure.proportional_set_size(one.pid, "Pss_Anon:") for one in (origin, load)) - ends
         result = {
@@ -223,7 +236,7 @@ def run_idle(bench, scenario, contender):
             "threads": measure.thread_count(child.pid) if child else 0,
             "foreign_processors": foreign.read(measure.processor_seconds(load.pid)),
         }
-        end_idle(load, bench.idle_connections)
+        end_idle(load, connections)
         return result
 
 
@@ -308,12 +321,14 @@ IDLE = Scenario("idle", "memory per idle connection", "echo",
                 ("bitflow", "bitflow-before", "haproxy", "nginx", "direct"), MEMORY, is_memory=True)
 STREAMS = (_stream("up", 1), _stream("down", 1), _stream("up", 4), _stream("down", 4))
 
+CROWDED_CONNECT, CROWDED_PINGPONG = _crowded(_connections(1)), _crowded(_pingpong(64))
+
 # Memory comes first, before the others leave sockets in TIME_WAIT and full caches.
 ALL = (
     IDLE, _tls(IDLE),
     _connections(1), _connections(8), _connections(32), _connections(64),
     _pingpong(1), _pingpong(64), _pingpong(512),
-    _crowded(_connections(1)), _crowded(_pingpong(64)),
+    CROWDED_CONNECT, CROWDED_PINGPONG,
     *STREAMS,
     _tls(_connections(8)), _tls(_connections(16)), _tls(_connections(8), "1.2"), _tls(_pingpong(64)),
     _resumed(_tls(_connections(8))), _resumed(_tls(_connections(8), "1.2")),

@@ -28,7 +28,13 @@ SANITIZER_REPORTS = (
 )
 LOGFMT_PAIR = re.compile(r'([A-Za-z_][\w.]*)=("(?:[^"\\]|\\.)*"|[^\s"]*)(?:\s+|$)')
 SYS_PIDFD_GETFD = 438
-SYS_TGKILL = 234 if os.uname().machine == "x86_64" else 131
+IS_X86_64 = os.uname().machine == "x86_64"
+SYS_TGKILL = 234 if IS_X86_64 else 131
+# epoll_wait and epoll_pwait; architectures with the generic numbers have the second only.
+EPOLL_WAITS = {"232", "281"} if IS_X86_64 else {"22"}
+PTRACE_DETACH = 17
+PTRACE_INTERRUPT = 0x4207
+WAIT_FOR_THREADS = 0x40000000  # __WALL
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -91,6 +97,11 @@ class Bitflow:
 
     # The process
 
+    def state(self):
+        """The kernel's letter: T is stopped, Z is a process that has ended."""
+        with open(f"/proc/{self.pid}/stat") as stream:
+            return stream.read().rpartition(")")[2].split()[0]
+
     def is_running(self):
         return self.process.poll() is None
 
@@ -105,6 +116,14 @@ class Bitflow:
             return set(names) <= listening
 
         wait_for(ready, lambda: f"{names} listen; the log: {self.stderr()}", timeout=15)
+        self.resting = self.descriptors()
+
+    def wait_control(self, count=1):
+        """Waits until the control socket has been opened so many times."""
+        wait_for(
+            lambda: sum("control socket listens" in line["msg"] for line in self.log_lines(partial=True)) >= count,
+            lambda: f"the control socket listens; the log: {self.stderr()}",
+        )
         self.resting = self.descriptors()
 
     def wait_bound(self, port):
@@ -157,17 +176,28 @@ class Bitflow:
     @contextlib.contextmanager
     def stopped(self):
         """Everything of the process stands still meanwhile; what it is sent, it gets afterwards."""
-
-        def state():
-            with open(f"/proc/{self.pid}/stat") as stream:
-                return stream.read().rpartition(")")[2].split()[0]
-
         self.signal(signal.SIGSTOP)
         try:
-            wait_for(lambda: state() == "T", "it is stopped")
+            wait_for(lambda: self.state() == "T", "it is stopped")
             yield
         finally:
             self.signal(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def held_thread(self, name):
+        """One thread stands still meanwhile, as by a debugger. The process may end within the block, but only after it
+        can it be waited for."""
+        needs.TRACING.need()
+        libc = ctypes.CDLL(None, use_errno=True)
+        thread = next(task for task, other in self.tasks().items() if other == name)
+        for request in (needs.PTRACE_SEIZE, PTRACE_INTERRUPT):
+            assert libc.ptrace(request, thread, None, None) == 0, os.strerror(ctypes.get_errno())
+        os.waitpid(thread, WAIT_FOR_THREADS)
+        try:
+            yield
+        finally:
+            if libc.ptrace(PTRACE_DETACH, thread, None, None) != 0:
+                os.waitpid(thread, WAIT_FOR_THREADS)  # it has ended, and the process has only when this is known
 
     def wait_ended(self, timeout=10.0):
         """Waits for the end; returns the exit status."""
@@ -276,7 +306,10 @@ class Bitflow:
     def limit(self, name, value):
         """Sets a soft resource limit of the running process; returns the one it had."""
         number, owner = getattr(resource, "RLIMIT_" + name), os.stat(f"/proc/{self.pid}")
-        become = {} if owner.st_uid == os.geteuid() else {"user": owner.st_uid, "group": owner.st_gid}
+        if owner.st_uid == os.geteuid():
+            soft, hard = resource.prlimit(self.pid, number)
+            resource.prlimit(self.pid, number, (value, hard))
+            return soft
         code = (
             "import resource, sys; pid, number, value = map(int, sys.argv[1:]); "
             "soft, hard = resource.prlimit(pid, number); "
@@ -285,8 +318,9 @@ class Bitflow:
         # As the process's user: a root without all capabilities may not do it for another.
         done = subprocess.run(
             ["/usr/bin/python3", "-c", code, str(self.pid), str(number), str(value)],
-            **become,
-            extra_groups=[] if become else None,
+            user=owner.st_uid,
+            group=owner.st_gid,
+            extra_groups=[],
             check=True,
             capture_output=True,
         )
@@ -313,6 +347,29 @@ class Bitflow:
     def wait_parked(self):
         """Until no thread serves a connection: whether the next one finds a thread is then no matter of luck."""
         wait_for(lambda: not self.busy_threads(), lambda: f"all are parked: {self.thread_names()}")
+
+    def is_in_epoll(self, thread):
+        """Whether the kernel has the thread in epoll_wait()."""
+        try:
+            with open(f"/proc/{self.pid}/task/{thread}/syscall") as stream:
+                return stream.read().split()[0] in EPOLL_WAITS
+        except (FileNotFoundError, ProcessLookupError):
+            return False  # it has ended
+
+    def resting_threads(self):
+        """Of the threads with a connection's id in their names those whose connection is over, records and all: they
+        wait for the next client."""
+        needs.TRACING.need()
+        return [name for thread, name in self.tasks().items() if "#" in name and self.is_in_epoll(thread)]
+
+    def wait_resting(self):
+        """Until no connection is left, without the 100 ms that wait_parked() takes: workers may wait for clients. What
+        is done once in 50 ms, as with the records of a burst, may be still to come."""
+        wait_for(
+            lambda: len(self.resting_threads()) == len(self.busy_threads()),
+            lambda: f"all rest: {self.thread_names()}",
+            every=0.001,
+        )
 
     def wait_crash_reporter(self, thread):
         """The pid of the crash reporter, once the thread that crashed has started it."""

@@ -2,6 +2,7 @@
 
 The binary is the one named in BITFLOW, else build/release/bitflow of the checkout. BITFLOW_TEST_SCALE scales
 volumes and counts, BITFLOW_TEST_PACE stretches deadlines; both follow the kind of the binary when not set.
+BITFLOW_NIGHTLY=1 runs what has too many cases for each run in full.
 """
 
 import pathlib

@@ -140,6 +140,7 @@ PROCESS_NAMESPACE = Capability(
     "a process namespace", lambda: said_by("unshare", *process_namespace_options(), "true")
 )
 SOCKET_FILTERS = Capability("the right to filter a socket", attached_filter)
+CRYPTOGRAPHY = Capability("python3-cryptography", lambda: said_by(sys.executable, "-c", "import cryptography.x509"))
 # Debian 13 has no package of it any more.
 DANTE = Capability("dante", lambda: installed("danted"), is_due=is_bookworm())
 # Of any loopback address: the tests' servers have one each.

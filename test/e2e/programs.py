@@ -153,13 +153,13 @@ class Redis(Program):
 
 
 class Haproxy(Program):
-    """Plain TCP forwarding from one address to another."""
+    """Forwarding from one address to another; `bind`: what more is said of the first, such as its TLS."""
 
-    def __init__(self, front, back):
+    def __init__(self, front, back, bind=""):
         super().__init__()
         (self.directory / "haproxy.cfg").write_text(
             "defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n"
-            f"listen front\n bind {front}\n server back {back}\n"
+            f"listen front\n bind {front} {bind}\n server back {back}\n"
         )
         self.launch(["haproxy", "-db", "-f", str(self.directory / "haproxy.cfg")])
         self.wait_answering(front)

@@ -1,6 +1,7 @@
 """The PROXY protocol for tests: headers made by hand from the specification's tables, and programs that send
 and take them (HAProxy, nginx) and print what they were told."""
 
+import pathlib
 import re
 import socket
 import struct
@@ -166,6 +167,29 @@ class NginxReceiver(Program):
         self.launch(
             ["nginx", "-p", str(self.directory), "-e", "stderr", "-c", str(self.directory / "nginx.conf")]
         )
+        self.wait_answering(self.address)
+
+
+class ApacheReceiver(Program):
+    """Apache that demands a header of either version, and tells the client's address under /told."""
+
+    MODULES = pathlib.Path("/usr/lib/apache2/modules")
+
+    def __init__(self):
+        super().__init__()
+        self.address = f"127.0.0.1:{sockets.free_port()}"
+        modules = ("mpm_event", "authz_core", "remoteip", "include", "mime")
+        page = self.directory / "told"
+        page.write_text('src=<!--#echo var="REMOTE_ADDR" -->\n')
+        (self.directory / "apache.conf").write_text(
+            f"ServerRoot {self.directory}\nPidFile {self.directory}/pid\nErrorLog /dev/stderr\nServerName told.test\n"
+            f"DefaultRuntimeDir {self.directory}\nListen {self.address}\nUser daemon\nGroup daemon\n"
+            + "".join(f"LoadModule {name}_module {self.MODULES}/mod_{name}.so\n" for name in modules)
+            + f"TypesConfig /dev/null\nRemoteIPProxyProtocol On\nDocumentRoot {self.directory}\n"
+            f"<Directory {self.directory}>\n"
+            " Require all granted\n Options +Includes\n ForceType text/html\n SetOutputFilter INCLUDES\n</Directory>\n"
+        )
+        self.launch(["apache2", "-X", "-f", str(self.directory / "apache.conf")])
         self.wait_answering(self.address)
 
 

@@ -14,6 +14,7 @@ LEG_KEYS = {
     "server_name",
     "protocol",
     "handshake_ms",
+    "truncated",
     "peer_subject",
     "peer_names",
     "peer_fingerprint",

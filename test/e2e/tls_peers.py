@@ -288,7 +288,7 @@ http {{
 class Nginx(programs.Program):
     """Serves files and takes uploads over TLS."""
 
-    def __init__(self, address, identity, version=None, suite=None, authority=None):
+    def __init__(self, address, identity, version=None, suite=None, authority=None, more=""):
         super().__init__()
         for name in ("files", "upload", "temp"):
             (self.directory / name).mkdir()
@@ -299,6 +299,7 @@ class Nginx(programs.Program):
             extra += f" ssl_ciphers {openssl_name(suite)};"
         if authority:
             extra += f" ssl_verify_client on; ssl_client_certificate {authority};"
+        extra += f" {more}"
         configuration = self.directory / "nginx.conf"
         configuration.write_text(
             NGINX.format(

@@ -4,6 +4,7 @@ OpenSSL encrypts and decrypts in memory; when, in which segments, and whether wh
 the test's affair. That is how streams get cut short, records damaged, and closes taken apart.
 """
 
+import contextlib
 import hashlib
 import re
 import socket
@@ -108,7 +109,8 @@ class Tls:
                     raise EOFError("the stream ended without close_notify") from None
                 self.incoming.write(data)
             except ssl.SSLError:
-                self.flush()  # an alert of our own
+                with contextlib.suppress(OSError):  # which must not take its place
+                    self.flush()  # an alert of our own
                 raise
 
     def handshake(self):

@@ -61,11 +61,12 @@ def in_records(content, size, version=0x0303):
     return b"".join(record(content[at : at + size], version=version) for at in range(0, len(content), size))
 
 
-def client_hello(group, share, is_1_3=True, name="server.test"):
+def client_hello(group, share, is_1_3=True, name="server.test", signatures="040308040401050308050501"):
     suites = b"\x13\x01" if is_1_3 else b"\xc0\x2b\xc0\x2f"
     extensions = extension(SERVER_NAME, vector(2, b"\0" + vector(2, name.encode())))
     extensions += extension(GROUPS, vector(2, struct.pack(">H", group)))
-    extensions += extension(SIGNATURES, vector(2, bytes.fromhex("040308040401050308050501")))
+    if signatures is not None:
+        extensions += extension(SIGNATURES, vector(2, bytes.fromhex(signatures)))
     if is_1_3:
         extensions += extension(VERSIONS, vector(1, b"\x03\x04"))
         extensions += extension(KEY_SHARE, vector(2, struct.pack(">H", group) + vector(2, share)))

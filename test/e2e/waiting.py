@@ -19,8 +19,9 @@ def scale(count, least=1):
     return max(least, int(count * factor))
 
 
-def wait_for(condition, what, timeout=10.0):
-    """Polls until condition() is true and returns its value; fails when the deadline has passed."""
+def wait_for(condition, what, timeout=10.0, every=0.01):
+    """Polls, each `every` seconds, until condition() is true and returns its value; fails when the deadline has
+    passed."""
     deadline = time.monotonic() + timeout * pace()
     while True:
         value = condition()
@@ -30,7 +31,7 @@ def wait_for(condition, what, timeout=10.0):
             raise AssertionError(
                 f"waited {timeout * pace():.1f} s in vain: {what() if callable(what) else what}"
             )
-        time.sleep(0.01)
+        time.sleep(every)
 
 
 def holds_for(seconds, condition, what):

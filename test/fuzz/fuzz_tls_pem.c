@@ -1,10 +1,12 @@
-// PEM files: whatever is in one, it is read or refused with an error that has a text. The first byte chooses the kind.
+// PEM files: whatever is in one, it is read or refused with an error that has a text. The first byte chooses the kind;
+// of a file of authorities, the revocation lists may be in the same.
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "bitflow/tls/tls_context.h"
 #include "tls/engine/pem.h"
+#include "tls/engine/trust.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length);
@@ -22,18 +24,23 @@ static bool parse(unsigned kind, const struct pem_text *text, struct error *erro
 {
     mbedtls_x509_crt chain;
     mbedtls_pk_context key;
-    mbedtls_x509_crl lists;
-    unsigned skipped = 0;
+    struct trust *trust = NULL;
+    bool is_of_lists;
     mbedtls_x509_crt_init(&chain);
     mbedtls_pk_init(&key);
-    mbedtls_x509_crl_init(&lists);
-    bool is_good = kind == 0   ? pem_parse_certificates("file", text, &chain, NULL, error)
-                   : kind == 1 ? pem_parse_certificates("file", text, &chain, &skipped, error)
-                   : kind == 2 ? pem_parse_key("file", text, &key, error)
-                               : pem_parse_revocation_lists("file", text, &lists, error);
+    const struct trust_file file = {.path = "file", .text = text};
+    bool is_good;
+    if (kind == 0) {
+        is_good = pem_parse_certificates("file", text, &chain, error);
+    } else if (kind == 2) {
+        is_good = pem_parse_key("file", text, &key, error);
+    } else {
+        trust = trust_hold_files(&file, kind == 1 ? NULL : &file, &is_of_lists, error);
+        is_good = trust != NULL;
+    }
     mbedtls_x509_crt_free(&chain);
     mbedtls_pk_free(&key);
-    mbedtls_x509_crl_free(&lists);
+    trust_drop(&trust);
     return is_good;
 }
 

@@ -18,7 +18,7 @@ struct hello_reader {
 // Whether it is not refused.
 static inline bool hello_reader_take(struct hello_reader *reader, const uint8_t *bytes, size_t length)
 {
-    record_follower_take(&reader->records, &reader->hello, bytes, length);
+    record_follower_take(&reader->records, &reader->hello, NULL, bytes, length);
     return !reader->hello.is_refused;
 }
 

@@ -5,7 +5,7 @@ struct listener rig_listener(const char *text)
     struct address address = rig_address(text, ADDRESS_TO_LISTEN);
     struct listener listener;
     struct error error = ERROR_INIT;
-    if (!listener_open(&address, &listener, &error))
+    if (!listener_open(&address, NULL, &listener, &error))
         fail_msg("%s: %s", text, error.text);
     return listener;
 }

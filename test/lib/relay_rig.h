@@ -44,6 +44,7 @@ struct rig {
     pthread_t runner;
     char runner_name[THREAD_NAME_SIZE];
     bool started;
+    _Atomic unsigned rests; // each was followed by a new thread
     struct relay_result result;
     struct failure failure;
     _Atomic bool ran;

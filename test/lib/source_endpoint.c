@@ -22,8 +22,15 @@ struct endpoint client_of(unsigned source, bool is_ipv6)
 enum close_reason enter_source(struct source_counts *counts, const struct endpoint *client, int64_t limit,
                                struct source **source, struct error *error)
 {
+    const struct source_limits limits = {.connections = limit, .ipv4_prefix = 32, .ipv6_prefix = 64};
+    return enter_within(counts, client, &limits, source, error);
+}
+
+enum close_reason enter_within(struct source_counts *counts, const struct endpoint *client,
+                               const struct source_limits *limits, struct source **source, struct error *error)
+{
     struct failure failure = {.reason = CLOSE_NONE};
-    bool has_entered = source_counts_enter(counts, client, limit, source, &failure);
+    bool has_entered = source_counts_enter(counts, client, limits, source, &failure);
     if (error != NULL)
         *error = failure.error;
     // CLOSE_REASON_COUNT: the answer and the failure disagree, which no test expects.

@@ -18,4 +18,7 @@ struct endpoint client_of(unsigned source, bool is_ipv6);
 enum close_reason enter_source(struct source_counts *counts, const struct endpoint *client, int64_t limit,
                                struct source **source, struct error *error);
 
+enum close_reason enter_within(struct source_counts *counts, const struct endpoint *client,
+                               const struct source_limits *limits, struct source **source, struct error *error);
+
 #endif

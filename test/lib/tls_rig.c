@@ -69,6 +69,8 @@ EVP_PKEY *rig_key(const char *kind)
         key = EVP_PKEY_Q_keygen(NULL, NULL, "RSA", (size_t)2048);
     else if (strcmp(kind, "rsa-1024") == 0)
         key = EVP_PKEY_Q_keygen(NULL, NULL, "RSA", (size_t)1024);
+    else if (strcmp(kind, "x25519") == 0)
+        key = EVP_PKEY_Q_keygen(NULL, NULL, "X25519");
     else if (strcmp(kind, "ed25519") == 0)
         key = EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
     else if (strcmp(kind, "rsa-pss") == 0) {
@@ -140,6 +142,7 @@ struct rig_issued rig_issue(const struct rig_request *request)
     rig_extend(certificate, issuer, NID_ext_key_usage, request->usage);
     rig_extend(certificate, issuer, NID_key_usage,
                request->is_ca && request->key_usage == NULL ? "keyCertSign,cRLSign" : request->key_usage);
+    rig_extend(certificate, issuer, NID_name_constraints, request->constraints);
     rig_sign(certificate, request->issuer != NULL ? request->issuer->key : issued.key, request);
     return issued;
 }
@@ -229,7 +232,7 @@ void rig_put_list(FILE *file, const struct rig_list *request)
     if (request->extension != 0) {
         ASN1_OCTET_STRING *value = ASN1_OCTET_STRING_new();
         assert_int_equal(ASN1_OCTET_STRING_set(value, (const unsigned char *)request->value, request->length), 1);
-        X509_EXTENSION *extension = X509_EXTENSION_create_by_NID(NULL, request->extension, 0, value);
+        X509_EXTENSION *extension = X509_EXTENSION_create_by_NID(NULL, request->extension, request->is_critical, value);
         assert_int_equal(X509_CRL_add_ext(list, extension, -1), 1);
         X509_EXTENSION_free(extension);
         ASN1_OCTET_STRING_free(value);

@@ -48,8 +48,9 @@ struct rig_request {
     const char *names;   // "DNS:a.example,IP:127.0.0.1"
     const char *usage;   // "serverAuth"; NULL: no extension
     const char *key_usage;
-    const char *kind; // of key; NULL: P-256
-    EVP_PKEY *key;    // in place of a new one
+    const char *constraints; // "permitted;DNS:a.example", of names; NULL: no extension
+    const char *kind;        // of key; NULL: P-256
+    EVP_PKEY *key;           // in place of a new one
     bool is_ca;
     bool signs_with_pss;
     const char *digest;              // NULL: SHA-256
@@ -88,7 +89,8 @@ struct rig_list {
     int name_type;     // V_ASN1_UTF8STRING, ...
     long from;         // seconds from now; 0: ten days ago
     long until;        // 0: in a day
-    int extension;     // its NID, 0: none; not critical
+    int extension;     // its NID, 0: none
+    bool is_critical;  // the extension
     const char *value; // of it, DER
     int length;        // bytes
 };

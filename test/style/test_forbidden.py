@@ -32,9 +32,9 @@ NEEDED = {
     "memfd_create": "MFD_CLOEXEC",
 }
 
-# No library module prints: only the program's main does (the log writes with write()), and a mutex's last words before
-# it aborts.
-PRINTERS = {"src/main.c", "src/base/mutex.c"}
+# No library module prints: only the program's main does, the commands that talk to a running one (the log writes with
+# write()), and a mutex's last words before it aborts.
+PRINTERS = {"src/main.c", "src/base/mutex.c", "src/cli/control_command.c", "src/cli/control_tables.c"}
 PRINTING = "printf fprintf vprintf vfprintf puts fputs putchar fputc perror dprintf vdprintf warn warnx err errx"
 
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")

@@ -103,11 +103,27 @@ static void test_a_time_is_written_in_utc_with_milliseconds(void **state)
         {INT64_C(951782399) * NS_PER_S + 999 * NS_PER_MS, "2000-02-28T23:59:59.999Z"},
         {INT64_C(951782400) * NS_PER_S, "2000-02-29T00:00:00.000Z"},
         {INT64_MAX, "2262-04-11T23:47:16.854Z"},
+        {-1, "1969-12-31T23:59:59.999Z"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
         char text[CLOCK_RFC3339_SIZE];
         clock_format_rfc3339(rows[i].wall, text);
         assert_string_equal(text, rows[i].text);
+    }
+}
+
+// Each day from 1677 to 2262, in leap years and others.
+static void test_days_are_those_of_the_c_library(void **state)
+{
+    (void)state;
+    for (int64_t day = INT64_MIN / NS_PER_S / 86400 + 1; day <= INT64_MAX / NS_PER_S / 86400; day++) {
+        time_t seconds = day * 86400;
+        struct tm utc;
+        char expected[CLOCK_RFC3339_SIZE], text[CLOCK_RFC3339_SIZE];
+        assert_non_null(gmtime_r(&seconds, &utc));
+        assert_true(strftime(expected, sizeof expected, "%Y-%m-%dT00:00:00.000Z", &utc) > 0);
+        clock_format_rfc3339(seconds * NS_PER_S, text);
+        assert_string_equal(text, expected);
     }
 }
 
@@ -120,6 +136,7 @@ int main(void)
         cmocka_unit_test(test_a_poll_never_ends_before_its_deadline),
         cmocka_unit_test(test_conversions_round_up),
         cmocka_unit_test(test_a_time_is_written_in_utc_with_milliseconds),
+        cmocka_unit_test(test_days_are_those_of_the_c_library),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -339,6 +339,8 @@ static void test_wrong_keys_of_periodic_records_are_told(void **state)
          "f:7:60: server.proxies[0].options.connection_log_interval: is too short: at least 1s\n"},
         {OPTION("connection_log: /l, connection_log_connect", "1s"),
          "f:7:59: server.proxies[0].options.connection_log_connect: must be true or false, not \"1s\"\n"},
+        {OPTION("log_probes", "none"),
+         "f:7:27: server.proxies[0].options.log_probes: must be true or false, not \"none\"\n"},
     };
     assert_all_bad(cases, ARRAY_LENGTH(cases));
 }

@@ -50,6 +50,13 @@ static const struct {
     {PROXY("p", LISTENER, TARGET ", keepalive_interval: 30s" SOCKS, ""), ""},
     {PROXY("p", LISTENER, TARGET ", keepalive_interval: 30s, proxy: 'unix:///s'", ""),
      AT "keepalive_interval: means nothing over a Unix socket\n"},
+    {PROXY("p", LISTENER, UNIX_TARGET ", tcp_user_timeout: 30s", ""),
+     "f:6:39: " AT_TARGET "tcp_user_timeout: means nothing over a Unix socket\n"},
+    {PROXY("p", LISTENER, TARGET ", tcp_user_timeout: 30s", ""), ""},
+    {PROXY("p", UNIX_LISTENER ", keepalive_interval: -1, tcp_user_timeout: 1s", TARGET, ""),
+     "f:4:38: " AT_IN "keepalive_interval: means nothing over a Unix socket\n"
+     "f:4:62: " AT_IN "tcp_user_timeout: means nothing over a Unix socket\n"},
+    {PROXY("p", LISTENER ", keepalive_interval: 30s, tcp_user_timeout: 1s", TARGET, ""), ""},
     {PROXY("p", LISTENER, TARGET ", proxy_timeout: 10s", ""), AT "proxy_timeout: means nothing without proxy\n"},
     {PROXY("p", LISTENER, TARGET ", proxy_timeout: 0", ""), AT "proxy_timeout: means nothing without proxy\n"},
     {PROXY("p", LISTENER, TARGET ", proxy_timeout: 10s" SOCKS, ""), ""},
@@ -112,6 +119,40 @@ static const struct {
     {PROXY("p", LISTENER, TARGET, "proxy_header_version: 2, enable_proxy_header: true"), ""},
 };
 
+#define STANDS_FOR_TARGET(n)                                                                                    \
+    "f:4:31: " AT_IN "read_timeout: is also how long targets[" #n "] may be silent once the client has ended, " \
+    "as it has no read_timeout; set that, or half_close_timeout\n"
+#define STANDS_FOR_CLIENT                                                                                  \
+    AT "read_timeout: is also how long a client may be silent once the target has ended, as the listener " \
+       "has no read_timeout; set that, or half_close_timeout\n"
+
+static void test_a_read_timeout_of_one_side_alone_is_warned_of(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        const char *lines;
+    } sides[] = {
+        {PROXY("p", LISTENER ", read_timeout: 1s", TARGET, ""), STANDS_FOR_TARGET(0)},
+        {PROXY("p", LISTENER, TARGET ", read_timeout: 1s", ""), STANDS_FOR_CLIENT},
+        {PROXY("p", LISTENER ", read_timeout: 0", TARGET ", read_timeout: 1s", ""), STANDS_FOR_CLIENT},
+        {PROXY("p", LISTENER ", read_timeout: 1s", TARGET ", read_timeout: 1h", ""), ""},
+        {PROXY("p", LISTENER ", read_timeout: 0", TARGET ", read_timeout: 0", ""), ""},
+        {PROXY("p", LISTENER ", read_timeout: 1s", TARGET, "half_close_timeout: 1s"), ""},
+        {PROXY("p", LISTENER, TARGET ", read_timeout: 1s", "half_close_timeout: 1s"), ""},
+        {PROXY("p", LISTENER, TARGET, "half_close_timeout: 1s"), ""},
+        {PROXY("p", LISTENER ", read_timeout: 1s", TARGET ", read_timeout: 1s}\n    - {name: n, address: 'h:1'",
+               "connection_load_balancer: failover"),
+         STANDS_FOR_TARGET(1)},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(sides); i++)
+        assert_warnings(sides[i].text, sides[i].lines);
+    // What was refused may have been one.
+    assert_problems(PROXY("p", LISTENER ", read_timeout: x", TARGET ", read_timeout: 1s", ""),
+                    "f:4:45: server.proxies[0].listener.read_timeout: \"x\" is not a valid duration: expected one such "
+                    "as 30s, 250ms or 1h2m3.5s\n");
+}
+
 static void test_a_key_that_means_nothing_without_another_is_warned_of(void **state)
 {
     (void)state;
@@ -167,7 +208,7 @@ static void test_a_warning_about_another_file_names_its_proxy(void **state)
                                                        .text = "it expires"});
     diagnostics_add_general(&diagnostics, "out of paper");
     assert_string_equal(line_of(&diagnostics, 0), "f: out of paper");
-    assert_string_equal(line_of(&diagnostics, 1), "f: warning: proxy web: /a.crt: it expires");
+    assert_string_equal(line_of(&diagnostics, 1), "f:7:9: warning: proxy web: /a.crt: it expires");
     diagnostics_release(&diagnostics);
 }
 
@@ -234,6 +275,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_warning_is_told_where_it_applies),
         cmocka_unit_test(test_a_key_that_means_nothing_without_another_is_warned_of),
+        cmocka_unit_test(test_a_read_timeout_of_one_side_alone_is_warned_of),
         cmocka_unit_test(test_what_was_refused_elsewhere_is_not_warned_of),
         cmocka_unit_test(test_errors_have_room_beside_many_warnings),
         cmocka_unit_test(test_a_warning_about_another_file_names_its_proxy),

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -257,6 +258,65 @@ static void test_a_full_fifo_loses_records_and_waits_for_nobody(void **state)
     connection_log_close(&log);
 }
 
+// Standard output is `fd` from now on. Returns what it was.
+static int replace_standard_output(int fd)
+{
+    (void)fflush(stdout);
+    int before = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    assert_true(before >= 0 && dup2(fd, STDOUT_FILENO) == STDOUT_FILENO);
+    return before;
+}
+
+static void restore_standard_output(int before)
+{
+    (void)fflush(stdout);
+    assert_int_equal(dup2(before, STDOUT_FILENO), STDOUT_FILENO);
+    (void)close(before);
+}
+
+// A socket cannot be opened anew, neither at the start nor by a rotation.
+static void test_standard_output_is_written_as_it_is(void **state)
+{
+    (void)state;
+    int ends[2];
+    char text[8192];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    int before = replace_standard_output(ends[1]);
+    struct error error = ERROR_INIT;
+    struct connection_log *log = connection_log_open("stdout", &error);
+    struct connection_log *same = connection_log_open("stdout", &error);
+    bool is_reopened = log != NULL && connection_log_reopen_all();
+    if (log != NULL)
+        write_record(log, 1);
+    connection_log_close(&same);
+    connection_log_close(&log);
+    bool is_open = fcntl(STDOUT_FILENO, F_GETFD) >= 0;
+    restore_standard_output(before);
+    assert_true(is_reopened && is_open);
+    ssize_t got = recv(ends[0], text, sizeof text - 1, MSG_DONTWAIT);
+    assert_true(got > 0);
+    text[got] = '\0';
+    assert_string_equal(text, RECORD(1));
+    assert_int_equal(access("stdout", F_OK), -1); // no file of that name
+    (void)close(ends[0]);
+    (void)close(ends[1]);
+}
+
+static void test_standard_output_that_cannot_be_written_is_an_error(void **state)
+{
+    (void)state;
+    int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    int before = replace_standard_output(fd);
+    struct error error = ERROR_INIT;
+    struct connection_log *log = connection_log_open("stdout", &error);
+    restore_standard_output(before);
+    assert_null(log);
+    assert_int_equal(error.os_errno, EBADF);
+    assert_non_null(strstr(error.text, "stdout"));
+    (void)close(fd);
+}
+
 static void test_a_full_device_is_told_of_once(void **state)
 {
     (void)state;
@@ -418,6 +478,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_rotated_log_is_written_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_vanished_directory_keeps_the_old_file, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_cannot_be_opened_is_an_error, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_standard_output_is_written_as_it_is, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_standard_output_that_cannot_be_written_is_an_error, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_fifo_without_a_reader_is_an_error, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_full_fifo_loses_records_and_waits_for_nobody, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_full_device_is_told_of_once, setup, teardown),

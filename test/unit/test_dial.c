@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 
 #include "bitflow/net/inherited.h"
+#include "bitflow/net/local_ports.h"
 #include "dial_rig.h"
 
 static void test_a_literal_is_connected_to(void **state)
@@ -72,6 +73,35 @@ static void test_self_connection_is_refused(void **state)
     struct pollfd ready = {.fd = fd, .revents = POLLOUT};
     assert_int_equal(dial_finish(&ready, &endpoint), ECONNREFUSED);
     (void)close(fd);
+}
+
+static bool is_local_port(const char *host, unsigned long port)
+{
+    char text[64];
+    struct endpoint endpoint;
+    (void)snprintf(text, sizeof text, "%s:%lu", host, port);
+    struct address address = rig_address(text, ADDRESS_TO_CONNECT);
+    assert_true(endpoint_of_address(&address, &endpoint));
+    return local_ports_include(&endpoint);
+}
+
+// That is asked only where the kernel may pick the target's port.
+static void test_ports_that_the_kernel_may_pick_are_known(void **state)
+{
+    (void)state;
+    static const char *const hosts[] = {"127.0.0.1", "[::1]"};
+    char text[64] = "", *end;
+    int fd = open("/proc/sys/net/ipv4/ip_local_port_range", O_RDONLY | O_CLOEXEC);
+    assert_true(fd >= 0 && read(fd, text, sizeof text - 1) > 0);
+    (void)close(fd);
+    unsigned long first = strtoul(text, &end, 10), last = strtoul(end, NULL, 10);
+    assert_in_range(first, 1, last);
+    for (size_t i = 0; i < ARRAY_LENGTH(hosts); i++) {
+        assert_true(is_local_port(hosts[i], first));
+        assert_true(is_local_port(hosts[i], last));
+        assert_true(first == 1 || !is_local_port(hosts[i], first - 1));
+        assert_true(last == UINT16_MAX || !is_local_port(hosts[i], last + 1));
+    }
 }
 
 static int unix_listener(const char *name, int backlog, struct endpoint *endpoint)
@@ -249,6 +279,7 @@ int main(void)
         cmocka_unit_test(test_a_full_accept_queue_times_out),
         cmocka_unit_test(test_an_unreachable_address_fails_at_once),
         cmocka_unit_test(test_self_connection_is_refused),
+        cmocka_unit_test(test_ports_that_the_kernel_may_pick_are_known),
         cmocka_unit_test(test_a_unix_socket_is_connected_to_or_refuses),
         cmocka_unit_test(test_a_full_unix_queue_is_waited_for),
         cmocka_unit_test(test_a_client_that_leaves_ends_the_wait_for_a_full_unix_queue),

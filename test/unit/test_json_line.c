@@ -7,9 +7,9 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
+#include "bitflow/base/json_builder.h"
 #include "bitflow/telemetry/json_line.h"
 #include "row.h"
-#include "sentry/json_builder.h"
 
 #define DUMP_FLAGS (JSON_COMPACT | JSON_REAL_PRECISION(15) | JSON_ENSURE_ASCII)
 

@@ -18,7 +18,7 @@ static void refuse_listener(const char *text, const char *reason)
     memset(&listener, 0x5a, sizeof listener);
     memcpy(&untouched, &listener, sizeof listener);
     unsigned before = rig_descriptors();
-    assert_false(listener_open(&address, &listener, &error));
+    assert_false(listener_open(&address, NULL, &listener, &error));
     if (strstr(error.text, reason) == NULL)
         fail_msg("\"%s\" does not say \"%s\"", error.text, reason);
     assert_memory_equal(&listener, &untouched, sizeof listener);
@@ -266,7 +266,7 @@ static void test_of_rivals_one_gets_the_unix_socket(void **state)
             (void)close(start[1]);
             (void)close(done[1]);
             (void)!read(start[0], &byte, 1); // until the parent closes it
-            bool won = listener_open(&address, &listener, NULL);
+            bool won = listener_open(&address, NULL, &listener, NULL);
             (void)!write(ready[1], won ? "1" : "0", 1);
             (void)!read(done[0], &byte, 1);
             if (won)

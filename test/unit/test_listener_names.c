@@ -7,7 +7,7 @@
 static bool open_listener(const char *text, struct listener *listener, struct error *error)
 {
     struct address address = rig_address(text, ADDRESS_TO_LISTEN);
-    return listener_open(&address, listener, error);
+    return listener_open(&address, NULL, listener, error);
 }
 
 static void test_every_address_of_the_name_is_listened_on(void **state)

@@ -131,6 +131,40 @@ static void test_none_is_lost_or_counted_twice(void **state)
         assert_int_equal(pthread_join(writers[i], NULL), 0);
     metric_timer_take(timer, &times);
     assert_int_equal(total + times.total, (uint64_t)WRITERS * VALUES_EACH);
+    assert_int_equal(atomic_load(&timer->histogram.buckets[0]), (uint64_t)WRITERS * VALUES_EACH);
+    assert_int_equal(atomic_load(&timer->histogram.microseconds), UINT64_C(7) * WRITERS * VALUES_EACH);
+    free(timer);
+}
+
+static void test_each_value_is_in_one_bucket_of_the_histogram(void **state)
+{
+    (void)state;
+    struct metric_timer *timer = calloc(1, sizeof *timer);
+    const struct metric_histogram *histogram = &timer->histogram;
+    static const int64_t longest = INT64_C(400000) * 3600 * NS_PER_S;
+    assert_non_null(timer);
+    // A bound is within its bucket, a nanosecond more is not.
+    for (size_t i = 0; i < METRIC_BUCKET_COUNT - 1; i++) {
+        assert_true(i == 0 || metric_bucket_bounds[i] > metric_bucket_bounds[i - 1]);
+        metric_time(timer, (int64_t)metric_bucket_bounds[i] * NS_PER_US);
+        assert_int_equal(atomic_load(&histogram->buckets[i]), i == 0 ? 1 : 2);
+        metric_time(timer, (int64_t)metric_bucket_bounds[i] * NS_PER_US + 1);
+        assert_int_equal(atomic_load(&histogram->buckets[i + 1]), 1);
+    }
+    metric_time(timer, longest);
+    metric_time(timer, 0);
+    metric_time(timer, -1);
+    assert_int_equal(atomic_load(&histogram->buckets[METRIC_BUCKET_COUNT - 1]), 2);
+    assert_int_equal(atomic_load(&histogram->buckets[0]), 2);
+    uint64_t sum = (uint64_t)(longest / NS_PER_US);
+    for (size_t i = 0; i < METRIC_BUCKET_COUNT - 1; i++)
+        sum += 2 * metric_bucket_bounds[i];
+    assert_true(atomic_load(&histogram->microseconds) == sum);
+    // What statsd takes is none of its business.
+    struct metric_times times;
+    metric_timer_take(timer, &times);
+    assert_int_equal(times.total, 2 * (METRIC_BUCKET_COUNT - 1) + 2);
+    assert_int_equal(atomic_load(&histogram->buckets[0]), 2);
     free(timer);
 }
 
@@ -142,6 +176,7 @@ int main(void)
         cmocka_unit_test(test_very_many_values_are_counted),
         cmocka_unit_test(test_many_values_are_sampled_evenly),
         cmocka_unit_test(test_none_is_lost_or_counted_twice),
+        cmocka_unit_test(test_each_value_is_in_one_bucket_of_the_histogram),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

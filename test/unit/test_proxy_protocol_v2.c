@@ -419,9 +419,43 @@ static void test_texts_that_do_not_fit_are_left_out(void **state)
     assert_int_equal(decoded.header.unique_id.length, 128);
 }
 
+// Of the fields as they came those are encoded that are nobody's own to tell, as far as there is room.
+static void test_fields_of_another_header_are_encoded_if_they_are_unknown(void **state)
+{
+    (void)state;
+    struct bytes fields = {.length = 0};
+    static const uint8_t large[1000] = {0};
+    for (unsigned type = 0; type < 256; type++)
+        put_field(&fields, (uint8_t)type, "", 0);
+    struct proxy_header header = {.has_no_checksum = true, .fields = {.bytes = fields.at, .length = fields.length}};
+    struct bytes bytes;
+    bytes.length = proxy_header_encode_v2(&header, bytes.at);
+    assert_decodes(&bytes);
+    bool is_there[256] = {false};
+    for (size_t at = V2_FIXED; at < bytes.length; at += TLV_HEADER)
+        is_there[bytes.at[at]] = true;
+    for (unsigned type = 0; type < 256; type++) {
+        bool is_own = (type >= 0x01 && type <= 0x05) || (type >= 0x20 && type <= 0x30);
+        assert_int_equal(is_there[type], !is_own);
+    }
+
+    fields.length = 0;
+    put_field(&fields, 0xe0, large, sizeof large);
+    put_field(&fields, 0xe1, large, 19);
+    put_field(&fields, 0xe2, large, 18);
+    put_field(&fields, 0xe3, large, 0);
+    header.fields = (struct proxy_header_text){.bytes = fields.at, .length = fields.length};
+    header.has_no_checksum = false;
+    bytes.length = proxy_header_encode_v2(&header, bytes.at);
+    assert_decodes(&bytes);
+    assert_int_equal(bytes.length, V2_FIXED + PROXY_HEADER_PASSED_MAX + TLV_HEADER + CRC_LENGTH);
+    assert_int_equal(bytes.at[V2_FIXED + TLV_HEADER + sizeof large], 0xe2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_fields_of_another_header_are_encoded_if_they_are_unknown),
         cmocka_unit_test(test_a_header_of_haproxy_is_read),
         cmocka_unit_test(test_a_wrong_checksum_is_refused),
         cmocka_unit_test(test_addresses_of_each_family_are_read),

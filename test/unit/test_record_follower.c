@@ -29,7 +29,7 @@ static void follow(struct record_follower *follower, const char *bytes, size_t l
         uint8_t *copy = malloc(part); // of just this size, for the sanitizer
         assert_non_null(copy);
         memcpy(copy, bytes + at, part);
-        record_follower_take(follower, NULL, copy, part);
+        record_follower_take(follower, NULL, NULL, copy, part);
         free(copy);
     }
 }

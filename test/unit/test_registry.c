@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -181,6 +182,64 @@ static void test_lifetimes_end_in_their_order_and_not_early(void **state)
     assert_int_equal(reason_of(&fakes[4]), CLOSE_LIFETIME);
     assert_int_equal(reason_of(&fakes[0]), CLOSE_DRAIN);
     leave(registry, fakes, ARRAY_LENGTH(fakes));
+    registry_destroy(&registry);
+}
+
+// More different lifetimes than the registry has lists, in an order that needs one for each.
+static void test_any_number_of_lifetimes_ends_in_order(void **state)
+{
+    (void)state;
+    enum { COUNT = 200 };
+    static struct fake fakes[COUNT];
+    struct registry *registry = create();
+    struct error error = ERROR_INIT;
+    int64_t now = clock_now();
+    for (int64_t i = 0; i < COUNT; i++)
+        add_fake(registry, &fakes[i], now + (i % 2 == 0 ? (COUNT - i) * NS_PER_MS : 3600 * NS_PER_S));
+    registry_remove(registry, &fakes[7].entry); // from the middle of some list
+    assert_true(registry_watch_lifetimes(registry, &error));
+    for (size_t i = COUNT; i > 0; i -= 2) {
+        assert_true(has_ended(fakes[i - 2].client_peer, PATIENCE_MS));
+        assert_true(clock_now() >= fakes[i - 2].entry.deadline);
+    }
+    for (size_t i = 0; i < COUNT; i++)
+        assert_int_equal(reason_of(&fakes[i]), i % 2 == 0 ? CLOSE_LIFETIME : CLOSE_NONE);
+    registry_end_all(registry, CLOSE_DRAIN);
+    for (size_t i = 1; i < COUNT; i += 2)
+        assert_int_equal(reason_of(&fakes[i]), i == 7 ? CLOSE_NONE : CLOSE_DRAIN);
+    close_fake(&fakes[7]);
+    leave(registry, fakes, 7);
+    leave(registry, fakes + 8, COUNT - 8);
+    registry_destroy(&registry);
+}
+
+static int64_t cpu_time_of_adding(struct registry *registry, struct registry_entry *entries, size_t count,
+                                  const int64_t *lifetimes, size_t kinds)
+{
+    struct timespec before, after;
+    assert_int_equal(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before), 0);
+    for (size_t i = 0; i < count; i++) {
+        entries[i].client = -1;
+        entries[i].deadline = deadline_after(lifetimes[i % kinds]);
+        registry_add(registry, &entries[i]);
+    }
+    assert_int_equal(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after), 0);
+    for (size_t i = 0; i < count; i++)
+        registry_remove(registry, &entries[i]);
+    return (after.tv_sec - before.tv_sec) * NS_PER_S + (after.tv_nsec - before.tv_nsec);
+}
+
+// Else each new one would be compared with all that live longer.
+static void test_mixed_lifetimes_cost_what_equal_ones_do(void **state)
+{
+    (void)state;
+    enum { COUNT = 20000 };
+    static struct registry_entry entries[COUNT];
+    static const int64_t lifetimes[] = {3600 * NS_PER_S, 60 * NS_PER_S, 86400 * NS_PER_S, 10 * NS_PER_S};
+    struct registry *registry = create();
+    int64_t equal = cpu_time_of_adding(registry, entries, COUNT, lifetimes, 1);
+    int64_t mixed = cpu_time_of_adding(registry, entries, COUNT, lifetimes, ARRAY_LENGTH(lifetimes));
+    assert_true(mixed < 20 * equal); // 5000 comparisons each would be hundreds of times as much
     registry_destroy(&registry);
 }
 
@@ -392,6 +451,8 @@ int main(void)
         cmocka_unit_test(test_end_all_shuts_both_sockets_down),
         cmocka_unit_test(test_the_first_reason_stands),
         cmocka_unit_test(test_lifetimes_end_in_their_order_and_not_early),
+        cmocka_unit_test(test_any_number_of_lifetimes_ends_in_order),
+        cmocka_unit_test(test_mixed_lifetimes_cost_what_equal_ones_do),
         cmocka_unit_test(test_a_shorter_lifetime_wakes_the_watcher),
         cmocka_unit_test(test_drain_says_when_the_last_has_left),
         cmocka_unit_test(test_drain_of_nothing_says_so_at_once),

@@ -45,12 +45,12 @@ static void test_everyone_is_visited_once(void **state)
     (void)state;
     struct registry *registry = registry_create(NULL, NULL);
     unsigned total = 0;
-    registry_visit(registry, visit, &total);
+    registry_visit(registry, REGISTRY_VISIT_BATCH, visit, &total);
     assert_int_equal(total, 0);
     struct resident *residents = add_residents(registry);
     for (unsigned round = 1; round <= 3; round++) {
         total = 0;
-        registry_visit(registry, visit, &total);
+        registry_visit(registry, REGISTRY_VISIT_BATCH, visit, &total);
         assert_int_equal(total, RESIDENTS);
         for (int i = 0; i < RESIDENTS; i++)
             assert_int_equal(residents[i].visits, round);
@@ -88,7 +88,7 @@ static void test_residents_are_visited_while_guests_come_and_go(void **state)
         assert_int_equal(pthread_create(&guests[i], NULL, come_and_go, registry), 0);
     for (unsigned walk = 1; walk <= WALKS; walk++) {
         unsigned total = 0;
-        registry_visit(registry, visit, &total);
+        registry_visit(registry, REGISTRY_VISIT_BATCH, visit, &total);
         assert_true(total >= RESIDENTS);
         for (int i = 0; i < RESIDENTS; i++)
             assert_int_equal(residents[i].visits, walk);
@@ -101,11 +101,40 @@ static void test_residents_are_visited_while_guests_come_and_go(void **state)
     registry_destroy(&registry);
 }
 
+static void *visit_often(void *argument)
+{
+    for (int i = 0; i < WALKS; i++) {
+        unsigned total = 0;
+        registry_visit(argument, 3, visit, &total);
+        assert_int_equal(total, RESIDENTS);
+    }
+    return NULL;
+}
+
+// Metrics are counted while somebody lists the connections.
+static void test_visits_wait_for_each_other(void **state)
+{
+    (void)state;
+    struct registry *registry = registry_create(NULL, NULL);
+    struct resident *residents = add_residents(registry);
+    pthread_t other;
+    assert_int_equal(pthread_create(&other, NULL, visit_often, registry), 0);
+    (void)visit_often(registry);
+    assert_int_equal(pthread_join(other, NULL), 0);
+    for (int i = 0; i < RESIDENTS; i++) {
+        assert_int_equal(residents[i].visits, 2 * WALKS);
+        registry_remove(registry, &residents[i].entry);
+    }
+    free(residents);
+    registry_destroy(&registry);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_everyone_is_visited_once),
         cmocka_unit_test(test_residents_are_visited_while_guests_come_and_go),
+        cmocka_unit_test(test_visits_wait_for_each_other),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

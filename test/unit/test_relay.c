@@ -245,6 +245,7 @@ static void test_a_write_to_a_closed_client_is_its_reset(void **state)
         struct rig rig;
         rig_init(&rig, pairings[i].client, pairings[i].target, 0);
         rig_start(&rig);
+        rig_pass(rig.client, rig.target, "hello");
         rig_close_far(&rig.client);
         assert_int_equal(rig_next(rig.target), RIG_EOF);
         while (atomic_load(&rig.reason) == CLOSE_NONE)

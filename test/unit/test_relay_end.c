@@ -70,12 +70,13 @@ static void test_writes_refresh_the_read_timeout(void **state)
     one_way(RIG_UNIX, RELAY_TARGET);
 }
 
-static void test_an_ended_side_has_no_read_timeout(void **state)
+static void test_an_ended_side_leaves_the_other_ones_read_timeout(void **state)
 {
     (void)state;
     struct rig rig;
     rig_init(&rig, RIG_TCP, RIG_TCP, 0);
     rig.relay.sockets[RELAY_CLIENT].read_timeout = MS(100);
+    rig.relay.sockets[RELAY_TARGET].read_timeout = MS(60000);
     rig_start(&rig);
     MUST(shutdown(rig.client, SHUT_WR) == 0);
     assert_int_equal(rig_next(rig.target), RIG_EOF);
@@ -85,6 +86,64 @@ static void test_an_ended_side_has_no_read_timeout(void **state)
     rig_join(&rig);
     rig_assert_ended(&rig, CLOSE_COMPLETED, ENDED_BY_CLIENT);
     rig_release(&rig);
+}
+
+// One side ends; the timeouts are the relay's half-close timeout and the sides' read timeouts, ms.
+static void end_half_closed(enum relay_side ended, const int timeouts[3], enum close_reason expected)
+{
+    struct rig rig;
+    rig_init(&rig, RIG_TCP, RIG_TCP, 0);
+    rig.relay.half_close_timeout = MS(timeouts[0]);
+    rig.relay.sockets[ended].read_timeout = MS(timeouts[1]);
+    rig.relay.sockets[ended == RELAY_CLIENT ? RELAY_TARGET : RELAY_CLIENT].read_timeout = MS(timeouts[2]);
+    rig_start(&rig);
+    int first = ended == RELAY_CLIENT ? rig.client : rig.target,
+        second = ended == RELAY_CLIENT ? rig.target : rig.client;
+    MUST(shutdown(first, SHUT_WR) == 0);
+    assert_int_equal(rig_next(second), RIG_EOF);
+    for (int i = 0; i < 8; i++) { // data is a sign of life, for twice the time
+        MUST(usleep(50000) == 0);
+        rig_pass(second, first, "still here");
+    }
+    int64_t silent = clock_now();
+    assert_int_equal(rig_next(first), RIG_EOF);
+    rig_join(&rig);
+    rig_assert_ended(&rig, expected, ENDED_BY_PROXY);
+    assert_took(&rig, silent, MS(200));
+    rig_release(&rig);
+}
+
+static void test_a_half_closed_relay_ends_when_the_other_side_is_silent(void **state)
+{
+    (void)state;
+    for (int ended = RELAY_CLIENT; ended <= RELAY_TARGET; ended++) {
+        enum close_reason own = ended == RELAY_CLIENT ? CLOSE_TARGET_READ_TIMEOUT : CLOSE_CLIENT_READ_TIMEOUT;
+        end_half_closed((enum relay_side)ended, (int[]){200, 0, 0}, CLOSE_HALF_CLOSE_TIMEOUT);
+        end_half_closed((enum relay_side)ended, (int[]){200, 60000, 60000}, CLOSE_HALF_CLOSE_TIMEOUT);
+        end_half_closed((enum relay_side)ended, (int[]){0, 200, 0}, CLOSE_HALF_CLOSE_TIMEOUT);
+        end_half_closed((enum relay_side)ended, (int[]){0, 60000, 200}, own);
+    }
+}
+
+// It takes nothing of what is still written to it.
+static void test_a_side_that_ended_and_does_not_read_is_timed_out(void **state)
+{
+    (void)state;
+    static const int timeouts[][2] = {{200, 0}, {0, 200}}; // half-close, and its read timeout
+    for (size_t i = 0; i < ARRAY_LENGTH(timeouts); i++) {
+        struct rig rig;
+        rig_init(&rig, RIG_TCP, RIG_TCP, 0);
+        rig.relay.half_close_timeout = MS(timeouts[i][0]);
+        rig.relay.sockets[RELAY_CLIENT].read_timeout = MS(timeouts[i][1]);
+        rig_start(&rig);
+        MUST(shutdown(rig.client, SHUT_WR) == 0);
+        assert_int_equal(rig_next(rig.target), RIG_EOF);
+        rig_stuff_until_ended(&rig, RELAY_TARGET);
+        rig_join(&rig);
+        rig_assert_ended(&rig, CLOSE_CLIENT_WRITE_TIMEOUT, ENDED_BY_PROXY);
+        rig_assert_resets(&rig, true, true);
+        rig_release(&rig);
+    }
 }
 
 static void write_timeout(enum rig_kind kind, enum relay_side stuck, int buffer)
@@ -152,7 +211,19 @@ static void test_a_slow_reader_is_not_silent(void **state)
 
 // --- ended from outside ------------------------------------------------------
 
-enum spot { IN_POLL, IN_RECV, IN_SEND, IN_SPLICE_IN, IN_SPLICE_OUT };
+enum spot { IN_POLL, IN_RECV, IN_QUIET, IN_SEND, IN_SPLICE_IN, IN_SPLICE_OUT };
+
+#define SMALL_READS_END_BULK 8
+
+// Bulk from the client, and then as many messages as end it: the direction waits in recv() again.
+static void go_through_bulk(struct rig *rig)
+{
+    enum rig_end end;
+    uint64_t sent = rig_stuff(rig, RELAY_CLIENT);
+    assert_int_equal(rig_receive(rig->target, 5, 0, sent, &end), sent);
+    for (unsigned i = 0; i < 2 * SMALL_READS_END_BULK; i++)
+        rig_pass(rig->client, rig->target, "small");
+}
 
 // Brings the direction that reads from the client to the spot.
 static void go_to_spot(struct rig *rig, enum spot spot)
@@ -164,10 +235,15 @@ static void go_to_spot(struct rig *rig, enum spot spot)
     case IN_POLL:
         rig_wait_blocked(rig, RELAY_CLIENT, SYS_poll, 1, 2); // of two sockets
         break;
-    case IN_RECV: // where it is again when the bulk is over
-        sent = rig_stuff(rig, RELAY_CLIENT);
-        assert_int_equal(rig_receive(rig->target, 5, 0, sent, &end), sent);
+    case IN_RECV:
+        go_through_bulk(rig);
         rig_wait_blocked(rig, RELAY_CLIENT, SYS_recvfrom, 0, client);
+        break;
+    case IN_QUIET: // waits for what the other side sends, too, which keeps the second thread by its messages
+        go_through_bulk(rig);
+        do
+            rig_pass(rig->target, rig->client, "still there");
+        while (!rig_blocks(rig, RELAY_CLIENT, SYS_poll, 1, 2, MS(200)));
         break;
     case IN_SEND:
         (void)rig_stuff(rig, RELAY_CLIENT);
@@ -209,6 +285,8 @@ static void test_ending_wakes_a_direction_wherever_it_is(void **state)
     end_from_outside(RIG_TCP, IN_POLL, CLOSE_DRAIN);
     end_from_outside(RIG_UNIX, IN_POLL, CLOSE_LIFETIME);
     end_from_outside(RIG_TCP, IN_RECV, CLOSE_DRAIN);
+    end_from_outside(RIG_TCP, IN_QUIET, CLOSE_DRAIN);
+    end_from_outside(RIG_UNIX, IN_QUIET, CLOSE_LIFETIME);
     end_from_outside(RIG_TCP, IN_SEND, CLOSE_LIFETIME);
     end_from_outside(RIG_TCP, IN_SPLICE_IN, CLOSE_DRAIN);
     end_from_outside(RIG_TCP, IN_SPLICE_OUT, CLOSE_LIFETIME);
@@ -223,7 +301,7 @@ static void test_a_silent_flow_gives_its_pipe_back(void **state)
     rig_init(&rig, RIG_TCP, RIG_TCP, 0);
     rig_start(&rig);
     go_to_spot(&rig, IN_SPLICE_IN);
-    rig_wait_blocked(&rig, RELAY_CLIENT, SYS_recvfrom, 0, rig.relay.sockets[RELAY_CLIENT].fd);
+    rig_wait_blocked(&rig, RELAY_CLIENT, SYS_poll, 1, 2);
     assert_int_equal(pipe_pool_count().taken, 0);
     rig_pass(rig.client, rig.target, "still there");
     rig_end(&rig, CLOSE_DRAIN);
@@ -262,7 +340,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_an_idle_connection_ends_with_the_first_read_timeout),
         cmocka_unit_test(test_writes_refresh_the_read_timeout),
-        cmocka_unit_test(test_an_ended_side_has_no_read_timeout),
+        cmocka_unit_test(test_an_ended_side_leaves_the_other_ones_read_timeout),
+        cmocka_unit_test(test_a_half_closed_relay_ends_when_the_other_side_is_silent),
+        cmocka_unit_test(test_a_side_that_ended_and_does_not_read_is_timed_out),
         cmocka_unit_test(test_a_side_that_does_not_read_runs_into_the_write_timeout),
         cmocka_unit_test(test_a_slow_reader_is_not_silent),
         cmocka_unit_test(test_ending_wakes_a_direction_wherever_it_is),

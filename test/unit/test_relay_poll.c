@@ -259,7 +259,7 @@ static void test_a_closed_unix_client_leaves_the_relay_at_rest(void **state)
     rig_wait_blocked(&rig, RELAY_CLIENT, SYS_poll, 1, 2);
     rig_close_far(&rig.target);
     rig_join(&rig);
-    rig_assert_ended(&rig, CLOSE_COMPLETED, ENDED_BY_CLIENT);
+    rig_assert_ended(&rig, CLOSE_CLIENT_LEFT, ENDED_BY_CLIENT);
     rig_release(&rig);
 }
 

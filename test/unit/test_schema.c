@@ -62,6 +62,7 @@ static void describe_type(const struct schema_row *row, char *out, size_t size)
         [SCHEMA_TARGET_ADDRESS] = "address",
         [SCHEMA_CIDRS] = "list of address blocks",
         [SCHEMA_ENUM] = "",
+        [SCHEMA_WORDS] = "list of ",
     };
     append(out, size, "%s", row->syntax != NULL ? row->syntax : names[row->type]);
     for (const struct schema_word *word = row->words; word != NULL && word->word != NULL; word++)
@@ -337,7 +338,8 @@ static void check_row(void *context, const char *path, const struct schema_row *
     (void)context;
     bool is_object = row->type == SCHEMA_OBJECT || row->type == SCHEMA_OPTIONAL_OBJECT || row->type == SCHEMA_OBJECTS;
     bool is_list = row->type == SCHEMA_OBJECTS || row->type == SCHEMA_STRINGS || row->type == SCHEMA_CIDRS;
-    if ((row->object != NULL) != is_object || (row->words != NULL) != (row->type == SCHEMA_ENUM) ||
+    bool has_words = row->type == SCHEMA_ENUM || row->type == SCHEMA_WORDS;
+    if ((row->object != NULL) != is_object || (row->words != NULL) != has_words ||
         (row->max != 0 && row->min > row->max) || (!is_list && row->count_offset != 0) ||
         (is_list && row->count_offset == row->offset))
         fail_msg("%s: the row contradicts itself", path);

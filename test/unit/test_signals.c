@@ -17,8 +17,8 @@
 #include "bitflow/base/compiler.h"
 #include "bitflow/base/signals.h"
 
-static const int taken[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1};
-static const int astray[] = {SIGPIPE, SIGXFSZ, SIGTTOU, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGSTKFLT, SIGPWR};
+static const int taken[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2};
+static const int astray[] = {SIGPIPE, SIGXFSZ, SIGTTOU, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGSTKFLT, SIGPWR};
 
 // Returns the status of wait() of a process that runs it.
 static int run(int (*story)(void))
@@ -148,7 +148,8 @@ static int order_of_signals(void)
     if (signals_told_to_end())
         return 2;
     bool good = signals_wait(DEADLINE_NONE) == SIGHUP && signals_wait(DEADLINE_NONE) == SIGUSR1 &&
-                signals_wait(DEADLINE_NONE) == signals_notice() && signals_wait(clock_now()) == 0;
+                signals_wait(DEADLINE_NONE) == SIGUSR2 && signals_wait(DEADLINE_NONE) == signals_notice() &&
+                signals_wait(clock_now()) == 0;
     return good ? 0 : 3;
 }
 
@@ -190,6 +191,7 @@ static int restored_after_an_order(void)
     signals_init();
     (void)raise(SIGHUP);
     (void)raise(SIGUSR1);
+    (void)raise(SIGUSR2);
     signals_restore();
     return 0;
 }

@@ -74,6 +74,57 @@ static void test_keepalive_has_its_interval(void **state)
     }
 }
 
+static void test_the_systems_keepalive_timing_can_be_had_again(void **state)
+{
+    (void)state;
+    int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int idle = option(fd, IPPROTO_TCP, TCP_KEEPIDLE), interval = option(fd, IPPROTO_TCP, TCP_KEEPINTVL);
+    socket_set_keepalive(fd, 7 * NS_PER_S);
+    assert_int_equal(option(fd, IPPROTO_TCP, TCP_KEEPINTVL), 7);
+    socket_reset_keepalive_timing(fd);
+    assert_int_equal(option(fd, IPPROTO_TCP, TCP_KEEPIDLE), idle);
+    assert_int_equal(option(fd, IPPROTO_TCP, TCP_KEEPINTVL), interval);
+    assert_int_equal(option(fd, SOL_SOCKET, SO_KEEPALIVE), 1);
+    int probes = option(fd, IPPROTO_TCP, TCP_KEEPCNT);
+    assert_true(socket_keepalive_patience(fd, 7 * NS_PER_S) == 7 * NS_PER_S * (probes + 1));
+    assert_true(socket_keepalive_patience(fd, INT64_MAX / 2) == INT64_MAX);
+    (void)close(fd);
+}
+
+static void test_a_user_timeout_is_in_milliseconds_rounded_up(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t timeout;
+        int ms;
+    } rows[] = {{1, 1}, {NS_PER_MS, 1}, {NS_PER_MS + 1, 2}, {90 * NS_PER_S, 90000}, {INT64_MAX, INT32_MAX}, {0, 0}};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
+        socket_set_user_timeout(fd, rows[i].timeout);
+        assert_int_equal(option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT), rows[i].ms);
+    }
+    (void)close(fd);
+}
+
+// That it becomes lost takes a network that loses: test_vanished_peers.py.
+static void test_a_peer_that_takes_nothing_is_not_lost(void **state)
+{
+    (void)state;
+    int pair[2], local[2];
+    char bytes[65536] = {0};
+    rig_pair(pair);
+    rig_unix_pair(local);
+    assert_int_equal(socket_look_at_peer(pair[0], 0), SOCKET_PEER_HAS_ALL);
+    while (send(pair[0], bytes, sizeof bytes, MSG_DONTWAIT) > 0)
+        ;
+    assert_int_equal(socket_look_at_peer(pair[0], 0), SOCKET_PEER_IS_DUE);
+    assert_int_equal(socket_look_at_peer(local[0], 0), SOCKET_PEER_HAS_ALL);
+    for (int i = 0; i < 2; i++) {
+        (void)close(pair[i]);
+        (void)close(local[i]);
+    }
+}
+
 static void test_options_are_set_where_they_exist(void **state)
 {
     (void)state;
@@ -267,6 +318,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_timeouts_are_set_and_cleared),
         cmocka_unit_test(test_keepalive_has_its_interval),
+        cmocka_unit_test(test_the_systems_keepalive_timing_can_be_had_again),
+        cmocka_unit_test(test_a_user_timeout_is_in_milliseconds_rounded_up),
+        cmocka_unit_test(test_a_peer_that_takes_nothing_is_not_lost),
         cmocka_unit_test(test_options_are_set_where_they_exist),
         cmocka_unit_test(test_the_room_told_goes_in_without_waiting),
         cmocka_unit_test(test_a_reset_reaches_the_peer),

@@ -99,6 +99,13 @@ static void test_credentials_go_to_a_server_that_wants_them(void **state)
     assert_came(scene.pair[1], "05020002 01 05 7573657237 06 733363726574 05010003 01 68 0001");
     tear_down(&scene);
 
+    // A user alone has an empty password.
+    set_up(&scene, "socks5://user7@127.0.0.1:1080", "h:1");
+    answer(&scene, "0502 0100 05000001000000000000");
+    assert_true(run(&scene, rig_limit()));
+    assert_came(scene.pair[1], "05020002 01 05 7573657237 00 05010003 01 68 0001");
+    tear_down(&scene);
+
     // A server that does not want them does not get them.
     set_up(&scene, "socks5://user7:s3cret@127.0.0.1:1080", "h:1");
     answer(&scene, "0500 05000001000000000000");

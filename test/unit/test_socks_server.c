@@ -16,6 +16,9 @@ static const struct {
     {"SOCKS5://h:1", "tcp://h:1", NULL, NULL},
     {"socks5h://h:1", "tcp://h:1", NULL, NULL},
     {"socks5://u:p@h:1", "tcp://h:1", "u", "p"},
+    {"socks5://u@h:1", "tcp://h:1", "u", NULL},
+    {"socks5://u:@h:1", "tcp://h:1", "u", NULL},
+    {"socks5h://u%3Av@[::1]:1", "tcp://[::1]:1", "u:v", NULL},
     {"socks5://u:p:q@r@h:1", "tcp://h:1", "u", "p:q@r"},
     {"socks5://u:p@[::1]:1", "tcp://[::1]:1", "u", "p"},
     {"socks5://a%3ab:%40%2F%25%c3%A9@h:1", "tcp://h:1", "a:b", "@/%\xc3\xa9"},
@@ -24,6 +27,8 @@ static const struct {
     {"unix://@name", "unix://@name", NULL, NULL},
     {"socks5+unix:///run/s", "unix:///run/s", NULL, NULL},
     {"socks5+unix://@name", "unix://@name", NULL, NULL},
+    {"socks5+unix://u@/run/s", "unix:///run/s", "u", NULL},
+    {"socks5+unix://u@@name", "unix://@name", "u", NULL},
     {"socks5+unix://u:p@/run/a@/b", "unix:///run/a@/b", "u", "p"},
     {"socks5+unix://u:p@q@/run/s", "unix:///run/s", "u", "p@q"},
     {"socks5+unix://u:p@@name", "unix://@name", "u", "p"},
@@ -71,9 +76,10 @@ static void test_a_malformed_server_is_refused_without_its_secrets(void **state)
         "socks5://",
         "socks5://h",
         "socks5://@h:1",
-        "socks5://s3cret@h:1",
+        "socks5://s3cret@",
+        "socks5://s3cret@h",
+        "socks5://:@h:1",
         "socks5://:s3cret@h:1",
-        "socks5://s3cret:@h:1",
         "socks5://u:s3cret@",
         "socks5://u:s3cret@h",
         "socks5://u:s3cret@unix:///run/s",
@@ -82,11 +88,13 @@ static void test_a_malformed_server_is_refused_without_its_secrets(void **state)
         "socks5://u:s3cret%2@h:1",
         "socks5://u:s3cret%2g@h:1",
         "socks5://s3cret%:p@h:1",
+        "socks5://s3cret%@h:1",
         "unix://s3cret",
         "fd://3",
         "socks5+unix://",
         "socks5+unix://h:1",
-        "socks5+unix://s3cret@/run/s",
+        "socks5+unix://:s3cret@/run/s",
+        "socks5+unix://s3cret@run/s",
         "socks5+unix://u:s3cret@run/s",
         "socks5+unix:///run/",
         "socks5+unix://@",
@@ -121,6 +129,12 @@ static void test_credentials_have_at_most_255_bytes(void **state)
     (void)snprintf(text, sizeof text, "socks5://%sA:p@h:1", part);
     assert_false(socks_server_parse(text, &server, NULL));
     (void)snprintf(text, sizeof text, "socks5://u:%sA@h:1", part);
+    assert_false(socks_server_parse(text, &server, NULL));
+    (void)snprintf(text, sizeof text, "socks5://%s@h:1", part);
+    assert_true(socks_server_parse(text, &server, NULL));
+    assert_int_equal(server.user_length, 255);
+    assert_int_equal(server.password_length, 0);
+    (void)snprintf(text, sizeof text, "socks5://%sA@h:1", part);
     assert_false(socks_server_parse(text, &server, NULL));
     char path[200];
     memset(path, 'x', sizeof path);

@@ -6,6 +6,7 @@
 
 struct source {
     struct metric_counter counter;
+    struct statsd_losses losses;
     _Atomic unsigned collections;
     unsigned gauges; // lines of each report
 };
@@ -13,8 +14,8 @@ struct source {
 static void collect(struct statsd_batch *batch, void *argument)
 {
     struct source *source = argument;
-    const struct statsd_name name = {.pattern = "n.{p}", .label_count = 1, .labels = {{"p", "x"}}};
-    const struct statsd_name gauge = {.pattern = "a.gauge.with.a.name.of.some.length"};
+    const struct metric_name name = {.pattern = "n.{p}", .label_count = 1, .labels = {{"p", "x"}}};
+    const struct metric_name gauge = {.pattern = "a.gauge.with.a.name.of.some.length"};
     atomic_fetch_add(&source->collections, 1);
     statsd_count(batch, &name, &source->counter);
     for (unsigned i = 0; i < source->gauges; i++)
@@ -25,7 +26,7 @@ static struct statsd *start(struct source *source, const char *address, const ch
 {
     struct error error = ERROR_INIT;
     const struct statsd_settings settings = {.address = address, .prefix = prefix, .format = format};
-    struct statsd *statsd = statsd_create(collect, source, &error);
+    struct statsd *statsd = statsd_create(collect, source, &source->losses, &error);
     assert_non_null(statsd);
     statsd_configure(statsd, &settings);
     return statsd;
@@ -132,7 +133,7 @@ static void test_a_thread_without_settings_ends(void **state)
     (void)state;
     struct source source = {.gauges = 1};
     struct error error = ERROR_INIT;
-    struct statsd *statsd = statsd_create(collect, &source, &error);
+    struct statsd *statsd = statsd_create(collect, &source, &source.losses, &error);
     assert_non_null(statsd);
     statsd_destroy(&statsd);
     assert_int_equal(atomic_load(&source.collections), 0);

@@ -15,7 +15,7 @@
 #include "bitflow/telemetry/statsd_batch.h"
 #include "telemetry/statsd_line.h"
 
-static const char *render(enum statsd_format format, const char *prefix, const struct statsd_name *name, double rate)
+static const char *render(enum statsd_format format, const char *prefix, const struct metric_name *name, double rate)
 {
     static char text[STATSD_LINE_MAX + 1];
     const struct statsd_line line = {
@@ -27,11 +27,11 @@ static const char *render(enum statsd_format format, const char *prefix, const s
 static void test_each_format_has_its_lines(void **state)
 {
     (void)state;
-    const struct statsd_name name = {.pattern = "proxy.{proxy}.closed.{reason}",
+    const struct metric_name name = {.pattern = "proxy.{proxy}.closed.{reason}",
                                      .label_count = 2,
                                      .labels = {{"proxy", "web"}, {"reason", "completed"}}};
-    const struct statsd_name bare = {.pattern = "process.uptime"};
-    const struct statsd_name first = {.pattern = "{proxy}.up", .label_count = 1, .labels = {{"proxy", "web"}}};
+    const struct metric_name bare = {.pattern = "process.uptime"};
+    const struct metric_name first = {.pattern = "{proxy}.up", .label_count = 1, .labels = {{"proxy", "web"}}};
     assert_string_equal(render(STATSD_PLAIN, "", &name, 1), "proxy.web.closed.completed:12|c");
     assert_string_equal(render(STATSD_PLAIN, "site", &name, 1), "site.proxy.web.closed.completed:12|c");
     assert_string_equal(render(STATSD_PLAIN, "site.", &name, 0.25), "site.proxy.web.closed.completed:12|c|@0.25");
@@ -49,7 +49,7 @@ static void test_each_format_has_its_lines(void **state)
 static void test_rates_have_no_exponent(void **state)
 {
     (void)state;
-    const struct statsd_name name = {.pattern = "t"};
+    const struct metric_name name = {.pattern = "t"};
     assert_string_equal(render(STATSD_PLAIN, "", &name, 100.0 / 20000), "t:12|c|@0.005");
     assert_string_equal(render(STATSD_PLAIN, "", &name, 1.0 / 3), "t:12|c|@0.333333333333");
     assert_string_equal(render(STATSD_PLAIN, "", &name, 100.0 / 50000000), "t:12|c|@0.000002");
@@ -72,7 +72,7 @@ static void test_names_are_sanitized(void **state)
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         char expected[128];
-        const struct statsd_name name = {.pattern = "p.{t}.x", .label_count = 1, .labels = {{"t", cases[i].value}}};
+        const struct metric_name name = {.pattern = "p.{t}.x", .label_count = 1, .labels = {{"t", cases[i].value}}};
         (void)snprintf(expected, sizeof expected, "p.%s.x:12|c", cases[i].in_name);
         assert_string_equal(render(STATSD_PLAIN, "", &name, 1), expected);
         (void)snprintf(expected, sizeof expected, "p.x:12|c|#t:%s", cases[i].in_tag);
@@ -86,7 +86,7 @@ static void test_a_line_that_is_too_long_is_none(void **state)
 {
     (void)state;
     char value[STATSD_LINE_MAX];
-    const struct statsd_name name = {.pattern = "{a}", .label_count = 1, .labels = {{"a", value}}};
+    const struct metric_name name = {.pattern = "{a}", .label_count = 1, .labels = {{"a", value}}};
     memset(value, 'v', sizeof value);
     value[STATSD_LINE_MAX - strlen(":12|c")] = '\0';
     assert_int_equal(strlen(render(STATSD_PLAIN, "", &name, 1)), STATSD_LINE_MAX);
@@ -145,7 +145,7 @@ static uint64_t lost(const struct metric_counter *counter)
 static void test_datagrams_are_filled_up_to_the_limit(void **state)
 {
     (void)state;
-    const struct statsd_name name = {.pattern = "gauge"};
+    const struct metric_name name = {.pattern = "gauge"};
     for (size_t limit = STATSD_LINE_MAX; limit <= STATSD_DATAGRAM_MAX; limit += 1 + limit / 3) {
         struct receiver *receiver = create_receiver(limit);
         size_t bytes = 0;
@@ -176,7 +176,7 @@ static void test_nothing_is_sent_of_nothing(void **state)
     struct receiver *receiver = create_receiver(1432);
     struct metric_counter counter = {.attempted = 0};
     struct metric_timer timer = {.state = 0};
-    const struct statsd_name name = {.pattern = "n"};
+    const struct metric_name name = {.pattern = "n"};
     statsd_batch_begin(&receiver->batch, true);
     statsd_count(&receiver->batch, &name, &counter);
     statsd_time(&receiver->batch, &name, &timer);
@@ -187,7 +187,7 @@ static void test_nothing_is_sent_of_nothing(void **state)
 
 static void count_in_a_batch(struct receiver *receiver, bool was_delivered, struct metric_counter *counter)
 {
-    const struct statsd_name name = {.pattern = "n"};
+    const struct metric_name name = {.pattern = "n"};
     forget(receiver);
     statsd_batch_begin(&receiver->batch, was_delivered);
     statsd_count(&receiver->batch, &name, counter);
@@ -236,7 +236,7 @@ static void test_the_rest_of_a_batch_waits(void **state)
     struct receiver *receiver = create_receiver(1432);
     struct metric_counter *counters = calloc(1000, sizeof *counters);
     struct metric_timer *timer = calloc(1, sizeof *timer);
-    const struct statsd_name name = {.pattern = "n"};
+    const struct metric_name name = {.pattern = "n"};
     assert_non_null(counters);
     assert_non_null(timer);
     for (int i = 0; i < 1000; i++)
@@ -268,7 +268,7 @@ static void test_timers_tell_how_many_there_were(void **state)
     (void)state;
     struct receiver *receiver = create_receiver(1432);
     struct metric_timer *timer = calloc(1, sizeof *timer);
-    const struct statsd_name name = {.pattern = "t"};
+    const struct metric_name name = {.pattern = "t"};
     assert_non_null(timer);
     metric_time(timer, 1234567);
     statsd_batch_begin(&receiver->batch, true);
@@ -296,7 +296,7 @@ static void test_lost_durations_are_counted(void **state)
     (void)state;
     struct receiver *receiver = create_receiver(1432);
     struct metric_timer *timer = calloc(1, sizeof *timer);
-    const struct statsd_name name = {.pattern = "t"};
+    const struct metric_name name = {.pattern = "t"};
     assert_non_null(timer);
     receiver->outcomes[0] = STATSD_DROPPED;
     for (int i = 0; i < 1007; i++)

@@ -175,6 +175,13 @@ static void test_another_route_has_a_health_of_its_own(void **state)
     routes.of_proxy.proxy_header_version = PROXY_HEADER_VERSION_2;
     assert_new_health(&routes, NULL, true);
 
+    begin_with(&routes, NULL);
+    routes.of_proxy.proxy_header_tlvs = PROXY_HEADER_TLV_SSL;
+    assert_new_health(&routes, NULL, true);
+    begin_with(&routes, NULL);
+    routes.of_proxy.proxy_header_pass_tlvs = true;
+    assert_new_health(&routes, NULL, true);
+
     static const char *const servers[] = {"socks5://me:wrong@p:1", "socks5://me:right@p:1", "socks5://me:right@q:1",
                                           NULL};
     for (size_t i = 0; i < ARRAY_LENGTH(servers); i++) {

@@ -73,6 +73,30 @@ static void test_visible_ascii_is_without_the_space(void **state)
         assert_int_equal(text_is_visible_ascii((char)byte), byte >= '!' && byte <= '~');
 }
 
+static void test_a_number_is_written_to_its_end_in_decimal(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t number;
+        unsigned digits;
+        const char *text;
+    } rows[] = {
+        {0, 1, "0"},
+        {0, 0, ""},
+        {7, 1, "7"},
+        {10, 1, "10"},
+        {42, 3, "042"},
+        {1234, 3, "1234"},
+        {UINT64_MAX, 1, "18446744073709551615"},
+        {1, TEXT_DECIMAL_MAX, "00000000000000000001"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
+        char text[TEXT_DECIMAL_MAX + 1] = "";
+        const char *begin = text_decimal(text + TEXT_DECIMAL_MAX, rows[i].number, rows[i].digits);
+        assert_string_equal(begin, rows[i].text);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -80,6 +104,7 @@ int main(void)
         cmocka_unit_test(test_a_cut_is_never_within_a_character),
         cmocka_unit_test(test_control_characters_are_c0_del_and_c1),
         cmocka_unit_test(test_visible_ascii_is_without_the_space),
+        cmocka_unit_test(test_a_number_is_written_to_its_end_in_decimal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

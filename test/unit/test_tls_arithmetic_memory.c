@@ -40,11 +40,11 @@ static int raise(struct operands *with)
 static int sign_with_twin(struct operands *with)
 {
     struct error error = ERROR_INIT;
-    struct rsa_twin *twin = NULL;
-    if (!rsa_twin_create(&with->key, &twin, &error))
+    struct key_twin *twin = NULL;
+    if (!key_twin_create(&with->key, &twin, &error))
         return error.code == ERROR_NO_MEMORY ? -1 : 1;
     int status = mbedtls_rsa_private(mbedtls_pk_rsa(with->key), RIG_RANDOM, with->input, with->output);
-    rsa_twin_destroy(&twin);
+    key_twin_destroy(&twin);
     return status;
 }
 
@@ -168,15 +168,15 @@ static void assert_outlives(const mbedtls_pk_context *made, bool has_twin, int w
     long failing = 0;
     for (; has_found; failing++) {
         mbedtls_pk_context key; // with no blinding yet
-        struct rsa_twin *twin = NULL;
+        struct key_twin *twin = NULL;
         struct error error = ERROR_INIT;
         mbedtls_pk_init(&key);
         assert_int_equal(mbedtls_pk_setup(&key, mbedtls_pk_info_from_type(MBEDTLS_PK_RSA)), 0);
         assert_int_equal(mbedtls_rsa_copy(mbedtls_pk_rsa(key), mbedtls_pk_rsa(*made)), 0);
-        assert_true(!has_twin || rsa_twin_create(&key, &twin, &error));
+        assert_true(!has_twin || key_twin_create(&key, &twin, &error));
         assert_int_equal(twin != NULL, has_twin);
         has_found = sign_through(&key, when, failing);
-        rsa_twin_destroy(&twin);
+        key_twin_destroy(&twin);
         mbedtls_pk_free(&key);
     }
     assert_true(failing > 10);
@@ -218,17 +218,17 @@ static void check_twins(const mbedtls_pk_context *key)
 {
     long failing = 0;
     for (bool has_found = true; has_found; failing++) {
-        struct rsa_twin *twin = NULL;
+        struct key_twin *twin = NULL;
         struct error error = ERROR_INIT;
         OPENSSL_thread_stop();
         memory_count_begin(failing);
-        bool is_good = rsa_twin_create(key, &twin, &error);
+        bool is_good = key_twin_create(key, &twin, &error);
         (void)memory_count_end();
         has_found = has_failed;
         if (is_good != (twin != NULL) || (!is_good && error.code != ERROR_NO_MEMORY))
             fail_msg("with allocation %ld failing: %d, and %s twin: %s", failing, is_good, twin != NULL ? "a" : "no",
                      error.text);
-        rsa_twin_destroy(&twin);
+        key_twin_destroy(&twin);
     }
     assert_true(failing > 10);
 }

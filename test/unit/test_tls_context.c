@@ -37,7 +37,7 @@ static void load_and_drop(const struct rig_config *config, enum tls_role role)
 static void test_every_kind_of_key_loads(void **state)
 {
     (void)state;
-    static const char *const kinds[] = {"rsa", "P-256", "P-384"};
+    static const char *const kinds[] = {"rsa", "P-256", "P-384", "P-521"};
     for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++) {
         struct rig_issued issued =
             rig_issue(&(struct rig_request){.subject = "s", .kind = kinds[i], .names = "DNS:s", .issuer = &rig_ca});
@@ -155,8 +155,9 @@ static void test_a_key_that_cannot_be_used_is_refused(void **state)
         {"ed25519", "the key uses Ed25519, which is not supported"},
         {"rsa-pss", "the key uses RSASSA-PSS in place of plain RSA, which is not supported"},
         {"rsa-1024", "the key is too short: RSA with 1024 bits"},
-        {"P-521", "the key's kind is not supported; RSA, P-256 and P-384 are"},
-        {"secp256k1", "the key's kind is not supported; RSA, P-256 and P-384 are"},
+        {"secp256k1", "keys of the kind secp256k1 are not supported; RSA, P-256, P-384 and P-521 are"},
+        {"P-224", "keys of the kind secp224r1 are not supported; RSA, P-256, P-384 and P-521 are"},
+        {"x25519", "keys of the kind x25519 are not supported; RSA, P-256, P-384 and P-521 are"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++) {
         EVP_PKEY *key = rig_key(kinds[i].kind);
@@ -198,6 +199,21 @@ static void test_a_certificate_that_is_not_for_servers_is_refused(void **state)
     assert_bad_pair("usage.key", "usage.crt", "usage.crt", "not for signatures (key usage)");
 }
 
+// "bad.crt" is no certificate, "mixed.crt" begins with that.
+static void write_mixed_authorities(void)
+{
+    char bad[8192];
+    char good[8192];
+    size_t length = rig_read_file("ca.crt", good, sizeof good);
+    memcpy(bad, good, length);
+    memset(bad + 40, 'A', 24);
+    rig_write_file("bad.crt", bad, length);
+    FILE *file = rig_create("mixed.crt");
+    assert_int_equal(fwrite(bad, 1, length, file), length);
+    assert_int_equal(fwrite(good, 1, length, file), length);
+    assert_int_equal(fclose(file), 0);
+}
+
 static void test_a_verifying_context_needs_an_authority(void **state)
 {
     (void)state;
@@ -215,17 +231,20 @@ static void test_a_verifying_context_needs_an_authority(void **state)
     rig_config_add(&config, NULL, NULL, "ca.crt", NULL);
     assert_refused(&config, TLS_SERVER, "needs a certificate and its key");
 
-    // What mbedTLS cannot use among the CAs is left out, if there is another.
-    struct rig_issued ed = rig_issue(&(struct rig_request){.subject = "s", .kind = "ed25519", .is_ca = true});
-    rig_write_chain("mixed.crt", ed.certificate, rig_ca.certificate, NULL);
-    rig_write_chain("ed.crt", ed.certificate, NULL, NULL);
-    rig_drop(&ed);
+    // What cannot be used among the CAs is left out, if there is another.
+    write_mixed_authorities();
     rig_config_init(&config, VERIFY_STRICT);
     rig_config_add(&config, NULL, NULL, "mixed.crt", NULL);
     load_and_drop(&config, TLS_CLIENT);
     rig_config_init(&config, VERIFY_STRICT);
+    rig_config_add(&config, NULL, NULL, "bad.crt", NULL);
+    assert_refused(&config, TLS_CLIENT, "bad.crt: certificate 1 cannot be read (");
+
+    // libcrypto can use what mbedTLS cannot.
+    rig_issue_pair("ed", &(struct rig_request){.subject = "s", .kind = "ed25519", .is_ca = true});
+    rig_config_init(&config, VERIFY_STRICT);
     rig_config_add(&config, NULL, NULL, "ed.crt", NULL);
-    assert_refused(&config, TLS_CLIENT, "ed.crt: certificate 1 uses Ed25519, which is not supported");
+    load_and_drop(&config, TLS_CLIENT);
 }
 
 static void test_a_damaged_revocation_list_is_refused(void **state)
@@ -289,9 +308,9 @@ struct warnings {
     char text[8][512];
 };
 
-static void warnings_of(const struct rig_config *config, int days, struct warnings *warnings)
+static void warnings_in(enum tls_role role, const struct rig_config *config, int days, struct warnings *warnings)
 {
-    struct tls_context *context = rig_context(config, TLS_SERVER);
+    struct tls_context *context = rig_context(config, role);
     struct diagnostics diagnostics;
     diagnostics_init(&diagnostics, "f");
     tls_context_check(context, &config->config, days, "web", &diagnostics);
@@ -306,6 +325,11 @@ static void warnings_of(const struct rig_config *config, int days, struct warnin
     }
     diagnostics_release(&diagnostics);
     tls_context_destroy(&context);
+}
+
+static void warnings_of(const struct rig_config *config, int days, struct warnings *warnings)
+{
+    warnings_in(TLS_SERVER, config, days, warnings);
 }
 
 static void assert_warning(long from, long until, const char *words, long date)
@@ -350,9 +374,7 @@ static void test_each_fault_of_the_files_is_warned_of(void **state)
     rig_write_chain("old-ca.crt", old_ca.certificate, NULL, NULL);
     rig_write_crl("old.crl", &old_ca, NULL, -2L * RIG_DAY);
     rig_write_chain("odd.crt", server.certificate, old_ca.certificate, NULL);
-    struct rig_issued ed = rig_issue(&(struct rig_request){.subject = "s", .kind = "ed25519", .is_ca = true});
-    rig_write_chain("mixed.crt", ed.certificate, rig_ca.certificate, NULL);
-    rig_drop(&ed);
+    write_mixed_authorities();
     rig_drop(&old_ca);
     struct rig_config config;
     rig_config_init(&config, VERIFY_STRICT);
@@ -374,6 +396,58 @@ static void test_each_fault_of_the_files_is_warned_of(void **state)
     for (size_t i = 0; i < ARRAY_LENGTH(expected); i++)
         if (strstr(warnings.text[i], expected[i]) != warnings.text[i])
             fail_msg("\"%s\" in place of \"%s\"", warnings.text[i], expected[i]);
+}
+
+// A chain of which peers that verify it ask for more.
+static void test_weak_links_of_an_own_chain_are_warned_of(void **state)
+{
+    (void)state;
+#define HASH(subject, hash) "odd.crt: the certificate CN=" subject " is signed with a weak hash, " hash ": most "
+#define KEY "odd.crt: the certificate CN=middle has a key of only 1024 bits: most "
+    const struct {
+        const char *digest, *middle_digest, *middle_kind, *root_digest;
+        const char *expected[2];
+    } cases[] = {
+        {NULL, NULL, NULL, NULL, {NULL}},
+        {"SHA224", "SHA384", NULL, NULL, {NULL}},
+        {"SHA1", NULL, NULL, NULL, {HASH("leaf", "SHA1")}},
+        {"MD5", NULL, "rsa", NULL, {HASH("leaf", "MD5")}},
+        {NULL, "SHA1", NULL, NULL, {HASH("middle", "SHA1")}},
+        {"SHA1", "SHA1", NULL, NULL, {HASH("leaf", "SHA1"), HASH("middle", "SHA1")}},
+        {NULL, NULL, "rsa-1024", NULL, {KEY}},
+        {NULL, NULL, NULL, "SHA1", {NULL}}, // nobody looks at a root's signature of itself
+    };
+    for (size_t i = 0; i < 2 * ARRAY_LENGTH(cases); i++) {
+        __typeof__(&cases[0]) one = &cases[i / 2];
+        enum tls_role role = i % 2 == 0 ? TLS_SERVER : TLS_CLIENT;
+        struct rig_issued root =
+            rig_issue(&(struct rig_request){.subject = "root", .is_ca = true, .digest = one->root_digest});
+        struct rig_issued middle = rig_issue(&(struct rig_request){.subject = "middle",
+                                                                   .is_ca = true,
+                                                                   .kind = one->middle_kind,
+                                                                   .digest = one->middle_digest,
+                                                                   .issuer = &root});
+        struct rig_issued leaf = rig_issue(
+            &(struct rig_request){.subject = "leaf", .names = "DNS:a", .digest = one->digest, .issuer = &middle});
+        rig_write_pair("odd", &leaf);
+        rig_write_chain("odd.crt", leaf.certificate, middle.certificate, root.certificate);
+        struct rig_config config;
+        rig_config_init(&config, VERIFY_NONE);
+        rig_config_add_pair(&config, "odd", NULL);
+        struct warnings warnings;
+        warnings_in(role, &config, 30, &warnings);
+        size_t count = 0;
+        while (count < ARRAY_LENGTH(one->expected) && one->expected[count] != NULL)
+            count++;
+        assert_int_equal(warnings.count, count);
+        for (size_t k = 0; k < count; k++) {
+            assert_memory_equal(warnings.text[k], one->expected[k], strlen(one->expected[k]));
+            assert_non_null(strstr(warnings.text[k], role == TLS_SERVER ? "clients refuse it" : "servers refuse it"));
+        }
+        rig_drop(&leaf);
+        rig_drop(&middle);
+        rig_drop(&root);
+    }
 }
 
 static int begin(void **state)
@@ -407,6 +481,7 @@ int main(void)
         cmocka_unit_test(test_a_long_path_loses_its_beginning),
         cmocka_unit_test(test_dates_outside_the_validity_are_warned_of),
         cmocka_unit_test(test_each_fault_of_the_files_is_warned_of),
+        cmocka_unit_test(test_weak_links_of_an_own_chain_are_warned_of),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -131,13 +131,49 @@ static void test_what_is_no_yaml_is_refused(void **state)
                    "line 1)");
     assert_refused("a:\n\t- 1\n", 2, 1,
                    "not valid YAML: found character that cannot start any token (while scanning for the next token "
-                   "that begins on line 2)");
+                   "that begins on line 2); there is a tab in the indentation, where YAML takes only spaces");
     assert_refused("a: \"never ends\n", 2, 1,
                    "not valid YAML: found unexpected end of stream (while scanning a quoted scalar that begins on "
                    "line 1)");
     assert_refused("a: 1\nb: \xff\n", 2, 4, "not valid YAML: invalid leading UTF-8 octet");
     assert_refused("\xc3\xa4: \xc3\n", 1, 5, "not valid YAML: invalid trailing UTF-8 octet");
     assert_refused_bytes("a: 1\nb: x\0y\n", 12, 2, 5, "not valid YAML: control characters are not allowed");
+}
+
+#define ALIAS "not valid YAML: did not find expected alphabetic or numeric character (while scanning an alias that "
+#define TOKEN "not valid YAML: found character that cannot start any token (while scanning for the next token that "
+#define FLOW "not valid YAML: did not find expected node content (while parsing a flow node that "
+#define STAR "begins on line 1); a text that begins with * needs quotes, as in '*.example.com'"
+#define BRACKET "; an address that begins with [ needs quotes, as in '[::1]:80'"
+#define SIGN "begins on line 1); a text that begins with @, ` or % needs quotes"
+
+// libyaml tells of its grammar; what somebody is likely to have written is told beside it.
+static void test_what_lacks_quotes_is_told(void **state)
+{
+    (void)state;
+    assert_refused("a: *.example.com\n", 1, 5, ALIAS STAR);
+    assert_refused("- *:80\n", 1, 4, ALIAS STAR);
+    assert_refused("- *\n", 1, 4, ALIAS STAR);
+    assert_refused("a: *x.y\n", 1, 6, ALIAS STAR);
+    assert_refused("{\xc3\xa4: *.x}\n", 1, 6, ALIAS STAR);
+    assert_refused("a: @name\n", 1, 4, TOKEN SIGN);
+    assert_refused("a: `x`\n", 1, 4, TOKEN SIGN);
+    assert_refused("a: %x\n", 1, 4, TOKEN SIGN);
+    assert_refused("a: [::1]:80\n", 1, 5, FLOW "begins on line 1)" BRACKET);
+    assert_refused("{a: [::]:80}\n", 1, 6, FLOW "begins on line 1)" BRACKET);
+    assert_refused(
+        "a: [2001:db8::1]:80\n", 1, 17,
+        "not valid YAML: did not find expected key (while parsing a block mapping that begins on line 1)" BRACKET);
+    assert_refused("a:\n  b: [fe80::1%lo]:80\n  c: d\n", 2, 18,
+                   "not valid YAML: did not find expected key (while parsing a block mapping that begins on line "
+                   "2)" BRACKET);
+    // Nothing of the kind: an alias, a list.
+    assert_refused(
+        "a: &x 1\nb: [*x, 'y' 'z']\n", 2, 13,
+        "not valid YAML: did not find expected ',' or ']' (while parsing a flow sequence that begins on line "
+        "2)");
+    assert_refused("a: [1, 2]:3\n", 1, 10,
+                   "not valid YAML: did not find expected key (while parsing a block mapping that begins on line 1)");
 }
 
 static void test_what_no_configuration_needs_is_refused(void **state)
@@ -239,6 +275,7 @@ int main(void)
         cmocka_unit_test(test_aliases_stand_for_their_anchor),
         cmocka_unit_test(test_null_is_what_yaml_says),
         cmocka_unit_test(test_what_is_no_yaml_is_refused),
+        cmocka_unit_test(test_what_lacks_quotes_is_told),
         cmocka_unit_test(test_what_no_configuration_needs_is_refused),
         cmocka_unit_test(test_nesting_is_bounded),
         cmocka_unit_test(test_the_nodes_are_bounded),

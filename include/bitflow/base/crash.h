@@ -3,9 +3,10 @@
 // dump are as if nobody had caught it.
 //
 // The handler runs on whichever thread crashed, on an alternate stack, as the thread's own may be what has run out. It
-// calls nothing but what is async-signal-safe. Other threads go on meanwhile; a second one that crashes waits for the
-// first one to end the process. With a sanitizer nothing is installed: it has handlers of its own. A lock guards which
-// alternate stacks are free.
+// calls nothing but what is async-signal-safe. Before it writes the trace, the last act is done, the other threads are
+// stopped and the listening sockets closed: what may be spoilt serves nobody while stderr or Sentry takes its time. A
+// second thread that crashes waits for the first one to end the process. With a sanitizer nothing is installed: it has
+// handlers of its own. A lock guards which alternate stacks are free.
 //
 // The reporter is this program once more, started by fork and exec with CRASH_REPORT_OPTION and the number of a
 // descriptor, which it inherits: what it has to know is in there, and not in its arguments or its environment. The
@@ -52,6 +53,10 @@ void crash_install(void);
 // Where the reporter finds what it needs: `fd` is handed down to it, and the struct crash is written at `offset` before
 // it starts. -1: no reporter. Both stay the caller's. One thread at a time.
 void crash_set_reporter(int fd, size_t offset);
+
+// What is done before the other threads are stopped, and whatever lock they hold is never given back;
+// async-signal-safe.
+void crash_set_last_act(void (*act)(void));
 
 // The calling thread's alternate stack. It takes no memory before it is needed, and shares its mapping with others.
 // NULL: there is no memory for it; then an overflow of the thread's stack ends the process without a word.

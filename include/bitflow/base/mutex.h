@@ -5,6 +5,7 @@
 #define BITFLOW_BASE_MUTEX_H
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "bitflow/base/compiler.h"
@@ -19,6 +20,9 @@ void mutex_init(struct mutex *mutex);
 void mutex_release(struct mutex *mutex);
 void mutex_lock(struct mutex *mutex) ACQUIRES(mutex);
 void mutex_unlock(struct mutex *mutex) RELEASES(mutex);
+// False: it could not be had by the deadline (base/clock.h), be it that the calling thread has it. With glibc it may be
+// called, and the lock given back, in a signal's handler.
+bool mutex_lock_by(struct mutex *mutex, int64_t deadline) TRY_ACQUIRES(true, mutex);
 
 // A condition variable on CLOCK_MONOTONIC.
 struct condition {

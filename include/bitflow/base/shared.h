@@ -27,5 +27,7 @@ bool shared_drop(void *object);
 
 // Of an object without references. Nothing of the caller's in it is freed.
 void shared_free(void *object);
+// Or takes it out of the list alone: what its end takes time for is done without the lock, and then free().
+void shared_unlink(void *object);
 
 #endif

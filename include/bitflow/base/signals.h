@@ -1,10 +1,10 @@
 // The process's signals. They are blocked from the first moment, in every thread, and taken by the main thread one
 // after the other, so none comes at a bad time, and none is lost: what is sent during the start is done after it.
 //
-// SIGTERM, SIGINT and SIGQUIT tell the process to end, SIGHUP to reload, SIGUSR1 to re-open logs. SIGRTMIN is sent by
-// other threads to say that there is news for the main thread. What else would kill and may come astray is ignored,
-// among it all that a platform may send everyone (SIGPWR). Not touched: what stops and continues (SIGTSTP, SIGTTIN), a
-// debugger's SIGTRAP, the limit on CPU time (SIGXCPU), faults (base/crash.h).
+// SIGTERM, SIGINT and SIGQUIT tell the process to end, SIGHUP to reload, SIGUSR1 to re-open logs, SIGUSR2 to have a new
+// process take over. SIGRTMIN is sent by other threads to say that there is news for the main thread. What else would
+// kill and may come astray is ignored, among it all that a platform may send everyone (SIGPWR). Not touched: what stops
+// and continues (SIGTSTP, SIGTTIN), a debugger's SIGTRAP, the limit on CPU time (SIGXCPU), faults (base/crash.h).
 
 #ifndef BITFLOW_BASE_SIGNALS_H
 #define BITFLOW_BASE_SIGNALS_H

@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 // Whether the byte goes on with a character of UTF-8 that began before it.
 static inline bool text_is_continuation(char byte)
@@ -31,5 +32,11 @@ size_t text_cut(const char *text, size_t most);
 
 // Whether the byte text[at] is part of a control character: C0, DEL, or C1 in UTF-8 (two bytes).
 bool text_is_control(const char *text, size_t at, size_t length);
+
+#define TEXT_DECIMAL_MAX (sizeof "18446744073709551615" - 1)
+
+// Writes a number with at least `digits` digits (TEXT_DECIMAL_MAX at most) so that it ends before `end`, where there is
+// room for as many as it takes, and returns where it begins. No zero behind it. Async-signal-safe.
+char *text_decimal(char *end, uint64_t number, unsigned digits);
 
 #endif

@@ -52,11 +52,31 @@ struct thread_pool *thread_pool_create(const struct thread_pool_options *options
 // the task will not run.
 bool thread_pool_run(struct thread_pool *pool, void (*task)(void *), void *argument, struct error *error);
 
+// The same, but where no thread can be had while others rest (thread_pool_rest()), waits for one of them, at most
+// `patience` ns.
+bool thread_pool_run_patiently(struct thread_pool *pool, void (*task)(void *), void *argument, int64_t patience,
+                               struct error *error);
+
+// For a task that has come to its end, and waits for another one of its own accord: until thread_pool_begin_task(), or
+// until it returns, the thread is neither busy nor parked, and a debugger sees that it waits. Of that pool's threads
+// only.
+void thread_pool_rest(struct thread_pool *pool);
+void thread_pool_begin_task(struct thread_pool *pool, void (*task)(void *), void *argument);
+
+// Goes on with task(argument) on a new thread, and has the calling one, which is of that pool, end when its own task
+// returns: with it goes what a thread keeps of what it has done (stack, malloc's cache, the kernel's page fragment).
+// The argument is the new thread's at once. False: no thread could be had, and nothing has changed.
+bool thread_pool_move(struct thread_pool *pool, void (*task)(void *), void *argument, struct error *error);
+
+// Somebody waits for a thread: whoever rests had better return. Any thread.
+bool thread_pool_is_short(const struct thread_pool *pool);
+
 // Of every task that begins from now on; those that run go on as they are. Any thread.
 void thread_pool_set_scheduling(struct thread_pool *pool, enum thread_scheduling scheduling);
 
 struct thread_pool_count {
     unsigned busy;
+    unsigned resting;
     unsigned parked;
 };
 struct thread_pool_count thread_pool_count(struct thread_pool *pool);

@@ -57,11 +57,16 @@ bool diagnostics_has_error_at(const struct diagnostics *diagnostics, struct yaml
 // How many of a severity have been left out.
 size_t diagnostics_left_out(const struct diagnostics *diagnostics, enum diagnostic_severity severity);
 
+#define DIAGNOSTIC_PLACE_SIZE (PATH_MAX + 64)
+// Where it is: FILE:LINE:COL, or the file alone.
+void diagnostic_format_place(const struct diagnostics *diagnostics, const struct diagnostic *diagnostic,
+                             char out[DIAGNOSTIC_PLACE_SIZE]);
+
 #define DIAGNOSTIC_LINE_SIZE (2 * PATH_MAX + 1024)
 // The line that tells of it, without what there is not:
 //   FILE:LINE:COL: key.path: text
 //   FILE:LINE:COL: warning: key.path: text
-//   FILE: warning: proxy NAME: OTHER-FILE: text
+//   FILE:LINE:COL: warning: proxy NAME: OTHER-FILE: text
 void diagnostic_format(const struct diagnostics *diagnostics, const struct diagnostic *diagnostic,
                        char out[DIAGNOSTIC_LINE_SIZE]);
 

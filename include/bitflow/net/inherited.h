@@ -11,6 +11,7 @@
 #define BITFLOW_NET_INHERITED_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "bitflow/base/error.h"
 #include "bitflow/net/address.h"
@@ -37,5 +38,22 @@ bool inherited_lend(const struct address *address, int *fd, struct error *error)
 
 // Ends a loan, or a listener's ownership; a spent descriptor is closed.
 void inherited_return(int fd, bool spent);
+
+// What a process that takes our place is to inherit, too: the sockets that listen and were not closed, by the same
+// numbers, and the names in LISTEN_FDNAMES (NULL: there are none), of which there are name_count. Connected ones are
+// left out: a stream has one reader.
+struct inherited_sockets {
+    int *descriptors;
+    size_t count;
+    char *names;
+    int name_count;
+};
+
+// To be released. ERROR_NO_MEMORY.
+bool inherited_for_successor(struct inherited_sockets *sockets, struct error *error);
+void inherited_sockets_release(struct inherited_sockets *sockets);
+
+// From now on a listening socket stays open when its listener is closed, for whoever this process becomes.
+void inherited_hand_down(void);
 
 #endif

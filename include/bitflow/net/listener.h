@@ -14,6 +14,7 @@
 
 #include "bitflow/base/error.h"
 #include "bitflow/net/address.h"
+#include "bitflow/net/unix_access.h"
 
 #define LISTENER_SOCKETS_MAX 16
 // Clients of a socket that have connected and were not accepted yet; the kernel caps it at net.core.somaxconn.
@@ -28,11 +29,29 @@ struct listener {
     bool is_local; // its clients come by a Unix socket, and have no IP address
     dev_t device;  // of the Unix socket's file, to know it again
     ino_t inode;
+    bool is_taken_over; // a Unix socket that another process still has; its file had this access:
+    struct unix_access access_before;
 };
 
-// Resolves, binds and listens. May wait for the resolver, at most 10 s, or until the process is told to end
-// (ERROR_CANCELLED). False: nothing is left bound. The main thread only.
-bool listener_open(const struct address *address, struct listener *listener, struct error *error);
+// Takes over the sockets that a former process handed over (net/handover.h), else resolves, binds and listens.
+// `access`: of a Unix socket's file, which has it before anyone can connect; NULL: as the umask makes it. May wait for
+// the resolver, at most 10 s, or until the process is told to end (ERROR_CANCELLED). False: nothing is left bound. The
+// main thread only.
+bool listener_open(const struct address *address, const struct unix_access *access, struct listener *listener,
+                   struct error *error);
+
+// Gives the file of a Unix socket another mode, user and group; `before` is what brings back what it had. False: it has
+// them still. Does nothing for all others.
+bool listener_set_access(const struct listener *listener, const struct unix_access *access, struct unix_access *before,
+                         struct error *error);
+
+// How the clients that come from now on are watched over (net/socket.h): their sockets inherit it from the listening
+// one, at no cost for each. Those in the queue keep what they came with. Only for TCP sockets of our own: what an
+// inherited one has is shared with others, and its clients get theirs by listener_watch_client(). Any thread.
+void listener_watch_clients(const struct listener *listener, int64_t keepalive_interval, int64_t user_timeout);
+
+// The same for one client of an inherited listener, once it is accepted; nothing for others.
+void listener_watch_client(const struct listener *listener, int fd, int64_t keepalive_interval, int64_t user_timeout);
 
 // Whether the file of a Unix socket is still the one that listener_open() made; true for all others.
 bool listener_is_intact(const struct listener *listener);
@@ -50,12 +69,18 @@ bool listener_has_handshakes(const struct listener *listener);
 // A connection that was accepted after listener_stop_arrivals(), and may have the listener's filter, has none any more.
 void listener_clear_filter(int fd);
 
-// Closes the sockets (an inherited listening socket only our descriptor of it) and removes the Unix socket's
-// file. Whoever takes an inherited connection (is_connected) sets socket_count to 0 first and closes it in
-// the end; its number stays in use for good, so that no later listener takes a stranger's socket for it.
+// Leaves out the sockets that another process has taken over, whose queues are that one's. They are still to be closed
+// by whoever has all of them.
+void listener_leave_given(struct listener *listener);
+
+// Closes the sockets (an inherited listening socket only our descriptor of it) and removes the Unix socket's file,
+// unless another process has taken it over. Whoever takes an inherited connection (is_connected) sets socket_count to 0
+// first and closes it in the end; its number stays in use for good, so that no later listener takes a stranger's socket
+// for it.
 void listener_close(struct listener *listener);
 
-// The same for one that never let anyone in: an inherited socket stays open, and may be listened on again.
+// The same for one that never let anyone in: an inherited socket stays open, and may be listened on again; the file of
+// one that was taken over stays, as it was.
 void listener_give_up(struct listener *listener);
 
 #endif

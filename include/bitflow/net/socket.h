@@ -17,6 +17,9 @@ void socket_set_send_timeout(int fd, int64_t timeout);
 
 void socket_set_nodelay(int fd);
 
+// Its port may be had again while it waits for the end of its connection's time (SO_REUSEADDR).
+void socket_reuse_port(int fd);
+
 // Acknowledges at once what has been received. The kernel puts that off for up to 40 ms in a dialogue, since what is
 // said next may carry it. To be called where nothing is said next: a peer without TCP_NODELAY keeps its next message
 // until then. Does not last (tcp(7), TCP_QUICKACK). Other sockets ignore it.
@@ -30,6 +33,25 @@ void socket_keep_urgent_data(int fd);
 // interval in ns: 0 leaves the system's default (on, the kernel's timing), < 0 turns keepalive off, > 0 sets
 // it, rounded up to a second, as TCP_KEEPIDLE and TCP_KEEPINTVL.
 void socket_set_keepalive(int fd, int64_t interval);
+
+// The timing that new sockets have, in place of what socket_set_keepalive() has set; on or off stays as it is.
+void socket_reset_keepalive_timing(int fd);
+
+// How long keepalive of this interval (> 0) waits for a peer that gives no sign any more, ns.
+int64_t socket_keepalive_patience(int fd, int64_t interval);
+
+// TCP_USER_TIMEOUT: how long written data may go unacknowledged, or a peer that acknowledges may have no room for more,
+// before the connection fails (ETIMEDOUT). ns, rounded up to a millisecond; 0: as long as the kernel retransmits.
+void socket_set_user_timeout(int fd, int64_t timeout);
+
+enum socket_peer_state {
+    SOCKET_PEER_HAS_ALL, // nothing that was written waits for it; also: not TCP
+    SOCKET_PEER_IS_DUE,  // some does
+    SOCKET_PEER_IS_LOST, // some does, was sent again, and nothing at all has come from it for so long
+};
+
+// What TCP knows of the peer. One that has no room but answers the kernel's questions for it is not lost. ns.
+enum socket_peer_state socket_look_at_peer(int fd, int64_t patience);
 
 // What every TCP socket that is relayed gets: TCP_NODELAY, keepalive of this interval, urgent data in the stream.
 // Sockets that a listening one accepts inherit it, which saves these calls a connection.

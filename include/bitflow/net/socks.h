@@ -15,14 +15,14 @@
 
 // It holds a password: whoever has one wipes it after use.
 struct socks_server {
-    struct address address; // TCP or Unix
-    uint8_t user_length;    // 0: no credentials
-    uint8_t password_length;
+    struct address address;  // TCP or Unix
+    uint8_t user_length;     // 0: no credentials
+    uint8_t password_length; // 0: an empty one, if there is a user
     uint8_t user[SOCKS_CREDENTIAL_MAX];
     uint8_t password[SOCKS_CREDENTIAL_MAX];
 };
 
-// socks5://[USER:PASS@]HOST:PORT or HOST:PORT; by a Unix socket socks5+unix://[USER:PASS@]/path or unix:///path.
+// socks5://[USER[:PASS]@]HOST:PORT or HOST:PORT; by a Unix socket socks5+unix://[USER[:PASS]@]/path or unix:///path.
 // socks5h is the same as socks5: names are the server's to resolve. In USER and PASS, %XX is a byte, as in a URL.
 // ERROR_INVALID; its text repeats nothing of the text.
 bool socks_server_parse(const char *text, struct socks_server *server, struct error *error);

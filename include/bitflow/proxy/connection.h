@@ -1,5 +1,5 @@
-// One connection, from the moment it was accepted to the record of its end. The acceptor creates it; a worker thread
-// serves it and owns it from then on, until connection_serve() has ended and freed it.
+// One connection, from the moment it was accepted to the record of its end. Admission (admission.h) creates it; a
+// worker thread serves it and owns it from then on, and frees it at its end.
 //
 // Its phases are those of src/proxy/connection/phases.h. Its reason to end is settled once (close_reason_settle()), by
 // whoever is first: a stage that fails (connection_end()), the relay, or the registry from outside. From then on
@@ -29,15 +29,16 @@ struct connection *connection_create(uint64_t id, struct runtime *runtime, struc
 // Undoes connection_create() for a connection that got no worker; the client is its owner's again.
 void connection_abandon(struct connection **connection);
 
-// The whole story of the struct connection passed (a thread pool's task); frees it.
+// The whole story of the struct connection passed (a thread pool's task), which it frees, and of those that the thread
+// accepts itself afterwards.
 void connection_serve(void *argument);
 
 // The record of a client that was rejected before it became a connection.
 void connection_reject(uint64_t id, struct generation *generation, const struct client *client,
                        const struct failure *failure);
 
-// For the reporting thread: adds up each proxy's live connections (proxy_metrics.live), and counts what they have done
-// since the last time. `is_counted`: or only takes note of it, where metrics were off so far.
+// For those who report, one thread at a time: adds up each proxy's live connections (proxy_metrics.counting), and
+// counts what they have done since the last time. `is_counted`: or only takes note of it, where metrics were off.
 void connections_count_live(struct registry *registry, bool is_counted);
 
 // What is done for connections that are reported while they live.

@@ -1,7 +1,7 @@
 // What is counted of proxies and their targets, by name. It outlives what it is about: a reload finds it again, and
-// what was counted last of a proxy or a target that is gone is reported before it is freed. So the lists and the
-// references have a lock, which reloads and the reporting thread take; what connections touch is atomic. Where metrics
-// are off, they touch nothing.
+// where it goes to statsd, what was counted last of a proxy or a target that is gone is sent before it is freed. So the
+// lists and the references have a lock, which reloads and those who report take; what connections touch is atomic.
+// Where metrics are off, they touch nothing.
 
 #ifndef BITFLOW_PROXY_METRICS_H
 #define BITFLOW_PROXY_METRICS_H
@@ -28,7 +28,9 @@ enum proxy_time {
 };
 
 struct target_metrics {
-    struct shared shared; // guarded by the lock of all metrics, but for the name
+    struct shared shared;    // guarded by the lock of all metrics, but for the name
+    unsigned readers;        // likewise: how many of the references are metrics_next_target()'s
+    _Atomic bool speaks_tls; // in the configuration in force; likewise of the expiry
     struct metric_counter attempts;
     struct metric_counter failed[CLOSE_REASON_COUNT]; // by what would have ended the connection
     struct metric_counter handshake_failed[TLS_FAILURE_COUNT];
@@ -36,7 +38,9 @@ struct target_metrics {
 };
 
 struct proxy_metrics {
-    struct shared shared; // likewise
+    struct shared shared;
+    unsigned readers;
+    _Atomic bool speaks_tls;
     struct metrics *all;
     struct metric_counter accepted;
     struct metric_counter rejected[CLOSE_REASON_COUNT];
@@ -45,13 +49,15 @@ struct proxy_metrics {
     struct metric_counter handshake_failed[TLS_FAILURE_COUNT];
     struct metric_timer times[PROXY_TIME_COUNT];
     _Atomic int64_t certificate_expiry;
-    uint64_t live;                      // the reporting thread's own
+    uint64_t counting;                  // connections that live; whoever counts them, one thread at a time
+    _Atomic uint64_t live;              // how many there were when they were last counted
     struct shared_list targets GUARDED; // struct target_metrics
 };
 
 struct metrics {
     _Atomic bool is_on;
     struct mutex lock;
+    bool is_sent GUARDED;               // to statsd, which is told all of it
     struct shared_list proxies GUARDED; // by the lock; struct proxy_metrics
 };
 
@@ -59,7 +65,8 @@ void metrics_init(struct metrics *metrics);
 // Every reference has been given back.
 void metrics_release(struct metrics *metrics);
 
-void metrics_set_on(struct metrics *metrics, bool is_on);
+// `is_sent`: to statsd. What had been counted by then without being sent counts as sent; nothing is sent meanwhile.
+void metrics_set_on(struct metrics *metrics, bool is_on, bool is_sent);
 
 static inline bool metrics_are_on(const struct proxy_metrics *proxy)
 {
@@ -76,9 +83,13 @@ struct target_metrics *target_metrics_hold(struct proxy_metrics *proxy, const ch
 // Gives the reference back and nulls the pointer. Accepts NULL.
 void target_metrics_drop(struct proxy_metrics *proxy, struct target_metrics **target);
 
-// For the reporting thread: one after the other, from NULL to NULL. What is passed in is given back, and freed if it
-// is nobody's any more and all of it has been reported. Others may come and go meanwhile.
+// For those who report: one after the other, from NULL to NULL. What is passed in is given back, and freed if it is
+// nobody's any more and all of it has been sent. Others may come and go meanwhile.
 struct proxy_metrics *metrics_next_proxy(struct metrics *metrics, struct proxy_metrics *before);
 struct target_metrics *metrics_next_target(struct proxy_metrics *proxy, struct target_metrics *before);
+
+// Whether anyone but those who report has it: the configuration in force, or a connection that began with another.
+bool proxy_metrics_are_used(struct proxy_metrics *proxy);
+bool target_metrics_are_used(struct proxy_metrics *proxy, const struct target_metrics *target);
 
 #endif

@@ -1,9 +1,10 @@
-// The live connections of the process, and the two ways to end them from outside: when their lifetime is over (a thread
-// of the registry's own watches for that; it sleeps until the next one is due) and when the process drains.
+// The live connections of the process, and the ways to end them from outside: when their lifetime is over (a thread of
+// the registry's own watches for that; it sleeps until the next one is due), when the process drains, and when an
+// operator says so.
 //
 // To end a connection means: set its reason, if none is set yet, and shut its sockets down; whichever thread waits on
 // them wakes and sees the reason. The registry's lock keeps the descriptors from being closed meanwhile: a connection
-// tells the registry of its target's socket, and withdraws both before it closes them. Any thread; one lock inside.
+// tells the registry of its target's socket, and withdraws both before it closes them. Any thread; two locks inside.
 
 #ifndef BITFLOW_PROXY_REGISTRY_H
 #define BITFLOW_PROXY_REGISTRY_H
@@ -59,9 +60,15 @@ void registry_drain(struct registry *registry);
 // Ends every live connection.
 void registry_end_all(struct registry *registry, enum close_reason reason);
 
-// Calls `visit` for every live connection, under the lock, which is let go of every now and then, so that nobody waits
-// for all of them. Who comes meanwhile may be left out, or be visited twice. One thread at a time.
-void registry_visit(struct registry *registry, void (*visit)(struct registry_entry *entry, void *argument),
-                    void *argument);
+// Of a visit that does little: as many as take a few microseconds.
+#define REGISTRY_VISIT_BATCH 64
+
+// Calls `visit` for every live connection, under the lock, which is let go of after each `batch` of them, so that
+// nobody waits for all of them. Who comes meanwhile may be left out, or be visited twice. Visits wait for each other.
+void registry_visit(struct registry *registry, size_t batch,
+                    void (*visit)(struct registry_entry *entry, void *argument), void *argument);
+
+// Ends a connection that is being visited.
+void registry_end(struct registry_entry *entry, enum close_reason reason);
 
 #endif

@@ -44,6 +44,10 @@ bool target_init(struct target *target, struct proxy *proxy, const struct proxy_
 // Gives back what is shared, and wipes the TLS context. Accepts one of zeros.
 void target_release(struct target *target, struct proxy *proxy);
 
+// Of passive health, in a word: "up"; "out", it is passed over; "due", the next connection tries it. NULL: it is not
+// watched (max_fails).
+const char *target_state(const struct target *target);
+
 // One more connection, and one less.
 void target_enter(struct target *target);
 void target_leave(struct target *target);

@@ -19,12 +19,16 @@ enum ended_by { ENDED_BY_CLIENT, ENDED_BY_TARGET, ENDED_BY_PROXY };
     X(CLOSE_COMPLETED, "completed", ENDED_BY_CLIENT, LOG_INFO, "both sides finished")                                 \
     X(CLOSE_CLIENT_RESET, "client_reset", ENDED_BY_CLIENT, LOG_INFO, "the client reset the connection")               \
     X(CLOSE_TARGET_RESET, "target_reset", ENDED_BY_TARGET, LOG_ERROR, "the target reset the connection")              \
+    X(CLOSE_TARGET_RESET_AT_END, "target_reset_at_end", ENDED_BY_TARGET, LOG_INFO,                                    \
+      "the target answered the client's end by a reset")                                                              \
     X(CLOSE_CLIENT_LOST, "client_lost", ENDED_BY_CLIENT, LOG_INFO, "the client is no longer reachable")               \
     X(CLOSE_TARGET_LOST, "target_lost", ENDED_BY_TARGET, LOG_ERROR, "the target is no longer reachable")              \
     X(CLOSE_CLIENT_READ_TIMEOUT, "client_read_timeout", ENDED_BY_PROXY, LOG_INFO, "nothing came from the client")     \
     X(CLOSE_CLIENT_WRITE_TIMEOUT, "client_write_timeout", ENDED_BY_PROXY, LOG_INFO, "the client takes no more data")  \
     X(CLOSE_TARGET_READ_TIMEOUT, "target_read_timeout", ENDED_BY_PROXY, LOG_ERROR, "nothing came from the target")    \
     X(CLOSE_TARGET_WRITE_TIMEOUT, "target_write_timeout", ENDED_BY_PROXY, LOG_ERROR, "the target takes no more data") \
+    X(CLOSE_HALF_CLOSE_TIMEOUT, "half_close_timeout", ENDED_BY_PROXY, LOG_INFO,                                       \
+      "one side had ended, and nothing more came from the other")                                                     \
     X(CLOSE_CLIENT_TRUNCATED, "client_truncated", ENDED_BY_CLIENT, LOG_INFO,                                          \
       "the client's stream was cut: it ended without TLS's close_notify")                                             \
     X(CLOSE_TARGET_TRUNCATED, "target_truncated", ENDED_BY_TARGET, LOG_INFO,                                          \
@@ -49,7 +53,8 @@ enum ended_by { ENDED_BY_CLIENT, ENDED_BY_TARGET, ENDED_BY_PROXY };
       "no target has the server name that the client asks for")                                                       \
     X(CLOSE_LIFETIME, "lifetime", ENDED_BY_PROXY, LOG_INFO, "the connection's lifetime is over")                      \
     X(CLOSE_DRAIN, "drain", ENDED_BY_PROXY, LOG_INFO, "the proxy is shutting down")                                   \
-    X(CLOSE_CLIENT_LEFT, "client_left", ENDED_BY_CLIENT, LOG_INFO, "the client left before the relay began")          \
+    X(CLOSE_ENDED_BY_OPERATOR, "ended_by_operator", ENDED_BY_PROXY, LOG_INFO, "an operator ended the connection")     \
+    X(CLOSE_CLIENT_LEFT, "client_left", ENDED_BY_CLIENT, LOG_INFO, "the client left before anything was relayed")     \
     X(CLOSE_RESOLVE_FAILED, "resolve_failed", ENDED_BY_PROXY, LOG_ERROR, "the target's name has no address")          \
     X(CLOSE_CONNECT_REFUSED, "connect_refused", ENDED_BY_TARGET, LOG_ERROR, "the target refused the connection")      \
     X(CLOSE_CONNECT_TIMEOUT, "connect_timeout", ENDED_BY_PROXY, LOG_ERROR, "the target did not answer in time")       \
@@ -65,6 +70,8 @@ enum ended_by { ENDED_BY_CLIENT, ENDED_BY_TARGET, ENDED_BY_PROXY };
       "the client's address is not allowed")                                                                          \
     X(CLOSE_SOURCE_CONNECTION_LIMIT, "source_connection_limit", ENDED_BY_PROXY, LOG_WARN,                             \
       "the client's source has as many connections as it may")                                                        \
+    X(CLOSE_SOURCE_CONNECTION_RATE, "source_connection_rate", ENDED_BY_PROXY, LOG_WARN,                               \
+      "the client's source makes connections faster than it may")                                                     \
     X(CLOSE_CONNECTION_LIMIT, "connection_limit", ENDED_BY_PROXY, LOG_ERROR, "the connection limit is reached")       \
     X(CLOSE_OUT_OF_DESCRIPTORS, "out_of_descriptors", ENDED_BY_PROXY, LOG_ERROR, "out of file descriptors")           \
     X(CLOSE_OUT_OF_PORTS, "out_of_ports", ENDED_BY_PROXY, LOG_ERROR, "out of local ports")                            \

@@ -22,8 +22,10 @@ typedef void statsd_collect(struct statsd_batch *batch, void *argument);
 
 struct statsd;
 
-// Starts the thread, which does nothing before statsd_configure(). ERROR_NO_THREADS, ERROR_NO_MEMORY.
-struct statsd *statsd_create(statsd_collect *collect, void *argument, struct error *error);
+// Starts the thread, which does nothing before statsd_configure(). It counts in `losses`, the caller's, what does not
+// arrive. ERROR_NO_THREADS, ERROR_NO_MEMORY.
+struct statsd *statsd_create(statsd_collect *collect, void *argument, struct statsd_losses *losses,
+                             struct error *error);
 
 // From now on, at once. The settings are copied; where memory for that is lacking the old ones stay.
 void statsd_configure(struct statsd *statsd, const struct statsd_settings *settings);

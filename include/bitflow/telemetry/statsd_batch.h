@@ -19,19 +19,6 @@
 
 enum statsd_format { STATSD_PLAIN, STATSD_DOGSTATSD, STATSD_INFLUXDB };
 
-#define STATSD_LABELS_MAX 4
-struct statsd_label {
-    const char *key;   // a constant
-    const char *value; // any text: what the protocols have a use for, and what is not ASCII, becomes '_'
-};
-
-struct statsd_name {
-    // A constant, with labels in braces: proxy.{proxy}.connections.closed.{reason}
-    const char *pattern;
-    size_t label_count;
-    struct statsd_label labels[STATSD_LABELS_MAX];
-};
-
 enum statsd_outcome {
     STATSD_SENT,
     STATSD_DROPPED, // this datagram; the next one may go
@@ -61,6 +48,7 @@ struct statsd_batch {
     const char *prefix;
     struct statsd_sink sink;
     struct statsd_losses *losses;
+    bool leaves_out_gauges;
     bool was_delivered;          // the batch before this one
     enum statsd_outcome outcome; // of its datagrams, the last one; from STATSD_GONE on nothing more is taken
     // The datagram that is being filled:
@@ -74,16 +62,16 @@ struct statsd_batch {
     uint64_t sent_timings;
 };
 
-// The batch is its owner's, and is used again and again: `format`, `prefix`, `sink` and `losses` are set by it.
-// `was_delivered`: nothing has come back of the batch before.
+// The batch is its owner's, and is used again and again: `format`, `prefix`, `sink` and `losses` are set by it; what is
+// reported may set leaves_out_gauges. `was_delivered`: nothing has come back of the batch before.
 void statsd_batch_begin(struct statsd_batch *batch, bool was_delivered);
 // Sends what is left.
 void statsd_batch_end(struct statsd_batch *batch);
 
 // A counter's growth since the receiver last had it; nothing where there is none. Each counter once in every batch.
-void statsd_count(struct statsd_batch *batch, const struct statsd_name *name, struct metric_counter *counter);
-void statsd_gauge(struct statsd_batch *batch, const struct statsd_name *name, uint64_t value);
+void statsd_count(struct statsd_batch *batch, const struct metric_name *name, struct metric_counter *counter);
+void statsd_gauge(struct statsd_batch *batch, const struct metric_name *name, uint64_t value);
 // The durations of an interval, in ms, with the sampling rate that makes up for those that were not kept.
-void statsd_time(struct statsd_batch *batch, const struct statsd_name *name, struct metric_timer *timer);
+void statsd_time(struct statsd_batch *batch, const struct metric_name *name, struct metric_timer *timer);
 
 #endif

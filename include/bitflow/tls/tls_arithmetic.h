@@ -1,6 +1,6 @@
-// Which library does the arithmetic of mbedTLS's handshakes: curves and RSA. The program has mbedTLS's public functions
-// for it itself, done by libcrypto, and mbedTLS's shared libraries call these in place of their own, unless they were
-// linked so that they cannot (-Bsymbolic).
+// Which library does the arithmetic of mbedTLS's handshakes: curves, signatures and hashes. The program itself has the
+// functions for it that mbedTLS's headers declare, done by libcrypto. mbedTLS's shared libraries call these in place of
+// their own, unless they were linked so that they cannot (-Bsymbolic).
 
 #ifndef BITFLOW_TLS_TLS_ARITHMETIC_H
 #define BITFLOW_TLS_TLS_ARITHMETIC_H

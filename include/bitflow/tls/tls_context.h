@@ -20,8 +20,8 @@ struct tls_context;
 // a connection has nothing to start. ERROR_SYSTEM, ERROR_NO_MEMORY.
 bool tls_init(struct error *error);
 
-// Warns of each cipher, and of X25519, that the host's libcrypto does not give, so that it is not offered. After
-// tls_init().
+// Warns of each cipher, and of X25519, that the host's libcrypto does not give, so that it is not offered, and of what
+// its mbedTLS does not let the program do. After tls_init().
 void tls_check(struct diagnostics *diagnostics);
 
 // Loads every file that `config` names. What is wrong is told as errors, of each certificate what is wrong first: they
@@ -50,6 +50,27 @@ uint64_t tls_context_fingerprint(const struct tls_context *context);
 // else is odd about its files. `config` is what it was loaded from, `proxy` the name of whose it is.
 void tls_context_check(const struct tls_context *context, const struct tls_config *config, int days, const char *proxy,
                        struct diagnostics *diagnostics);
+
+// A file of a context that holds something else than it did before. Texts are empty where there is nothing to say, and
+// cut where they are long. Borrowed for the call.
+struct tls_news {
+    const char *what; // "certificate", "authority", "revocation list"
+    const char *path;
+    unsigned count;                                  // of what is in the file
+    char subject[256];                               // of the first; the issuer of a list
+    char names[256];                                 // it is for: "DNS:a.example, IP:192.0.2.1"
+    char serial[64];                                 // hexadecimal, as openssl shows it
+    char fingerprint[65];                            // SHA-256
+    char valid_until[sizeof "2026-11-23T15:54:05Z"]; // the first of them to end
+};
+
+// Tells of each file in which a context differs from another that was loaded by the same configuration. What a key's
+// file says is told by its certificate's.
+void tls_context_compare(const struct tls_context *context, const struct tls_context *before,
+                         void (*tell)(void *argument, const struct tls_news *news), void *argument);
+
+// The file of authorities that a target is held to whose configuration names none, be it there or not.
+const char *tls_system_authorities(void);
 
 // When the first of the certificates that it shows to others, chains included, expires: seconds since 1970; 0: it has
 // none. Any thread.

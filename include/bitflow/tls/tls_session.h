@@ -39,8 +39,9 @@ struct tls_session {
 // The server's, or the client's, side of a handshake on a connected socket, bounded by `deadline` (base/clock.h). On
 // failure an alert has been sent where the protocol says so, nothing is left to be released, and the error says in
 // plain words what went wrong: "the client sent plain HTTP", "the client sent no certificate", "certificate expired on
-// 2026-01-01", "no protocol in common (ALPN)". ERROR_TIMEOUT, ERROR_INVALID (the peer's fault), ERROR_SYSTEM,
-// ERROR_NO_MEMORY. `session->info` is filled as far as known also on failure.
+// 2026-01-01", "no protocol in common (ALPN)". ERROR_TIMEOUT, ERROR_INVALID (the peer's fault), ERROR_CANCELLED (a
+// client that left without a byte), ERROR_SYSTEM, ERROR_NO_MEMORY. `session->info` is filled as far as known also on
+// failure.
 bool tls_accept(const struct tls_context *context, int fd, int64_t deadline, struct tls_session *session,
                 struct error *error);
 

@@ -52,14 +52,19 @@ struct proxy_header {
     struct proxy_header_text authority; // server name
     struct proxy_header_text unique_id;
     struct proxy_header_tls tls;
+    // All fields as they came, known ones included; they are whole. Encoding takes those from here that have no place
+    // above and no meaning that is the sender's own to tell.
+    struct proxy_header_text fields;
+    bool has_no_checksum; // encoding leaves it out
 };
 
 #define PROXY_HEADER_V1_MAX 107
-#define PROXY_HEADER_V2_MAX 1700 // of what is encoded
+#define PROXY_HEADER_PASSED_MAX 1024 // bytes of `fields` that are encoded
+#define PROXY_HEADER_V2_MAX 2720     // of what is encoded
 
 // Returns how many bytes it wrote; they are to be sent at once. IPv4-mapped pairs become IPv4; of a pair of both
 // families, the IPv4 one is mapped. What has no place in version 1 is UNKNOWN there, and so is LOCAL. In version 2,
-// texts that are too long are left out, and CRC32C is always there.
+// texts that are too long are left out, and so are fields beyond PROXY_HEADER_PASSED_MAX.
 size_t proxy_header_encode_v1(const struct proxy_header *header, uint8_t out[PROXY_HEADER_V1_MAX]);
 size_t proxy_header_encode_v2(const struct proxy_header *header, uint8_t out[PROXY_HEADER_V2_MAX]);
 

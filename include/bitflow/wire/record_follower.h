@@ -1,8 +1,9 @@
 // Follows the records of a TLS handshake as they come in, before whoever reads them sees them, however they are cut
 // into segments: where each begins and ends, the alerts that come in clear, and how many were encrypted. As a client's,
 // it also finds the version in the server's ServerHello, however that is cut into records, and whatever comes before
-// it; and in the second one, after a HelloRetryRequest. RFC 8446 5.1 (records), 6 (alerts), 4.1.3 (legacy_version,
-// random). A pure codec: no allocation; any thread, a follower at a time.
+// it; and in the second one, after a HelloRetryRequest. As a server's, it finds whether the ClientHello announces early
+// data. RFC 8446 5.1 (records), 6 (alerts), 4.1.3 (legacy_version, random). A pure codec: no allocation; any thread, a
+// follower at a time.
 
 #ifndef BITFLOW_WIRE_RECORD_FOLLOWER_H
 #define BITFLOW_WIRE_RECORD_FOLLOWER_H
@@ -10,6 +11,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "bitflow/wire/early_data.h"
 
 #define RECORD_FOLLOWER_HEADER 5 // bytes: type, version, length
 #define RECORD_FOLLOWER_KEPT 288 // bytes: an encrypted alert with much padding
@@ -41,12 +44,18 @@ struct server_hello {
     size_t message_left; // of it, behind its header
 };
 
-// Takes the next bytes of the stream. `hello`: gets what handshake records that are not encrypted have in them; NULL:
-// it is not wanted.
-void record_follower_take(struct record_follower *follower, struct server_hello *hello, const uint8_t *bytes,
-                          size_t length);
+// Whether a message that begins so, a ServerHello, is a HelloRetryRequest.
+bool server_hello_is_retry_request(const uint8_t message[SERVER_HELLO_BEGINNING]);
+
+// Takes the next bytes of the stream. `hello`, `offer`: get what handshake records that are not encrypted have in them;
+// NULL: not wanted.
+void record_follower_take(struct record_follower *follower, struct server_hello *hello, struct early_data_offer *offer,
+                          const uint8_t *bytes, size_t length);
 
 // Whether a record's header has come, but not all of the record.
 bool record_follower_is_amid_record(const struct record_follower *follower);
+
+// Whether the next byte begins a record.
+bool record_follower_is_between_records(const struct record_follower *follower);
 
 #endif

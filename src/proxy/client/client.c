@@ -22,6 +22,8 @@ static bool fail_handshake(struct failure *failure, const struct error *why)
     error_pass(&failure->error, why);
     if (shortage != CLOSE_NONE)
         return failed_with(failure, shortage);
+    if (why->code == ERROR_CANCELLED) // without a byte
+        return failed_with(failure, CLOSE_CLIENT_LEFT);
     return failed_with(failure,
                        why->code == ERROR_TIMEOUT ? CLOSE_CLIENT_HANDSHAKE_TIMEOUT : CLOSE_CLIENT_HANDSHAKE_FAILED);
 }
@@ -33,6 +35,16 @@ static bool read_header(struct client *client, const struct listener_config *lis
     client->declared = proxy_protocol_in_read(client->fd, deadline_after(listener->proxy_protocol_timeout), failure);
     phases_leave_step(phases);
     return client->declared != NULL;
+}
+
+// Behind the PROXY protocol the acceptor could not know whose connection it is.
+static bool admit_declared(struct client *client, const struct generation *generation, struct phases *phases,
+                           struct failure *failure)
+{
+    const struct proxy_config *settings = generation->settings;
+    struct source_limits limits = source_limits_of(settings);
+    return read_header(client, &settings->listener, phases, failure) &&
+           source_counts_enter(&generation->proxy->sources, client_address(client), &limits, &client->source, failure);
 }
 
 // Before the handshake an alert is not encrypted (RFC 8446 5.1).
@@ -71,12 +83,13 @@ static bool route(struct client *client, const struct generation *generation, in
                   struct failure *failure)
 {
     struct error why = ERROR_INIT;
+    phases_enter(phases, PHASE_CLIENT_HELLO);
     struct client_hello *hello = malloc(sizeof *hello);
     if (hello == NULL) {
+        phases_leave_step(phases);
         error_set_errno(&why, ENOMEM, "cannot look at the client's hello");
         return fail_handshake(failure, &why);
     }
-    phases_enter(phases, PHASE_CLIENT_HELLO);
     bool is_hello = client_hello_peek(client->fd, deadline, hello, &why);
     phases_leave_step(phases);
     if (is_hello)
@@ -128,11 +141,7 @@ bool client_admit(struct client *client, const struct generation *generation, st
     const struct proxy_config *settings = generation->settings;
     const struct tls_config *tls = settings->listener.tls;
     bool is_routed = settings->balancer == BALANCER_SNI;
-    // Behind the PROXY protocol the acceptor could not know whose connection it is.
-    if (settings->listener.proxy_protocol &&
-        !(read_header(client, &settings->listener, phases, failure) &&
-          source_counts_enter(&generation->proxy->sources, client_address(client), settings->source_connection_limit,
-                              &client->source, failure)))
+    if (settings->listener.proxy_protocol && !admit_declared(client, generation, phases, failure))
         return false;
     if (tls == NULL && !is_routed)
         return true;

@@ -110,12 +110,15 @@ static bool has_ended(int fd)
 
 static bool complain_of_end(const struct look *look, enum seen seen, struct error *error)
 {
+    struct error why = ERROR_INIT;
     if (seen == SEEN_ERROR)
-        error_set_errno(error, errno, "the client's hello did not come");
+        error_set_errno(&why, errno, "the client's hello did not come");
+    if (look->length == 0 && why.code != ERROR_NO_MEMORY)
+        error_set(error, ERROR_CANCELLED, "the client closed the connection without a word of TLS");
+    else if (seen == SEEN_ERROR)
+        error_pass(error, &why);
     else
-        error_set(error, ERROR_INVALID,
-                  look->length == 0 ? "the client closed the connection without a word of TLS"
-                                    : "the client closed the connection in the middle of its hello");
+        error_set(error, ERROR_INVALID, "the client closed the connection in the middle of its hello");
     return false;
 }
 

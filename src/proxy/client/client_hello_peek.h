@@ -11,8 +11,8 @@
 #include "bitflow/base/error.h"
 #include "bitflow/wire/client_hello.h"
 
-// False: ERROR_TIMEOUT, ERROR_INVALID (it is no ClientHello, or the client left; the text says what came instead),
-// ERROR_NO_MEMORY, ERROR_SYSTEM.
+// False: ERROR_TIMEOUT, ERROR_INVALID (it is no ClientHello, or not a whole one; the text says what came instead),
+// ERROR_CANCELLED (the client left without a byte), ERROR_NO_MEMORY, ERROR_SYSTEM.
 bool client_hello_peek(int fd, int64_t deadline, struct client_hello *hello, struct error *error);
 
 #endif

@@ -102,9 +102,9 @@ static struct proxy_protocol_in *declare(const struct reading *reading, const st
     memcpy(in->bytes, reading->bytes, decoded->length);
     in->version = decoded->version;
     in->header = decoded->header;
-    struct proxy_header_text *const texts[] = {&in->header.protocol,   &in->header.authority,
-                                               &in->header.unique_id,  &in->header.tls.version,
-                                               &in->header.tls.cipher, &in->header.tls.common_name};
+    struct proxy_header_text *const texts[] = {
+        &in->header.protocol,   &in->header.authority,       &in->header.unique_id, &in->header.tls.version,
+        &in->header.tls.cipher, &in->header.tls.common_name, &in->header.fields};
     for (size_t i = 0; i < ARRAY_LENGTH(texts); i++)
         move_text(texts[i], reading->bytes, in->bytes);
     endpoint_of_proxy_address(&in->header.source, &in->client);

@@ -1,11 +1,9 @@
 #include "connection_internal.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -14,8 +12,10 @@
 #include "../upstream/proxy_protocol_out.h"
 #include "bitflow/base/clock.h"
 #include "bitflow/base/invariant.h"
+#include "bitflow/base/text.h"
 #include "bitflow/net/inherited.h"
 #include "bitflow/net/socket.h"
+#include "bitflow/proxy/admission.h"
 
 uint64_t connection_next_id(void)
 {
@@ -26,9 +26,13 @@ uint64_t connection_next_id(void)
 void connection_thread_name(char out[THREAD_NAME_SIZE], const char *proxy, uint64_t id, char role)
 {
     // Ids past 13 digits lose their end; at a million connections a second that takes 115 days.
-    char tail[sizeof "#18446744073709551615>"];
-    (void)snprintf(tail, sizeof tail, "#%" PRIu64 "%c", id, role);
-    thread_name(out, proxy, tail);
+    char tail[1 + TEXT_DECIMAL_MAX + sizeof ">"];
+    char *end = tail + 1 + TEXT_DECIMAL_MAX;
+    end[0] = role;
+    end[1] = '\0';
+    char *begin = text_decimal(end, id, 1) - 1;
+    *begin = '#';
+    thread_name(out, proxy, begin);
 }
 
 struct connection *connection_create(uint64_t id, struct runtime *runtime, struct generation *generation,
@@ -58,6 +62,7 @@ void connection_abandon(struct connection **connection)
     if (*connection == NULL)
         return;
     registry_remove((*connection)->runtime->registry, &(*connection)->entry);
+    admission_drop(&(*connection)->admission);
     generation_drop(&(*connection)->generation);
     free(*connection);
     *connection = NULL;
@@ -131,7 +136,7 @@ __attribute__((noinline)) static bool dial_target(struct connection *connection)
     if (settings->enable_dual_stack)
         terms.preferred = family_of(client_address(&connection->client));
     if (settings->enable_proxy_header) {
-        proxy_protocol_out_describe(&connection->client, connection->id, id, &header);
+        proxy_protocol_out_describe(&connection->client, settings, connection->id, id, &header);
         terms.header = &header;
     }
     if (!upstream_connect(upstream, &terms, &connection->phases, &connection->failure) ||
@@ -150,26 +155,63 @@ static bool admit_client(struct connection *connection)
            connection_end(connection);
 }
 
-static void relay_target(struct connection *connection)
+static bool accepts_truncation(const struct tls_config *tls)
+{
+    return tls != NULL && tls->truncation == TLS_TRUNCATION_ACCEPT;
+}
+
+// Where tcp_user_timeout says how long is waited for an acknowledgement, the kernel sees to it.
+static int64_t interval_to_watch(int64_t keepalive_interval, int64_t tcp_user_timeout)
+{
+    return tcp_user_timeout == 0 && keepalive_interval > 0 ? keepalive_interval : 0;
+}
+
+// What the silence before a rest is to last at least, and what is added for some connections, so that those that began
+// together do not all rest at once.
+#define REST_AFTER (3 * NS_PER_S)
+#define REST_AFTER_SPREAD_MS 1024
+
+static void begin_relay(struct connection *connection)
 {
     const struct listener_config *listener = &connection->generation->settings->listener;
     const struct target_config *target = connection->upstream.target->settings;
     struct relay *relay = &connection->relay;
     phases_enter(&connection->phases, PHASE_RELAYING);
     connection_begin_records(connection);
+    // A record that is being written may hold the end up.
+    bool are_closed_next = connection->generation->periodic_records.interval <= 0;
     relay->sockets[RELAY_CLIENT].fd = connection->entry.client;
+    relay->sockets[RELAY_CLIENT].is_closed_next = are_closed_next && !connection->client.is_inherited;
     relay->sockets[RELAY_CLIENT].tls = connection->client.tls;
+    relay->sockets[RELAY_CLIENT].accepts_truncation = accepts_truncation(listener->tls);
     relay->sockets[RELAY_CLIENT].read_timeout = listener->read_timeout;
     relay->sockets[RELAY_CLIENT].write_timeout = listener->write_timeout;
+    relay->sockets[RELAY_CLIENT].keepalive_interval =
+        interval_to_watch(listener->keepalive_interval, listener->tcp_user_timeout);
     relay->sockets[RELAY_TARGET].fd = connection->entry.target;
     relay->sockets[RELAY_TARGET].is_nonblocking = !connection->upstream.dialled.is_lent;
+    relay->sockets[RELAY_TARGET].is_closed_next = are_closed_next && !connection->upstream.dialled.is_lent;
     relay->sockets[RELAY_TARGET].tls = connection->upstream.tls;
+    relay->sockets[RELAY_TARGET].accepts_truncation = accepts_truncation(target->tls);
     relay->sockets[RELAY_TARGET].read_timeout = target->read_timeout;
     relay->sockets[RELAY_TARGET].write_timeout = target->write_timeout;
+    relay->sockets[RELAY_TARGET].keepalive_interval =
+        interval_to_watch(target->keepalive_interval, target->tcp_user_timeout);
+    relay->half_close_timeout = connection->generation->settings->half_close_timeout;
     relay->threads = connection->runtime->threads;
     relay->settled_reason = &connection->entry.settled_reason;
+    relay->rest_after = REST_AFTER + (int64_t)(connection->id % REST_AFTER_SPREAD_MS) * NS_PER_MS;
     connection_thread_name(relay->second_thread_name, connection->generation->proxy->name, connection->id, '<');
-    relay_run(relay, &connection->relay_result, &connection->failure);
+}
+
+// A relay that rests goes on on a new thread, which has touched nothing yet. False: it does, and the connection is that
+// thread's.
+static bool relay_target(struct connection *connection)
+{
+    while (!relay_run(&connection->relay, &connection->relay_result, &connection->failure))
+        if (thread_pool_move(connection->runtime->threads, connection_serve, connection, NULL))
+            return false;
+    return true;
 }
 
 static void close_target(const struct connection *connection)
@@ -187,16 +229,27 @@ static void close_target(const struct connection *connection)
                                           connection->upstream.is_header_sent || connection->upstream.tls != NULL);
 }
 
+// Whether the client has come and gone without a byte of its own. Whoever waits for its first bytes, and the relay, say
+// client_left of nobody else; while its target is dialled, nobody reads what a plain client sends.
+static bool is_probe(const struct connection *connection)
+{
+    if (connection->failure.reason != CLOSE_CLIENT_LEFT)
+        return false;
+    return connection->phases.reached != PHASE_DIALLING ||
+           (connection->client.tls == NULL && !socket_has_data(connection->client.fd));
+}
+
 // The clients see the end before the records are written: a slow disk delays no one but this thread.
-static void finish(struct connection *connection)
+__attribute__((noinline)) static void finish(struct connection *connection)
 {
     struct runtime *runtime = connection->runtime;
     struct proxy *proxy = connection->generation->proxy;
-    bool is_logged = connection_is_logged(connection);
     struct connection_sockets sockets;
     INVARIANT(has_reason(connection) && connection->failure.reason == settled_reason(connection));
     // Before anything changes that those records tell of.
     periodic_records_remove(runtime->periodic_records, &connection->periodic_record);
+    connection->is_unlogged_probe = !connection->generation->settings->log_probes && is_probe(connection);
+    bool is_logged = connection_is_logged(connection);
     phases_enter(&connection->phases, PHASE_CLOSING);
     if (is_logged)
         connection_look_at_sockets(connection, &sockets);
@@ -216,15 +269,46 @@ static void finish(struct connection *connection)
     free(connection);
 }
 
+// Kept out of the frame that the relay stands on, as finish() is.
+__attribute__((noinline)) static bool begin(struct connection *connection)
+{
+    connection_log_accepted(connection);
+    connection_count_accepted(connection);
+    if (!admit_client(connection) || !dial_target(connection))
+        return false;
+    begin_relay(connection);
+    return true;
+}
+
+// False: the connection goes on on another thread.
+static bool serve(struct connection *connection)
+{
+    char name[THREAD_NAME_SIZE];
+    bool has_rested = connection->relay.rest != NULL;
+    connection_thread_name(name, connection->generation->proxy->name, connection->id, '>');
+    thread_set_name(name);
+    if ((has_rested || begin(connection)) && !relay_target(connection))
+        return false;
+    finish(connection);
+    return true;
+}
+
 void connection_serve(void *argument)
 {
     struct connection *connection = argument;
-    char name[THREAD_NAME_SIZE];
-    connection_thread_name(name, connection->generation->proxy->name, connection->id, '>');
-    thread_set_name(name);
-    connection_log_accepted(connection);
-    connection_count_accepted(connection);
-    if (admit_client(connection) && dial_target(connection))
-        relay_target(connection);
-    finish(connection);
+    struct thread_pool *threads = connection->runtime->threads;
+    struct admission *admission = connection->admission;
+    for (;;) {
+        if (!serve(connection) || admission == NULL)
+            return;
+        thread_pool_rest(threads);
+        connection = admission_await(admission);
+        if (connection == NULL)
+            break;
+        // Each connection has a reference of its own, which goes with it when it moves to another thread.
+        admission_drop(&admission);
+        admission = connection->admission;
+        thread_pool_begin_task(threads, connection_serve, connection);
+    }
+    admission_drop(&admission);
 }

@@ -20,6 +20,7 @@ struct connection {
     uint64_t id;
     struct runtime *runtime;
     struct generation *generation;
+    struct admission *admission; // by which it came in; NULL: by none that others come by
     int64_t start_wall;
     struct phases phases;
     struct client client;
@@ -30,6 +31,9 @@ struct connection {
     struct registry_entry entry; // client socket, target socket, the reason that stands, lifetime
     struct periodic_record periodic_record;
     struct connection_reported reported;
+    // One of its records was written while it lived. Until periodic_records_remove() whoever writes them sets it.
+    bool has_record;
+    bool is_unlogged_probe; // once it has ended: it was a probe, and those are not to be logged
 };
 
 struct log_context connection_log_context(const struct connection *connection);
@@ -70,7 +74,8 @@ void connection_record_render(const struct connection *connection, enum connecti
 // from time to time.
 void connection_begin_records(struct connection *connection);
 
-// Whether a record of the connection's end would be written anywhere.
+// Whether a record of the connection's end would be written anywhere. A connection log that has another record of it
+// has that of its end, too.
 bool connection_is_logged(const struct connection *connection);
 
 // The end, in both logs. The sockets are closed already.

@@ -95,11 +95,11 @@ static void visit(struct registry_entry *entry, void *argument)
 {
     struct connection *connection = (struct connection *)((char *)entry - offsetof(struct connection, entry));
     const bool *is_counted = argument;
-    metrics_of(connection)->live++;
+    metrics_of(connection)->counting++;
     count_progress(connection, *is_counted);
 }
 
 void connections_count_live(struct registry *registry, bool is_counted)
 {
-    registry_visit(registry, visit, &is_counted);
+    registry_visit(registry, REGISTRY_VISIT_BATCH, visit, &is_counted);
 }

@@ -3,10 +3,10 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "../client/proxy_protocol_in.h"
 #include "bitflow/base/clock.h"
 #include "bitflow/net/socket.h"
 #include "connection_internal.h"
+#include "record_fields.h"
 
 struct log_context connection_log_context(const struct connection *connection)
 {
@@ -69,132 +69,13 @@ static uint64_t bytes_from(const struct connection *connection, enum relay_side 
     return atomic_load_explicit(&connection->relay.sockets[side].bytes, memory_order_relaxed);
 }
 
-// JSON. A text that is NULL, or empty, is not known, or was not sent.
-
-static void put_text(struct json_line *line, const char *key, const char *value)
-{
-    json_line_text(line, key, value == NULL || *value == '\0' ? NULL : value);
-}
-
-// A negative one is not known.
-static void put_known(struct json_line *line, const char *key, int64_t value)
-{
-    if (value < 0)
-        json_line_null(line, key);
-    else
-        json_line_integer(line, key, value);
-}
-
-static void put_known_time(struct json_line *line, const char *key, int64_t ns)
-{
-    if (ns < 0)
-        json_line_null(line, key);
-    else
-        json_line_milliseconds(line, key, ns);
-}
-
-// A text that the other side chose, up to its first zero byte.
-static void put_header_text(struct json_line *line, const char *key, const struct proxy_header_text *text)
-{
-    char copy[(PROXY_HEADER_TEXT_MAX > PROXY_HEADER_ID_MAX ? PROXY_HEADER_TEXT_MAX : PROXY_HEADER_ID_MAX) + 1];
-    size_t length = text->length < sizeof copy ? text->length : sizeof copy - 1;
-    if (length > 0)
-        memcpy(copy, text->bytes, length);
-    copy[length] = '\0';
-    put_text(line, key, copy);
-}
-
-static void put_header(struct json_line *line, const char *key, const struct client *client)
-{
-    const struct proxy_protocol_in *declared = client->declared;
-    char peer[ENDPOINT_TEXT_SIZE];
-    if (declared == NULL) {
-        json_line_null(line, key);
-        return;
-    }
-    endpoint_format(&client->peer, peer);
-    json_line_begin_object(line, key);
-    json_line_integer(line, "version", declared->version);
-    json_line_boolean(line, "local", declared->header.is_local);
-    put_text(line, "peer", peer);
-    put_header_text(line, "authority", &declared->header.authority);
-    put_header_text(line, "unique_id", &declared->header.unique_id);
-    json_line_end_object(line);
-}
-
-// Of a side that is TLS; of the peer's certificate only what was verified.
-static void put_tls(struct json_line *line, const char *key, const struct tls_session *session)
-{
-    if (session == NULL) { // or no handshake was begun
-        json_line_null(line, key);
-        return;
-    }
-    const struct tls_info *info = &session->info;
-    const char *version = info->version == TLS_1_3 ? "TLSv1.3" : "TLSv1.2";
-    json_line_begin_object(line, key);
-    put_text(line, "version", *info->cipher == '\0' ? NULL : version); // both are agreed upon together
-    put_text(line, "cipher", info->cipher);
-    put_text(line, "server_name", info->server_name);
-    put_text(line, "protocol", info->protocol);
-    json_line_milliseconds(line, "handshake_ms", info->handshake_time);
-    put_text(line, "peer_subject", info->peer_subject);
-    put_text(line, "peer_names", info->peer_names);
-    put_text(line, "peer_fingerprint", info->peer_fingerprint);
-    json_line_end_object(line);
-}
-
-// With SOCKS5, which of a name's addresses it is, the server knows; what was dialled is the server's.
-static void put_target(struct json_line *line, const char *key, const struct upstream *upstream)
-{
-    if (upstream->target == NULL) {
-        json_line_null(line, key);
-        return;
-    }
-    const struct target_config *settings = upstream->target->settings;
-    bool has_socks = settings->socks_proxy != NULL;
-    char configured[ADDRESS_TEXT_SIZE], dialled[ENDPOINT_TEXT_SIZE] = "";
-    if (upstream->dialled.remote.length > 0)
-        endpoint_format(&upstream->dialled.remote, dialled);
-    address_format(&settings->address, configured);
-    static const char scheme[] = "tcp://";
-    const char *name =
-        strncmp(configured, scheme, sizeof scheme - 1) == 0 ? configured + sizeof scheme - 1 : configured;
-    json_line_begin_object(line, key);
-    put_text(line, "name", settings->name);
-    put_text(line, "address", has_socks && *dialled != '\0' ? name : dialled);
-    put_text(line, "via", has_socks ? dialled : NULL);
-    json_line_end_object(line);
-}
-
-static void put_tcp(struct json_line *line, const char *key, const struct connection_sockets *sockets,
-                    enum relay_side side)
-{
-    const struct tcp_path_info *tcp = &sockets->tcp[side];
-    if (!sockets->has_tcp[side]) {
-        json_line_null(line, key);
-        return;
-    }
-    json_line_begin_object(line, key);
-    put_known_time(line, "rtt_ms", tcp->rtt);
-    put_known_time(line, "rttvar_ms", tcp->rttvar);
-    put_known_time(line, "min_rtt_ms", tcp->min_rtt);
-    put_known(line, "retransmits", tcp->retransmits);
-    put_known(line, "lost", tcp->lost);
-    put_known(line, "unacked", tcp->unacked);
-    put_known(line, "unsent_bytes", tcp->unsent);
-    put_known(line, "bytes_acked", tcp->bytes_acked);
-    put_known(line, "bytes_received", tcp->bytes_received);
-    put_known(line, "delivery_rate", tcp->delivery_rate);
-    json_line_end_object(line);
-}
-
 // A phase that it did not come to has no duration.
 static void put_timings(struct json_line *line, const char *key, const int64_t durations[PHASE_COUNT])
 {
     json_line_begin_object(line, key);
     for (enum phase phase = 0; phase < PHASE_COUNT; phase++)
         if (phase_rows[phase].key != NULL)
-            put_known_time(line, phase_rows[phase].key, durations[phase] == 0 ? -1 : durations[phase]);
+            record_known_time(line, phase_rows[phase].key, durations[phase] == 0 ? -1 : durations[phase]);
     json_line_end_object(line);
 }
 
@@ -202,8 +83,8 @@ static void put_timings(struct json_line *line, const char *key, const int64_t d
 static void put_phase(struct json_line *line, const struct phases *phases)
 {
     const struct phase_row *phase = &phase_rows[phases->reached], *step = &phase_rows[phases->step];
-    put_text(line, "phase", phase->name);
-    put_text(line, "step", strcmp(step->name, phase->name) == 0 ? step->step : NULL);
+    record_text(line, "phase", phase->name);
+    record_text(line, "step", strcmp(step->name, phase->name) == 0 ? step->step : NULL);
 }
 
 void connection_record_render(const struct connection *connection, enum connection_event event,
@@ -219,22 +100,22 @@ void connection_record_render(const struct connection *connection, enum connecti
     int64_t first_byte = atomic_load_explicit(&connection->relay.first_byte, memory_order_relaxed);
     int64_t age = phases_durations(&connection->phases, first_byte, now, durations);
     json_line_begin(line);
-    put_text(line, "event", events[event]);
+    record_text(line, "event", events[event]);
     json_line_integer(line, "id", (int64_t)connection->id);
-    put_text(line, "proxy", connection->generation->proxy->name);
+    record_text(line, "proxy", connection->generation->proxy->name);
     json_line_time(line, "time", wall);
     json_line_time(line, "start", connection->start_wall);
     if (has_ended)
         json_line_time(line, "end", wall);
     else
         json_line_null(line, "end");
-    put_text(line, "client", sockets->client);
-    put_text(line, "local", sockets->local);
-    put_header(line, "proxy_header", &connection->client);
-    put_text(line, "sni", connection->client.server_name);
-    put_tls(line, "client_tls", connection->client.tls);
-    put_target(line, "target", &connection->upstream);
-    put_tls(line, "target_tls", connection->upstream.tls);
+    record_text(line, "client", sockets->client);
+    record_text(line, "local", sockets->local);
+    record_header(line, "proxy_header", &connection->client);
+    record_text(line, "sni", connection->client.server_name);
+    record_tls(line, "client_tls", connection->client.tls, &connection->relay.sockets[RELAY_CLIENT]);
+    record_target(line, "target", &connection->upstream);
+    record_tls(line, "target_tls", connection->upstream.tls, &connection->relay.sockets[RELAY_TARGET]);
     json_line_integer(line, "attempts", connection->upstream.attempts);
     json_line_milliseconds(line, "resolve_ms", durations[PHASE_RESOLVE]);
     json_line_milliseconds(line, "connect_ms", durations[PHASE_CONNECT]);
@@ -242,20 +123,30 @@ void connection_record_render(const struct connection *connection, enum connecti
     put_timings(line, "timings", durations);
     json_line_integer(line, "bytes_from_client", (int64_t)bytes_from(connection, RELAY_CLIENT));
     json_line_integer(line, "bytes_from_target", (int64_t)bytes_from(connection, RELAY_TARGET));
-    put_tcp(line, "client_tcp", sockets, RELAY_CLIENT);
-    put_tcp(line, "target_tcp", sockets, RELAY_TARGET);
+    record_tcp(line, "client_tcp", sockets, RELAY_CLIENT);
+    record_tcp(line, "target_tcp", sockets, RELAY_TARGET);
     put_phase(line, &connection->phases);
-    put_text(line, "reason", has_ended ? close_reason_name(connection->failure.reason) : NULL);
-    put_text(line, "ended_by", has_ended ? who_ended(connection) : NULL);
-    put_text(line, "error", has_ended ? error_of(connection) : NULL);
+    record_text(line, "reason", has_ended ? close_reason_name(connection->failure.reason) : NULL);
+    record_text(line, "ended_by", has_ended ? who_ended(connection) : NULL);
+    record_text(line, "error", has_ended ? error_of(connection) : NULL);
     json_line_end(line);
 }
 
 // When the records are written.
 
+static bool has_log_line(const struct connection *connection)
+{
+    return !connection->is_unlogged_probe && log_enabled(close_reason_level(connection->failure.reason));
+}
+
+static bool has_last_record(const struct connection *connection)
+{
+    return connection->generation->log != NULL && (!connection->is_unlogged_probe || connection->has_record);
+}
+
 bool connection_is_logged(const struct connection *connection)
 {
-    return connection->generation->log != NULL || log_enabled(close_reason_level(connection->failure.reason));
+    return has_last_record(connection) || has_log_line(connection);
 }
 
 static void write_record(const struct connection *connection, enum connection_event event,
@@ -271,7 +162,7 @@ void connection_write_records(const struct connection *connection, const struct 
 {
     enum close_reason reason = connection->failure.reason;
     enum log_level level = close_reason_level(reason);
-    if (log_enabled(level)) {
+    if (has_log_line(connection)) {
         const struct phases *phases = &connection->phases;
         const struct target *target = connection->upstream.target;
         const char *sni = connection->client.server_name;
@@ -285,19 +176,20 @@ void connection_write_records(const struct connection *connection, const struct 
                   log_number(total, (phases->ended - phases->started) / NS_PER_MS), "error", error_of(connection),
                   NULL);
     }
-    if (connection->generation->log != NULL)
+    if (has_last_record(connection))
         write_record(connection, CONNECTION_ENDED, sockets, clock_wall());
 }
 
-static const struct connection *connection_of(const struct periodic_record *periodic_record)
+static struct connection *connection_of(struct periodic_record *periodic_record)
 {
-    return (const struct connection *)((const char *)periodic_record - offsetof(struct connection, periodic_record));
+    return (struct connection *)((char *)periodic_record - offsetof(struct connection, periodic_record));
 }
 
 static void render_periodic(struct periodic_record *periodic_record, struct json_line *line)
 {
     struct connection_sockets sockets;
-    const struct connection *connection = connection_of(periodic_record);
+    struct connection *connection = connection_of(periodic_record);
+    connection->has_record = true;
     connection_look_at_sockets(connection, &sockets);
     connection_record_render(connection, CONNECTION_ACTIVE, &sockets, clock_now(), clock_wall(), line);
 }
@@ -322,8 +214,10 @@ void connection_begin_records(struct connection *connection)
     struct generation *generation = connection->generation;
     if (generation->log == NULL)
         return;
-    if (generation->settings->connection_log_connect)
+    if (generation->settings->connection_log_connect) {
+        connection->has_record = true;
         write_connected(connection);
+    }
     if (generation->periodic_records.interval > 0)
         periodic_records_add(connection->runtime->periodic_records, &generation->periodic_records,
                              &connection->periodic_record);

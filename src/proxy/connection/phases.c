@@ -17,16 +17,28 @@ static int64_t between(int64_t begin, int64_t end)
     return end > begin ? end - begin : 1;
 }
 
+// The connection's own thread writes both, and others only look: nothing is ordered by them.
+static enum phase step_of(const struct phases *phases)
+{
+    return atomic_load_explicit(&phases->step, memory_order_relaxed);
+}
+
+static int64_t since_of(const struct phases *phases)
+{
+    return atomic_load_explicit(&phases->since, memory_order_relaxed);
+}
+
 static void stop_step(struct phases *phases, int64_t now)
 {
     if (phases->step_since != 0)
-        phases->spent[phases->step] += between(phases->step_since, now);
+        phases->spent[step_of(phases)] += between(phases->step_since, now);
     phases->step_since = 0;
 }
 
 void phases_begin(struct phases *phases)
 {
-    phases->started = phases->since = clock_now();
+    phases->started = clock_now();
+    atomic_store_explicit(&phases->since, phases->started, memory_order_relaxed);
 }
 
 void phases_enter(struct phases *phases, enum phase phase)
@@ -37,18 +49,18 @@ void phases_enter(struct phases *phases, enum phase phase)
     stop_step(phases, now);
     if (phase_rows[phase].kind == PHASE_KIND_STEP) {
         INVARIANT(strcmp(phase_rows[phase].name, phase_rows[current].name) == 0);
-        phases->step = phase;
+        atomic_store_explicit(&phases->step, phase, memory_order_relaxed);
         phases->step_since = now;
         return;
     }
-    phases->spent[current] = between(phases->since, now);
+    phases->spent[current] = between(since_of(phases), now);
     if (phase == PHASE_CLOSING) {
         phases->ended = now;
     } else {
         phases->reached = phase;
-        phases->since = now;
+        atomic_store_explicit(&phases->since, now, memory_order_relaxed);
     }
-    atomic_store_explicit(&phases->current, phase, memory_order_relaxed);
+    atomic_store_explicit(&phases->current, phase, memory_order_release); // what came of those before is set
 }
 
 void phases_leave_step(struct phases *phases)
@@ -59,7 +71,7 @@ void phases_leave_step(struct phases *phases)
 
 void phases_leave_told_step(struct phases *phases, enum phase step)
 {
-    phases->step = step;
+    atomic_store_explicit(&phases->step, step, memory_order_relaxed);
     phases->step_since = 0;
 }
 
@@ -72,10 +84,10 @@ int64_t phases_durations(const struct phases *phases, int64_t first_byte, int64_
 {
     memcpy(durations, phases->spent, sizeof phases->spent);
     if (first_byte != 0)
-        durations[PHASE_FIRST_BYTE] = between(phases->since, first_byte);
+        durations[PHASE_FIRST_BYTE] = between(since_of(phases), first_byte);
     if (phases->started == 0)
         return 0;
     if (phases->ended == 0)
-        durations[phases->reached] = between(phases->since, now);
+        durations[phases->reached] = between(since_of(phases), now);
     return between(phases->started, phases->ended != 0 ? phases->ended : now);
 }

@@ -6,7 +6,8 @@
 //   accepting -> admitting -> dialling -> relaying -> closing
 //                    \____________\___________/
 //
-// The connection's own thread enters phases. Others may read `current`; the rest only while nothing is entered.
+// The connection's own thread enters phases. Others may read what is atomic; the rest only while nothing is entered.
+// Who reads `current` with acquire sees all that was set before that phase was entered.
 
 #ifndef BITFLOW_SRC_PROXY_CONNECTION_PHASES_H
 #define BITFLOW_SRC_PROXY_CONNECTION_PHASES_H
@@ -57,9 +58,9 @@ extern const struct phase_row phase_rows[PHASE_COUNT];
 struct phases {
     _Atomic(enum phase) current; // the phase that it is in
     enum phase reached;          // the same, but for PHASE_CLOSING: the one that it ended in
-    enum phase step;             // the last one that was entered, maybe of an earlier phase; PHASE_ACCEPTING: none yet
+    _Atomic(enum phase) step;    // the last one that was entered, maybe of an earlier phase; PHASE_ACCEPTING: none yet
     int64_t started;             // when it was accepted
-    int64_t since;               // when `reached` was entered
+    _Atomic int64_t since;       // when `reached` was entered
     int64_t step_since;          // when `step` was entered; 0: it is over
     int64_t ended;               // when PHASE_CLOSING was entered; 0: not yet
     int64_t spent[PHASE_COUNT];  // in the phases and steps that are over; 0: it did not get there

@@ -6,6 +6,7 @@
 
 #include "../client/proxy_protocol_in.h"
 #include "../proxy_address.h"
+#include "bitflow/base/compiler.h"
 
 static struct proxy_header_text text_of(const char *text)
 {
@@ -28,8 +29,29 @@ static void describe_tls(const struct tls_info *info, struct proxy_header *heade
     };
 }
 
-void proxy_protocol_out_describe(const struct client *client, uint64_t id, char id_text[PROXY_PROTOCOL_OUT_ID_SIZE],
-                                 struct proxy_header *header)
+// Takes out what is not to be told.
+static void select_fields(const struct proxy_config *settings, struct proxy_header *header)
+{
+    const struct {
+        enum proxy_header_tlv tlv;
+        struct proxy_header_text *text;
+    } texts[] = {
+        {PROXY_HEADER_TLV_ALPN, &header->protocol},           {PROXY_HEADER_TLV_AUTHORITY, &header->authority},
+        {PROXY_HEADER_TLV_UNIQUE_ID, &header->unique_id},     {PROXY_HEADER_TLV_SSL_CIPHER, &header->tls.cipher},
+        {PROXY_HEADER_TLV_CERT_CN, &header->tls.common_name},
+    };
+    unsigned told = settings->proxy_header_tlvs;
+    for (size_t i = 0; i < ARRAY_LENGTH(texts); i++)
+        if ((told & texts[i].tlv) != texts[i].tlv)
+            texts[i].text->length = 0;
+    header->tls.is_used = header->tls.is_used && (told & PROXY_HEADER_TLV_SSL) != 0;
+    header->has_no_checksum = (told & PROXY_HEADER_TLV_CRC32C) == 0;
+    if (!settings->proxy_header_pass_tlvs)
+        header->fields.length = 0;
+}
+
+void proxy_protocol_out_describe(const struct client *client, const struct proxy_config *settings, uint64_t id,
+                                 char id_text[PROXY_PROTOCOL_OUT_ID_SIZE], struct proxy_header *header)
 {
     struct endpoint local;
     client_local_address(client, &local);
@@ -43,4 +65,5 @@ void proxy_protocol_out_describe(const struct client *client, uint64_t id, char 
         describe_tls(&client->tls->info, header);
     (void)snprintf(id_text, PROXY_PROTOCOL_OUT_ID_SIZE, "%" PRIu64, id);
     header->unique_id = text_of(id_text);
+    select_fields(settings, header);
 }

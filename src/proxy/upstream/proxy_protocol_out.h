@@ -10,8 +10,9 @@
 
 #define PROXY_PROTOCOL_OUT_ID_SIZE sizeof "18446744073709551615"
 
-// The texts are borrowed from the client and from `id_text`, which is filled with the connection's id.
-void proxy_protocol_out_describe(const struct client *client, uint64_t id, char id_text[PROXY_PROTOCOL_OUT_ID_SIZE],
-                                 struct proxy_header *header);
+// As much as the settings want to be told. The texts are borrowed from the client and from `id_text`, which is filled
+// with the connection's id.
+void proxy_protocol_out_describe(const struct client *client, const struct proxy_config *settings, uint64_t id,
+                                 char id_text[PROXY_PROTOCOL_OUT_ID_SIZE], struct proxy_header *header);
 
 #endif

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "bitflow/base/clock.h"
 #include "bitflow/base/hash.h"
 #include "bitflow/base/invariant.h"
 #include "bitflow/proxy/proxy.h"
@@ -26,7 +27,10 @@ static uint64_t add_route(uint64_t hash, const struct proxy_config *settings, co
 {
     hash = hash_text(hash, target->socks_proxy);
     hash = hash_number(hash, tls == NULL ? 0 : tls_context_fingerprint(tls));
-    return hash_number(hash, settings->enable_proxy_header ? 1 + (uint64_t)settings->proxy_header_version : 0);
+    if (!settings->enable_proxy_header)
+        return hash_number(hash, 0);
+    hash = hash_number(hash, 1 + (uint64_t)settings->proxy_header_version);
+    return hash_number(hash_number(hash, settings->proxy_header_tlvs), settings->proxy_header_pass_tlvs);
 }
 
 static void *hold(struct shared_list *list, uint64_t fingerprint, size_t size)
@@ -66,6 +70,14 @@ void target_release(struct target *target, struct proxy *proxy)
     target_metrics_drop(proxy->metrics, &target->metrics);
     tls_context_destroy(&target->tls);
     *target = (struct target){.settings = NULL};
+}
+
+const char *target_state(const struct target *target)
+{
+    static const char *const words[] = {[HEALTH_GOOD] = "up", [HEALTH_DUE] = "due", [HEALTH_OUT] = "out"};
+    const struct health_rule rule = {.max_fails = target->settings->max_fails,
+                                     .fail_timeout = target->settings->fail_timeout};
+    return rule.max_fails == 0 ? NULL : words[health_judge(target->health, &rule, clock_now())];
 }
 
 void target_enter(struct target *target)

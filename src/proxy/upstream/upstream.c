@@ -91,16 +91,19 @@ static void drop_socket(struct upstream *upstream)
 }
 
 // Whatever is said from now on, header and handshake included, is not to wait for an acknowledgement.
-static void prepare_socket(const struct upstream *upstream, int64_t keepalive_interval)
+static void prepare_socket(const struct upstream *upstream, const struct target_config *target)
 {
+    int fd = upstream->dialled.fd;
     if (!endpoint_is_tcp(&upstream->dialled.remote))
         return;
+    if (target->tcp_user_timeout > 0)
+        socket_set_user_timeout(fd, target->tcp_user_timeout);
     if (upstream->dialled.is_lent) {
-        socket_prepare_tcp(upstream->dialled.fd, keepalive_interval);
+        socket_prepare_tcp(fd, target->keepalive_interval);
         return;
     }
-    socket_set_nodelay(upstream->dialled.fd); // dial() has seen to urgent data
-    socket_set_keepalive(upstream->dialled.fd, keepalive_interval);
+    socket_set_nodelay(fd); // dial() has seen to urgent data
+    socket_set_keepalive(fd, target->keepalive_interval);
 }
 
 // Dials, which a shortage of descriptors delays at first.
@@ -124,7 +127,7 @@ static bool dial_address(const struct attempt *attempt, const struct address *ad
             return false;
         }
     }
-    prepare_socket(upstream, attempt->target->keepalive_interval);
+    prepare_socket(upstream, attempt->target);
     return true;
 }
 
@@ -167,7 +170,7 @@ __attribute__((noinline)) static bool dial_by_socks(const struct attempt *attemp
     return is_connected || failed_with(attempt->failure, reason_of(reasons, error->code, has_own_bound));
 }
 
-// At once, and before the target's TLS. Kept out of other frames: the header takes 1.7 KB.
+// At once, and before the target's TLS. Kept out of other frames: the header takes 2.7 KB.
 __attribute__((noinline)) static bool send_header(const struct attempt *attempt)
 {
     struct upstream *upstream = attempt->upstream;

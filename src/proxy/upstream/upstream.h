@@ -23,7 +23,8 @@
 
 // What happened so far, also while it goes on and when it failed.
 struct upstream {
-    struct target *target;      // the one tried last; NULL: none yet
+    // The one tried last; NULL: none yet. The rest is the connection's thread's until the relay begins.
+    _Atomic(struct target *) target;
     bool is_counted;            // this connection is among its target's
     unsigned attempts;          // over all targets
     struct dial_result dialled; // of the last attempt; with SOCKS5, the server's

@@ -11,12 +11,14 @@
 #include <mbedtls/ecdh.h>
 #include <mbedtls/ecdsa.h>
 #include <mbedtls/psa_util.h>
+#include <mbedtls/sha256.h>
 #include <mbedtls/version.h>
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 
 #include "arithmetic_internal.h"
 #include "bitflow/base/compiler.h"
+#include "original.h"
 
 _Thread_local struct arithmetic_counts arithmetic_counts;
 
@@ -25,18 +27,13 @@ static struct arithmetic_originals found;
 static bool has_originals;
 static bool is_ready;
 
-static bool find(const char *name, void *function)
-{
-    void *address = dlsym(RTLD_NEXT, name);
-    memcpy(function, &address, sizeof address);
-    return address != NULL;
-}
-
 static void prepare(void)
 {
-    has_originals = find("mbedtls_ecp_mul_restartable", &found.product) &&
-                    find("mbedtls_ecp_muladd_restartable", &found.sum) &&
-                    find("mbedtls_rsa_public", &found.rsa_public) && find("mbedtls_rsa_private", &found.rsa_private);
+    has_originals = find_original("mbedtls_ecp_mul_restartable", &found.product) &&
+                    find_original("mbedtls_ecp_muladd_restartable", &found.sum) &&
+                    find_original("mbedtls_rsa_public", &found.rsa_public) &&
+                    find_original("mbedtls_rsa_private", &found.rsa_private) &&
+                    find_original("mbedtls_ecdsa_write_signature_restartable", &found.ecdsa_sign);
     // Other threads may be at work at the process's end, as aead.c says.
     is_ready = has_originals && OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL) == 1 && arithmetic_curves_prepare();
     ERR_clear_error();
@@ -136,6 +133,33 @@ static bool check_rsa(void)
     return is_good;
 }
 
+// RFC 6979, A.2.5: the signature of "sample" by P-256 with SHA-256. It is the original that makes it, the key having no
+// twin.
+static bool check_signature(void)
+{
+    static const unsigned char private_key[32] = {0xc9, 0xaf, 0xa9, 0xd8, 0x45, 0xba, 0x75, 0x16, 0x6b, 0x5c, 0x21,
+                                                  0x57, 0x67, 0xb1, 0xd6, 0x93, 0x4e, 0x50, 0xc3, 0xdb, 0x36, 0xe8,
+                                                  0x9b, 0x12, 0x7b, 0x8a, 0x62, 0x2b, 0x12, 0x0f, 0x67, 0x21};
+    static const unsigned char r[32] = {0xef, 0xd4, 0x8b, 0x2a, 0xac, 0xb6, 0xa8, 0xfd, 0x11, 0x40, 0xdd,
+                                        0x9c, 0xd4, 0x5e, 0x81, 0xd6, 0x9d, 0x2c, 0x87, 0x7b, 0x56, 0xaa,
+                                        0xf9, 0x91, 0xc3, 0x4d, 0x0e, 0xa8, 0x4e, 0xaf, 0x37, 0x16};
+    static const unsigned char message[6] = {'s', 'a', 'm', 'p', 'l', 'e'};
+    unsigned char hash[32], signature[MBEDTLS_ECDSA_MAX_LEN];
+    size_t length = 0;
+    mbedtls_pk_context key;
+    mbedtls_pk_init(&key);
+    bool is_good =
+        mbedtls_sha256(message, sizeof message, hash, 0) == 0 &&
+        mbedtls_pk_setup(&key, mbedtls_pk_info_from_type(MBEDTLS_PK_ECKEY)) == 0 &&
+        mbedtls_ecp_read_key(MBEDTLS_ECP_DP_SECP256R1, mbedtls_pk_ec(key), private_key, sizeof private_key) == 0 &&
+        mbedtls_pk_sign(&key, MBEDTLS_MD_SHA256, hash, sizeof hash, signature, sizeof signature, &length,
+                        mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE) == 0;
+    // A sequence of two integers, the first of which has a zero in front.
+    is_good = is_good && length > 5 + sizeof r && memcmp(signature + 5, r, sizeof r) == 0;
+    mbedtls_pk_free(&key);
+    return is_good;
+}
+
 static char provider[64] = "unknown";
 
 // What mbedTLS's library calls is decided when it is loaded, and can be seen only by calling it.
@@ -156,7 +180,7 @@ bool tls_arithmetic_init(struct error *error)
         return false;
     }
     const struct arithmetic_counts before = arithmetic_counts;
-    if (!check_curve() || !check_sum() || !check_rsa()) {
+    if (!check_curve() || !check_sum() || !check_rsa() || !check_signature() || !arithmetic_check_hashes()) {
         error_set(error, ERROR_SYSTEM, "the cryptographic libraries do not compute what they should");
         return false;
     }

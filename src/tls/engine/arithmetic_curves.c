@@ -57,12 +57,19 @@ bool arithmetic_has_x25519(void)
     return has_x25519;
 }
 
-static const struct curve *find_curve(const mbedtls_ecp_group *group)
+static const struct curve *find_curve(mbedtls_ecp_group_id id)
 {
     for (size_t i = 0; i < ARRAY_LENGTH(curves); i++)
-        if (curves[i].id == group->id)
+        if (curves[i].id == id)
             return &curves[i];
     return NULL;
+}
+
+// A signature is a product of the base point, for the most part.
+bool arithmetic_signs_on(const mbedtls_ecp_keypair *key)
+{
+    const struct curve *curve = find_curve(mbedtls_ecp_keypair_get_group_id(key));
+    return curve != NULL && OpenSSL_version_num() >= curve->base_from;
 }
 
 static bool is_base(const mbedtls_ecp_group *group, const mbedtls_ecp_point *point)
@@ -229,7 +236,7 @@ static size_t multiply(const mbedtls_ecp_group *group, const mbedtls_mpi *scalar
         return has_x25519 && is_valid(group, scalar, point) && multiply_x25519(group, scalar, point, bytes)
                    ? X25519_SIZE
                    : 0;
-    const struct curve *curve = find_curve(group);
+    const struct curve *curve = find_curve(group->id);
     if (curve == NULL || !is_valid(group, scalar, point))
         return 0;
     if (is_base(group, point) && OpenSSL_version_num() < curve->base_from)
@@ -256,7 +263,7 @@ static bool add_on(const struct curve *curve, const mbedtls_ecp_group *group, co
 static size_t add(const mbedtls_ecp_group *group, const mbedtls_mpi *m, const mbedtls_ecp_point *p,
                   const mbedtls_mpi *n, const mbedtls_ecp_point *q, unsigned char *bytes)
 {
-    const struct curve *curve = find_curve(group);
+    const struct curve *curve = find_curve(group->id);
     if (curve == NULL || !is_valid(group, m, p) || !is_valid(group, n, q))
         return 0;
     bool is_done = is_base(group, p) ? add_on(curve, group, m, n, q, bytes)

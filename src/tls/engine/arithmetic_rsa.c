@@ -9,7 +9,6 @@
 // it takes the blinding off. So every result is held against it here, and a key that has failed gets fresh factors, or
 // a fresh key signs in its place.
 
-#include <stdlib.h>
 #include <string.h>
 
 #include <openssl/bn.h>
@@ -21,8 +20,6 @@
 
 #include "arithmetic_internal.h"
 #include "bitflow/base/compiler.h"
-#include "bitflow/base/invariant.h"
-#include "bitflow/base/mutex.h"
 
 #define RSA_SIZE_MAX 1024 // bytes: 8192 bits, which is mbedTLS's own limit, too
 // FIPS 186-5, and what public CAs go by: 256 bits. mbedTLS takes any exponent below the modulus: to verify with one of
@@ -66,35 +63,6 @@ int mbedtls_rsa_public(mbedtls_rsa_context *ctx, const unsigned char *input, uns
 }
 
 // ---- private keys
-
-static struct mutex lock = MUTEX_INIT;
-
-struct rsa_twin {
-    const mbedtls_rsa_context *key;  // mbedTLS's; what a twin is found by
-    EVP_PKEY *twin GUARDED_BY(lock); // whoever signs holds a reference of its own
-    struct rsa_twin *next;
-};
-
-#define BUCKETS 256 // as many thousands of keys as a configuration may have are then found quickly
-
-static struct rsa_twin *buckets[BUCKETS] GUARDED_BY(lock);
-
-static struct rsa_twin **bucket_of(const mbedtls_rsa_context *key) REQUIRES(lock)
-{
-    // Addresses of what is allocated end alike.
-    return &buckets[((uintptr_t)key / 16 + (uintptr_t)key / 4096) % BUCKETS];
-}
-
-// NULL: it has none. The key is in use, so its twin lives on without the lock.
-static struct rsa_twin *find_twin(const mbedtls_rsa_context *key)
-{
-    mutex_lock(&lock);
-    struct rsa_twin *twin = *bucket_of(key);
-    while (twin != NULL && twin->key != key)
-        twin = twin->next;
-    mutex_unlock(&lock);
-    return twin;
-}
 
 // The numbers of a private key, as mbedTLS gives them and libcrypto takes them.
 enum { N, P, Q, D, E, DP, DQ, QP, NUMBER_COUNT };
@@ -187,104 +155,36 @@ static enum outcome apply(EVP_PKEY *twin, mbedtls_rsa_context *key, const unsign
     return is_below_modulus(key, input) ? OUTCOME_FAILED : OUTCOME_REFUSED;
 }
 
-static EVP_PKEY *hold(const struct rsa_twin *twin)
-{
-    mutex_lock(&lock);
-    EVP_PKEY *held = twin->twin;
-    bool is_held = EVP_PKEY_up_ref(held) == 1;
-    mutex_unlock(&lock);
-    return is_held ? held : NULL;
-}
-
 // In place of a twin whose blinding may be spoilt. Others may still be at work with that one.
-static bool renew(struct rsa_twin *twin)
+static bool renew(struct key_twin *twin, const mbedtls_rsa_context *key)
 {
-    EVP_PKEY *fresh = import(twin->key);
+    EVP_PKEY *fresh = import(key);
     if (fresh == NULL)
         return false;
-    mutex_lock(&lock);
-    EVP_PKEY *old = twin->twin;
-    twin->twin = fresh;
-    mutex_unlock(&lock);
-    EVP_PKEY_free(old);
+    key_twin_replace(twin, fresh);
     return true;
 }
 
-static enum outcome sign(struct rsa_twin *twin, mbedtls_rsa_context *key, const unsigned char *input,
+static enum outcome sign(struct key_twin *twin, mbedtls_rsa_context *key, const unsigned char *input,
                          unsigned char *result)
 {
-    EVP_PKEY *held = hold(twin);
+    EVP_PKEY *held = key_twin_hold(twin);
     enum outcome outcome = held != NULL ? apply(held, key, input, result) : OUTCOME_FAILED;
     EVP_PKEY_free(held);
     return outcome;
 }
 
-// Whether libcrypto takes a key is known once it has signed with it. NULL: it doesn't.
-static EVP_PKEY *import_tried(mbedtls_rsa_context *key)
+EVP_PKEY *arithmetic_import_rsa(mbedtls_rsa_context *key)
 {
     static const unsigned char trial[RSA_SIZE_MAX] = {0, 1};
     unsigned char result[RSA_SIZE_MAX];
+    if (mbedtls_rsa_get_len(key) > RSA_SIZE_MAX)
+        return NULL;
     EVP_PKEY *twin = import(key);
     if (twin != NULL && apply(twin, key, trial, result) == OUTCOME_GOOD)
         return twin;
     EVP_PKEY_free(twin);
-    ERR_clear_error();
     return NULL;
-}
-
-// libcrypto's errors do not always tell when it is memory that it lacks.
-static bool has_memory(void)
-{
-    void *room = OPENSSL_malloc(65536); // more than it takes for a key
-    bool is_there = room != NULL;
-    OPENSSL_free(room);
-    return is_there;
-}
-
-bool rsa_twin_create(const mbedtls_pk_context *key, struct rsa_twin **twin, struct error *error)
-{
-    if (mbedtls_pk_get_type(key) != MBEDTLS_PK_RSA || mbedtls_rsa_get_len(mbedtls_pk_rsa(*key)) > RSA_SIZE_MAX)
-        return true;
-    struct rsa_twin *made = calloc(1, sizeof *made);
-    EVP_PKEY *tried = import_tried(mbedtls_pk_rsa(*key));
-    if (tried == NULL)
-        tried = import_tried(mbedtls_pk_rsa(*key));
-    if (made == NULL || (tried == NULL && !has_memory())) {
-        EVP_PKEY_free(tried);
-        free(made);
-        error_set(error, ERROR_NO_MEMORY, "no memory for a private key");
-        return false;
-    }
-    if (tried == NULL) {
-        free(made);
-        return true;
-    }
-    *made = (struct rsa_twin){.key = mbedtls_pk_rsa(*key), .twin = tried};
-    mutex_lock(&lock);
-    struct rsa_twin **bucket = bucket_of(made->key);
-    made->next = *bucket;
-    *bucket = made;
-    mutex_unlock(&lock);
-    *twin = made;
-    return true;
-}
-
-void rsa_twin_destroy(struct rsa_twin **twin)
-{
-    struct rsa_twin *gone = *twin;
-    *twin = NULL;
-    if (gone == NULL)
-        return;
-    mutex_lock(&lock);
-    struct rsa_twin **at = bucket_of(gone->key);
-    while (*at != gone) {
-        INVARIANT(*at != NULL); // it is destroyed once
-        at = &(*at)->next;
-    }
-    *at = gone->next;
-    EVP_PKEY_free(gone->twin); // wipes it
-    mutex_unlock(&lock);
-    free(gone);
 }
 
 // ---- what mbedTLS calls
@@ -338,9 +238,9 @@ int mbedtls_rsa_private(mbedtls_rsa_context *ctx, int (*f_rng)(void *, unsigned 
     const struct arithmetic_originals *originals;
     unsigned char result[RSA_SIZE_MAX];
     bool is_ready = arithmetic_enter(RSA_PRIVATE, &originals) && f_rng != NULL;
-    struct rsa_twin *twin = is_ready ? find_twin(ctx) : NULL;
+    struct key_twin *twin = is_ready ? key_twin_find(ctx) : NULL;
     enum outcome outcome = twin != NULL ? sign(twin, ctx, input, result) : OUTCOME_REFUSED;
-    if (outcome == OUTCOME_FAILED && renew(twin)) {
+    if (outcome == OUTCOME_FAILED && renew(twin, ctx)) {
         ERR_clear_error();
         outcome = sign(twin, ctx, input, result);
     }

@@ -7,51 +7,15 @@
 
 #include <mbedtls/oid.h>
 #include <mbedtls/psa_util.h>
-#include <psa/crypto.h>
 
 #include "bitflow/base/hash.h"
 #include "bitflow/tls/aead.h"
 #include "bitflow/tls/tls_arithmetic.h"
+#include "certificate.h"
 #include "context_internal.h"
 #include "pem.h"
 
 #define SYSTEM_BUNDLE_VARIABLE "SSL_CERT_FILE" // as OpenSSL has it
-
-bool tls_init(struct error *error)
-{
-    if (!aead_prepare(error))
-        return false;
-    psa_status_t status = psa_crypto_init();
-    if (status == PSA_SUCCESS)
-        return tls_arithmetic_init(error);
-    if (status == PSA_ERROR_INSUFFICIENT_MEMORY)
-        error_set(error, ERROR_NO_MEMORY, "out of memory: mbedTLS cannot start");
-    else
-        error_set(error, ERROR_SYSTEM, "mbedTLS cannot start: PSA status %d", (int)status);
-    return false;
-}
-
-static void add_warning(struct diagnostics *diagnostics, const char *text)
-{
-    diagnostics_add(diagnostics, &(struct diagnostic){.severity = DIAGNOSTIC_WARNING, .text = text});
-}
-
-void tls_check(struct diagnostics *diagnostics)
-{
-    for (int i = 0; i < AEAD_ALGORITHM_COUNT; i++) {
-        char text[160];
-        if (aead_is_available((enum aead_algorithm)i))
-            continue;
-        (void)snprintf(
-            text, sizeof text,
-            "libcrypto has no %s (is its configuration limiting it?): the cipher suites with it are not offered",
-            aead_name((enum aead_algorithm)i));
-        add_warning(diagnostics, text);
-    }
-    if (!arithmetic_has_x25519())
-        add_warning(diagnostics,
-                    "libcrypto has no X25519 (is its configuration limiting it?): the group is not offered");
-}
 
 static bool out_of_memory(struct error *error)
 {
@@ -119,6 +83,20 @@ static bool check_pair(const struct tls_entry *entry, struct error *error)
     return false;
 }
 
+// A certificate that mbedTLS cannot send would only be found out by its peers.
+static bool check_size(const struct tls_entry *entry, struct error *error)
+{
+    char shown[PEM_PATH_SIZE];
+    size_t size = certificate_message_size(&entry->chain);
+    if (size <= CERTIFICATE_MESSAGE_MAX)
+        return true;
+    error_set(error, ERROR_INVALID,
+              "%s: the certificate%s would take %zu bytes in a handshake, more than the %zu that mbedTLS can send",
+              pem_path(entry->certificate_path, shown), entry->chain.next != NULL ? " and its chain" : "", size,
+              CERTIFICATE_MESSAGE_MAX);
+    return false;
+}
+
 // Loads one file after another of one entry; `key` names the one at hand, for the report.
 struct entry_loader {
     struct tls_context *context;
@@ -142,7 +120,7 @@ static bool load_pair(struct entry_loader *loader)
     struct pem_text text = {.bytes = NULL};
     begin_file(loader, "certificate", &loader->config->certificate);
     bool is_good = read_file(loader->context, entry->certificate_path, &text, error) &&
-                   pem_parse_certificates(entry->certificate_path, &text, &entry->chain, NULL, error);
+                   pem_parse_certificates(entry->certificate_path, &text, &entry->chain, error);
     pem_text_release(&text);
     if (!is_good)
         return false;
@@ -151,34 +129,37 @@ static bool load_pair(struct entry_loader *loader)
               pem_parse_key(entry->key_path, &text, &entry->key, error);
     entry->others_may_read_key = text.others_may_read;
     pem_text_release(&text);
-    if (!is_good || !check_pair(entry, error) || !rsa_twin_create(&entry->key, &entry->key_twin, error))
+    if (!is_good || !check_pair(entry, error) || !key_twin_create(&entry->key, &entry->key_twin, error))
         return false;
     begin_file(loader, "certificate", &loader->config->certificate);
+    if (!check_size(entry, error))
+        return false;
     return loader->context->role == TLS_CLIENT || is_for_servers(entry->certificate_path, &entry->chain, error);
 }
 
-// Both for the entry itself, whose clients only its own authority vouches for, and for all together.
 static bool load_authority(struct entry_loader *loader)
 {
-    struct tls_context *context = loader->context;
     struct tls_entry *entry = loader->entry;
     struct error *error = loader->error;
-    struct pem_text text = {.bytes = NULL};
-    const char *path = entry->authority_path;
-    unsigned again;
+    struct pem_text authorities = {.bytes = NULL};
+    struct pem_text lists = {.bytes = NULL};
+    bool is_of_lists = false;
     begin_file(loader, "authority", &loader->config->authority);
-    bool is_good = read_file(context, path, &text, error) &&
-                   pem_parse_certificates(path, &text, &entry->authorities, &entry->skipped_authorities, error) &&
-                   pem_parse_certificates(path, &text, &context->authorities, &again, error);
-    pem_text_release(&text);
-    path = entry->revocation_list_path;
-    if (!is_good || path == NULL)
-        return is_good;
-    begin_file(loader, "revocation_list", &loader->config->revocation_list);
-    is_good = read_file(context, path, &text, error) &&
-              pem_parse_revocation_lists(path, &text, &entry->revoked, error) &&
-              pem_parse_revocation_lists(path, &text, &context->revoked, error);
-    pem_text_release(&text);
+    bool is_good = read_file(loader->context, entry->authority_path, &authorities, error);
+    if (is_good && entry->revocation_list_path != NULL) {
+        begin_file(loader, "revocation_list", &loader->config->revocation_list);
+        is_good = read_file(loader->context, entry->revocation_list_path, &lists, error);
+    }
+    if (is_good) {
+        const struct trust_file of_authorities = {.path = entry->authority_path, .text = &authorities};
+        const struct trust_file of_lists = {.path = entry->revocation_list_path, .text = &lists};
+        entry->trust = trust_hold_files(&of_authorities, of_lists.path != NULL ? &of_lists : NULL, &is_of_lists, error);
+        is_good = entry->trust != NULL;
+        if (!is_of_lists)
+            begin_file(loader, "authority", &loader->config->authority);
+    }
+    pem_text_release(&authorities);
+    pem_text_release(&lists);
     return is_good;
 }
 
@@ -241,8 +222,6 @@ static bool load_entries(struct tls_context *context, const struct tls_config *c
         struct tls_entry *entry = &context->entries[i];
         mbedtls_x509_crt_init(&entry->chain);
         mbedtls_pk_init(&entry->key);
-        mbedtls_x509_crt_init(&entry->authorities);
-        mbedtls_x509_crl_init(&entry->revoked);
         context->entry_count++;
         error = ERROR_INIT;
         struct entry_loader loader = {
@@ -255,8 +234,7 @@ static bool load_entries(struct tls_context *context, const struct tls_config *c
     return is_good;
 }
 
-// A target whose configuration names no authority is held to the public ones.
-static bool load_system_authorities(struct tls_context *context, struct error *error)
+const char *tls_system_authorities(void)
 {
     // Where Debian and Alpine, Fedora, SUSE, and others have it.
     static const char *const bundles[] = {"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
@@ -264,16 +242,38 @@ static bool load_system_authorities(struct tls_context *context, struct error *e
     const char *path = getenv(SYSTEM_BUNDLE_VARIABLE);
     for (size_t i = 0; i < ARRAY_LENGTH(bundles) && (path == NULL || *path == '\0'); i++)
         path = access(bundles[i], R_OK) == 0 ? bundles[i] : NULL;
-    if (path == NULL)
-        path = bundles[0]; // whose absence is then told
+    return path != NULL ? path : bundles[0]; // whose absence is then told
+}
+
+// A target whose configuration names no authority is held to the public ones.
+static bool load_system_authorities(struct tls_context *context, struct error *error)
+{
+    const char *path = tls_system_authorities();
     struct pem_text text = {.bytes = NULL};
-    unsigned skipped; // what mbedTLS cannot use of a public bundle is nobody's mistake
     struct error why = ERROR_INIT;
-    bool is_good = read_file(context, path, &text, &why) &&
-                   pem_parse_certificates(path, &text, &context->authorities, &skipped, &why);
+    bool is_of_lists;
+    if (read_file(context, path, &text, &why)) // what libcrypto cannot use of a public bundle is nobody's mistake
+        context->trust = trust_hold_files(&(struct trust_file){.path = path, .text = &text}, NULL, &is_of_lists, &why);
     pem_text_release(&text);
-    if (!is_good)
+    if (context->trust == NULL)
         error_set(error, why.code, "no authority is configured, and the system's do not load: %s", why.text);
+    return context->trust != NULL;
+}
+
+// A client or target that none of the entries' own authorities is for is judged by all of them.
+static bool join_authorities(struct tls_context *context, struct error *error)
+{
+    struct trust **parts = calloc(context->entry_count + 1, sizeof *parts);
+    size_t count = 0;
+    for (size_t i = 0; parts != NULL && i < context->entry_count; i++)
+        if (context->entries[i].trust != NULL)
+            parts[count++] = context->entries[i].trust;
+    bool is_good = parts != NULL || out_of_memory(error);
+    if (count > 0) {
+        context->trust = trust_hold_several(parts, count, error);
+        is_good = context->trust != NULL;
+    }
+    free(parts);
     return is_good;
 }
 
@@ -287,7 +287,9 @@ static bool has_pair(const struct tls_context *context)
 
 static bool check_authorities(struct tls_context *context, struct error *error)
 {
-    if (context->verify_mode == VERIFY_NONE || context->authorities.raw.p != NULL)
+    if (!join_authorities(context, error))
+        return false;
+    if (context->verify_mode == VERIFY_NONE || context->trust != NULL)
         return true;
     if (context->role == TLS_CLIENT)
         return load_system_authorities(context, error);
@@ -315,8 +317,11 @@ static bool finish(struct tls_context *context, const struct tls_config *config,
         error_set(error, ERROR_INVALID, "a listener with TLS needs a certificate and its key");
         return false;
     }
-    return check_authorities(context, error) && copy_protocols(context, config, error) &&
-           copy_text(config->server_name, &context->server_name, error) &&
+    if (!check_authorities(context, error))
+        return false;
+    if (context->role == TLS_SERVER)
+        tls_sni_prepare(context);
+    return copy_protocols(context, config, error) && copy_text(config->server_name, &context->server_name, error) &&
            tls_ssl_configure(context, config->minimum_version, error);
 }
 
@@ -351,8 +356,6 @@ static struct tls_context *load(const struct tls_config *config, enum tls_role r
     context->verify_mode = config->verify_mode;
     context->fingerprint = fingerprint_of(config);
     mbedtls_ssl_config_init(&context->config);
-    mbedtls_x509_crt_init(&context->authorities);
-    mbedtls_x509_crl_init(&context->revoked);
     if (!load_entries(context, config, report)) {
         tls_context_destroy(&context);
     } else if (!finish(context, config, &error)) {
@@ -382,11 +385,10 @@ uint64_t tls_context_fingerprint(const struct tls_context *context)
 
 static void release_entry(struct tls_entry *entry)
 {
-    rsa_twin_destroy(&entry->key_twin);
+    key_twin_destroy(&entry->key_twin);
     mbedtls_pk_free(&entry->key); // wipes it
     mbedtls_x509_crt_free(&entry->chain);
-    mbedtls_x509_crt_free(&entry->authorities);
-    mbedtls_x509_crl_free(&entry->revoked);
+    trust_drop(&entry->trust);
     free(entry->certificate_path);
     free(entry->key_path);
     free(entry->authority_path);
@@ -403,8 +405,7 @@ void tls_context_destroy(struct tls_context **context)
     for (size_t i = 0; i < gone->entry_count; i++)
         release_entry(&gone->entries[i]);
     free(gone->entries);
-    mbedtls_x509_crt_free(&gone->authorities);
-    mbedtls_x509_crl_free(&gone->revoked);
+    trust_drop(&gone->trust);
     for (char **protocol = gone->protocols; protocol != NULL && *protocol != NULL; protocol++)
         free(*protocol);
     free(gone->protocols);

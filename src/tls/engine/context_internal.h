@@ -9,12 +9,12 @@
 
 #include <mbedtls/pk.h>
 #include <mbedtls/ssl.h>
-#include <mbedtls/x509_crl.h>
 #include <mbedtls/x509_crt.h>
 
 #include "arithmetic_internal.h"
 #include "bitflow/tls/tls_context.h"
 #include "ssl_config.h"
+#include "trust.h"
 
 // One of the configuration's certificates: a pair, an authority, or both.
 struct tls_entry {
@@ -22,13 +22,13 @@ struct tls_entry {
     char *key_path;
     char *authority_path; // NULL: it has no authority
     char *revocation_list_path;
+    bool is_default; // a client gets it whose server name no certificate is for, or who sends none
     bool others_may_read_key;
-    unsigned skipped_authorities;
+    bool has_long_ca_list; // its authorities' names are too many to be sent
     mbedtls_x509_crt chain;
     mbedtls_pk_context key;    // RSA: mbedTLS locks it for each signature that it makes itself
-    struct rsa_twin *key_twin; // NULL: it does
-    mbedtls_x509_crt authorities;
-    mbedtls_x509_crl revoked;
+    struct key_twin *key_twin; // NULL: it does
+    struct trust *trust;       // its authority and revocation list; NULL: it has none
 };
 
 struct tls_context {
@@ -38,12 +38,16 @@ struct tls_context {
     int suites[TLS_SUITE_COUNT + 1]; // its cipher suites, 0 at the end
     struct tls_entry *entries;
     size_t entry_count;
-    mbedtls_x509_crt authorities; // of all entries; or, of a target without any, the system's
-    mbedtls_x509_crl revoked;
+    struct trust *trust; // all entries' together; or, of a target without any, the system's; NULL: nobody is verified
+    bool has_long_ca_list;
     char **protocols;  // ends with NULL; NULL: no ALPN
     char *server_name; // NULL: the address's host
     uint64_t fingerprint;
 };
+
+// Of a listener's entries, once all are loaded: which of them are the default, and whose list of CA names is too long.
+// Neither is found out anew for each client, since both go through many names.
+void tls_sni_prepare(struct tls_context *context);
 
 // Gives the server's handshake the entry that the client's server name asks for: its certificate and its authority.
 // `name` is in lower case; empty: none was sent. `authority` gets the entry if its own authority is in force, NULL if

@@ -37,10 +37,12 @@ static const struct failure_row rows[] = {
     {CAUSE_BAD_KEY_SHARE, ALERT(ILLEGAL_PARAMETER), TLS_FAILURE_RULES, UNRULY ": its key share is not a valid point",
      NULL},
     // RFC 8446, 4.2.3, lets a server do so; it is mbedTLS that does not go along.
-    {CAUSE_UNOFFERED_CHOICE, ALERT(ILLEGAL_PARAMETER), TLS_FAILURE_RULES,
-     "made a choice that we did not offer, such as an RSA-PSS signature in TLS 1.2", NULL},
+    {CAUSE_UNOFFERED_CHOICE, ALERT(ILLEGAL_PARAMETER), TLS_FAILURE_RULES, "made a choice that we did not offer", NULL},
     {CAUSE_OLD_VERSION, ALERT(PROTOCOL_VERSION), TLS_FAILURE_VERSION, NULL, NULL},
     {CAUSE_UNKNOWN_VERSION, ALERT(PROTOCOL_VERSION), TLS_FAILURE_RULES, NULL, NULL},
+    {CAUSE_EARLY_DATA, ALERT(UNEXPECTED_MESSAGE), TLS_FAILURE_RULES, "sent more early data than is skipped (128 KiB)",
+     NULL},
+    {CAUSE_BIG_MESSAGE, ALERT(INTERNAL_ERROR), TLS_FAILURE_OTHER, NULL, NULL},
     {CAUSE_NO_NAME, 0, TLS_FAILURE_OTHER, NULL, "the target has no name that its certificate could be for"},
     {CAUSE_UNSENDABLE_NAME, 0, TLS_FAILURE_OTHER, NULL, "the target's name cannot be sent in TLS"},
     {CAUSE_NO_KEYS, ALERT(INTERNAL_ERROR), TLS_FAILURE_OTHER, NULL, "the TLS handshake left no keys"},
@@ -128,9 +130,18 @@ static bool is_tls_record(const struct tls_handshake *handshake)
 static bool is_proof_due(const struct tls_handshake *handshake)
 {
     bool has_application = handshake->keys.application.length > 0;
-    bool has_certificate = handshake->verification.issuer != NULL;
+    bool has_certificate = handshake->verification.received > 0;
     return handshake->context->role == TLS_SERVER ? has_application && has_certificate
                                                   : handshake->keys.handshake.length > 0 && !has_application;
+}
+
+// Whether what ended it is a handshake message that does not fit into mbedTLS's buffer, wherever it noticed.
+static bool is_big_message(const struct tls_handshake *handshake)
+{
+    const mbedtls_ssl_context *ssl = &handshake->ssl;
+    return ssl->MBEDTLS_PRIVATE(badmac_seen_or_in_hsfraglen) > 0 &&
+           ssl->MBEDTLS_PRIVATE(in_hslen) > MBEDTLS_SSL_IN_CONTENT_LEN &&
+           ssl->MBEDTLS_PRIVATE(badmac_seen_or_in_hsfraglen) < ssl->MBEDTLS_PRIVATE(in_hslen);
 }
 
 // As far as it is mbedTLS that ended it.
@@ -139,11 +150,14 @@ static int cause_of_status(const struct tls_handshake *handshake, int status)
     bool is_server = handshake->context->role == TLS_SERVER;
     switch (status) {
     case MBEDTLS_ERR_X509_CERT_VERIFY_FAILED:
+    case MBEDTLS_ERR_X509_UNKNOWN_VERSION: // as peer_certificates.c has them
+    case MBEDTLS_ERR_X509_INVALID_FORMAT:
+    case MBEDTLS_ERR_X509_FATAL_ERROR:
     case STATUS(BAD_CERTIFICATE):
-        return (handshake->verification.named & MBEDTLS_X509_BADCERT_MISSING) != 0 ? CAUSE_NO_CERTIFICATE
-                                                                                   : CAUSE_BAD_CERTIFICATE;
+        return CAUSE_BAD_CERTIFICATE;
     case MBEDTLS_ERR_ECP_VERIFY_FAILED:
     case MBEDTLS_ERR_RSA_VERIFY_FAILED:
+    case MBEDTLS_ERR_RSA_INVALID_PADDING: // likewise, where it is PSS
         return CAUSE_BAD_SIGNATURE;
     case STATUS(HANDSHAKE_FAILURE):
         return is_proof_due(handshake) ? CAUSE_BAD_SIGNATURE : status;
@@ -155,6 +169,8 @@ static int cause_of_status(const struct tls_handshake *handshake, int status)
         if (!handshake->server_hello.is_refused)
             return status;
         return handshake->server_hello.version > SERVER_HELLO_VERSION ? CAUSE_UNKNOWN_VERSION : CAUSE_OLD_VERSION;
+    case STATUS(UNEXPECTED_MESSAGE):
+        return handshake->early.is_exceeded ? CAUSE_EARLY_DATA : status;
     case STATUS(BAD_INPUT_DATA):
         // A record that is too long is not read to its end. Else it is a client's key share of which no secret came.
         return is_server && !record_follower_is_amid_record(&handshake->records) ? CAUSE_BAD_KEY_SHARE : status;
@@ -192,12 +208,20 @@ static int cause_of(const struct tls_handshake *handshake, int status)
                                         [SOCKET_FAILED] = CAUSE_CLOSED};
     if (handshake->end != SOCKET_FINE)
         return socket_causes[handshake->end];
-    if (has_ended_by_alert(handshake, status))
-        return alert_of(handshake);
+    if (has_ended_by_alert(handshake, status)) {
+        // mbedTLS says so, too, where a target's list of certificates is empty.
+        int alert = alert_of(handshake);
+        bool is_none = alert == UINT8_MAX && handshake->context->role == TLS_CLIENT &&
+                       handshake->verification.received == 0 && handshake->keys.handshake.length > 0;
+        return is_none ? CAUSE_NO_CERTIFICATE : alert;
+    }
     if (tls_is_memory_error(status))
         return CAUSE_OUT_OF_MEMORY;
     if (handshake->records.beginning_length > 0 && !is_tls_record(handshake))
         return CAUSE_NOT_TLS;
+    if ((status == STATUS(BAD_INPUT_DATA) || status == MBEDTLS_ERR_ERROR_CORRUPTION_DETECTED) &&
+        is_big_message(handshake))
+        return CAUSE_BIG_MESSAGE;
     return cause_of_status(handshake, status);
 }
 
@@ -235,20 +259,42 @@ static void describe_foreign(const struct tls_handshake *handshake, const char *
     }
 }
 
+// A client that has come and gone without a byte. A target that does so has failed.
+static bool has_client_left(const struct tls_handshake *handshake)
+{
+    bool is_over = handshake->end == SOCKET_EOF ||
+                   (handshake->end == SOCKET_FAILED && error_code_of_errno(handshake->os_errno) != ERROR_NO_MEMORY);
+    return handshake->context->role == TLS_SERVER && handshake->received == 0 && is_over;
+}
+
 static void describe_socket(const struct tls_handshake *handshake, const char *peer, struct error *error)
 {
     const char *what = handshake->end == SOCKET_TIMEOUT ? "did not finish the TLS handshake in time"
                                                         : "closed the connection during the TLS handshake";
     if (handshake->end == SOCKET_CANCELLED)
         error_set(error, ERROR_CANCELLED, "the client left");
+    else if (has_client_left(handshake))
+        error_set(error, ERROR_CANCELLED, "%s closed the connection without a word of TLS", peer);
     else if (handshake->end == SOCKET_FAILED)
         error_set_errno(error, handshake->os_errno, "the TLS handshake with %s failed", peer);
-    else if (handshake->received == 0 && handshake->end == SOCKET_EOF)
+    else if (handshake->received == 0 && handshake->end == SOCKET_EOF) // the target
         error_set(error, ERROR_INVALID, "%s closed the connection without a word of TLS", peer);
     else if (handshake->received == 0)
         error_set(error, ERROR_TIMEOUT, "%s sent nothing: the TLS handshake timed out", peer);
     else
         error_set(error, handshake->end == SOCKET_TIMEOUT ? ERROR_TIMEOUT : ERROR_INVALID, "%s %s", peer, what);
+}
+
+static void describe_big_message(const struct tls_handshake *handshake, const char *peer, struct error *error)
+{
+    // The message is put together behind the first record's header and its number.
+    enum { AT = 8 + TLS_HEADER_SIZE };
+    unsigned type = handshake->ssl.MBEDTLS_PRIVATE(in_buf)[AT];
+    error_set(error, ERROR_INVALID, "%s's %s message is larger than 16 KiB, more than mbedTLS takes", peer,
+              type == MBEDTLS_SSL_HS_CERTIFICATE           ? "Certificate"
+              : type == MBEDTLS_SSL_HS_CERTIFICATE_REQUEST ? "CertificateRequest"
+              : type == MBEDTLS_SSL_HS_CLIENT_HELLO        ? "ClientHello"
+                                                           : "handshake");
 }
 
 static void describe_server_hello(const struct tls_handshake *handshake, struct error *error)
@@ -291,9 +337,13 @@ static void describe(struct tls_handshake *handshake, const struct failure_row *
         describe_foreign(handshake, peer, error);
     else if (cause == CAUSE_BAD_CERTIFICATE || cause == CAUSE_NO_CERTIFICATE)
         error_set(error, ERROR_INVALID, "%s",
-                  tls_verify_reason(&handshake->verification, mbedtls_ssl_get_verify_result(&handshake->ssl)));
+                  tls_verify_reason(&handshake->verification, cause == CAUSE_NO_CERTIFICATE
+                                                                  ? MBEDTLS_X509_BADCERT_MISSING
+                                                                  : mbedtls_ssl_get_verify_result(&handshake->ssl)));
     else if (cause == CAUSE_OLD_VERSION || cause == CAUSE_UNKNOWN_VERSION)
         describe_server_hello(handshake, error);
+    else if (cause == CAUSE_BIG_MESSAGE)
+        describe_big_message(handshake, peer, error);
     else if (is_alert && row->peer_did != NULL)
         error_set(error, ERROR_INVALID, "%s %s (alert %s)", peer, row->peer_did, tls_alert_name((unsigned)cause));
     else if (is_alert)

@@ -16,9 +16,11 @@
 #include "bitflow/base/invariant.h"
 #include "bitflow/net/socket.h"
 #include "bitflow/tls/tls_session.h"
-#include "certificate.h"
 #include "handshake_internal.h"
+#include "key_exchange.h"
+#include "peer_certificates.h"
 #include "ssl_config.h"
+#include "x509_text.h"
 
 // ---- the socket below mbedTLS, as its BIO callbacks: one deadline for the whole handshake, an eye on the client,
 // flights in one piece, and the records that come in followed on their way
@@ -95,40 +97,63 @@ static int socket_status(const struct tls_handshake *handshake, int otherwise)
     return handshake->end == SOCKET_TIMEOUT ? MBEDTLS_ERR_SSL_TIMEOUT : otherwise;
 }
 
+// What mbedTLS sends as an alert, header included. Even encrypted, and padded by TLS 1.3, it is shorter than any
+// message that may be left.
+#define ALERT_RECORD_MAX (TLS_HEADER_SIZE + MBEDTLS_SSL_CID_TLS1_3_PADDING_GRANULARITY + AEAD_TAG_SIZE)
+
+// TLS 1.3: behind its Finished a server speaks under the application's key, and the client listens for no other (RFC
+// 8446, A.2). mbedTLS goes on with the handshake's up to the client's Finished: a client that it refuses would read a
+// broken record in place of the reason. Such an alert is sealed anew. Returns its size; 0: the record is another one.
+static size_t renew_alert(struct tls_handshake *handshake, const unsigned char *record, size_t length,
+                          uint8_t out[TLS_ALERT_RECORD_MAX])
+{
+    unsigned alert;
+    const struct key_export *keys = &handshake->keys;
+    if (handshake->context->role != TLS_SERVER || handshake->is_over || !keys->application.has_server ||
+        length > ALERT_RECORD_MAX || record[0] != MBEDTLS_SSL_MSG_APPLICATION_DATA)
+        return 0;
+    const struct tls_suite *suite = tls_suite_find(handshake->early.suite);
+    if (suite == NULL || !key_export_open_alert(keys, TLS_SERVER, handshake->sealed, record, length, &alert))
+        return 0;
+    return key_export_seal_alert(keys, suite->algorithm, suite->hash, alert, out);
+}
+
+// Puts it behind what is pending.
+static bool queue(struct tls_handshake *handshake, const uint8_t *bytes, size_t length)
+{
+    INVARIANT(handshake->pending <= sizeof handshake->flight);
+    if (length > sizeof handshake->flight - handshake->pending && !flush(handshake))
+        return false;
+    if (length > sizeof handshake->flight)
+        return send_all(handshake, bytes, length);
+    memcpy(handshake->flight + handshake->pending, bytes, length);
+    handshake->pending += length;
+    return true;
+}
+
 // mbedTLS sends record by record; a flight goes out in one piece, when its answer is waited for.
 static int transmit(void *argument, const unsigned char *bytes, size_t length)
 {
     struct tls_handshake *handshake = argument;
-    INVARIANT(handshake->pending <= sizeof handshake->flight);
+    uint8_t renewed[TLS_ALERT_RECORD_MAX];
     handshake->transmitted = length;
-    handshake->has_alerted = handshake->has_alerted || (length > 0 && bytes[0] == MBEDTLS_SSL_MSG_ALERT);
-    if (length > sizeof handshake->flight - handshake->pending && !flush(handshake))
-        return socket_status(handshake, MBEDTLS_ERR_NET_SEND_FAILED);
-    if (length > sizeof handshake->flight) {
-        if (!send_all(handshake, bytes, length))
-            return socket_status(handshake, MBEDTLS_ERR_NET_SEND_FAILED);
-    } else {
-        memcpy(handshake->flight + handshake->pending, bytes, length);
-        handshake->pending += length;
-    }
-    return (int)length;
+    early_filter_sent(&handshake->early, bytes, length);
+    if (length > 0 && bytes[0] == MBEDTLS_SSL_MSG_APPLICATION_DATA)
+        handshake->sealed++;
+    size_t renewed_length = renew_alert(handshake, bytes, length, renewed);
+    handshake->has_alerted =
+        handshake->has_alerted || renewed_length > 0 || (length > 0 && bytes[0] == MBEDTLS_SSL_MSG_ALERT);
+    bool is_queued = renewed_length > 0 ? queue(handshake, renewed, renewed_length) : queue(handshake, bytes, length);
+    return is_queued ? (int)length : socket_status(handshake, MBEDTLS_ERR_NET_SEND_FAILED);
 }
 
-static int receive(void *argument, unsigned char *buffer, size_t room)
+// Reads what there is, of up to `room` bytes: how many, or mbedTLS's error.
+static int fetch(struct tls_handshake *handshake, unsigned char *buffer, size_t room)
 {
-    struct tls_handshake *handshake = argument;
-    struct server_hello *hello = handshake->context->role == TLS_CLIENT ? &handshake->server_hello : NULL;
-    if (handshake->pending > 0 && !flush(handshake))
-        return socket_status(handshake, MBEDTLS_ERR_NET_SEND_FAILED);
     while (is_in_time(handshake)) {
         ssize_t got = recv(handshake->fd, buffer, room, MSG_DONTWAIT);
-        if (got > 0) {
-            record_follower_take(&handshake->records, hello, buffer, (size_t)got);
-            handshake->received += (uint64_t)got;
-            // mbedTLS passes over the version where it speaks both: a ServerHello that says 1.3 here, and gives a suite
-            // of 1.3's without choosing that version, would have it finish a handshake without keys.
-            return handshake->server_hello.is_refused ? MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION : (int)got;
-        }
+        if (got > 0)
+            return (int)got;
         if (got == 0) {
             handshake->end = SOCKET_EOF;
             return MBEDTLS_ERR_SSL_CONN_EOF;
@@ -141,6 +166,44 @@ static int receive(void *argument, unsigned char *buffer, size_t room)
         }
     }
     return socket_status(handshake, MBEDTLS_ERR_NET_RECV_FAILED);
+}
+
+static int fetch_all(void *argument, uint8_t *bytes, size_t length)
+{
+    struct tls_handshake *handshake = argument;
+    while (length > 0) {
+        int got = fetch(handshake, bytes, length);
+        if (got < 0)
+            return got;
+        bytes += got;
+        length -= (size_t)got;
+    }
+    return 0;
+}
+
+static int receive(void *argument, unsigned char *buffer, size_t room)
+{
+    struct tls_handshake *handshake = argument;
+    struct early_filter *early = &handshake->early;
+    bool is_client = handshake->context->role == TLS_CLIENT;
+    if (handshake->pending > 0 && !flush(handshake))
+        return socket_status(handshake, MBEDTLS_ERR_NET_SEND_FAILED);
+    if (early_filter_is_due(early) && record_follower_is_between_records(&handshake->records)) {
+        int status = early_filter_receive(early, &handshake->keys, fetch_all, handshake);
+        if (status != 0)
+            return status;
+    }
+    int got = (int)early_filter_take(early, buffer, room);
+    if (got == 0)
+        got = fetch(handshake, buffer, room);
+    if (got <= 0)
+        return got;
+    record_follower_take(&handshake->records, is_client ? &handshake->server_hello : NULL,
+                         is_client ? NULL : &early->offer, buffer, (size_t)got);
+    handshake->received += (uint64_t)got;
+    // mbedTLS passes over the version where it speaks both: a ServerHello that says 1.3 here, and gives a suite
+    // of 1.3's without choosing that version, would have it finish a handshake without keys.
+    return handshake->server_hello.is_refused ? MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION : got;
 }
 
 // ---- the handshake
@@ -163,9 +226,20 @@ static void copy_name(const unsigned char *name, size_t length, char *out, size_
     }
 }
 
+// A client of TLS 1.2 that names no signature algorithms wants SHA-1 (RFC 5246 7.4.1.4.1), with which nothing is to be
+// signed any more (RFC 9155). mbedTLS would. In 1.3 it refuses the hello by itself.
+static bool wants_sha1(const struct tls_handshake *handshake)
+{
+    const struct early_data_offer *hello = &handshake->early.offer;
+    return mbedtls_ssl_get_version_number(&handshake->ssl) == MBEDTLS_SSL_VERSION_TLS1_2 && hello->is_over &&
+           hello->is_whole && !hello->has_signature_algorithms;
+}
+
 int tls_certificate_callback(mbedtls_ssl_context *ssl)
 {
     struct tls_handshake *handshake = mbedtls_ssl_get_user_data_p(ssl);
+    if (wants_sha1(handshake))
+        return MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE;
     size_t length = 0;
     const unsigned char *name = mbedtls_ssl_get_hs_sni(ssl, &length);
     char asked[sizeof handshake->info->server_name] = "";
@@ -178,6 +252,17 @@ int tls_certificate_callback(mbedtls_ssl_context *ssl)
     handshake->has_chosen = true;
     memcpy(handshake->info->server_name, asked, sizeof asked);
     return tls_sni_select(handshake->context, handshake->info->server_name, ssl, &handshake->verification.entry);
+}
+
+// The name without a dot at its end, which says to the resolver that it is whole: neither is it sent with one
+// (RFC 6066, 3), nor has a certificate one.
+static const char *strip_last_dot(struct tls_handshake *handshake, const char *host)
+{
+    size_t length = host != NULL ? strlen(host) : 0;
+    if (length < 2 || host[length - 1] != '.' || length > sizeof handshake->host)
+        return host;
+    (void)snprintf(handshake->host, sizeof handshake->host, "%.*s", (int)length - 1, host);
+    return handshake->host;
 }
 
 // Whom we connect to: the name to be sent and verified.
@@ -195,7 +280,7 @@ static int set_host(struct tls_handshake *handshake)
 static bool prepare(struct tls_handshake *handshake, const char *host, struct error *error)
 {
     const struct tls_context *context = handshake->context;
-    if (!tls_verification_init(&handshake->verification, context, host)) {
+    if (!tls_verification_init(&handshake->verification, context, strip_last_dot(handshake, host))) {
         (void)handshake_fail_with(handshake->info, CAUSE_NO_NAME, error);
         return false;
     }
@@ -212,7 +297,7 @@ static bool prepare(struct tls_handshake *handshake, const char *host, struct er
         return false;
     mbedtls_ssl_set_bio(ssl, handshake, transmit, receive, NULL);
     mbedtls_ssl_set_user_data_p(ssl, handshake);
-    mbedtls_ssl_set_verify(ssl, tls_verify_callback, &handshake->verification);
+    mbedtls_ssl_set_verify(ssl, peer_certificates_callback, &handshake->verification);
     mbedtls_ssl_set_export_keys_cb(ssl, key_export_callback, &handshake->keys);
     return true;
 }
@@ -233,18 +318,15 @@ static void note_info(struct tls_handshake *handshake)
 static void note_peer(struct tls_handshake *handshake)
 {
     struct tls_info *info = handshake->info;
-    const mbedtls_x509_crt *peer = mbedtls_ssl_get_peer_cert(&handshake->ssl);
-    if (handshake->context->verify_mode == VERIFY_NONE || peer == NULL)
+    const X509 *peer = tls_verified_certificate(&handshake->verification);
+    if (peer == NULL)
         return;
-    (void)certificate_subject(&peer->subject, info->peer_subject, sizeof info->peer_subject);
-    certificate_common_name(&peer->subject, info->peer_common_name, sizeof info->peer_common_name);
-    (void)certificate_names(peer, info->peer_names, sizeof info->peer_names);
-    certificate_fingerprint(peer, info->peer_fingerprint);
+    const X509_NAME *subject = X509_get_subject_name(peer);
+    (void)x509_name_text(subject, info->peer_subject, sizeof info->peer_subject);
+    x509_common_name(subject, info->peer_common_name, sizeof info->peer_common_name);
+    (void)x509_names(peer, info->peer_names, sizeof info->peer_names);
+    x509_fingerprint(peer, info->peer_fingerprint);
 }
-
-// What mbedTLS sends as an alert, header included. Even encrypted, and padded by TLS 1.3, it is shorter than any
-// message that may be left.
-#define ALERT_RECORD_MAX (TLS_HEADER_SIZE + MBEDTLS_SSL_CID_TLS1_3_PADDING_GRANULARITY + AEAD_TAG_SIZE)
 
 static void send_alert(struct tls_handshake *handshake, unsigned char alert)
 {
@@ -282,7 +364,10 @@ static bool run(struct tls_handshake *handshake, const char *host, struct error 
     mbedtls_ssl_init(&handshake->ssl);
     if (!prepare(handshake, host, error))
         return false;
+    peer_certificates_begin(&handshake->verification);
     int status = mbedtls_ssl_handshake(&handshake->ssl);
+    peer_certificates_end();
+    handshake->is_over = status == 0;
     // The record layer begins with the next record: nothing of this one may be left.
     if (status == 0 && mbedtls_ssl_check_pending(&handshake->ssl) != 0)
         status = MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE;
@@ -344,8 +429,11 @@ static bool begin(const struct tls_context *context, int fd, const char *host, s
                                     ? TLS_PLAIN_MAX // 1.3's are one less by mbedTLS's own padding
                                     : (size_t)mbedtls_ssl_get_max_out_record_payload(&handshake->ssl);
     mbedtls_ssl_free(&handshake->ssl); // wipes its own
+    tls_verification_release(&handshake->verification);
+    early_filter_release(&handshake->early);
     mbedtls_platform_zeroize(&handshake->keys, sizeof handshake->keys);
     arithmetic_leave_thread();
+    key_exchange_leave_thread();
     free(handshake);
     return is_good;
 }

@@ -11,10 +11,12 @@
 #include <mbedtls/ssl.h>
 
 #include "bitflow/base/error.h"
+#include "bitflow/base/host_name.h"
 #include "bitflow/net/client_watch.h"
 #include "bitflow/tls/tls_session.h"
 #include "bitflow/wire/record_follower.h"
 #include "context_internal.h"
+#include "early_filter.h"
 #include "key_export.h"
 #include "verify.h"
 
@@ -32,7 +34,9 @@ enum handshake_cause {
     CAUSE_UNOFFERED_CHOICE,
     CAUSE_OLD_VERSION,     // a ServerHello's
     CAUSE_UNKNOWN_VERSION, // likewise
-    CAUSE_NO_NAME,         // to verify a target by
+    CAUSE_EARLY_DATA,      // more than is skipped
+    CAUSE_BIG_MESSAGE,
+    CAUSE_NO_NAME, // to verify a target by
     CAUSE_UNSENDABLE_NAME,
     CAUSE_NO_KEYS,
 };
@@ -46,8 +50,9 @@ struct tls_handshake {
     struct tls_info *info;
     int fd;
     int64_t deadline;
-    struct client_watch *watch; // of the client for whom a target's handshake is made
-    bool has_chosen;            // the certificate callback has run
+    char host[HOST_NAME_MAX_LENGTH + 1]; // a target's, if it was written with a dot at the end: without that
+    struct client_watch *watch;          // of the client for whom a target's handshake is made
+    bool has_chosen;                     // the certificate callback has run
     mbedtls_ssl_context ssl;
     struct tls_verification verification;
     struct key_export keys;
@@ -55,13 +60,16 @@ struct tls_handshake {
     uint8_t flight[HANDSHAKE_FLIGHT]; // records that are not sent yet
     size_t pending;                   // of them, bytes
     size_t transmitted;               // bytes that mbedTLS gave to be sent with its last call
+    uint64_t sealed;                  // records of TLS 1.3's encrypted type that it gave
     bool has_alerted;                 // as far as can be seen from outside: not in TLS 1.3, once it is encrypted
+    bool is_over;                     // mbedTLS has ended it, and well
 
     enum handshake_end end; // of the socket
     int os_errno;           // with SOCKET_FAILED
     uint64_t received;      // bytes
     struct record_follower records;
     struct server_hello server_hello; // a target's
+    struct early_filter early;        // a client's
 };
 
 // Says in words, and for counting, why it failed: `status` is mbedTLS's. True: the peer is still to be told by `alert`,

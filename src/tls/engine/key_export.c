@@ -83,6 +83,12 @@ bool key_export_derive(const struct key_export *keys, enum aead_algorithm algori
     return derive(keys, &keys->application, algorithm, hash, client, server);
 }
 
+bool key_export_derive_handshake(const struct key_export *keys, enum aead_algorithm algorithm, enum tls_hash hash,
+                                 struct tls_keys *client, struct tls_keys *server)
+{
+    return derive(keys, &keys->handshake, algorithm, hash, client, server) && client->version == TLS_1_3;
+}
+
 // Under which of the ciphers is not to be had from mbedTLS during the handshake: only the right one opens it.
 static bool open_alert(const struct tls_keys *keys, const uint8_t *record, size_t length, unsigned *alert)
 {
@@ -122,4 +128,20 @@ bool key_export_open_alert(const struct key_export *keys, enum tls_role peer, ui
         mbedtls_platform_zeroize(&server, sizeof server);
     }
     return is_open;
+}
+
+size_t key_export_seal_alert(const struct key_export *keys, enum aead_algorithm algorithm, enum tls_hash hash,
+                             unsigned alert, uint8_t out[TLS_ALERT_RECORD_MAX])
+{
+    struct tls_keys client;
+    struct tls_keys server;
+    size_t length = 0;
+    struct tls_sender *sender =
+        key_export_derive(keys, algorithm, hash, &client, &server) ? tls_sender_create(&server, NULL) : NULL;
+    if (sender != NULL)
+        length = tls_sender_alert(sender, (enum tls_alert)alert, out, TLS_ALERT_RECORD_MAX);
+    tls_sender_destroy(&sender);
+    mbedtls_platform_zeroize(&client, sizeof client);
+    mbedtls_platform_zeroize(&server, sizeof server);
+    return length;
 }

@@ -42,10 +42,19 @@ void key_export_callback(void *argument, mbedtls_ssl_key_export_type type, const
 bool key_export_derive(const struct key_export *keys, enum aead_algorithm algorithm, enum tls_hash hash,
                        struct tls_keys *client, struct tls_keys *server);
 
+// TLS 1.3: the same for the handshake's own messages, from their beginning. False, too, in TLS 1.2.
+bool key_export_derive_handshake(const struct key_export *keys, enum aead_algorithm algorithm, enum tls_hash hash,
+                                 struct tls_keys *client, struct tls_keys *server);
+
 // The alert in the record that was received last, encrypted under the handshake's keys: mbedTLS has read it, and has no
 // function that tells. `peer`: whose it is; `encrypted`: how many encrypted records of TLS 1.3 have come, this one
 // included. False: it is not to be told.
 bool key_export_open_alert(const struct key_export *keys, enum tls_role peer, uint64_t encrypted, const uint8_t *record,
                            size_t length, unsigned *alert);
+
+// The same alert as a record under the application's key, the server's first one. Returns its size, at most
+// TLS_ALERT_RECORD_MAX bytes; 0: it is not to be made.
+size_t key_export_seal_alert(const struct key_export *keys, enum aead_algorithm algorithm, enum tls_hash hash,
+                             unsigned alert, uint8_t out[TLS_ALERT_RECORD_MAX]);
 
 #endif

@@ -8,18 +8,29 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <mbedtls/ecp.h>
 #include <mbedtls/error.h>
 #include <mbedtls/pem.h>
 #include <mbedtls/platform_util.h>
 #include <mbedtls/psa_util.h>
 
 #include "context_internal.h"
-#include "revocation.h"
 
-#define CERTIFICATE "CERTIFICATE"
-#define CRL "X509 CRL"
-#define BEGIN(label) "-----BEGIN " label "-----"
+#define BEGIN_ANY "-----BEGIN "
+#define BEGIN(label) BEGIN_ANY label "-----"
 #define END(label) "-----END " label "-----"
+#define LABEL(label) {BEGIN(label), END(label)}
+
+const struct pem_kind pem_certificate = {
+    .label = "CERTIFICATE",
+    .name = "certificate",
+    .labels = {LABEL("CERTIFICATE"), LABEL("TRUSTED CERTIFICATE"), LABEL("X509 CERTIFICATE")},
+};
+const struct pem_kind pem_revocation_list = {
+    .label = "X509 CRL",
+    .name = "revocation list",
+    .labels = {LABEL("X509 CRL")},
+};
 
 const char *pem_path(const char *path, char out[PEM_PATH_SIZE])
 {
@@ -116,17 +127,16 @@ static bool has_zeros(const struct pem_text *text)
 // Says what is there in place of a block "-----BEGIN `wanted`-----".
 static bool describe_contents(const char *path, const struct pem_text *text, const char *wanted, struct error *error)
 {
-    static const char begin[] = "-----BEGIN ";
     if (text->length == 0)
         return invalid(error, path, "is empty");
     if (text->bytes[0] == 0x30 && has_zeros(text))
         return invalid(error, path, "is DER; it must be PEM");
     if (has_zeros(text))
         return invalid(error, path, "is not a PEM file: it has zero bytes in it");
-    const char *label = strstr((const char *)text->bytes, begin);
+    const char *label = strstr((const char *)text->bytes, BEGIN_ANY);
     if (label == NULL)
         return invalid(error, path, "is not a PEM file");
-    label += strlen(begin);
+    label += strlen(BEGIN_ANY);
     char shown[PEM_PATH_SIZE];
     error_set(error, ERROR_INVALID, "%s holds a %.*s, not a %s", pem_path(path, shown),
               (int)(strcspn(label, "-\r\n") % 40), label, wanted);
@@ -178,48 +188,85 @@ static bool has_cut_block(const char *path, const unsigned char *rest, const cha
            !invalid(error, path, "is cut short: its last block has no end");
 }
 
-bool pem_parse_certificates(const char *path, const struct pem_text *text, mbedtls_x509_crt *chain, unsigned *skipped,
-                            struct error *error)
+// Moves on to the next block of the kind. NULL: there is none.
+static const struct pem_label *find_block(const struct pem_kind *kind, const unsigned char **at)
+{
+    const char *found = (const char *)*at;
+    for (; (found = strstr(found, BEGIN_ANY)) != NULL; found += strlen(BEGIN_ANY))
+        for (const struct pem_label *label = kind->labels; label->begin != NULL; label++)
+            if (strncmp(found, label->begin, strlen(label->begin)) == 0) {
+                *at = (const unsigned char *)found;
+                return label;
+            }
+    return NULL;
+}
+
+struct block_reader {
+    const char *path;
+    const struct pem_kind *kind;
+    pem_take *take;
+    void *into;
+    unsigned count;
+    unsigned bad;
+    struct error first; // of the bad ones
+};
+
+// Takes the block at `*at`, and goes on behind it. False: nothing behind it is to be read.
+static bool read_block(struct block_reader *reader, const struct pem_label *label, const unsigned char **at)
+{
+    mbedtls_pem_context pem;
+    mbedtls_pem_init(&pem);
+    size_t used = 0;
+    size_t length = 0;
+    int status = mbedtls_pem_read_buffer(&pem, label->begin, label->end, *at, NULL, 0, &used);
+    bool has_end = status != MBEDTLS_ERR_PEM_NO_HEADER_FOOTER_PRESENT;
+    const unsigned char *der = status == 0 ? mbedtls_pem_get_buffer(&pem, &length) : NULL;
+    if (status == 0)
+        status = reader->take(reader->into, der, length);
+    if (has_end)
+        reader->count++;
+    if (has_end && status != 0) {
+        char what[32];
+        reader->bad++;
+        (void)snprintf(what, sizeof what, "%s %u", reader->kind->name, reader->count);
+        (void)unusable(&reader->first, reader->path, what, status, der, length);
+    }
+    mbedtls_pem_free(&pem);
+    *at += used;
+    return has_end && used > 0 && !tls_is_memory_error(status);
+}
+
+bool pem_parse_blocks(const char *path, const struct pem_text *text, const struct pem_kind *kind, pem_take *take,
+                      void *into, unsigned *skipped, struct error *error)
 {
     const unsigned char *at = text->bytes;
-    unsigned count = 0;
-    unsigned bad = 0;
-    struct error first = ERROR_INIT;
+    struct block_reader reader = {.path = path, .kind = kind, .take = take, .into = into, .first = ERROR_INIT};
     if (has_zeros(text))
-        return describe_contents(path, text, CERTIFICATE, error);
-    for (;;) {
-        mbedtls_pem_context pem;
-        mbedtls_pem_init(&pem);
-        size_t used = 0;
-        size_t length = 0;
-        int status = mbedtls_pem_read_buffer(&pem, BEGIN(CERTIFICATE), END(CERTIFICATE), at, NULL, 0, &used);
-        if (status == MBEDTLS_ERR_PEM_NO_HEADER_FOOTER_PRESENT) {
-            mbedtls_pem_free(&pem);
-            break;
-        }
-        const unsigned char *der = status == 0 ? mbedtls_pem_get_buffer(&pem, &length) : NULL;
-        if (status == 0)
-            status = mbedtls_x509_crt_parse_der(chain, der, length);
-        char what[32];
-        (void)snprintf(what, sizeof what, "certificate %u", ++count);
-        if (status != 0 && ++bad > 0)
-            (void)unusable(&first, path, what, status, der, length);
-        mbedtls_pem_free(&pem);
-        if (used == 0 || tls_is_memory_error(status))
-            break;
-        at += used;
-    }
-    if (first.code != ERROR_NO_MEMORY && has_cut_block(path, at, BEGIN(CERTIFICATE), error))
+        return describe_contents(path, text, kind->label, error);
+    const struct pem_label *label = find_block(kind, &at);
+    while (label != NULL && read_block(&reader, label, &at))
+        label = find_block(kind, &at);
+    if (reader.first.code != ERROR_NO_MEMORY && label != NULL && has_cut_block(path, at, label->begin, error))
         return false;
-    if (count == 0)
-        return describe_contents(path, text, CERTIFICATE, error);
-    if (bad == count || (bad > 0 && skipped == NULL) || first.code == ERROR_NO_MEMORY) {
-        error_set(error, first.code, "%s", first.text);
+    if (reader.count == 0)
+        return describe_contents(path, text, kind->label, error);
+    if (reader.bad == reader.count || (reader.bad > 0 && skipped == NULL) || reader.first.code == ERROR_NO_MEMORY) {
+        error_set(error, reader.first.code, "%s", reader.first.text);
         return false;
     }
     if (skipped != NULL)
-        *skipped = bad;
+        *skipped = reader.bad;
     return true;
+}
+
+static int take_own(void *into, const unsigned char *der, size_t length)
+{
+    return mbedtls_x509_crt_parse_der(into, der, length);
+}
+
+bool pem_parse_certificates(const char *path, const struct pem_text *text, mbedtls_x509_crt *chain, struct error *error)
+{
+    return pem_parse_blocks(path, text, &pem_certificate, take_own, chain, NULL, error);
 }
 
 // A PKCS #8 key's DER names its kind.
@@ -237,6 +284,14 @@ static bool unusable_key(const char *path, const struct pem_text *text, int stat
     return false;
 }
 
+static const char *key_kind(const mbedtls_pk_context *key)
+{
+    const mbedtls_ecp_curve_info *curve = NULL;
+    if (mbedtls_pk_get_type(key) == MBEDTLS_PK_ECKEY || mbedtls_pk_get_type(key) == MBEDTLS_PK_ECKEY_DH)
+        curve = mbedtls_ecp_curve_info_from_grp_id(mbedtls_ecp_keypair_get_group_id(mbedtls_pk_ec(*key)));
+    return curve != NULL ? curve->name : mbedtls_pk_get_name(key);
+}
+
 // Whether TLS, as it is spoken here, has signatures for it.
 static bool is_usable_key(const char *path, const mbedtls_pk_context *key, struct error *error)
 {
@@ -246,15 +301,15 @@ static bool is_usable_key(const char *path, const mbedtls_pk_context *key, struc
     psa_key_type_t type = psa_get_key_type(&attributes);
     size_t bits = psa_get_key_bits(&attributes);
     bool is_rsa = is_known && type == PSA_KEY_TYPE_RSA_KEY_PAIR;
-    bool is_curve =
-        is_known && type == PSA_KEY_TYPE_ECC_KEY_PAIR(PSA_ECC_FAMILY_SECP_R1) && (bits == 256 || bits == 384);
+    bool is_curve = is_known && type == PSA_KEY_TYPE_ECC_KEY_PAIR(PSA_ECC_FAMILY_SECP_R1) &&
+                    (bits == 256 || bits == 384 || bits == 521);
     psa_reset_key_attributes(&attributes);
     if (is_rsa && bits < 2048)
         error_set(error, ERROR_INVALID, "%s: the key is too short: RSA with %zu bits, at least 2048 are needed",
                   pem_path(path, shown), bits);
     else if (!is_rsa && !is_curve)
-        error_set(error, ERROR_INVALID, "%s: the key's kind is not supported; RSA, P-256 and P-384 are",
-                  pem_path(path, shown));
+        error_set(error, ERROR_INVALID, "%s: keys of the kind %s are not supported; RSA, P-256, P-384 and P-521 are",
+                  pem_path(path, shown), key_kind(key));
     else
         return true;
     return false;
@@ -273,52 +328,4 @@ bool pem_parse_key(const char *path, const struct pem_text *text, mbedtls_pk_con
     if (status != 0)
         return unusable_key(path, text, status, error);
     return is_usable_key(path, key, error);
-}
-
-// The last one that was parsed: what it does not list may be revoked all the same.
-static bool is_complete(const mbedtls_x509_crl *lists, const char *path, const char *what, struct error *error)
-{
-    char shown[PEM_PATH_SIZE];
-    while (lists->next != NULL)
-        lists = lists->next;
-    if (!revocation_is_partial(lists))
-        return true;
-    error_set(error, ERROR_INVALID,
-              "%s: %s covers only some of the certificates (issuingDistributionPoint, or a delta), which is not "
-              "supported",
-              pem_path(path, shown), what);
-    return false;
-}
-
-bool pem_parse_revocation_lists(const char *path, const struct pem_text *text, mbedtls_x509_crl *lists,
-                                struct error *error)
-{
-    const unsigned char *at = text->bytes;
-    bool is_good = true;
-    unsigned count = 0;
-    if (has_zeros(text))
-        return describe_contents(path, text, CRL, error);
-    while (is_good) {
-        mbedtls_pem_context pem;
-        mbedtls_pem_init(&pem);
-        size_t used = 0;
-        size_t length = 0;
-        int status = mbedtls_pem_read_buffer(&pem, BEGIN(CRL), END(CRL), at, NULL, 0, &used);
-        if (status == MBEDTLS_ERR_PEM_NO_HEADER_FOOTER_PRESENT) {
-            mbedtls_pem_free(&pem);
-            break;
-        }
-        const unsigned char *der = status == 0 ? mbedtls_pem_get_buffer(&pem, &length) : NULL;
-        if (status == 0)
-            status = mbedtls_x509_crl_parse_der(lists, der, length);
-        char what[32];
-        (void)snprintf(what, sizeof what, "revocation list %u", ++count);
-        is_good =
-            status == 0 ? is_complete(lists, path, what, error) : unusable(error, path, what, status, der, length);
-        mbedtls_pem_free(&pem);
-        at += used;
-    }
-    if (!is_good || has_cut_block(path, at, BEGIN(CRL), error))
-        return false;
-    return count > 0 || describe_contents(path, text, CRL, error);
 }

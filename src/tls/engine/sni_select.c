@@ -41,6 +41,34 @@ static bool is_same_authority(const struct tls_entry *a, const struct tls_entry 
            is_same_text(a->revocation_list_path, b->revocation_list_path);
 }
 
+void tls_sni_prepare(struct tls_context *context)
+{
+    const struct tls_entry *first = NULL;
+    context->has_long_ca_list = context->trust != NULL && !tls_ca_list_fits(context->trust->names);
+    // The default is the first one with a pair, and its twins, such as one with a key of another kind: they are for all
+    // of its names.
+    for (size_t i = 0; i < context->entry_count; i++) {
+        struct tls_entry *entry = &context->entries[i];
+        entry->has_long_ca_list = entry->trust != NULL && !tls_ca_list_fits(entry->trust->names);
+        if (entry->certificate_path == NULL)
+            continue;
+        if (first == NULL)
+            first = entry;
+        entry->is_default =
+            entry == first || (is_same_authority(entry, first) && certificate_covers(&entry->chain, &first->chain));
+    }
+}
+
+// Whether a client that gets `chosen` may get this one in its place, by what it can verify. Both must hold clients to
+// the same authority.
+static bool is_twin(const struct tls_entry *entry, const struct tls_entry *chosen, const char *name,
+                    enum name_match how)
+{
+    if (entry == chosen || entry->certificate_path == NULL || !is_same_authority(entry, chosen))
+        return false;
+    return how == NAME_DIFFERS ? entry->is_default : entry_matches(entry, name) == how;
+}
+
 bool tls_context_has_authority_for(const struct tls_context *context, const char *name)
 {
     enum name_match how;
@@ -63,17 +91,20 @@ int tls_sni_select(const struct tls_context *context, const char *name, mbedtls_
     int status = mbedtls_ssl_set_hs_own_cert(ssl, NULL, NULL);
     if (status == 0)
         status = mbedtls_ssl_set_hs_own_cert(ssl, &chosen->chain, &chosen->key);
-    // Others that are for the same name follow, an RSA one beside an ECDSA one: mbedTLS takes the first that the client
-    // can verify. Clients must be held to the same authority, whichever it is.
-    for (size_t i = 0; status == 0 && how != NAME_DIFFERS && i < context->entry_count; i++) {
+    // mbedTLS takes one that the client can verify: an RSA one or an ECDSA one.
+    for (size_t i = 0; status == 0 && i < context->entry_count; i++) {
         struct tls_entry *other = &context->entries[i];
-        if (other != chosen && entry_matches(other, name) == how && is_same_authority(other, chosen))
+        if (is_twin(other, chosen, name, how))
             status = mbedtls_ssl_set_hs_own_cert(ssl, &other->chain, &other->key);
     }
     // Without an authority of its own, the context's are in force.
     bool has_own = context->verify_mode != VERIFY_NONE && chosen->authority_path != NULL;
     *authority = has_own ? chosen : NULL;
-    mbedtls_ssl_set_hs_ca_chain(ssl, has_own ? &chosen->authorities : NULL, NULL); // no lists: see revocation.h
+    mbedtls_ssl_set_hs_ca_chain(ssl, has_own ? chosen->trust->names : NULL, NULL);
+    // An empty list stands for any authority.
+    static const mbedtls_x509_crt nobody = {.version = 0};
+    bool is_long = has_own ? chosen->has_long_ca_list : context->has_long_ca_list;
+    mbedtls_ssl_set_hs_dn_hints(ssl, is_long ? &nobody : NULL);
     // A TLS 1.3 server is done with the handshake's keys by the time that it sees the client's certificate, but mbedTLS
     // would still use them for the alert, which no client could then read. So the handshake is let through to its end,
     // where tls_verify_result() has the last word in any case.

@@ -60,24 +60,45 @@ static void list_suites(int ids[TLS_SUITE_COUNT + 1])
 // mbedTLS's own list has ffdhe8192, a key share of which takes a second of processor time.
 static const uint16_t groups[] = {
     MBEDTLS_SSL_IANA_TLS_GROUP_X25519, // the first, since it may have to be left out
-    MBEDTLS_SSL_IANA_TLS_GROUP_SECP256R1,
-    MBEDTLS_SSL_IANA_TLS_GROUP_SECP384R1,
+    MBEDTLS_SSL_IANA_TLS_GROUP_SECP256R1, MBEDTLS_SSL_IANA_TLS_GROUP_SECP384R1,
+    MBEDTLS_SSL_IANA_TLS_GROUP_SECP521R1, // in 1.2 a certificate with such a key needs it, too
     MBEDTLS_SSL_IANA_TLS_GROUP_NONE,
 };
 
-// PKCS #1 v1.5 is for TLS 1.2 and for the signatures of certificates. It comes before PSS, because a server that speaks
-// 1.2 may take the first one that it can make, and mbedTLS takes PSS in 1.3 only.
+// PKCS #1 v1.5 is for TLS 1.2 and for the signatures of certificates. It comes before PSS, which mbedTLS does not sign
+// with in 1.2, and verifies there only by key_exchange.c.
 static const uint16_t signatures[] = {
-    MBEDTLS_TLS1_3_SIG_ECDSA_SECP256R1_SHA256,
-    MBEDTLS_TLS1_3_SIG_ECDSA_SECP384R1_SHA384,
-    MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA256,
-    MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA384,
-    MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA512,
-    MBEDTLS_TLS1_3_SIG_RSA_PSS_RSAE_SHA256,
-    MBEDTLS_TLS1_3_SIG_RSA_PSS_RSAE_SHA384,
-    MBEDTLS_TLS1_3_SIG_RSA_PSS_RSAE_SHA512,
-    MBEDTLS_TLS1_3_SIG_NONE,
+    MBEDTLS_TLS1_3_SIG_ECDSA_SECP256R1_SHA256, MBEDTLS_TLS1_3_SIG_ECDSA_SECP384R1_SHA384,
+    MBEDTLS_TLS1_3_SIG_ECDSA_SECP521R1_SHA512, MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA256,
+    MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA384,       MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA512,
+    MBEDTLS_TLS1_3_SIG_RSA_PSS_RSAE_SHA256,    MBEDTLS_TLS1_3_SIG_RSA_PSS_RSAE_SHA384,
+    MBEDTLS_TLS1_3_SIG_RSA_PSS_RSAE_SHA512,    MBEDTLS_TLS1_3_SIG_NONE,
 };
+
+// The bytes of a CertificateRequest (RFC 5246 7.4.4) but for the names themselves.
+static size_t certificate_request_size(void)
+{
+    size_t size = 4       // header
+                  + 1 + 2 // kinds of certificates: RSA and ECDSA
+                  + 2     // length of the signature algorithms
+                  + 2;    // length of the names
+    // mbedTLS can verify these there: PKCS #1 v1.5 and ECDSA, with SHA-256 and SHA-384.
+    for (size_t i = 0; signatures[i] != MBEDTLS_TLS1_3_SIG_NONE; i++) {
+        unsigned hash = signatures[i] >> 8;
+        if (hash == MBEDTLS_SSL_HASH_SHA256 || hash == MBEDTLS_SSL_HASH_SHA384)
+            size += sizeof signatures[i];
+    }
+    return size;
+}
+
+bool tls_ca_list_fits(const mbedtls_x509_crt *authorities)
+{
+    size_t size = certificate_request_size();
+    for (; authorities != NULL && authorities->version != 0 && size <= MBEDTLS_SSL_OUT_CONTENT_LEN;
+         authorities = authorities->next)
+        size += 2 + authorities->subject_raw.len;
+    return size <= MBEDTLS_SSL_OUT_CONTENT_LEN;
+}
 
 static int authentication_mode(const struct tls_context *context)
 {
@@ -101,6 +122,8 @@ bool tls_ssl_configure(struct tls_context *context, enum tls_minimum minimum, st
     mbedtls_ssl_conf_max_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_3);
     list_suites(context->suites);
     mbedtls_ssl_conf_ciphersuites(config, context->suites);
+    // As in 1.3, where mbedTLS does so of itself: a client without AES instructions is better off with ChaCha20.
+    mbedtls_ssl_conf_preference_order(config, MBEDTLS_SSL_SRV_CIPHERSUITE_ORDER_CLIENT);
     mbedtls_ssl_conf_groups(config, arithmetic_has_x25519() ? groups : groups + 1);
     mbedtls_ssl_conf_sig_algs(config, signatures);
     mbedtls_ssl_conf_authmode(config, authentication_mode(context));
@@ -109,8 +132,8 @@ bool tls_ssl_configure(struct tls_context *context, enum tls_minimum minimum, st
     // none being sent at the handshake's end.
     mbedtls_ssl_conf_session_tickets(config, MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
     mbedtls_ssl_conf_tls13_key_exchange_modes(config, MBEDTLS_SSL_TLS1_3_KEY_EXCHANGE_MODE_EPHEMERAL);
-    if (context->authorities.raw.p != NULL)
-        mbedtls_ssl_conf_ca_chain(config, &context->authorities, NULL); // no lists: see revocation.h
+    if (context->trust != NULL) // their names: see peer_certificates.h
+        mbedtls_ssl_conf_ca_chain(config, context->trust->names, NULL);
     if (is_server) {
         mbedtls_ssl_conf_new_session_tickets(config, 0);
         mbedtls_ssl_conf_cert_cb(config, tls_certificate_callback);

@@ -5,9 +5,23 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <openssl/err.h>
+#include <openssl/objects.h>
+#include <openssl/x509_vfy.h>
+#include <openssl/x509v3.h>
+
 #include "bitflow/base/compiler.h"
-#include "certificate.h"
 #include "context_internal.h"
+#include "libcrypto.h"
+#include "verify_words.h"
+
+#define ALERT(name) MBEDTLS_SSL_ALERT_MSG_##name
+
+// CAs between the authority and the peer's certificate.
+#define INTERMEDIATES_MAX 8
+
+// libcrypto's level of 112 bits: RSA and its like with 2048 bits, curves with 224, SHA-224 and up.
+#define SECURITY_LEVEL 2
 
 bool tls_verification_init(struct tls_verification *verification, const struct tls_context *context, const char *host)
 {
@@ -27,210 +41,244 @@ bool tls_verification_init(struct tls_verification *verification, const struct t
     return true;
 }
 
-// There is no current revocation list of its issuer.
-#define REVOCATION_FLAGS                                                                          \
-    (MBEDTLS_X509_BADCRL_EXPIRED | MBEDTLS_X509_BADCRL_FUTURE | MBEDTLS_X509_BADCRL_NOT_TRUSTED | \
-     MBEDTLS_X509_BADCRL_BAD_MD | MBEDTLS_X509_BADCRL_BAD_KEY)
-
-// What may be said of a certificate, that which matters most first; and the alert that goes with it.
-static const struct {
-    uint32_t flag;
-    unsigned char alert;
-} flaws[] = {
-    {MBEDTLS_X509_BADCERT_NOT_TRUSTED, MBEDTLS_SSL_ALERT_MSG_UNKNOWN_CA},
-    {MBEDTLS_X509_BADCERT_REVOKED, MBEDTLS_SSL_ALERT_MSG_CERT_REVOKED},
-    {MBEDTLS_X509_BADCERT_EXPIRED, MBEDTLS_SSL_ALERT_MSG_CERT_EXPIRED},
-    {MBEDTLS_X509_BADCERT_FUTURE, MBEDTLS_SSL_ALERT_MSG_BAD_CERT},
-    {REVOCATION_FLAGS, MBEDTLS_SSL_ALERT_MSG_CERT_UNKNOWN},
-    {MBEDTLS_X509_BADCERT_BAD_MD, MBEDTLS_SSL_ALERT_MSG_BAD_CERT},
-    {MBEDTLS_X509_BADCERT_BAD_PK | MBEDTLS_X509_BADCERT_BAD_KEY, MBEDTLS_SSL_ALERT_MSG_UNSUPPORTED_CERT},
-    {MBEDTLS_X509_BADCERT_CN_MISMATCH, MBEDTLS_SSL_ALERT_MSG_BAD_CERT},
-    {MBEDTLS_X509_BADCERT_EXT_KEY_USAGE | MBEDTLS_X509_BADCERT_NS_CERT_TYPE, MBEDTLS_SSL_ALERT_MSG_UNSUPPORTED_CERT},
-    {MBEDTLS_X509_BADCERT_KEY_USAGE, MBEDTLS_SSL_ALERT_MSG_UNSUPPORTED_CERT},
-    {MBEDTLS_X509_BADCERT_MISSING | MBEDTLS_X509_BADCERT_SKIP_VERIFY, MBEDTLS_SSL_ALERT_MSG_HANDSHAKE_FAILURE},
-    {UINT32_MAX, MBEDTLS_SSL_ALERT_MSG_CERT_UNKNOWN},
-};
-
-static size_t worst_flaw(uint32_t flags)
+void tls_verification_release(struct tls_verification *verification)
 {
-    size_t i = 0;
-    while (i + 1 < ARRAY_LENGTH(flaws) && (flaws[i].flag & flags) == 0)
-        i++;
-    return i;
+    X509_free(verification->certificate);
+    sk_X509_pop_free(verification->others, X509_free);
+    sk_X509_pop_free(verification->chain, X509_free);
+    verification->certificate = NULL;
+    verification->others = NULL;
+    verification->chain = NULL;
 }
 
-static void say(struct tls_verification *verification, const char *format, ...) PRINTF_LIKE(2, 3);
-static void say(struct tls_verification *verification, const char *format, ...)
+void tls_refuse(struct tls_verification *verification, unsigned char alert, const char *format, ...)
 {
+    verification->verdict = VERDICT_REFUSED;
+    if (*verification->reason != '\0')
+        return;
+    verification->alert = alert;
     va_list arguments;
     va_start(arguments, format);
     (void)vsnprintf(verification->reason, sizeof verification->reason, format, arguments);
     va_end(arguments);
 }
 
-static void say_mismatch(struct tls_verification *verification, const mbedtls_x509_crt *certificate)
+// ---- the chain
+
+struct process {
+    struct tls_verification *verification;
+    const struct trust *trust;
+    bool is_of_authority; // not a peer's chain
+};
+
+// Whether the certificate at hand must have a current list: each entry's lists are about its own authority, and the
+// authority itself is not held to any.
+static bool needs_list(const struct process *process, X509_STORE_CTX *at)
 {
-    char names[96];
-    char expected[96];
-    if (verification->name != NULL)
-        (void)snprintf(expected, sizeof expected, "%s", verification->name);
-    else
-        (void)inet_ntop(verification->address_length == 4 ? AF_INET : AF_INET6, verification->address, expected,
-                        sizeof expected);
-    if (*certificate_names(certificate, names, sizeof names) == '\0')
-        (void)certificate_subject(&certificate->subject, names, sizeof names);
-    say(verification, "the certificate is for %s, not for %s", names, expected);
+    const STACK_OF(X509) *chain = X509_STORE_CTX_get0_chain(at);
+    int last = sk_X509_num(chain) - 1;
+    if (X509_STORE_CTX_get_error_depth(at) == last)
+        return false;
+    for (int i = 0; i < sk_X509_num(process->trust->listed); i++)
+        if (X509_cmp(sk_X509_value(process->trust->listed, i), sk_X509_value(chain, last)) == 0)
+            return true;
+    return false;
 }
 
-static void say_untrusted(struct tls_verification *verification, const mbedtls_x509_crt *certificate)
+// libcrypto's verify_cb: what is wrong, when it is found. 0 ends it.
+static int take_error(int is_good, X509_STORE_CTX *at)
 {
-    char subject[80];
-    char issuer[80];
-    (void)certificate_subject(&certificate->subject, subject, sizeof subject);
-    (void)certificate_subject(&certificate->issuer, issuer, sizeof issuer);
-    if (certificate->issuer_raw.len == certificate->subject_raw.len &&
-        memcmp(certificate->issuer_raw.p, certificate->subject_raw.p, certificate->issuer_raw.len) == 0)
-        say(verification, "unknown CA: the self-signed certificate of %s is not an authority here", subject);
-    else
-        say(verification, "unknown CA: the certificate of %s was issued by %s, which is not an authority here", subject,
-            issuer);
-}
-
-// What is said without knowing the certificate; also of what mbedTLS finds after its callback.
-static const char *plain_words(const struct tls_verification *verification, uint32_t flag)
-{
-    bool is_server = verification->context->role == TLS_SERVER;
-    switch (flag) {
-    case MBEDTLS_X509_BADCERT_REVOKED:
-        return "the certificate is revoked";
-    case REVOCATION_FLAGS:
-        return "there is no current revocation list of the certificate's issuer";
-    case MBEDTLS_X509_BADCERT_BAD_MD:
-        return "the certificate is signed with too weak a hash";
-    case MBEDTLS_X509_BADCERT_BAD_PK | MBEDTLS_X509_BADCERT_BAD_KEY:
-        return "the certificate's key is too short, or of a kind that is not supported";
-    case MBEDTLS_X509_BADCERT_EXT_KEY_USAGE | MBEDTLS_X509_BADCERT_NS_CERT_TYPE:
-        return is_server ? "the certificate is not for clients (extended key usage)"
-                         : "the certificate is not for servers (extended key usage)";
-    case MBEDTLS_X509_BADCERT_KEY_USAGE:
-        return "the certificate's key is not for signatures (key usage)";
-    case MBEDTLS_X509_BADCERT_MISSING | MBEDTLS_X509_BADCERT_SKIP_VERIFY:
-        return is_server ? "the client sent no certificate" : "the target sent no certificate";
-    default:
-        return "the certificate does not verify";
+    const struct process *process = X509_STORE_CTX_get_app_data(at);
+    if (is_good == 1 || process == NULL) // NULL: the chain of a list's signer
+        return is_good;
+    int error = X509_STORE_CTX_get_error(at);
+    if (verify_is_about_lists(error) && !needs_list(process, at)) {
+        X509_STORE_CTX_set_error(at, X509_V_OK);
+        return 1;
     }
+    // An outdated list may have more to say: that the certificate is revoked.
+    if (error == X509_V_ERR_CERT_REVOKED)
+        *process->verification->reason = '\0';
+    verify_describe(process->verification, process->trust, at);
+    return error == X509_V_ERR_CRL_HAS_EXPIRED;
 }
 
-static void describe(struct tls_verification *verification, const mbedtls_x509_crt *certificate, int depth,
-                     uint32_t flag)
+// What the first certificate of the chain is to be for.
+static const char *purpose_of(const struct process *process)
 {
-    char subject[96];
-    char date[CERTIFICATE_DATE_SIZE];
-    char words[160];
-    char whose[128] = "the certificate";
-    if (depth > 0)
-        (void)snprintf(whose, sizeof whose, "the CA certificate %s",
-                       certificate_subject(&certificate->subject, subject, sizeof subject));
-    if (flag == MBEDTLS_X509_BADCERT_NOT_TRUSTED)
-        say_untrusted(verification, certificate);
-    else if (flag == MBEDTLS_X509_BADCERT_CN_MISMATCH)
-        say_mismatch(verification, certificate);
-    else if (flag == MBEDTLS_X509_BADCERT_EXPIRED)
-        say(verification, "%s expired on %s", whose, certificate_date(&certificate->valid_to, date));
-    else if (flag == MBEDTLS_X509_BADCERT_FUTURE)
-        say(verification, "%s is not valid before %s", whose, certificate_date(&certificate->valid_from, date));
-    else if (flag == MBEDTLS_X509_BADCERT_REVOKED)
-        say(verification, "%s is revoked", whose);
-    else if (flag == REVOCATION_FLAGS)
-        say(verification, "it cannot be told whether %s is revoked: %s", whose,
-            revocation_words(&verification->revocation, verification->issuer, words, sizeof words));
-    else
-        say(verification, "%s", plain_words(verification, flag));
+    if (process->is_of_authority)
+        return "default";
+    return process->verification->context->role == TLS_SERVER ? "ssl_client" : "ssl_server";
 }
 
-static bool is_among(const mbedtls_x509_crt *certificate, const mbedtls_x509_crt *list)
+static bool prepare(X509_STORE_CTX *at, struct process *process, unsigned long anchors)
 {
-    for (; list != NULL && list->raw.p != NULL; list = list->next)
-        if (list->raw.len == certificate->raw.len && memcmp(list->raw.p, certificate->raw.p, list->raw.len) == 0)
+    struct tls_verification *verification = process->verification;
+    if (X509_STORE_CTX_init(at, process->trust->store, verification->certificate, verification->others) != 1 ||
+        X509_STORE_CTX_set_default(at, purpose_of(process)) != 1 || X509_STORE_CTX_set_app_data(at, process) != 1)
+        return false;
+    // By its issuer's name, a certificate's list is found in the store; these may have another.
+    X509_STORE_CTX_set0_crls(at, process->trust->indirect);
+    X509_VERIFY_PARAM *parameters = X509_STORE_CTX_get0_param(at);
+    // Of policies, any will do, but where a CA asks for one (RFC 5280 4.2.1.11), there must be one.
+    unsigned long flags = anchors | X509_V_FLAG_TRUSTED_FIRST | X509_V_FLAG_POLICY_CHECK;
+    if (X509_VERIFY_PARAM_add0_policy(parameters, OBJ_nid2obj(NID_any_policy)) != 1)
+        return false;
+    if (sk_X509_num(process->trust->listed) > 0)
+        flags |= X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL | X509_V_FLAG_EXTENDED_CRL_SUPPORT |
+                 X509_V_FLAG_USE_DELTAS;
+    X509_VERIFY_PARAM_set_depth(parameters, INTERMEDIATES_MAX);
+    X509_VERIFY_PARAM_set_auth_level(parameters, SECURITY_LEVEL);
+    X509_STORE_CTX_set_verify_cb(at, take_error);
+    return X509_VERIFY_PARAM_set_flags(parameters, flags) == 1;
+}
+
+// Leaves the chain, if it is accepted, in the verification. Otherwise `*error` is why not, as far as libcrypto says.
+static bool verify_up_to(struct process *process, unsigned long anchors, int *error)
+{
+    struct tls_verification *verification = process->verification;
+    X509_STORE_CTX *at = X509_STORE_CTX_new();
+    bool is_good = at != NULL && prepare(at, process, anchors) && X509_verify_cert(at) == 1 &&
+                   X509_STORE_CTX_get_error(at) == X509_V_OK && verification->verdict == VERDICT_NONE;
+    *error = at != NULL ? X509_STORE_CTX_get_error(at) : X509_V_ERR_OUT_OF_MEM;
+    if (is_good)
+        verification->chain = X509_STORE_CTX_get1_chain(at);
+    X509_STORE_CTX_free(at);
+    return is_good && verification->chain != NULL;
+}
+
+static bool lacks_root(int error)
+{
+    return error == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT || error == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY ||
+           error == X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE || error == X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT ||
+           error == X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN;
+}
+
+// What is configured is trusted, be it no root. But where there are revocation lists, an intermediate whose root is
+// configured beside it is not where they end: the root's list may have it.
+static bool verify_chain(struct tls_verification *verification, const struct trust *trust)
+{
+    struct process process = {.verification = verification, .trust = trust};
+    int error;
+    if (sk_X509_num(trust->listed) > 0) {
+        if (verify_up_to(&process, 0, &error))
             return true;
-    return false;
+        if (!lacks_root(error) || verification->verdict == VERDICT_NO_MEMORY)
+            return false;
+        verification->verdict = VERDICT_NONE;
+        *verification->reason = '\0';
+    }
+    return verify_up_to(&process, X509_V_FLAG_PARTIAL_CHAIN, &error);
 }
 
-// Whether the anchor was configured with a revocation list: each entry's is about its own authority.
-static bool needs_lists(const struct tls_verification *verification, const mbedtls_x509_crt *anchor)
+bool tls_verify_authority(const struct tls_context *context, const struct trust *trust, X509 *authority,
+                          char out[VERIFY_REASON_SIZE])
 {
-    const struct tls_context *context = verification->context;
-    if (verification->entry != NULL)
-        return verification->entry->revocation_list_path != NULL;
-    for (size_t i = 0; i < context->entry_count; i++)
-        if (context->entries[i].revocation_list_path != NULL && is_among(anchor, &context->entries[i].authorities))
-            return true;
-    return false;
+    struct tls_verification verification = {.context = context};
+    struct process process = {.verification = &verification, .trust = trust, .is_of_authority = true};
+    int error = X509_V_OK;
+    if (X509_up_ref(authority) != 1)
+        return true;
+    verification.certificate = authority;
+    // What else is wrong with it, is told of when a peer comes with it.
+    bool is_good =
+        verify_up_to(&process, 0, &error) || (error != X509_V_ERR_CERT_REVOKED && !verify_is_about_lists(error));
+    (void)snprintf(out, VERIFY_REASON_SIZE, "%s", verification.reason);
+    tls_verification_release(&verification);
+    return is_good;
 }
 
-// As OpenSSL's X509_V_FLAG_CRL_CHECK_ALL: every certificate but the anchor must be known not to be revoked. Adds to
-// `flags`.
-static void check_revocation(struct tls_verification *verification, const mbedtls_x509_crt *certificate,
-                             uint32_t *flags)
+// ---- the peer's own certificate, as far as X509_verify_cert() does not look at it
+
+// 1, 0, or below 0: libcrypto failed.
+static int has_name(const struct tls_verification *verification, X509 *certificate)
+{
+    if (verification->context->role == TLS_SERVER || verification->context->verify_mode != VERIFY_STRICT)
+        return 1;
+    if (verification->address_length > 0)
+        return X509_check_ip(certificate, verification->address, verification->address_length, 0);
+    // A dot at its beginning would stand for every name below.
+    if (verification->name == NULL || *verification->name == '.')
+        return 0;
+    size_t length = strlen(verification->name);
+    if (length > 0 && verification->name[length - 1] == '.')
+        length--;
+    // The common name counts only where there is nothing else.
+    bool has_others = X509_get_ext_by_NID(certificate, NID_subject_alt_name, -1) >= 0;
+    unsigned flags =
+        X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | (has_others ? (unsigned)X509_CHECK_FLAG_NEVER_CHECK_SUBJECT : 0);
+    return X509_check_host(certificate, verification->name, length, flags, NULL);
+}
+
+static bool is_suitable(struct tls_verification *verification)
+{
+    X509 *certificate = sk_X509_value(verification->chain, 0);
+    // Every suite that is spoken here has the peer sign. UINT32_MAX: it has no such extension.
+    if ((X509_get_key_usage(certificate) & KU_DIGITAL_SIGNATURE) == 0) {
+        tls_refuse(verification, ALERT(UNSUPPORTED_CERT), "the certificate's key is not for signatures (key usage)");
+        return false;
+    }
+    int found = has_name(verification, certificate);
+    if (found == 0)
+        verify_describe_mismatch(verification);
+    return found == 1;
+}
+
+void tls_verify(struct tls_verification *verification)
 {
     const struct tls_entry *entry = verification->entry;
-    const mbedtls_x509_crl *lists = entry != NULL ? &entry->revoked : &verification->context->revoked;
-    mbedtls_x509_crt *issuer = verification->issuer;
-    if (issuer == NULL) {
-        verification->needs_lists = needs_lists(verification, certificate);
+    const struct trust *trust = entry != NULL ? entry->trust : verification->context->trust;
+    if (verification->verdict != VERDICT_NONE || verification->certificate == NULL || trust == NULL) {
+        tls_refuse(verification, ALERT(INTERNAL_ERROR), "the certificate cannot be judged");
         return;
     }
-    verification->revocation = revocation_check(lists, certificate, issuer);
-    uint32_t flag = verification->revocation.flag;
-    // Another entry's list, that is for a lower issuer of this chain by chance, still says what it says.
-    if (flag == MBEDTLS_X509_BADCERT_REVOKED || verification->needs_lists)
-        *flags |= flag;
+    bool is_good = verify_chain(verification, trust) && is_suitable(verification);
+    if (is_good)
+        verification->verdict = VERDICT_ACCEPTED;
+    else if (libcrypto_failed_for_memory())
+        verification->verdict = VERDICT_NO_MEMORY;
+    else
+        tls_refuse(verification, ALERT(CERT_UNKNOWN), "the certificate does not verify");
+    ERR_clear_error();
 }
 
-int tls_verify_callback(void *argument, mbedtls_x509_crt *certificate, int depth, uint32_t *flags)
-{
-    struct tls_verification *verification = argument;
-    check_revocation(verification, certificate, flags);
-    if (depth == 0 && verification->context->role == TLS_CLIENT) {
-        if (verification->context->verify_mode != VERIFY_STRICT)
-            *flags &= ~(uint32_t)MBEDTLS_X509_BADCERT_CN_MISMATCH;
-        else if (verification->address_length > 0 &&
-                 !certificate_matches_address(certificate, verification->address, verification->address_length))
-            *flags |= MBEDTLS_X509_BADCERT_CN_MISMATCH;
-    }
-    size_t flaw = worst_flaw(*flags);
-    if (*flags != 0 && (verification->named == 0 || flaw < worst_flaw(verification->named))) {
-        verification->named = flaws[flaw].flag;
-        describe(verification, certificate, depth, flaws[flaw].flag);
-    }
-    verification->issuer = certificate;
-    return 0;
-}
+// ---- the last word
 
 bool tls_verify_result(struct tls_verification *verification, const mbedtls_ssl_context *ssl, unsigned char *alert)
 {
     if (verification->context->verify_mode == VERIFY_NONE)
         return true;
     uint32_t flags = mbedtls_ssl_get_verify_result(ssl);
-    bool has_certificate = mbedtls_ssl_get_peer_cert(ssl) != NULL;
+    const mbedtls_x509_crt *shown = mbedtls_ssl_get_peer_cert(ssl);
     bool may_be_missing =
         verification->context->role == TLS_SERVER && verification->context->verify_mode == VERIFY_RELAXED;
-    if (has_certificate ? flags == 0 : may_be_missing && flags == MBEDTLS_X509_BADCERT_MISSING)
+    if (shown == NULL && may_be_missing && flags == MBEDTLS_X509_BADCERT_MISSING && verification->received == 0)
         return true;
-    if (!has_certificate)
-        flags |= MBEDTLS_X509_BADCERT_MISSING;
-    *alert = flaws[worst_flaw(flags)].alert;
-    if (!has_certificate && mbedtls_ssl_get_version_number(ssl) == MBEDTLS_SSL_VERSION_TLS1_3)
-        *alert = MBEDTLS_SSL_ALERT_MSG_CERT_REQUIRED;
-    (void)tls_verify_reason(verification, flags);
+    // The key that has proven itself must be that of the certificate that was accepted.
+    if (shown != NULL && flags == 0 && verification->verdict == VERDICT_ACCEPTED && verification->shown == shown)
+        return true;
+    if (shown == NULL)
+        *alert = mbedtls_ssl_get_version_number(ssl) == MBEDTLS_SSL_VERSION_TLS1_3 ? ALERT(CERT_REQUIRED)
+                                                                                   : ALERT(HANDSHAKE_FAILURE);
+    else
+        *alert = verification->verdict == VERDICT_REFUSED ? verification->alert : ALERT(UNSUPPORTED_CERT);
+    (void)tls_verify_reason(verification, shown == NULL ? MBEDTLS_X509_BADCERT_MISSING : flags);
     return false;
 }
 
 const char *tls_verify_reason(struct tls_verification *verification, uint32_t flags)
 {
-    if (flags == 0 || flags == UINT32_MAX) // mbedTLS's "no result"
-        flags = verification->named;
-    if (*verification->reason == '\0')
-        say(verification, "%s", plain_words(verification, flaws[worst_flaw(flags != 0 ? flags : UINT32_MAX)].flag));
+    const char *words = "the certificate does not verify";
+    if (flags != UINT32_MAX && (flags & (MBEDTLS_X509_BADCERT_MISSING | MBEDTLS_X509_BADCERT_SKIP_VERIFY)) != 0)
+        words = verification->context->role == TLS_SERVER ? "the client sent no certificate"
+                                                          : "the target sent no certificate";
+    else if (flags != UINT32_MAX && (flags & (MBEDTLS_X509_BADCERT_BAD_PK | MBEDTLS_X509_BADCERT_BAD_KEY)) != 0)
+        words = "the certificate's key is of a kind that is not supported";
+    tls_refuse(verification, ALERT(CERT_UNKNOWN), "%s", words);
     return verification->reason;
+}
+
+const X509 *tls_verified_certificate(const struct tls_verification *verification)
+{
+    return verification->verdict == VERDICT_ACCEPTED ? sk_X509_value(verification->chain, 0) : NULL;
 }

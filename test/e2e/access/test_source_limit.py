@@ -7,6 +7,7 @@ import threading
 import pytest
 
 import bitflow_process
+import flood
 import networks
 import sockets
 import tls_cases
@@ -380,35 +381,8 @@ def test_an_attacker_of_one_address_does_not_starve_the_others(env, pki):
     env.start(
         proxy(address, echo.address, listener=listener, connection_limit=40, source_connection_limit=10),
     )
-    is_over, opened = threading.Event(), [0]
-
-    def attack():
-        held = []
-        while not is_over.is_set():
-            while len(held) < 60:
-                held.append(sockets.connect(address, source="127.0.0.66"))
-                opened[0] += 1
-            still_open = [each for each in held if sockets.is_open(each)]
-            for each in set(held) - set(still_open):
-                each.close()
-            held = still_open
-        for each in held:
-            each.close()
-
-    attacker = threading.Thread(target=attack, daemon=True)
-    attacker.start()
-    try:
-        wait_for(lambda: opened[0] > 200, "the attack goes on")
-        context = tls_raw.client_context()
-        for _ in range(scale(60, 10)):
-            with contextlib.closing(env.connect(address)) as client:
-                end = tls_raw.Tls(client, context)
-                end.handshake()
-                end.round_trip()
-    finally:
-        is_over.set()
-        attacker.join(30)
-    assert not attacker.is_alive()
+    with flood.flood(address, held_at_once=60, opened_at_least=200):
+        flood.serve_honest(env, address)
 
 
 # Where there is no source

@@ -1,14 +1,13 @@
 """The command line: options, exit statuses, --check, --version, --help."""
 
-import pathlib
 import re
 import signal
-import struct
 import subprocess
 
 import pytest
 
 import bitflow_process
+import compiled
 import configs
 import sockets
 from environment import proxy
@@ -21,12 +20,14 @@ def test_version_names_the_release_and_the_arithmetic():
     done = bitflow_process.run("--version")
     assert done.returncode == 0 and done.stderr == ""
     assert re.fullmatch(r"bitflow v?\d+\.\d+(\.\d+)?[^\n]*\n"
-                        r"arithmetic: (libcrypto \(OpenSSL 3\.[\w.-]+\)|mbedTLS 3\.[\w.-]+)\n",
+                        r"arithmetic: (libcrypto \(OpenSSL 3\.[\w.-]+\)|mbedTLS 3\.[\w.-]+)\n"
+                        r"([\w ]+: [^\n]+\n)+",
                         done.stdout), done.stdout
 
 
 REPLACED = ("mbedtls_ecp_mul", "mbedtls_ecp_mul_restartable", "mbedtls_ecp_muladd", "mbedtls_ecp_muladd_restartable",
-            "mbedtls_rsa_public", "mbedtls_rsa_private")
+            "mbedtls_rsa_public", "mbedtls_rsa_private", "mbedtls_ecdsa_write_signature_restartable",
+            "mbedtls_internal_sha256_process", "mbedtls_internal_sha512_process")
 
 
 def test_version_tells_whose_arithmetic_runs():
@@ -42,24 +43,15 @@ def test_version_tells_whose_arithmetic_runs():
 
 def test_version_names_mbedtls_when_its_functions_cannot_be_replaced(tmp_path):
     """As in a library that was linked with -Bsymbolic."""
-    linked = subprocess.run(["ldd", bitflow_process.binary()], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"(libmbedcrypto\S*) => (\S+)", linked)
-    if found is None:
-        pytest.skip("mbedTLS is linked statically")
-    content = pathlib.Path(found.group(2)).read_bytes()
-    flags, bind_now, symbolic = 30, 8, 2  # DT_FLAGS, DF_BIND_NOW, DF_SYMBOLIC
-    before, after = struct.pack("=QQ", flags, bind_now), struct.pack("=QQ", flags, bind_now | symbolic)
-    if content.count(before) != 1:
-        pytest.skip("mbedTLS's library is not linked as Debian's is")
-    (tmp_path / found.group(1)).write_bytes(content.replace(before, after))
-    done = bitflow_process.run("--version", environment={"LD_LIBRARY_PATH": str(tmp_path)})
+    environment = compiled.changed_library("libmbedcrypto", tmp_path, compiled.AS_LINKED, compiled.AS_BY_BSYMBOLIC)
+    done = bitflow_process.run("--version", environment=environment)
     assert done.returncode == 0 and re.search(r"^arithmetic: mbedTLS 3\.[\d.]+$", done.stdout, re.M), done
 
 
 def test_help_names_the_options_in_short_lines():
     done = bitflow_process.run("--help")
     assert done.returncode == 0 and done.stderr == ""
-    for word in ("--config", "--check", "--version", "--help"):
+    for word in ("--config", "--check", "--strict", "--version", "--help"):
         assert word in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 110
 
@@ -80,6 +72,9 @@ def test_help_names_the_options_in_short_lines():
         ["--version=1"],
         ["--check=yes", "--config", "a"],
         ["--", "--config"],
+        ["--strict", "--config", "a"],
+        ["--check", "--strict"],
+        ["--check", "--strict=yes", "--config", "a"],
     ],
     ids=lambda arguments: " ".join(argument or "''" for argument in arguments) or "none",
 )
@@ -136,6 +131,8 @@ def test_every_form_of_the_config_option_is_accepted(env):
         ["--check", "--config", path],
         ["--config", path, "--check"],
         ["--check", f"--config={path}"],
+        ["--check", "--strict", "--config", path],
+        ["--strict", "--config", path, "--check"],
     ):
         done = bitflow_process.run(*arguments)
         assert (done.returncode, done.stderr) == (0, ""), arguments

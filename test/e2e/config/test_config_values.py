@@ -189,6 +189,10 @@ def test_a_bad_duration_is_rejected_at_its_place(env, value):
         ("target", "read_timeout"),
         ("target", "write_timeout"),
         ("target", "keepalive_interval"),
+        ("target", "tcp_user_timeout"),
+        ("listener", "keepalive_interval"),
+        ("listener", "tcp_user_timeout"),
+        ("options", "half_close_timeout"),
         ("target", "resolve_timeout"),
         ("options", "connection_lifetime"),
     ],
@@ -200,7 +204,7 @@ def test_every_key_of_a_duration_rejects_a_bad_one(env, place, key, value):
 
 def test_good_durations_are_accepted(env):
     for value in GOOD_DURATIONS:
-        configs.accepts(env, configs.with_line("listener", f"read_timeout: {value}"))
+        configs.accepts(env, configs.with_line("listener", f"write_timeout: {value}"))
 
 
 @pytest.mark.parametrize(
@@ -300,15 +304,21 @@ def test_a_bad_path_of_the_connection_log_is_rejected(env, value):
     reject_value(env, "options", "connection_log", value)
 
 
-@pytest.mark.parametrize("value", ["-3s", "soon", "[]"])
-def test_a_bad_drain_timeout_is_rejected(env, value):
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        *((key, value) for key in ("drain_delay", "drain_timeout") for value in ("-3s", "soon", "[]")),
+        *(("upgrade_in_place", value) for value in ("1", "maybe", "[]")),
+    ],
+)
+def test_a_bad_value_of_the_servers_is_rejected(env, key, value):
     configs.rejects(
         env,
         configs.BASE.format(listener="", target="", options="", top="").replace(
-            "server:\n", f"server:\n  drain_timeout: {value}\n"
+            "server:\n", f"server:\n  {key}: {value}\n"
         ),
         line=2,
-        path="server.drain_timeout",
+        path=f"server.{key}",
     )
 
 

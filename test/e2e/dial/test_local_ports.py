@@ -82,6 +82,55 @@ def test_a_shortage_of_ports_is_explained_and_ends_when_one_is_free(few_ports, e
     assert passed_over(bitflow) == []
 
 
+def set_tcp(name, value):
+    with open(f"/proc/sys/net/ipv4/{name}", "w") as stream:
+        stream.write(value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_ports_that_wait_are_used_again(few_ports, env, host):
+    """Where clients end first, the proxy is the first towards the target, and its port waits for a minute. A port that
+    is reserved stays so."""
+    ports, reserved = 16, 30007
+    set_ports(ports)
+    set_tcp("tcp_tw_reuse", "0")
+    set_tcp("ip_local_reserved_ports", str(reserved))
+    target, address = env.listen(env.address(host)), env.address()
+    bitflow = env.start(proxy(address, {"address": target.address, "max_fails": 1}))
+    clients, used = Clients(env, address), []
+    for _ in range(4 * ports):
+        client = clients.connect()
+        connection = target.accept()
+        used.append(connection.getpeername()[1])
+        client.sendall(b"?")
+        client.shutdown(socket.SHUT_WR)
+        assert sockets.receive_to_end(connection) == b"?"
+        connection.sendall(b"!")
+        connection.close()
+        assert sockets.receive_to_end(client) == b"!"
+        client.close()
+    assert {record["reason"] for record in bitflow.wait_records(4 * ports)} == {"completed"}
+    assert set(used) <= set(range(30000, 30000 + ports)) - {reserved} and len(set(used)) > ports // 2
+
+
+def test_ports_that_wait_are_not_used_again_without_timestamps(few_ports, env):
+    """By which alone TCP could tell the two connections apart."""
+    set_tcp("tcp_tw_reuse", "0")
+    set_tcp("tcp_timestamps", "0")
+    target, address = env.echo(env.address()), env.address()
+    bitflow = env.start(proxy(address, target.address))
+    clients = Clients(env, address)
+    for number in range(2 * PORTS):
+        client = clients.connect()
+        if number < PORTS:
+            sockets.round_trip(client)
+        else:
+            sockets.was_rejected(client)
+        client.close()
+        bitflow.wait_records(number + 1)
+    assert len(failures(bitflow)) == PORTS
+
+
 def test_another_target_has_other_ports(few_ports, env):
     target, spare, address = env.echo(env.address()), env.echo(env.address()), env.address()
     bitflow = env.start(

@@ -107,6 +107,8 @@ def test_a_refused_address_is_followed_by_the_next_one_at_once(env):
     watch = Stopwatch()
     client, connection = env.pair(address, target)
     watch.between(0, 1.5, "a connect past 20 refusals")
+    client.sendall(b"hello")
+    assert connection.recv(5) == b"hello"
     connection.close()
     client.close()
     record = bitflow.wait_records(1)[0]

@@ -255,7 +255,7 @@ def test_without_descriptors_they_are_turned_away(env):
         assert sockets.receive_until_broken(client)[0] == b""
         client.close()
     watch.between(0, 3, "turning them away")
-    assert sum(record["reason"] == "out_of_descriptors" for record in bitflow.records()) == 100
+    assert sum(record["reason"] == "out_of_descriptors" for record in bitflow.wait_records(100)) == 100
     for client in kept:
         sockets.round_trip(client)
         client.close()

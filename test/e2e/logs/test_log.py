@@ -65,7 +65,7 @@ def names_asked_for(env, level):
         wait_for(lambda: "attached" in strace.log.read_text(), lambda: strace.log.read_text())
         for _ in range(3):
             traffic(env, address)
-        wait_for(lambda: bitflow.descriptors() == bitflow.resting, "they have ended")
+        bitflow.wait_parked()
         strace.process.terminate()
         strace.process.wait(10)
         return strace.log.read_text().count("name(")
@@ -137,7 +137,7 @@ def test_the_log_tells_why_a_dial_failed(env):
 
 def test_the_first_line_tells_version_and_arithmetic(env):
     bitflow = env.start(proxy(env.address(), env.echo().address), level="debug")
-    version, arithmetic = bitflow_process.run("--version").stdout.splitlines()
+    version, arithmetic, *_ = bitflow_process.run("--version").stdout.splitlines()
     first = bitflow.log_lines()[0]
     assert first["msg"] == "starting" and first["level"] == "debug", first
     assert version == "bitflow " + first["version"] and arithmetic == "arithmetic: " + first["arithmetic"], first

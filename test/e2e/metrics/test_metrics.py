@@ -179,7 +179,9 @@ def test_failed_handshakes_with_clients_are_counted_by_cause(env, statsd, pki):
     with env.connect(address) as client:
         client.sendall(b"GET / HTTP/1.1\r\n\r\n")
         sockets.receive_until_broken(client)
-    env.connect(address).close()
+    env.connect(address).close()  # a probe
+    with env.connect(address) as client:
+        client.sendall(b"\x16\x03\x01")
     old = tls_raw.client_context()
     old.set_alpn_protocols(["http/1.1"])
     with pytest.raises(ssl.SSLError):
@@ -190,10 +192,11 @@ def test_failed_handshakes_with_clients_are_counted_by_cause(env, statsd, pki):
     distrustful = ssl.create_default_context()
     with pytest.raises(ssl.SSLError):
         tls_client(env, address, context=distrustful)
-    bitflow.wait_records(6)
+    bitflow.wait_records(7)
     wait_counters(
         statsd,
         {
+            f"{PROXY}.connections.closed.client_left": 1,
             f"{PROXY}.handshakes.failed.not_tls": 1,
             f"{PROXY}.handshakes.failed.closed": 1,
             f"{PROXY}.handshakes.failed.protocol": 1,

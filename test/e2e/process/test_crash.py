@@ -187,6 +187,23 @@ def test_a_sentry_that_hangs_delays_the_end_by_seconds_only(env):
         assert not os.path.exists(f"/proc/{child}")
 
 
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT], ids=lambda number: number.name)
+def test_a_process_that_reports_its_crash_serves_nobody(env, number):
+    """Neither new clients, who are refused so that they can go elsewhere, nor those that it has."""
+    with Scripted(lambda number: HANG) as receiver:
+        bitflow, listener, address = start(env, receiver)
+        client, target = env.pair(address, listener)
+        bitflow.signal_thread(bitflow.pid, number)
+        receiver.wait_requests(1)
+        assert bitflow.is_running()
+        assert sockets.refuses(address)
+        client.sendall(b"never relayed")
+        assert_crashed(bitflow, number, "bitflow")
+        assert not listener.has_pending()
+        received, _ = sockets.receive_until_broken(target)
+        assert received == b""
+
+
 def test_the_outcome_of_the_report_is_written_to_a_stderr_that_is_a_socket(env):
     """As systemd's is."""
     listener, address = env.listen(), env.address()

@@ -38,7 +38,12 @@ class Crowd:
         addresses = {name: env.address() for name in ("web", "bulk", "slow", "hello", "named", "bad")}
         tls = tls_cases.tls_listener(pki.server, handshake_timeout="2m")
         self.bitflow = env.start(
-            proxy(addresses["web"], {"name": "echo", "address": self.echo.address}, name="web"),
+            proxy(
+                addresses["web"],
+                {"name": "echo", "address": self.echo.address},
+                name="web",
+                connection_lifetime="2h",
+            ),
             proxy(addresses["bulk"], {"name": "idle", "address": self.idle.address}, name="bulk"),
             proxy(
                 addresses["slow"],
@@ -52,6 +57,7 @@ class Crowd:
                 self.echo.address,
                 name="named",
                 listener={"proxy_protocol": True, "proxy_protocol_timeout": "2m"},
+                connection_lifetime="1h",
             ),
             proxy(
                 addresses["bad"],
@@ -140,10 +146,10 @@ class Crowd:
             prefix, number, mark = re.fullmatch(r"(\w+)#(\d+)([<>])", name).groups()
             assert connection == number
             assert (does, function) in {
-                ("web", ">"): {("both ways", "relay_poll")},
-                ("bad", ">"): {("both ways", "relay_poll")},
+                ("web", ">"): {("both ways", "wait_and_serve")},
+                ("bad", ">"): {("both ways", "wait_and_serve")},
                 ("bulk", ">"): {("client to target", "splice_out"), ("client to target", "write_pieces")},
-                ("bulk", "<"): {("target to client", "direction_move")},
+                ("bulk", "<"): {("target to client", "direction_move"), ("target to client", "await_data")},
                 ("slow", ">"): {("connects to a target", "client_watch_poll")},
             }.get((prefix, mark), {("admits its client", function)}), (name, does, function)
         assert {does for _, name, does, _, _ in told.values() if name.endswith(":accept")} == {"accepts"}
@@ -220,8 +226,8 @@ def test_a_connection_that_closes_is_found_by_its_thread(env):
     (row,) = gdb_session.connections(text[: text.index("\nGDB  ")]).values()
     assert (row.id, row.proxy, row.phase, set(row.lwps)) == (1, "web", "closing", {">"}), text
     assert "closes, writes the records" in text
-    assert re.search(r"^ended by +completed$", text, re.MULTILINE), text
-    assert bitflow.wait_records(1)[0]["reason"] == "completed"
+    assert re.search(r"^ended by +client_left$", text, re.MULTILINE), text
+    assert bitflow.wait_records(1)[0]["reason"] == "client_left"
 
 
 BREAK_LISTS = """\
@@ -243,7 +249,7 @@ echo \\n=== garbage\\n
 set var $registry->unlimited.tqh_first = (struct registry_entry *)&debugged_process
 bitflow connections
 echo \\n=== proxies\\n
-set var debugged_process.listeners->acceptors[0]->current = (struct generation *)0x10
+set var debugged_process.listeners->acceptors[0]->admission->generation = (struct generation *)0x10
 bitflow proxies
 echo \\n=== threads\\n
 set var all_threads.tqh_first->link.tqe_next = all_threads.tqh_first

@@ -71,6 +71,43 @@ def test_drain_timeout_bounds_the_drain(env):
     assert (record["reason"], record["ended_by"]) == ("drain", "proxy")
 
 
+def test_drain_delay_goes_on_accepting_before_the_drain(env):
+    """Load balancers learn late."""
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address), server={"drain_delay": "1s", "drain_timeout": "500ms"})
+    watch = Stopwatch()
+    bitflow.signal(signal.SIGTERM)
+    bitflow.wait_taken(signal.SIGTERM)
+    while watch.seconds < 0.8:
+        client = env.connect(address)
+        sockets.round_trip(client)
+    wait_for(lambda: sockets.refuses(address), "the listener is closed")
+    watch.between(1, 2.5, "the delay")
+    assert sockets.receive_until_broken(client) == (b"", "eof")
+    assert bitflow.wait_ended() == 0
+    watch.between(1.4, 4, "the delay and the drain")
+
+
+def test_a_second_signal_ends_the_drain_delay_and_a_third_one_the_drain(env):
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address), server={"drain_delay": "1h"})
+    client = env.connect(address)
+    sockets.round_trip(client)
+    bitflow.signal(signal.SIGTERM)
+    wait_for(lambda: "accepting until drain_delay is over" in bitflow.stderr(), bitflow.stderr)
+    bitflow.signal(signal.SIGHUP)
+    bitflow.wait_taken(signal.SIGHUP)
+    later = env.connect(address)
+    sockets.round_trip(later)
+    bitflow.signal(signal.SIGTERM)
+    wait_for(lambda: sockets.refuses(address), "the listener is closed")
+    for each in (client, later):
+        sockets.round_trip(each)
+    bitflow.signal(signal.SIGTERM)
+    assert bitflow.wait_ended() == 0
+    assert sockets.receive_until_broken(client) == (b"", "eof")
+
+
 def test_drain_timeout_ends_connections_that_are_stuck(env):
     """Blocked in a write, in bulk, half-closed, or being dialled: the bound holds for all."""
     listener, address, dialled = env.listen(), env.address(), env.address()

@@ -24,7 +24,7 @@ EXAMPLES = {
 
 BITFLOW, BITFLOW6, CLIENT = "10.0.9.1", "fd00::9:1", "10.0.9.9"
 # The first one is the source of connections from there.
-FAR = ["10.0.0.4", "10.0.0.1", "10.0.0.2", "10.0.0.5", "10.0.0.9", "10.0.1.5"]
+FAR = ["10.0.0.4", "10.0.0.1", "10.0.0.2", "10.0.0.5", "10.0.0.6", "10.0.0.9", "10.0.1.5"]
 FAR6 = "fd00::5"
 
 
@@ -52,14 +52,21 @@ def start(env, name, names=()):
 
 
 def test_the_document_has_no_other_examples():
-    assert set(EXAMPLES) == {"web", "behind-a-balancer", "out", "both", "pool"}
+    assert set(EXAMPLES) == {"web", "to-apache", "behind-a-balancer", "out", "both", "pool"}
 
 
-@pytest.mark.parametrize("kind", [proxy_headers.NginxReceiver, proxy_headers.HaproxyReceiver])
-def test_the_receiver_of_the_header_is_told_the_client(far, env, kind):
+@pytest.mark.parametrize(
+    "name, address, kind",
+    [
+        ("web", "10.0.0.5:8080", proxy_headers.NginxReceiver),
+        ("web", "10.0.0.5:8080", proxy_headers.HaproxyReceiver),
+        ("to-apache", "10.0.0.6:8080", proxy_headers.HaproxyReceiver),  # whom the same header suits
+    ],
+)
+def test_the_receiver_of_the_header_is_told_the_client(far, env, name, address, kind):
     with networks.inside(far):
-        env.enter(kind(address="10.0.0.5:8080"))
-    start(env, "web")
+        env.enter(kind(address=address))
+    start(env, name)
     client = env.connect(f"{BITFLOW}:80", source=CLIENT)
     port = str(client.getsockname()[1])
     answer = proxy_headers.ask(client)
@@ -98,8 +105,8 @@ def test_the_socks_example_falls_back_to_the_sidecar(far, env):
         second = env.enter(socks_peers.Microsocks(names=names, address="10.0.0.9:1081"))
     with first:
         path = env.directory / "socks.sock"
-        env.enter(Program(["socat", f"UNIX-LISTEN:{path},fork", f"TCP:{second.address}"]))
-        wait_for(path.exists, "socat listens")
+        relay = env.enter(Program(["socat", f"UNIX-LISTEN:{path},fork", f"TCP:{second.address}"]))
+        relay.wait_answering(f"unix://{path}")
         bitflow = start(env, "out")
         greeted(env, "127.0.0.1:8443", b"api\n")
         assert [line["target"] for line in said(bitflow, "connected")] == ["api"]

@@ -109,6 +109,40 @@ def test_a_flood_of_silent_clients_holds_up_nobody_and_leaves_nothing(env):
     bitflow.assert_quiet()
 
 
+def test_silent_clients_that_are_not_trusted_take_no_place(env):
+    """Of a limit, nor of a source's: whoever may send no header is turned away before it is waited for."""
+    target = env.echo()
+    bitflow, address = start_trusting(
+        env, target.address, listener={"proxy_protocol_sources": ["127.0.0.9"], "proxy_protocol_timeout": "60s"},
+        connection_limit=1, source_connection_limit=1
+    )
+    for _ in range(5):
+        sockets.was_rejected(env.connect(address))
+    good = env.connect(address, source="127.0.0.9")
+    good.sendall(proxy_headers.EXAMPLE)
+    sockets.round_trip(good)
+    assert {record["reason"] for record in bitflow.wait_records(5)} == {"proxy_source_not_trusted"}
+
+
+def test_silent_clients_that_are_trusted_hold_their_places_until_the_headers_timeout(env):
+    """Their own address is no source's: one balancer stands for many clients, and would be shut out with them all."""
+    target = env.echo()
+    listener = {"proxy_protocol_sources": ["127.0.0.1"], "proxy_protocol_timeout": "1s"}
+    bitflow, address = start_trusting(
+        env, target.address, listener=listener, connection_limit=3, source_connection_limit=1
+    )
+    silent = [env.connect(address) for _ in range(3)]
+    wait_for(lambda: len(bitflow.busy_threads()) == 3, "all of them are waited for")
+    sockets.was_rejected(env.connect(address))
+    for client in silent:
+        sockets.was_rejected(client)
+    good = env.connect(address)
+    good.sendall(proxy_headers.EXAMPLE)
+    sockets.round_trip(good)
+    reasons = [record["reason"] for record in bitflow.wait_records(4)]
+    assert reasons == ["connection_limit"] + 3 * ["proxy_header_timeout"]
+
+
 def test_untrusted_sources_are_rejected(env):
     target = env.listen()
     bitflow, address = start_trusting(env, target.address, listener={"proxy_protocol_sources": ["127.0.0.9", "::1"]})

@@ -99,14 +99,18 @@ def test_a_half_closed_connection_stays_open_for_the_other_direction(env, front,
     assert record["reason"] == "completed" and record["ended_by"] in ("client", "target")
 
 
-def test_a_connection_without_a_byte_is_completed(env, front):
+@SIDES
+def test_a_connection_without_a_byte_is_told_by_who_ended_it(env, front, side):
+    """A client that comes for nothing has left."""
     bitflow, address, listener = front
-    client, target = env.pair(address, listener)
-    client.close()
-    assert sockets.receive_to_end(target) == b""
-    target.close()
+    first, second = in_order(side, *env.pair(address, listener))
+    first.close()
+    assert sockets.receive_to_end(second) == b""
+    second.close()
     record = bitflow.wait_records(1)[0]
-    assert (record["reason"], record["bytes_from_client"], record["bytes_from_target"]) == ("completed", 0, 0)
+    reason = "client_left" if side == "client" else "completed"
+    assert (record["reason"], record["ended_by"]) == (reason, side)
+    assert (record["bytes_from_client"], record["bytes_from_target"]) == (0, 0)
 
 
 def test_a_client_that_sends_nothing_stays(env, front):
@@ -137,11 +141,12 @@ def test_a_reset_by_one_side_resets_the_other(env, tcp_front, side):
 
 @pytest.fixture
 def half_closed(env, tcp_front):
-    """(bitflow, client, target): the client has ended its half."""
+    """(bitflow, client, target): the client has asked, and ended its half."""
     bitflow, address, listener = tcp_front
     client, target = env.pair(address, listener)
+    client.sendall(b"ask")
     client.shutdown(socket.SHUT_WR)
-    assert sockets.receive_to_end(target) == b""
+    assert sockets.receive_to_end(target) == b"ask"
     return bitflow, client, target
 
 
@@ -161,6 +166,59 @@ def test_a_client_that_half_closed_can_still_reset(half_closed):
         while watch.seconds < 10:
             target.sendall(b"x" * 1000)
     assert bitflow.wait_records(1)[0]["reason"] == "client_reset"
+
+
+def error_lines(bitflow):
+    return [line for line in bitflow.log_lines(partial=True) if line["level"] == "error"]
+
+
+def test_a_target_that_answers_the_clients_end_by_a_reset_is_no_error(env, tcp_front):
+    """Its answer is there; whether it was whole only the target knows, so that the client is told of the reset."""
+    bitflow, address, listener = tcp_front
+    client, target = env.pair(address, listener)
+    client.sendall(b"question")
+    assert sockets.receive_exactly(target, 8) == b"question"
+    target.sendall(b"answer")
+    assert sockets.receive_exactly(client, 6) == b"answer"
+    client.shutdown(socket.SHUT_WR)
+    assert sockets.receive_to_end(target) == b""
+    sockets.reset(target)
+    assert sockets.receive_until_broken(client) == (b"", "reset")
+    record = bitflow.wait_records(1)[0]
+    assert (record["reason"], record["ended_by"], record["bytes_from_target"]) == ("target_reset_at_end", "target", 6)
+    assert error_lines(bitflow) == []
+
+
+def test_an_answer_and_a_reset_at_the_clients_end_are_both_passed_on(env, tcp_front):
+    bitflow, address, listener = tcp_front
+    client, target = env.pair(address, listener)
+    client.sendall(b"question")
+    client.shutdown(socket.SHUT_WR)
+    assert sockets.receive_to_end(target) == b"question"
+    target.sendall(BLOB[:60_000])
+    sockets.wait_acknowledged(target)
+    sockets.reset(target)
+    assert sockets.receive_until_broken(client) == (BLOB[:60_000], "reset")
+    assert bitflow.wait_records(1)[0]["reason"] == "target_reset_at_end"
+    assert error_lines(bitflow) == []
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["before the client's end", "without an answer"])
+def test_a_reset_of_the_target_remains_an_error(env, tcp_front, ended):
+    bitflow, address, listener = tcp_front
+    client, target = env.pair(address, listener)
+    client.sendall(b"question")
+    assert sockets.receive_exactly(target, 8) == b"question"
+    if ended:
+        client.shutdown(socket.SHUT_WR)
+        assert sockets.receive_to_end(target) == b""
+    else:
+        target.sendall(b"answer")
+        assert sockets.receive_exactly(client, 6) == b"answer"
+    sockets.reset(target)
+    assert sockets.receive_until_broken(client) == (b"", "reset")
+    assert bitflow.wait_records(1)[0]["reason"] == "target_reset"
+    assert [line["reason"] for line in wait_for(lambda: error_lines(bitflow), "an error")] == ["target_reset"]
 
 
 def relayed_pair(env, address, listener):

@@ -115,8 +115,16 @@ def test_connections_live_through_a_shortage_of_descriptors(env):
     bitflow.assert_quiet()
 
 
+def is_acceptor_asleep(bitflow):
+    threads = [task for task, name in bitflow.tasks().items() if name.endswith(":accept")]
+    stats = [pathlib.Path(f"/proc/{bitflow.pid}/task/{thread}/stat").read_text() for thread in threads]
+    return [stat.rpartition(") ")[2][0] for stat in stats] == ["S"]
+
+
 def limit_with_room_for(bitflow, count):
     """A limit below which the process can open that many more descriptors."""
+    # Having turned one away it still juggles with its spare descriptors.
+    wait_for(lambda: is_acceptor_asleep(bitflow), "the acceptor sleeps")
     taken = {int(number) for number in os.listdir(f"/proc/{bitflow.pid}/fd")}
     free = [number for number in range(len(taken) + count + 1) if number not in taken]
     return free[count]
@@ -218,8 +226,12 @@ def test_a_client_without_a_thread_takes_no_place_of_its_source(env):
     assert {"served", "rejected"} == set(outcomes)
     for _ in range(30):
         assert outcome(env.connect(address, source=source)) == "rejected"
-    reasons = {record["reason"] for record in bitflow.records() if record["client"].startswith(f"{source}:")}
-    assert reasons == {"out_of_threads"}
+
+    def reasons():
+        return [record["reason"] for record in bitflow.records() if record["client"].startswith(f"{source}:")]
+
+    wait_for(lambda: len(reasons()) >= 30, lambda: f"a record of each: {reasons()}")
+    assert reasons() == ["out_of_threads"] * 30
     bitflow.limit("NPROC", former)
     ends = [outcome(env.connect(address, source=source)) for _ in range(25)]
     assert ends == ["served"] * 20 + ["rejected"] * 5
@@ -246,6 +258,21 @@ def test_a_relay_without_a_second_thread_loses_no_byte(env):
             for _ in range(30):
                 sockets.round_trip(client, data)
     assert_recovers(env, bitflow, address, clients)
+
+
+def test_no_client_is_turned_away_while_another_listeners_workers_wait(env):
+    """They wait for clients of their own for 100 ms; where there are no more threads, one comes back for the other."""
+    echo, one, two = env.echo(), env.address(), env.address()
+    bitflow, uid = start_as_user(env, proxy(one, echo.address, name="one"), proxy(two, echo.address, name="two"))
+    bitflow.limit("NPROC", threads_of_user(uid) + 2)
+    for _ in range(10):
+        for _ in range(3):
+            with sockets.connect(one) as client:
+                sockets.round_trip(client)
+            bitflow.wait_resting()
+        with sockets.connect(two) as client:
+            sockets.round_trip(client)
+        bitflow.wait_resting()
 
 
 def test_a_drain_ends_when_threads_are_exhausted(env):

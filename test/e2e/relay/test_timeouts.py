@@ -110,8 +110,8 @@ def test_slow_bulk_download_survives_the_read_timeout(env):
 
 
 def test_half_closed_client_is_not_timed_out(env):
-    """After the client's end of data nothing is left to read from it: its read timeout no longer applies."""
-    bitflow, address, listener = front(env, {"read_timeout": "300ms"})
+    """After the client's end of data nothing is left to read from it: the target's read timeout applies, not its."""
+    bitflow, address, listener = front(env, {"read_timeout": "300ms"}, {"read_timeout": "60s"})
     client, target = env.pair(address, listener)
     client.sendall(b"question")
     client.shutdown(socket.SHUT_WR)
@@ -121,6 +121,67 @@ def test_half_closed_client_is_not_timed_out(env):
     target.close()
     assert sockets.receive_to_end(client) == b"answer"
     assert bitflow.wait_records(1)[0]["reason"] == "completed"
+
+
+HALF_CLOSED = {
+    # (the proxy's, the ended side's, the other side's), the reason to end
+    "the proxy's timeout": (("600ms", None, None), "half_close_timeout"),
+    "the proxy's before those of both sides": (("600ms", "60s", "60s"), "half_close_timeout"),
+    "the ended side's, where the other has none": ((None, "600ms", None), "half_close_timeout"),
+    "the other side's": ((None, "60s", "600ms"), "read_timeout"),
+}
+
+
+@pytest.mark.parametrize("timeouts, reason", HALF_CLOSED.values(), ids=HALF_CLOSED)
+@pytest.mark.parametrize("ended", ["client", "target"])
+def test_a_half_closed_connection_ends_when_the_other_side_is_silent(env, ended, timeouts, reason):
+    """Whether who has ended is there to read, or gone for good, cannot be seen."""
+    proxys, own, others = timeouts
+    settings = [{"read_timeout": timeout} if timeout else {} for timeout in (own, others)]
+    if ended == "target":
+        settings.reverse()
+    options = {"half_close_timeout": proxys} if proxys else {}
+    bitflow, address, listener = front(env, *settings, **options)
+    client, target = env.pair(address, listener)
+    first, second, other = (client, target, "target") if ended == "client" else (target, client, "client")
+    first.sendall(b"all there is")
+    first.close()
+    assert sockets.receive_to_end(second) == b"all there is"
+    watch = Stopwatch()
+    record = bitflow.wait_records(1)[0]
+    watch.between(0.4, 2, "the silence")
+    expected = f"{other}_{reason}" if reason == "read_timeout" else reason
+    assert (record["reason"], record["ended_by"]) == (expected, "proxy")
+
+
+def test_data_starts_the_half_close_timeout_anew(env):
+    bitflow, address, listener = front(env, half_close_timeout=f"{600 * pace():.0f}ms")
+    client, target = env.pair(address, listener)
+    holds_for(1.0 * pace(), lambda: bitflow.records() == [], "while nobody has ended, it means nothing")
+    client.shutdown(socket.SHUT_WR)
+    assert sockets.receive_to_end(target) == b""
+    sent = trickle(target, 2.5 * pace(), 0.1 * pace())
+    assert len(sockets.receive_exactly(client, sent)) == sent
+    assert ended_in_order(client) == b""
+    assert bitflow.wait_records(1)[0]["reason"] == "half_close_timeout"
+
+
+def test_the_half_close_timeout_follows_a_stream_that_two_threads_have_served(env):
+    """Bulk goes one way; its thread ends, and the silent one finds out in time."""
+    bitflow, address, listener = front(env, half_close_timeout="1s")
+    client, target = env.pair(address, listener)
+    data, received = random.Random(3).randbytes(8_000_000), bytearray()
+    sender = threading.Thread(target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR)), daemon=True)
+    sender.start()
+    while part := target.recv(400_000):
+        received += part
+        time.sleep(0.05)
+    sender.join(20)
+    assert received == data
+    watch = Stopwatch()
+    assert ended_in_order(client) == b""
+    watch.between(0, 4, "the half-close timeout, which began when the end was passed on")
+    assert bitflow.wait_records(1)[0]["reason"] == "half_close_timeout"
 
 
 @pytest.mark.parametrize("stuck", ["client", "target"])
@@ -275,6 +336,62 @@ def test_both_legs_have_nodelay_and_the_target_leg_its_keepalive_interval(env):
         assert leg.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert target_leg.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert target_leg.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 65
+
+
+KEEPALIVE = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)
+
+
+def options_of(sock):
+    """(keepalive is on, its timing, the user timeout in ms)."""
+    is_on = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+    timing = tuple(sock.getsockopt(socket.IPPROTO_TCP, option) for option in KEEPALIVE)
+    return is_on, timing, sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+
+
+def leg_of(env, bitflow, peer):
+    """Bitflow's socket of the peer, a client or a target."""
+    for sock in map(env.keep, bitflow.borrow_sockets()):
+        if sock.family == socket.AF_INET:
+            with contextlib.suppress(OSError):
+                if sockets.name_of(sock.family, sock.getpeername()) == sockets.local_name(peer):
+                    return sock
+    raise AssertionError("bitflow has no such peer")
+
+
+def systems_timing():
+    with socket.socket() as fresh:
+        return options_of(fresh)[1]
+
+
+def test_clients_have_the_keepalive_and_user_timeout_that_are_configured(env):
+    """A reload changes them for those that come then: back to the system's, too."""
+    echo, address = env.echo(), env.address()
+    steps = [
+        ({"keepalive_interval": "37s", "tcp_user_timeout": "1.5s"}, (True, (37, 37), 1500)),
+        ({"keepalive_interval": -1}, (False, systems_timing(), 0)),
+        ({"keepalive_interval": "38s"}, (True, (38, 38), 0)),
+        ({}, (True, systems_timing(), 0)),
+    ]
+    bitflow, found = None, []
+    for settings, _ in steps:
+        entry = proxy(address, echo.address, listener=settings)
+        if bitflow is None:
+            bitflow = env.start(entry)
+        else:
+            env.config(entry)
+            bitflow.reload()
+        client = env.connect(address)
+        sockets.round_trip(client)
+        found.append(options_of(leg_of(env, bitflow, client)))
+    assert found == [expected for _, expected in steps]
+
+
+def test_the_target_leg_has_the_user_timeout_that_is_configured(env):
+    bitflow, address, listener = front(env, None, {"tcp_user_timeout": "90s"})
+    client, target = env.pair(address, listener)
+    client.sendall(b"x")
+    assert target.recv(1) == b"x"
+    assert options_of(leg_of(env, bitflow, target))[2] == 90_000
 
 
 def test_timeouts_fire_over_unix_sockets(env):

@@ -10,11 +10,13 @@ import pytest
 import configs
 import hosts
 import peers
+import programs
 import proxy_headers
 import listener_kinds
 import sockets
 import socks_peers
 import tls_cases
+import tls_peers
 import tls_raw
 from environment import proxy
 from listener_kinds import dribble, each_way_to_send, said, through
@@ -237,6 +239,7 @@ CREDENTIALS = {
     "one byte each": (b"\xff", b":"),
     "what URLs are made of": (b"a:b@c/d?e#f%41", b"://@@%%25[]?#&=+ \"'\\"),
     "UTF-8": ("žluťoučký".encode(), "пароль🔑".encode()),
+    "an empty password": (b"token", b""),
 }
 
 
@@ -292,9 +295,31 @@ def test_a_real_server_accepts_the_longest_credentials(env):
     assert "xxx" not in bitflow.stderr() + env.records_path.read_text()
 
 
-@pytest.mark.parametrize("part", ["user", "password"])
-@pytest.mark.parametrize("count", [0, 256], ids=["empty", "256 bytes"])
-def test_credentials_that_are_empty_or_too_long_are_configuration_errors(env, part, count):
+def test_a_user_alone_has_an_empty_password_as_with_curl(env):
+    seen = []
+
+    def handler(connection):
+        socks_peers.read_greeting(connection)
+        connection.sendall(b"\x05\x02")
+        seen.append(socks_peers.read_credentials(connection))
+        connection.sendall(b"\x01\x00")
+        socks_peers.read_request(connection)
+        connection.sendall(YES)
+        tls_peers.echo_or_page(connection)
+
+    server, address = env.serve(handler), env.address()
+    env.start(proxy(address, through(f"socks5://to%3Aken@{server.address}", "192.0.2.1:80")))
+    client = env.connect(address)
+    sockets.round_trip(client)
+    client.close()
+    by_curl = ["curl", "--silent", "--fail", "--noproxy", "", "--proxy", f"socks5h://to%3Aken@{server.address}"]
+    assert programs.run([*by_curl, "http://192.0.2.1/"]).stdout == "hello bitflow\n"
+    assert seen == [(b"to:ken", b"")] * 2
+
+
+@pytest.mark.parametrize("part, count", [("user", 0), ("user", 256), ("password", 256)],
+                         ids=["an empty user", "a user of 256 bytes", "a password of 256 bytes"])
+def test_a_user_that_is_empty_and_credentials_that_are_too_long_are_configuration_errors(env, part, count):
     long = "%41" * count
     written = f"{long}:secretly" if part == "user" else f"somebody:{long}"
     url = f'proxy: "socks5://{written}@127.0.0.1:1080"'

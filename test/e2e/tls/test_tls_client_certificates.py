@@ -193,10 +193,7 @@ def test_the_record_of_a_stolen_certificate_blames_the_signature_in_words(env, f
     assert re.search("signature", record["error"]) and not re.search(r"0x|ECP|suite", record["error"])
 
 
-@pytest.mark.parametrize(
-    "version",
-    ["TLSv1.2", pytest.param("TLSv1.3", marks=pytest.mark.xfail(strict=True, reason="mbedTLS's alert has old keys"))],
-)
+@pytest.mark.parametrize("version", VERSIONS)
 def test_the_sender_of_a_stolen_certificate_is_told_by_a_fitting_alert(env, front, pki, version):
     told, _ = be_refused_with_a_stolen_certificate(env, front, pki, "strict", version)
     assert told in {"decrypt_error", "bad_certificate", "handshake_failure"}

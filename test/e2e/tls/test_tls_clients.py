@@ -75,9 +75,9 @@ def test_python_is_served_with_each_version_key_and_suite(env, front, pki, versi
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("group", ["X25519", "P-256", "P-384", "P-521:X25519", "P-521:P-256", "P-521:P-384"])
+@pytest.mark.parametrize("group", ["X25519", "P-256", "P-384", "X448:X25519", "X448:P-256", "X448:P-384"])
 def test_a_client_is_served_with_each_group(front, pki, version, group):
-    """With P-521 first a client of TLS 1.3 sends no usable key share and is asked for another. In 1.2 the groups limit
+    """With X448 first a client of TLS 1.3 sends no usable key share and is asked for another. In 1.2 the groups limit
     an ECDSA certificate's curve, too (RFC 8422 5.1), so the certificate is an RSA one."""
     kind = "rsa" if version == "TLSv1.2" else "p256"
     address = front.addresses[kind]
@@ -117,9 +117,9 @@ def test_a_certificate_larger_than_the_records_that_a_client_takes_is_cut(front,
         (["-tls1_2", "-cipher", "DHE-RSA-AES128-GCM-SHA256"], "cipher|suite"),
         (["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"], "cipher|suite|certificate|key"),
         (["-tls1_3", "-ciphersuites", "TLS_AES_128_CCM_SHA256"], "cipher|suite"),
-        (["-tls1_3", "-groups", "P-521"], "group|curve|key share|key exchange"),
+        (["-tls1_3", "-groups", "X448"], "group|curve|key share|key exchange"),
     ],
-    ids=["TLS 1.1", "TLS 1.0", "static RSA", "CBC", "DHE", "no ECDSA", "CCM", "P-521"],
+    ids=["TLS 1.1", "TLS 1.0", "static RSA", "CBC", "DHE", "no ECDSA", "CCM", "X448"],
 )
 def test_a_weak_or_foreign_offer_is_refused_in_words(front, more, words):
     with tls_peers.openssl_client(front.addresses["p256"], more=more) as client:

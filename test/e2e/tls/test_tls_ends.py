@@ -5,20 +5,24 @@ import array
 import contextlib
 import fcntl
 import hashlib
+import http.server
 import random
 import select
 import ssl
+import subprocess
 import termios
 import threading
+import time
 
 import pytest
 
+import programs
 import sockets
 import tls_peers
 import tls_raw
 from environment import proxy
 from tls_cases import tls_accept, tls_client, tls_listener, tls_target
-from waiting import pace, scale, wait_for
+from waiting import Stopwatch, pace, scale, wait_for
 
 LEGS = ["client", "target"]
 
@@ -26,14 +30,17 @@ LEGS = ["client", "target"]
 class Pair:
     """A connection with TLS on one leg (or both); `tls` is that leg's far end, `other` the other one's."""
 
-    def __init__(self, env, pki, leg, version="TLSv1.3", **options):
+    def __init__(self, env, pki, leg, version="TLSv1.3", truncation=None, **options):
         self.listener, address = env.listen(), env.address()
         server = tls_raw.server_context(pki.server, version=version)
         client = tls_raw.client_context(version=version)
         is_client = leg in ("client", "both")
-        target = self.listener.address if leg == "client" else tls_target(self.listener.address, verify_mode="none")
+        more = {"truncation": truncation} if truncation else {}
+        target = self.listener.address
+        if leg != "client":
+            target = tls_target(self.listener.address, verify_mode="none", **more)
         self.bitflow = env.start(
-            proxy(address, target, listener=tls_listener(pki.server) if is_client else None, **options)
+            proxy(address, target, listener=tls_listener(pki.server, **more) if is_client else None, **options)
         )
         if leg == "client":
             self.tls = tls_client(env, address, client)
@@ -99,6 +106,86 @@ def test_a_half_close_of_the_plain_side_reaches_the_tls_side_which_still_sends(e
     assert record["ended_by"] == ("target" if leg == "client" else "client")
 
 
+RESETS = {"between two records": (0, "target_reset_at_end", "info"), "within one": (9, "target_reset", "error")}
+
+
+@pytest.mark.parametrize("part, reason, level", RESETS.values(), ids=RESETS)
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_a_target_that_answers_the_clients_end_by_a_reset_has_failed_only_within_a_record(
+    env, pki, version, part, reason, level
+):
+    pair = Pair(env, pki, "target", version)
+    pair.tls.write(b"an answer")
+    assert sockets.receive_exactly(pair.other, 9) == b"an answer"
+    pair.other.shutdown(1)
+    assert pair.tls.read_until_end() == (b"", "close_notify")
+    pair.tls.socket.sendall(pair.tls.protect(b"more of it")[:part])
+    sockets.wait_acknowledged(pair.tls.socket)
+    sockets.reset(pair.tls.socket)
+    assert sockets.receive_until_broken(pair.other) == (b"", "reset")
+    assert pair.record()["reason"] == reason
+    assert next(line for line in pair.bitflow.log_lines() if line.get("reason") == reason)["level"] == level
+
+
+def assert_left_by_a_half_close(pair, watch):
+    """The proxy has waited for the side that was left, and says so."""
+    record = pair.record()
+    watch.between(0.4, 2.5, "the silence")
+    assert (record["reason"], record["ended_by"], record["error"]) == ("half_close_timeout", "proxy", None), record
+    line = next(line for line in pair.bitflow.log_lines() if line.get("reason") == "half_close_timeout")
+    assert (line["level"], line["msg"]) == ("info", HALF_CLOSED), line
+
+
+HALF_CLOSED = "one side had ended, and nothing more came from the other"
+VERSION = pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+
+
+@pytest.mark.parametrize("leg", [*LEGS, "both"])
+@VERSION
+def test_after_a_close_notify_a_silent_other_side_is_not_waited_for(env, pki, leg, version):
+    """The TLS side is still there to read: its TCP connection has not ended."""
+    pair = Pair(env, pki, leg, version, half_close_timeout="600ms")
+    pair.tls.write(b"last words")
+    pair.tls.socket.sendall(pair.tls.close_notify_record())
+    if leg == "both":
+        assert pair.other.read_until_end() == (b"last words", "close_notify")
+    else:
+        assert sockets.receive_to_end(pair.other) == b"last words"
+    watch = Stopwatch()
+    assert pair.tls.read_until_end() == (b"", "cut"), "an answer that did not come has no orderly end"
+    assert_left_by_a_half_close(pair, watch)
+
+
+@pytest.mark.parametrize("leg", LEGS)
+@VERSION
+def test_after_a_plain_end_a_silent_tls_side_is_not_waited_for(env, pki, leg, version):
+    pair = Pair(env, pki, leg, version, half_close_timeout="600ms")
+    pair.other.sendall(b"last words")
+    pair.other.shutdown(1)
+    assert pair.tls.read_until_end() == (b"last words", "close_notify")
+    watch = Stopwatch()
+    assert sockets.receive_to_end(pair.other) == b""
+    assert_left_by_a_half_close(pair, watch)
+
+
+@pytest.mark.parametrize("leg", LEGS)
+@VERSION
+def test_records_of_a_tls_side_start_the_half_close_timeout_anew(env, pki, leg, version):
+    pair = Pair(env, pki, leg, version, half_close_timeout=f"{600 * pace():.0f}ms")
+    pair.other.shutdown(1)
+    assert pair.tls.read_until_end() == (b"", "close_notify")
+    watch, sent = Stopwatch(), 0
+    while watch.seconds < 1.2 * pace():
+        pair.tls.write(b"still here")
+        sent += 10
+        assert sockets.receive_exactly(pair.other, 10) == b"still here"
+        time.sleep(0.1 * pace())
+    pair.tls.end()
+    assert sockets.receive_to_end(pair.other) == b""
+    record = pair.record()
+    assert record["reason"] == "completed" and sent in (record["bytes_from_client"], record["bytes_from_target"])
+
+
 @pytest.mark.parametrize("leg", LEGS)
 @pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
 def test_a_stream_cut_without_close_notify_is_reset_as_truncated(env, pki, leg, version):
@@ -114,6 +201,83 @@ def test_a_stream_cut_in_the_middle_of_a_record_is_reset_as_truncated(env, pki, 
     pair.tls.socket.sendall(pair.tls.protect(b"half of a record")[:-3])
     pair.tls.socket.shutdown(1)
     pair.assert_breaks("truncated")
+
+
+@pytest.mark.parametrize("leg", [*LEGS, "both"])
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_an_accepted_end_without_close_notify_is_a_half_close(env, pki, leg, version):
+    pair = Pair(env, pki, leg, version, truncation="accept")
+    pair.tls.write(b"all of it")
+    pair.tls.socket.shutdown(1)
+    if leg == "both":
+        assert pair.other.read_until_end() == (b"all of it", "close_notify")
+        pair.other.write(b"an answer, later")
+        pair.other.end()
+    else:
+        assert sockets.receive_to_end(pair.other) == b"all of it"
+        pair.other.sendall(b"an answer, later")
+        pair.other.close()
+    assert pair.tls.read_until_end() == (b"an answer, later", "close_notify")
+    pair.tls.socket.close()
+    record = pair.record()
+    side = "target" if leg == "target" else "client"
+    assert (record["reason"], record["ended_by"], record["error"]) == ("completed", side, None)
+    facts = {key: record[key]["truncated"] for key in ("client_tls", "target_tls") if record[key]}
+    assert facts == {key: key.startswith(side) for key in facts} != {}
+
+
+@pytest.mark.parametrize("leg", LEGS)
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_a_stream_cut_in_the_middle_of_a_record_is_never_accepted(env, pki, leg, version):
+    pair = Pair(env, pki, leg, version, truncation="accept")
+    pair.tls.socket.sendall(pair.tls.protect(b"whole") + pair.tls.protect(b"half of a record")[:-3])
+    pair.tls.socket.shutdown(1)
+    pair.assert_breaks("truncated", b"whole", "close_notify")
+    assert pair.record()[f"{leg}_tls"]["truncated"]
+
+
+@pytest.mark.parametrize("leg", LEGS)
+def test_a_reset_is_never_accepted(env, pki, leg):
+    pair = Pair(env, pki, leg, truncation="accept")
+    pair.assert_passes()
+    sockets.reset(pair.tls.socket)
+    pair.assert_breaks("reset")
+    assert not pair.record()[f"{leg}_tls"]["truncated"]
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """HTTP/1.0, its end told by the connection's."""
+
+    body = b"line\n" * 50_000
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, *words):
+        pass
+
+
+@pytest.mark.parametrize("truncation, status", [(None, 56), ("reset", 56), ("accept", 0)])
+def test_a_page_of_pythons_http_server_is_whole_where_its_end_is_accepted(env, pki, truncation, status):
+    """It never sends a close_notify; curl's 56 is a failure to receive."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        server.daemon_threads = True
+        server.socket = tls_raw.server_context(pki.server).wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address, more = env.address(), {"truncation": truncation} if truncation else {}
+        target = tls_target(f"127.0.0.1:{server.server_port}", pki.root.certificate, **more)
+        bitflow = env.start(proxy(address, target))
+        page = env.directory / "page"
+        command = [programs.find("curl"), "-sS", "--noproxy", "*", "--max-time", "60", "-o", str(page)]
+        done = subprocess.run([*command, f"http://{address}/"], capture_output=True, text=True)
+        server.shutdown()
+    record = bitflow.wait_records(1)[0]
+    assert done.returncode == status, done.stderr
+    assert page.read_bytes() == Page.body or status != 0
+    assert record["target_tls"]["truncated"]
+    assert record["reason"] == ("completed" if status == 0 else "target_truncated")
 
 
 @pytest.mark.parametrize("leg", LEGS)

@@ -62,6 +62,20 @@ def test_every_problem_is_told_at_its_place(env, pki):
     assert "secret" not in "".join(lines) and "BEGIN" not in "".join(lines)
 
 
+def test_a_certificate_too_large_to_be_sent_is_told_at_its_place(env, pki):
+    """mbedTLS sends no handshake message above 16 KiB, so no peer would ever see it."""
+    names = ",".join(["DNS:server.test", *(f"DNS:host-{number:04}.service.example.test" for number in range(500))])
+    big = pki.root.issue(pki.server.key, "big server", names, "serverAuth,clientAuth")
+    small = pki.root.issue(pki.server.key, "small server", names[: len(names) // 2].rpartition(",")[0])
+    target = tls_target("127.0.0.1:1", pki.trusted, big)
+    listener = tls_listener(small, big)
+    status, lines, path = check(env, proxy(env.address(), target, listener=listener))
+    assert status == 2 and len(lines) == 2, lines
+    words = r"the certificate would take \d{5} bytes in a handshake, more than the 16383 that mbedTLS can send"
+    assert_problem(lines, path, "server.proxies[0].listener.tls_context.certificates[1].certificate", words)
+    assert_problem(lines, path, "server.proxies[0].targets[0].tls_context.certificates[0].certificate", words)
+
+
 def test_a_start_with_a_bad_file_fails_the_same_way(env, pki):
     entry = {"key": str(pki.second_key), "certificate": str(pki.server.certificate)}
     bitflow = env.launch(env.config(proxy(env.address(), env.refusing(), listener=tls_listener(entry))))
@@ -83,6 +97,44 @@ def test_an_authority_that_verifies_nobody_is_a_warning(env, pki):
     status, lines, _ = check(env, proxy(env.address(), env.refusing(), listener=tls_listener(entry)))
     assert status == 0
     assert any("the authority is not used" in line for line in lines), lines
+
+
+def line_and_column(path, value):
+    """Where a configuration that env.config() has written names something."""
+    (place,) = [(number, line.index(value)) for number, line in enumerate(path.read_text().splitlines(), 1)
+                if value in line]
+    return f"{place[0]}:{place[1] + 1}"
+
+
+def test_a_warning_of_a_file_tells_where_it_is_named(env, pki):
+    """With --check and in the log; --strict makes it an error."""
+    identity = pki.bad_servers["expired"]
+    path = env.config(proxy(env.address(), env.refusing(), listener=tls_listener(identity)))
+    place = f"{path}:{line_and_column(path, str(identity.certificate))}"
+    done = bitflow_process.run("--check", "--config", path)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 0
+    assert line.startswith(f"{place}: warning: proxy front: {identity.certificate}: the certificate "), line
+    assert bitflow_process.run("--check", "--strict", "--config", path).returncode == 2
+    bitflow = env.launch(path)
+    bitflow.wait_listening(["front"])
+    (entry,) = [entry for entry in bitflow.log_lines(True) if "expired on" in entry["msg"]]
+    assert (entry["file"], entry["named_at"]) == (str(identity.certificate), place)
+
+
+@pytest.mark.parametrize("feature, is_warned_of", [("status_request", True), ("1, 5", True), ("1", False)])
+def test_a_must_staple_certificate_is_a_warning_at_a_listener(env, feature, is_warned_of):
+    key, certificate = env.directory / "staple.key", env.directory / "staple.crt"
+    programs.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                  "-days", "90", "-subj", "/CN=staple", "-addext", f"tlsfeature = {feature}",
+                  "-keyout", str(key), "-out", str(certificate)])
+    key.chmod(0o600)
+    entry = {"key": str(key), "certificate": str(certificate)}
+    status, lines, _ = check(env, proxy(env.address(), env.refusing(), listener=tls_listener(entry)))
+    assert status == 0
+    assert len([line for line in lines if "must-staple" in line]) == len(lines) == is_warned_of, lines
+    target = {"address": "127.0.0.1:1", "tls_context": {"verify_mode": "none", "certificates": [entry]}}
+    assert check(env, proxy(env.address(), target))[:2] == (0, [])
 
 
 def test_a_refused_configuration_is_not_warned_of_expiry(env, pki):
@@ -113,8 +165,10 @@ def served(env, address):
 
 
 def test_reload_serves_the_new_certificate(env, pki):
+    """Where nobody watches the files; test_tls_rotation.py has those that are watched."""
     live, address = pki.server.copy(env.directory), env.address()
-    bitflow = env.start(proxy(address, env.echo().address, listener=tls_listener(live)))
+    entry = proxy(address, env.echo().address, listener=tls_listener(live))
+    bitflow = env.start(entry, application={"watch_files": False})
     old = tls_client(env, address)
     assert old.peer_fingerprint() == pki.server.fingerprint
     live.certificate.write_bytes(pki.second_server.certificate.read_bytes())
@@ -194,30 +248,13 @@ def test_sslscan_finds_nothing_weak(env, pki):
         assert re.fullmatch(r"TLS_(AES|CHACHA)\w+" if version == "TLSv1.3" else
                             r"ECDHE-(RSA|ECDSA)-(AES(128|256)-GCM-SHA(256|384)|CHACHA20-POLY1305)", name), name
     assert {name for version, name in ciphers if version == "TLSv1.3"} == set(tls_peers.SUITES_1_3)
-    assert {group.get("name") for group in test.findall("group")} <= {"x25519", "secp256r1", "secp384r1",
+    assert {group.get("name") for group in test.findall("group")} <= {"x25519", "secp256r1", "secp384r1", "secp521r1",
                                                                       "secp256r1 (NIST P-256)",
-                                                                      "secp384r1 (NIST P-384)"}
+                                                                      "secp384r1 (NIST P-384)",
+                                                                      "secp521r1 (NIST P-521)"}
     assert all(item.get("supported") == "0" for item in test.findall("compression"))
     assert test.find("renegotiation").get("supported") == "0"
     assert all(item.get("vulnerable") == "0" for item in test.findall("heartbleed"))
-
-
-@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
-def test_sessions_are_not_resumed(env, pki, version):
-    address = env.address()
-    bitflow = env.start(proxy(address, env.echo().address, listener=tls_listener(pki.server)))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.minimum_version = context.maximum_version = tls_raw.VERSIONS[version]
-    session = None
-    for _ in range(3):
-        with context.wrap_socket(env.connect(address), server_hostname="server.test", session=session) as client:
-            client.sendall(b"hello")
-            assert client.recv(5) == b"hello"
-            assert not client.session_reused
-            session = client.session
-            client.unwrap()
-    assert {record["reason"] for record in bitflow.wait_records(3)} == {"completed"}
 
 
 # Limits

@@ -114,6 +114,29 @@ def test_a_valid_key_share_of_a_client_is_answered(shared, raw_client, group):
     raw_client.socket.close()
 
 
+NO_ALGORITHMS = {"none named": None, "SHA-1 alone": "02010203"}
+
+
+@pytest.mark.parametrize("signatures", NO_ALGORITHMS.values(), ids=NO_ALGORITHMS)
+@pytest.mark.parametrize("kind", ["ecdsa", "rsa"])
+def test_nothing_is_signed_with_sha_1_for_a_tls_1_2_client(env, shared, kind, signatures):
+    """Which a client that names no algorithms asks for (RFC 5246 7.4.1.4.1), and RFC 9155 forbids."""
+    client = wire.Wire(env.connect(shared.addresses[kind], timeout=5))
+    hello = wire.client_hello(P256, b"", is_1_3=False, signatures=signatures)
+    client.socket.sendall(wire.record(hello, version=0x0301))
+    assert client.alert() == "handshake_failure"
+    record = shared.record(kind)
+    assert record["reason"] == "client_handshake_failed", record
+    assert record["error"] == "no cipher suite, group or signature algorithm in common"
+
+
+def test_a_tls_1_3_client_has_to_name_signature_algorithms(shared, raw_client):
+    hello = wire.client_hello(P256, wire.GENERATORS[P256], signatures=None)
+    raw_client.socket.sendall(wire.record(hello, version=0x0301))
+    assert raw_client.alert() in ("missing_extension", "handshake_failure")
+    assert shared.record("ecdsa")["reason"] == "client_handshake_failed"
+
+
 @OF_1_2
 def test_an_invalid_key_of_a_tls_1_2_client_is_refused(shared, raw_client_of_1_2, group, what):
     client = raw_client_of_1_2

@@ -23,7 +23,7 @@ CASES = {
     "both": (["root", "middle"], None),
     "the root's": (["root"], MISSING.format("middle")),
     "the intermediate's": (["middle"], MISSING.format("root")),
-    "another's": (["other"], MISSING.format("root")),
+    "another's": (["other"], MISSING.format("middle")),
     "expired": (["root", "middle past"], r"CN=middle authority expired on 2021-01-01"),
     "expired, and a new one": (["root", "middle past", "middle"], None),
     "not valid yet": (["root", "middle coming"], r"CN=middle authority is not valid before 2045-01-01"),

@@ -137,6 +137,21 @@ def test_anchor_may_be_the_intermediate_itself(env, pki, tree, role):
 
 
 @ROLES
+@pytest.mark.parametrize("others", [["top"], ["top", "low"]], ids=" and ".join)
+def test_an_intermediate_beside_its_root_is_not_where_lists_end(env, pki, tree, role, others):
+    """As HAProxy's crl-file has it, whichever of the chain is in the bundle, too."""
+    certificate = {"top": tree.top.certificate, "middle": tree.middle.certificate, "low": tree.low.certificate}
+    authority = tree.bundle("beside", tree.middle.certificate, *(certificate[name] for name in others))
+    leaf = tree.leaves["middle", role]
+    both = tree.bundle("beside-both", tree.clean["top"], tree.clean["middle"])
+    assert Trial(env, pki, role, authority, both).refusal(leaf) is None
+    assert MISSING.format("top") in Trial(env, pki, role, authority, tree.clean["middle"]).refusal(leaf)
+    assert MISSING.format("middle") in Trial(env, pki, role, authority, tree.clean["top"]).refusal(leaf)
+    revoking = tree.bundle("beside-revoking", tree.of_middle, tree.clean["middle"])
+    assert "revoked" in Trial(env, pki, role, authority, revoking).refusal(leaf)
+
+
+@ROLES
 def test_revoked_leaf_is_refused_and_its_sister_is_not(env, pki, tree, role):
     lists = tree.bundle("of-leaves", tree.clean["top"], tree.of_leaves)
     trial = Trial(env, pki, role, tree.top.certificate, lists)

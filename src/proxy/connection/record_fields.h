@@ -1,0 +1,31 @@
+// Members that the records of the connection log and the view of live connections have in common. A text that is NULL,
+// or empty, is not known, or was not sent: null. Whoever calls sees to it that nobody changes what is told. Any thread.
+
+#ifndef BITFLOW_SRC_PROXY_CONNECTION_RECORD_FIELDS_H
+#define BITFLOW_SRC_PROXY_CONNECTION_RECORD_FIELDS_H
+
+#include "bitflow/telemetry/json_line.h"
+#include "connection_internal.h"
+
+void record_text(struct json_line *line, const char *key, const char *value);
+
+// In ns; a negative one is not known.
+void record_known_time(struct json_line *line, const char *key, int64_t ns);
+
+// An address as the configuration has it, without tcp://.
+void record_address(struct json_line *line, const char *key, const struct address *address);
+
+// The PROXY protocol's header that the client began with.
+void record_header(struct json_line *line, const char *key, const struct client *client);
+
+// Of a side that is TLS (NULL: it is not); of the peer's certificate only what was verified.
+void record_tls(struct json_line *line, const char *key, const struct tls_session *session,
+                const struct relay_socket *socket);
+
+// With SOCKS5, which of a name's addresses it is, the server knows; what was dialled is the server's.
+void record_target(struct json_line *line, const char *key, const struct upstream *upstream);
+
+void record_tcp(struct json_line *line, const char *key, const struct connection_sockets *sockets,
+                enum relay_side side);
+
+#endif

@@ -1,0 +1,62 @@
+// The configuration in force, and how another one takes its place: at the start, and by each reload. The main thread's.
+
+#ifndef BITFLOW_SRC_SERVER_RELOAD_H
+#define BITFLOW_SRC_SERVER_RELOAD_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "bitflow/base/error.h"
+#include "bitflow/config/config.h"
+#include "bitflow/proxy/proxy.h"
+#include "bitflow/server/loaded_config.h"
+#include "control.h"
+#include "listeners.h"
+#include "metrics_report.h"
+#include "orders.h"
+#include "reload_outcome.h"
+#include "service_manager.h"
+#include "upgrade.h"
+#include "watched_files.h"
+
+// What the process runs by a configuration.
+struct service {
+    const char *path; // of the configuration
+    const struct config *config;
+    struct runtime runtime;
+    struct listeners listeners;
+    struct metrics_report metrics;
+    struct orders orders; // from other threads
+    struct watched_files watched_files;
+    uint64_t sentry_authority; // as struct loaded_config has it
+    struct upgrade upgrade;
+    struct control control;
+    struct service_manager manager;
+    bool has_failed; // the sockets of some listener failed
+    // For service_is_ready() and the control socket. Ready: all is open, and nobody has told the process to end.
+    // Ending: somebody has.
+    _Atomic bool is_ready;
+    _Atomic bool is_ending;
+};
+
+// Whether new clients are wanted: all listeners are open, and the process has not been told to end. Any thread.
+static inline bool service_is_ready(const struct service *service)
+{
+    return atomic_load(&service->is_ready);
+}
+
+// The application log, as a configuration wants it.
+void service_set_up_log(const struct config *config);
+
+// Tells of warnings, and of errors as what the configuration is refused for.
+void service_log_diagnostics(const struct diagnostics *diagnostics);
+
+// Puts it in force; what it takes, it takes out of `loaded`. False: nothing has changed.
+bool service_change(struct service *service, struct loaded_config *loaded, struct error *error);
+
+// Puts what the file says now in force, and logs how that went; on any error the old configuration stays. `outcome`
+// (may be NULL) is set.
+void service_reload(struct service *service, struct reload_outcome *outcome);
+
+#endif

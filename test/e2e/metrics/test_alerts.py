@@ -1,0 +1,58 @@
+"""docs/deploy/prometheus: the alert rules, by Prometheus' own tool and against a real process's metrics."""
+
+import pathlib
+import re
+import subprocess
+
+import pytest
+import yaml
+
+import prometheus_peers
+from environment import proxy
+from programs import find
+from tls_cases import tls_listener
+
+FOLDER = pathlib.Path(__file__).resolve().parents[3] / "docs/deploy/prometheus"
+RULES = yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"][0]["rules"]
+SELECTOR = re.compile(r"(bitflow_\w+)(?:\{([^}]*)\})?")
+
+
+def promtool(*arguments, folder=FOLDER):
+    return subprocess.run(
+        [find("promtool"), *arguments], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_rules_pass_their_own_tests():
+    prometheus_peers.PROMETHEUS.need()
+    for arguments in (("check", "rules", "alerts.yaml"), ("test", "rules", "alerts_test.yaml")):
+        done = promtool(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", [rule["alert"] for rule in RULES])
+def test_a_rule_that_never_fires_is_noticed(tmp_path, name):
+    prometheus_peers.PROMETHEUS.need()
+    rules = [rule | {"expr": f"({rule['expr']}) > Inf"} if rule["alert"] == name else rule for rule in RULES]
+    (tmp_path / "alerts.yaml").write_text(yaml.safe_dump({"groups": [{"name": "bitflow", "rules": rules}]}))
+    (tmp_path / "alerts_test.yaml").write_text((FOLDER / "alerts_test.yaml").read_text())
+    assert promtool("test", "rules", "alerts_test.yaml", folder=tmp_path).returncode != 0
+
+
+def test_a_process_has_what_the_rules_and_their_tests_name(env, pki):
+    web = env.address()
+    entry = proxy(env.address(), env.echo().address, listener=tls_listener(pki.server))
+    env.start(entry, application={"control": {"address": web}})
+    labels = {}
+    for name, pairs in prometheus_peers.parse(prometheus_peers.scrape(web)):
+        labels.setdefault(name, {"instance"}).update(key for key, _ in pairs)
+    series = yaml.safe_load((FOLDER / "alerts_test.yaml").read_text())["tests"][0]["input_series"]
+    used = [rule["expr"] for rule in RULES] + [entry["series"] for entry in series]
+    for name, matchers in (found for text in used for found in SELECTOR.findall(text)):
+        assert name in labels, name
+        assert set(re.findall(r"(\w+)\s*(?:=|!)", matchers)) <= labels[name], (name, matchers)
+    for rule in RULES:
+        names = [name for name, _ in SELECTOR.findall(rule["expr"])]
+        told = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+        grouped = {word for group in re.findall(r"by \(([^)]*)\)", rule["expr"]) for word in group.split(", ")}
+        assert names and told | grouped <= set.intersection(*(labels[name] for name in names)), rule["alert"]
