@@ -8,7 +8,7 @@
 # asan tsan         the same, with sanitizers
 # clang             build by clang (its warnings, its check of the locks); nightly its unit tests, too
 # tidy              clang-tidy
-# fuzz              build the fuzz targets and run each for half a minute, nightly for ten
+# fuzz              build the fuzz targets and run each for 15 seconds, nightly for ten minutes
 # quickstart        cmake/quickstart.sh
 #
 # All stages are run, also after one has failed; the exit status tells whether each went well.
@@ -29,7 +29,7 @@ exec </dev/null
 PYTHON=/usr/bin/python3
 LLVM=19
 E2E_LIMIT=1200
-FUZZ_SECONDS=30
+FUZZ_SECONDS=15
 if [ "${BITFLOW_NIGHTLY:-}" = 1 ]; then
     E2E_LIMIT=5400
     FUZZ_SECONDS=600
@@ -181,6 +181,14 @@ broken_tests() { # STAGE
     sed "s/^[0-9]*:/$1 unit: /" "build/$1/Testing/Temporary/LastTestsFailed.log" 2>/dev/null
 }
 
+# What takes the longest, so that whoever wants check.sh to be quicker knows where to begin.
+slowest() { # STAGE
+    for log in "build/$1/e2e"/*.log; do
+        took=$(sed -n 's/^[=. ]*[0-9].* in \([0-9]*\)[.][0-9]*s.*/\1/p' "$log" 2>/dev/null | tail -n 1)
+        [ -z "$took" ] || printf '%-22s %5s s  %s\n' "$1 e2e" "$took" "$(basename "$log" .log)"
+    done | sort -k 3 -rn | head -n 12
+}
+
 # A file at a time, several at once: they wait more than they compute.
 e2e() { # PRESET
     mkdir -p "build/$1/e2e"
@@ -217,7 +225,8 @@ run_stage() {
         has_tools fuzz "clang-$LLVM" && timed "fuzz build" build fuzz -DBITFLOW_FUZZ_SECONDS=$FUZZ_SECONDS &&
             timed fuzz ctest --preset fuzz --parallel "$JOBS"
         ;;
-    quickstart) timed quickstart cmake/quickstart.sh ;;
+    # With the warnings of the stages after it, so that what it compiles serves them, too.
+    quickstart) timed quickstart env BITFLOW_WERROR=ON cmake/quickstart.sh ;;
     esac
 }
 
@@ -247,6 +256,8 @@ for stage in "$@"; do
 done
 
 printf '\n==== summary\n%s' "$results"
+slow=$(for stage in "$@"; do slowest "$stage"; done)
+[ -z "$slow" ] || printf '\n==== the slowest files\n%s\n' "$slow"
 broken=$(for stage in "$@"; do broken_tests "$stage"; done)
 [ -z "$broken" ] || printf '\n==== failed tests\n%s\n' "$broken"
 left=$(for stage in "$@"; do left_out "$stage" "build/$stage.log" "build/$stage/e2e"/*.log; done)

@@ -83,7 +83,8 @@ echo "   everything is there"
 say "2. Building build/release/bitflow"
 work=$(mktemp -d) || fail "no temporary directory"
 {
-    cmake --preset release -DBITFLOW_WERROR=OFF && cmake --build --preset release --parallel "$(nproc)"
+    cmake --preset release -DBITFLOW_WERROR="${BITFLOW_WERROR:-OFF}" &&
+        cmake --build --preset release --parallel "$(nproc)"
 } >"$work/build.log" 2>&1 || {
     tail -n 30 "$work/build.log" >"$work/build.end"
     show "$work/build.end"
