@@ -1,5 +1,6 @@
 """Two bitflows behind a HAProxy, as docs/deploy/haproxy has them, and clients that count what becomes of them."""
 
+import contextlib
 import csv
 import io
 import pathlib
@@ -9,6 +10,7 @@ import threading
 import time
 
 import control_socket
+import networks
 import sockets
 import upgrades
 from programs import Program
@@ -28,7 +30,9 @@ def substituted(text, changes):
 
 
 class Haproxy(Program):
-    """With haproxy.cfg; but for addresses, only what a busy machine could break is changed."""
+    """With haproxy.cfg, but for addresses, and for times that a busy machine could exceed."""
+
+    PATIENCE = {"timeout check 2s": "timeout check 60s", "timeout connect 5s": "timeout connect 60s"}
 
     def __init__(self, front, changes):
         super().__init__()
@@ -38,8 +42,6 @@ class Haproxy(Program):
         changes = {
             "bind :443": f"bind {front}",
             "/run/haproxy/admin.sock": f"{self.directory}/admin.sock",
-            "timeout check 2s": "timeout check 60s",
-            "timeout connect 5s": "timeout connect 60s",
             **changes,
         }
         config.write_text(substituted((FOLDER / "haproxy.cfg").read_text(), changes))
@@ -85,19 +87,21 @@ class Replica:
 
 
 class Site:
-    """HAProxy, both replicas, and the backend, which echoes."""
+    """HAProxy, both replicas, and the backend, which echoes, at addresses of this network. `where`: a replica's own
+    network, by its name. `patience`: what is changed of HAProxy's times, `changes`: of bitflow's configuration."""
 
-    def __init__(self, env, **changes):
-        backend = env.echo().address
-        front, port, control = env.address(), str(sockets.free_port()), str(sockets.free_port())
-        ports = {"8443": port, "9180": control}
-        here = {old: old.replace("10.0.0.", "127.0.0.") for old in HOSTS.values()}
-        mine = {**ports, "10.0.0.2]": "127.0.0.1]", "backend.example.com:443": backend, **changes}
-        self.replicas = [
-            Replica(env, name, here[host], {HOSTS["one"]: here[host], **mine}) for name, host in HOSTS.items()
-        ]
+    def __init__(self, env, own="127.0.0.1", hosts=("127.0.0.11", "127.0.0.12"), where=None, patience=None, **changes):
+        backend = env.echo(f"{own}:0").address
+        front, port, control = env.address(own), str(sockets.free_port()), str(sockets.free_port())
+        ports, here = {"8443": port, "9180": control}, dict(zip(HOSTS.values(), hosts, strict=True))
+        mine = {**ports, "10.0.0.2]": f"{own}]", "backend.example.com:443": backend, **changes}
+        self.replicas = []
+        for name, host in zip(HOSTS, hosts, strict=True):
+            with networks.inside(where[name]) if where and name in where else contextlib.nullcontext():
+                self.replicas.append(Replica(env, name, host, {HOSTS["one"]: host, **mine}))
         env.keep(self)
-        self.haproxy = env.keep(Haproxy(front, {**ports, **here}))
+        patience = Haproxy.PATIENCE if patience is None else patience
+        self.haproxy = env.keep(Haproxy(front, {**ports, **here, **patience}))
         self.env, self.front = env, front
 
     def close(self):
@@ -119,11 +123,12 @@ class Site:
 
 class Clients:
     """Short connections, CLIENTS at a time, each with a message of its own that must come back, until they are told to
-    stop. `failed`: when each began that failed, and how it did."""
+    stop. `took`: when each one began that was served, and how long it took; `failed`: when each began that failed, and
+    how it did."""
 
     def __init__(self, address):
         self.address = address
-        self.is_over, self.served, self.failed = False, [0] * CLIENTS, []
+        self.is_over, self.served, self.took, self.failed = False, [0] * CLIENTS, [], []
         self.threads = [threading.Thread(target=self.run, args=(number,)) for number in range(CLIENTS)]
         for thread in self.threads:
             thread.start()
@@ -134,11 +139,12 @@ class Clients:
             try:
                 self.serve(f"client {number}, connection {self.served[number]}\n".encode())
                 self.served[number] += 1
+                self.took.append((started, time.monotonic() - started))
             except (OSError, AssertionError) as error:
                 self.failed.append((started, repr(error)))
 
     def serve(self, message):
-        with sockets.connect(self.address, timeout=60) as client:
+        with sockets.connect(self.address, timeout=150) as client:
             sockets.round_trip(client, message)
             client.shutdown(socket.SHUT_WR)
             assert sockets.receive_to_end(client) == b"", "more came than was sent"
@@ -147,6 +153,10 @@ class Clients:
         """Until so many more have been served."""
         wanted = sum(self.served) + count
         wait_for(lambda: sum(self.served) >= wanted, lambda: f"{wanted}: {self.served} {self.failed[:5]}", 60)
+
+    def times(self, since):
+        """How long each of those took that have begun since then."""
+        return [seconds for started, seconds in self.took if started > since]
 
     def __enter__(self):
         return self

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+import networks
 import prometheus_peers
 import proxy_headers
 import replicas
@@ -137,3 +138,35 @@ def test_a_replica_that_is_killed_takes_only_its_own_connections_along(env):
              f"{site.haproxy.sum('wredis')} tried the other one in all")
         for client in long.values():
             client.close()
+
+
+@pytest.mark.skipif(not IS_NIGHTLY, reason="takes long: BITFLOW_NIGHTLY=1")
+def test_a_replica_whose_host_is_gone_is_left_within_a_minute(env):
+    """With HAProxy's times as they stand: nothing answers, neither checks nor connections."""
+    with networks.Networks() as both, networks.inside(both.near):
+        hosts = (both.address, "198.18.7.1")
+        site = replicas.Site(env, own=hosts[1], hosts=hosts, where={"one": both.far}, patience={})
+        gone, living = site.replicas
+        long = site.connect(LONG)
+        on_it, elsewhere = (replica.clients() & set(long) for replica in site.replicas)
+        before = closed(living)
+        with replicas.Clients(site.front) as clients:
+            clients.wait_more(SHORT)
+            both.cut()
+            cut = time.monotonic()
+            site.haproxy.wait_status(gone.name, "DOWN")
+            down = time.monotonic()
+            clients.wait_more(SHORT)
+            for address in elsewhere:
+                sockets.round_trip(long[address])
+            for address in on_it:
+                long[address].settimeout(150)
+                with contextlib.suppress(ConnectionResetError):
+                    assert sockets.receive_until_broken(long[address])[0] == b""
+            ended = time.monotonic()
+        gone.kill()
+        assert [failed for failed in clients.failed if failed[0] > cut] == []
+        assert closed(living) == before, "nobody is lost at the other one"
+        tell(f"{len(on_it)} of {LONG} long connections ended {ended - cut:.1f} s after the cut, and "
+             f"{len(clients.failed)} short ones; it was out after {down - cut:.1f} s; of those that came after the cut "
+             f"the slowest one took {max(clients.times(cut)):.1f} s")
