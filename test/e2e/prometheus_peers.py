@@ -16,6 +16,9 @@ from waiting import pace, wait_for
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SAMPLE = re.compile(r'([a-z_]+)(?:\{(.*)\})? (\S+)')
 LABEL = re.compile(r'([a-z_]+)="((?:[^"\\\n]|\\["\\n])*)"(?:,|$)')
+# In an expression.
+SELECTOR = re.compile(r"(bitflow_\w+)(?:\{([^}]*)\})?")
+MATCHER = re.compile(r"(\w+)\s*(?:=|!)")
 
 
 def scrape(address):
@@ -49,6 +52,30 @@ def parse(text):
 
 def value_of(samples, name, **labels):
     return samples.get((name, frozenset(labels.items())))
+
+
+def groupings(expression):
+    """The labels that each of its aggregations keeps."""
+    return [set(group.split(", ")) for group in re.findall(r"by \(([^)]*)\)", expression)]
+
+
+def labels_of(samples):
+    """{name: the labels that it has once Prometheus has scraped it}."""
+    labels = {}
+    for name, pairs in samples:
+        labels.setdefault(name, {"instance"}).update(key for key, _ in pairs)
+    return labels
+
+
+def assert_has(samples, expression, what):
+    """A process's samples (parse()) have the names and the labels of an expression."""
+    labels = labels_of(samples)
+    selectors = SELECTOR.findall(expression)
+    assert selectors, f"{what}: nothing of bitflow is in it"
+    for name, matchers in selectors:
+        assert name in labels, f"{what}: there is no {name}"
+        named = set(MATCHER.findall(matchers)).union(*groupings(expression))
+        assert named <= labels[name], f"{what}: {name} has not all of {named}"
 
 
 def check(text):

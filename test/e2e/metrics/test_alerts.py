@@ -14,7 +14,6 @@ from tls_cases import tls_listener
 
 FOLDER = pathlib.Path(__file__).resolve().parents[3] / "docs/deploy/prometheus"
 RULES = yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"][0]["rules"]
-SELECTOR = re.compile(r"(bitflow_\w+)(?:\{([^}]*)\})?")
 
 
 def promtool(*arguments, folder=FOLDER):
@@ -43,16 +42,13 @@ def test_a_process_has_what_the_rules_and_their_tests_name(env, pki):
     web = env.address()
     entry = proxy(env.address(), env.echo().address, listener=tls_listener(pki.server))
     env.start(entry, application={"control": {"address": web}})
-    labels = {}
-    for name, pairs in prometheus_peers.parse(prometheus_peers.scrape(web)):
-        labels.setdefault(name, {"instance"}).update(key for key, _ in pairs)
+    samples = prometheus_peers.parse(prometheus_peers.scrape(web))
+    labels = prometheus_peers.labels_of(samples)
     series = yaml.safe_load((FOLDER / "alerts_test.yaml").read_text())["tests"][0]["input_series"]
-    used = [rule["expr"] for rule in RULES] + [entry["series"] for entry in series]
-    for name, matchers in (found for text in used for found in SELECTOR.findall(text)):
-        assert name in labels, name
-        assert set(re.findall(r"(\w+)\s*(?:=|!)", matchers)) <= labels[name], (name, matchers)
+    for entry in series:
+        prometheus_peers.assert_has(samples, entry["series"], "alerts_test.yaml")
     for rule in RULES:
-        names = [name for name, _ in SELECTOR.findall(rule["expr"])]
+        prometheus_peers.assert_has(samples, rule["expr"], rule["alert"])
+        names = [name for name, _ in prometheus_peers.SELECTOR.findall(rule["expr"])]
         told = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
-        grouped = {word for group in re.findall(r"by \(([^)]*)\)", rule["expr"]) for word in group.split(", ")}
-        assert names and told | grouped <= set.intersection(*(labels[name] for name in names)), rule["alert"]
+        assert told <= set.intersection(*(labels[name] for name in names)), rule["alert"]
