@@ -10,8 +10,10 @@ import urllib.request
 
 import yaml
 
+import certificates
 import node_peers
 import programs
+from kubelet_volumes import Volume
 from waiting import pace
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -77,6 +79,14 @@ def secret(identity, authority):
     """The files of a Kubernetes secret as cert-manager makes it."""
     return {"tls.key": identity.key.read_bytes(), "tls.crt": identity.certificate.read_bytes(),
             "ca.crt": pathlib.Path(authority).read_bytes()}
+
+
+def self_signed_secret(directory):
+    """A volume of a secret whose certificate is its own authority."""
+    made = directory / "self-signed"
+    made.mkdir()
+    identity = certificates.self_signed(made)
+    return Volume(directory / "tls", secret(identity, identity.certificate), mode=0o440)
 
 
 def seconds(duration):

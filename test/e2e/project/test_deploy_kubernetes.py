@@ -9,7 +9,6 @@ import yaml
 import bitflow_process
 import deployments
 from deployments import CONFIG_PATH, CONTROL, SECRETS, container, of_kind, rendered
-from kubelet_volumes import Volume
 
 NAMES = ["deployment", "monitoring", "daemonset", "sidecar"]
 WORKLOADS = ["deployment", "daemonset", "sidecar"]
@@ -61,10 +60,9 @@ def test_the_schemas_refuse_what_is_wrong():
 
 
 @pytest.mark.parametrize("path", deployments.config_texts())
-def test_a_configuration_is_valid(tmp_path, pki, path):
+def test_a_configuration_is_valid(tmp_path, path):
     """That whoever connects can read the control socket is warned of; a NetworkPolicy says who can. Nothing else is."""
-    server = pki.root.issue(pki.keys["p256"], "a year's server", options=("-days", "365"))
-    secret = Volume(tmp_path / "tls", deployments.secret(server, pki.root.certificate), mode=0o440)
+    secret = deployments.self_signed_secret(tmp_path)
     text = deployments.with_secrets(deployments.config_texts()[path], secret.directory)
     config = tmp_path / "config.yaml"
     config.write_text(text)
