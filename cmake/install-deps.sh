@@ -30,16 +30,19 @@ DEMO_PACKAGES="python3 curl"
 TEST_PACKAGES="libcmocka-dev python3 python3-jsonschema python3-pytest python3-yaml python3-cryptography
     python3-cryptography-vectors curl nginx haproxy redis-server redis-tools openssl gnutls-bin sslscan microsocks
     dnsmasq-base socat netcat-openbsd iproute2 gdb strace valgrind procps systemd apache2-bin libnginx-mod-stream
-    hitch stunnel4 prometheus collectd-core lintian man-db logrotate file dpkg-dev
+    hitch stunnel4 prometheus collectd-core lintian man-db logrotate file dpkg-dev docker-compose keepalived bird2
+    kubectl|kubernetes-client
     default-jdk-headless|openjdk-17-jdk-headless clang-format-$LLVM"
 # Debian 13 has it no more.
 BOOKWORM_TEST_PACKAGES="dante-server"
 CI_PACKAGES="clang-$LLVM clang-tidy-$LLVM libclang-rt-$LLVM-dev llvm-$LLVM testssl.sh"
-# What the packages in test/e2e/npm/package.json need. Debian 12's is older: there, npm brings one.
+# What the packages in test/e2e/npm/package.json need (kubernetes-models asks for more, and does with it). Debian 12's
+# is older: there, npm brings one.
 NODE_MAJOR=20
 NODE_VERSION=20.19.6
 # Those of the above that bring a daemon, and the service's name where it is another: none is to run because of a test.
-SERVICES="nginx haproxy hitch stunnel4 redis-server prometheus collectd-core:collectd dante-server:danted"
+SERVICES="nginx haproxy hitch stunnel4 redis-server prometheus collectd-core:collectd dante-server:danted keepalived
+    bird2:bird"
 
 say() {
     printf 'install-deps: %s\n' "$*" >&2

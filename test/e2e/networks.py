@@ -12,12 +12,14 @@ CLONE_NEWNET = 0x40000000
 
 
 class Networks:
-    """Two network namespaces with a cable between them: bitflow's and the target's."""
+    """Two network namespaces with a cable between them: bitflow's and the target's, or two hosts'. `device`: what each
+    calls its end."""
 
-    def __init__(self):
+    def __init__(self, near="198.18.7.1/30", far="198.18.7.2/30", device="cable"):
         needs.NETWORKS.need()
         self.near, self.far = (f"bitflow-{os.getpid()}-{side}" for side in ("near", "far"))
-        self.address = "198.18.7.2"
+        self.near_address, self.far_address, self.device = near, far, device
+        self.address = far.partition("/")[0]
 
     def __enter__(self):
         ip = self.ip
@@ -28,18 +30,18 @@ class Networks:
             self.near,
             "link",
             "add",
-            "cable",
+            self.device,
             "type",
             "veth",
             "peer",
             "name",
-            "cable",
+            self.device,
             "netns",
             self.far,
         )
-        for name, address in ((self.near, "198.18.7.1/30"), (self.far, self.address + "/30")):
-            ip("-n", name, "address", "add", address, "dev", "cable")
-            for device in ("lo", "cable"):
+        for name, address in ((self.near, self.near_address), (self.far, self.far_address)):
+            ip("-n", name, "address", "add", address, "dev", self.device)
+            for device in ("lo", self.device):
                 ip("-n", name, "link", "set", device, "up")
         return self
 
@@ -47,7 +49,7 @@ class Networks:
         programs.run(["ip", *arguments])
 
     def cut(self):
-        self.ip("-n", self.far, "link", "set", "cable", "down")
+        self.ip("-n", self.far, "link", "set", self.device, "down")
 
     def __exit__(self, *_):
         for name in (self.near, self.far):

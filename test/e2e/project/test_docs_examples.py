@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import bitflow_process
-import programs
+import certificates
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -46,11 +46,7 @@ def examples():
 def credentials(tmp_path_factory):
     """A key and a self-signed certificate in place of those that the examples name."""
     directory = tmp_path_factory.mktemp("credentials")
-    programs.run([
-        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "90",
-        "-subj", "/CN=example.com", "-keyout", str(directory / "key"), "-out", str(directory / "crt"),
-    ])
-    (directory / "key").chmod(0o600)
+    certificates.self_signed(directory)
     return directory
 
 

@@ -5,7 +5,6 @@ A change settles for a second, so tests make theirs at the same time where they 
 
 import datetime
 import os
-import pathlib
 import shutil
 import signal
 import socket
@@ -18,6 +17,7 @@ import sockets
 import tls_raw
 from certificates import Identity
 from environment import proxy
+from kubelet_volumes import Volume
 from tls_cases import tls_client, tls_echo, tls_listener, tls_target
 from waiting import Stopwatch, holds_for, pace, wait_for
 
@@ -57,31 +57,19 @@ def put(identity, live, order=("key", "certificate")):
         getattr(live, name).write_bytes(getattr(identity, name).read_bytes())
 
 
-class Secret:
-    """A volume as Kubernetes' kubelet makes and renews it: its AtomicWriter."""
+class Secret(Volume):
+    """Of a certificate and its key."""
 
     def __init__(self, directory, identity):
-        self.directory = pathlib.Path(directory)
-        self.directory.mkdir()
-        self.number = 0
-        self.data = None
-        self.write(identity)
-        for name in ("tls.crt", "tls.key"):
-            (self.directory / name).symlink_to(f"..data/{name}")
+        super().__init__(directory, self.contents(identity))
         self.live = Identity(self.directory / "tls.key", self.directory / "tls.crt", identity.authority, "")
 
-    def write(self, identity):
-        before = self.data
-        self.number += 1
-        self.data = self.directory / f"..2026_11_30_07_00_{self.number:02}.{self.number}"
-        self.data.mkdir()
-        shutil.copy(identity.certificate, self.data / "tls.crt")
-        shutil.copy(identity.key, self.data / "tls.key")
-        link = self.directory / "..data_tmp"
-        link.symlink_to(self.data.name)
-        link.rename(self.directory / "..data")
-        if before:
-            shutil.rmtree(before)
+    @staticmethod
+    def contents(identity):
+        return {"tls.crt": identity.certificate.read_bytes(), "tls.key": identity.key.read_bytes()}
+
+    def renew(self, identity):
+        self.write(self.contents(identity))
 
 
 def split(address):
@@ -125,7 +113,7 @@ def test_a_secret_is_rotated_under_load(env, pki):
     for number in range(ROTATIONS):
         identity = (pki.second_server, pki.server)[number % 2]
         before, watch = sum(load.counts), Stopwatch()
-        secret.write(identity)
+        secret.renew(identity)
         await_served(bitflow, address, identity, watch)
         slowest = max(slowest, watch.seconds)
         wait_for(lambda before=before: sum(load.counts) > before, "clients come meanwhile")
