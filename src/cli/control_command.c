@@ -10,6 +10,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
 #include "control_client.h"
+#include "control_processes.h"
 #include "control_tables.h"
 
 enum { EXIT_REFUSED = 1, EXIT_USAGE = 2 };
@@ -30,6 +31,7 @@ static const char help[] =
     "  connections        the live connections\n"
     "  connection ID      one of them\n"
     "  proxies            the proxies, and their targets\n"
+    "  processes          the process that serves, and those before it that drain after an upgrade\n"
     "  config             the configuration in force, without its secrets\n"
     "  metrics            the metrics, in Prometheus' text format\n"
     "  end ID             ends a connection\n"
@@ -40,6 +42,7 @@ static const char help[] =
     "  -s, --socket ADDRESS  where it is: unix:///path, or HOST:PORT\n"
     "  -c, --config FILE     the configuration that says where\n"
     "                        (else: BITFLOW_CONTROL, or " CONTROL_DEFAULT_SOCKET ")\n"
+    "  -P, --process PID     asks a process that drains after an upgrade\n"
     "  -p, --proxy NAME      with connections: those of this proxy alone\n"
     "  -t, --timeout SECONDS how long to wait for the answer: 10, for an order 130\n"
     "  -j, --json            the answer as it came\n"
@@ -51,7 +54,8 @@ struct arguments {
     const char *socket;
     const char *config;
     const char *proxy;
-    int64_t timeout; // 0: the command's own
+    uint64_t process; // 0: the one that serves
+    int64_t timeout;  // 0: the command's own
     bool is_json;
     bool wants_help;
     const struct command *command;
@@ -90,6 +94,11 @@ static bool print_proxies(const json_t *answer)
     return control_print_proxies(json_object_get(answer, "proxies"));
 }
 
+static bool print_processes(const json_t *answer)
+{
+    return control_print_processes(json_object_get(answer, "processes"));
+}
+
 static bool print_connections(const json_t *answer)
 {
     return control_print_connections(json_object_get(answer, "connections"));
@@ -101,6 +110,7 @@ static const struct command commands[] = {
     {"connections", "GET", "/connections", NULL, TIMEOUT, print_connections},
     {"connection", "GET", "/connections/", "", TIMEOUT, control_print_yaml},
     {"proxies", "GET", "/proxies", NULL, TIMEOUT, print_proxies},
+    {"processes", "GET", "/process", NULL, TIMEOUT, print_processes},
     {"config", "GET", "/config", NULL, TIMEOUT, control_print_yaml},
     {"metrics", "GET", "/metrics", NULL, TIMEOUT, NULL},
     {"end", "POST", "/connections/", "/end", TIMEOUT, print_status},
@@ -158,6 +168,8 @@ static bool read_words(const char *first, int count, char **words, struct argume
         (void)fprintf(stderr, "bitflow: '%s' is not a connection's id\n", words[0]);
     else if (arguments->proxy != NULL && arguments->command->print != print_connections)
         print_error("--proxy goes with connections");
+    else if (arguments->process != 0 && arguments->command->print == print_processes)
+        print_error("--process does not go with processes");
     else
         return true;
     return false;
@@ -176,6 +188,11 @@ static bool read_option(int option, struct arguments *arguments)
     case 'p':
         arguments->proxy = optarg;
         return true;
+    case 'P':
+        if (read_number(optarg, INT32_MAX, &arguments->process))
+            return true;
+        print_error("--process takes a process's number");
+        return false;
     case 'j':
         arguments->is_json = true;
         return true;
@@ -197,17 +214,14 @@ static bool read_option(int option, struct arguments *arguments)
 static bool read_arguments(int argc, char **argv, struct arguments *arguments)
 {
     static const struct option options[] = {
-        {"socket", required_argument, NULL, 's'},
-        {"config", required_argument, NULL, 'c'},
-        {"proxy", required_argument, NULL, 'p'},
-        {"timeout", required_argument, NULL, 't'},
-        {"json", no_argument, NULL, 'j'},
-        {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0},
+        {"socket", required_argument, NULL, 's'},  {"config", required_argument, NULL, 'c'},
+        {"proxy", required_argument, NULL, 'p'},   {"process", required_argument, NULL, 'P'},
+        {"timeout", required_argument, NULL, 't'}, {"json", no_argument, NULL, 'j'},
+        {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
     };
     int option;
     optind = 2; // behind the word
-    while ((option = getopt_long(argc, argv, "s:c:p:t:jh", options, NULL)) != -1)
+    while ((option = getopt_long(argc, argv, "s:c:p:P:t:jh", options, NULL)) != -1)
         if (!read_option(option, arguments))
             return false;
     return arguments->wants_help || read_words(argv[1], argc - optind, argv + optind, arguments);
@@ -348,6 +362,34 @@ static int list_connections(const struct arguments *arguments, const struct addr
     return status;
 }
 
+static int list_processes(const struct arguments *arguments, const struct address *address)
+{
+    struct error error = ERROR_INIT;
+    json_t *root = control_list_processes(address, timeout_of(arguments), &error);
+    if (root == NULL) {
+        print_error(error.text);
+        return EXIT_REFUSED;
+    }
+    int status = status_of_output(
+        arguments->is_json ? json_dumpf(root, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII) == 0 && printf("\n") > 0
+                           : print_processes(root));
+    json_decref(root);
+    return status;
+}
+
+static bool locate(const struct arguments *arguments, struct address *address, struct error *error)
+{
+    return control_locate(arguments->socket, arguments->config, address, error) &&
+           (arguments->process == 0 || control_process_address(address, (int64_t)arguments->process, error));
+}
+
+static int ask(const struct arguments *arguments, const struct address *address)
+{
+    return arguments->command->print == print_connections ? list_connections(arguments, address)
+           : arguments->command->print == print_processes ? list_processes(arguments, address)
+                                                          : ask_once(arguments, address);
+}
+
 int cli_run(int argc, char **argv)
 {
     struct arguments arguments = {.socket = NULL};
@@ -361,13 +403,12 @@ int cli_run(int argc, char **argv)
         (void)printf("%s%s", usage, help);
         return status_of_output(true);
     }
-    if (!control_locate(arguments.socket, arguments.config, &address, &error)) {
+    if (!locate(&arguments, &address, &error)) {
         print_error(error.text);
         return arguments.socket != NULL ? EXIT_USAGE : EXIT_REFUSED;
     }
     (void)curl_global_init(CURL_GLOBAL_DEFAULT);
-    int status = arguments.command->print == print_connections ? list_connections(&arguments, &address)
-                                                               : ask_once(&arguments, &address);
+    int status = ask(&arguments, &address);
     curl_global_cleanup();
     return status;
 }
