@@ -3,7 +3,7 @@
 _bitflow()
 {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} words
-    local asking='--socket --config --proxy --process --timeout --json --help'
+    local asking='--socket --config --proxy --process --signal --timeout --json --help'
     case $COMP_CWORD:${COMP_WORDS[1]} in
     1:*) words='--config --check --strict --version --help control health' ;;
     *:control)
@@ -20,7 +20,7 @@ _bitflow()
             compgen -d -- "$current")
         ;;
     # What only the user knows.
-    -s | --socket | -p | --proxy | -P | --process | -t | --timeout | connection | end) ;;
+    -s | --socket | -p | --proxy | -P | --process | -S | --signal | -t | --timeout | connection | end) ;;
     -V | --version | -h | --help) ;;
     *) mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current") ;;
     esac

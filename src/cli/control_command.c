@@ -1,8 +1,10 @@
 #include "bitflow/cli/cli.h"
 
 #include <curl/curl.h>
+#include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +44,7 @@ static const char help[] =
     "  -s, --socket ADDRESS  where it is: unix:///path, or HOST:PORT\n"
     "  -c, --config FILE     the configuration that says where\n"
     "                        (else: BITFLOW_CONTROL, or " CONTROL_DEFAULT_SOCKET ")\n"
+    "  -S, --signal PID      with reload: where there is no control socket, sends SIGHUP to this process\n"
     "  -P, --process PID     asks a process that drains after an upgrade\n"
     "  -p, --proxy NAME      with connections: those of this proxy alone\n"
     "  -t, --timeout SECONDS how long to wait for the answer: 10, for an order 130\n"
@@ -54,8 +57,9 @@ struct arguments {
     const char *socket;
     const char *config;
     const char *proxy;
-    uint64_t process; // 0: the one that serves
-    int64_t timeout;  // 0: the command's own
+    uint64_t process;  // 0: the one that serves
+    uint64_t signaled; // 0: none is
+    int64_t timeout;   // 0: the command's own
     bool is_json;
     bool wants_help;
     const struct command *command;
@@ -170,8 +174,18 @@ static bool read_words(const char *first, int count, char **words, struct argume
         print_error("--proxy goes with connections");
     else if (arguments->process != 0 && arguments->command->print == print_processes)
         print_error("--process does not go with processes");
+    else if (arguments->signaled != 0 && strcmp(arguments->command->name, "reload") != 0)
+        print_error("--signal goes with reload");
     else
         return true;
+    return false;
+}
+
+static bool read_pid(const char *option, uint64_t *pid)
+{
+    if (read_number(optarg, INT32_MAX, pid))
+        return true;
+    (void)fprintf(stderr, "bitflow: %s takes a process's number\n", option);
     return false;
 }
 
@@ -189,10 +203,9 @@ static bool read_option(int option, struct arguments *arguments)
         arguments->proxy = optarg;
         return true;
     case 'P':
-        if (read_number(optarg, INT32_MAX, &arguments->process))
-            return true;
-        print_error("--process takes a process's number");
-        return false;
+        return read_pid("--process", &arguments->process);
+    case 'S':
+        return read_pid("--signal", &arguments->signaled);
     case 'j':
         arguments->is_json = true;
         return true;
@@ -214,14 +227,19 @@ static bool read_option(int option, struct arguments *arguments)
 static bool read_arguments(int argc, char **argv, struct arguments *arguments)
 {
     static const struct option options[] = {
-        {"socket", required_argument, NULL, 's'},  {"config", required_argument, NULL, 'c'},
-        {"proxy", required_argument, NULL, 'p'},   {"process", required_argument, NULL, 'P'},
-        {"timeout", required_argument, NULL, 't'}, {"json", no_argument, NULL, 'j'},
-        {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
+        {"socket", required_argument, NULL, 's'},
+        {"config", required_argument, NULL, 'c'},
+        {"proxy", required_argument, NULL, 'p'},
+        {"process", required_argument, NULL, 'P'},
+        {"signal", required_argument, NULL, 'S'},
+        {"timeout", required_argument, NULL, 't'},
+        {"json", no_argument, NULL, 'j'},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
     };
     int option;
     optind = 2; // behind the word
-    while ((option = getopt_long(argc, argv, "s:c:p:P:t:jh", options, NULL)) != -1)
+    while ((option = getopt_long(argc, argv, "s:c:p:P:S:t:jh", options, NULL)) != -1)
         if (!read_option(option, arguments))
             return false;
     return arguments->wants_help || read_words(argv[1], argc - optind, argv + optind, arguments);
@@ -283,6 +301,18 @@ static int64_t timeout_of(const struct arguments *arguments)
     return arguments->timeout != 0 ? arguments->timeout : arguments->command->timeout;
 }
 
+// Nobody can be asked to reload: the process is told to, and its log has how that went.
+static int signal_reload(const struct arguments *arguments, const struct error *why)
+{
+    if (kill((pid_t)arguments->signaled, SIGHUP) != 0) {
+        (void)fprintf(stderr, "bitflow: %s; cannot send SIGHUP to process %" PRIu64 ": %s\n", why->text,
+                      arguments->signaled, strerrordesc_np(errno));
+        return EXIT_REFUSED;
+    }
+    (void)fprintf(stderr, "bitflow: %s; sent SIGHUP, the application log says how the reload goes\n", why->text);
+    return EXIT_SUCCESS;
+}
+
 static int ask_once(const struct arguments *arguments, const struct address *address)
 {
     struct control_answer answer;
@@ -294,6 +324,8 @@ static int ask_once(const struct arguments *arguments, const struct address *add
     else
         (void)snprintf(path, sizeof path, "%s%" PRIu64 "%s", command->path, arguments->id, command->path_end);
     if (!control_ask(address, command->method, path, timeout_of(arguments), &answer, &error)) {
+        if (arguments->signaled != 0 && error.code == ERROR_REFUSED)
+            return signal_reload(arguments, &error);
         print_error(error.text);
         return EXIT_REFUSED;
     }
@@ -404,6 +436,8 @@ int cli_run(int argc, char **argv)
         return status_of_output(true);
     }
     if (!locate(&arguments, &address, &error)) {
+        if (arguments.signaled != 0)
+            return signal_reload(&arguments, &error);
         print_error(error.text);
         return arguments.socket != NULL ? EXIT_USAGE : EXIT_REFUSED;
     }

@@ -117,6 +117,8 @@ def test_another_user_is_told_who_may(env):
     (["control", "--process", "0", "health"], "--process takes a process's number"),
     (["control", "--process", "7x", "health"], "--process takes a process's number"),
     (["control", "--process", "7", "processes"], "--process does not go with processes"),
+    (["control", "--signal", "-1", "reload"], "--signal takes a process's number"),
+    (["control", "--signal", "7", "drain"], "--signal goes with reload"),
     (["control", "--timeout", "0", "health"], "--timeout takes seconds"),
     (["control", "--timeout", "1s", "health"], "--timeout takes seconds"),
     (["control", "--socket", "x", "health"], "x: "), (["health", "--nonsense"], "--nonsense"),
