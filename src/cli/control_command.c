@@ -1,8 +1,10 @@
 #include "bitflow/cli/cli.h"
 
 #include <curl/curl.h>
+#include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +12,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
 #include "control_client.h"
+#include "control_processes.h"
 #include "control_tables.h"
 
 enum { EXIT_REFUSED = 1, EXIT_USAGE = 2 };
@@ -30,6 +33,7 @@ static const char help[] =
     "  connections        the live connections\n"
     "  connection ID      one of them\n"
     "  proxies            the proxies, and their targets\n"
+    "  processes          the process that serves, and those before it that drain after an upgrade\n"
     "  config             the configuration in force, without its secrets\n"
     "  metrics            the metrics, in Prometheus' text format\n"
     "  end ID             ends a connection\n"
@@ -40,6 +44,8 @@ static const char help[] =
     "  -s, --socket ADDRESS  where it is: unix:///path, or HOST:PORT\n"
     "  -c, --config FILE     the configuration that says where\n"
     "                        (else: BITFLOW_CONTROL, or " CONTROL_DEFAULT_SOCKET ")\n"
+    "  -S, --signal PID      with reload: where there is no control socket, sends SIGHUP to this process\n"
+    "  -P, --process PID     asks a process that drains after an upgrade\n"
     "  -p, --proxy NAME      with connections: those of this proxy alone\n"
     "  -t, --timeout SECONDS how long to wait for the answer: 10, for an order 130\n"
     "  -j, --json            the answer as it came\n"
@@ -51,7 +57,9 @@ struct arguments {
     const char *socket;
     const char *config;
     const char *proxy;
-    int64_t timeout; // 0: the command's own
+    uint64_t process;  // 0: the one that serves
+    uint64_t signaled; // 0: none is
+    int64_t timeout;   // 0: the command's own
     bool is_json;
     bool wants_help;
     const struct command *command;
@@ -90,6 +98,11 @@ static bool print_proxies(const json_t *answer)
     return control_print_proxies(json_object_get(answer, "proxies"));
 }
 
+static bool print_processes(const json_t *answer)
+{
+    return control_print_processes(json_object_get(answer, "processes"));
+}
+
 static bool print_connections(const json_t *answer)
 {
     return control_print_connections(json_object_get(answer, "connections"));
@@ -101,6 +114,7 @@ static const struct command commands[] = {
     {"connections", "GET", "/connections", NULL, TIMEOUT, print_connections},
     {"connection", "GET", "/connections/", "", TIMEOUT, control_print_yaml},
     {"proxies", "GET", "/proxies", NULL, TIMEOUT, print_proxies},
+    {"processes", "GET", "/process", NULL, TIMEOUT, print_processes},
     {"config", "GET", "/config", NULL, TIMEOUT, control_print_yaml},
     {"metrics", "GET", "/metrics", NULL, TIMEOUT, NULL},
     {"end", "POST", "/connections/", "/end", TIMEOUT, print_status},
@@ -158,8 +172,20 @@ static bool read_words(const char *first, int count, char **words, struct argume
         (void)fprintf(stderr, "bitflow: '%s' is not a connection's id\n", words[0]);
     else if (arguments->proxy != NULL && arguments->command->print != print_connections)
         print_error("--proxy goes with connections");
+    else if (arguments->process != 0 && arguments->command->print == print_processes)
+        print_error("--process does not go with processes");
+    else if (arguments->signaled != 0 && strcmp(arguments->command->name, "reload") != 0)
+        print_error("--signal goes with reload");
     else
         return true;
+    return false;
+}
+
+static bool read_pid(const char *option, uint64_t *pid)
+{
+    if (read_number(optarg, INT32_MAX, pid))
+        return true;
+    (void)fprintf(stderr, "bitflow: %s takes a process's number\n", option);
     return false;
 }
 
@@ -176,6 +202,10 @@ static bool read_option(int option, struct arguments *arguments)
     case 'p':
         arguments->proxy = optarg;
         return true;
+    case 'P':
+        return read_pid("--process", &arguments->process);
+    case 'S':
+        return read_pid("--signal", &arguments->signaled);
     case 'j':
         arguments->is_json = true;
         return true;
@@ -200,6 +230,8 @@ static bool read_arguments(int argc, char **argv, struct arguments *arguments)
         {"socket", required_argument, NULL, 's'},
         {"config", required_argument, NULL, 'c'},
         {"proxy", required_argument, NULL, 'p'},
+        {"process", required_argument, NULL, 'P'},
+        {"signal", required_argument, NULL, 'S'},
         {"timeout", required_argument, NULL, 't'},
         {"json", no_argument, NULL, 'j'},
         {"help", no_argument, NULL, 'h'},
@@ -207,7 +239,7 @@ static bool read_arguments(int argc, char **argv, struct arguments *arguments)
     };
     int option;
     optind = 2; // behind the word
-    while ((option = getopt_long(argc, argv, "s:c:p:t:jh", options, NULL)) != -1)
+    while ((option = getopt_long(argc, argv, "s:c:p:P:S:t:jh", options, NULL)) != -1)
         if (!read_option(option, arguments))
             return false;
     return arguments->wants_help || read_words(argv[1], argc - optind, argv + optind, arguments);
@@ -269,6 +301,18 @@ static int64_t timeout_of(const struct arguments *arguments)
     return arguments->timeout != 0 ? arguments->timeout : arguments->command->timeout;
 }
 
+// Nobody can be asked to reload: the process is told to, and its log has how that went.
+static int signal_reload(const struct arguments *arguments, const struct error *why)
+{
+    if (kill((pid_t)arguments->signaled, SIGHUP) != 0) {
+        (void)fprintf(stderr, "bitflow: %s; cannot send SIGHUP to process %" PRIu64 ": %s\n", why->text,
+                      arguments->signaled, strerrordesc_np(errno));
+        return EXIT_REFUSED;
+    }
+    (void)fprintf(stderr, "bitflow: %s; sent SIGHUP, the application log says how the reload goes\n", why->text);
+    return EXIT_SUCCESS;
+}
+
 static int ask_once(const struct arguments *arguments, const struct address *address)
 {
     struct control_answer answer;
@@ -280,6 +324,8 @@ static int ask_once(const struct arguments *arguments, const struct address *add
     else
         (void)snprintf(path, sizeof path, "%s%" PRIu64 "%s", command->path, arguments->id, command->path_end);
     if (!control_ask(address, command->method, path, timeout_of(arguments), &answer, &error)) {
+        if (arguments->signaled != 0 && error.code == ERROR_REFUSED)
+            return signal_reload(arguments, &error);
         print_error(error.text);
         return EXIT_REFUSED;
     }
@@ -348,6 +394,34 @@ static int list_connections(const struct arguments *arguments, const struct addr
     return status;
 }
 
+static int list_processes(const struct arguments *arguments, const struct address *address)
+{
+    struct error error = ERROR_INIT;
+    json_t *root = control_list_processes(address, timeout_of(arguments), &error);
+    if (root == NULL) {
+        print_error(error.text);
+        return EXIT_REFUSED;
+    }
+    int status = status_of_output(
+        arguments->is_json ? json_dumpf(root, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII) == 0 && printf("\n") > 0
+                           : print_processes(root));
+    json_decref(root);
+    return status;
+}
+
+static bool locate(const struct arguments *arguments, struct address *address, struct error *error)
+{
+    return control_locate(arguments->socket, arguments->config, address, error) &&
+           (arguments->process == 0 || control_process_address(address, (int64_t)arguments->process, error));
+}
+
+static int ask(const struct arguments *arguments, const struct address *address)
+{
+    return arguments->command->print == print_connections ? list_connections(arguments, address)
+           : arguments->command->print == print_processes ? list_processes(arguments, address)
+                                                          : ask_once(arguments, address);
+}
+
 int cli_run(int argc, char **argv)
 {
     struct arguments arguments = {.socket = NULL};
@@ -361,13 +435,14 @@ int cli_run(int argc, char **argv)
         (void)printf("%s%s", usage, help);
         return status_of_output(true);
     }
-    if (!control_locate(arguments.socket, arguments.config, &address, &error)) {
+    if (!locate(&arguments, &address, &error)) {
+        if (arguments.signaled != 0)
+            return signal_reload(&arguments, &error);
         print_error(error.text);
         return arguments.socket != NULL ? EXIT_USAGE : EXIT_REFUSED;
     }
     (void)curl_global_init(CURL_GLOBAL_DEFAULT);
-    int status = arguments.command->print == print_connections ? list_connections(&arguments, &address)
-                                                               : ask_once(&arguments, &address);
+    int status = ask(&arguments, &address);
     curl_global_cleanup();
     return status;
 }

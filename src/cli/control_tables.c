@@ -186,6 +186,26 @@ bool control_print_proxies(const json_t *list)
     return print_table(&table);
 }
 
+bool control_print_processes(const json_t *list)
+{
+    static const char *const headings[] = {"PID", "STATE", "SINCE", "CLOSES IN", "CONNECTIONS", "VERSION", "SOCKET"};
+    struct table table = {.headings = headings, .columns = ARRAY_LENGTH(headings)};
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *process = json_array_get(list, i), *left = json_object_get(process, "drain_left_ms");
+        add_integer(&table, json_object_get(process, "pid"));
+        add_cell(&table, text_of(process, "state"));
+        add_milliseconds(&table, json_object_get(process, "state_ms"));
+        if (json_is_integer(left))
+            add_milliseconds(&table, left);
+        else
+            add_cell(&table, NULL);
+        add_integer(&table, json_object_get(process, "live"));
+        add_cell(&table, text_of(process, "version"));
+        add_cell(&table, text_of(process, "socket"));
+    }
+    return print_table(&table);
+}
+
 static bool print_value(const json_t *value, int indent);
 
 static bool is_nested(const json_t *value)

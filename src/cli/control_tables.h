@@ -7,9 +7,10 @@
 #include <jansson.h>
 #include <stdbool.h>
 
-// `list`: the array of connections, of proxies. False: no memory, or not what was expected.
+// `list`: the array of connections, of proxies, of processes. False: no memory, or not what was expected.
 bool control_print_connections(const json_t *list);
 bool control_print_proxies(const json_t *list);
+bool control_print_processes(const json_t *list);
 
 // Any value, as YAML.
 bool control_print_yaml(const json_t *value);

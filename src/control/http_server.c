@@ -103,10 +103,12 @@ static enum MHD_Result send_answer(struct MHD_Connection *connection, const stru
         free(answer->body);
         return MHD_NO;
     }
-    bool is_good = (!has_body || MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, answer->type)) &&
-                   MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store") &&
-                   MHD_add_response_header(response, "X-Content-Type-Options", "nosniff") &&
-                   (answer->allow == NULL || MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, answer->allow));
+    bool is_good =
+        (!has_body || MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, answer->type)) &&
+        MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store") &&
+        MHD_add_response_header(response, "X-Content-Type-Options", "nosniff") &&
+        (answer->allow == NULL || MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, answer->allow)) &&
+        (answer->retry == NULL || MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, answer->retry));
     enum MHD_Result result = is_good ? MHD_queue_response(connection, status, response) : MHD_NO;
     MHD_destroy_response(response);
     return result;

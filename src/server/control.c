@@ -1,5 +1,6 @@
 #include "control.h"
 
+#include "bitflow/base/clock.h"
 #include "bitflow/base/log.h"
 #include "bitflow/net/socket.h"
 #include "control_internal.h"
@@ -21,6 +22,10 @@ void control_init(struct control *control, struct service *service)
 {
     *control = (struct control){.service = service};
     mutex_init(&control->lock);
+    int64_t now = clock_now();
+    mutex_lock(&control->lock);
+    control->process = (struct control_process){.begin = now, .since = now};
+    mutex_unlock(&control->lock);
     orders_tell(&service->orders, tell_of_order, control);
 }
 
@@ -166,11 +171,26 @@ void control_reclaim(struct control *control)
         log_error(NULL, "cannot give the control socket its access back", "error", error.text, NULL);
 }
 
-void control_leave(struct control *control)
+void control_leave(struct control *control, pid_t successor)
 {
-    if (control->server != NULL)
-        http_server_listen(control->server, NULL);
-    control->listener = (struct listener){.socket_count = 0};
+    const struct control_config *config = control->service->config->control;
+    struct listener beside = {.socket_count = 0};
+    struct error error = ERROR_INIT;
+    struct unix_access access;
+    control_set_successor(control, successor);
+    if (config == NULL || control->listener.socket_count == 0)
+        return;
+    bool is_local = control->listener.is_local;
+    bool is_open =
+        find_access(config, &access, &error) && control_open_beside(&control->listener, &access, &beside, &error);
+    http_server_listen(control->server, is_open ? &beside : NULL);
+    control->listener = beside;
+    if (is_open)
+        log_addresses(&control->listener);
+    else if (!is_local)
+        log_info(NULL, "this process cannot be asked while it drains, its control socket is a TCP one", NULL);
+    else
+        log_warn(NULL, "this process cannot be asked while it drains", "because", error.text, NULL);
 }
 
 void control_release(struct control *control)

@@ -22,6 +22,17 @@ struct service;
 struct control_view;
 struct order;
 
+enum control_stage { CONTROL_STARTING, CONTROL_SERVING, CONTROL_DRAINING };
+
+// What is told of the process. Times are of base/clock.h.
+struct control_process {
+    enum control_stage stage;
+    int64_t begin;
+    int64_t since;       // when it came to that stage
+    int64_t last_moment; // when it closes its connections, once its listeners are closed; 0: they are not
+    pid_t successor;     // the process that has taken over; 0: none
+};
+
 struct control {
     struct service *service;
     struct http_server *server; // NULL: none was configured so far
@@ -34,7 +45,9 @@ struct control {
 
     struct mutex lock;
     struct control_view *view GUARDED; // by the lock; NULL: nothing is in force yet
-    // The server's thread's own: whether the main thread answers.
+    struct control_process process GUARDED;
+    // The server's thread's own; the question is whether the main thread answers.
+    unsigned waiting;       // clients that wait for what they have ordered
     struct order *question; // NULL: none is open
     int64_t asked;          // when it was given
 };
@@ -54,8 +67,13 @@ void control_publish(struct control *control);
 // A process that was to take over has failed, and may have left another access to the socket's file.
 void control_reclaim(struct control *control);
 
-// Another process has taken the socket over, and is the one to be asked: takes no more requests.
-void control_leave(struct control *control);
+// `successor` has taken the socket over, and is the one to be asked there. This process is asked beside it from now on,
+// at path.PID; where it cannot be, the log says why.
+void control_leave(struct control *control, pid_t successor);
+
+// What is told of the process. It is starting at first.
+void control_set_stage(struct control *control, enum control_stage stage);
+void control_set_last_moment(struct control *control, int64_t deadline);
 
 // Answers who has asked, and ends. What it has looked at may be freed.
 void control_release(struct control *control);

@@ -29,6 +29,13 @@ void control_answer_text(struct http_answer *answer, unsigned status, char *text
 // A reference of the caller's; NULL after it has answered that nothing is in force yet.
 struct control_view *control_hold_view(struct control *control, struct http_answer *answer);
 
+// control_process.c
+control_route control_process;
+struct control_process control_process_of(struct control *control);
+void control_set_successor(struct control *control, pid_t successor);
+// The socket beside that of `former`, with the same access.
+bool control_open_beside(const struct listener *former, const struct unix_access *access, struct listener *listener,
+                         struct error *error);
 // control_pages.c
 control_route control_ready, control_connections, control_connection, control_proxies, control_config, control_metrics;
 // control_orders.c

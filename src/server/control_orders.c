@@ -15,6 +15,9 @@
 #define HEALTH_BOUND (5 * NS_PER_S)
 // Longer than any reload takes that is not stuck.
 #define ORDER_TIME (120 * NS_PER_S)
+// Who waits for his order keeps his place for all that time. The other half is for those who ask whether the process is
+// alive: what restarts it must get an answer.
+#define ORDERS_WAITING_MAX (HTTP_CLIENTS_MAX / 2)
 
 // ---- whether the main thread answers
 
@@ -174,6 +177,7 @@ static bool look_at_order(struct http_wait *wait, bool is_late, struct http_answ
 static void drop_order(struct http_wait *wait)
 {
     struct order_wait *waiting = (struct order_wait *)wait;
+    waiting->control->waiting--;
     orders_leave(&waiting->control->service->orders, &waiting->order);
     free(waiting);
 }
@@ -190,6 +194,11 @@ static struct http_wait *give_order(struct control *control, const struct http_r
                                     const char *name, struct http_answer *answer)
 {
     struct error error = ERROR_INIT;
+    if (control->waiting == ORDERS_WAITING_MAX) {
+        control_answer_error(answer, 503, "%d clients wait for their orders already", ORDERS_WAITING_MAX);
+        answer->retry = "1";
+        return NULL;
+    }
     struct order_wait *waiting = malloc(sizeof *waiting);
     if (waiting == NULL)
         return NULL; // which says that there is no memory
@@ -199,8 +208,10 @@ static struct http_wait *give_order(struct control *control, const struct http_r
     };
     log_order(request, name, 0);
     waiting->order = orders_give(&control->service->orders, kind, &error);
-    if (waiting->order != NULL)
+    if (waiting->order != NULL) {
+        control->waiting++;
         return &waiting->wait;
+    }
     free(waiting);
     control_answer_error(answer, 503, "%s", error.text);
     return NULL;

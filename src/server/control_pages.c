@@ -135,14 +135,14 @@ static json_t *json_of_targets(const struct proxy_config *settings, const struct
     return json_builder_finish(&list);
 }
 
-static json_t *json_of_proxy(const struct proxy_config *settings, const struct control_view_proxy *seen)
+static json_t *json_of_proxy(const struct proxy_config *settings, const struct control_view_proxy *seen, bool is_closed)
 {
     const struct proxy *proxy = seen->generation == NULL ? NULL : seen->generation->proxy;
     struct json_builder json = json_builder_object(), listener = json_builder_object();
     char address[ADDRESS_TEXT_SIZE];
     address_format(&settings->listener.address, address);
     json_builder_set_text(&listener, "address", address);
-    json_builder_set_text(&listener, "state", proxy == NULL ? "failed" : "open");
+    json_builder_set_text(&listener, "state", proxy == NULL ? "failed" : is_closed ? "closed" : "open");
     json_builder_set(&listener, "sockets", json_deep_copy(seen->sockets));
     json_builder_set_text(&json, "name", settings->name);
     json_builder_set(&json, "listener", json_builder_finish(&listener));
@@ -164,8 +164,9 @@ struct http_wait *control_proxies(struct control *control, const struct http_req
     if (view == NULL)
         return NULL;
     struct json_builder root = json_builder_object(), list = json_builder_array();
+    bool is_closed = control_process_of(control).last_moment != 0;
     for (size_t i = 0; i < view->config->proxy_count; i++)
-        json_builder_append(&list, json_of_proxy(&view->config->proxies[i], &view->proxies[i]));
+        json_builder_append(&list, json_of_proxy(&view->config->proxies[i], &view->proxies[i], is_closed));
     json_builder_set(&root, "proxies", json_builder_finish(&list));
     control_answer(answer, 200, json_builder_finish(&root));
     control_view_drop(&view);

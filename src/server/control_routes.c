@@ -27,6 +27,7 @@ static const struct route routes[] = {
     {"/", "GET, HEAD", .get = list_routes},
     {"/health", "GET, HEAD", .get = control_health},
     {"/ready", "GET, HEAD", .get = control_ready},
+    {"/process", "GET, HEAD", .get = control_process},
     {"/connections", "GET, HEAD", .get = control_connections},
     {"/connections/" ID, "GET, HEAD, DELETE", .get = control_connection, .remove = control_end_connection},
     {"/connections/" ID "/end", "POST", .post = control_end_connection},

@@ -112,6 +112,7 @@ static void begin_end(struct service *service)
 {
     atomic_store(&service->is_ending, true);
     atomic_store(&service->is_ready, false);
+    control_set_stage(&service->control, CONTROL_DRAINING);
 }
 
 static void log_end(int number)
@@ -250,6 +251,7 @@ static void drain(struct service *service)
 {
     int64_t deadline = deadline_after(service->config->drain_timeout);
     const char *because = NULL;
+    control_set_last_moment(&service->control, deadline);
     listeners_stop(&service->listeners);
     while (!listeners_have_ended(&service->listeners) && because == NULL)
         because = hear_during_drain(service, deadline);
@@ -274,7 +276,7 @@ static void shut_down(struct service *service, enum end end)
     orders_close(&service->orders);
     if (end == END_REPLACED) {
         metrics_report_set_replaced(&service->metrics);
-        control_leave(&service->control);
+        control_leave(&service->control, service->upgrade.successor);
         if (!service->upgrade.is_in_place)
             service_manager_hand_over(&service->manager, service->upgrade.successor);
     } else {
@@ -342,6 +344,7 @@ bool server_run(const char *path, struct loaded_config *loaded, struct error *er
         service_manager_release(&service.manager); // which knows the process that comes back
     service_manager_ready(&service.manager, service.upgrade.role == UPGRADE_SUCCESSOR);
     atomic_store(&service.is_ready, true);
+    control_set_stage(&service.control, CONTROL_SERVING);
     enum end end = serve(&service);
     shut_down(&service, end);
     service_manager_release(&service.manager);

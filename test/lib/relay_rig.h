@@ -27,10 +27,12 @@
 
 #include <cmocka.h>
 
+#include "at_once.h"
 #include "bitflow/base/clock.h"
 #include "bitflow/net/socket.h"
 #include "bitflow/relay/pipe_pool.h"
 #include "bitflow/relay/relay.h"
+#include "lateness.h"
 
 #define PATIENCE (20 * NS_PER_S) // after this a condition that has not come about never will
 
@@ -80,6 +82,9 @@ void rig_join(struct rig *rig);
 // splice() has no MSG_NOSIGNAL, so SIGPIPE is ignored here as in the program; a test that hangs dies of the alarm.
 void rig_prepare(void);
 
+// The same, and no relay of this program gets a second thread.
+void rig_prepare_one_thread(void);
+
 void rig_close_far(int *fd);
 
 void rig_release(struct rig *rig);
@@ -106,6 +111,9 @@ uint64_t rig_receive(int fd, unsigned stream, uint64_t from, uint64_t size, enum
 // One message through the relay: sent here, expected there.
 void rig_pass(int from, int to, const char *text);
 
+// The same. False: the relay has ended.
+bool rig_try_pass(int from, int to, const char *text);
+
 enum rig_end rig_next(int fd);
 
 // --- the relay's view ----------
@@ -118,11 +126,27 @@ void rig_assert_resets(const struct rig *rig, bool client, bool target);
 
 bool rig_wait_bytes(struct rig *rig, enum relay_side side, uint64_t at_least);
 
-// Sends until nothing goes any more: the relay is then stuck in a write to the other side.
+// Sends until nothing goes any more, not even late: the relay is then stuck in a write to the other side.
 uint64_t rig_stuff(struct rig *rig, enum relay_side side);
 
 // Goes on sending until the relay has a reason to end.
 void rig_stuff_until_ended(struct rig *rig, enum relay_side side);
+
+// --- trials ----------------------------------------------------------------------------------------------------------
+
+// Whether a trial that went wrong says nothing: the machine was late since then, by more than a little of the time that
+// the trial has for each step.
+bool rig_is_excused(int64_t since, int64_t step);
+
+// The end of a relay whose trial says nothing.
+void rig_abandon(struct rig *rig);
+
+#define RIG_TRIES_MAX 20
+
+// Repeats a trial that returns false, which is that it says nothing.
+#define RIG_TRY(trial)                          \
+    for (unsigned tries = 1; !(trial); tries++) \
+    MUST(tries < RIG_TRIES_MAX)
 
 // --- where a thread is -----------------------------------------------------------------------------------------------
 
@@ -134,5 +158,8 @@ bool rig_read_thread(const char *thread, const char *file, char *out, int size);
 bool rig_blocks(const struct rig *rig, enum relay_side thread, long call, int argument, int fd, int64_t watch);
 
 void rig_wait_blocked(const struct rig *rig, enum relay_side thread, long call, int argument, int fd);
+
+// Waits until it is blocked in a poll(), of one socket or of both: a second thread that was there may have left.
+void rig_wait_polling(const struct rig *rig, enum relay_side thread);
 
 #endif

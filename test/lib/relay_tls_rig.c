@@ -83,6 +83,12 @@ void tls_rig_release(struct tls_rig *t)
     }
 }
 
+void tls_rig_abandon(struct tls_rig *t)
+{
+    rig_abandon(&t->rig);
+    tls_rig_release(t);
+}
+
 void far_write(struct far *far, const void *bytes, size_t size)
 {
     for (size_t done = 0; done < size;) {
@@ -158,7 +164,7 @@ void far_stuff(struct far *far)
             done = 0;
         }
         ssize_t n = send(*far->fd, far->out + done, size - done, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (n < 0 && (errno != EAGAIN || poll(&poller, 1, 100) != 1))
+        if (n < 0 && (errno != EAGAIN || !lateness_poll(&poller, 100 * NS_PER_MS)))
             break;
         done += n > 0 ? (size_t)n : 0;
     }
@@ -290,6 +296,14 @@ void far_receive_up_to(struct tls_rig *t, struct far *far, uint64_t total)
 void far_receive_all_sent(struct tls_rig *t, struct far *far)
 {
     far_receive_up_to(t, far, far_other(t, far)->sent);
+}
+
+bool far_try_receive_all_sent(struct tls_rig *t, struct far *far)
+{
+    uint64_t total = far_other(t, far)->sent;
+    while (far->received < total && far_receive_some(t, far, FAR_ROOM, PATIENCE))
+        ;
+    return far->received == total;
 }
 
 enum far_end far_receive_end(struct tls_rig *t, struct far *far)
@@ -427,25 +441,27 @@ static size_t tls_add_cases(const struct tls_rig_test *test, struct tls_named_ca
     return count;
 }
 
-static int tls_run_group(const char *name, const struct tls_rig_test *tests, size_t count, bool with_threads)
+#define TLS_TESTS_MAX ((size_t)32)
+
+static struct at_once_group tls_group(const struct tls_rig_test *tests, size_t count, bool with_threads)
 {
-    static struct tls_named_case cases[32][2 * TLS_WAYS];
-    static struct CMUnitTest all[32 * 2 * TLS_WAYS];
+    static struct tls_named_case cases[2][TLS_TESTS_MAX][2 * TLS_WAYS];
+    static struct CMUnitTest all[2][TLS_TESTS_MAX * 2 * TLS_WAYS];
     size_t length = 0;
-    MUST(count <= 32);
+    MUST(count <= TLS_TESTS_MAX);
     for (size_t i = 0; i < count; i++)
         if (with_threads || (tests[i].cases & TLS_WITH_THREADS) == 0)
-            length += tls_add_cases(&tests[i], cases[i], all + length);
-    return _cmocka_run_group_tests(name, all, length, NULL, NULL);
+            length += tls_add_cases(&tests[i], cases[with_threads][i], all[with_threads] + length);
+    return (struct at_once_group){.name = with_threads ? "with threads to be had" : "on one thread",
+                                  .tests = all[with_threads],
+                                  .count = length,
+                                  .prepare = with_threads ? rig_prepare : rig_prepare_one_thread};
 }
 
 int tls_rig_run(const struct tls_rig_test *tests, size_t count)
 {
     if (!aead_prepare(NULL))
         return 1;
-    rig_prepare();
-    int failed = tls_run_group("with threads to be had", tests, count, true);
-    rig_go_without_threads();
-    rig_prepare();
-    return failed + tls_run_group("on one thread", tests, count, false);
+    const struct at_once_group groups[] = {tls_group(tests, count, true), tls_group(tests, count, false)};
+    return at_once_run(groups, ARRAY_LENGTH(groups));
 }

@@ -77,6 +77,9 @@ void tls_rig_begin(struct tls_rig *t, const struct tls_case *of);
 
 void tls_rig_release(struct tls_rig *t);
 
+// The end of a relay whose trial says nothing: see rig_is_excused().
+void tls_rig_abandon(struct tls_rig *t);
+
 // --- sending ---------------------------------------------------------------------------------------------------------
 
 void far_write(struct far *far, const void *bytes, size_t size);
@@ -114,6 +117,9 @@ bool far_receive_some(struct tls_rig *t, struct far *far, size_t most, int64_t w
 void far_receive_up_to(struct tls_rig *t, struct far *far, uint64_t total);
 
 void far_receive_all_sent(struct tls_rig *t, struct far *far);
+
+// The same. False: the end came first.
+bool far_try_receive_all_sent(struct tls_rig *t, struct far *far);
 
 // How it ends, with whatever comes before it.
 enum far_end far_receive_end(struct tls_rig *t, struct far *far);

@@ -232,7 +232,7 @@ static void test_a_stuck_side_ends_after_the_grace(void **state)
     rig_join(&rig);
     rig_assert_ended(&rig, CLOSE_TARGET_RESET, ENDED_BY_TARGET);
     rig_assert_resets(&rig, true, false);
-    assert_true(rig.ended - rig.began < 10 * NS_PER_S);
+    assert_within(rig.began, rig.ended, 10 * NS_PER_S);
     rig_release(&rig);
 }
 
@@ -271,9 +271,9 @@ int main(void)
         cmocka_unit_test(test_a_stuck_side_ends_after_the_grace),
         cmocka_unit_test(test_a_write_to_a_closed_client_is_its_reset),
     };
-    rig_prepare();
-    int failed = cmocka_run_group_tests_name("with threads to be had", tests, NULL, NULL);
-    rig_go_without_threads();
-    rig_prepare();
-    return failed + cmocka_run_group_tests_name("on one thread", tests, NULL, NULL);
+    const struct at_once_group groups[] = {
+        AT_ONCE_GROUP("with threads to be had", tests, rig_prepare),
+        AT_ONCE_GROUP("on one thread", tests, rig_prepare_one_thread),
+    };
+    return at_once_run(groups, ARRAY_LENGTH(groups));
 }

@@ -10,6 +10,7 @@
 #define COUNT_UNTIL MS(11000)
 #define CALLS_MAX 4 // looking once a second takes 6 at least
 #define AT_ONCE MS(1000)
+#define QUIET_AFTER MS(1000)
 #define HUNG_UP_WITHIN MS(2500) // a second until the other thread is found gone
 #define GIVEN_BACK_WITHIN MS(4500)
 #define FDS 256
@@ -77,7 +78,7 @@ static void assert_ended(struct stream *s, enum close_reason reason, enum ended_
 {
     rig_join(&s->rig);
     rig_assert_ended(&s->rig, reason, by);
-    assert_true(s->rig.ended - since < within);
+    assert_within(since, s->rig.ended, within);
     rig_release(&s->rig);
 }
 
@@ -139,7 +140,7 @@ static void assert_given_back(struct stream *s, int64_t within)
     int64_t since = clock_now();
     while (has_second_thread(&s->rig))
         MUST(clock_now() - since < PATIENCE && usleep(1000) == 0);
-    assert_true(clock_now() - since < within);
+    assert_within(since, clock_now(), within);
     rig_pass(*s->sink, *s->source, "still there");
     rig_pass(*s->source, *s->sink, "still there");
     end_both(s);
@@ -150,7 +151,7 @@ static void answer_and_fall_quiet(struct stream *s)
 {
     int64_t since = clock_now();
     rig_pass(*s->sink, *s->source, "an answer");
-    assert_true(clock_now() - since < AT_ONCE);
+    assert_within(since, clock_now(), AT_ONCE);
     assert_given_back(s, GIVEN_BACK_WITHIN);
 }
 
@@ -164,19 +165,17 @@ static void (*const events[])(struct stream *) = {
     end_and_reset_source, reset_source, reset_sink, end_both, drain, answer_and_fall_quiet, fall_quiet,
 };
 
-static void test_the_silent_direction_sleeps_longer_and_longer(void **state)
+#define STREAMS (2 * ARRAY_LENGTH(events))
+
+// False: it says nothing, for a busy direction may have been quiet for once.
+static bool watch_busy_streams(struct stream streams[])
 {
-    (void)state;
-    static struct stream streams[ARRAY_LENGTH(events)][2];
-    for (size_t i = 0; i < ARRAY_LENGTH(events); i++)
-        for (int busy = RELAY_CLIENT; busy <= RELAY_TARGET; busy++)
-            begin(&streams[i][busy], (enum relay_side)busy);
     int64_t began = clock_now();
     bool is_counting = false;
     while (clock_now() - began < COUNT_UNTIL) {
         bool begins = !is_counting && clock_now() - began >= COUNT_FROM;
-        for (size_t i = 0; i < 2 * ARRAY_LENGTH(events); i++) {
-            struct stream *s = &streams[i / 2][i % 2];
+        for (size_t i = 0; i < STREAMS; i++) {
+            struct stream *s = &streams[i];
             rig_pass(*s->source, *s->sink, "a message");
             if (begins)
                 s->calls = silent_calls(s);
@@ -184,13 +183,36 @@ static void test_the_silent_direction_sleeps_longer_and_longer(void **state)
         is_counting = is_counting || begins;
         MUST(usleep(20000) == 0);
     }
-    for (size_t i = 0; i < 2 * ARRAY_LENGTH(events); i++) {
-        const struct stream *s = &streams[i / 2][i % 2];
-        assert_true(has_second_thread(&s->rig));
-        assert_in_range(silent_calls(s) - s->calls, 1, CALLS_MAX);
+    bool are_kept = true, have_slept = true;
+    for (size_t i = 0; i < STREAMS; i++) {
+        unsigned found = silent_calls(&streams[i]) - streams[i].calls;
+        are_kept = are_kept && has_second_thread(&streams[i].rig);
+        have_slept = have_slept && found >= 1 && found <= CALLS_MAX;
     }
-    for (size_t i = 0; i < 2 * ARRAY_LENGTH(events); i++)
-        events[i / 2](&streams[i / 2][i % 2]);
+    if (!(are_kept && have_slept) && rig_is_excused(began, QUIET_AFTER))
+        return false;
+    assert_true(are_kept && have_slept);
+    return true;
+}
+
+static bool begin_busy_streams(struct stream streams[])
+{
+    for (size_t i = 0; i < STREAMS; i++)
+        begin(&streams[i], i % 2 == 0 ? RELAY_CLIENT : RELAY_TARGET);
+    if (watch_busy_streams(streams))
+        return true;
+    for (size_t i = 0; i < STREAMS; i++)
+        rig_abandon(&streams[i].rig);
+    return false;
+}
+
+static void test_the_silent_direction_sleeps_longer_and_longer(void **state)
+{
+    (void)state;
+    static struct stream streams[STREAMS];
+    RIG_TRY(begin_busy_streams(streams));
+    for (size_t i = 0; i < STREAMS; i++)
+        events[i / 2](&streams[i]);
 }
 
 int main(void)

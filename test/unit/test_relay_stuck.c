@@ -4,6 +4,7 @@
 
 #define MS(n) ((n) * NS_PER_MS)
 #define LATE MS(3000)
+#define GRACE MS(5000) // which the relay gives the target
 
 static void limit_room(struct rig *rig, enum relay_side slow)
 {
@@ -22,8 +23,9 @@ static void top_up(int fd, uint64_t *sent)
         *sent += (uint64_t)n;
 }
 
-// `slow` takes a little at a time, for much longer than its write timeout, and then nothing any more.
-static void slow_reader(enum rig_kind kind, enum relay_side slow, int buffer)
+// `slow` takes a little at a time, for much longer than its write timeout, and then nothing any more. False: it may
+// have taken too little.
+static bool slow_reader(enum rig_kind kind, enum relay_side slow, int buffer)
 {
     const int64_t timeout = MS(800);
     struct rig rig;
@@ -39,9 +41,14 @@ static void slow_reader(enum rig_kind kind, enum relay_side slow, int buffer)
         enum rig_end end;
         // Quick enough for the kernel, which tells the sender of new room in lumps of up to 64 KiB.
         taken += rig_receive(far, 5, taken, buffer == 0 ? 4000 : 500, &end);
-        assert_int_equal(end, RIG_MORE);
+        if (end != RIG_MORE)
+            break;
         top_up(near, &sent);
         MUST(usleep(5000) == 0);
+    }
+    if (atomic_load(&rig.reason) != CLOSE_NONE && rig_is_excused(rig.began, timeout)) {
+        rig_abandon(&rig);
+        return false;
     }
     assert_int_equal(atomic_load(&rig.reason), CLOSE_NONE);
     int64_t last = clock_now();
@@ -49,16 +56,17 @@ static void slow_reader(enum rig_kind kind, enum relay_side slow, int buffer)
     rig_assert_ended(&rig, slow == RELAY_CLIENT ? CLOSE_CLIENT_WRITE_TIMEOUT : CLOSE_TARGET_WRITE_TIMEOUT,
                      ENDED_BY_PROXY);
     rig_assert_resets(&rig, true, true);
-    assert_true(rig.ended - last < 2 * timeout + LATE);
+    assert_within(last, rig.ended, 2 * timeout + LATE);
     rig_release(&rig);
+    return true;
 }
 
 static void test_a_slow_reader_is_kept(void **state)
 {
     (void)state;
-    slow_reader(RIG_TCP, RELAY_TARGET, 4096);
-    slow_reader(RIG_TCP, RELAY_CLIENT, 0); // by splice, if there are threads
-    slow_reader(RIG_UNIX, RELAY_TARGET, 0);
+    RIG_TRY(slow_reader(RIG_TCP, RELAY_TARGET, 4096));
+    RIG_TRY(slow_reader(RIG_TCP, RELAY_CLIENT, 0)); // by splice, if there are threads
+    RIG_TRY(slow_reader(RIG_UNIX, RELAY_TARGET, 0));
 }
 
 static void test_a_stuck_reader_is_cut_in_time(void **state)
@@ -75,14 +83,14 @@ static void test_a_stuck_reader_is_cut_in_time(void **state)
         rig_join(&rig);
         rig_assert_ended(&rig, CLOSE_TARGET_WRITE_TIMEOUT, ENDED_BY_PROXY);
         assert_true(rig.ended - rig.began >= timeout - MS(10));
-        assert_true(rig.ended - rig.began < 3 * timeout - MS(100)); // which it once took
+        assert_within(rig.began, rig.ended, 3 * timeout - MS(100)); // which it once took
         rig_release(&rig);
     }
 }
 
 // The client goes while what it had sent cannot be written: that is noticed, and the target, which reads again, gets
-// every byte that the relay had.
-static void reset_behind_a_write(enum rig_kind kind, int buffer)
+// every byte that the relay had. False: it may have been late with that.
+static bool reset_behind_a_write(enum rig_kind kind, int buffer)
 {
     struct rig rig;
     rig_init(&rig, kind, RIG_TCP, buffer);
@@ -98,7 +106,7 @@ static void reset_behind_a_write(enum rig_kind kind, int buffer)
     else
         rig_reset_far(&rig.client);
     while (atomic_load(&rig.reason) == CLOSE_NONE)
-        MUST(clock_now() < went + LATE && usleep(1000) == 0);
+        MUST(lateness_is_within(went, clock_now(), LATE) && usleep(1000) == 0);
     struct peer reader = {.fd = &rig.target, .manner = PEER_ANSWERS, .receives_stream = 5, .random = 1};
     peer_start(&reader);
     rig_join(&rig);
@@ -106,17 +114,20 @@ static void reset_behind_a_write(enum rig_kind kind, int buffer)
     rig_assert_ended(&rig, CLOSE_CLIENT_RESET, ENDED_BY_CLIENT);
     rig_assert_resets(&rig, false, true);
     assert_int_equal(rig.failure.error.os_errno, ECONNRESET);
+    rig_release(&rig);
+    if (reader.received != rig_bytes(&rig, RELAY_CLIENT) && rig_is_excused(went, GRACE))
+        return false;
     assert_int_equal(reader.received, rig_bytes(&rig, RELAY_CLIENT));
     assert_int_equal(reader.end, RIG_RESET);
-    rig_release(&rig);
+    return true;
 }
 
 static void test_a_reset_behind_a_stuck_write_is_noticed(void **state)
 {
     (void)state;
-    reset_behind_a_write(RIG_TCP, 4096);
-    reset_behind_a_write(RIG_TCP, 0); // the write is a splice, if there are threads
-    reset_behind_a_write(RIG_UNIX, 0);
+    RIG_TRY(reset_behind_a_write(RIG_TCP, 4096));
+    RIG_TRY(reset_behind_a_write(RIG_TCP, 0)); // the write is a splice, if there are threads
+    RIG_TRY(reset_behind_a_write(RIG_UNIX, 0));
     assert_int_equal(pipe_pool_count().taken, 0);
 }
 
@@ -132,7 +143,7 @@ static void test_the_grace_ends_a_stuck_write(void **state)
     rig_join(&rig);
     rig_assert_ended(&rig, CLOSE_CLIENT_RESET, ENDED_BY_CLIENT);
     assert_true(rig.ended - went > 4 * NS_PER_S);
-    assert_true(rig.ended - went < 6 * NS_PER_S + LATE);
+    assert_within(went, rig.ended, 6 * NS_PER_S + LATE);
     rig_release(&rig);
 }
 
@@ -185,7 +196,7 @@ static void nonblocking_sockets_are_waited_for(int64_t timeout)
     enum rig_end end;
     assert_int_equal(rig_receive(rig.target, 5, 0, sent, &end), sent);
     rig_pass(rig.target, rig.client, "answer");
-    rig_wait_blocked(&rig, RELAY_CLIENT, SYS_poll, 1, *rig_only_threads() == NULL ? 1 : 2);
+    rig_wait_polling(&rig, RELAY_CLIENT);
     rig_pass(rig.client, rig.target, "question");
     assert_int_equal(atomic_load(&rig.reason), CLOSE_NONE);
     rig_close_far(&rig.client);
@@ -242,9 +253,9 @@ int main(void)
         cmocka_unit_test(test_an_end_behind_a_stuck_write_is_orderly),
         cmocka_unit_test(test_what_others_did_to_the_socket_is_no_timeout),
     };
-    rig_prepare();
-    int failed = cmocka_run_group_tests_name("with threads to be had", tests, NULL, NULL);
-    rig_go_without_threads();
-    rig_prepare();
-    return failed + cmocka_run_group_tests_name("on one thread", without_threads, NULL, NULL);
+    const struct at_once_group groups[] = {
+        AT_ONCE_GROUP("with threads to be had", tests, rig_prepare),
+        AT_ONCE_GROUP("on one thread", without_threads, rig_prepare_one_thread),
+    };
+    return at_once_run(groups, ARRAY_LENGTH(groups));
 }

@@ -194,7 +194,7 @@ static void test_the_answer_to_a_key_update_goes_behind_waiting_data(void **stat
     tls_rig_start(&t, false);
     uint64_t pieces = 0;
     struct pollfd poller = {.fd = t.rig.target, .events = POLLOUT};
-    while (poll(&poller, 1, 100) == 1) { // until the relay is stuck in the write to the client
+    while (lateness_poll(&poller, 100 * NS_PER_MS)) { // until the relay is stuck in the write to the client
         far_send(target, 1000, 1000);
         pieces++;
     }

@@ -17,55 +17,83 @@ static void assert_cut(struct tls_rig *t)
     }
 }
 
-static void test_a_read_timeout_cuts_both_streams(void **state)
+// False: the message may have been late.
+static bool fall_silent(const struct tls_case *of)
 {
+    const int64_t timeout = MS(1000);
     struct tls_rig t;
-    tls_rig_init(&t, *state);
-    t.rig.relay.sockets[t.side].read_timeout = MS(150);
+    tls_rig_init(&t, of);
+    t.rig.relay.sockets[t.side].read_timeout = timeout;
     tls_rig_start(&t, t.way.in_bulk);
     int64_t last = clock_now();
     far_send(t.from, 100, 100);
-    far_receive_all_sent(&t, t.to);
+    bool has_come = far_try_receive_all_sent(&t, t.to);
+    if (!has_come && rig_is_excused(t.rig.began, timeout)) {
+        tls_rig_abandon(&t);
+        return false;
+    }
+    assert_true(has_come);
     rig_join(&t.rig);
     rig_assert_ended(&t.rig, tls_rig_reason(&t, CLOSE_CLIENT_READ_TIMEOUT, CLOSE_TARGET_READ_TIMEOUT), ENDED_BY_PROXY);
     rig_assert_resets(&t.rig, false, false);
-    assert_true(t.rig.ended - last >= MS(150) - TICK);
-    assert_true(t.rig.ended - last < LATE);
+    assert_true(t.rig.ended - last >= timeout - TICK);
+    assert_within(last, t.rig.ended, LATE);
     assert_cut(&t);
     tls_rig_release(&t);
+    return true;
+}
+
+static void test_a_read_timeout_cuts_both_streams(void **state)
+{
+    RIG_TRY(fall_silent(*state));
+}
+
+static bool has_ended(struct tls_rig *t)
+{
+    return atomic_load(&t->rig.reason) != CLOSE_NONE;
 }
 
 // One record takes much longer than the read timeout to come, byte by byte: who sends it is not silent. Nor is who
-// sends what brings no data.
+// sends what brings no data. False: the bytes may have been late.
+static bool send_slowly(bool in_bulk)
+{
+    const int64_t timeout = MS(600);
+    const struct tls_case of = {.way = {.is_tls = {true, false}, .in_bulk = in_bulk}, .side = RELAY_CLIENT};
+    struct tls_rig t;
+    tls_rig_init(&t, &of);
+    struct far *client = &t.fars[RELAY_CLIENT];
+    t.rig.relay.sockets[RELAY_CLIENT].read_timeout = timeout;
+    tls_rig_start(&t, in_bulk);
+    uint8_t out[300];
+    size_t size = far_seal(client, 20, 20, out), at = 0;
+    int64_t began = clock_now();
+    for (; at < size - 1 && !has_ended(&t); at++) {
+        far_write(client, out + at, 1);
+        MUST(usleep(40000) == 0);
+    }
+    bool is_partial = !has_ended(&t) && clock_now() - began > 2 * timeout;
+    if (is_partial)
+        far_write(client, out + at, size - at);
+    for (unsigned i = 0; i < 30 && !has_ended(&t); i++) {
+        far_send_record(client, TLS_APPLICATION_DATA, NULL, 0);
+        MUST(usleep(40000) == 0);
+    }
+    bool goes_on = is_partial && !has_ended(&t);
+    if (!goes_on && rig_is_excused(t.rig.began, timeout)) {
+        tls_rig_abandon(&t);
+        return false;
+    }
+    assert_true(goes_on);
+    far_receive_all_sent(&t, &t.fars[RELAY_TARGET]);
+    tls_rig_finish(&t, RELAY_CLIENT);
+    return true;
+}
+
 static void test_a_record_that_comes_slowly_is_no_silence(void **state)
 {
     (void)state;
-    const int64_t timeout = MS(600);
-    for (int in_bulk = 0; in_bulk < 2; in_bulk++) {
-        const struct tls_case of = {.way = {.is_tls = {true, false}, .in_bulk = in_bulk}, .side = RELAY_CLIENT};
-        struct tls_rig t;
-        tls_rig_init(&t, &of);
-        struct far *client = &t.fars[RELAY_CLIENT];
-        t.rig.relay.sockets[RELAY_CLIENT].read_timeout = timeout;
-        tls_rig_start(&t, in_bulk);
-        uint8_t out[300];
-        size_t size = far_seal(client, 20, 20, out), at = 0;
-        int64_t began = clock_now();
-        for (; at < size - 1 && atomic_load(&t.rig.reason) == CLOSE_NONE; at++) {
-            far_write(client, out + at, 1);
-            MUST(usleep(40000) == 0);
-        }
-        assert_int_equal(atomic_load(&t.rig.reason), CLOSE_NONE);
-        assert_true(clock_now() - began > 2 * timeout);
-        far_write(client, out + at, size - at);
-        far_receive_all_sent(&t, &t.fars[RELAY_TARGET]);
-        for (unsigned i = 0; i < 30 && atomic_load(&t.rig.reason) == CLOSE_NONE; i++) {
-            far_send_record(client, TLS_APPLICATION_DATA, NULL, 0);
-            MUST(usleep(40000) == 0);
-        }
-        assert_int_equal(atomic_load(&t.rig.reason), CLOSE_NONE);
-        tls_rig_finish(&t, RELAY_CLIENT);
-    }
+    RIG_TRY(send_slowly(false));
+    RIG_TRY(send_slowly(true));
 }
 
 static const struct tls_case to_a_tls_target = {.way = {.is_tls = {false, true}}, .side = RELAY_CLIENT};
@@ -95,8 +123,9 @@ static unsigned fill_with_messages(struct tls_rig *t, unsigned most)
         uint64_t before = client->sent;
         far_send(client, 1000, 1000);
         tls_rig_wait_read(t, RELAY_CLIENT);
-        for (unsigned i = 0; rig_bytes(&t->rig, RELAY_CLIENT) == before; i++) {
-            if (i == 100)
+        int64_t since = clock_now();
+        while (rig_bytes(&t->rig, RELAY_CLIENT) == before) {
+            if (!lateness_is_within(since, clock_now(), MS(100)))
                 return written;
             MUST(usleep(1000) == 0);
         }
@@ -105,10 +134,9 @@ static unsigned fill_with_messages(struct tls_rig *t, unsigned most)
 }
 
 // The close_notify is the first that has to wait, in a queue that is as full as it was when a write waited long ago:
-// its time begins now.
-static void test_a_close_notify_has_a_write_timeout_of_its_own(void **state)
+// its time begins now. False: what is read may have been read late.
+static bool close_behind_messages(void)
 {
-    (void)state;
     const int64_t timeout = MS(2000);
     struct tls_rig t;
     int room = 8192;
@@ -118,18 +146,31 @@ static void test_a_close_notify_has_a_write_timeout_of_its_own(void **state)
     tls_rig_start(&t, false);
     unsigned fit = fill_with_messages(&t, 1000);
     MUST(usleep(400000) == 0); // it has been looked at
-    far_receive_all_sent(&t, &t.fars[RELAY_TARGET]);
-    assert_int_equal(fill_with_messages(&t, fit), fit);
-    MUST(usleep(2200000) == 0);
-    far_finish(&t.fars[RELAY_CLIENT]);
-    MUST(usleep(300000) == 0);
-    assert_int_equal(atomic_load(&t.rig.reason), CLOSE_NONE);
+    bool goes_on = far_try_receive_all_sent(&t, &t.fars[RELAY_TARGET]) && fill_with_messages(&t, fit) == fit;
+    if (goes_on) {
+        MUST(usleep(2200000) == 0);
+        far_finish(&t.fars[RELAY_CLIENT]);
+        MUST(usleep(300000) == 0);
+        goes_on = !has_ended(&t);
+    }
+    if (!goes_on && rig_is_excused(t.rig.began, timeout)) {
+        tls_rig_abandon(&t);
+        return false;
+    }
+    assert_true(goes_on);
     far_receive_all_sent(&t, &t.fars[RELAY_TARGET]);
     assert_int_equal(far_receive_end(&t, &t.fars[RELAY_TARGET]), FAR_CLOSED);
     far_finish(&t.fars[RELAY_TARGET]);
     rig_join(&t.rig);
     rig_assert_ended(&t.rig, CLOSE_COMPLETED, ENDED_BY_CLIENT);
     tls_rig_release(&t);
+    return true;
+}
+
+static void test_a_close_notify_has_a_write_timeout_of_its_own(void **state)
+{
+    (void)state;
+    RIG_TRY(close_behind_messages());
 }
 
 // Ended from outside, wherever it is: idle, or with sealed records that nobody takes.
@@ -145,7 +186,7 @@ static void test_an_end_from_outside_sends_no_close_notify(void **state)
         rig_join(&t.rig);
         rig_assert_ended(&t.rig, stuck < 0 ? CLOSE_LIFETIME : CLOSE_DRAIN, ENDED_BY_PROXY);
         rig_assert_resets(&t.rig, false, false);
-        assert_true(t.rig.ended - asked < MS(900));
+        assert_within(asked, t.rig.ended, MS(900));
         assert_int_equal(t.rig.failure.error.code, ERROR_NONE);
         for (int side = RELAY_CLIENT; side <= RELAY_TARGET; side++) {
             struct far *far = &t.fars[side];

@@ -38,6 +38,7 @@ struct http_answer {
     unsigned status;
     const char *type;  // of the body; a constant
     const char *allow; // the methods that there are; NULL: there is no need to tell. A constant
+    const char *retry; // after how many seconds to ask again; NULL likewise
     char *body;        // taken over, and freed; NULL: there was no memory for it
     size_t length;
 };

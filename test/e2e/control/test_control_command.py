@@ -23,7 +23,7 @@ def cells(text):
 
 def test_the_tables_tell_what_the_json_tells(env):
     entry = front(env)
-    _, control = control_socket.start(env, entry)
+    bitflow, control = control_socket.start(env, entry)
     client = env.connect(entry["listener"]["address"])
     sockets.round_trip(client, b"x" * 2345)
     headings, row = cells(control.command("connections").stdout)
@@ -35,6 +35,8 @@ def test_the_tables_tell_what_the_json_tells(env):
         "PROXY": "front", "LISTENS AT": "tcp://" + entry["listener"]["address"], "STATE": "open", "LIVE": "1",
         "LIMIT": "-", "TARGET": "target1", "ADDRESS": "tcp://" + entry["targets"][0]["address"], "CONNECTIONS": "1",
         "HEALTH": "-"}
+    headings, row = cells(control.command("processes").stdout)
+    assert (headings[0], row[:2]) == ("PID", [str(bitflow.pid), "serving"])
     told = json.loads(control.command("--json", "connection", "1").stdout)
     lines = control.command("connection", "1").stdout.splitlines()
     assert "id: 1" in lines and f'client: "{told["client"]}"' in lines and "target:" in lines
@@ -112,6 +114,11 @@ def test_another_user_is_told_who_may(env):
     (["control", "end", "0"], "'0' is not a connection's id"), (["control", "health", "x"], "unexpected argument 'x'"),
     (["control", "end", "1", "2"], "unexpected argument '2'"), (["health", "x"], "unexpected argument 'x'"),
     (["control", "--proxy", "x", "proxies"], "--proxy goes with connections"),
+    (["control", "--process", "0", "health"], "--process takes a process's number"),
+    (["control", "--process", "7x", "health"], "--process takes a process's number"),
+    (["control", "--process", "7", "processes"], "--process does not go with processes"),
+    (["control", "--signal", "-1", "reload"], "--signal takes a process's number"),
+    (["control", "--signal", "7", "drain"], "--signal goes with reload"),
     (["control", "--timeout", "0", "health"], "--timeout takes seconds"),
     (["control", "--timeout", "1s", "health"], "--timeout takes seconds"),
     (["control", "--socket", "x", "health"], "x: "), (["health", "--nonsense"], "--nonsense"),
@@ -124,8 +131,8 @@ def test_wrong_usage_is_told(words, mention):
 def test_help_names_every_command():
     done = bitflow_process.run("control", "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for command in ("health", "ready", "connections", "connection ID", "proxies", "config", "metrics", "end ID",
-                    "reload", "reopen-logs", "drain"):
+    for command in ("health", "ready", "connections", "connection ID", "proxies", "processes", "config", "metrics",
+                    "end ID", "reload", "reopen-logs", "drain"):
         assert f"\n  {command} " in done.stdout, command
     assert "bitflow control" in bitflow_process.run("--help").stdout
 

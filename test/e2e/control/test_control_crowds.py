@@ -120,6 +120,27 @@ def test_whoever_leaves_before_the_answer_leaves_nothing(env):
     bitflow.assert_quiet()
 
 
+def test_who_waits_for_orders_leaves_room_for_who_asks(env):
+    """Probes are answered, whoever orders more is told to come again, and all is done that was not refused."""
+    bitflow, control = control_socket.start(env, front(env))
+    with bitflow.held_thread("bitflow"):
+        asking = [dial(env, control) for _ in range(CLIENTS_MAX)]
+        for sock in asking:
+            sock.sendall(b"POST /reload HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        for path in ("/ready", "/metrics", "/process"):
+            assert control.ask(path)[0] == 200
+        status, headers, body = control.ask("/reopen-logs", method="POST")
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert json.loads(body) == {"error": f"{CLIENTS_MAX // 2} clients wait for their orders already"}
+        probe = dial(env, control)
+        probe.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert b'"healthy"' in sockets.receive_to_end(probe)
+    answers = [sockets.receive_to_end(sock) for sock in asking]
+    assert sum(answer.startswith(b"HTTP/1.1 200 ") for answer in answers) == CLIENTS_MAX // 2
+    assert sum(answer.startswith(b"HTTP/1.1 503 ") for answer in answers) == CLIENTS_MAX // 2
+    assert control.json("/reload", method="POST")["status"] == "reloaded"
+
+
 def test_without_descriptors_health_is_answered(env):
     bitflow, control = control_socket.start(env, front(env))
     before = bitflow.limit("NOFILE", bitflow.lowest_free_descriptor())

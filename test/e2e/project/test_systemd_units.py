@@ -1,5 +1,5 @@
 """The units that are installed: systemd takes them, docs/operations.md shows what they say, they keep the service from
-what it need not do, and what ExecReload= runs checks before it reloads."""
+what it need not do, and what ExecReload= runs checks, reloads, and fails where it should."""
 
 import os
 import pathlib
@@ -230,7 +230,6 @@ def test_a_reload_checks_first(env, units):
     bitflow = env.launch(path)
     bitflow.wait_listening(["front"])
     reload = commands(units, "ExecReload", path, bitflow.pid)
-    assert reload[-1][1:] == ["-HUP", str(bitflow.pid)]
 
     good = path.read_text().replace(first, second)
     path.write_text(good.replace("listener:", "listner:"))
@@ -240,10 +239,34 @@ def test_a_reload_checks_first(env, units):
     sockets.round_trip(env.connect(first))
 
     path.write_text(good)
-    assert run_in_turn(reload).returncode == 0
+    done = run_in_turn(reload)
+    assert done.returncode == 0 and done.args == reload[-1], done
+    assert "has no application.control.address; sent SIGHUP, the application log says" in done.stderr
     wait_for(lambda: "msg=reloaded" in bitflow.stderr(), lambda: f"the reload: {bitflow.stderr()}")
     sockets.round_trip(env.connect(second))
     assert "listner" not in bitflow.stderr(), "it was told of the broken configuration"
+
+
+def test_a_reload_fails_where_there_is_a_control_socket(env, units):
+    """With what no check can find. A socket that moves is not where the file says, and the reload is done all the
+    same; a process that has gone cannot be told."""
+    application = {"control": {"address": env.unix("control.sock")}}
+    entry, busy = proxy(env.address(), env.echo().address), proxy(env.echo().address, "127.0.0.1:9", name="busy")
+    path = env.config(entry, application=application)
+    bitflow = env.launch(path)
+    bitflow.wait_listening(["front"])
+    reload = commands(units, "ExecReload", path, bitflow.pid)
+    assert run_in_turn(reload).stdout == "reloaded\n"
+    env.config(entry, busy, application=application)
+    done = run_in_turn(reload)
+    assert done.returncode == 1 and "Address already in use" in done.stderr, done
+    env.config(entry, application={"control": {"address": env.unix("moved.sock")}})
+    done = run_in_turn(reload)
+    assert done.returncode == 0 and "there is no unix://" in done.stderr and "sent SIGHUP" in done.stderr
+    wait_for((env.directory / "moved.sock").exists, "it has moved")
+    bitflow.stop()
+    done = run_in_turn(reload)
+    assert done.returncode == 1 and "cannot send SIGHUP to process" in done.stderr
 
 
 def test_a_start_checks_first(env, units):
