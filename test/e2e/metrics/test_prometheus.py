@@ -184,9 +184,11 @@ def test_a_removed_proxy_is_there_to_its_last_connection(env, web):
     bitflow.reload()
     client.sendall(b"hello")
     sockets.receive_exactly(target, 5)
-    samples = parse(scrape(web))
-    assert value_of(samples, "bitflow_proxy_connections_active", proxy="goes") == 1
-    assert value_of(samples, "bitflow_proxy_bytes_from_client_total", proxy="goes") == 5
+    assert value_of(parse(scrape(web)), "bitflow_proxy_connections_active", proxy="goes") == 1
+    wait_for(  # the target may have them before they are counted
+        lambda: value_of(parse(scrape(web)), "bitflow_proxy_bytes_from_client_total", proxy="goes") == 5,
+        lambda: f"5 bytes are counted: {scrape(web)}",
+    )
     client.close()
     target.close()
     wait_for(lambda: 'proxy="goes"' not in scrape(web), "it goes")
