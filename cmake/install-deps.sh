@@ -31,7 +31,7 @@ TEST_PACKAGES="libcmocka-dev python3 python3-jsonschema python3-pytest python3-y
     python3-cryptography-vectors curl nginx haproxy redis-server redis-tools openssl gnutls-bin sslscan microsocks
     dnsmasq-base socat netcat-openbsd iproute2 gdb strace valgrind procps systemd apache2-bin libnginx-mod-stream
     hitch stunnel4 prometheus collectd-core lintian man-db logrotate file dpkg-dev docker-compose keepalived bird2
-    kubectl|kubernetes-client
+    buildah kubectl|kubernetes-client
     default-jdk-headless|openjdk-17-jdk-headless clang-format-$LLVM"
 # Debian 13 has it no more.
 BOOKWORM_TEST_PACKAGES="dante-server"

@@ -60,6 +60,13 @@ def debian_release():
         return dict(line.rstrip("\n").split("=", 1) for line in stream if "=" in line).get("VERSION_CODENAME")
 
 
+def made_container():
+    """By buildah, without anything of its own between the container and the machine."""
+    with tempfile.TemporaryDirectory() as directory:
+        return said_by("buildah", "--root", f"{directory}/storage", "--runroot", f"{directory}/run", "--storage-driver",
+                       "vfs", "from", "scratch")
+
+
 def is_bookworm():
     return debian_release() == "bookworm"
 
@@ -139,6 +146,7 @@ TRACING = Capability("the right to trace processes", traced)
 PROCESS_NAMESPACE = Capability(
     "a process namespace", lambda: said_by("unshare", *process_namespace_options(), "true")
 )
+BUILDAH = Capability("buildah, and what it takes from the kernel", made_container)
 SOCKET_FILTERS = Capability("the right to filter a socket", attached_filter)
 CRYPTOGRAPHY = Capability("python3-cryptography", lambda: said_by(sys.executable, "-c", "import cryptography.x509"))
 # Debian 13 has no package of it any more.

@@ -1,10 +1,11 @@
-"""The container image: its Dockerfile does what docs/operations.md says about the image. There is no container engine
-here: the commands that can run outside of one are run."""
+"""The container image: its Dockerfile does what docs/operations.md says about the image. What can run outside of a
+container engine is run so, and buildah makes the image of it."""
 
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 import bitflow_process
+import containers
 import control_socket
 import needs
 import programs
@@ -20,6 +22,7 @@ from environment import proxy
 from waiting import pace, wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
+NIGHTLY = os.environ.get("BITFLOW_NIGHTLY") == "1"
 CONTAINERS = re.search(r"^## Containers$(.*?)^## ", (ROOT / "docs/operations.md").read_text(), re.M | re.S)[1]
 
 
@@ -79,42 +82,22 @@ def test_the_image_is_small_and_has_no_shell(root):
 def test_the_image_serves_as_process_1_without_rights_and_read_only(env, root):
     """With a configuration of the test's, in a process namespace; its stdout is a pipe of root's. The image's
     HEALTHCHECK, in there as the same user, says that it is well, and gdb sees it from outside."""
-    needs.PROCESS_NAMESPACE.need()
-    needs.ANOTHER_USER.need()
     echo, address = env.echo(), env.address()
     config = env.config(proxy(address, echo.address, connection_log="stdout"),
                         application=control_socket.setting(env.address()))
-    script = ('set -e; mount --make-rprivate /; mount --bind "$1" "$1"; '
-              'mount --bind "$2" "$1/etc/bitflow/config.yaml"; '
-              'mount -o remount,bind,ro "$1"; '
-              'exec setpriv --bounding-set=-all,+sys_chroot,+setuid,+setgid --no-new-privs '
-              'chroot --userspec=10000:10000 --groups= "$1" /usr/local/bin/bitflow --config /etc/bitflow/config.yaml')
-    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script, "sh", str(root),
-               str(config)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        try:
-            children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            wait_for(lambda: children.read_text().split() and b"bitflow" in pathlib.Path(
-                f"/proc/{children.read_text().split()[0]}/comm").read_bytes(), "it is started")
-            pid = children.read_text().split()[0]
-            client = wait_for(lambda: reached(address), "it listens")
-            sockets.round_trip(client)
-            client.close()
-            record = json.loads(process.stdout.readline())
-            assert record["reason"] == "completed"
-            status = dict(line.split(":\t", 1) for line in
-                          pathlib.Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
-            assert status["NSpid"].split()[-1] == "1" and set(status["Uid"].split()) == {"10000"}
-            # What chroot itself needed is in the bounding set, and cannot be had any more.
-            assert status["CapEff"] == status["CapPrm"] == status["CapAmb"] == "0" * 16
-            assert status["CapBnd"] == f"{1 << 6 | 1 << 7 | 1 << 18:016x}" and status["NoNewPrivs"] == "1"
-            checked = health(root, pid)
-            assert (checked.returncode, checked.stdout) == (0, "healthy\n"), checked
-            assert "waits for signals" in debugged(pid)
-            os.kill(int(pid), signal.SIGTERM)
-            assert process.wait(20) == 0
-        finally:
-            process.kill()
+    command = ["/usr/local/bin/bitflow", "--config", "/etc/bitflow/config.yaml"]
+    with containers.running(root, config, "10000:10000", command) as (process, pid):
+        client = wait_for(lambda: reached(address), "it listens")
+        sockets.round_trip(client)
+        client.close()
+        record = json.loads(process.stdout.readline())
+        assert record["reason"] == "completed"
+        containers.assert_process_1_without_rights(pid, "10000")
+        checked = health(root, pid)
+        assert (checked.returncode, checked.stdout) == (0, "healthy\n"), checked
+        assert "waits for signals" in debugged(pid)
+        os.kill(int(pid), signal.SIGTERM)
+        assert process.wait(20 * pace()) == 0
 
 
 def health_command():
@@ -178,3 +161,52 @@ def test_the_image_starts_bitflow_as_process_1_with_the_mounted_configuration():
 
 def test_the_image_needs_no_volume():
     assert values("VOLUME") == [] and "--read-only" in CONTAINERS and "--cap-drop ALL" in CONTAINERS
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory, root):
+    """(its root file system, what it says of itself). With BITFLOW_NIGHTLY=1 of the whole Dockerfile, whose base has
+    this machine's packages; otherwise of its last stage. Nothing is fetched: FROM names what is in a storage here."""
+    needs.BUILDAH.need()
+    buildah = containers.Buildah(tmp_path_factory.mktemp("buildah"))
+    try:
+        if NIGHTLY:
+            containers.build_all(buildah)
+        else:
+            containers.build_last_stage(buildah, root)
+        told = json.loads(buildah("inspect", "--type", "image", "localhost/bitflow"))
+        yield pathlib.Path(buildah("mount", buildah("from", "--pull-never", "localhost/bitflow"))), told["Docker"]
+    finally:
+        shutil.rmtree(buildah.directory, ignore_errors=True)
+
+
+def test_the_built_image_says_how_it_is_to_be_run(image):
+    files, told = image
+    config = told["config"]
+    assert (config["User"], config["StopSignal"]) == ("10000:10000", "SIGTERM")
+    assert list(config["ExposedPorts"]) == ["8080/tcp"] and not config.get("Volumes")
+    assert config["Labels"]["org.opencontainers.image.title"] == "bitflow"
+    check = config["Healthcheck"]
+    assert check["Test"] == ["CMD", "bitflow", "health", "--config", "/etc/bitflow/config.yaml"]
+    assert check["Retries"] == 3 and check["Timeout"] == 8_000_000_000
+    names = {path.name for path in files.rglob("*bin/*")}
+    assert names == {"bitflow"} and sum(path.lstat().st_size for path in files.rglob("*")) < 40_000_000
+
+
+def test_the_built_image_serves_as_process_1_as_it_says_read_only_and_without_rights(env, image):
+    files, told = image
+    config = told["config"]
+    variables = dict(variable.split("=", 1) for variable in config["Env"])
+    program, *arguments = config["Entrypoint"] + config["Cmd"]
+    address = env.address()
+    path = env.config(proxy(address, env.echo().address, connection_log="stdout"),
+                      application=control_socket.setting(env.address()))
+    command = [f"{variables['PATH']}/{program}", *arguments]
+    with containers.running(files, path, config["User"], command) as (process, pid):
+        client = wait_for(lambda: reached(address), "it listens")
+        sockets.round_trip(client)
+        client.close()
+        assert json.loads(process.stdout.readline())["reason"] == "completed"
+        containers.assert_process_1_without_rights(pid, config["User"].partition(":")[0])
+        os.kill(int(pid), signal.SIGTERM)
+        assert process.wait(20 * pace()) == 0
