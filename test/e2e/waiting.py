@@ -90,8 +90,13 @@ class Stopwatch:
         return time.monotonic() - self.start
 
     @property
+    def late(self):
+        """By how much the machine was late meanwhile, in seconds."""
+        return lateness.between(self.start, time.monotonic())
+
+    @property
     def seconds_on_time(self):
-        """The same, less what the machine was late."""
+        """The seconds, less what the machine was late."""
         end = time.monotonic()
         return end - self.start - lateness.between(self.start, end)
 
@@ -103,3 +108,16 @@ class Stopwatch:
         assert (
             least <= passed <= most * pace() + late
         ), f"{what}: took {passed:.3f} s, wanted {least} to {most * pace()} s, and the machine was late by {late:.3f} s"
+
+
+def repeat_if_late(trial, step, tries=10):
+    """For a trial that must do something every so often, before `step` seconds are over: where it failed, it says
+    nothing if the machine was late by more than a little of that, and is repeated, but not for ever."""
+    for _ in range(tries - 1):
+        watch = Stopwatch()
+        try:
+            return trial()
+        except (AssertionError, OSError):
+            if watch.late <= step / 8:
+                raise
+    return trial()
