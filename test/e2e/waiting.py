@@ -1,6 +1,7 @@
 """Bounded waits: every wait of this suite is for a condition and has a deadline."""
 
 import os
+import threading
 import time
 
 # Sanitized builds run several times slower: deadlines and upper bounds of durations stretch, lower ones do
@@ -42,18 +43,81 @@ def holds_for(seconds, condition, what):
         time.sleep(0.02)
 
 
+class Lateness:
+    """How late the machine is: a thread that is to wake up every 10 ms notes by how much later it does."""
+
+    PERIOD = 0.01
+    NEGLIGIBLE = 0.002  # timers have their slack
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.delays = []  # (due, woke), in order
+        self.due = time.monotonic() + self.PERIOD
+        threading.Thread(target=self.wake_up, daemon=True, name="lateness").start()
+
+    def wake_up(self):
+        while True:
+            time.sleep(max(0.0, self.due - time.monotonic()))
+            with self.lock:
+                now = time.monotonic()
+                if now - self.due > self.NEGLIGIBLE:
+                    self.delays.append((self.due, now))
+                self.due = now + self.PERIOD
+
+    def between(self, start, end):
+        """What came together between the two, in seconds."""
+        with self.lock:
+            pending = end - max(self.due, start)
+            late = pending if pending > self.NEGLIGIBLE else 0.0
+            for due, woke in reversed(self.delays):
+                if woke < start:
+                    break
+                late += max(0.0, min(woke, end) - max(due, start))
+        return late
+
+
+lateness = None  # of this process, measured from the first stopwatch on
+
+
 class Stopwatch:
     def __init__(self):
+        global lateness
+        lateness = lateness or Lateness()
         self.start = time.monotonic()
 
     @property
     def seconds(self):
         return time.monotonic() - self.start
 
+    @property
+    def late(self):
+        """By how much the machine was late meanwhile, in seconds."""
+        return lateness.between(self.start, time.monotonic())
+
+    @property
+    def seconds_on_time(self):
+        """The seconds, less what the machine was late."""
+        end = time.monotonic()
+        return end - self.start - lateness.between(self.start, end)
+
     def between(self, least, most, what):
-        """Asserts that the time since the start lies in [least, most], the upper bound stretched by the
-        pace."""
-        passed = self.seconds
+        """Asserts that the time since the start lies in [least, most], the upper bound stretched by the pace, and
+        by as much as the machine was late meanwhile."""
+        end = time.monotonic()
+        passed, late = end - self.start, lateness.between(self.start, end)
         assert (
-            least <= passed <= most * pace()
-        ), f"{what}: took {passed:.3f} s, wanted {least} to {most * pace()} s"
+            least <= passed <= most * pace() + late
+        ), f"{what}: took {passed:.3f} s, wanted {least} to {most * pace()} s, and the machine was late by {late:.3f} s"
+
+
+def repeat_if_late(trial, step, tries=10):
+    """For a trial that must do something every so often, before `step` seconds are over: where it failed, it says
+    nothing if the machine was late by more than a little of that, and is repeated, but not for ever."""
+    for _ in range(tries - 1):
+        watch = Stopwatch()
+        try:
+            return trial()
+        except (AssertionError, OSError):
+            if watch.late <= step / 8:
+                raise
+    return trial()
