@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -79,6 +80,33 @@ static void notify_completed(void *argument, struct MHD_Connection *connection, 
 static const char *header_of(struct MHD_Connection *connection, const char *name)
 {
     return MHD_lookup_connection_value(connection, MHD_HEADER_KIND, name);
+}
+
+// A zero byte (%00) would end the text where its sender did not; as this one it is in no path, number or name.
+static size_t unescape(void *argument, struct MHD_Connection *connection, char *text)
+{
+    (void)argument;
+    (void)connection;
+    size_t length = MHD_http_unescape(text);
+    for (size_t at = strlen(text); at < length; at = strlen(text))
+        text[at] = '\x01';
+    return length;
+}
+
+// Of an absolute-form (RFC 9112, 3.2.2), which a server must understand, what names something here.
+static const char *path_of(const char *target)
+{
+    static const char scheme[] = "http://";
+    if (strncasecmp(target, scheme, strlen(scheme)) != 0)
+        return target;
+    const char *path = strchr(target + strlen(scheme), '/');
+    return path == NULL ? "/" : path;
+}
+
+size_t http_argument_count(const struct http_request *request)
+{
+    int count = MHD_get_connection_values(request->handle, MHD_GET_ARGUMENT_KIND, NULL, NULL);
+    return count < 0 ? 0 : (size_t)count;
 }
 
 const char *http_argument(const struct http_request *request, const char *name)
@@ -159,7 +187,7 @@ static enum MHD_Result serve(struct http_server *server, struct MHD_Connection *
     struct ucred peer = {.pid = 0};
     socklen_t size = sizeof peer;
     struct http_request request = {.method = strcmp(method, MHD_HTTP_METHOD_HEAD) == 0 ? MHD_HTTP_METHOD_GET : method,
-                                   .path = path,
+                                   .path = path_of(path),
                                    .is_local = client->is_local,
                                    .handle = connection};
     if (client->is_local && getsockopt(client->fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0) {
@@ -374,9 +402,9 @@ static struct MHD_Daemon *start_daemon(struct http_server *server)
     return MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, handle,
                             server, MHD_OPTION_CONNECTION_LIMIT, (unsigned)HTTP_CLIENTS_MAX,
                             MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_TIME_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-                            HTTP_HEAD_MAX, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_NOTIFY_CONNECTION,
-                            notify_connection, server, MHD_OPTION_NOTIFY_COMPLETED, notify_completed, server,
-                            MHD_OPTION_END);
+                            HTTP_HEAD_MAX, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_UNESCAPE_CALLBACK, unescape,
+                            NULL, MHD_OPTION_NOTIFY_CONNECTION, notify_connection, server, MHD_OPTION_NOTIFY_COMPLETED,
+                            notify_completed, server, MHD_OPTION_END);
 }
 
 static void free_server(struct http_server *server)

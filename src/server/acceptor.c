@@ -420,11 +420,16 @@ void acceptor_open(struct acceptor *acceptor)
     ring(acceptor);
 }
 
+void acceptor_renew(struct acceptor *acceptor, struct generation *generation)
+{
+    admission_update(acceptor->admission, generation);
+    ring(acceptor);
+}
+
 void acceptor_update(struct acceptor *acceptor, struct generation *generation)
 {
     watch_clients(acceptor, generation);
-    admission_update(acceptor->admission, generation);
-    ring(acceptor);
+    acceptor_renew(acceptor, generation);
 }
 
 void acceptor_reclaim(const struct acceptor *acceptor)

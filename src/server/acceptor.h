@@ -29,6 +29,9 @@ void acceptor_open(struct acceptor *acceptor);
 // From the next client on, `generation` (a reference is taken) is in force.
 void acceptor_update(struct acceptor *acceptor, struct generation *generation);
 
+// The same where only certificates differ: its sockets, which another process may have by now, are not touched.
+void acceptor_renew(struct acceptor *acceptor, struct generation *generation);
+
 // Gives its sockets the settings again that another process, which had them too, may have changed.
 void acceptor_reclaim(const struct acceptor *acceptor);
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bitflow/base/compiler.h"
 #include "bitflow/base/json_builder.h"
 #include "bitflow/config/config_json.h"
 #include "bitflow/proxy/connection_view.h"
@@ -71,12 +72,25 @@ static void answer_page(struct http_answer *answer, const struct connection_page
     control_answer_text(answer, 200, length < 0 ? NULL : text, length < 0 ? 0 : (size_t)length);
 }
 
+static size_t count_known(const struct http_request *request)
+{
+    static const char *const names[] = {"limit", "after", "proxy"};
+    size_t count = 0;
+    for (size_t i = 0; i < ARRAY_LENGTH(names); i++)
+        count += http_argument(request, names[i]) != NULL ? 1 : 0;
+    return count;
+}
+
 struct http_wait *control_connections(struct control *control, const struct http_request *request, uint64_t id,
                                       struct http_answer *answer)
 {
     (void)id;
     struct registry *registry = control->service->runtime.registry;
     struct connection_query query = {.proxy = http_argument(request, "proxy")};
+    if (http_argument_count(request) != count_known(request)) { // a slip would tell of more than was asked for
+        control_answer_error(answer, 400, "the query has limit, after and proxy, each once");
+        return NULL;
+    }
     struct connection_page page;
     uint64_t limit = CONNECTION_PAGE_MAX;
     if (!read_number(request, "after", 0, INT64_MAX, &query.after, answer) ||

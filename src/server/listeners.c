@@ -251,7 +251,7 @@ bool listeners_renew(struct listeners *listeners, const struct config *config, s
     for (size_t i = 0; i < count; i++) {
         if (is_complete) {
             generation_publish(generations[i]);
-            acceptor_update(listeners->acceptors[i], generations[i]);
+            acceptor_renew(listeners->acceptors[i], generations[i]);
         }
         generation_drop(&generations[i]);
     }

@@ -82,10 +82,11 @@ static void destroy_runtime(struct runtime *runtime)
     metrics_release(&runtime->metrics);
 }
 
-// Each log that cannot be re-opened has said so.
-static bool reopen_logs(void)
+// Each log that cannot be re-opened has said so. The process that is about to take over may have opened them already.
+static bool reopen_logs(struct service *service)
 {
     bool is_good = connection_log_reopen_all();
+    upgrade_pass_reopening_on(&service->upgrade);
     if (is_good)
         log_info(NULL, "connection logs re-opened", NULL);
     return is_good;
@@ -127,16 +128,26 @@ static void refuse_reload(struct reload_outcome *outcome)
     error_set(&outcome->error, ERROR_REFUSED, "an upgrade is under way");
 }
 
+static void postpone_reload(const struct service *service, struct reload_outcome *outcome)
+{
+    *outcome = (struct reload_outcome){.status = RELOAD_POSTPONED};
+    log_info(NULL, "the configuration has changed, and is read when the upgrade is over", "file", service->path, NULL);
+}
+
+// Certificates change no listener's socket, so an upgrade that is under way does not hold them up. A configuration that
+// has changed waits for the upgrade's end, as with SIGHUP.
 static void obey_reload(struct service *service, struct order *order)
 {
-    if (upgrade_is_under_way(&service->upgrade))
-        refuse_reload(&order->outcome);
-    else if (order->kind == ORDER_RELOAD)
-        service_reload(service, &order->outcome);
+    if (order->kind == ORDER_RELOAD_CERTIFICATES)
+        service_reload_certificates(service, &order->outcome);
+    else if (order->kind == ORDER_RELOAD_IF_CHANGED && upgrade_postpones_reload(&service->upgrade))
+        postpone_reload(service, &order->outcome);
     else if (order->kind == ORDER_RELOAD_IF_CHANGED)
         service_reload_if_changed(service, &order->outcome);
+    else if (upgrade_is_under_way(&service->upgrade))
+        refuse_reload(&order->outcome);
     else
-        service_reload_certificates(service, &order->outcome);
+        service_reload(service, &order->outcome);
 }
 
 // Does what other threads have asked for. Whether one of them wants the process to end.
@@ -152,7 +163,7 @@ static bool obey(struct service *service)
             obey_reload(service, order);
             break;
         case ORDER_REOPEN_LOGS:
-            order->has_failed = !reopen_logs();
+            order->has_failed = !reopen_logs(service);
             break;
         case ORDER_ANSWER:
             break;
@@ -196,7 +207,7 @@ static enum end take_signal(struct service *service, int number)
             service_reload(service, NULL);
         return END_NOT_YET;
     case SIGUSR1:
-        (void)reopen_logs();
+        (void)reopen_logs(service);
         return END_NOT_YET;
     case SIGUSR2:
         upgrade_begin(&service->upgrade, getpid() == 1 || service->config->upgrade_in_place);
@@ -229,7 +240,7 @@ static void delay_drain(struct service *service)
     for (;;) {
         int number = wait_for_signal(service, deadline);
         if (number == SIGHUP || number == SIGUSR1)
-            (void)reopen_logs();
+            (void)reopen_logs(service);
         else if (number == 0 || upgrade_hear_in_drain(&service->upgrade, number) != NULL ||
                  (number == signals_notice() && has_nothing_left(service)))
             return;
@@ -241,7 +252,7 @@ static const char *hear_during_drain(struct service *service, int64_t deadline)
 {
     int number = wait_for_signal(service, deadline);
     if (number == SIGHUP || number == SIGUSR1)
-        (void)reopen_logs();
+        (void)reopen_logs(service);
     return number == 0 ? "drain_timeout is over" : upgrade_hear_in_drain(&service->upgrade, number);
 }
 

@@ -82,7 +82,7 @@ void upgrade_begin(struct upgrade *upgrade, bool is_in_place)
     }
     upgrade->state = UPGRADE_UNDER_WAY;
     upgrade->is_child = true;
-    upgrade->is_reload_due = false;
+    upgrade->is_reload_due = upgrade->is_reopen_due = false;
     upgrade->deadline = deadline_after(upgrade->time);
     log_info(NULL, "upgrade begun", "program", program_path(), "process", log_number(process, upgrade->successor),
              NULL);
@@ -101,7 +101,7 @@ static void begin_return(struct upgrade *upgrade)
     upgrade->channel = upgrade->origin;
     upgrade->successor = upgrade->former;
     upgrade->is_child = false;
-    upgrade->is_reload_due = false;
+    upgrade->is_reload_due = upgrade->is_reopen_due = false;
     upgrade->deadline = deadline_after(upgrade->time);
 }
 
@@ -123,6 +123,11 @@ bool upgrade_postpones_reload(struct upgrade *upgrade)
     return upgrade->is_reload_due;
 }
 
+void upgrade_pass_reopening_on(struct upgrade *upgrade)
+{
+    upgrade->is_reopen_due = upgrade->state == UPGRADE_UNDER_WAY;
+}
+
 static void succeed(struct upgrade *upgrade)
 {
     char process[LOG_NUMBER_SIZE];
@@ -134,6 +139,8 @@ static void succeed(struct upgrade *upgrade)
              log_number(process, upgrade->successor), NULL);
     if (upgrade->is_reload_due)
         (void)kill(upgrade->successor, SIGHUP);
+    else if (upgrade->is_reopen_due)
+        (void)kill(upgrade->successor, SIGUSR1);
 }
 
 // Whatever it is doing: it serves nobody. One that has ended keeps its status.

@@ -43,6 +43,7 @@ struct upgrade {
     bool is_child;       // we have started it
     bool is_in_place;    // we come back in its place
     bool is_reload_due;  // SIGHUP has come meanwhile
+    bool is_reopen_due;  // or SIGUSR1
     bool is_told_to_end; // during the drain
     bool is_successor_lost;
     int successor_status; // as waitpid() has it, once it is lost
@@ -83,6 +84,9 @@ bool upgrade_is_under_way(const struct upgrade *upgrade);
 
 // SIGHUP has come. True: it is done later, by whichever process serves then.
 bool upgrade_postpones_reload(struct upgrade *upgrade);
+
+// This process has opened the logs anew. If another one is about to take over, it does so, too, once it serves.
+void upgrade_pass_reopening_on(struct upgrade *upgrade);
 
 // The process is to end. The new one, if it does not serve yet, ends at once; otherwise it is told to end, too.
 void upgrade_give_up(struct upgrade *upgrade);

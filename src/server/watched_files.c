@@ -16,8 +16,7 @@ enum watched_kind { WATCHED_CERTIFICATES = 1 << 0, WATCHED_CONFIGURATION = 1 << 
 // ---- on the thread `files`
 
 // Whether it is worth another attempt without a change: the certificates may have failed for want of memory or
-// descriptors, and an old one goes on ageing. Of the configuration someone is told, who is to mend it. An upgrade that
-// was under way may have failed.
+// descriptors, and an old one goes on ageing. Of the configuration someone is told, who is to mend it.
 static bool give_order(struct orders *orders, enum order_kind kind)
 {
     struct error error = ERROR_INIT;
@@ -30,9 +29,8 @@ static bool give_order(struct orders *orders, enum order_kind kind)
     }
     bool is_done = orders_wait(orders, order, deadline_after(ORDER_TIME));
     bool is_refused = is_done && order->outcome.status == RELOAD_REFUSED;
-    bool is_postponed = is_done && order->outcome.status == RELOAD_POSTPONED;
     orders_leave(orders, &order);
-    return is_postponed || (is_refused && kind == ORDER_RELOAD_CERTIFICATES);
+    return is_refused && kind == ORDER_RELOAD_CERTIFICATES;
 }
 
 static unsigned order_reload(void *context, unsigned kinds)

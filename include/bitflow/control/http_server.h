@@ -34,6 +34,9 @@ struct http_request {
 // Of the query, decoded; "" where it has no value, NULL where it is not there.
 const char *http_argument(const struct http_request *request, const char *name);
 
+// How many the query has, each as often as it comes.
+size_t http_argument_count(const struct http_request *request);
+
 struct http_answer {
     unsigned status;
     const char *type;  // of the body; a constant

@@ -170,6 +170,25 @@ def test_what_is_wrong_in_a_query_is_said(env):
     for query, word in (("limit=0", "limit"), ("limit=1001", "limit"), ("limit=x", "limit"), ("limit", "limit"),
                         ("after=-1", "after"), ("after=1.5", "after")):
         assert control.json(f"/connections?{query}", status=400)["error"].startswith(f"{word} must be a number"), query
+    # A slip must not list what nobody has asked for.
+    for query in ("prxy=web", "limit=1&limit=2", "proxy=web&proxy=db", "proxy=web&x", "limit%00=1"):
+        assert "each once" in control.json(f"/connections?{query}", status=400)["error"], query
+
+
+def test_a_zero_byte_ends_no_text(env):
+    bitflow, control = control_socket.start(env, front(env))
+    for path, method, status in (("/health%00x", "GET", 404), ("/reopen-logs%00", "POST", 404),
+                                 ("/connections?limit=1%00", "GET", 400)):
+        assert "error" in control.json(path, method=method, status=status), path
+    assert control.json("/connections?proxy=front%00") == {"live": 0, "count": 0, "next": None, "connections": []}
+    assert not [line for line in bitflow.log_lines() if line["msg"].startswith("ordered")]
+
+
+@pytest.mark.parametrize("target, status", [("http://localhost/ready", 200), ("HTTP://any.example:80/ready", 200),
+                                            ("http://localhost", 200), ("http://localhost/nowhere", 404)])
+def test_a_request_may_name_the_host_in_its_first_line(env, target, status):
+    _, control = control_socket.start(env, front(env))
+    assert control.ask("/", "--request-target", target)[0] == status
 
 
 @pytest.mark.parametrize("keys, path, mentions", [
