@@ -41,6 +41,11 @@ def processes(control):
     return json.loads(done.stdout)["processes"]
 
 
+def wait_accepts_no_more(bitflow):
+    """Until then a client may be the old process's, or the new one's."""
+    wait_for(lambda: upgrades.drains(bitflow), "the old process accepts no more")
+
+
 def wait_closed(old):
     """Until the one that drains has closed its listeners."""
     wait_for(lambda: old.json("/process")["drain_left_ms"] is not None, "its listeners are closed")
@@ -79,6 +84,7 @@ def test_who_drains_is_listed_and_its_connections_are_seen_and_ended(env):
 
 def test_several_that_drain_are_listed_by_their_numbers_and_what_is_left_of_others_is_not(env):
     first, second, control, _ = upgraded(env)
+    wait_accepts_no_more(first)
     client = env.connect(control.json("/proxies")["proxies"][0]["listener"]["address"].removeprefix("tcp://"))
     sockets.round_trip(client)
     third = upgrade(env, second)
@@ -103,6 +109,7 @@ def test_in_place_the_process_and_its_stand_in_are_asked_in_turn(env):
     sockets.round_trip(client)
     stand_in = upgrades.begin(bitflow)
     upgrades.wait_said(bitflow, upgrades.SERVES)
+    wait_accepts_no_more(bitflow)
     meanwhile = env.connect(entry["listener"]["address"])
     sockets.round_trip(meanwhile)
     assert [(one["pid"], one["state"], one["live"]) for one in processes(control)] == [
@@ -122,6 +129,24 @@ def test_over_tcp_there_is_none_and_the_log_says_so(env):
     assert [one["pid"] for one in processes(control)] == [successor.pid]
     done = control.command("--process", str(bitflow.pid), "connections")
     assert done.returncode == 2 and "beside a control socket that is unix:///path" in done.stderr
+
+
+def test_beside_an_inherited_socket_there_is_one_too(env):
+    entry = front(env)
+    control = Control(env.unix("inherited.sock"))
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(control.path)
+        listening.listen()
+        bitflow = env.start(entry, application=control_socket.setting("fd://20"),
+                            plan={"descriptors": [(listening.fileno(), 20)]})
+        bitflow.wait_control()
+        client = env.connect(entry["listener"]["address"])
+        sockets.round_trip(client)
+        successor = upgrade(env, bitflow)
+    wait_for(lambda: len(processes(control)) == 2, "it is there")
+    assert [(one["pid"], one["live"]) for one in processes(control)] == [(successor.pid, 0), (bitflow.pid, 1)]
+    done = control.command("--process", str(bitflow.pid), "end", "1")
+    assert done.returncode == 0 and sockets.receive_to_end(client) == b""
 
 
 def test_where_it_cannot_be_made_the_drain_goes_on_and_the_log_says_why(env):
