@@ -93,6 +93,20 @@ bool endpoint_is_tcp(const struct endpoint *endpoint)
     return endpoint_family(endpoint) == AF_INET || endpoint_family(endpoint) == AF_INET6;
 }
 
+bool endpoint_is_wildcard(const struct endpoint *endpoint)
+{
+    struct sockaddr_in inet;
+    struct sockaddr_in6 inet6;
+    if (endpoint_family(endpoint) == AF_INET) {
+        memcpy(&inet, &endpoint->address, sizeof inet);
+        return inet.sin_addr.s_addr == htonl(INADDR_ANY);
+    }
+    if (endpoint_family(endpoint) != AF_INET6)
+        return false;
+    memcpy(&inet6, &endpoint->address, sizeof inet6);
+    return IN6_IS_ADDR_UNSPECIFIED(&inet6.sin6_addr);
+}
+
 bool endpoint_equal(const struct endpoint *a, const struct endpoint *b)
 {
     if (a->length == 0 || b->length == 0)

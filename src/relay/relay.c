@@ -240,6 +240,16 @@ enum quiet relay_stay_quiet(struct direction *direction, int64_t left)
     return is_second ? second_stays_quiet(handoff, direction, left) : caller_stays_quiet(handoff, direction, left);
 }
 
+void relay_prepare_target(struct relay_shared *shared)
+{
+    struct relay_socket *target = &shared->relay->sockets[RELAY_TARGET];
+    if (!target->is_unprepared)
+        return;
+    target->is_unprepared = false;
+    socket_set_nodelay(target->fd);
+    socket_set_keepalive(target->fd, 0);
+}
+
 // Goes on with a thread for each direction that is not over, until both are over or quiet. False: there is no second
 // thread to be had.
 static bool run_pumps(struct handoff *handoff)
@@ -248,6 +258,7 @@ static bool run_pumps(struct handoff *handoff)
     struct direction *client = &shared->directions[RELAY_CLIENT], *target = &shared->directions[RELAY_TARGET];
     bool takes_two = !direction_is_over(client) && !direction_is_over(target);
     shared->io_flags = 0;
+    relay_prepare_target(shared);
     for (unsigned i = 0; i < ARRAY_LENGTH(shared->relay->sockets); i++) {
         struct relay_socket *socket = &shared->relay->sockets[i];
         if (socket->is_nonblocking)

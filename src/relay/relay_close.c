@@ -293,6 +293,13 @@ void direction_end_of_stream(struct direction *direction, bool may_be_reset)
         direction_enter(direction, DIRECTION_STOPPED);
 }
 
+void direction_end_with_data(struct direction *direction)
+{
+    direction_end_of_stream(direction, false);
+    if (direction_state(direction) == DIRECTION_STOPPED)
+        socket_set_nodelay(direction->to->fd); // no end goes out: what waits for it does
+}
+
 void direction_close_notified(struct direction *direction)
 {
     if (has_reason(direction))

@@ -109,6 +109,8 @@ struct direction {
     size_t pending;                // bytes in them
     size_t pending_plaintext;      // the plaintext bytes that sealed pieces stand for
     unsigned full_reads;           // reads in a row that filled the input
+    int last_write_flags;          // MSG_MORE: what is written is the last before the end, and goes out with that
+    bool is_end_next;              // the end of the stream is there, behind what the next read gets
     bool is_close_notify_received; // behind what is pending: to be acted upon when that is written
     bool is_reply_due;             // the read side has asked for something that its own TLS sender has to say
     bool can_splice;               // both sides are plain, and no socket has refused it
@@ -319,6 +321,9 @@ void direction_change_buffers(struct direction *direction, const struct buffers 
 // or CLOSING.
 void direction_end_of_stream(struct direction *direction, bool may_be_reset);
 
+// The same where all that came before the end has just been written, with MSG_MORE.
+void direction_end_with_data(struct direction *direction);
+
 // The peer has said by close_notify that its stream ends here: the same.
 void direction_close_notified(struct direction *direction);
 
@@ -378,6 +383,11 @@ bool direction_within_grace(const struct direction *direction);
 // Both directions are over, or the grace is: settles the reason, unless one stands, delivers what can be delivered, and
 // says how the sockets are to be closed.
 void relay_conclude(struct relay_shared *shared, struct relay_result *result);
+
+// The relay turns out to be more than a request and its answer: gives a target's socket that is_unprepared what it
+// lacks. At the latest before a second write to it, which would otherwise wait for the acknowledgement of the first
+// one, and when the relay has first been silent.
+void relay_prepare_target(struct relay_shared *shared);
 
 // Whoever shares an inherited socket may have set O_NONBLOCK: then EAGAIN tells nothing of a timeout.
 bool relay_is_nonblocking(int fd);

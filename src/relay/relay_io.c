@@ -58,6 +58,18 @@ void direction_shrink(struct direction *direction)
     direction->consumed = direction->filled = 0;
 }
 
+// All that came before the end of the stream has been read. What cannot be written at once is not worth the trouble:
+// the end is then read like any other.
+__attribute__((noinline, cold)) static void forward_with_end(struct direction *direction)
+{
+    direction->last_write_flags = MSG_MORE;
+    if (direction_forward(direction) && direction_state(direction) == DIRECTION_READING) {
+        direction_end_with_data(direction);
+        (void)direction_forward(direction); // a close_notify
+    }
+    direction->last_write_flags = 0;
+}
+
 ssize_t direction_move(struct direction *direction, size_t most, bool may_be_reset)
 {
     INVARIANT(direction->pending == 0);
@@ -83,6 +95,10 @@ ssize_t direction_move(struct direction *direction, size_t most, bool may_be_res
             direction->full_reads = 0;
         else
             received += note_full_read(direction);
+        if (direction->is_end_next && direction->filled < direction->buffers.input_size && !direction->has_failed) {
+            forward_with_end(direction);
+            return received;
+        }
     }
     (void)direction_forward(direction);
     return received;
@@ -282,7 +298,7 @@ static void advance(struct direction *direction, size_t size)
 // Writes the pieces. False: the direction is over, or with MSG_DONTWAIT some of them have to wait.
 static bool write_pieces(struct direction *direction)
 {
-    int flags = direction->shared->io_flags;
+    int flags = direction->shared->io_flags | direction->last_write_flags;
     while (direction->pending > 0) {
         struct iovec *first = &direction->pieces[direction->next_piece];
         unsigned count = direction->piece_count - direction->next_piece;

@@ -51,11 +51,21 @@ __attribute__((noinline)) static void read_to_end(const struct poll_engine *engi
     bool may_be_reset = (revents & (POLLHUP | POLLERR)) != 0;
     if (direction_has_finished(writer) && others == 0 && !engine->hung_up[writer->side])
         reader->closable_at = atomic_load_explicit(&reader->from->bytes, memory_order_relaxed);
+    // With POLLPRI a read may stop short of the urgent byte. What a TLS session says has to be looked at first.
+    reader->is_end_next = reader->from->is_own_tcp && reader->receiver == NULL && !may_be_reset &&
+                          (revents & (POLLRDHUP | POLLPRI)) == POLLRDHUP;
     read_side(reader, may_be_reset);
+    reader->is_end_next = false;
     reader->closable_at = UINT64_MAX;
     // Its end is there, behind what was read, and poll() need not say so again.
     if ((revents & POLLRDHUP) != 0 && direction_state(reader) == DIRECTION_READING)
         read_side(reader, may_be_reset);
+}
+
+// Something was written to a target that lacks TCP_NODELAY, and more is to come.
+static bool is_second_write_due(const struct direction *reader)
+{
+    return reader->to->is_unprepared && atomic_load_explicit(&reader->from->bytes, memory_order_relaxed) > 0;
 }
 
 // What poll() said of one side's socket, and of the other one.
@@ -63,17 +73,20 @@ static void serve(struct poll_engine *engine, enum relay_side side, short revent
 {
     struct direction *reader = &engine->shared->directions[side], *writer = reader->opposite;
     bool has_hung_up = (revents & (POLLHUP | POLLERR)) != 0, was_asked = false;
-    if (direction_is_writing(writer) && (revents & ~(POLLIN | POLLRDHUP)) != 0) {
+    if (direction_is_writing(writer) && (revents & ~(POLLIN | POLLRDHUP | POLLPRI)) != 0) {
         (void)direction_forward(writer);
         note_read(writer); // its side was not read from while the write waited: the read timeout begins anew
         was_asked = true;
     }
     if (direction_state(reader) == DIRECTION_READING && (revents & ~POLLOUT) != 0) {
         was_asked = true;
-        if (revents == POLLIN && !direction_has_finished(writer))
+        if (revents == POLLIN && !direction_has_finished(writer)) {
+            if (is_second_write_due(reader))
+                relay_prepare_target(engine->shared);
             read_side(reader, false);
-        else
+        } else {
             read_to_end(engine, reader, revents, others);
+        }
     }
     if (was_asked || !has_hung_up)
         return;
@@ -86,7 +99,7 @@ static struct pollfd poller_of(const struct poll_engine *engine, enum relay_side
     const struct direction *reader = &engine->shared->directions[side];
     short events = 0;
     if (direction_state(reader) == DIRECTION_READING)
-        events |= POLLIN | POLLRDHUP;
+        events |= POLLIN | POLLRDHUP | POLLPRI;
     if (direction_is_writing(reader->opposite))
         events |= POLLOUT;
     return (struct pollfd){.fd = events == 0 && engine->hung_up[side] ? -1 : reader->from->fd, .events = events};
@@ -232,6 +245,7 @@ static int silence_left(const struct poll_engine *engine)
 // socket that is served may make up for it.
 __attribute__((noinline)) static bool use_silence(struct poll_engine *engine)
 {
+    relay_prepare_target(engine->shared);
     if (engine->rests && engine->silent_ms >= rest_after_ms(engine)) {
         engine->rests = false;
         if (relay_may_rest(engine->shared)) {
@@ -259,6 +273,7 @@ __attribute__((noinline)) static void end_rest(struct poll_engine *engine)
 __attribute__((noinline)) static void look_at_pace(struct poll_engine *engine)
 {
     int64_t now = clock_now_coarse();
+    relay_prepare_target(engine->shared); // its silence may not be noticed
     engine->is_fast = now - engine->pace_began < PACE_MIN;
     engine->pace_began = now;
     engine->rounds = 0;

@@ -1,5 +1,6 @@
 #include "bitflow/telemetry/json_line.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -65,23 +66,22 @@ void json_line_release(struct json_line *line)
     line->size = 0;
 }
 
-static void put_key(struct json_line *line, const char *key)
+static void put_key(struct json_line *line, struct json_key key)
 {
-    size_t length = strlen(key);
-    if (!make_room(line, length + sizeof ",\"\":" - 1))
+    if (!make_room(line, key.length + sizeof ",\"\":" - 1))
         return;
     char *at = line->text + line->length;
     if (line->has_members)
         *at++ = ',';
     *at++ = '"';
-    at = mempcpy(at, key, length);
+    at = mempcpy(at, key.text, key.length);
     *at++ = '"';
     *at++ = ':';
     line->length = (size_t)(at - line->text);
     line->has_members = true;
 }
 
-void json_line_begin_object(struct json_line *line, const char *key)
+void json_line_put_object(struct json_line *line, struct json_key key)
 {
     put_key(line, key);
     PUT_CONSTANT(line, "{");
@@ -94,13 +94,13 @@ void json_line_end_object(struct json_line *line)
     line->has_members = true;
 }
 
-void json_line_null(struct json_line *line, const char *key)
+void json_line_put_null(struct json_line *line, struct json_key key)
 {
     put_key(line, key);
     PUT_CONSTANT(line, "null");
 }
 
-void json_line_boolean(struct json_line *line, const char *key, bool value)
+void json_line_put_boolean(struct json_line *line, struct json_key key, bool value)
 {
     put_key(line, key);
     if (value)
@@ -109,39 +109,61 @@ void json_line_boolean(struct json_line *line, const char *key, bool value)
         PUT_CONSTANT(line, "false");
 }
 
-// At least `digits` of them.
-static void put_digits(struct json_line *line, uint64_t value, unsigned digits)
+#define NUMBER_MAX (TEXT_DECIMAL_MAX + sizeof ".000" - 1)
+
+// Byte by byte: they are few.
+static void put_digits(struct json_line *line, const char *at, const char *end)
 {
-    char text[TEXT_DECIMAL_MAX];
-    const char *at = text_decimal(text + sizeof text, value, digits);
-    put(line, at, (size_t)(text + sizeof text - at));
+    if (!make_room(line, NUMBER_MAX))
+        return;
+    char *to = line->text + line->length;
+    while (at < end)
+        *to++ = *at++;
+    line->length = (size_t)(to - line->text);
 }
 
-void json_line_integer(struct json_line *line, const char *key, int64_t value)
+void json_line_put_integer(struct json_line *line, struct json_key key, int64_t value)
 {
-    put_key(line, key);
+    char text[NUMBER_MAX], *end = text + sizeof text;
+    char *begin = text_decimal(end, value < 0 ? -(uint64_t)value : (uint64_t)value, 1);
     if (value < 0)
-        PUT_CONSTANT(line, "-");
-    put_digits(line, value < 0 ? -(uint64_t)value : (uint64_t)value, 1);
+        *--begin = '-';
+    put_key(line, key);
+    put_digits(line, begin, end);
 }
 
-void json_line_milliseconds(struct json_line *line, const char *key, int64_t ns)
+void json_line_put_milliseconds(struct json_line *line, struct json_key key, int64_t ns)
 {
     uint64_t us = ns < 0 ? 0 : (uint64_t)(ns / NS_PER_US);
     unsigned part = (unsigned)(us % 1000), digits = 3;
-    put_key(line, key);
-    put_digits(line, us / 1000, 1);
-    PUT_CONSTANT(line, ".");
+    char text[NUMBER_MAX], *end = text + sizeof text;
     for (; digits > 1 && part % 10 == 0; digits--)
         part /= 10;
-    put_digits(line, part, digits);
+    char *begin = text_decimal(end, part, digits);
+    *--begin = '.';
+    begin = text_decimal(begin, us / 1000, 1);
+    put_key(line, key);
+    put_digits(line, begin, end);
 }
 
-void json_line_time(struct json_line *line, const char *key, int64_t wall)
+// What needs no escape.
+static void put_quoted(struct json_line *line, const char *text, size_t length)
+{
+    if (!make_room(line, length + 2))
+        return;
+    char *at = line->text + line->length;
+    *at++ = '"';
+    at = mempcpy(at, text, length);
+    *at++ = '"';
+    line->length = (size_t)(at - line->text);
+}
+
+void json_line_put_time(struct json_line *line, struct json_key key, int64_t wall)
 {
     char text[CLOCK_RFC3339_SIZE];
     clock_format_rfc3339(wall, text);
-    json_line_text(line, key, text);
+    put_key(line, key);
+    put_quoted(line, text, sizeof text - 1);
 }
 
 static void put_unit(struct json_line *line, unsigned unit)
@@ -176,18 +198,15 @@ static void put_special(struct json_line *line, char byte)
     put_unit(line, (unsigned char)byte);
 }
 
-static bool is_plain(char byte)
-{
-    return (unsigned)(unsigned char)byte - ' ' < 0x80 - ' ' && byte != '"' && byte != '\\';
-}
-
 // Of what needs no escape.
 static size_t plain_length(const char *text)
 {
-    size_t length = 0;
-    while (is_plain(text[length]))
-        length++;
-    return length;
+    static const bool is_plain[UCHAR_MAX + 1] = {
+        [' ' ... '"' - 1] = true, ['"' + 1 ... '\\' - 1] = true, ['\\' + 1 ... 0x7f] = true};
+    const char *at = text;
+    while (is_plain[(unsigned char)*at])
+        at++;
+    return (size_t)(at - text);
 }
 
 static bool is_utf8(const char *text)
@@ -220,18 +239,19 @@ static void put_characters(struct json_line *line, const char *text)
     }
 }
 
-void json_line_text(struct json_line *line, const char *key, const char *text)
+void json_line_put_text(struct json_line *line, struct json_key key, const char *text)
 {
     if (text == NULL) {
-        json_line_null(line, key);
+        json_line_put_null(line, key);
         return;
     }
     size_t plain = plain_length(text);
     put_key(line, key);
+    if (text[plain] == '\0') {
+        put_quoted(line, text, plain);
+        return;
+    }
     PUT_CONSTANT(line, "\"");
-    if (text[plain] == '\0')
-        put(line, text, plain);
-    else
-        put_characters(line, text);
+    put_characters(line, text);
     PUT_CONSTANT(line, "\"");
 }

@@ -15,11 +15,13 @@
 extern struct runtime door_runtime;
 
 // One listener, and the target behind it.
+#define WAITING_MAX 8 // workers of a listener, as in admission.c
+
 struct door {
     struct listener listener;
     struct endpoint address, target_address;
     int target, bell;
-    bool is_shared; // and has an epoll of its own
+    bool is_shared; // and has an epoll instance for each worker that has waited beside others
     struct proxy *proxy;
     struct admission *admission;
 };

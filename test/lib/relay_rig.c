@@ -99,6 +99,8 @@ void rig_init(struct rig *rig, enum rig_kind client, enum rig_kind target, int b
         rig->relay.rest_after = strtol(rest, NULL, 10) * NS_PER_MS;
     rig_connect_pair(client, buffer, &rig->relay.sockets[RELAY_CLIENT].fd, &rig->client);
     rig_connect_pair(target, buffer, &rig->relay.sockets[RELAY_TARGET].fd, &rig->target);
+    rig->relay.sockets[RELAY_CLIENT].is_own_tcp = client == RIG_TCP;
+    rig->relay.sockets[RELAY_TARGET].is_own_tcp = target == RIG_TCP;
     static _Atomic unsigned number;
     unsigned id = atomic_fetch_add(&number, 1) % 1000000;
     (void)snprintf(rig->runner_name, THREAD_NAME_SIZE, "rig#%u>", id);

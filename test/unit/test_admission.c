@@ -4,7 +4,6 @@
 #include "bitflow/base/compiler.h"
 
 #define WAIT (100 * NS_PER_MS) // of a worker, admission.c's WAIT_MS
-#define WAITING_MAX 8
 
 // The last client's worker takes the next one, and another worker waits in its place.
 static void test_a_worker_takes_the_next_client(void **state)

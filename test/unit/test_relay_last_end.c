@@ -2,6 +2,7 @@
 // could tell of a reset.
 
 #include "relay_rig.h"
+#include "tcp_segments.h"
 
 static void start(struct rig *rig, enum rig_kind kind, bool are_closed_next)
 {
@@ -99,9 +100,54 @@ static void test_a_reset_before_the_last_end_is_found(void **state)
     rig_release(&rig);
 }
 
+// Whoever sends both at once has them passed on at once.
+static void test_the_last_bytes_and_the_end_make_one_segment(void **state)
+{
+    (void)state;
+    for (int side = RELAY_CLIENT; side <= RELAY_TARGET; side++) {
+        struct rig rig;
+        char answer[8];
+        start(&rig, RIG_TCP, false);
+        int from = side == RELAY_CLIENT ? rig.client : rig.target, to = side == RELAY_CLIENT ? rig.target : rig.client;
+        unsigned before = tcp_segments_in(to);
+        MUST(send(from, "last", 4, MSG_NOSIGNAL | MSG_MORE) == 4 && shutdown(from, SHUT_WR) == 0);
+        MUST(recv(to, answer, sizeof answer, MSG_WAITALL) == 4);
+        assert_memory_equal(answer, "last", 4);
+        assert_int_equal(tcp_segments_in(to) - before, 1);
+        rig_pass(to, from, "goes on");
+        rig_close_far(side == RELAY_CLIENT ? &rig.target : &rig.client);
+        rig_join(&rig);
+        rig_assert_ended(&rig, CLOSE_COMPLETED, side == RELAY_CLIENT ? ENDED_BY_CLIENT : ENDED_BY_TARGET);
+        rig_release(&rig);
+    }
+}
+
+// A read stops before the urgent byte, which is no end.
+static void test_bytes_behind_an_urgent_one_come_before_the_end(void **state)
+{
+    (void)state;
+    for (int side = RELAY_CLIENT; side <= RELAY_TARGET; side++) {
+        struct rig rig;
+        char got[8];
+        start(&rig, RIG_TCP, true);
+        socket_keep_urgent_data(rig.relay.sockets[side].fd);
+        int from = side == RELAY_CLIENT ? rig.client : rig.target, to = side == RELAY_CLIENT ? rig.target : rig.client;
+        MUST(send(from, "ab", 2, MSG_NOSIGNAL | MSG_MORE) == 2 && send(from, "c", 1, MSG_NOSIGNAL | MSG_OOB) == 1);
+        MUST(send(from, "de", 2, MSG_NOSIGNAL | MSG_MORE) == 2 && shutdown(from, SHUT_WR) == 0);
+        MUST(recv(to, got, sizeof got, MSG_WAITALL) == 5);
+        assert_memory_equal(got, "abcde", 5);
+        rig_close_far(side == RELAY_CLIENT ? &rig.target : &rig.client);
+        rig_join(&rig);
+        rig_assert_ended(&rig, CLOSE_COMPLETED, side == RELAY_CLIENT ? ENDED_BY_CLIENT : ENDED_BY_TARGET);
+        rig_release(&rig);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_last_bytes_and_the_end_make_one_segment),
+        cmocka_unit_test(test_bytes_behind_an_urgent_one_come_before_the_end),
         cmocka_unit_test(test_a_socket_that_is_closed_next_is_not_shut_down),
         cmocka_unit_test(test_a_socket_that_stays_open_is_shut_down),
         cmocka_unit_test(test_a_reset_by_the_last_bytes_is_found),

@@ -71,6 +71,9 @@ sa_family_t endpoint_family(const struct endpoint *endpoint);
 
 bool endpoint_is_tcp(const struct endpoint *endpoint);
 
+// Any address of its IP family: 0.0.0.0 or ::.
+bool endpoint_is_wildcard(const struct endpoint *endpoint);
+
 bool endpoint_equal(const struct endpoint *a, const struct endpoint *b);
 
 #define ENDPOINT_TEXT_SIZE 160

@@ -52,6 +52,8 @@ struct relay_socket {
     int fd;
     bool is_nonblocking;        // O_NONBLOCK, and ours alone: made blocking once a thread waits in its calls
     bool is_closed_next;        // the caller closes it at once after the relay, and nobody else has it
+    bool is_own_tcp;            // TCP, and ours alone: a read that gets less than it asks for has got all that came
+    bool is_unprepared;         // new TCP without TCP_NODELAY and keepalive: the relay sets both when it needs them
     struct tls_session *tls;    // NULL: plain; borrowed
     bool accepts_truncation;    // of TLS: a FIN between two records is an end of stream, without a close_notify, too
     int64_t read_timeout;       // ns, 0: none

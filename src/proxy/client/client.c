@@ -171,6 +171,8 @@ void client_local_address(const struct client *client, struct endpoint *local)
     *local = (struct endpoint){.length = 0};
     if (is_declared(client))
         *local = client->declared->local;
+    else if (client->local != NULL)
+        *local = *client->local;
     else
         (void)socket_local(client->fd, local);
 }

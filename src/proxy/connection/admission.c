@@ -10,6 +10,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/invariant.h"
 #include "bitflow/base/mutex.h"
+#include "bitflow/net/socket.h"
 #include "connection_internal.h"
 
 // How long a worker waits for a client at most: for no longer than this it has its last connection's name, and when the
@@ -21,17 +22,22 @@
 struct admission {
     _Atomic unsigned references;
     struct runtime *runtime;
-    // For the workers: the listener's sockets, each of them silent from the moment that one worker is told of a client
-    // until that worker has accepted it. Thus each client wakes one worker; the one that waited last, whose stack and
-    // caches are the warmest. -1: workers do not accept.
-    int epoll;
-    int bell; // the acceptor's
+    // For the workers; written by admission_share().
+    size_t socket_count;
+    int sockets[LISTENER_SOCKETS_MAX];
+    struct endpoint locals[LISTENER_SOCKETS_MAX]; // what each is bound to; length 0: more than one address
+    int bell;                                     // the acceptor's
+    // Each worker that waits has a place, the first that is free, and each place an epoll instance, which has all
+    // sockets (EPOLLEXCLUSIVE). Thus a client wakes one worker, in the first place where one waits: no more of them are
+    // at work than are needed, and their stacks and caches are warm. -1: the place was not needed yet.
+    int epolls[WAITING_MAX];
     struct mutex lock;
     struct condition nobody_waits;
     // Guarded by the lock:
     struct generation *generation GUARDED;
     bool is_shared GUARDED;
     unsigned waiting GUARDED;
+    unsigned places GUARDED; // that are taken: bits
 };
 
 struct admission *admission_create(struct runtime *runtime, struct generation *generation, struct error *error)
@@ -43,7 +49,9 @@ struct admission *admission_create(struct runtime *runtime, struct generation *g
     }
     atomic_init(&admission->references, 1);
     admission->runtime = runtime;
-    admission->epoll = admission->bell = -1;
+    admission->bell = -1;
+    for (size_t i = 0; i < WAITING_MAX; i++)
+        admission->epolls[i] = -1;
     mutex_init(&admission->lock);
     condition_init(&admission->nobody_waits);
     mutex_lock(&admission->lock);
@@ -52,15 +60,22 @@ struct admission *admission_create(struct runtime *runtime, struct generation *g
     return admission;
 }
 
+static void close_epolls(struct admission *admission)
+{
+    for (size_t i = 0; i < WAITING_MAX; i++) {
+        if (admission->epolls[i] >= 0)
+            (void)close(admission->epolls[i]);
+        admission->epolls[i] = -1;
+    }
+}
+
 void admission_close(struct admission *admission)
 {
     mutex_lock(&admission->lock);
     INVARIANT(!admission->is_shared && admission->waiting == 0);
     struct generation *generation = admission->generation;
     admission->generation = NULL;
-    if (admission->epoll >= 0)
-        (void)close(admission->epoll);
-    admission->epoll = -1;
+    close_epolls(admission);
     mutex_unlock(&admission->lock);
     generation_drop(&generation);
 }
@@ -188,28 +203,60 @@ void admission_let_in(struct admission *admission, struct client *client)
 
 // --- workers that wait
 
-static struct epoll_event next_client_of(int listening)
-{
-    return (struct epoll_event){.events = EPOLLIN | EPOLLONESHOT, .data.fd = listening};
-}
+// Among the events of a place, beside the indexes of the sockets.
+#define BELL UINT32_MAX
 
-void admission_share(struct admission *admission, const struct listener *listener, int bell)
+// An epoll instance with all sockets; -1: the system refuses it.
+static int watch_sockets(const struct admission *admission)
 {
     int epoll = epoll_create1(EPOLL_CLOEXEC);
-    for (size_t i = 0; epoll >= 0 && i < listener->socket_count; i++) {
-        struct epoll_event event = next_client_of(listener->sockets[i]);
-        if (epoll_ctl(epoll, EPOLL_CTL_ADD, listener->sockets[i], &event) != 0) {
+    for (uint32_t i = 0; epoll >= 0 && i < admission->socket_count; i++) {
+        struct epoll_event event = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data.u32 = i};
+        if (epoll_ctl(epoll, EPOLL_CTL_ADD, admission->sockets[i], &event) != 0) {
             (void)close(epoll);
             epoll = -1;
         }
     }
-    if (epoll < 0)
-        return;
+    return epoll;
+}
+
+// Returns the place; -1: there is none, as sharing has ended or the system refuses an epoll instance for it.
+static int take_place(struct admission *admission) REQUIRES(admission->lock)
+{
+    int place = 0;
+    while ((admission->places >> place & 1U) != 0)
+        place++;
+    INVARIANT(place < WAITING_MAX);
+    if (!admission->is_shared)
+        return -1;
+    if (admission->epolls[place] < 0)
+        admission->epolls[place] = watch_sockets(admission);
+    if (admission->epolls[place] < 0)
+        return -1;
+    admission->places |= 1U << place;
+    return place;
+}
+
+static void copy_sockets(struct admission *admission, const struct listener *listener)
+{
+    admission->socket_count = listener->socket_count;
+    for (size_t i = 0; i < listener->socket_count; i++) {
+        struct endpoint *local = &admission->locals[i];
+        admission->sockets[i] = listener->sockets[i];
+        if (!socket_local(listener->sockets[i], local) || !endpoint_is_tcp(local) || endpoint_is_wildcard(local))
+            local->length = 0;
+    }
+}
+
+void admission_share(struct admission *admission, const struct listener *listener, int bell)
+{
     mutex_lock(&admission->lock);
-    INVARIANT(!admission->is_shared);
-    admission->epoll = epoll;
+    INVARIANT(!admission->is_shared && admission->waiting == 0);
+    close_epolls(admission);
+    copy_sockets(admission, listener);
     admission->bell = bell;
-    admission->is_shared = true;
+    admission->epolls[0] = watch_sockets(admission);
+    admission->is_shared = admission->epolls[0] >= 0;
     mutex_unlock(&admission->lock);
 }
 
@@ -222,12 +269,14 @@ static bool ring(const struct admission *admission)
 
 void admission_end_sharing(struct admission *admission)
 {
-    struct epoll_event end = {.events = EPOLLIN, .data.fd = admission->bell};
+    struct epoll_event end = {.events = EPOLLIN, .data.u32 = BELL};
     mutex_lock(&admission->lock);
     admission->is_shared = false;
-    // Level-triggered, and nobody resets it: it wakes one worker after the other.
+    // Level-triggered, and nobody resets it: it wakes every worker.
     if (admission->waiting > 0 && ring(admission))
-        (void)epoll_ctl(admission->epoll, EPOLL_CTL_ADD, admission->bell, &end);
+        for (size_t i = 0; i < WAITING_MAX; i++)
+            if (admission->epolls[i] >= 0)
+                (void)epoll_ctl(admission->epolls[i], EPOLL_CTL_ADD, admission->bell, &end);
     while (admission->waiting > 0)
         condition_wait(&admission->nobody_waits, &admission->lock, DEADLINE_NONE);
     mutex_unlock(&admission->lock);
@@ -241,15 +290,17 @@ bool admission_is_awaited(struct admission *admission)
     return is_awaited;
 }
 
-static bool begin_waiting(struct admission *admission)
+// Returns the place; -1: it is not to wait.
+static int begin_waiting(struct admission *admission)
 {
+    int place = -1;
     mutex_lock(&admission->lock);
-    bool may_wait =
-        admission->is_shared && admission->waiting < WAITING_MAX && !thread_pool_is_short(admission->runtime->threads);
-    if (may_wait)
+    if (admission->waiting < WAITING_MAX && !thread_pool_is_short(admission->runtime->threads))
+        place = take_place(admission);
+    if (place >= 0)
         admission->waiting++;
     mutex_unlock(&admission->lock);
-    return may_wait;
+    return place;
 }
 
 static void serve_next(void *argument);
@@ -275,10 +326,12 @@ static void stop_waiting(struct admission *admission) REQUIRES(admission->lock)
         condition_broadcast(&admission->nobody_waits);
 }
 
-// `is_taken`: it waits no more because it has a client.
-static void end_waiting(struct admission *admission, bool is_taken)
+// `is_taken`: it waits no more because it has a client. `place`: -1 if it had none.
+static void end_waiting(struct admission *admission, int place, bool is_taken)
 {
     mutex_lock(&admission->lock);
+    if (place >= 0)
+        admission->places &= ~(1U << place);
     bool wants_another = is_taken && admission->is_shared && admission->waiting == 1;
     if (!wants_another)
         stop_waiting(admission);
@@ -292,17 +345,16 @@ static void end_waiting(struct admission *admission, bool is_taken)
 
 enum await_result { AWAIT_CLIENT, AWAIT_NOBODY, AWAIT_AGAIN };
 
-static enum await_result await_client(const struct admission *admission, struct client *client)
+static enum await_result await_client(const struct admission *admission, int place, struct client *client)
 {
     struct epoll_event event;
-    if (epoll_wait(admission->epoll, &event, 1, WAIT_MS) <= 0 || event.data.fd == admission->bell)
+    if (epoll_wait(admission->epolls[place], &event, 1, WAIT_MS) <= 0 || event.data.u32 == BELL)
         return AWAIT_NOBODY;
-    int listening = event.data.fd;
-    *client = (struct client){.peer.length = sizeof client->peer.address};
-    client->fd = accept4(listening, &client->peer.address.any, &client->peer.length, SOCK_CLOEXEC);
+    const struct endpoint *local = &admission->locals[event.data.u32];
+    *client = (struct client){.peer.length = sizeof client->peer.address, .local = local->length > 0 ? local : NULL};
+    client->fd =
+        accept4(admission->sockets[event.data.u32], &client->peer.address.any, &client->peer.length, SOCK_CLOEXEC);
     int os_errno = client->fd < 0 ? errno : 0;
-    event = next_client_of(listening);
-    (void)epoll_ctl(admission->epoll, EPOLL_CTL_MOD, listening, &event); // a registration that is there: cannot fail
     switch (os_errno) {
     case 0:
         return AWAIT_CLIENT;
@@ -310,25 +362,26 @@ static enum await_result await_client(const struct admission *admission, struct 
     case ECONNABORTED: // the client was
     case EINTR:
         return AWAIT_AGAIN;
-    default: // the acceptor finds out why, and knows what to do about it
+    default: // the acceptor finds out why, and knows what to do about it; at the latest when others have waited in vain
         return AWAIT_NOBODY;
     }
 }
 
 // For one that counts among those who wait. Kept out of other frames, which connection_serve() would stand on: a client
 // takes half a kilobyte.
-__attribute__((noinline)) static struct connection *take_client(struct admission *admission)
+__attribute__((noinline)) static struct connection *take_client(struct admission *admission, int place)
 {
     struct connection *connection = NULL;
     struct client client;
-    enum await_result result;
+    enum await_result result = AWAIT_NOBODY;
     do
-        result = await_client(admission, &client);
+        if (place >= 0)
+            result = await_client(admission, place, &client);
     while (result == AWAIT_AGAIN);
     if (result == AWAIT_CLIENT)
         connection = admit(admission, &client);
     // Not before: who has seen all workers stop finds their clients in the registry.
-    end_waiting(admission, connection != NULL);
+    end_waiting(admission, place, connection != NULL);
     return connection;
 }
 
@@ -337,7 +390,10 @@ static void serve_next(void *argument)
 {
     struct admission *admission = argument;
     thread_pool_rest(admission->runtime->threads);
-    struct connection *connection = take_client(admission);
+    mutex_lock(&admission->lock);
+    int place = take_place(admission);
+    mutex_unlock(&admission->lock);
+    struct connection *connection = take_client(admission, place);
     if (connection != NULL) {
         thread_pool_begin_task(admission->runtime->threads, connection_serve, connection);
         connection_serve(connection);
@@ -347,5 +403,6 @@ static void serve_next(void *argument)
 
 struct connection *admission_await(struct admission *admission)
 {
-    return begin_waiting(admission) ? take_client(admission) : NULL;
+    int place = begin_waiting(admission);
+    return place >= 0 ? take_client(admission, place) : NULL;
 }

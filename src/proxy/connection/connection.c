@@ -131,6 +131,7 @@ __attribute__((noinline)) static bool dial_target(struct connection *connection)
     struct log_context context = connection_log_context(connection);
     struct upstream_terms terms = {.generation = connection->generation,
                                    .chosen = connection->client.target,
+                                   .is_client_plain = connection->client.tls == NULL,
                                    .watch = &watch,
                                    .context = &context};
     if (settings->enable_dual_stack)
@@ -175,6 +176,7 @@ static void begin_relay(struct connection *connection)
 {
     const struct listener_config *listener = &connection->generation->settings->listener;
     const struct target_config *target = connection->upstream.target->settings;
+    const struct dial_result *dialled = &connection->upstream.dialled;
     struct relay *relay = &connection->relay;
     phases_enter(&connection->phases, PHASE_RELAYING);
     connection_begin_records(connection);
@@ -182,6 +184,8 @@ static void begin_relay(struct connection *connection)
     bool are_closed_next = connection->generation->periodic_records.interval <= 0;
     relay->sockets[RELAY_CLIENT].fd = connection->entry.client;
     relay->sockets[RELAY_CLIENT].is_closed_next = are_closed_next && !connection->client.is_inherited;
+    relay->sockets[RELAY_CLIENT].is_own_tcp =
+        endpoint_is_tcp(&connection->client.peer) && !connection->client.is_inherited;
     relay->sockets[RELAY_CLIENT].tls = connection->client.tls;
     relay->sockets[RELAY_CLIENT].accepts_truncation = accepts_truncation(listener->tls);
     relay->sockets[RELAY_CLIENT].read_timeout = listener->read_timeout;
@@ -189,8 +193,10 @@ static void begin_relay(struct connection *connection)
     relay->sockets[RELAY_CLIENT].keepalive_interval =
         interval_to_watch(listener->keepalive_interval, listener->tcp_user_timeout);
     relay->sockets[RELAY_TARGET].fd = connection->entry.target;
-    relay->sockets[RELAY_TARGET].is_nonblocking = !connection->upstream.dialled.is_lent;
-    relay->sockets[RELAY_TARGET].is_closed_next = are_closed_next && !connection->upstream.dialled.is_lent;
+    relay->sockets[RELAY_TARGET].is_nonblocking = !dialled->is_lent;
+    relay->sockets[RELAY_TARGET].is_closed_next = are_closed_next && !dialled->is_lent;
+    relay->sockets[RELAY_TARGET].is_own_tcp = endpoint_is_tcp(&dialled->remote) && !dialled->is_lent;
+    relay->sockets[RELAY_TARGET].is_unprepared = connection->upstream.is_unprepared;
     relay->sockets[RELAY_TARGET].tls = connection->upstream.tls;
     relay->sockets[RELAY_TARGET].accepts_truncation = accepts_truncation(target->tls);
     relay->sockets[RELAY_TARGET].read_timeout = target->read_timeout;

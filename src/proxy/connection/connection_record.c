@@ -36,11 +36,13 @@ void connection_log_connected(const struct connection *connection)
               log_number(took, connection->phases.spent[PHASE_CONNECT] / NS_PER_US), NULL);
 }
 
-static void name_ends(const struct client *client, struct connection_sockets *sockets)
+// The local one is for a record alone.
+static void name_ends(const struct client *client, bool has_record, struct connection_sockets *sockets)
 {
-    struct endpoint local;
-    client_local_address(client, &local);
+    struct endpoint local = {.length = 0};
     endpoint_format(client_address(client), sockets->client);
+    if (has_record)
+        client_local_address(client, &local);
     endpoint_format(&local, sockets->local);
 }
 
@@ -48,7 +50,7 @@ void connection_look_at_sockets(const struct connection *connection, struct conn
 {
     const int fds[] = {[RELAY_CLIENT] = connection->client.fd, [RELAY_TARGET] = connection->upstream.dialled.fd};
     bool is_wanted = connection->generation->log != NULL;
-    name_ends(&connection->client, sockets);
+    name_ends(&connection->client, is_wanted, sockets);
     for (size_t i = 0; i < ARRAY_LENGTH(fds); i++)
         sockets->has_tcp[i] = is_wanted && fds[i] >= 0 && tcp_path_info_of(fds[i], &sockets->tcp[i]);
 }
@@ -96,6 +98,8 @@ void connection_record_render(const struct connection *connection, enum connecti
                                          [CONNECTION_CONNECTED] = "connected",
                                          [CONNECTION_ACTIVE] = "active"};
     bool has_ended = event == CONNECTION_ENDED || event == CONNECTION_REJECTED;
+    char time[CLOCK_RFC3339_SIZE];
+    clock_format_rfc3339(wall, time);
     int64_t durations[PHASE_COUNT];
     int64_t first_byte = atomic_load_explicit(&connection->relay.first_byte, memory_order_relaxed);
     int64_t age = phases_durations(&connection->phases, first_byte, now, durations);
@@ -103,12 +107,9 @@ void connection_record_render(const struct connection *connection, enum connecti
     record_text(line, "event", events[event]);
     json_line_integer(line, "id", (int64_t)connection->id);
     record_text(line, "proxy", connection->generation->proxy->name);
-    json_line_time(line, "time", wall);
+    json_line_text(line, "time", time);
     json_line_time(line, "start", connection->start_wall);
-    if (has_ended)
-        json_line_time(line, "end", wall);
-    else
-        json_line_null(line, "end");
+    json_line_text(line, "end", has_ended ? time : NULL);
     record_text(line, "client", sockets->client);
     record_text(line, "local", sockets->local);
     record_header(line, "proxy_header", &connection->client);
@@ -233,7 +234,7 @@ void connection_reject(uint64_t id, struct generation *generation, const struct 
     struct connection rejected = {
         .id = id, .generation = generation, .start_wall = clock_wall(), .client = *client, .failure = *failure};
     struct connection_sockets sockets = {.has_tcp = {false, false}}; // nothing has happened on it yet
-    name_ends(client, &sockets);
+    name_ends(client, generation->log != NULL, &sockets);
     struct log_context context = connection_log_context(&rejected);
     log_at(level, &context, "rejected", "reason", close_reason_name(failure->reason), "client", sockets.client, "error",
            error_of(&rejected), NULL);

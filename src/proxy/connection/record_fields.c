@@ -5,26 +5,13 @@
 
 #include "../client/proxy_protocol_in.h"
 
-void record_text(struct json_line *line, const char *key, const char *value)
-{
-    json_line_text(line, key, value == NULL || *value == '\0' ? NULL : value);
-}
-
 // A negative one is not known.
-static void put_known(struct json_line *line, const char *key, int64_t value)
+static inline void put_known(struct json_line *line, const char *key, int64_t value)
 {
     if (value < 0)
         json_line_null(line, key);
     else
         json_line_integer(line, key, value);
-}
-
-void record_known_time(struct json_line *line, const char *key, int64_t ns)
-{
-    if (ns < 0)
-        json_line_null(line, key);
-    else
-        json_line_milliseconds(line, key, ns);
 }
 
 // A text that the other side chose, up to its first zero byte.

@@ -7,10 +7,19 @@
 #include "bitflow/telemetry/json_line.h"
 #include "connection_internal.h"
 
-void record_text(struct json_line *line, const char *key, const char *value);
+static inline void record_text(struct json_line *line, const char *key, const char *value)
+{
+    json_line_text(line, key, value == NULL || *value == '\0' ? NULL : value);
+}
 
 // In ns; a negative one is not known.
-void record_known_time(struct json_line *line, const char *key, int64_t ns);
+static inline void record_known_time(struct json_line *line, const char *key, int64_t ns)
+{
+    if (ns < 0)
+        json_line_null(line, key);
+    else
+        json_line_milliseconds(line, key, ns);
+}
 
 // An address as the configuration has it, without tcp://.
 void record_address(struct json_line *line, const char *key, const struct address *address);

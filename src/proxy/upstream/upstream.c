@@ -90,10 +90,22 @@ static void drop_socket(struct upstream *upstream)
     upstream->dialled.fd = -1;
 }
 
-// Whatever is said from now on, header and handshake included, is not to wait for an acknowledgement.
-static void prepare_socket(const struct upstream *upstream, const struct target_config *target)
+// Whether it is the relay that writes first, and by one call, which waits for no acknowledgement; and that nobody is
+// looked at by keepalive before the relay has been silent for hours.
+static bool can_relay_prepare(const struct attempt *attempt)
 {
+    const struct target_config *target = attempt->target;
+    return target->socks_proxy == NULL && target->tls == NULL && target->keepalive_interval == 0 &&
+           attempt->terms->header == NULL && attempt->terms->is_client_plain;
+}
+
+// Whatever is said from now on, header and handshake included, is not to wait for an acknowledgement.
+static void prepare_socket(const struct attempt *attempt)
+{
+    struct upstream *upstream = attempt->upstream;
+    const struct target_config *target = attempt->target;
     int fd = upstream->dialled.fd;
+    upstream->is_unprepared = false;
     if (!endpoint_is_tcp(&upstream->dialled.remote))
         return;
     if (target->tcp_user_timeout > 0)
@@ -102,6 +114,9 @@ static void prepare_socket(const struct upstream *upstream, const struct target_
         socket_prepare_tcp(fd, target->keepalive_interval);
         return;
     }
+    upstream->is_unprepared = can_relay_prepare(attempt);
+    if (upstream->is_unprepared)
+        return;
     socket_set_nodelay(fd); // dial() has seen to urgent data
     socket_set_keepalive(fd, target->keepalive_interval);
 }
@@ -127,7 +142,7 @@ static bool dial_address(const struct attempt *attempt, const struct address *ad
             return false;
         }
     }
-    prepare_socket(upstream, attempt->target);
+    prepare_socket(attempt);
     return true;
 }
 

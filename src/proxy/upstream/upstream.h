@@ -29,6 +29,7 @@ struct upstream {
     unsigned attempts;          // over all targets
     struct dial_result dialled; // of the last attempt; with SOCKS5, the server's
     bool is_header_sent;        // by the last attempt
+    bool is_unprepared;         // TCP_NODELAY and keepalive are left to the relay (relay.h)
     struct tls_session *tls;    // of the last attempt; NULL: plain, or no handshake was begun
 };
 
@@ -38,6 +39,7 @@ struct upstream_terms {
     struct target *chosen;             // by the client's server name; NULL: the balancer is to choose
     enum address_family preferred;     // for dual stack
     const struct proxy_header *header; // to be sent; NULL: none
+    bool is_client_plain;              // no TLS session with it
     struct client_watch *watch;        // of the client, which may leave
     const struct log_context *context;
 };
