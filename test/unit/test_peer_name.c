@@ -26,11 +26,9 @@ struct match {
 // Of a block of just this size, so that a sanitizer sees a read beyond it.
 static bool matches(const char *text, const char *name, size_t length, bool is_host)
 {
-    char *copy = malloc(length + 1);
+    char *copy = malloc(length > 0 ? length : 1);
     assert_non_null(copy);
     memcpy(copy, name, length);
-    copy = realloc(copy, length > 0 ? length : 1);
-    assert_non_null(copy);
     bool is_match = peer_name_matches(text, copy, length, is_host);
     free(copy);
     return is_match;

@@ -11,7 +11,7 @@
 
 #define ELLIPSIS "..."
 #define DIGEST_SIZE 32
-#define PIN_SIZE (sizeof PEER_NAME_PIN + 4 * ((DIGEST_SIZE + 2) / 3))
+#define PIN_SIZE (sizeof PEER_NAME_PIN + sizeof "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=")
 
 // What is read of a certificate once, however many names it is held against.
 struct subject {
