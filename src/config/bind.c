@@ -314,18 +314,29 @@ static void bind_words(struct binder *binder, const struct schema_row *row, cons
     store(base, row->offset, &bits, sizeof bits);
 }
 
-static void bind_cidrs(struct binder *binder, const struct schema_row *row, const struct config_path *path, void *base)
+static bool parse_item(const struct schema_row *row, const char *text, void *items, size_t index, struct error *error)
 {
+    return row->type == SCHEMA_CIDRS ? cidr_parse(text, (struct cidr *)items + index, error)
+                                     : unix_peer_parse(text, (struct unix_peer *)items + index, error);
+}
+
+// A list whose items are read each by itself.
+static void bind_parsed(struct binder *binder, const struct schema_row *row, const struct config_path *path, void *base)
+{
+    bool are_cidrs = row->type == SCHEMA_CIDRS;
     if (!is_list(binder, row, path))
         return;
-    struct cidr *items = arena_take_array(binder->arena, path->node->count, sizeof *items);
+    void *items =
+        arena_take_array(binder->arena, path->node->count, are_cidrs ? sizeof(struct cidr) : sizeof(struct unix_peer));
     for (size_t i = 0; items != NULL && i < path->node->count; i++) {
         struct config_path item = path_item(path, i);
         struct error error = ERROR_INIT;
         char quoted[QUOTED_TEXT_SIZE];
-        const char *text = scalar_text(binder, row, &item, "an address block such as 10.0.0.0/8");
-        if (text != NULL && !cidr_parse(text, &items[i], &error))
-            report_error_at_value(binder->diagnostics, &item, "%s: %s", quoted_value(&item, quoted), error.text);
+        const char *what = are_cidrs ? "an address block such as 10.0.0.0/8" : "a user or group such as uid:1000";
+        const char *text = scalar_text(binder, row, &item, what);
+        if (text != NULL && !parse_item(row, text, items, i, &error))
+            report_error_at_value(binder->diagnostics, &item, "%s%s %s", quoted_value(&item, quoted),
+                                  are_cidrs ? ":" : "", error.text);
     }
     if (items != NULL)
         store_list(row, base, items, path->node->count);
@@ -393,7 +404,8 @@ static void bind_value(struct binder *binder, const struct schema_row *row, cons
         bind_address(binder, row, path, base);
         break;
     case SCHEMA_CIDRS:
-        bind_cidrs(binder, row, path, base);
+    case SCHEMA_PEERS:
+        bind_parsed(binder, row, path, base);
         break;
     case SCHEMA_ENUM:
         bind_enum(binder, row, path, base);

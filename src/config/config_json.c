@@ -50,6 +50,13 @@ static json_t *json_of_cidr(const struct cidr *cidr)
     return json_string(text);
 }
 
+static json_t *json_of_peer(const struct unix_peer *peer)
+{
+    char text[UNIX_PEER_TEXT_SIZE];
+    unix_peer_format(peer, text);
+    return json_string(text);
+}
+
 static json_t *json_of_word(const struct schema_row *row, unsigned value)
 {
     for (const struct schema_word *word = row->words; word->word != NULL; word++)
@@ -76,12 +83,16 @@ static json_t *json_of_list(const struct schema_row *row, const char *base)
     load(&count, base + row->count_offset, sizeof count);
     for (size_t i = 0; i < count; i++) {
         struct cidr cidr;
+        struct unix_peer peer;
         const char *text;
         if (row->type == SCHEMA_OBJECTS) {
             json_builder_append(&list, json_of_object(row->object, items + i * row->object->size));
         } else if (row->type == SCHEMA_CIDRS) {
             load(&cidr, items + i * sizeof cidr, sizeof cidr);
             json_builder_append(&list, json_of_cidr(&cidr));
+        } else if (row->type == SCHEMA_PEERS) {
+            load(&peer, items + i * sizeof peer, sizeof peer);
+            json_builder_append(&list, json_of_peer(&peer));
         } else {
             load(&text, items + i * sizeof text, sizeof text);
             json_builder_append(&list, json_of_text(row, text));
@@ -140,6 +151,7 @@ static json_t *json_of_row(const struct schema_row *row, const char *base)
         return object == NULL ? json_null() : json_of_object(row->object, object);
     case SCHEMA_OBJECTS:
     case SCHEMA_CIDRS:
+    case SCHEMA_PEERS:
     case SCHEMA_STRINGS:
         return json_of_list(row, base);
     default:

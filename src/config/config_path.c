@@ -116,6 +116,11 @@ void report_warning_at_key(struct diagnostics *diagnostics, const struct config_
     va_end(arguments);
 }
 
+bool path_is_refused(const struct config_path *path, const struct diagnostics *diagnostics)
+{
+    return path->node != NULL && diagnostics_has_error_at(diagnostics, path->node->mark);
+}
+
 const char *quote_text(const char *text, size_t length, char out[QUOTED_TEXT_SIZE])
 {
     const size_t room = QUOTED_TEXT_SIZE - sizeof "\\x00...\"";

@@ -5,6 +5,7 @@
 #ifndef BITFLOW_SRC_CONFIG_CONFIG_PATH_H
 #define BITFLOW_SRC_CONFIG_CONFIG_PATH_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "bitflow/base/compiler.h"
@@ -23,6 +24,9 @@ struct config_path path_root(const struct yaml_node *node);
 // Follows the key if it is there and is not null.
 struct config_path path_key(const struct config_path *parent, const char *key);
 struct config_path path_item(const struct config_path *parent, size_t index);
+
+// Whether the file has a value there that was refused: what it would have said is not known.
+bool path_is_refused(const struct config_path *path, const struct diagnostics *diagnostics);
 
 #define PATH_TEXT_SIZE 256
 // server.proxies[0].name

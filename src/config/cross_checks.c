@@ -6,6 +6,7 @@
 #include "control_checks.h"
 #include "cross_checks.h"
 #include "file_checks.h"
+#include "identity_checks.h"
 #include "listener_checks.h"
 #include "syntax.h"
 #include "target_checks.h"
@@ -33,12 +34,6 @@ static void check_certificates(const struct config_path *tls, struct diagnostics
     }
 }
 
-// Whether the file has a value there that was refused: what it would have said is not known.
-static bool is_refused(const struct config_path *path, const struct diagnostics *diagnostics)
-{
-    return path->node != NULL && diagnostics_has_error_at(diagnostics, path->node->mark);
-}
-
 // A key that has no effect is no reason to refuse the file, but hardly what its author meant.
 static void warn_unless(bool has_effect, const struct config_path *parent, const char *key, const char *why,
                         struct diagnostics *diagnostics)
@@ -55,7 +50,7 @@ static void check_unix_access(const struct config_path *listener, const struct l
     static const char *const keys[] = {"unix_mode", "unix_user", "unix_group"};
     struct config_path address = path_key(listener, "address");
     bool has_file = (config->address.kind == ADDRESS_UNIX && !config->address.is_abstract) || address.node == NULL ||
-                    is_refused(&address, diagnostics);
+                    path_is_refused(&address, diagnostics);
     for (size_t i = 0; !has_file && i < ARRAY_LENGTH(keys); i++) {
         struct config_path path = path_key(listener, keys[i]);
         if (path.node != NULL)
@@ -79,7 +74,7 @@ static void check_proxy_protocol(const struct config_path *listener, const struc
 {
     struct config_path proxy_protocol = path_key(listener, "proxy_protocol");
     struct config_path sources = path_key(listener, "proxy_protocol_sources");
-    bool is_on = config->proxy_protocol || is_refused(&proxy_protocol, diagnostics);
+    bool is_on = config->proxy_protocol || path_is_refused(&proxy_protocol, diagnostics);
     warn_unless(is_on, listener, "proxy_protocol_timeout", "without proxy_protocol: true", diagnostics);
     // More than a warning: whoever relies on it to keep others out must not run without it.
     if (!is_on && sources.node != NULL)
@@ -101,7 +96,7 @@ static void check_client_hello_timeout(const struct config_path *proxy, const st
 {
     struct config_path options = path_key(proxy, "options");
     struct config_path balancer = path_key(&options, "connection_load_balancer");
-    bool is_by_name = config->balancer == BALANCER_SNI || is_refused(&balancer, diagnostics);
+    bool is_by_name = config->balancer == BALANCER_SNI || path_is_refused(&balancer, diagnostics);
     warn_unless(is_by_name, listener, "client_hello_timeout", "without connection_load_balancer: sni", diagnostics);
     warn_unless(!is_by_name || config->listener.tls == NULL, listener, "client_hello_timeout",
                 "with tls_context: its handshake_timeout bounds the ClientHello, too", diagnostics);
@@ -113,6 +108,7 @@ static void check_listener(const struct config_path *proxy, const struct proxy_c
     struct config_path listener = path_key(proxy, "listener");
     check_unix_access(&listener, &config->listener, diagnostics);
     check_sources(&listener, &config->listener, diagnostics);
+    check_authorized_peers(&listener, &config->listener, diagnostics);
     check_proxy_protocol(&listener, &config->listener, diagnostics);
     check_liveness_of_clients(&listener, &config->listener, diagnostics);
     check_client_hello_timeout(proxy, &listener, config, diagnostics);
@@ -120,6 +116,7 @@ static void check_listener(const struct config_path *proxy, const struct proxy_c
     struct config_path tls = path_key(&listener, "tls_context");
     bool has_pair;
     check_certificates(&tls, diagnostics, &has_pair);
+    check_authorized_names(&tls, config->listener.tls, true, diagnostics);
     if (tls.node != NULL && tls.node->kind == YAML_MAPPING && !has_pair)
         report_error_at_key(diagnostics, &tls, "a listener with TLS needs at least one certificate with its key");
 }
@@ -180,12 +177,12 @@ static void check_name_to_verify(const struct config_path *tls, const struct tar
 {
     if (target->tls == NULL || target->tls->verify_mode != VERIFY_STRICT || target->address.kind == ADDRESS_TCP)
         return;
-    struct config_path name = path_key(tls, "server_name");
-    if (name.node == NULL)
+    struct config_path name = path_key(tls, "server_name"), names = path_key(tls, "authorized_names");
+    if (name.node == NULL && names.node == NULL)
         report_error_at_key(
             diagnostics, tls,
-            "verify_mode strict needs a name to verify, and this kind of address has none: set server_name, or "
-            "another verify_mode");
+            "verify_mode strict needs a name to verify, and this kind of address has none: set server_name, "
+            "authorized_names, or another verify_mode");
 }
 
 // Of addresses that are dialled here: by a SOCKS5 server they are looked up there, if at all.
@@ -236,7 +233,7 @@ static void check_reach(const struct config_path *target, const struct target_co
     warn_unless(config->tcp_user_timeout == 0 || !is_by_unix_socket(config), target, "tcp_user_timeout",
                 "over a Unix socket", diagnostics);
     struct config_path attempts = path_key(target, "connect_attempts");
-    bool is_repeated = config->connect_attempts > 1 || is_refused(&attempts, diagnostics);
+    bool is_repeated = config->connect_attempts > 1 || path_is_refused(&attempts, diagnostics);
     warn_unless(is_repeated || config->connect_backoff == 0, target, "connect_backoff",
                 "without connect_attempts above 1", diagnostics);
 }
@@ -246,7 +243,7 @@ static void check_health(const struct config_path *target, const struct target_c
                          struct diagnostics *diagnostics)
 {
     struct config_path max_fails = path_key(target, "max_fails");
-    warn_unless(config->max_fails > 0 || is_refused(&max_fails, diagnostics), target, "fail_timeout",
+    warn_unless(config->max_fails > 0 || path_is_refused(&max_fails, diagnostics), target, "fail_timeout",
                 "without max_fails", diagnostics);
     if (config->max_fails > 0 && config->fail_timeout == 0)
         report_error_at_key(diagnostics, &max_fails, "needs a fail_timeout above 0");
@@ -272,8 +269,8 @@ static void check_targets(const struct config_path *proxy, const struct proxy_co
     struct config_path balancer = path_key(&options, "connection_load_balancer");
     struct config_path dual_stack = path_key(&options, "enable_dual_stack");
     bool is_fixed = config->balancer == BALANCER_NONE || config->balancer == BALANCER_SNI;
-    bool has_choice = (config->target_count > 1 && !is_fixed) || is_refused(&balancer, diagnostics);
-    bool has_dual_stack = config->enable_dual_stack || is_refused(&dual_stack, diagnostics);
+    bool has_choice = (config->target_count > 1 && !is_fixed) || path_is_refused(&balancer, diagnostics);
+    bool has_dual_stack = config->enable_dual_stack || path_is_refused(&dual_stack, diagnostics);
     check_target_names(&targets, config, diagnostics);
     check_server_names(&targets, config, diagnostics);
     // Who lists several targets expects them to be used. A `none` that is written says that this is not so.
@@ -286,6 +283,7 @@ static void check_targets(const struct config_path *proxy, const struct proxy_co
         struct config_path tls = path_key(&target, "tls_context");
         bool has_pair;
         check_certificates(&tls, diagnostics, &has_pair);
+        check_authorized_names(&tls, config->targets[i].tls, false, diagnostics);
         check_name_to_verify(&tls, &config->targets[i], diagnostics);
         check_server_name(&tls, &config->targets[i], diagnostics);
         check_reach(&target, &config->targets[i], has_dual_stack, diagnostics);
@@ -368,9 +366,9 @@ static void check_proxy_header(const struct config_path *proxy, const struct con
     struct config_path sources = path_key(&listener, "proxy_protocol_sources");
     struct config_path authorized = path_key(&listener, "authorized_sources");
     bool has_sources = sources.node != NULL || authorized.node != NULL;
-    bool is_on = config->enable_proxy_header || is_refused(&header, diagnostics);
-    bool is_binary = config->proxy_header_version == PROXY_HEADER_VERSION_2 || is_refused(&version, diagnostics);
-    bool has_client = config->listener.proxy_protocol || is_refused(&proxy_protocol, diagnostics);
+    bool is_on = config->enable_proxy_header || path_is_refused(&header, diagnostics);
+    bool is_binary = config->proxy_header_version == PROXY_HEADER_VERSION_2 || path_is_refused(&version, diagnostics);
+    bool has_client = config->listener.proxy_protocol || path_is_refused(&proxy_protocol, diagnostics);
     for (size_t i = 0; i < ARRAY_LENGTH(keys); i++)
         warn_unless(is_on, options, keys[i], "without enable_proxy_header: true", diagnostics);
     for (size_t i = 1; is_on && i < ARRAY_LENGTH(keys); i++)
@@ -395,12 +393,13 @@ static void check_read_timeouts(const struct config_path *proxy, const struct pr
     struct config_path own = path_key(&listener, "read_timeout");
     struct config_path half_close = path_key(&options, "half_close_timeout");
     bool has_own = config->listener.read_timeout > 0;
-    if (config->half_close_timeout > 0 || is_refused(&half_close, diagnostics) || is_refused(&own, diagnostics))
+    if (config->half_close_timeout > 0 || path_is_refused(&half_close, diagnostics) ||
+        path_is_refused(&own, diagnostics))
         return;
     for (size_t i = 0; i < used_targets(config); i++) {
         struct config_path target = path_item(&targets, i);
         struct config_path other = path_key(&target, "read_timeout");
-        if ((config->targets[i].read_timeout > 0) == has_own || is_refused(&other, diagnostics))
+        if ((config->targets[i].read_timeout > 0) == has_own || path_is_refused(&other, diagnostics))
             continue;
         if (has_own)
             report_warning_at_key(diagnostics, &own,

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "bitflow/base/clock.h"
+#include "bitflow/base/peer_name.h"
 #include "bitflow/config/config.h"
 #include "syntax.h"
 
@@ -39,6 +40,7 @@
 #define WORDS(name, field, list, ...) ROW(name, SCHEMA_WORDS, WORD_FIELD(field), .words = (list), __VA_ARGS__)
 #define STRINGS(name, field, count, ...) LIST(name, SCHEMA_STRINGS, const char *const *, field, count, __VA_ARGS__)
 #define CIDRS(name, field, count, ...) LIST(name, SCHEMA_CIDRS, const struct cidr *, field, count, __VA_ARGS__)
+#define PEERS(name, field, count, ...) LIST(name, SCHEMA_PEERS, const struct unix_peer *, field, count, __VA_ARGS__)
 #define OBJECTS(name, type, field, count, items, ...) \
     LIST(name, SCHEMA_OBJECTS, const type *, field, count, .object = &(items), __VA_ARGS__)
 
@@ -174,10 +176,15 @@ OBJECT(certificate, struct certificate_config);
             CHECK(syntax_alpn_protocol))
 #define MINIMUM_VERSION WORD("minimum_version", minimum_version, tls_versions, DEFAULT(TLS_MINIMUM_1_2))
 #define HANDSHAKE_TIMEOUT DURATION("handshake_timeout", handshake_timeout, DEFAULT(10 * NS_PER_S))
+// Who leaves it without a value, or empty, means fewer peers, not all.
+#define AUTHORIZED_NAMES(unset)                                                                              \
+    STRINGS("authorized_names", authorized_names, authorized_name_count, UNSET(unset), NEEDS_VALUE, FROM(1), \
+            CHECK(peer_name_check))
 #define TRUNCATION WORD("truncation", truncation, truncations, DEFAULT(TLS_TRUNCATION_RESET))
 
 static const struct schema_row listener_tls_rows[] = {
     WORD("verify_mode", verify_mode, verify_modes, DEFAULT(VERIFY_NONE)),
+    AUTHORIZED_NAMES("all"),
     CERTIFICATES,
     APPLICATION_PROTOCOLS,
     MINIMUM_VERSION,
@@ -188,6 +195,7 @@ OBJECT(listener_tls, struct tls_config);
 
 static const struct schema_row target_tls_rows[] = {
     WORD("verify_mode", verify_mode, verify_modes, DEFAULT(VERIFY_STRICT)),
+    AUTHORIZED_NAMES("none beside the host"),
     CERTIFICATES,
     APPLICATION_PROTOCOLS,
     STRING("server_name", server_name, UNSET("the address's host"), CHECK(syntax_server_name)),
@@ -216,6 +224,7 @@ static const struct schema_row listener_rows[] = {
     KEEPALIVE_INTERVAL,
     USER_TIMEOUT,
     CIDRS("authorized_sources", authorized_sources, authorized_source_count, UNSET("all"), NEEDS_VALUE, FROM(1)),
+    PEERS("authorized_peers", authorized_peers, authorized_peer_count, UNSET("all"), NEEDS_VALUE, FROM(1)),
     TLS_CONTEXT("tls_context", tls, listener_tls_object, UNSET("plain")),
     DURATION("client_hello_timeout", client_hello_timeout, DEFAULT(10 * NS_PER_S)),
     FLAG("proxy_protocol", proxy_protocol, DEFAULT(false)),
@@ -317,8 +326,8 @@ static void walk(const struct schema_object *object, const char *above,
     for (size_t i = 0; i < object->row_count; i++) {
         const struct schema_row *row = &object->rows[i];
         char path[SCHEMA_PATH_SIZE];
-        bool is_list = row->type == SCHEMA_OBJECTS || row->type == SCHEMA_CIDRS || row->type == SCHEMA_STRINGS ||
-                       row->type == SCHEMA_WORDS;
+        bool is_list = row->type == SCHEMA_OBJECTS || row->type == SCHEMA_CIDRS || row->type == SCHEMA_PEERS ||
+                       row->type == SCHEMA_STRINGS || row->type == SCHEMA_WORDS;
         (void)snprintf(path, sizeof path, "%s%s%s%s", above, *above != '\0' ? "." : "", row->key, is_list ? "[]" : "");
         visit(context, path, row);
         if (row->object != NULL)

@@ -27,6 +27,7 @@ enum schema_type {
     SCHEMA_LISTEN_ADDRESS,
     SCHEMA_TARGET_ADDRESS,
     SCHEMA_CIDRS, // a list: an array of struct cidr and its length
+    SCHEMA_PEERS, // likewise, of struct unix_peer
     SCHEMA_ENUM,
     SCHEMA_WORDS, // a list: the bits of its words
 };

@@ -89,7 +89,7 @@ static void hint_at_scalar(const struct schema_row *row, const struct config_pat
 
 void hint_at_value(const struct schema_row *row, const struct config_path *path, struct diagnostics *diagnostics)
 {
-    bool is_list = row->type == SCHEMA_STRINGS || row->type == SCHEMA_CIDRS;
+    bool is_list = row->type == SCHEMA_STRINGS || row->type == SCHEMA_CIDRS || row->type == SCHEMA_PEERS;
     if (row->object != NULL)
         return;
     if (!is_list) {

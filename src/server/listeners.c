@@ -79,7 +79,20 @@ static struct acceptor *open_acceptor(struct listeners *listeners, struct genera
     return acceptor;
 }
 
-// The configuration cannot know it of an inherited socket: lists of addresses that no client could ever be on.
+// The configuration cannot know it of an inherited socket: lists that no client could ever be on.
+static bool check_peers(const struct listener_config *settings, const struct acceptor *acceptor, struct error *error)
+{
+    if (settings->authorized_peer_count == 0 || acceptor_is_local(acceptor))
+        return true;
+    char address[ADDRESS_TEXT_SIZE];
+    address_format(&settings->address, address);
+    error_set(
+        error, ERROR_INVALID,
+        "%s is no Unix socket, so that nobody knows its clients' users: authorized_peers cannot let any of them in",
+        address);
+    return false;
+}
+
 static bool check_sources(const struct listener_config *settings, const struct acceptor *acceptor, struct error *error)
 {
     const char *key = settings->authorized_source_count > 0       ? "authorized_sources"
@@ -133,7 +146,8 @@ static bool plan_listener(struct listeners *listeners, const struct config *conf
         planned->acceptor = open_acceptor(listeners, planned->generation, error);
         planned->is_new = planned->acceptor != NULL;
     }
-    if (planned->acceptor == NULL || !check_sources(&settings->listener, planned->acceptor, error))
+    if (planned->acceptor == NULL || !check_sources(&settings->listener, planned->acceptor, error) ||
+        !check_peers(&settings->listener, planned->acceptor, error))
         return false;
     warn_of_source_limits(settings, planned->acceptor);
     return true;

@@ -48,13 +48,13 @@ static struct metric_name with_label(struct metric_name name, const char *key, c
 // not there before leaves the first one out. What is not in these lists, and is counted all the same, is reported from
 // then on.
 
-static const enum close_reason reasons_at_the_door[] = {CLOSE_PROXY_SOURCE_NOT_TRUSTED, CLOSE_SOURCE_NOT_AUTHORIZED,
-                                                        CLOSE_SOURCE_CONNECTION_LIMIT,  CLOSE_SOURCE_CONNECTION_RATE,
-                                                        CLOSE_CONNECTION_LIMIT,         CLOSE_OUT_OF_DESCRIPTORS,
-                                                        CLOSE_OUT_OF_THREADS,           CLOSE_OUT_OF_MEMORY};
+static const enum close_reason reasons_at_the_door[] = {
+    CLOSE_PROXY_SOURCE_NOT_TRUSTED, CLOSE_SOURCE_NOT_AUTHORIZED,  CLOSE_PEER_NOT_AUTHORIZED,
+    CLOSE_SOURCE_CONNECTION_LIMIT,  CLOSE_SOURCE_CONNECTION_RATE, CLOSE_CONNECTION_LIMIT,
+    CLOSE_OUT_OF_DESCRIPTORS,       CLOSE_OUT_OF_THREADS,         CLOSE_OUT_OF_MEMORY};
 
-static const enum close_reason reasons_at_the_door_alone[] = {CLOSE_PROXY_SOURCE_NOT_TRUSTED,
-                                                              CLOSE_SOURCE_NOT_AUTHORIZED, CLOSE_CONNECTION_LIMIT};
+static const enum close_reason reasons_at_the_door_alone[] = {
+    CLOSE_PROXY_SOURCE_NOT_TRUSTED, CLOSE_SOURCE_NOT_AUTHORIZED, CLOSE_PEER_NOT_AUTHORIZED, CLOSE_CONNECTION_LIMIT};
 
 static const enum close_reason reasons_of_dials[] = {CLOSE_TARGET_WRITE_TIMEOUT,
                                                      CLOSE_TARGET_HANDSHAKE_FAILED,

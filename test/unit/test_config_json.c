@@ -67,6 +67,19 @@ static void test_each_kind_of_value_is_told_as_the_file_has_it(void **state)
     json_decref(root);
 }
 
+static void test_who_is_let_in_is_told_by_names_and_by_numbers(void **state)
+{
+    (void)state;
+    json_t *root =
+        json_of(PROXY("web", "address: 'unix:///s', authorized_peers: [user:root, gid:33]",
+                      "name: t, address: 'h:1', tls_context: {authorized_names: ['dns:*.a.example', cn:b]}", ""));
+    const json_t *proxy = proxy_of(root), *listener = json_object_get(proxy, "listener");
+    const json_t *target = json_array_get(json_object_get(proxy, "targets"), 0);
+    assert_told(listener, "authorized_peers", "[\"uid:0\",\"gid:33\"]");
+    assert_told(json_object_get(target, "tls_context"), "authorized_names", "[\"dns:*.a.example\",\"cn:b\"]");
+    json_decref(root);
+}
+
 static void test_of_secrets_only_that_they_are_there(void **state)
 {
     (void)state;
@@ -86,6 +99,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_kind_of_value_is_told_as_the_file_has_it),
+        cmocka_unit_test(test_who_is_let_in_is_told_by_names_and_by_numbers),
         cmocka_unit_test(test_of_secrets_only_that_they_are_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

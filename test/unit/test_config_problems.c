@@ -274,7 +274,7 @@ static void test_incomplete_tls_contexts_are_told(void **state)
          "server.proxies[].targets[].tls_context.server_name\n"},
         {PROXY("p", LISTENER, "name: t, address: 'unix:///s', tls_context: {}", ""),
          "f:6:39: " AT_CLIENT_TLS ": verify_mode strict needs a name to verify, and this kind of address has none: set "
-         "server_name, or another verify_mode\n"},
+         "server_name, authorized_names, or another verify_mode\n"},
         {CLIENT_TLS("application_protocols: h2"),
          "f:6:70: " AT_CLIENT_TLS ".application_protocols: must be a list, not a "
          "single value\n"},

@@ -140,7 +140,8 @@ static void write_record(struct connection_log *log, uint64_t id)
     "{\"event\":\"rejected\",\"id\":" #id ",\"proxy\":\"web\",\"time\":\"1970-01-01T00:00:00.000Z\","     \
     "\"start\":\"1970-01-01T00:00:00.000Z\",\"end\":\"1970-01-01T00:00:00.000Z\","                        \
     "\"client\":\"192.0.2.1:1\",\"local\":\"192.0.2.2:80\",\"proxy_header\":null,\"sni\":null,"           \
-    "\"client_tls\":null,\"target\":null,\"target_tls\":null,\"attempts\":0,\"resolve_ms\":0.0,"          \
+    "\"client_tls\":null,\"client_identity\":null,\"target\":null,\"target_tls\":null,"                   \
+    "\"target_identity\":null,\"attempts\":0,\"resolve_ms\":0.0,"                                         \
     "\"connect_ms\":0.0,\"total_ms\":0.0," NO_TIMINGS ",\"bytes_from_client\":0,\"bytes_from_target\":0," \
     "\"client_tcp\":null,\"target_tcp\":null,\"phase\":\"accepting\",\"step\":null,"                      \
     "\"reason\":\"connection_limit\",\"ended_by\":\"proxy\",\"error\":null}\n"

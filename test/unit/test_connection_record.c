@@ -24,7 +24,8 @@ static struct tls_session client_tls = {.info = {.version = TLS_1_3,
                                                  .handshake_time = 2500 * NS_PER_US,
                                                  .peer_subject = "CN=c",
                                                  .peer_names = "DNS:c.example",
-                                                 .peer_fingerprint = "00ff"}};
+                                                 .peer_fingerprint = "00ff",
+                                                 .peer_identity = "dns:c.example"}};
 static struct tls_session target_tls = {.info.handshake_time = 1};
 static struct proxy_protocol_in declared = {.version = 2,
                                             .header.authority = {.bytes = (const uint8_t *)"b.example", .length = 9}};
@@ -138,11 +139,12 @@ static void test_the_record_of_an_end_has_every_field(void **state)
                 "\"client_tls\":{\"version\":\"TLSv1.3\",\"cipher\":\"TLS_AES_128_GCM_SHA256\","
                 "\"server_name\":\"a.example\",\"protocol\":\"h2\",\"handshake_ms\":2.5,\"truncated\":false,"
                 "\"peer_subject\":\"CN=c\",\"peer_names\":\"DNS:c.example\",\"peer_fingerprint\":\"00ff\"},"
+                "\"client_identity\":\"dns:c.example\","
                 "\"target\":{\"name\":\"blue\",\"address\":\"10.0.0.5:8080\",\"via\":\"10.0.0.6:1080\"},"
                 "\"target_tls\":{\"version\":null,\"cipher\":null,\"server_name\":null,\"protocol\":null,"
                 "\"handshake_ms\":0.0,\"truncated\":false,"
                 "\"peer_subject\":null,\"peer_names\":null,\"peer_fingerprint\":null},"
-                "\"attempts\":3,\"resolve_ms\":1.234,\"connect_ms\":20.0,\"total_ms\":61500.0,"
+                "\"target_identity\":null,\"attempts\":3,\"resolve_ms\":1.234,\"connect_ms\":20.0,\"total_ms\":61500.0,"
                 "\"timings\":{\"wait_ms\":0.05,\"admit_ms\":3.0,\"client_header_ms\":0.0,"
                 "\"client_hello_ms\":0.0,\"client_handshake_ms\":2.5,\"dial_ms\":1100.0,"
                 "\"resolve_ms\":1.234,\"connect_ms\":20.0,\"socks_ms\":7.0,\"target_handshake_ms\":0.0,"
@@ -167,18 +169,21 @@ static void test_a_rejection_has_the_same_keys_without_values(void **state)
 {
     (void)state;
     struct connection rejected = {.id = INT64_MAX, .generation = &generation, .start_wall = START};
+    rejected.client.credentials = (struct unix_credentials){.is_known = true, .user = 1000, .group = 33};
     const struct connection_sockets sockets = {.client = "192.0.2.1:1", .local = "192.0.2.2:80"};
     rejected.failure.reason = CLOSE_CONNECTION_LIMIT;
     error_set(&rejected.failure.error, ERROR_INVALID, "why");
-    assert_line(&rejected, CONNECTION_REJECTED, &sockets,
-                "{\"event\":\"rejected\",\"id\":9223372036854775807,\"proxy\":\"web\","
-                "\"time\":\"2026-01-01T00:00:00.001Z\",\"start\":\"2026-01-01T00:00:00.001Z\","
-                "\"end\":\"2026-01-01T00:00:00.001Z\",\"client\":\"192.0.2.1:1\",\"local\":\"192.0.2.2:80\","
-                "\"proxy_header\":null,\"sni\":null,\"client_tls\":null,\"target\":null,\"target_tls\":null,"
-                "\"attempts\":0,\"resolve_ms\":0.0,\"connect_ms\":0.0,\"total_ms\":0.0," NO_TIMINGS
-                ",\"bytes_from_client\":0,\"bytes_from_target\":0,\"client_tcp\":null,\"target_tcp\":null,"
-                "\"phase\":\"accepting\",\"step\":null,\"reason\":\"connection_limit\",\"ended_by\":\"proxy\","
-                "\"error\":\"why\"}");
+    assert_line(
+        &rejected, CONNECTION_REJECTED, &sockets,
+        "{\"event\":\"rejected\",\"id\":9223372036854775807,\"proxy\":\"web\","
+        "\"time\":\"2026-01-01T00:00:00.001Z\",\"start\":\"2026-01-01T00:00:00.001Z\","
+        "\"end\":\"2026-01-01T00:00:00.001Z\",\"client\":\"192.0.2.1:1\",\"local\":\"192.0.2.2:80\","
+        "\"proxy_header\":null,\"sni\":null,\"client_tls\":null,\"client_identity\":\"uid:1000\",\"target\":null,"
+        "\"target_tls\":null,\"target_identity\":null,\"attempts\":0,\"resolve_ms\":0.0,\"connect_ms\":0.0,\"total_"
+        "ms\":0.0," NO_TIMINGS
+        ",\"bytes_from_client\":0,\"bytes_from_target\":0,\"client_tcp\":null,\"target_tcp\":null,"
+        "\"phase\":\"accepting\",\"step\":null,\"reason\":\"connection_limit\",\"ended_by\":\"proxy\","
+        "\"error\":\"why\"}");
 }
 
 static json_t *parse(const struct connection *connection, enum connection_event event)

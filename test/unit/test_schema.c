@@ -61,6 +61,7 @@ static void describe_type(const struct schema_row *row, char *out, size_t size)
         [SCHEMA_LISTEN_ADDRESS] = "address",
         [SCHEMA_TARGET_ADDRESS] = "address",
         [SCHEMA_CIDRS] = "list of address blocks",
+        [SCHEMA_PEERS] = "list of users and groups",
         [SCHEMA_ENUM] = "",
         [SCHEMA_WORDS] = "list of ",
     };
@@ -337,7 +338,8 @@ static void check_row(void *context, const char *path, const struct schema_row *
 {
     (void)context;
     bool is_object = row->type == SCHEMA_OBJECT || row->type == SCHEMA_OPTIONAL_OBJECT || row->type == SCHEMA_OBJECTS;
-    bool is_list = row->type == SCHEMA_OBJECTS || row->type == SCHEMA_STRINGS || row->type == SCHEMA_CIDRS;
+    bool is_list = row->type == SCHEMA_OBJECTS || row->type == SCHEMA_STRINGS || row->type == SCHEMA_CIDRS ||
+                   row->type == SCHEMA_PEERS;
     bool has_words = row->type == SCHEMA_ENUM || row->type == SCHEMA_WORDS;
     if ((row->object != NULL) != is_object || (row->words != NULL) != has_words ||
         (row->max != 0 && row->min > row->max) || (!is_list && row->count_offset != 0) ||

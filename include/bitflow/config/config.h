@@ -16,6 +16,7 @@
 #include "bitflow/config/diagnostics.h"
 #include "bitflow/net/address.h"
 #include "bitflow/net/cidr.h"
+#include "bitflow/net/unix_peer.h"
 
 enum verify_mode { VERIFY_NONE, VERIFY_RELAXED, VERIFY_STRICT };
 
@@ -73,6 +74,9 @@ struct tls_config {
     int64_t handshake_timeout;
     enum tls_truncation truncation;
     const char *server_name; // a target's; NULL: the address's host
+    // As base/peer_name.h checks them. A listener's: who may come in; a target's: who it may be, beside its host.
+    const char *const *authorized_names;
+    size_t authorized_name_count; // 0: a client may have any name; a target, its host's
 };
 
 #define KEEPALIVE_OFF INT64_C(-1)
@@ -89,9 +93,11 @@ struct listener_config {
     int64_t tcp_user_timeout;
     const struct cidr *authorized_sources;
     size_t authorized_source_count; // 0: everyone
-    const struct tls_config *tls;   // NULL: plain
-    int64_t client_hello_timeout;   // of SNI routing without TLS
-    bool proxy_protocol;            // clients begin with its header
+    const struct unix_peer *authorized_peers;
+    size_t authorized_peer_count; // 0: everyone
+    const struct tls_config *tls; // NULL: plain
+    int64_t client_hello_timeout; // of SNI routing without TLS
+    bool proxy_protocol;          // clients begin with its header
     const struct cidr *proxy_protocol_sources;
     size_t proxy_protocol_source_count; // 0: everyone who is authorized
     int64_t proxy_protocol_timeout;

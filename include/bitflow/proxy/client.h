@@ -21,6 +21,7 @@ struct client {
     const struct endpoint *local; // where it connected to, as its admission knows; NULL: that does not, ask the socket
     bool is_inherited;            // other processes may hold the socket, too
     struct source *source;        // that it counts for, of the proxy's; NULL: none
+    struct unix_credentials credentials; // of a Unix socket's peer, where authorized_peers asks for them
     // From here on zero until client_admit():
     struct proxy_protocol_in *declared;          // NULL: no PROXY protocol header came
     struct tls_session *tls;                     // NULL: plain, or no handshake was begun

@@ -51,6 +51,8 @@ enum ended_by { ENDED_BY_CLIENT, ENDED_BY_TARGET, ENDED_BY_PROXY };
       "no target or no certificate has the server name of the client's TLS handshake")                                \
     X(CLOSE_SNI_UNMATCHED, "sni_unmatched", ENDED_BY_PROXY, LOG_INFO,                                                 \
       "no target has the server name that the client asks for")                                                       \
+    X(CLOSE_NAME_NOT_AUTHORIZED, "name_not_authorized", ENDED_BY_PROXY, LOG_WARN,                                     \
+      "the client's certificate has none of the authorized names")                                                    \
     X(CLOSE_LIFETIME, "lifetime", ENDED_BY_PROXY, LOG_INFO, "the connection's lifetime is over")                      \
     X(CLOSE_DRAIN, "drain", ENDED_BY_PROXY, LOG_INFO, "the proxy is shutting down")                                   \
     X(CLOSE_ENDED_BY_OPERATOR, "ended_by_operator", ENDED_BY_PROXY, LOG_INFO, "an operator ended the connection")     \
@@ -68,6 +70,8 @@ enum ended_by { ENDED_BY_CLIENT, ENDED_BY_TARGET, ENDED_BY_PROXY };
       "the client's address is not trusted to send a PROXY protocol header")                                          \
     X(CLOSE_SOURCE_NOT_AUTHORIZED, "source_not_authorized", ENDED_BY_PROXY, LOG_WARN,                                 \
       "the client's address is not allowed")                                                                          \
+    X(CLOSE_PEER_NOT_AUTHORIZED, "peer_not_authorized", ENDED_BY_PROXY, LOG_WARN,                                     \
+      "the client's user and groups are not allowed")                                                                 \
     X(CLOSE_SOURCE_CONNECTION_LIMIT, "source_connection_limit", ENDED_BY_PROXY, LOG_WARN,                             \
       "the client's source has as many connections as it may")                                                        \
     X(CLOSE_SOURCE_CONNECTION_RATE, "source_connection_rate", ENDED_BY_PROXY, LOG_WARN,                               \

@@ -16,6 +16,8 @@
     X(TLS_FAILURE_SERVER_NAME, "server_name", "the server name is unknown, or changed during the handshake")    \
     X(TLS_FAILURE_CERTIFICATE_INVALID, "certificate_invalid", "the peer's certificate does not verify")         \
     X(TLS_FAILURE_CERTIFICATE_MISSING, "certificate_missing", "the peer sent no certificate")                   \
+    X(TLS_FAILURE_CERTIFICATE_UNAUTHORIZED, "certificate_unauthorized",                                         \
+      "the client's certificate has none of the authorized names")                                              \
     X(TLS_FAILURE_CERTIFICATE_REFUSED, "certificate_refused", "the peer refused our certificate, or wants one") \
     X(TLS_FAILURE_ALERT, "alert", "the peer ended it by another alert")                                         \
     X(TLS_FAILURE_RULES, "rules", "the peer broke the rules of TLS")                                            \

@@ -23,6 +23,7 @@ struct tls_info {
     char peer_common_name[256]; // the subject's CN alone; empty also where it is longer
     char peer_names[512];       // its SANs: "DNS:a.example, IP:192.0.2.1"; cut with an ellipsis
     char peer_fingerprint[65];  // SHA-256, lower-case hexadecimal
+    char peer_identity[256];    // the authorized name that it has, or else the name that it goes by: "dns:a.example"
     int64_t handshake_time;     // ns
     enum tls_failure failure;   // TLS_FAILURE_NONE while it has not failed
 };

@@ -129,6 +129,10 @@ static bool accept_tls(struct client *client, const struct tls_context *context,
     bool is_accepted = tls_accept(context, client->fd, deadline, client->tls, &why);
     phases_add(phases, PHASE_CLIENT_HANDSHAKE, client->tls->info.handshake_time);
     phases_leave_told_step(phases, PHASE_CLIENT_HANDSHAKE);
+    if (!is_accepted && client->tls->info.failure == TLS_FAILURE_CERTIFICATE_UNAUTHORIZED) {
+        error_pass(&failure->error, &why);
+        return failed_with(failure, CLOSE_NAME_NOT_AUTHORIZED);
+    }
     if (!is_accepted)
         return fail_handshake(failure, &why);
     socket_acknowledge(client->fd); // in TLS 1.3 the last flight of the handshake is the client's

@@ -1,6 +1,7 @@
 #include "bitflow/proxy/admission.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -123,9 +124,26 @@ static bool is_among(const struct endpoint *peer, const struct cidr *blocks, siz
     return count == 0;
 }
 
-// By the socket's own address, before anything is read.
-static bool is_welcome(const struct listener_config *listener, const struct endpoint *peer, struct failure *failure)
+static bool is_authorized_peer(const struct listener_config *listener, struct client *client, struct failure *failure)
 {
+    if (listener->authorized_peer_count == 0)
+        return true;
+    client->credentials = unix_credentials_of(client->fd);
+    const struct unix_credentials *credentials = &client->credentials;
+    if (unix_peer_is_among(client->fd, credentials, listener->authorized_peers, listener->authorized_peer_count))
+        return true;
+    if (credentials->is_known)
+        error_set(&failure->error, ERROR_INVALID, "the client is uid:%" PRIu32 " with gid:%" PRIu32, credentials->user,
+                  credentials->group);
+    return failed_with(failure, CLOSE_PEER_NOT_AUTHORIZED);
+}
+
+// By the socket's own other end, before anything is read.
+static bool is_welcome(const struct listener_config *listener, struct client *client, struct failure *failure)
+{
+    const struct endpoint *peer = &client->peer;
+    if (!is_authorized_peer(listener, client, failure))
+        return false;
     if (!is_among(peer, listener->authorized_sources, listener->authorized_source_count))
         return failed_with(failure, CLOSE_SOURCE_NOT_AUTHORIZED);
     if (!is_among(peer, listener->proxy_protocol_sources, listener->proxy_protocol_source_count))
@@ -169,8 +187,7 @@ static struct connection *admit(struct admission *admission, struct client *clie
     struct failure failure = {.reason = CLOSE_NONE};
     struct connection *connection = NULL;
     struct generation *generation = admission_generation(admission);
-    if (is_welcome(&generation->settings->listener, &client->peer, &failure) &&
-        take_places(generation, client, &failure)) {
+    if (is_welcome(&generation->settings->listener, client, &failure) && take_places(generation, client, &failure)) {
         connection = connection_create(connection_next_id(), admission->runtime, generation, client, &failure.error);
         if (connection != NULL) {
             connection->admission = admission_hold(admission);

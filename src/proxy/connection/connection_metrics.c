@@ -65,7 +65,7 @@ static void count_progress(struct connection *connection, bool is_counted)
 static bool is_client_handshake(enum close_reason reason)
 {
     return reason == CLOSE_CLIENT_HANDSHAKE_FAILED || reason == CLOSE_CLIENT_HANDSHAKE_TIMEOUT ||
-           reason == CLOSE_UNRECOGNIZED_NAME;
+           reason == CLOSE_UNRECOGNIZED_NAME || reason == CLOSE_NAME_NOT_AUTHORIZED;
 }
 
 // A handshake that was good and whose server name was not, or that was not begun because of it, has no failure itself.

@@ -115,8 +115,10 @@ void connection_record_render(const struct connection *connection, enum connecti
     record_header(line, "proxy_header", &connection->client);
     record_text(line, "sni", connection->client.server_name);
     record_tls(line, "client_tls", connection->client.tls, &connection->relay.sockets[RELAY_CLIENT]);
+    record_client_identity(line, &connection->client, connection->client.tls);
     record_target(line, "target", &connection->upstream);
     record_tls(line, "target_tls", connection->upstream.tls, &connection->relay.sockets[RELAY_TARGET]);
+    record_target_identity(line, connection->upstream.tls);
     json_line_integer(line, "attempts", connection->upstream.attempts);
     json_line_milliseconds(line, "resolve_ms", durations[PHASE_RESOLVE]);
     json_line_milliseconds(line, "connect_ms", durations[PHASE_CONNECT]);

@@ -93,8 +93,10 @@ static void render(const struct connection *connection, bool is_whole, struct js
     record_text(line, "client", address);
     record_text(line, "sni", is_admitted ? client->server_name : NULL);
     record_tls(line, "client_tls", tls[RELAY_CLIENT], &connection->relay.sockets[RELAY_CLIENT]);
+    record_client_identity(line, client, tls[RELAY_CLIENT]);
     put_target(line, &connection->upstream, is_connected);
     record_tls(line, "target_tls", tls[RELAY_TARGET], &connection->relay.sockets[RELAY_TARGET]);
+    record_target_identity(line, tls[RELAY_TARGET]);
     put_progress(line, connection, current);
     if (is_whole)
         put_details(line, connection, is_admitted, is_connected);

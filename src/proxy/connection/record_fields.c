@@ -43,6 +43,20 @@ void record_header(struct json_line *line, const char *key, const struct client 
     json_line_end_object(line);
 }
 
+void record_client_identity(struct json_line *line, const struct client *client, const struct tls_session *session)
+{
+    char user[UNIX_PEER_TEXT_SIZE] = "";
+    const char *identity = session != NULL ? session->info.peer_identity : "";
+    if (*identity == '\0' && client->credentials.is_known)
+        unix_peer_format(&(struct unix_peer){.id = client->credentials.user}, user);
+    record_text(line, "client_identity", *identity != '\0' ? identity : user);
+}
+
+void record_target_identity(struct json_line *line, const struct tls_session *session)
+{
+    record_text(line, "target_identity", session != NULL ? session->info.peer_identity : NULL);
+}
+
 void record_tls(struct json_line *line, const char *key, const struct tls_session *session,
                 const struct relay_socket *socket)
 {

@@ -27,6 +27,12 @@ void record_address(struct json_line *line, const char *key, const struct addres
 // The PROXY protocol's header that the client began with.
 void record_header(struct json_line *line, const char *key, const struct client *client);
 
+// Who the client is: by its certificate, or by the Unix socket that it came through.
+void record_client_identity(struct json_line *line, const struct client *client, const struct tls_session *session);
+
+// Likewise of the target, which only its certificate tells.
+void record_target_identity(struct json_line *line, const struct tls_session *session);
+
 // Of a side that is TLS (NULL: it is not); of the peer's certificate only what was verified.
 void record_tls(struct json_line *line, const char *key, const struct tls_session *session,
                 const struct relay_socket *socket);

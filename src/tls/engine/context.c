@@ -311,6 +311,28 @@ static bool copy_protocols(struct tls_context *context, const struct tls_config 
     return true;
 }
 
+// An array of pointers, and behind it what they point to.
+static bool copy_authorized_names(struct tls_context *context, const struct tls_config *config, struct error *error)
+{
+    size_t count = config->authorized_name_count;
+    size_t size = (count + 1) * sizeof *context->authorized_names;
+    if (count == 0)
+        return true;
+    for (size_t i = 0; i < count; i++)
+        size += strlen(config->authorized_names[i]) + 1;
+    context->authorized_names = calloc(1, size);
+    if (context->authorized_names == NULL)
+        return out_of_memory(error);
+    char *at = (char *)(context->authorized_names + count + 1);
+    for (size_t i = 0; i < count; i++) {
+        size_t length = strlen(config->authorized_names[i]) + 1;
+        memcpy(at, config->authorized_names[i], length);
+        context->authorized_names[i] = at;
+        at += length;
+    }
+    return true;
+}
+
 static bool finish(struct tls_context *context, const struct tls_config *config, struct error *error)
 {
     if (context->role == TLS_SERVER && !has_pair(context)) {
@@ -321,7 +343,8 @@ static bool finish(struct tls_context *context, const struct tls_config *config,
         return false;
     if (context->role == TLS_SERVER)
         tls_sni_prepare(context);
-    return copy_protocols(context, config, error) && copy_text(config->server_name, &context->server_name, error) &&
+    return copy_protocols(context, config, error) && copy_authorized_names(context, config, error) &&
+           copy_text(config->server_name, &context->server_name, error) &&
            tls_ssl_configure(context, config->minimum_version, error);
 }
 
@@ -334,6 +357,9 @@ static uint64_t fingerprint_of(const struct tls_config *config)
     hash = hash_number(hash, config->application_protocol_count);
     for (size_t i = 0; i < config->application_protocol_count; i++)
         hash = hash_text(hash, config->application_protocols[i]);
+    hash = hash_number(hash, config->authorized_name_count);
+    for (size_t i = 0; i < config->authorized_name_count; i++)
+        hash = hash_text(hash, config->authorized_names[i]);
     for (size_t i = 0; i < config->certificate_count; i++) {
         hash = hash_text(hash, config->certificates[i].certificate.path);
         hash = hash_text(hash, config->certificates[i].key.path);
@@ -410,5 +436,6 @@ void tls_context_destroy(struct tls_context **context)
         free(*protocol);
     free(gone->protocols);
     free(gone->server_name);
+    free(gone->authorized_names);
     free(gone);
 }

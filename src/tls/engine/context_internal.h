@@ -40,8 +40,9 @@ struct tls_context {
     size_t entry_count;
     struct trust *trust; // all entries' together; or, of a target without any, the system's; NULL: nobody is verified
     bool has_long_ca_list;
-    char **protocols;  // ends with NULL; NULL: no ALPN
-    char *server_name; // NULL: the address's host
+    char **protocols;              // ends with NULL; NULL: no ALPN
+    char *server_name;             // NULL: the address's host
+    const char **authorized_names; // base/peer_name.h, all in one piece; ends with NULL. NULL: they are not looked at
     uint64_t fingerprint;
 };
 

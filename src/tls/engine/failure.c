@@ -32,6 +32,7 @@ static const struct failure_row rows[] = {
     {CAUSE_OUT_OF_MEMORY, ALERT(INTERNAL_ERROR), TLS_FAILURE_OUT_OF_MEMORY, NULL, "out of memory for a TLS handshake"},
     {CAUSE_BAD_CERTIFICATE, ALERT(INTERNAL_ERROR), TLS_FAILURE_CERTIFICATE_INVALID, NULL, NULL},
     {CAUSE_NO_CERTIFICATE, ALERT(INTERNAL_ERROR), TLS_FAILURE_CERTIFICATE_MISSING, NULL, NULL},
+    {CAUSE_UNAUTHORIZED, ALERT(ACCESS_DENIED), TLS_FAILURE_CERTIFICATE_UNAUTHORIZED, NULL, NULL},
     {CAUSE_BAD_SIGNATURE, ALERT(DECRYPT_ERROR), TLS_FAILURE_CERTIFICATE_INVALID,
      "sent a signature that does not match its certificate", NULL},
     {CAUSE_BAD_KEY_SHARE, ALERT(ILLEGAL_PARAMETER), TLS_FAILURE_RULES, UNRULY ": its key share is not a valid point",
@@ -154,7 +155,7 @@ static int cause_of_status(const struct tls_handshake *handshake, int status)
     case MBEDTLS_ERR_X509_INVALID_FORMAT:
     case MBEDTLS_ERR_X509_FATAL_ERROR:
     case STATUS(BAD_CERTIFICATE):
-        return CAUSE_BAD_CERTIFICATE;
+        return handshake->verification.is_unauthorized ? CAUSE_UNAUTHORIZED : CAUSE_BAD_CERTIFICATE;
     case MBEDTLS_ERR_ECP_VERIFY_FAILED:
     case MBEDTLS_ERR_RSA_VERIFY_FAILED:
     case MBEDTLS_ERR_RSA_INVALID_PADDING: // likewise, where it is PSS
@@ -335,7 +336,7 @@ static void describe(struct tls_handshake *handshake, const struct failure_row *
         describe_socket(handshake, peer, error);
     else if (cause == CAUSE_NOT_TLS)
         describe_foreign(handshake, peer, error);
-    else if (cause == CAUSE_BAD_CERTIFICATE || cause == CAUSE_NO_CERTIFICATE)
+    else if (cause == CAUSE_BAD_CERTIFICATE || cause == CAUSE_NO_CERTIFICATE || cause == CAUSE_UNAUTHORIZED)
         error_set(error, ERROR_INVALID, "%s",
                   tls_verify_reason(&handshake->verification, cause == CAUSE_NO_CERTIFICATE
                                                                   ? MBEDTLS_X509_BADCERT_MISSING

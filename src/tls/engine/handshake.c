@@ -318,7 +318,7 @@ static void note_info(struct tls_handshake *handshake)
 static void note_peer(struct tls_handshake *handshake)
 {
     struct tls_info *info = handshake->info;
-    const X509 *peer = tls_verified_certificate(&handshake->verification);
+    X509 *peer = tls_verified_certificate(&handshake->verification);
     if (peer == NULL)
         return;
     const X509_NAME *subject = X509_get_subject_name(peer);
@@ -326,7 +326,13 @@ static void note_peer(struct tls_handshake *handshake)
     x509_common_name(subject, info->peer_common_name, sizeof info->peer_common_name);
     (void)x509_names(peer, info->peer_names, sizeof info->peer_names);
     x509_fingerprint(peer, info->peer_fingerprint);
+    if (*handshake->verification.identity != '\0')
+        memcpy(info->peer_identity, handshake->verification.identity, sizeof info->peer_identity);
+    else
+        identity_describe(peer, info->peer_identity);
 }
+
+_Static_assert(sizeof((struct tls_info *)NULL)->peer_identity == IDENTITY_SIZE, "they have the same room");
 
 static void send_alert(struct tls_handshake *handshake, unsigned char alert)
 {
@@ -353,7 +359,10 @@ static bool accept_peer(struct tls_handshake *handshake, struct error *error)
     send_alert(handshake, alert);
     bool has_certificate = mbedtls_ssl_get_peer_cert(&handshake->ssl) != NULL;
     error_set(error, ERROR_INVALID, "%s", handshake->verification.reason);
-    (void)handshake_fail_with(handshake->info, has_certificate ? CAUSE_BAD_CERTIFICATE : CAUSE_NO_CERTIFICATE, error);
+    enum handshake_cause cause = handshake->verification.is_unauthorized ? CAUSE_UNAUTHORIZED
+                                 : has_certificate                       ? CAUSE_BAD_CERTIFICATE
+                                                                         : CAUSE_NO_CERTIFICATE;
+    (void)handshake_fail_with(handshake->info, cause, error);
     return false;
 }
 

@@ -29,6 +29,7 @@ enum handshake_cause {
     CAUSE_NOT_TLS,
     CAUSE_BAD_CERTIFICATE,
     CAUSE_NO_CERTIFICATE,
+    CAUSE_UNAUTHORIZED, // a client's, by its names
     CAUSE_BAD_SIGNATURE,
     CAUSE_BAD_KEY_SHARE,
     CAUSE_UNOFFERED_CHOICE,

@@ -27,7 +27,8 @@ bool tls_verification_init(struct tls_verification *verification, const struct t
 {
     *verification = (struct tls_verification){.context = context};
     if (context->role == TLS_SERVER || host == NULL || *host == '\0')
-        return context->role == TLS_SERVER || context->verify_mode != VERIFY_STRICT;
+        return context->role == TLS_SERVER || context->verify_mode != VERIFY_STRICT ||
+               context->authorized_names != NULL;
     char address[INET6_ADDRSTRLEN];
     // A zone (fe80::1%eth0) says how to get there, not who is there.
     size_t length = strcspn(host, "%");
@@ -190,11 +191,9 @@ bool tls_verify_authority(const struct tls_context *context, const struct trust 
 
 // ---- the peer's own certificate, as far as X509_verify_cert() does not look at it
 
-// 1, 0, or below 0: libcrypto failed.
-static int has_name(const struct tls_verification *verification, X509 *certificate)
+// Whether a target's is for the host. 1, 0, or below 0: libcrypto failed.
+static int has_host(const struct tls_verification *verification, X509 *certificate)
 {
-    if (verification->context->role == TLS_SERVER || verification->context->verify_mode != VERIFY_STRICT)
-        return 1;
     if (verification->address_length > 0)
         return X509_check_ip(certificate, verification->address, verification->address_length, 0);
     // A dot at its beginning would stand for every name below.
@@ -210,6 +209,20 @@ static int has_name(const struct tls_verification *verification, X509 *certifica
     return X509_check_host(certificate, verification->name, length, flags, NULL);
 }
 
+// Whether it is for whom it is to be for. Likewise. A client is held to the authorized names, a target to those and,
+// if it is strict, to its host as well: one of them will do.
+static int has_name(struct tls_verification *verification, X509 *certificate)
+{
+    const struct tls_context *context = verification->context;
+    const char *const *names = context->authorized_names;
+    bool is_target = context->role == TLS_CLIENT;
+    bool is_host_enough = is_target && context->verify_mode == VERIFY_STRICT;
+    if (names == NULL && !is_host_enough)
+        return 1;
+    int found = names != NULL ? identity_find(certificate, names, is_target, verification->identity) : 0;
+    return found == 0 && is_host_enough ? has_host(verification, certificate) : found;
+}
+
 static bool is_suitable(struct tls_verification *verification)
 {
     X509 *certificate = sk_X509_value(verification->chain, 0);
@@ -219,7 +232,9 @@ static bool is_suitable(struct tls_verification *verification)
         return false;
     }
     int found = has_name(verification, certificate);
-    if (found == 0)
+    if (found == 0 && verification->context->role == TLS_SERVER)
+        verify_describe_unauthorized(verification);
+    else if (found == 0)
         verify_describe_mismatch(verification);
     return found == 1;
 }
@@ -250,8 +265,9 @@ bool tls_verify_result(struct tls_verification *verification, const mbedtls_ssl_
         return true;
     uint32_t flags = mbedtls_ssl_get_verify_result(ssl);
     const mbedtls_x509_crt *shown = mbedtls_ssl_get_peer_cert(ssl);
-    bool may_be_missing =
-        verification->context->role == TLS_SERVER && verification->context->verify_mode == VERIFY_RELAXED;
+    bool may_be_missing = verification->context->role == TLS_SERVER &&
+                          verification->context->verify_mode == VERIFY_RELAXED &&
+                          verification->context->authorized_names == NULL;
     if (shown == NULL && may_be_missing && flags == MBEDTLS_X509_BADCERT_MISSING && verification->received == 0)
         return true;
     // The key that has proven itself must be that of the certificate that was accepted.
@@ -278,7 +294,7 @@ const char *tls_verify_reason(struct tls_verification *verification, uint32_t fl
     return verification->reason;
 }
 
-const X509 *tls_verified_certificate(const struct tls_verification *verification)
+X509 *tls_verified_certificate(const struct tls_verification *verification)
 {
     return verification->verdict == VERDICT_ACCEPTED ? sk_X509_value(verification->chain, 0) : NULL;
 }

@@ -14,6 +14,7 @@
 
 #include "bitflow/config/config.h"
 #include "bitflow/tls/tls_context.h"
+#include "identity.h"
 
 #define VERIFY_REASON_SIZE 320
 
@@ -43,13 +44,16 @@ struct tls_verification {
     // What came of it.
     bool is_judged; // mbedTLS has left it to us
     enum verify_verdict verdict;
-    STACK_OF(X509) *chain; // that libcrypto has built and accepted, the peer's own first
-    unsigned char alert;   // that goes with a refusal
-    char unusable[160];    // of the others, one that was left out, in words; empty: none
+    STACK_OF(X509) *chain;        // that libcrypto has built and accepted, the peer's own first
+    char identity[IDENTITY_SIZE]; // of an accepted one: by which authorized name; empty: by none
+    bool is_unauthorized;         // refused, since no authorized name is a client's
+    unsigned char alert;          // that goes with a refusal
+    char unusable[160];           // of the others, one that was left out, in words; empty: none
     char reason[VERIFY_REASON_SIZE];
 };
 
-// `host`: a target's, NULL for a listener. False: strict, and there is nothing to hold the certificate to.
+// `host`: a target's, NULL for a listener. False: strict, and there is nothing to hold the certificate to, neither a
+// host nor authorized names.
 bool tls_verification_init(struct tls_verification *verification, const struct tls_context *context, const char *host);
 
 void tls_verification_release(struct tls_verification *verification);
@@ -73,6 +77,6 @@ bool tls_verify_result(struct tls_verification *verification, const mbedtls_ssl_
 const char *tls_verify_reason(struct tls_verification *verification, uint32_t flags);
 
 // The certificate that was accepted. NULL: none was sent, or nobody is verified.
-const X509 *tls_verified_certificate(const struct tls_verification *verification);
+X509 *tls_verified_certificate(const struct tls_verification *verification);
 
 #endif

@@ -196,19 +196,39 @@ static void describe_constraint(struct tls_verification *verification, X509_STOR
                names, name);
 }
 
+// Its alternative names, or else its subject.
+static const char *names_of(const X509 *certificate, char *out, size_t size)
+{
+    if (*x509_names(certificate, out, size) == '\0')
+        (void)x509_name_text(X509_get_subject_name(certificate), out, size);
+    return out;
+}
+
 void verify_describe_mismatch(struct tls_verification *verification)
 {
     char names[SUBJECT_SIZE];
-    char expected[SUBJECT_SIZE];
-    const X509 *certificate = verification->certificate;
-    if (verification->name != NULL)
+    char expected[SUBJECT_SIZE] = "";
+    bool has_names = verification->context->authorized_names != NULL;
+    if (verification->context->verify_mode != VERIFY_STRICT)
+        (void)snprintf(expected, sizeof expected, "any of authorized_names");
+    else if (verification->name != NULL)
         (void)snprintf(expected, sizeof expected, "%s", verification->name);
-    else
+    else if (verification->address_length > 0)
         (void)inet_ntop(verification->address_length == 4 ? AF_INET : AF_INET6, verification->address, expected,
                         sizeof expected);
-    if (*x509_names(certificate, names, sizeof names) == '\0')
-        (void)x509_name_text(X509_get_subject_name(certificate), names, sizeof names);
-    tls_refuse(verification, ALERT(BAD_CERT), "the certificate is for %s, not for %s", names, expected);
+    tls_refuse(verification, ALERT(BAD_CERT), "the certificate is for %s, not for %s%s",
+               names_of(verification->certificate, names, sizeof names), expected,
+               !has_names || verification->context->verify_mode != VERIFY_STRICT ? ""
+               : *expected == '\0'                                               ? "any of authorized_names"
+                                                                                 : " or any of authorized_names");
+}
+
+void verify_describe_unauthorized(struct tls_verification *verification)
+{
+    char names[2 * SUBJECT_SIZE];
+    tls_refuse(verification, ALERT(ACCESS_DENIED), "the certificate is for %s, which is none of authorized_names",
+               names_of(verification->certificate, names, sizeof names));
+    verification->is_unauthorized = true;
 }
 
 // What needs no more than the certificate's name.

@@ -19,6 +19,9 @@ void verify_describe(struct tls_verification *verification, const struct trust *
 // The certificate is for another name.
 void verify_describe_mismatch(struct tls_verification *verification);
 
+// A client's has no authorized name.
+void verify_describe_unauthorized(struct tls_verification *verification);
+
 // What libcrypto's error says of an issuer's revocation list; NULL: of there being none.
 void verify_describe_lists(const struct trust *trust, int error, const X509_CRL *list, const X509_NAME *issuer,
                            char *out, size_t size);

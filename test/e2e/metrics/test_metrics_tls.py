@@ -79,6 +79,9 @@ def clients_cases(pki):
         mark = version[-1]
         cases[f"missing{mark}"] = (
             "certificate_missing", failed, strict, lambda sock, v=version: shake(sock, context(version=v)))
+        cases[f"unauthorized{mark}"] = (
+            "certificate_unauthorized", "name_not_authorized", {**strict, "authorized_names": ["cn:nobody"]},
+            lambda sock, v=version: shake(sock, context(identity=pki.client, version=v)))
         for kind in ("stranger", "expired", "wrong usage"):
             identity = pki.bad_clients[kind]
             cases[f"{kind.replace(' ', '-')}{mark}"] = (
