@@ -36,7 +36,7 @@
 #define SMALL_READ ((size_t)16 * 1024) // what a read asks for at most, but for bulk
 // The input that each direction of a plain relay begins with. It lies beside the relay's state, in the page of stack
 // that a connection has touched anyway. Whoever fills it gets SMALL_READ from the heap until the relay is quiet.
-#define FIRST_INPUT_SIZE ((size_t)384)
+#define FIRST_INPUT_SIZE ((size_t)352)
 // Where a side is TLS, a direction begins with these, on the stack: each holds a TLS record of any size, or what is
 // read into that one when it is sealed. A message touches only the pages it fills.
 #define INPUT_SIZE ((size_t)17 * 1024)
@@ -232,12 +232,12 @@ struct poll_engine {
     bool is_begun;         // the client's first bytes have been asked for
     bool hung_up[2];       // poll() has said so: the socket is left alone unless it is to be read or written
     bool is_fast;          // the last ROUNDS_PER_PACE took less than PACE_MIN: no silence is waited for
+    bool is_busy;          // the last BUSY_ROUNDS took at most BUSY_WITHIN, and it is counted among those
+    bool wants_carrier;    // to be carried, if nothing stands against it
+    uint8_t busy_rounds;   // since busy_began, coarse clock; at most BUSY_ROUNDS
     unsigned rounds;       // since pace_began, coarse clock
     int64_t pace_began;
-    bool is_busy;         // the last BUSY_ROUNDS took at most BUSY_WITHIN, and it is counted among those
-    unsigned busy_rounds; // since busy_began, coarse clock
     int64_t busy_began;
-    unsigned carried_rounds;  // by a carrier, since its own thread last looked
     int silent_ms;            // so long nothing has come; only what was waited with a time limit counts
     bool has_more_to_release; // for relay_release()
     bool rests;               // rest_after is set, and nothing has stood against it since something came

@@ -34,7 +34,8 @@ static void reply_if_due(struct direction *reader)
     }
 }
 
-static void read_side(struct direction *reader, bool may_be_reset)
+// Inlined where it runs for every message.
+__attribute__((always_inline)) static inline void read_side(struct direction *reader, bool may_be_reset)
 {
     if (direction_move(reader, SIZE_MAX, may_be_reset) < 0)
         return;
@@ -275,14 +276,16 @@ static void set_busy(struct poll_engine *engine, bool is_busy)
 __attribute__((noinline)) static void look_whether_busy(struct poll_engine *engine)
 {
     int64_t now = clock_now_coarse();
-    set_busy(engine, now - engine->busy_began <= BUSY_WITHIN || engine->shared->relay->is_always_carried);
+    bool is_always_carried = engine->shared->relay->is_always_carried;
+    set_busy(engine, now - engine->busy_began <= BUSY_WITHIN || is_always_carried);
+    engine->wants_carrier = is_always_carried || (engine->is_busy && relay_carrier_is_worthwhile());
     engine->busy_began = now;
 }
 
 static void end_silence(struct poll_engine *engine)
 {
     engine->silent_ms = 0;
-    if (++engine->busy_rounds >= BUSY_ROUNDS || engine->shared->relay->is_always_carried)
+    if (++engine->busy_rounds >= BUSY_ROUNDS)
         look_whether_busy(engine);
     if (engine->rested_at != 0)
         end_rest(engine);
@@ -327,6 +330,8 @@ static void begin_silence(struct poll_engine *engine)
     engine->rounds = 0;
     engine->pace_began = engine->busy_began = clock_now_coarse();
     set_busy(engine, false);
+    if (engine->shared->relay->is_always_carried)
+        engine->busy_rounds = BUSY_ROUNDS - 1;
     engine->rests = engine->shared->relay->rest_after > 0 && engine->rested_at == 0;
     engine->has_more_to_release = relay_has_more_to_release(engine->shared);
 }
@@ -343,7 +348,8 @@ static bool is_carriable(const struct poll_engine *engine)
 
 bool relay_poll_carry(struct poll_engine *engine, enum relay_side side)
 {
-    engine->carried_rounds++;
+    if (engine->busy_rounds < BUSY_ROUNDS)
+        engine->busy_rounds++;
     read_side(&engine->shared->directions[side], true); // epoll's word may be old by now
     return is_carriable(engine);
 }
@@ -361,17 +367,20 @@ bool relay_poll_look(struct poll_engine *engine)
         check_what_is_due(engine);
     if (now - engine->busy_began < QUIET_AFTER)
         return is_carriable(engine);
-    bool is_busy = engine->carried_rounds >= BUSY_ROUNDS;
+    bool is_busy = engine->busy_rounds >= BUSY_ROUNDS;
     engine->busy_began = now;
-    engine->carried_rounds = 0;
+    engine->busy_rounds = 0;
     return is_busy && is_carriable(engine);
 }
 
-// Returns when it is to be gone on with here.
+// If nothing stands against it. Returns when it is to be gone on with here.
 __attribute__((noinline)) static void be_carried(struct poll_engine *engine)
 {
+    engine->wants_carrier = false;
+    if (!is_carriable(engine))
+        return;
     engine->busy_began = clock_now_coarse();
-    engine->carried_rounds = 0;
+    engine->busy_rounds = 0;
     (void)relay_carrier_carry(engine);
     begin_silence(engine);
 }
@@ -394,8 +403,7 @@ enum relay_poll_result relay_poll(struct poll_engine *engine)
         engine->is_begun = true;
         if (needs_clock(engine))
             check_what_is_due(engine);
-        if (engine->is_busy && is_carriable(engine) &&
-            (relay_carrier_is_worthwhile() || engine->shared->relay->is_always_carried))
+        if (engine->wants_carrier)
             be_carried(engine);
         if (wants_second_thread(engine) && !has_ended(engine->shared)) {
             result = RELAY_POLL_BUSY;
