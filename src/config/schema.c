@@ -300,6 +300,7 @@ static const struct schema_row server_rows[] = {
     DURATION("drain_timeout", drain_timeout, DEFAULT(25 * NS_PER_S)),
     FLAG("upgrade_in_place", upgrade_in_place, DEFAULT(false)),
     WORD("scheduling", scheduling, schedulings, DEFAULT(THREAD_SCHEDULING_BATCH)),
+    FLAG("carriers", carriers, DEFAULT(true)),
     OBJECTS("proxies", struct proxy_config, proxies, proxy_count, proxy_object, REQUIRED, FROM(1)),
 };
 OBJECT(server, struct config);

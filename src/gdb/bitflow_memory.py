@@ -23,6 +23,7 @@ NS = 1000000000
 # What a thread does, by the function that it runs; of a connection's first thread, by the connection's phase.
 TASKS = {
     "run_second_thread": "target to client",
+    "run_carrier": "serves those that are carried",
     "run_acceptor": "accepts",
     "watch_lifetimes": "ends what is due",
     "run_resolver_jobs": "looks a name up",
@@ -285,7 +286,7 @@ def innermost(native):
                 return ""
             table = frame.find_sal().symtab
             if frame.function() is not None and table is not None and is_ours(table):
-                if frame.function().name != "deadline_poll":  # its caller says what it waits for
+                if frame.function().name not in ("deadline_poll", "condition_wait"):  # the caller says for what
                     return frame.function().name
             frame = frame.older()
     except gdb.error:

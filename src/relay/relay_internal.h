@@ -5,6 +5,8 @@
 //   - relay_poll.c: both directions on one thread, which waits for both sockets in poll() and never in a read or a
 //     write. Every relay begins with it, and goes back to it when it is quiet.
 //   - relay_pump.c: one direction on a thread of its own, which waits in its reads and writes.
+// While many relays are busy with small messages, relay_poll.c's is driven by a thread that serves many of them
+// (relay_carrier.c), and its own thread waits.
 // What differs is relay_shared.io_flags.
 //
 // relay_io.c is the path of a piece of data: recv() fills the input; what lies there is made into pieces that are ready
@@ -34,7 +36,7 @@
 #define SMALL_READ ((size_t)16 * 1024) // what a read asks for at most, but for bulk
 // The input that each direction of a plain relay begins with. It lies beside the relay's state, in the page of stack
 // that a connection has touched anyway. Whoever fills it gets SMALL_READ from the heap until the relay is quiet.
-#define FIRST_INPUT_SIZE ((size_t)384)
+#define FIRST_INPUT_SIZE ((size_t)352)
 // Where a side is TLS, a direction begins with these, on the stack: each holds a TLS record of any size, or what is
 // read into that one when it is sealed. A message touches only the pages it fills.
 #define INPUT_SIZE ((size_t)17 * 1024)
@@ -220,6 +222,10 @@ static inline void direction_enter(struct direction *direction, enum direction_s
 #define ROUNDS_PER_PACE 64
 #define PACE_MIN (64 * NS_PER_MS)
 
+// A relay with so many messages within that time is busy. It is carried until it has had fewer within QUIET_AFTER.
+#define BUSY_ROUNDS 16
+#define BUSY_WITHIN (500 * NS_PER_MS)
+
 struct poll_engine {
     struct relay_shared *shared;
     int64_t look_interval; // ns, the shorter keepalive interval; 0: there is none
@@ -228,8 +234,12 @@ struct poll_engine {
     bool is_begun;         // the client's first bytes have been asked for
     bool hung_up[2];       // poll() has said so: the socket is left alone unless it is to be read or written
     bool is_fast;          // the last ROUNDS_PER_PACE took less than PACE_MIN: no silence is waited for
+    bool is_busy;          // the last BUSY_ROUNDS took at most BUSY_WITHIN, and it is counted among those
+    bool wants_carrier;    // to be carried, if nothing stands against it
+    uint8_t busy_rounds;   // since busy_began, coarse clock; at most BUSY_ROUNDS
     unsigned rounds;       // since pace_began, coarse clock
     int64_t pace_began;
+    int64_t busy_began;
     int silent_ms;            // so long nothing has come; only what was waited with a time limit counts
     bool has_more_to_release; // for relay_release()
     bool rests;               // rest_after is set, and nothing has stood against it since something came
@@ -246,6 +256,40 @@ enum relay_poll_result {
 };
 
 enum relay_poll_result relay_poll(struct poll_engine *engine);
+
+// For relay_carrier.c. Both directions are READING, with nothing pending; who calls these has the relay to itself.
+
+// Moves what `side` has sent. False: its own thread is to go on with it, since a direction is over, or waits, or has
+// turned to bulk.
+bool relay_poll_carry(struct poll_engine *engine, enum relay_side side);
+
+// When its own thread is to look after it; a deadline, base/clock.h.
+int64_t relay_poll_next_look(struct poll_engine *engine);
+
+// Its own thread's look: timeouts, and whether it is still busy. False: it is to go on by itself.
+bool relay_poll_look(struct poll_engine *engine);
+
+// --- relay_carrier.c: threads that each serve many busy relays ("carriers").
+//
+// A small message costs a relay's thread three system calls and a switch. Where more relays are busy than there are
+// processors, the switches only take from each other: so a few threads, at most one a processor, each wait for many
+// relays in one epoll instance and move their messages, by relay_poll.c's own reads and writes, without waiting. The
+// relay's own thread waits meanwhile, looks after its timeouts, and has the relay back for all that is not a small
+// message passed on in full: an end, an error, a write that has to wait, bulk, silence. It may also take it back at any
+// time between two messages.
+//
+// A carrier is a task on a thread of the relays' pool; it begins with the first relay and ends with the last. Any
+// thread may call these.
+
+// A relay has begun, or ceased, to be busy.
+void relay_carrier_note_busy(bool is_busy);
+
+// Whether more are busy than there are processors, and carriers are allowed.
+bool relay_carrier_is_worthwhile(void);
+
+// Has a carrier serve the relay, and returns when its own thread is to go on. False: it was not carried, for want of a
+// thread, memory or descriptors.
+bool relay_carrier_carry(struct poll_engine *engine);
 
 // --- relay_pump.c: the engine for a thread a direction.
 

@@ -34,7 +34,8 @@ static void reply_if_due(struct direction *reader)
     }
 }
 
-static void read_side(struct direction *reader, bool may_be_reset)
+// Inlined where it runs for every message.
+__attribute__((always_inline)) static inline void read_side(struct direction *reader, bool may_be_reset)
 {
     if (direction_move(reader, SIZE_MAX, may_be_reset) < 0)
         return;
@@ -279,9 +280,28 @@ __attribute__((noinline)) static void look_at_pace(struct poll_engine *engine)
     engine->rounds = 0;
 }
 
+static void set_busy(struct poll_engine *engine, bool is_busy)
+{
+    if (engine->is_busy != is_busy)
+        relay_carrier_note_busy(is_busy);
+    engine->is_busy = is_busy;
+    engine->busy_rounds = 0;
+}
+
+__attribute__((noinline)) static void look_whether_busy(struct poll_engine *engine)
+{
+    int64_t now = clock_now_coarse();
+    bool is_always_carried = engine->shared->relay->is_always_carried;
+    set_busy(engine, now - engine->busy_began <= BUSY_WITHIN || is_always_carried);
+    engine->wants_carrier = is_always_carried || (engine->is_busy && relay_carrier_is_worthwhile());
+    engine->busy_began = now;
+}
+
 static void end_silence(struct poll_engine *engine)
 {
     engine->silent_ms = 0;
+    if (++engine->busy_rounds >= BUSY_ROUNDS)
+        look_whether_busy(engine);
     if (engine->rested_at != 0)
         end_rest(engine);
     if (++engine->rounds == ROUNDS_PER_PACE)
@@ -323,13 +343,66 @@ static void begin_silence(struct poll_engine *engine)
     engine->silent_ms = 0;
     engine->is_fast = false;
     engine->rounds = 0;
-    engine->pace_began = clock_now_coarse();
+    engine->pace_began = engine->busy_began = clock_now_coarse();
+    set_busy(engine, false);
+    if (engine->shared->relay->is_always_carried)
+        engine->busy_rounds = BUSY_ROUNDS - 1;
     engine->rests = engine->shared->relay->rest_after > 0 && engine->rested_at == 0;
     engine->has_more_to_release = relay_has_more_to_release(engine->shared);
 }
 
+// --- while a carrier serves it ---------------------------------------------------------------------------------------
+
+static bool is_carriable(const struct poll_engine *engine)
+{
+    const struct direction *client = &engine->shared->directions[RELAY_CLIENT], *target = client->opposite;
+    return direction_state(client) == DIRECTION_READING && direction_state(target) == DIRECTION_READING &&
+           client->full_reads < BULK_AFTER && target->full_reads < BULK_AFTER &&
+           engine->shared->grace_end == DEADLINE_NONE;
+}
+
+bool relay_poll_carry(struct poll_engine *engine, enum relay_side side)
+{
+    if (engine->busy_rounds < BUSY_ROUNDS)
+        engine->busy_rounds++;
+    read_side(&engine->shared->directions[side], true); // epoll's word may be old by now
+    return is_carriable(engine);
+}
+
+int64_t relay_poll_next_look(struct poll_engine *engine)
+{
+    int64_t due = needs_clock(engine) ? wait_ms_until_due(engine) * NS_PER_MS : -1;
+    return deadline_after(due < 0 || due > QUIET_AFTER ? QUIET_AFTER : due > 0 ? due : 1);
+}
+
+bool relay_poll_look(struct poll_engine *engine)
+{
+    int64_t now = clock_now_coarse();
+    if (needs_clock(engine))
+        check_what_is_due(engine);
+    if (now - engine->busy_began < QUIET_AFTER)
+        return is_carriable(engine);
+    bool is_busy = engine->busy_rounds >= BUSY_ROUNDS;
+    engine->busy_began = now;
+    engine->busy_rounds = 0;
+    return is_busy && is_carriable(engine);
+}
+
+// If nothing stands against it. Returns when it is to be gone on with here.
+__attribute__((noinline)) static void be_carried(struct poll_engine *engine)
+{
+    engine->wants_carrier = false;
+    if (!is_carriable(engine))
+        return;
+    engine->busy_began = clock_now_coarse();
+    engine->busy_rounds = 0;
+    (void)relay_carrier_carry(engine);
+    begin_silence(engine);
+}
+
 enum relay_poll_result relay_poll(struct poll_engine *engine)
 {
+    enum relay_poll_result result = RELAY_POLL_ENDED;
     engine->shared->io_flags = MSG_DONTWAIT;
     for (unsigned i = 0; i < ARRAY_LENGTH(engine->shared->directions); i++) // relay_pump.c leaves it to the next data
         reply_if_due(&engine->shared->directions[i]);
@@ -338,13 +411,20 @@ enum relay_poll_result relay_poll(struct poll_engine *engine)
         struct pollfd sockets[] = {poller_of(engine, RELAY_CLIENT), poller_of(engine, RELAY_TARGET)};
         if (!engine->is_begun)
             read_side(&engine->shared->directions[RELAY_CLIENT], true); // they had the time of the dial to come
-        else if (wait_and_serve(engine, sockets))
-            return RELAY_POLL_RESTS;
+        else if (wait_and_serve(engine, sockets)) {
+            result = RELAY_POLL_RESTS;
+            break;
+        }
         engine->is_begun = true;
         if (needs_clock(engine))
             check_what_is_due(engine);
-        if (wants_second_thread(engine) && !has_ended(engine->shared))
-            return RELAY_POLL_BUSY;
+        if (engine->wants_carrier)
+            be_carried(engine);
+        if (wants_second_thread(engine) && !has_ended(engine->shared)) {
+            result = RELAY_POLL_BUSY;
+            break;
+        }
     }
-    return RELAY_POLL_ENDED;
+    set_busy(engine, false);
+    return result;
 }

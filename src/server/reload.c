@@ -4,6 +4,7 @@
 
 #include "bitflow/base/log.h"
 #include "bitflow/base/signals.h"
+#include "bitflow/relay/relay.h"
 #include "bitflow/telemetry/connection_log.h"
 #include "error_reports.h"
 
@@ -124,6 +125,7 @@ void service_reload(struct service *service, struct reload_outcome *outcome)
     if (is_changed) {
         service_set_up_log(service->config);
         thread_pool_set_scheduling(service->runtime.threads, service->config->scheduling);
+        relay_allow_carriers(service->config->carriers);
     }
     enum reload_status status = log_reload(service, &loaded, is_loaded, is_changed, &error);
     if (outcome != NULL) {

@@ -60,6 +60,7 @@ static bool create_runtime(struct runtime *runtime, const struct config *config,
         .idle_time = WORKER_IDLE_TIME,
         .scheduling = config->scheduling,
     };
+    relay_allow_carriers(config->carriers);
     runtime->threads = thread_pool_create(&workers, error);
     if (runtime->threads == NULL)
         return false;

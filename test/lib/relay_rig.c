@@ -43,7 +43,7 @@ void rig_connect_pair(enum rig_kind kind, int buffer, int *near, int *far)
     socket_set_nodelay(*far);
 }
 
-static struct thread_pool *rig_threads(void)
+struct thread_pool *rig_threads(void)
 {
     static struct thread_pool *threads;
     if (threads == NULL) {
@@ -97,6 +97,7 @@ void rig_init(struct rig *rig, enum rig_kind client, enum rig_kind target, int b
     const char *rest = getenv("BITFLOW_TEST_REST"); // ms: every relay of the program rests after so long
     if (rest != NULL)
         rig->relay.rest_after = strtol(rest, NULL, 10) * NS_PER_MS;
+    rig->relay.is_always_carried = getenv("BITFLOW_TEST_CARRY") != NULL;
     rig_connect_pair(client, buffer, &rig->relay.sockets[RELAY_CLIENT].fd, &rig->client);
     rig_connect_pair(target, buffer, &rig->relay.sockets[RELAY_TARGET].fd, &rig->target);
     rig->relay.sockets[RELAY_CLIENT].is_own_tcp = client == RIG_TCP;

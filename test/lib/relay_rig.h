@@ -66,6 +66,9 @@ struct thread_pool *rig_exhausted_threads(sem_t *until);
 // From here on no relay of this program gets a second thread.
 struct thread_pool **rig_only_threads(void);
 
+// The pool that relays have otherwise. Their first threads are none of it.
+struct thread_pool *rig_threads(void);
+
 void rig_go_without_threads(void);
 
 void rig_init(struct rig *rig, enum rig_kind client, enum rig_kind target, int buffer);

@@ -234,6 +234,7 @@ static void test_what_is_left_out_has_its_default(void **state)
     assert_true(config->drain_timeout == 25 * NS_PER_S);
     assert_false(config->upgrade_in_place);
     assert_int_equal(config->scheduling, THREAD_SCHEDULING_BATCH);
+    assert_true(config->carriers);
     assert_int_equal(config->proxy_count, 1);
     const struct proxy_config *proxy = config->proxies;
     assert_string_equal(proxy->name, "p");
@@ -290,6 +291,7 @@ static const char everything[] = "application:\n"
                                  "  drain_timeout: 0\n"
                                  "  upgrade_in_place: true\n"
                                  "  scheduling: normal\n"
+                                 "  carriers: false\n"
                                  "  proxies:\n"
                                  "  - name: one\n"
                                  "    listener:\n"
@@ -348,7 +350,7 @@ static void test_every_value_arrives(void **state)
     assert_null(config->sentry_dsn);
     assert_int_equal(config->log_level, LOG_WARN);
     assert_true(config->drain_delay == 3 * NS_PER_S && config->drain_timeout == 0 && config->upgrade_in_place);
-    assert_int_equal(config->scheduling, THREAD_SCHEDULING_NORMAL);
+    assert_true(config->scheduling == THREAD_SCHEDULING_NORMAL && !config->carriers);
     assert_int_equal(config->proxy_count, 2);
 
     const struct proxy_config *one = &config->proxies[0];

@@ -173,6 +173,7 @@ struct config {
     int64_t drain_timeout;
     bool upgrade_in_place;             // whatever the process's number
     enum thread_scheduling scheduling; // of the threads that serve connections
+    bool carriers;                     // relay/relay.h: relay_allow_carriers()
     const struct proxy_config *proxies;
     size_t proxy_count; // >= 1
 };

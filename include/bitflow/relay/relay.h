@@ -2,7 +2,8 @@
 // calling thread alone, which serves both directions. When a write first has to wait for its peer, or a direction turns
 // to bulk, each direction gets a thread: the calling one and one of the pool, which returns the work when both
 // directions are quiet, and before relay_run() returns. Where no thread is to be had, the calling one goes on alone.
-// How many threads a relay takes is its own business.
+// How many threads a relay takes is its own business. While more relays are busy than there are processors, their small
+// messages are moved by a few threads for all of them, and the calling thread of each waits.
 //
 // Small reads use recv/send and a buffer on the stack, larger ones of a plain relay one on the heap. A relay that has
 // been silent for a few seconds gives back what it does not need, of the stack also what its caller has touched below
@@ -78,7 +79,8 @@ struct relay {
     // How long it is to have been silent before it rests (see relay_run()), ns; 0: it never does. The relay changes it
     // with how long rests turn out to be.
     int64_t rest_after;
-    struct handoff *rest; // its state while no thread runs it; NULL: it does not rest. The relay's own
+    bool is_always_carried; // for tests: not only when it and others are busy
+    struct handoff *rest;   // its state while no thread runs it; NULL: it does not rest. The relay's own
     // When the target's first byte was given to the client, CLOCK_MONOTONIC; 0: none was yet. Anyone may read it.
     _Atomic int64_t first_byte;
 };
@@ -95,5 +97,9 @@ struct relay_result {
 // the calling one keeps of what it has done (stack, malloc's cache, the kernel's page for what it sends) goes only with
 // the thread. Nothing is lost meanwhile, nobody need hurry, and where there is no new thread, this one goes on.
 bool relay_run(struct relay *relay, struct relay_result *result, struct failure *failure);
+
+// Whether relays that are busy may be served by carriers, threads of their pool that each serve many of them; else each
+// is always served by its own. At first they may. Those that are carried stay so until they are less busy. Any thread.
+void relay_allow_carriers(bool are_allowed);
 
 #endif

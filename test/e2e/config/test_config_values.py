@@ -308,7 +308,7 @@ def test_a_bad_path_of_the_connection_log_is_rejected(env, value):
     "key, value",
     [
         *((key, value) for key in ("drain_delay", "drain_timeout") for value in ("-3s", "soon", "[]")),
-        *(("upgrade_in_place", value) for value in ("1", "maybe", "[]")),
+        *((key, value) for key in ("upgrade_in_place", "carriers") for value in ("1", "maybe", "[]")),
     ],
 )
 def test_a_bad_value_of_the_servers_is_rejected(env, key, value):

@@ -39,13 +39,13 @@ SYSTEM_CALLS = {
 INSTRUCTIONS = {
     "bookworm": {
         "short connection": {"bitflow": 14600, "all": 21400},
-        "message of 64 bytes": {"bitflow": 464, "all": 644},
+        "message of 64 bytes": {"bitflow": 525, "all": 709},
         "TLS connection": {"bitflow": 31600, "all": 2120000},
         "TLS record of 16 KiB": {"bitflow": 803, "all": 45400},
     },
     "trixie": {
         "short connection": {"bitflow": 14400, "all": 20500},
-        "message of 64 bytes": {"bitflow": 496, "all": 687},
+        "message of 64 bytes": {"bitflow": 557, "all": 752},
         "TLS connection": {"bitflow": 31700, "all": 2010000},
         "TLS record of 16 KiB": {"bitflow": 802, "all": 44500},
     },
