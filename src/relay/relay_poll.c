@@ -394,6 +394,7 @@ __attribute__((noinline)) static void be_carried(struct poll_engine *engine)
     engine->wants_carrier = false;
     if (!is_carriable(engine))
         return;
+    relay_prepare_target(engine->shared);
     engine->busy_began = clock_now_coarse();
     engine->busy_rounds = 0;
     (void)relay_carrier_carry(engine);
