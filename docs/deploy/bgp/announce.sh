@@ -18,11 +18,16 @@ tell() { # enable|disable
 
 trap 'tell disable' EXIT
 trap 'exit 0' INT TERM
+# A single answer may be lost, or late. Two in a row are a no; the very first one is, since it may be that nobody has
+# withdrawn what an earlier run had announced.
+failures=1
 while :; do
     if bitflow control --socket "$control" --timeout 2 ready >/dev/null 2>&1; then
+        failures=0
         tell enable
     else
-        tell disable
+        failures=$((failures + 1))
+        [ "$failures" -lt 2 ] || tell disable
     fi
     sleep 1
 done

@@ -12,7 +12,7 @@ import programs
 from deployed_hosts import COMMON, Host, is_served, local_program
 from networks import inside
 from programs import Program, find
-from waiting import wait_for
+from waiting import pace, wait_for
 
 BGP = deployments.FOLDER / "bgp"
 ROUTER = """
@@ -50,6 +50,34 @@ class Announcement(Program):
         with inside(host):
             self.launch(["sh", str(BGP / "announce.sh")],
                         environment={**os.environ, "PATH": path, "BIRD_SOCKET": str(bird.socket)})
+
+
+def commands_to_bird(directory, answers):
+    """What the script tells BIRD while bitflow gives these answers, before it is ended. It need not wait for them."""
+    asked, told = directory / "answers", directory / "told"
+    asked.write_text("".join(f"{answer}\n" for answer in answers))
+    for name, text in {
+        # Its parent is the script.
+        "bitflow": f'read -r answer < {asked} || {{ kill -TERM "$PPID"; exit 1; }}\nsed -i 1d {asked}\n$answer',
+        "birdc": f'echo "$3 $4" >> {told}',
+        "sleep": "exit 0",
+    }.items():
+        (directory / name).write_text(f"#!/bin/sh\n{text}\n")
+        (directory / name).chmod(0o755)
+    done = subprocess.run(["sh", str(BGP / "announce.sh")], capture_output=True, text=True, timeout=60 * pace(),
+                          check=False, env={**os.environ, "PATH": f"{directory}{os.pathsep}{os.environ['PATH']}"})
+    assert (done.returncode, done.stderr) == (0, "")
+    return told.read_text().replace(" anycast", "").split()
+
+
+@pytest.mark.parametrize("answers, told", [
+    ("true false true", "enable enable"),
+    ("true false false true", "enable disable enable"),
+    ("true false true false false false", "enable enable disable disable"),
+    ("false true", "disable enable"),
+])
+def test_a_route_is_withdrawn_after_two_answers_and_at_the_end(tmp_path, answers, told):
+    assert commands_to_bird(tmp_path, answers.split()) == [*told.split(), "disable"]
 
 
 @pytest.mark.parametrize("text, status", [((BGP / "bird.conf").read_text(), 0), ("router id none;", 1)])
