@@ -23,6 +23,11 @@ KUBERNETES = FOLDER / "kubernetes"
 CONFIG_PATH = "/etc/bitflow/config.yaml"
 SECRETS = "/etc/ssl/bitflow"
 CONTROL = "application.control.address"
+# Seconds to write the last records in, after the connections' end, on a busy machine.
+END_MARGIN = 10
+# What a connection takes at most, and the process without any (docs/operations.md#how-much-memory-to-grant).
+CONNECTION_MEMORY = 3 << 20
+PROCESS_MEMORY = 16 << 20
 
 
 @functools.cache
@@ -99,6 +104,23 @@ def drain_bound(config):
     """How long the end may take by the configuration."""
     server = config["server"]
     return seconds(server.get("drain_delay", "0s")) + seconds(server["drain_timeout"])
+
+
+def time_to_end(config):
+    """What whoever ends it must give it at least, in seconds."""
+    return drain_bound(config) + END_MARGIN
+
+
+def memory(quantity):
+    """Bytes of a quantity of Kubernetes in whole MiB or GiB."""
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", quantity).groups()
+    return int(number) << {"Mi": 20, "Gi": 30}[unit]
+
+
+def memory_bound(config):
+    """What it takes with all connections that it lets in, all of which take the most."""
+    limits = [entry["options"]["connection_limit"] for entry in config["server"]["proxies"]]
+    return PROCESS_MEMORY + sum(limits) * CONNECTION_MEMORY
 
 
 def http_probe(probe, port):

@@ -10,11 +10,13 @@ const OPERATOR =
 const SCHEMAS = {
   "v1 ConfigMap": `${CORE}CoreV1ConfigMap`,
   "v1 Namespace": `${CORE}CoreV1Namespace`,
+  "v1 ResourceQuota": `${CORE}CoreV1ResourceQuota`,
   "v1 Service": `${CORE}CoreV1Service`,
   "apps/v1 DaemonSet": `${CORE}AppsV1DaemonSet`,
   "apps/v1 Deployment": `${CORE}AppsV1Deployment`,
   "networking.k8s.io/v1 NetworkPolicy": `${CORE}NetworkingV1NetworkPolicy`,
   "policy/v1 PodDisruptionBudget": `${CORE}PolicyV1PodDisruptionBudget`,
+  "monitoring.coreos.com/v1 PodMonitor": `${OPERATOR}V1PodMonitor`,
   "monitoring.coreos.com/v1 ServiceMonitor": `${OPERATOR}V1ServiceMonitor`,
 };
 

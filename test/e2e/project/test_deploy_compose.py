@@ -59,7 +59,7 @@ def test_the_service_has_no_rights_and_its_image_does():
 
 
 def test_the_service_has_the_time_and_the_files_that_its_configuration_takes():
-    assert deployments.seconds(SERVICE["stop_grace_period"]) > deployments.drain_bound(CONFIG)
+    assert deployments.seconds(SERVICE["stop_grace_period"]) >= deployments.time_to_end(CONFIG)
     assert SERVICE["command"] == ["--config", CONFIG_PATH]
     mounts = dict(volume.removesuffix(":ro").split(":")[::-1] for volume in SERVICE["volumes"])
     assert all(volume.endswith(":ro") for volume in SERVICE["volumes"])

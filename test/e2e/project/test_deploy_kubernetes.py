@@ -1,6 +1,7 @@
 """docs/deploy/kubernetes: by the API's own schemas, and each part against the others, the image and the program."""
 
 import copy
+import ipaddress
 import re
 
 import pytest
@@ -10,8 +11,10 @@ import bitflow_process
 import deployments
 from deployments import CONFIG_PATH, CONTROL, SECRETS, container, of_kind, rendered
 
-NAMES = ["deployment", "monitoring", "daemonset", "sidecar"]
+NAMES = ["deployment", "monitoring", "daemonset", "daemonset-monitoring", "sidecar"]
 WORKLOADS = ["deployment", "daemonset", "sidecar"]
+README = (deployments.FOLDER / "README.md").read_text()
+OPERATIONS = (deployments.ROOT / "docs/operations.md").read_text()
 ALL_ADDRESSES = re.compile(r"^:(\d+)$")
 
 
@@ -37,7 +40,7 @@ def reached_ports(config):
 
 def test_every_manifest_is_valid_by_the_apis_schemas():
     objects = [item for name in NAMES for item in rendered(name)]
-    assert len(objects) == 14
+    assert len(objects) == 16
     problems = deployments.schema_problems(objects)
     assert not problems, "\n".join(problems)
 
@@ -51,8 +54,11 @@ def test_the_schemas_refuse_what_is_wrong():
         "Service": lambda item: item["spec"].update(type="Balancer"),
         "NetworkPolicy": lambda item: item["spec"]["ingress"][0].update({"form": []}),
         "PodDisruptionBudget": lambda item: item["spec"].update(maxUnavailabel=1),
+        "PodMonitor": lambda item: item["spec"]["podMetricsEndpoints"][0].update(ports="control"),
+        "ResourceQuota": lambda item: item["spec"]["scopeSelector"]["matchExpressions"][0].pop("operator"),
     }
-    objects = copy.deepcopy(rendered("deployment"))
+    others = [of_kind(rendered("daemonset-monitoring"), "PodMonitor"), of_kind(rendered("daemonset"), "ResourceQuota")]
+    objects = copy.deepcopy([*rendered("deployment"), *others])
     for item in objects:
         faults[item["kind"]](item)
     problems = deployments.schema_problems(objects)
@@ -95,17 +101,50 @@ def test_a_pod_is_asked_for_its_health_and_whether_it_is_ready(name):
     assert bitflow["readinessProbe"]["httpGet"]["path"] == "/ready"
     # The main thread has 5 s to answer.
     assert bitflow["livenessProbe"]["timeoutSeconds"] > 5 and bitflow["livenessProbe"]["failureThreshold"] > 1
-    readiness = bitflow["readinessProbe"]
-    noticed = readiness["periodSeconds"] * readiness["failureThreshold"] + readiness["timeoutSeconds"]
-    _, _, _, config = workload(name)
-    assert deployments.seconds(config["server"]["drain_delay"]) > noticed
+
+
+def services_of(pod, name):
+    """Those by which clients come to the pods."""
+    labels = pod["metadata"]["labels"].items()
+    return [item["spec"] for item in rendered(name) if item["kind"] == "Service"
+            and item["spec"]["selector"].items() <= labels]
+
+
+@pytest.mark.parametrize("name", ["deployment", "daemonset"])
+def test_who_is_still_sent_to_a_pod_that_ends_is_served_for_the_whole_delay(name):
+    """With externalTrafficPolicy: Local a node's only pod gets clients after its deletion only while its readiness
+    probe counts as passed (KEP-1669), and the balancer finds out without the probe. Everywhere else it is the probe
+    that must have failed before the delay is over."""
+    _, pod, bitflow, config = workload(name)
+    delay = deployments.seconds(config["server"]["drain_delay"])
+    probe = bitflow["readinessProbe"]
+    # From the first no, which may be at once, to the last one.
+    soonest = probe["periodSeconds"] * (probe["failureThreshold"] - 1)
+    latest = probe["periodSeconds"] * probe["failureThreshold"] + probe["timeoutSeconds"]
+    is_local = [service["externalTrafficPolicy"] == "Local" for service in services_of(pod, name)]
+    assert is_local == ([True] if name == "deployment" else [])
+    if is_local:
+        assert soonest > delay
+        assert delay >= 3 * 10 + 5, "a cloud's check: three noes, 10 s apart, and what it does then"
+    else:
+        assert latest < delay
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_the_configurations_bounds_are_within_the_time_to_end(name):
     _, pod, bitflow, config = workload(name)
-    assert pod["spec"]["terminationGracePeriodSeconds"] > deployments.drain_bound(config)
+    assert pod["spec"]["terminationGracePeriodSeconds"] >= deployments.time_to_end(config)
     assert "preStop" not in bitflow.get("lifecycle", {})
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_all_connections_in_bulk_are_within_the_limit_of_memory(name):
+    """Beyond it the kernel kills the process."""
+    _, _, bitflow, config = workload(name)
+    told = re.search(r"^### How much memory to grant\n(.*?)^## ", OPERATIONS, re.M | re.S)[1]
+    assert f"{deployments.CONNECTION_MEMORY >> 20} MiB a connection" in told
+    assert f"{deployments.PROCESS_MEMORY >> 20} MiB" in told
+    assert deployments.memory(bitflow["resources"]["limits"]["memory"]) >= deployments.memory_bound(config)
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -121,9 +160,9 @@ def test_a_pod_is_what_the_restricted_standard_wants_and_more(name):
     assert security["capabilities"] == {"drop": ["ALL"]}
     assert spec["automountServiceAccountToken"] is False
     assert not any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC"))
-    assert "memory" in bitflow["resources"]["limits"] and "cpu" in bitflow["resources"]["requests"]
-    host_ports = [port["hostPort"] for port in bitflow.get("ports", []) if "hostPort" in port]
-    assert host_ports == ([443] if name == "daemonset" else [])
+    assert "cpu" in bitflow["resources"]["requests"]
+    host_ports = {port["name"]: port["hostPort"] for port in bitflow.get("ports", []) if "hostPort" in port}
+    assert host_ports == ({"tls": 443, "control": 9180} if name == "daemonset" else {})
 
 
 def test_namespaces_enforce_what_their_pods_keep_to():
@@ -153,8 +192,22 @@ def test_what_the_configuration_names_is_mounted(name):
     assert folders == ({f"{mounts['tls']['mountPath']}/"} if "tls" in mounts else set())
     if "tls" in volumes:
         assert mounts["tls"]["mountPath"] == SECRETS
-        assert volumes["tls"]["secret"]["defaultMode"] == 0o440 and volumes["tls"]["secret"]["secretName"]
+        assert volumes["tls"]["projected"]["defaultMode"] == 0o440
         assert pod["spec"]["securityContext"]["fsGroup"] == 10000
+
+
+@pytest.mark.parametrize("name, own, peers", [("deployment", "bitflow-tls", "bitflow-clients"),
+                                              ("sidecar", "app-bitflow-tls", "app-bitflow-servers")])
+def test_who_is_believed_is_not_said_by_the_secret_of_the_own_certificate(name, own, peers):
+    """Whose ca.crt, if it has one, is the issuer of that certificate."""
+    _, pod, _, _ = workload(name)
+    (volume,) = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "tls"]
+    files = {source["secret"]["name"]: [(item["key"], item["path"]) for item in source["secret"]["items"]]
+             for source in volume["projected"]["sources"]}
+    assert files == {own: [("tls.key", "tls.key"), ("tls.crt", "tls.crt")], peers: [("ca.crt", "ca.crt")]}
+    if name == "deployment":
+        made = re.findall(r"^kubectl -n bitflow create secret (tls|generic) (\S+) (.*)$", README, re.M)
+        assert made == [("tls", own, "--key=tls.key --cert=tls.crt"), ("generic", peers, "--from-file=ca.crt")]
 
 
 def test_there_is_no_secret_in_the_folder():
@@ -199,7 +252,11 @@ def test_a_policy_lets_in_clients_and_prometheus_and_out_to_targets_and_dns(name
     _, _, bitflow, config = workload(name)
     policy = of_kind(rendered(name), "NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
-    assert [[port["port"] for port in rule["ports"]] for rule in policy["ingress"]] == [["tls"], ["control"]]
+    let_in = [[port["port"] for port in rule["ports"]] for rule in policy["ingress"]]
+    host_ports = {port["name"] for port in bitflow["ports"] if "hostPort" in port}
+    assert let_in == [["tls"], ["control"], *([["control"]] if "control" in host_ports else [])]
+    for rule in policy["ingress"][2:]:  # what asks /ready at the node's port: some addresses, not everybody
+        assert all(ipaddress.ip_network(entry["ipBlock"]["cidr"]).num_addresses <= 16 for entry in rule["from"])
     assert {port["name"] for port in bitflow["ports"]} == {"tls", "control"}
     (prometheus,) = policy["ingress"][1]["from"]
     assert prometheus["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
@@ -211,6 +268,34 @@ def test_a_policy_lets_in_clients_and_prometheus_and_out_to_targets_and_dns(name
     namespace = to["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
     assert all(address.split(".", 1)[1].startswith(f"{namespace}.svc.") for address in addresses)
     assert {(port["port"], port["protocol"]) for port in dns["ports"]} == {(53, "UDP"), (53, "TCP")}
+    pods, cache = dns["to"]
+    assert pods["podSelector"]["matchLabels"] == {"k8s-app": "kube-dns"}
+    assert cache == {"ipBlock": {"cidr": "169.254.20.10/32"}}
+
+
+def test_a_nodes_balancer_asks_at_the_port_that_the_node_has():
+    """As HAProxy's documented file does."""
+    _, _, bitflow, _ = workload("daemonset")
+    haproxy = (deployments.FOLDER / "haproxy/haproxy.cfg").read_text()
+    (asked,) = re.findall(r"^ *default-server check port (\d+) ", haproxy, re.M)
+    assert int(asked) in [port.get("hostPort") for port in bitflow["ports"] if port["name"] == "control"]
+
+
+def test_a_critical_priority_is_allowed_where_it_takes_a_quota():
+    _, pod, _, _ = workload("daemonset")
+    quota = of_kind(rendered("daemonset"), "ResourceQuota")["spec"]
+    (scope,) = quota["scopeSelector"]["matchExpressions"]
+    assert scope == {"scopeName": "PriorityClass", "operator": "In", "values": [pod["spec"]["priorityClassName"]]}
+    assert set(quota["hard"]) == {"pods"} and int(quota["hard"]["pods"]) > 5000  # the nodes of the largest clusters
+
+
+def test_the_nodes_pods_are_monitored():
+    monitor = of_kind(rendered("daemonset-monitoring"), "PodMonitor")
+    found, pod, bitflow, _ = workload("daemonset")
+    assert monitor["metadata"]["namespace"] == found["metadata"]["namespace"] == "bitflow-gateway"
+    assert monitor["spec"]["selector"]["matchLabels"] == pod["metadata"]["labels"]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["path"] == "/metrics" and endpoint["port"] in {port["name"] for port in bitflow["ports"]}
 
 
 def test_the_monitor_finds_the_pods_control_port():
@@ -247,6 +332,8 @@ def test_a_rollout_and_a_disruption_leave_pods_that_serve():
     spread = {entry["topologyKey"]: entry for entry in pod["spec"]["topologySpreadConstraints"]}
     assert set(spread) == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
     assert spread["kubernetes.io/hostname"]["whenUnsatisfiable"] == "DoNotSchedule"
+    # Nodes that the pods can't be on would count as empty ones.
+    assert all(entry["nodeTaintsPolicy"] == "Honor" for entry in spread.values())
 
 
 def test_a_sidecar_is_up_before_the_application_and_ends_after_it():
@@ -259,4 +346,6 @@ def test_a_sidecar_is_up_before_the_application_and_ends_after_it():
     assert application["securityContext"]["runAsUser"] != bitflow["securityContext"]["runAsUser"]
     commands = [bitflow[kind]["exec"]["command"] for kind in ("startupProbe", "livenessProbe")]
     assert commands[1] == ["bitflow", "health", "--config", CONFIG_PATH]
-    assert found["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 30  # the application's own
+    # 30 s are the application's own.
+    period = found["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert period >= 30 + deployments.time_to_end(config)

@@ -104,7 +104,7 @@ def test_a_deployments_pod_leaves_as_its_probes_and_its_configuration_say(env, p
 
 def test_a_renewed_secret_and_a_changed_configmap_come_into_force(env, pki, front):
     """As the kubelet swaps them; who is connected stays so. Who has no certificate is refused before and after."""
-    pod = deployed(env, pki, front, **{"drain_delay: 15s": "drain_delay: 0s"})
+    pod = deployed(env, pki, front, **{"drain_delay: 40s": "drain_delay: 0s"})
     context = tls_raw.client_context(pki.root.certificate, pki.client)
     live = tls_client(env, front, context)
     assert live.peer_fingerprint() == pki.server.fingerprint
