@@ -9,6 +9,8 @@ import yaml
 
 import bitflow_process
 import deployments
+import networks
+import programs
 from deployments import CONFIG_PATH, CONTROL, SECRETS, container, of_kind, rendered
 
 NAMES = ["deployment", "monitoring", "daemonset", "daemonset-monitoring", "sidecar"]
@@ -141,10 +143,21 @@ def test_the_configurations_bounds_are_within_the_time_to_end(name):
 def test_all_connections_in_bulk_are_within_the_limit_of_memory(name):
     """Beyond it the kernel kills the process."""
     _, _, bitflow, config = workload(name)
-    told = re.search(r"^### How much memory to grant\n(.*?)^## ", OPERATIONS, re.M | re.S)[1]
-    assert f"{deployments.CONNECTION_MEMORY >> 20} MiB a connection" in told
-    assert f"{deployments.PROCESS_MEMORY >> 20} MiB" in told
     assert deployments.memory(bitflow["resources"]["limits"]["memory"]) >= deployments.memory_bound(config)
+
+
+def test_a_connection_takes_no_more_with_the_documented_bounds_of_sockets(tmp_path):
+    """Which the host of a network namespace takes: a direction has a socket that sends and one that receives."""
+    told = re.search(r"^### How much memory to grant\n(.*?)^## ", OPERATIONS, re.M | re.S)[1]
+    command = tmp_path / "bounds.sh"
+    command.write_text(re.search(r"^```sh\n(.*?)^```$", told, re.M | re.S)[1])
+    with networks.Networks() as hosts, networks.inside(hosts.near):
+        programs.run(["sh", "-e", str(command)])
+        in_force = [programs.run(["sysctl", "-n", f"net.ipv4.{name}"]).stdout for name in ("tcp_rmem", "tcp_wmem")]
+    own = int(re.search(r"own buffers and pipes \| (\d+) KiB a direction", told)[1]) << 10
+    assert deployments.CONNECTION_MEMORY == 2 * (own + sum(int(values.split()[2]) for values in in_force))
+    assert f"{deployments.CONNECTION_MEMORY >> 20} MiB a connection" in told
+    assert f"{deployments.PROCESS_MEMORY >> 20} MiB for the process" in told
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
