@@ -15,6 +15,7 @@ const SCHEMAS = {
   "apps/v1 Deployment": `${CORE}AppsV1Deployment`,
   "networking.k8s.io/v1 NetworkPolicy": `${CORE}NetworkingV1NetworkPolicy`,
   "policy/v1 PodDisruptionBudget": `${CORE}PolicyV1PodDisruptionBudget`,
+  "monitoring.coreos.com/v1 PrometheusRule": `${OPERATOR}V1PrometheusRule`,
   "monitoring.coreos.com/v1 ServiceMonitor": `${OPERATOR}V1ServiceMonitor`,
 };
 
