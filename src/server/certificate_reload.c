@@ -202,6 +202,8 @@ void service_reload_certificates(struct service *service, struct reload_outcome 
     struct diagnostics diagnostics;
     diagnostics_init(&diagnostics, service->path);
     *outcome = (struct reload_outcome){.status = reload(service, &diagnostics)};
+    if (outcome->status != RELOAD_GIVEN_UP)
+        metrics_report_reloaded(&service->metrics, RELOAD_OF_CERTIFICATES, outcome->status == RELOAD_DONE);
     diagnostics_release(&diagnostics);
 }
 
@@ -213,5 +215,7 @@ void service_reload_if_changed(struct service *service, struct reload_outcome *o
         return;
     }
     log_debug(NULL, "the configuration was written, and says what is in force", "file", service->path, NULL);
+    // One that was refused may have been taken back: the next start would not fail any more.
+    metrics_report_reloaded(&service->metrics, RELOAD_OF_CONFIGURATION, true);
     *outcome = (struct reload_outcome){.status = RELOAD_DONE};
 }

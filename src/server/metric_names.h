@@ -20,6 +20,14 @@
     X(METRIC_DESCRIPTOR_LIMIT, "process.descriptors.limit", "gauge", "descriptors", "How many may be open.")           \
     X(METRIC_PROCESS_THREADS, "process.threads", "gauge", "threads", "All threads of the process.")                    \
     X(METRIC_UPTIME, "process.uptime", "gauge", "s", "Time since the start.")                                          \
+    X(METRIC_CONFIG_RELOAD_SUCCESSFUL, "config.last_reload.successful", "gauge", "0 or 1",                             \
+      "Whether the last reload of the configuration was put in force; 1 before the first one.")                        \
+    X(METRIC_CONFIG_RELOAD_TIME, "config.last_reload.success_timestamp", "gauge", "s",                                 \
+      "Unix time of the last reload of the configuration that was put in force; of the start before.")                 \
+    X(METRIC_CERTIFICATES_RELOAD_SUCCESSFUL, "certificates.last_reload.successful", "gauge", "0 or 1",                 \
+      "Whether the last reload of certificates was put in force; 1 before the first one.")                             \
+    X(METRIC_CERTIFICATES_RELOAD_TIME, "certificates.last_reload.success_timestamp", "gauge", "s",                     \
+      "Unix time of the last reload of certificates that was put in force; of the start before.")                      \
     X(METRIC_DROPPED_DATAGRAMS, "telemetry.dropped.datagrams", "counter", "datagrams",                                 \
       "Datagrams that did not go to the statsd server.")                                                               \
     X(METRIC_DROPPED_TIMINGS, "telemetry.dropped.timings", "counter", "durations",                                     \

@@ -11,6 +11,16 @@ void metrics_report_init(struct metrics_report *report, struct runtime *runtime)
 {
     *report = (struct metrics_report){.source = {.runtime = runtime, .start = clock_now()}, .start_wall = clock_wall()};
     mutex_init(&report->source.counting);
+    for (enum reload_kind kind = 0; kind < RELOAD_KIND_COUNT; kind++) // the start is as good as a reload
+        metrics_report_reloaded(report, kind, true);
+}
+
+void metrics_report_reloaded(struct metrics_report *report, enum reload_kind kind, bool is_successful)
+{
+    struct last_reload *last = &report->source.reloads[kind];
+    if (is_successful)
+        atomic_store_explicit(&last->success_time, clock_wall() / NS_PER_S, memory_order_relaxed);
+    atomic_store_explicit(&last->is_successful, is_successful, memory_order_relaxed);
 }
 
 // --- to statsd

@@ -28,6 +28,9 @@ void metrics_report_init(struct metrics_report *report, struct runtime *runtime)
 // Does what can fail before `config` is put in force. False: there is no thread to be had, and nothing has changed.
 bool metrics_report_prepare(struct metrics_report *report, const struct config *config, struct error *error);
 
+// What a reload of this kind came to.
+void metrics_report_reloaded(struct metrics_report *report, enum reload_kind kind, bool is_successful);
+
 // `config` is in force, after metrics_report_prepare() for it, or still, after one for another that is not to be.
 void metrics_report_apply(struct metrics_report *report, const struct config *config);
 

@@ -225,6 +225,20 @@ static void walk_process(const struct walk *walk)
     }
 }
 
+static void walk_last_reload(const struct walk *walk)
+{
+    struct metric_name name = name_of(walk->metric);
+    uint64_t value;
+    bool is_of_configuration = walk->metric < METRIC_CERTIFICATES_RELOAD_SUCCESSFUL;
+    const struct last_reload *last =
+        &walk->source->reloads[is_of_configuration ? RELOAD_OF_CONFIGURATION : RELOAD_OF_CERTIFICATES];
+    if (walk->metric == METRIC_CONFIG_RELOAD_SUCCESSFUL || walk->metric == METRIC_CERTIFICATES_RELOAD_SUCCESSFUL)
+        value = atomic_load_explicit(&last->is_successful, memory_order_relaxed);
+    else
+        value = (uint64_t)atomic_load_explicit(&last->success_time, memory_order_relaxed);
+    walk->sink->gauge(walk->sink, &name, value);
+}
+
 static void walk_losses(const struct walk *walk)
 {
     struct metrics_sink *sink = walk->sink;
@@ -262,8 +276,10 @@ void metrics_walk(struct metrics_source *source, const struct process_usage *usa
     struct walk walk = {.source = source, .usage = usage, .sink = sink};
     for (walk.metric = 0; walk.metric < METRIC_COUNT; walk.metric++) {
         sink->begin(sink, walk.metric);
-        if (walk.metric < METRIC_DROPPED_DATAGRAMS)
+        if (walk.metric < METRIC_CONFIG_RELOAD_SUCCESSFUL)
             walk_process(&walk);
+        else if (walk.metric < METRIC_DROPPED_DATAGRAMS)
+            walk_last_reload(&walk);
         else if (walk.metric < METRIC_ACCEPTED)
             walk_losses(&walk);
         else

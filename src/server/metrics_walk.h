@@ -14,11 +14,22 @@
 
 struct process_usage;
 
+// What is read again while the process runs: because somebody asks for it, or because its files have changed. The
+// second is all that the configuration names of TLS: certificates, keys, authorities and revocation lists.
+enum reload_kind { RELOAD_OF_CONFIGURATION, RELOAD_OF_CERTIFICATES, RELOAD_KIND_COUNT };
+
+// The main thread writes it.
+struct last_reload {
+    _Atomic bool is_successful;
+    _Atomic int64_t success_time; // of the last one that was, Unix time in s
+};
+
 // What there is to report on.
 struct metrics_source {
     struct runtime *runtime;
     struct statsd_losses losses;
-    int64_t start;         // of the process, CLOCK_MONOTONIC
+    int64_t start; // of the process, CLOCK_MONOTONIC
+    struct last_reload reloads[RELOAD_KIND_COUNT];
     struct mutex counting; // held while live connections are counted
 };
 

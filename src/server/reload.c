@@ -111,6 +111,16 @@ static enum reload_status log_reload(struct service *service, const struct loade
     return RELOAD_REFUSED;
 }
 
+// What is put in force has its certificates loaded, too. A refusal says nothing of those that are in use.
+static void note_reload(struct metrics_report *metrics, enum reload_status status)
+{
+    if (status == RELOAD_GIVEN_UP)
+        return;
+    metrics_report_reloaded(metrics, RELOAD_OF_CONFIGURATION, status == RELOAD_DONE);
+    if (status == RELOAD_DONE)
+        metrics_report_reloaded(metrics, RELOAD_OF_CERTIFICATES, true);
+}
+
 void service_reload(struct service *service, struct reload_outcome *outcome)
 {
     struct loaded_config loaded;
@@ -128,6 +138,7 @@ void service_reload(struct service *service, struct reload_outcome *outcome)
         relay_allow_carriers(service->config->carriers);
     }
     enum reload_status status = log_reload(service, &loaded, is_loaded, is_changed, &error);
+    note_reload(&service->metrics, status);
     if (outcome != NULL) {
         *outcome = (struct reload_outcome){.status = status, .error = error};
         keep_diagnostics(&loaded, outcome);

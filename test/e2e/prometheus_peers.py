@@ -16,8 +16,8 @@ from waiting import pace, wait_for
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SAMPLE = re.compile(r'([a-z_]+)(?:\{(.*)\})? (\S+)')
 LABEL = re.compile(r'([a-z_]+)="((?:[^"\\\n]|\\["\\n])*)"(?:,|$)')
-# In an expression.
-SELECTOR = re.compile(r"(bitflow_\w+)(?:\{([^}]*)\})?")
+# In an expression: of bitflow's, of those that many programs have, and Prometheus' own of what it scrapes.
+SELECTOR = re.compile(r"\b((?:bitflow|process)_\w+|up\b)(?:\{([^}]*)\})?")
 MATCHER = re.compile(r"(\w+)\s*(?:=|!)")
 
 
@@ -63,7 +63,7 @@ def labels_of(samples):
     """{name: the labels that it has once Prometheus has scraped it}."""
     labels = {}
     for name, pairs in samples:
-        labels.setdefault(name, {"instance"}).update(key for key, _ in pairs)
+        labels.setdefault(name, {"instance", "job"}).update(key for key, _ in pairs)
     return labels
 
 

@@ -100,7 +100,8 @@ static void test_nothing_else_is_documented(void **state)
     char *document = read_document();
     // Each of them begins with one of these words, and has been found above, in two tables.
     unsigned rows = count_rows(document, "| `proxy.") + count_rows(document, "| `threads.") +
-                    count_rows(document, "| `process.") + count_rows(document, "| `telemetry.");
+                    count_rows(document, "| `process.") + count_rows(document, "| `config.") +
+                    count_rows(document, "| `certificates.") + count_rows(document, "| `telemetry.");
     assert_int_equal(rows, 2 * METRIC_COUNT);
     free(document);
 }

@@ -10,7 +10,7 @@ import yaml
 import prometheus_peers
 from environment import proxy
 from programs import find
-from tls_cases import tls_listener
+from tls_cases import tls_listener, tls_target
 
 FOLDER = pathlib.Path(__file__).resolve().parents[3] / "docs/deploy/prometheus"
 RULES = yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"][0]["rules"]
@@ -38,11 +38,19 @@ def test_a_rule_that_never_fires_is_noticed(tmp_path, name):
     assert promtool("test", "rules", "alerts_test.yaml", folder=tmp_path).returncode != 0
 
 
+def test_the_documented_job_is_one_that_the_rules_ask_for():
+    document = (FOLDER.parents[1] / "metrics.md").read_text()
+    (job,) = re.findall(r"- job_name: (\S+)", document)
+    asked = {matcher for rule in RULES for matcher in re.findall(r'job=~"(.*?)"', rule["expr"])}
+    assert asked and all(re.fullmatch(matcher, job) for matcher in asked)
+
+
 def test_a_process_has_what_the_rules_and_their_tests_name(env, pki):
     web = env.address()
-    entry = proxy(env.address(), env.echo().address, listener=tls_listener(pki.server))
-    env.start(entry, application={"control": {"address": web}})
-    samples = prometheus_peers.parse(prometheus_peers.scrape(web))
+    target = tls_target(env.refusing(), pki.trusted, pki.client)
+    env.start(proxy(env.address(), target, listener=tls_listener(pki.server)),
+              application={"control": {"address": web}})
+    samples = prometheus_peers.parse(prometheus_peers.scrape(web)) | {("up", frozenset()): 1}
     labels = prometheus_peers.labels_of(samples)
     series = yaml.safe_load((FOLDER / "alerts_test.yaml").read_text())["tests"][0]["input_series"]
     for entry in series:

@@ -17,6 +17,7 @@ const SCHEMAS = {
   "networking.k8s.io/v1 NetworkPolicy": `${CORE}NetworkingV1NetworkPolicy`,
   "policy/v1 PodDisruptionBudget": `${CORE}PolicyV1PodDisruptionBudget`,
   "monitoring.coreos.com/v1 PodMonitor": `${OPERATOR}V1PodMonitor`,
+  "monitoring.coreos.com/v1 PrometheusRule": `${OPERATOR}V1PrometheusRule`,
   "monitoring.coreos.com/v1 ServiceMonitor": `${OPERATOR}V1ServiceMonitor`,
 };
 

@@ -179,7 +179,7 @@ def shows(prometheus, expression):
 
 
 def test_every_panel_shows_something(traffic):
-    """Also those of failures, of which there are some. Then the process is upgraded, for the annotation."""
+    """Also those of failures, of which there are some. Then the process is reloaded and upgraded, for annotations."""
     prometheus_peers.PROMETHEUS.need()
     config = f"scrape_configs: [{{job_name: bitflow, static_configs: [{{targets: ['{traffic.web}']}}]}}]\n"
     prometheus = traffic.env.keep(prometheus_peers.Prometheus(config))
@@ -198,7 +198,16 @@ def test_every_panel_shows_something(traffic):
         series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", query).groups()
         found = prometheus.api(f"label/{label}/values", **{"match[]": substituted(series, ALL)})
         assert set(found) == wanted, query
-    ((_, started),) = ANNOTATIONS
-    assert not shows(prometheus, substituted(started, ALL))
+    (started, reloaded, refused) = (substituted(expression, chosen) for _, expression in ANNOTATIONS)
+    assert not any(shows(prometheus, expression) for expression in (started, reloaded, refused))
+    config = traffic.env.directory / "config.yaml"
+    text = config.read_text()
+    config.write_text("server: nothing")
+    traffic.bitflow.reload("reload failed")
+    wait_for(lambda: shows(prometheus, refused), "the refused reload is shown", 60)
+    assert not shows(prometheus, reloaded)
+    config.write_text(text)
+    traffic.bitflow.reload()
+    wait_for(lambda: shows(prometheus, reloaded) and not shows(prometheus, refused), "the reload is shown", 60)
     upgrades.upgrade(traffic.env, traffic.bitflow)
-    wait_for(lambda: shows(prometheus, substituted(started, chosen)), "the upgrade is shown", 60)
+    wait_for(lambda: shows(prometheus, started), "the upgrade is shown", 60)

@@ -42,7 +42,7 @@ def reached_ports(config):
 
 def test_every_manifest_is_valid_by_the_apis_schemas():
     objects = [item for name in NAMES for item in rendered(name)]
-    assert len(objects) == 16
+    assert len(objects) == 17
     problems = deployments.schema_problems(objects)
     assert not problems, "\n".join(problems)
 
@@ -323,6 +323,15 @@ def test_the_monitor_finds_the_pods_control_port():
     (endpoint,), (port,) = monitor["spec"]["endpoints"], service["spec"]["ports"]
     assert endpoint["port"] == port["name"] and endpoint["path"] == "/metrics"
     assert port["targetPort"] == "control" and port["port"] == port_of(config["application"]["control"]["address"])
+
+
+def test_the_operator_gets_the_alert_rules_of_prometheus():
+    alerts = yaml.safe_load((deployments.FOLDER / "prometheus/alerts.yaml").read_text())
+    assert of_kind(rendered("monitoring"), "PrometheusRule")["spec"] == alerts
+    # The job's name is the service's; the rules ask for it.
+    jobs = {matcher for rule in alerts["groups"][0]["rules"] for matcher in re.findall(r'job=~"(.*?)"', rule["expr"])}
+    (service,) = {of_kind(rendered("monitoring"), "Service")["metadata"]["name"]}
+    assert jobs and all(re.fullmatch(job, service) for job in jobs)
 
 
 def test_all_run_one_image_of_this_version_with_known_arguments():
