@@ -36,6 +36,8 @@ static int wait_for_signal(struct service *service, int64_t deadline)
     for (;;) {
         int64_t due = deadline_sooner(log_flush_repeats(false), service_manager_attend(&service->manager));
         int number = signals_wait(deadline_sooner(due, deadline));
+        if (upgrade_is_echo(&service->upgrade, number))
+            continue;
         if (number > 0 || deadline_left(deadline) == 0)
             return number;
     }

@@ -59,6 +59,17 @@ void upgrade_decline(struct upgrade *upgrade)
         upgrade_channel_say(upgrade->origin, UPGRADE_WORD_FAIL);
 }
 
+bool upgrade_is_echo(struct upgrade *upgrade, int number)
+{
+    bool is_told_by_former = upgrade->role == UPGRADE_STAND_IN || upgrade->role == UPGRADE_SUCCESSOR;
+    if (!is_told_by_former || !signals_is_end(number))
+        return false;
+    bool is_passed_on = signals_sender() == upgrade->former;
+    unsigned *told = is_passed_on ? &upgrade->ends_passed_on : &upgrade->ends_told;
+    unsigned other = is_passed_on ? upgrade->ends_told : upgrade->ends_passed_on;
+    return ++*told <= other;
+}
+
 bool upgrade_has_stand_in(void)
 {
     return origin.role == UPGRADE_RETURNED;

@@ -14,7 +14,7 @@ import sockets
 import upgrades
 from environment import proxy
 from upgrades import Installed
-from waiting import wait_for
+from waiting import holds_for, wait_for
 
 STANDS_IN = "standing in for the process that is to come back"
 INCOMPLETE = "the upgrade is not complete, the process that stands in goes on"
@@ -126,6 +126,38 @@ def test_an_end_meanwhile_drains_both(env):
     second.close()
     assert bitflow.wait_ended() == 0
     assert not upgrades.said(bitflow, upgrades.BACK)
+
+
+@pytest.mark.parametrize("is_known_first", [True, False], ids=["the known one first", "the stand-in first"])
+def test_a_stop_of_all_processes_is_one_end(env, is_known_first):
+    """As by systemd or a terminal, which signal each of them. The one that everyone knows passes its own on, too."""
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address), server={**IN_PLACE, "drain_timeout": "0s"})
+    first = env.connect(address)
+    sockets.round_trip(first)
+    bitflow.signal(signal.SIGUSR2)
+    upgrades.wait_said(bitflow, upgrades.SERVES)
+    second = env.connect(address)
+    sockets.round_trip(second)
+    stand_in = upgrades.Successor(bitflow, *upgrades.children(bitflow.pid))
+
+    def both_are_served():
+        for client in (first, second):
+            sockets.round_trip(client)
+        return True
+
+    for process in (bitflow, stand_in) if is_known_first else (stand_in, bitflow):
+        process.signal(signal.SIGTERM)
+        process.wait_taken(signal.SIGTERM)
+        wait_for(lambda: sockets.refuses(address), "the stand-in has been told, by whomever")
+        stand_in.wait_taken(signal.SIGTERM)
+    holds_for(0.3, both_are_served, "both drain")
+    bitflow.signal(signal.SIGTERM)
+    for client in (first, second):
+        assert sockets.receive_until_broken(client) == (b"", "eof")
+    assert bitflow.wait_ended() == 0
+    reasons = [record["reason"] for record in bitflow.records()]  # beside those of who looked whether it listens
+    assert reasons.count("drain") == 2, reasons
 
 
 def test_a_program_that_cannot_come_back_leaves_the_stand_in(env, monkeypatch):
