@@ -20,6 +20,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/error.h"
 #include "bitflow/net/handover.h"
+#include "service_manager.h"
 
 // How long the new process may take until it serves. Each name of a listener's may take 10 s.
 #define UPGRADE_TIME (60 * NS_PER_S)
@@ -102,7 +103,8 @@ bool upgrade_is_echo(struct upgrade *upgrade, int number);
 const char *upgrade_hear_in_drain(struct upgrade *upgrade, int number);
 
 // All connections are over. Comes back in the place of the stand-in, and then does not return; or waits for the end of
-// the process that stood in, or stands in, for this one. False: that one failed.
-bool upgrade_end(struct upgrade *upgrade, struct error *error);
+// the process that stood in, or stands in, for this one, while `manager` is told that this one goes on. False: that one
+// failed.
+bool upgrade_end(struct upgrade *upgrade, struct service_manager *manager, struct error *error);
 
 #endif

@@ -77,11 +77,17 @@ bool upgrade_has_stand_in(void)
 
 bool upgrade_stand_by(bool is_told_to_end)
 {
+    struct service_manager manager;
     signals_init(); // where they have their default effects again
-    if (is_told_to_end)
+    service_manager_init(&manager, NULL, NULL);
+    if (is_told_to_end) {
+        service_manager_ending(&manager);
         (void)kill(origin.process, SIGTERM);
-    else
+    } else {
+        service_manager_upgrading(&manager);
         log_error(NULL, "the upgrade is not complete, the process that stands in goes on", NULL);
-    int status = upgrade_pass_on(origin.channel, origin.process);
+    }
+    int status = upgrade_pass_on(origin.channel, origin.process, &manager);
+    service_manager_release(&manager);
     return WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SUCCESS;
 }
