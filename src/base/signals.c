@@ -22,6 +22,9 @@ static sigset_t first_mask;
 static struct sigaction first_actions[TAKEN_COUNT];
 static bool is_restorable;
 
+// Of the signal that was taken last.
+static pid_t sender;
+
 static int taken_signal(size_t i)
 {
     return i < ARRAY_LENGTH(ends) ? ends[i] : orders[i - ARRAY_LENGTH(ends)];
@@ -105,18 +108,26 @@ int signals_wait(int64_t deadline)
 {
     sigset_t end, awaited;
     const struct timespec now = {.tv_sec = 0};
+    siginfo_t info = {.si_pid = 0};
     end_signals(&end);
     awaited_signals(&awaited);
     for (;;) {
-        int number = sigtimedwait(&end, NULL, &now);
+        int number = sigtimedwait(&end, &info, &now);
         struct timespec left = clock_timespec(deadline_left(deadline));
         if (number <= 0)
-            number = sigtimedwait(&awaited, NULL, deadline == DEADLINE_NONE ? NULL : &left);
-        if (number > 0)
+            number = sigtimedwait(&awaited, &info, deadline == DEADLINE_NONE ? NULL : &left);
+        if (number > 0) {
+            sender = info.si_code == SI_USER || info.si_code == SI_QUEUE ? info.si_pid : 0;
             return number;
+        }
         if (errno == EAGAIN && deadline_left(deadline) == 0)
             return 0;
     }
+}
+
+pid_t signals_sender(void)
+{
+    return sender;
 }
 
 int signals_notice(void)

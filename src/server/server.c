@@ -29,16 +29,14 @@
 // How long the connections that were ended by force may take to write their records; more than a relay's grace.
 #define LAST_RECORDS_TIME (7 * NS_PER_S)
 
-// The next signal, or 0 at the deadline. Meanwhile the log's lines that were left out are told of when that is due, and
-// so is the service manager of us.
+// The next signal that is news, or 0 at the deadline.
 static int wait_for_signal(struct service *service, int64_t deadline)
 {
-    for (;;) {
-        int64_t due = deadline_sooner(log_flush_repeats(false), service_manager_attend(&service->manager));
-        int number = signals_wait(deadline_sooner(due, deadline));
-        if (number > 0 || deadline_left(deadline) == 0)
-            return number;
-    }
+    int number;
+    do
+        number = service_manager_wait(&service->manager, deadline);
+    while (upgrade_is_echo(&service->upgrade, number));
+    return number;
 }
 
 // Each connection takes two descriptors and more when it splices, so the soft limit is raised to the hard one.
@@ -289,7 +287,9 @@ static void shut_down(struct service *service, enum end end)
     if (end == END_REPLACED) {
         metrics_report_set_replaced(&service->metrics);
         control_leave(&service->control, service->upgrade.successor);
-        if (!service->upgrade.is_in_place)
+        if (service->upgrade.is_in_place)
+            service_manager_upgrading(&service->manager);
+        else
             service_manager_hand_over(&service->manager, service->upgrade.successor);
     } else {
         service_manager_ending(&service->manager);
@@ -354,14 +354,18 @@ bool server_run(const char *path, struct loaded_config *loaded, struct error *er
     upgrade_announce(&service.upgrade);
     if (service.upgrade.role == UPGRADE_STAND_IN)
         service_manager_release(&service.manager); // which knows the process that comes back
-    service_manager_ready(&service.manager, service.upgrade.role == UPGRADE_SUCCESSOR);
+    if (service.upgrade.role == UPGRADE_RETURNED)
+        service_manager_returned(&service.manager);
+    else
+        service_manager_ready(&service.manager, service.upgrade.role == UPGRADE_SUCCESSOR);
     atomic_store(&service.is_ready, true);
     control_set_stage(&service.control, CONTROL_SERVING);
     enum end end = serve(&service);
     shut_down(&service, end);
-    service_manager_release(&service.manager);
     error_reports_end();
-    if (!upgrade_end(&service.upgrade, error))
+    bool is_good = upgrade_end(&service.upgrade, &service.manager, error);
+    service_manager_release(&service.manager);
+    if (!is_good)
         return false;
     if (end != END_NOTHING_LEFT || !service.has_failed)
         return true;

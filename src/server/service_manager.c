@@ -12,6 +12,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
 #include "bitflow/base/log.h"
+#include "bitflow/base/signals.h"
 
 #define STATUS_INTERVAL (5 * NS_PER_S)
 #define RETRY_INTERVAL (1 * NS_PER_S)
@@ -19,8 +20,12 @@
 // busy, and there is still one in time.
 #define WATCHDOG_MESSAGES 4
 #define WATCHDOG_INTERVAL_MIN (10 * NS_PER_MS)
-// While a reload loads files, or waits for the names of listeners, nobody else can tell that the main thread goes on.
-#define RELOAD_WATCHDOG_TIME (300 * NS_PER_S)
+// While a reload, or a process that comes back in an upgrade, loads files, or waits for the names of listeners, nobody
+// else can tell that the main thread goes on.
+#define START_WATCHDOG_TIME (300 * NS_PER_S)
+// What a process that ends asks for with each status, six times before it is over: more than what comes after the drain
+// takes, and little enough for one that hangs.
+#define END_EXTENSION "\nEXTEND_TIMEOUT_USEC=30000000"
 
 // --- sending
 
@@ -82,9 +87,23 @@ static const char *plural(size_t count)
     return count == 1 ? "" : "s";
 }
 
+// What is left in this process, or in the one that stands in for it.
+static void describe_rest(bool is_ending, bool is_serving, size_t connections, char out[SERVICE_MANAGER_STATUS_SIZE])
+{
+    if (is_serving)
+        (void)snprintf(out, SERVICE_MANAGER_STATUS_SIZE, "%s, %zu connection%s left",
+                       is_ending ? "ending" : "upgrading, another process serves", connections, plural(connections));
+    else
+        (void)snprintf(out, SERVICE_MANAGER_STATUS_SIZE, "%s",
+                       is_ending ? "ending, another process drains"
+                                 : "the upgrade is not complete, another process serves");
+}
+
 static void describe(const struct service_manager *manager, char out[SERVICE_MANAGER_STATUS_SIZE])
 {
-    size_t connections = registry_count(manager->runtime->registry), proxies = manager->listeners->count;
+    bool is_serving = manager->runtime != NULL && manager->runtime->registry != NULL;
+    size_t connections = is_serving ? registry_count(manager->runtime->registry) : 0;
+    size_t proxies = is_serving ? manager->listeners->count : 0;
     switch (manager->phase) {
     case SERVICE_STARTING:
         (void)snprintf(out, SERVICE_MANAGER_STATUS_SIZE, "starting");
@@ -97,9 +116,9 @@ static void describe(const struct service_manager *manager, char out[SERVICE_MAN
     case SERVICE_RELOADING:
         (void)snprintf(out, SERVICE_MANAGER_STATUS_SIZE, "reloading");
         break;
+    case SERVICE_UPGRADING:
     case SERVICE_ENDING:
-        (void)snprintf(out, SERVICE_MANAGER_STATUS_SIZE, "ending, %zu connection%s left", connections,
-                       plural(connections));
+        describe_rest(manager->phase == SERVICE_ENDING, is_serving, connections, out);
         break;
     }
 }
@@ -122,9 +141,10 @@ static void attend_status(struct service_manager *manager, int64_t now)
         return;
     manager->status_due = now + STATUS_INTERVAL;
     describe(manager, status);
-    if (strcmp(status, manager->status) == 0)
+    bool is_ending = manager->phase == SERVICE_ENDING;
+    if (!is_ending && strcmp(status, manager->status) == 0)
         return;
-    (void)snprintf(message, sizeof message, "STATUS=%s", status);
+    (void)snprintf(message, sizeof message, "STATUS=%s%s", status, is_ending ? END_EXTENSION : "");
     if (send_message(manager, message))
         memcpy(manager->status, status, sizeof status);
 }
@@ -136,7 +156,7 @@ static void attend_status(struct service_manager *manager, int64_t now)
 static const char *watchdog_change(const struct service_manager *manager, int64_t time, char out[WATCHDOG_CHANGE_SIZE])
 {
     out[0] = '\0';
-    if (manager->watchdog_time > 0 && manager->watchdog_time < RELOAD_WATCHDOG_TIME)
+    if (manager->watchdog_time > 0 && manager->watchdog_time < START_WATCHDOG_TIME)
         (void)snprintf(out, WATCHDOG_CHANGE_SIZE, "\nWATCHDOG_USEC=%" PRId64, time / NS_PER_US);
     return out;
 }
@@ -182,6 +202,18 @@ int64_t service_manager_attend(struct service_manager *manager)
     return deadline_sooner(manager->status_due, manager->watchdog_due);
 }
 
+int service_manager_wait(struct service_manager *manager, int64_t deadline)
+{
+    for (;;) {
+        int64_t due = deadline_sooner(log_flush_repeats(false), service_manager_attend(manager));
+        int number = signals_wait(deadline_sooner(due, deadline));
+        if (signals_is_end(number))
+            service_manager_ending(manager);
+        if (number > 0 || deadline_left(deadline) == 0)
+            return number;
+    }
+}
+
 // --- phases
 
 void service_manager_ready(struct service_manager *manager, bool is_successor)
@@ -197,7 +229,7 @@ void service_manager_reloading(struct service_manager *manager)
     char change[WATCHDOG_CHANGE_SIZE];
     int64_t now = clock_now();
     notify(manager, "RELOADING=1\nMONOTONIC_USEC=%" PRId64 "\nSTATUS=%s%s", now / NS_PER_US,
-           enter(manager, SERVICE_RELOADING), watchdog_change(manager, RELOAD_WATCHDOG_TIME, change));
+           enter(manager, SERVICE_RELOADING), watchdog_change(manager, START_WATCHDOG_TIME, change));
 }
 
 void service_manager_reloaded(struct service_manager *manager, bool is_refused)
@@ -208,9 +240,30 @@ void service_manager_reloaded(struct service_manager *manager, bool is_refused)
            watchdog_change(manager, manager->watchdog_time, change));
 }
 
+void service_manager_upgrading(struct service_manager *manager)
+{
+    char change[WATCHDOG_CHANGE_SIZE];
+    notify(manager, "STATUS=%s%s", enter(manager, SERVICE_UPGRADING),
+           watchdog_change(manager, manager->watchdog_time, change));
+}
+
+void service_manager_returning(struct service_manager *manager)
+{
+    char change[WATCHDOG_CHANGE_SIZE];
+    notify(manager, "STATUS=%s%s", enter(manager, SERVICE_STARTING),
+           watchdog_change(manager, START_WATCHDOG_TIME, change));
+}
+
+void service_manager_returned(struct service_manager *manager)
+{
+    manager->watchdog_due = next_watchdog(manager, clock_now());
+    service_manager_reloaded(manager, false);
+}
+
 void service_manager_ending(struct service_manager *manager)
 {
-    notify(manager, "STOPPING=1\nSTATUS=%s", enter(manager, SERVICE_ENDING));
+    if (manager->phase != SERVICE_ENDING)
+        notify(manager, "STOPPING=1\nSTATUS=%s" END_EXTENSION, enter(manager, SERVICE_ENDING));
 }
 
 void service_manager_hand_over(struct service_manager *manager, pid_t successor)

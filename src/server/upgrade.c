@@ -269,24 +269,21 @@ static bool is_good_end(int status, struct error *error)
     return false;
 }
 
-static bool end_in_place(struct upgrade *upgrade, struct error *error)
+static bool end_in_place(struct upgrade *upgrade, struct service_manager *manager, struct error *error)
 {
-    struct error cause = ERROR_INIT;
     if (upgrade->is_successor_lost)
         return is_good_end(upgrade->successor_status, error);
-    if (!upgrade->is_told_to_end) {
-        upgrade_become(upgrade->channel, upgrade->successor, &cause);
-        log_error(NULL, "the upgrade is not complete, the process that stands in goes on", "error", cause.text, NULL);
-    }
-    return is_good_end(upgrade_pass_on(upgrade->channel, upgrade->successor), error);
+    if (!upgrade->is_told_to_end)
+        upgrade_become(upgrade->channel, upgrade->successor, manager);
+    return is_good_end(upgrade_pass_on(upgrade->channel, upgrade->successor, manager), error);
 }
 
-bool upgrade_end(struct upgrade *upgrade, struct error *error)
+bool upgrade_end(struct upgrade *upgrade, struct service_manager *manager, struct error *error)
 {
     if (upgrade->state == UPGRADE_DONE && upgrade->is_in_place)
-        return end_in_place(upgrade, error);
+        return end_in_place(upgrade, manager, error);
     // Where this process's end is everybody's, the one that stood in may have connections that drain.
     if (upgrade->origin >= 0 && upgrade->role == UPGRADE_RETURNED)
-        (void)upgrade_pass_on(upgrade->origin, upgrade->former);
+        (void)upgrade_pass_on(upgrade->origin, upgrade->former, manager);
     return true;
 }

@@ -20,6 +20,7 @@
 #include "bitflow/base/clock.h"
 #include "bitflow/base/error.h"
 #include "bitflow/net/handover.h"
+#include "service_manager.h"
 
 // How long the new process may take until it serves. Each name of a listener's may take 10 s.
 #define UPGRADE_TIME (60 * NS_PER_S)
@@ -53,6 +54,8 @@ struct upgrade {
     enum upgrade_role role;
     int origin; // -1: it has ended
     pid_t former;
+    unsigned ends_passed_on; // how often it told us to end
+    unsigned ends_told;      // and how often others did
 };
 
 // ---- Taking over, at the start.
@@ -91,11 +94,17 @@ void upgrade_pass_reopening_on(struct upgrade *upgrade);
 // The process is to end. The new one, if it does not serve yet, ends at once; otherwise it is told to end, too.
 void upgrade_give_up(struct upgrade *upgrade);
 
+// Whether the signal that signals_wait() has just returned only tells once more what is known. Who stops a group of
+// processes (a service manager, a terminal) sends each of them a signal, and the process that everyone knows passes its
+// own on to the other one: that is one end, not two. To be asked once for each signal.
+bool upgrade_is_echo(struct upgrade *upgrade, int number);
+
 // What a signal means while this process drains. Why the drain is over at once; NULL: it goes on.
 const char *upgrade_hear_in_drain(struct upgrade *upgrade, int number);
 
 // All connections are over. Comes back in the place of the stand-in, and then does not return; or waits for the end of
-// the process that stood in, or stands in, for this one. False: that one failed.
-bool upgrade_end(struct upgrade *upgrade, struct error *error);
+// the process that stood in, or stands in, for this one, while `manager` is told that this one goes on. False: that one
+// failed.
+bool upgrade_end(struct upgrade *upgrade, struct service_manager *manager, struct error *error);
 
 #endif

@@ -110,7 +110,7 @@ struct upgrade_origin upgrade_origin_read(void)
 
 // ---- the process that comes back
 
-void upgrade_become(int channel, pid_t child, struct error *error)
+static void become(int channel, pid_t child, struct error *error)
 {
     char variable[UPGRADE_VARIABLE_SIZE];
     const struct upgrade_origin origin = {.role = UPGRADE_RETURNED, .channel = channel, .process = child};
@@ -120,6 +120,15 @@ void upgrade_become(int channel, pid_t child, struct error *error)
         program_become(&gifts, error);
         inherited_sockets_release(&gifts.sockets);
     }
+}
+
+void upgrade_become(int channel, pid_t child, struct service_manager *manager)
+{
+    struct error error = ERROR_INIT;
+    service_manager_returning(manager);
+    become(channel, child, &error);
+    service_manager_upgrading(manager);
+    log_error(NULL, "the upgrade is not complete, the process that stands in goes on", "error", error.text, NULL);
 }
 
 // Its descriptors are closed before it can be waited for.
@@ -133,20 +142,18 @@ static bool has_ended(int channel, pid_t child, int *status)
     return ended != 0;
 }
 
-int upgrade_pass_on(int channel, pid_t child)
+int upgrade_pass_on(int channel, pid_t child, struct service_manager *manager)
 {
     int status = 0;
     upgrade_channel_watch(channel);
     while (!has_ended(channel, child, &status)) {
-        int number = signals_wait(DEADLINE_NONE);
-        if (number == SIGUSR2) {
-            struct error error = ERROR_INIT;
-            upgrade_become(channel, child, &error);
-            log_error(NULL, "the upgrade is not complete, the process that stands in goes on", "error", error.text,
-                      NULL);
-        } else if (number != signals_notice()) {
+        int number = service_manager_wait(manager, DEADLINE_NONE);
+        if (number == SIGUSR2 && manager->phase == SERVICE_ENDING)
+            log_warn(NULL, "upgrade refused", "because", "this process ends", NULL);
+        else if (number == SIGUSR2)
+            upgrade_become(channel, child, manager);
+        else if (number != signals_notice())
             (void)kill(child, number);
-        }
     }
     return status;
 }

@@ -39,11 +39,12 @@ void upgrade_origin_write(const struct upgrade_origin *origin, char out[UPGRADE_
 // process it names has made.
 struct upgrade_origin upgrade_origin_read(void);
 
-// Becomes the program anew, to take over from `child`. Returns only if that fails.
-void upgrade_become(int channel, pid_t child, struct error *error);
+// Becomes the program anew, to take over from `child`. Returns only if that fails, which is logged.
+void upgrade_become(int channel, pid_t child, struct service_manager *manager);
 
-// Passes signals on to `child` until it ends; returns its status, as waitpid() has it.
-int upgrade_pass_on(int channel, pid_t child);
+// Passes signals on to `child` until it ends, and tells the manager meanwhile; returns the child's status, as waitpid()
+// has it. SIGUSR2 is upgrade_become(), unless this process was told to end.
+int upgrade_pass_on(int channel, pid_t child, struct service_manager *manager);
 
 // "it ended with status 2"
 void upgrade_describe_end(int status, char *out, size_t size);

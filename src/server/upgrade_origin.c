@@ -59,6 +59,17 @@ void upgrade_decline(struct upgrade *upgrade)
         upgrade_channel_say(upgrade->origin, UPGRADE_WORD_FAIL);
 }
 
+bool upgrade_is_echo(struct upgrade *upgrade, int number)
+{
+    bool is_told_by_former = upgrade->role == UPGRADE_STAND_IN || upgrade->role == UPGRADE_SUCCESSOR;
+    if (!is_told_by_former || !signals_is_end(number))
+        return false;
+    bool is_passed_on = signals_sender() == upgrade->former;
+    unsigned *told = is_passed_on ? &upgrade->ends_passed_on : &upgrade->ends_told;
+    unsigned other = is_passed_on ? upgrade->ends_told : upgrade->ends_passed_on;
+    return ++*told <= other;
+}
+
 bool upgrade_has_stand_in(void)
 {
     return origin.role == UPGRADE_RETURNED;
@@ -66,11 +77,17 @@ bool upgrade_has_stand_in(void)
 
 bool upgrade_stand_by(bool is_told_to_end)
 {
+    struct service_manager manager;
     signals_init(); // where they have their default effects again
-    if (is_told_to_end)
+    service_manager_init(&manager, NULL, NULL);
+    if (is_told_to_end) {
+        service_manager_ending(&manager);
         (void)kill(origin.process, SIGTERM);
-    else
+    } else {
+        service_manager_upgrading(&manager);
         log_error(NULL, "the upgrade is not complete, the process that stands in goes on", NULL);
-    int status = upgrade_pass_on(origin.channel, origin.process);
+    }
+    int status = upgrade_pass_on(origin.channel, origin.process, &manager);
+    service_manager_release(&manager);
     return WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SUCCESS;
 }

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -17,9 +18,12 @@
 
 #include "bitflow/base/clock.h"
 #include "bitflow/base/compiler.h"
+#include "bitflow/base/signals.h"
 #include "server/service_manager.h"
 
 #define NOW_DUE 0
+// The manager waits so long, µs, for another message of a process that ends.
+#define EXTENSION "\nEXTEND_TIMEOUT_USEC=30000000"
 
 struct rig {
     char name[sizeof(((struct sockaddr_un *)NULL)->sun_path)]; // "@..."
@@ -121,7 +125,7 @@ static void test_each_phase_is_told(void **state)
     service_manager_reloaded(&rig->manager, false);
     assert_comes(rig, "READY=1\nSTATUS=0 connections on 0 proxies");
     service_manager_ending(&rig->manager);
-    assert_comes(rig, "STOPPING=1\nSTATUS=ending, 0 connections left");
+    assert_comes(rig, "STOPPING=1\nSTATUS=ending, 0 connections left" EXTENSION);
     assert_nothing_comes(rig);
 }
 
@@ -144,11 +148,11 @@ static void test_a_status_is_told_when_it_has_changed(void **state)
     assert_nothing_comes(rig);
     registry_add(rig->runtime.registry, &entries[1]);
     service_manager_ending(&rig->manager);
-    assert_comes(rig, "STOPPING=1\nSTATUS=ending, 2 connections left");
+    assert_comes(rig, "STOPPING=1\nSTATUS=ending, 2 connections left" EXTENSION);
     registry_remove(rig->runtime.registry, &entries[1]);
     rig->manager.status_due = NOW_DUE;
     (void)service_manager_attend(&rig->manager);
-    assert_comes(rig, "STATUS=ending, 1 connection left");
+    assert_comes(rig, "STATUS=ending, 1 connection left" EXTENSION);
     registry_remove(rig->runtime.registry, &entries[0]);
     rig->listeners.count = 0;
 }
@@ -210,7 +214,7 @@ static void test_what_a_full_socket_does_not_take_comes_later_and_in_order(void 
     assert_comes(rig, "READY=1\nSTATUS=0 connections on 0 proxies");
     assert_reloading_comes(rig, before, "\nSTATUS=reloading");
     assert_comes(rig, "READY=1\nSTATUS=0 connections on 0 proxies");
-    assert_comes(rig, "STOPPING=1\nSTATUS=ending, 0 connections left");
+    assert_comes(rig, "STOPPING=1\nSTATUS=ending, 0 connections left" EXTENSION);
     assert_nothing_comes(rig);
 }
 
@@ -230,7 +234,7 @@ static void test_of_too_much_the_oldest_is_lost(void **state)
     assert_comes(rig, "READY=1\nSTATUS=0 connections on 0 proxies");
     assert_reloading_comes(rig, last - NS_PER_S, "\nSTATUS=reloading");
     assert_comes(rig, "READY=1\nSTATUS=0 connections on 0 proxies");
-    assert_comes(rig, "STOPPING=1\nSTATUS=ending, 0 connections left");
+    assert_comes(rig, "STOPPING=1\nSTATUS=ending, 0 connections left" EXTENSION);
     assert_nothing_comes(rig);
 }
 
@@ -271,7 +275,7 @@ static void test_a_successor_is_not_the_first_to_speak(void **state)
     (void)service_manager_attend(&rig->manager);
     assert_nothing_comes(rig);
     service_manager_ending(&rig->manager);
-    assert_comes(rig, "STOPPING=1\nSTATUS=ending, 0 connections left");
+    assert_comes(rig, "STOPPING=1\nSTATUS=ending, 0 connections left" EXTENSION);
 }
 
 static void test_the_watchdog_is_told_when_due(void **state)
@@ -306,6 +310,72 @@ static void test_a_reload_may_take_longer_than_the_watchdog_waits(void **state)
     start(rig);
     service_manager_reloading(&rig->manager);
     assert_reloading_comes(rig, before, "\nSTATUS=reloading");
+}
+
+// In place: the process is the same one all the time, and what happens is not the service's end.
+static void test_the_watchdog_is_told_all_through_an_upgrade(void **state)
+{
+    struct rig *rig = *state;
+    assert_int_equal(setenv("WATCHDOG_USEC", "4000000", 1), 0);
+    start(rig);
+    service_manager_upgrading(&rig->manager);
+    assert_comes(rig, "STATUS=upgrading, another process serves, 0 connections left\nWATCHDOG_USEC=4000000");
+    (void)service_manager_attend(&rig->manager);
+    assert_comes(rig, "WATCHDOG=1");
+    service_manager_returning(&rig->manager);
+    assert_comes(rig, "STATUS=starting\nWATCHDOG_USEC=300000000");
+    service_manager_release(&rig->manager);
+
+    service_manager_init(&rig->manager, NULL, NULL); // the program has begun anew, and could not start
+    service_manager_upgrading(&rig->manager);
+    assert_comes(rig, "STATUS=the upgrade is not complete, another process serves\nWATCHDOG_USEC=4000000");
+    (void)service_manager_attend(&rig->manager);
+    assert_comes(rig, "WATCHDOG=1");
+    service_manager_ending(&rig->manager);
+    assert_comes(rig, "STOPPING=1\nSTATUS=ending, another process drains" EXTENSION);
+    service_manager_release(&rig->manager);
+
+    start(rig); // it could
+    service_manager_returned(&rig->manager);
+    assert_comes(rig, "READY=1\nSTATUS=0 connections on 0 proxies\nWATCHDOG_USEC=4000000");
+    assert_nothing_comes(rig);
+}
+
+// However long the drain takes: with each status, whether it has changed or not.
+static void test_an_end_asks_for_time_again_and_again(void **state)
+{
+    struct rig *rig = *state;
+    start(rig);
+    service_manager_ending(&rig->manager);
+    assert_comes(rig, "STOPPING=1\nSTATUS=ending, 0 connections left" EXTENSION);
+    service_manager_ending(&rig->manager); // it was told to end twice
+    assert_nothing_comes(rig);
+    for (int i = 0; i < 3; i++) {
+        int64_t due = service_manager_attend(&rig->manager);
+        assert_true(due <= clock_now() + 30 * NS_PER_S / 4);
+        rig->manager.status_due = NOW_DUE;
+        (void)service_manager_attend(&rig->manager);
+        assert_comes(rig, "STATUS=ending, 0 connections left" EXTENSION);
+    }
+    assert_nothing_comes(rig);
+}
+
+static void test_waiting_for_a_signal_tells_of_an_end(void **state)
+{
+    struct rig *rig = *state;
+    signals_init();
+    start(rig);
+    service_manager_ready(&rig->manager, false);
+    assert_comes(rig, "READY=1\nSTATUS=0 connections on 0 proxies");
+    assert_int_equal(service_manager_wait(&rig->manager, clock_now()), 0);
+    assert_nothing_comes(rig);
+    assert_int_equal(raise(SIGHUP), 0);
+    assert_int_equal(service_manager_wait(&rig->manager, DEADLINE_NONE), SIGHUP);
+    assert_nothing_comes(rig);
+    assert_int_equal(raise(SIGTERM), 0);
+    assert_int_equal(service_manager_wait(&rig->manager, DEADLINE_NONE), SIGTERM);
+    assert_comes(rig, "STOPPING=1\nSTATUS=ending, 0 connections left" EXTENSION);
+    assert_nothing_comes(rig);
 }
 
 static void test_a_watchdog_that_waits_for_another_process_is_not_ours(void **state)
@@ -353,6 +423,9 @@ int main(void)
         TEST(test_a_successor_is_not_the_first_to_speak),
         TEST(test_the_watchdog_is_told_when_due),
         TEST(test_a_reload_may_take_longer_than_the_watchdog_waits),
+        TEST(test_the_watchdog_is_told_all_through_an_upgrade),
+        TEST(test_an_end_asks_for_time_again_and_again),
+        TEST(test_waiting_for_a_signal_tells_of_an_end),
         TEST(test_a_watchdog_that_waits_for_another_process_is_not_ours),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -151,6 +151,45 @@ static void test_signals_during_the_drain(void **state)
     assert_string_equal(upgrade_hear_in_drain(&upgrade, SIGINT), "of a second signal");
 }
 
+// Sends this process SIGTERM, itself or from a child, and takes it.
+static void be_told_to_end(bool is_by_child)
+{
+    pid_t sender = getpid();
+    if (!is_by_child) {
+        assert_int_equal(kill(getpid(), SIGTERM), 0);
+    } else {
+        sender = fork();
+        if (sender == 0)
+            _exit(kill(getppid(), SIGTERM) == 0 ? 0 : 1);
+        assert_true(sender > 0);
+        assert_int_equal(waitpid(sender, NULL, 0), sender);
+    }
+    assert_int_equal(signals_wait(rig_limit()), SIGTERM);
+    assert_int_equal(signals_sender(), sender);
+}
+
+// Each time by the process that this one stands in for, and by somebody else, in either order.
+static void test_an_end_that_comes_both_ways_is_one(void **state)
+{
+    (void)state;
+    struct upgrade upgrade = new_upgrade();
+    upgrade.role = UPGRADE_STAND_IN;
+    upgrade.former = getpid();
+    static const struct {
+        bool is_by_child, is_echo;
+    } rounds[] = {{true, false}, {false, true}, {false, false}, {true, true}, {true, false}, {true, false}};
+    for (size_t i = 0; i < ARRAY_LENGTH(rounds); i++) {
+        be_told_to_end(rounds[i].is_by_child);
+        assert_false(upgrade_is_echo(&upgrade, SIGHUP));
+        assert_int_equal(upgrade_is_echo(&upgrade, SIGTERM), rounds[i].is_echo);
+    }
+    upgrade = new_upgrade(); // nobody passes anything on to it
+    be_told_to_end(true);
+    assert_false(upgrade_is_echo(&upgrade, SIGTERM));
+    be_told_to_end(false);
+    assert_false(upgrade_is_echo(&upgrade, SIGTERM));
+}
+
 static void set_variable(const struct upgrade_origin *origin)
 {
     char text[UPGRADE_VARIABLE_SIZE];
@@ -243,6 +282,7 @@ int main(void)
         cmocka_unit_test(test_only_one_is_under_way),
         cmocka_unit_test(test_a_stand_in_gives_the_sockets_back),
         cmocka_unit_test(test_signals_during_the_drain),
+        cmocka_unit_test(test_an_end_that_comes_both_ways_is_one),
         cmocka_unit_test(test_a_role_is_read_once),
         cmocka_unit_test(test_the_program_is_found_by_name_and_by_path),
     };

@@ -11,6 +11,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 // By main(), before anything else. Whatever mask and dispositions the parent left us; only a handler that a preloaded
 // library has installed stays.
@@ -26,6 +27,10 @@ _Noreturn void signals_end_by(int number);
 // Takes the next signal; 0: the deadline (base/clock.h) has passed. Those that tell the process to end come first.
 // The main thread only.
 int signals_wait(int64_t deadline);
+
+// The process that has sent the signal that signals_wait() returned last; 0: it is not known, or was the kernel. One
+// signal that was sent several times before it was taken has the first sender. The main thread only.
+pid_t signals_sender(void);
 
 // What signals_send_notice() sends. Any thread.
 int signals_notice(void);

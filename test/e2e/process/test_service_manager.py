@@ -53,7 +53,7 @@ def test_the_status_counts_connections(env):
     clients.pop().close()
     wait_for(lambda: len(bitflow.records()) == 1, "it has ended")
     bitflow.signal(signal.SIGTERM)
-    manager.wait(STOPPING="1", STATUS="ending, 2 connections left")
+    manager.wait(STOPPING="1", STATUS="ending, 2 connections left", EXTEND_TIMEOUT_USEC="30000000")
     for client in clients:
         client.close()
     assert bitflow.wait_ended() == 0

@@ -13,8 +13,9 @@ import programs
 import sockets
 import upgrades
 from environment import proxy
+from service_managers import ServiceManager
 from upgrades import Installed
-from waiting import wait_for
+from waiting import holds_for, pace, wait_for
 
 STANDS_IN = "standing in for the process that is to come back"
 INCOMPLETE = "the upgrade is not complete, the process that stands in goes on"
@@ -128,6 +129,38 @@ def test_an_end_meanwhile_drains_both(env):
     assert not upgrades.said(bitflow, upgrades.BACK)
 
 
+@pytest.mark.parametrize("is_known_first", [True, False], ids=["the known one first", "the stand-in first"])
+def test_a_stop_of_all_processes_is_one_end(env, is_known_first):
+    """As by systemd or a terminal, which signal each of them. The one that everyone knows passes its own on, too."""
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address), server={**IN_PLACE, "drain_timeout": "0s"})
+    first = env.connect(address)
+    sockets.round_trip(first)
+    bitflow.signal(signal.SIGUSR2)
+    upgrades.wait_said(bitflow, upgrades.SERVES)
+    second = env.connect(address)
+    sockets.round_trip(second)
+    stand_in = upgrades.Successor(bitflow, *upgrades.children(bitflow.pid))
+
+    def both_are_served():
+        for client in (first, second):
+            sockets.round_trip(client)
+        return True
+
+    for process in (bitflow, stand_in) if is_known_first else (stand_in, bitflow):
+        process.signal(signal.SIGTERM)
+        process.wait_taken(signal.SIGTERM)
+        wait_for(lambda: sockets.refuses(address), "the stand-in has been told, by whomever")
+        stand_in.wait_taken(signal.SIGTERM)
+    holds_for(0.3, both_are_served, "both drain")
+    bitflow.signal(signal.SIGTERM)
+    for client in (first, second):
+        assert sockets.receive_until_broken(client) == (b"", "eof")
+    assert bitflow.wait_ended() == 0
+    reasons = [record["reason"] for record in bitflow.records()]  # beside those of who looked whether it listens
+    assert reasons.count("drain") == 2, reasons
+
+
 def test_a_program_that_cannot_come_back_leaves_the_stand_in(env, monkeypatch):
     """And is tried once more on demand."""
     echo, address, installed = env.echo(), env.address(), Installed(env, monkeypatch)
@@ -173,6 +206,52 @@ def test_a_start_that_fails_leaves_the_stand_in(env, fault):
     bitflow.signal(signal.SIGUSR2)
     upgrades.wait_back(bitflow)
     upgrades.serves(address)
+
+
+def start_and_fail_to_come_back(env, manager, address):
+    """Under a service manager that has a watchdog."""
+    watchdog = 1.2 * pace()
+    path = env.config(proxy(address, env.echo().address), server={**IN_PLACE, "drain_timeout": "0s"})
+    bitflow = env.launch(path, environment=manager.environment(watchdog))
+    manager.wait_ready(bitflow)
+    held = env.connect(address)
+    sockets.round_trip(held)
+    bitflow.signal(signal.SIGUSR2)
+    manager.wait(STATUS="upgrading, another process serves, 1 connection left")
+    path.write_text(path.read_text().replace("targets", "tagrets"))
+    held.close()
+    manager.wait(STATUS="the upgrade is not complete, another process serves", WATCHDOG_USEC=str(int(watchdog * 1e6)))
+    return bitflow
+
+
+def test_the_watchdog_hears_of_a_process_that_could_not_come_back(env):
+    manager, address = ServiceManager(env), env.address()
+    bitflow = start_and_fail_to_come_back(env, manager, address)
+    told = manager.count("WATCHDOG")
+    wait_for(lambda: manager.count("WATCHDOG") > told + 5, "longer than it would wait")
+    bitflow.config.write_text(bitflow.config.read_text().replace("tagrets", "targets"))
+    bitflow.signal(signal.SIGUSR2)
+    wait_for(lambda: len(manager.phases()) == 2, "it is back")
+    assert manager.phases()[-1].keys() == {"READY", "STATUS", "WATCHDOG_USEC"}
+    upgrades.wait_back(bitflow)
+    told = manager.count("WATCHDOG")
+    wait_for(lambda: manager.count("WATCHDOG") > told + 1, "it goes on")
+    assert {message.pid for message in manager.read()} == {bitflow.pid}, "the manager knows no other"
+
+
+def test_the_service_ends_with_its_stand_in(env):
+    """And the manager is asked to wait for that."""
+    manager, address = ServiceManager(env), env.address()
+    bitflow = start_and_fail_to_come_back(env, manager, address)
+    client = env.connect(address)
+    sockets.round_trip(client)
+    bitflow.signal(signal.SIGTERM)
+    asked = manager.wait(STOPPING="1", STATUS="ending, another process drains")
+    assert int(asked["EXTEND_TIMEOUT_USEC"]) > 10e6
+    sockets.round_trip(client)
+    assert bitflow.is_running()
+    client.close()
+    assert bitflow.wait_ended() == 0
 
 
 def test_the_end_of_a_stand_in_is_the_end(env):

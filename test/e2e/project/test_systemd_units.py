@@ -108,7 +108,7 @@ def test_the_verification_finds_mistakes(tmp_path, units):
 
 
 def test_the_service_runs_what_is_installed(installed, units):
-    for key in ("ExecStart", "ExecStartPre", "ExecReload"):
+    for key in ("ExecStart", "ExecReload"):
         assert commands(units, key, CONFIG)[0][0] == str(installed / "bin/bitflow")
     assert bitflow_process.binary().stat().st_size == (installed / "bin/bitflow").stat().st_size
 
@@ -269,9 +269,15 @@ def test_a_reload_fails_where_there_is_a_control_socket(env, units):
     assert done.returncode == 1 and "cannot send SIGHUP to process" in done.stderr
 
 
-def test_a_start_checks_first(env, units):
-    path = env.write("server: {}\n")
-    done = run_in_turn(commands(units, "ExecStartPre", path))
-    assert done.returncode == 2 and "server.proxies" in done.stderr
-    path = env.config(proxy(env.address(), env.address()))
-    assert run_in_turn(commands(units, "ExecStartPre", path)).returncode == 0
+def test_a_start_is_tried_again_unless_the_configuration_is_wrong(env, units):
+    """For as long as it takes, and not at once each time."""
+    lines = service_settings(units)
+    (prevented,) = (line.partition("=")[2].split() for line in lines if line.startswith("RestartPreventExitStatus="))
+    done = run_in_turn(commands(units, "ExecStart", env.write("server: {}\n")))
+    assert str(done.returncode) in prevented and "server.proxies" in done.stderr, done
+    done = run_in_turn(commands(units, "ExecStart", env.config(proxy(env.listen().address, env.address()))))
+    assert str(done.returncode) not in ["0", *prevented] and "Address already in use" in done.stderr, done
+    assert {"Restart=on-failure", "RestartSec=1"} <= set(lines)
+    assert "StartLimitIntervalSec=0" in settings(units["bitflow.service"])
+    # Its status would count as no start's, so that a wrong configuration would be tried for ever.
+    assert not [line for line in lines if line.startswith("ExecStartPre=")]
