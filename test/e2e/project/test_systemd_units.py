@@ -269,6 +269,26 @@ def test_a_reload_fails_where_there_is_a_control_socket(env, units):
     assert done.returncode == 1 and "cannot send SIGHUP to process" in done.stderr
 
 
+def test_a_reload_is_signalled_where_the_control_socket_takes_no_orders(env, units):
+    """One by TCP, before and after the reload; and one that is a Unix socket's only from this reload on."""
+    first, second, target = env.address(), env.address(), env.echo().address
+    over_tcp = {"control": {"address": env.address()}}
+    path = env.config(proxy(first, target), application=over_tcp)
+    bitflow = env.launch(path)
+    bitflow.wait_listening(["front"])
+    reload = commands(units, "ExecReload", path, bitflow.pid)
+    env.config(proxy(second, target), application=over_tcp)
+    done = run_in_turn(reload)
+    assert done.returncode == 0 and done.args == reload[-1], done
+    assert "over TCP nothing can be ordered; sent SIGHUP" in done.stderr
+    upgrades.wait_said(bitflow, "reloaded")
+    sockets.round_trip(env.connect(second))
+    env.config(proxy(second, target), application={"control": {"address": env.unix("control.sock")}})
+    assert run_in_turn(reload).returncode == 0
+    upgrades.wait_said(bitflow, "reloaded", 2)
+    assert run_in_turn(reload).stdout == "reloaded\n"
+
+
 def test_a_start_checks_first(env, units):
     path = env.write("server: {}\n")
     done = run_in_turn(commands(units, "ExecStartPre", path))
