@@ -62,6 +62,8 @@ bool service_change(struct service *service, struct loaded_config *loaded, struc
         service->sentry_authority = loaded->sentry_authority;
         watched_files_apply(&service->watched_files, service->path, service->config, loaded->since);
         control_publish(&service->control);
+        // All is open. Whoever can ask is told so: the control socket may be one that a process before us answered at.
+        control_set_stage(&service->control, CONTROL_SERVING);
         control_commit(&service->control);
     }
     if (service->config != NULL)

@@ -1,7 +1,6 @@
 #include "bitflow/server/server.h"
 
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -109,14 +108,6 @@ static bool has_nothing_left(struct service *service)
     return false;
 }
 
-// Nobody is to send us more clients from now on.
-static void begin_end(struct service *service)
-{
-    atomic_store(&service->is_ending, true);
-    atomic_store(&service->is_ready, false);
-    control_set_stage(&service->control, CONTROL_DRAINING);
-}
-
 static void log_end(int number)
 {
     log_info(NULL, "shutting down", "signal", sigabbrev_np(number), NULL);
@@ -170,7 +161,7 @@ static bool obey(struct service *service)
             break;
         case ORDER_DRAIN:
             log_info(NULL, "shutting down", NULL);
-            begin_end(service);
+            control_set_stage(&service->control, CONTROL_DRAINING);
             is_end = true;
             break;
         }
@@ -216,7 +207,7 @@ static enum end take_signal(struct service *service, int number)
     default:
         if (number == 0 || number == signals_notice())
             return look_around(service);
-        begin_end(service);
+        control_set_stage(&service->control, CONTROL_DRAINING);
         log_end(number);
         return END_TOLD;
     }
@@ -284,7 +275,6 @@ static void drain(struct service *service)
 
 static void shut_down(struct service *service, enum end end)
 {
-    begin_end(service);
     orders_close(&service->orders);
     if (end == END_REPLACED) {
         metrics_report_set_replaced(&service->metrics);
@@ -292,6 +282,7 @@ static void shut_down(struct service *service, enum end end)
         if (!service->upgrade.is_in_place)
             service_manager_hand_over(&service->manager, service->upgrade.successor);
     } else {
+        control_set_stage(&service->control, CONTROL_DRAINING);
         service_manager_ending(&service->manager);
         upgrade_give_up(&service->upgrade);
     }
@@ -355,8 +346,6 @@ bool server_run(const char *path, struct loaded_config *loaded, struct error *er
     if (service.upgrade.role == UPGRADE_STAND_IN)
         service_manager_release(&service.manager); // which knows the process that comes back
     service_manager_ready(&service.manager, service.upgrade.role == UPGRADE_SUCCESSOR);
-    atomic_store(&service.is_ready, true);
-    control_set_stage(&service.control, CONTROL_SERVING);
     enum end end = serve(&service);
     shut_down(&service, end);
     service_manager_release(&service.manager);
