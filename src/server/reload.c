@@ -120,6 +120,7 @@ void service_reload(struct service *service, struct reload_outcome *outcome)
     service_manager_reloading(&service->manager);
     // Whatever the configuration says: a rotation must not depend on it.
     (void)connection_log_reopen_all();
+    upgrade_pass_reopening_on(&service->upgrade);
     // A listener whose notice is still to come must not be kept.
     (void)listeners_close_failed(&service->listeners, &service->has_failed);
     bool is_loaded = loaded_config_load(&loaded, service->path);

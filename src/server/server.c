@@ -243,7 +243,7 @@ static void delay_drain(struct service *service)
 static const char *hear_during_drain(struct service *service, int64_t deadline)
 {
     int number = wait_for_signal(service, deadline);
-    if (number == SIGHUP || number == SIGUSR1)
+    if (number == SIGHUP || number == SIGUSR1 || upgrade_is_to_reopen(&service->upgrade, number))
         (void)reopen_logs(service);
     return number == 0 ? "drain_timeout is over" : upgrade_hear_in_drain(&service->upgrade, number);
 }

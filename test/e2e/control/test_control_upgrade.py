@@ -13,7 +13,7 @@ import sockets
 import upgrades
 from control_socket import Control
 from environment import proxy
-from upgrades import said, upgrade
+from upgrades import said, upgrade, wait_accepts_no_more
 from waiting import wait_for
 
 
@@ -40,11 +40,6 @@ def processes(control):
     done = control.command("--json", "processes")
     assert (done.returncode, done.stderr) == (0, ""), done
     return json.loads(done.stdout)["processes"]
-
-
-def wait_accepts_no_more(bitflow):
-    """Until then a client may be the old process's, or the new one's."""
-    wait_for(lambda: upgrades.drains(bitflow), "the old process accepts no more")
 
 
 def wait_closed(old):
