@@ -44,7 +44,7 @@ static const char help[] =
     "  -s, --socket ADDRESS  where it is: unix:///path, or HOST:PORT\n"
     "  -c, --config FILE     the configuration that says where\n"
     "                        (else: BITFLOW_CONTROL, or " CONTROL_DEFAULT_SOCKET ")\n"
-    "  -S, --signal PID      with reload: where there is no control socket, sends SIGHUP to this process\n"
+    "  -S, --signal PID      with reload: where no control socket takes orders, sends SIGHUP to this process\n"
     "  -P, --process PID     asks a process that drains after an upgrade\n"
     "  -p, --proxy NAME      with connections: those of this proxy alone\n"
     "  -t, --timeout SECONDS how long to wait for the answer: 10, for an order 130\n"
@@ -313,6 +313,17 @@ static int signal_reload(const struct arguments *arguments, const struct error *
     return EXIT_SUCCESS;
 }
 
+// Whether somebody at the address may take an order: over TCP nobody does (docs/control.md).
+static bool takes_orders(const struct address *address, struct error *error)
+{
+    char where[ADDRESS_TEXT_SIZE];
+    if (address->kind != ADDRESS_TCP)
+        return true;
+    address_format(address, where);
+    error_set(error, ERROR_REFUSED, "the control socket is %s, and over TCP nothing can be ordered", where);
+    return false;
+}
+
 static int ask_once(const struct arguments *arguments, const struct address *address)
 {
     struct control_answer answer;
@@ -435,9 +446,10 @@ int cli_run(int argc, char **argv)
         (void)printf("%s%s", usage, help);
         return status_of_output(true);
     }
-    if (!locate(&arguments, &address, &error)) {
-        if (arguments.signaled != 0)
-            return signal_reload(&arguments, &error);
+    bool is_located = locate(&arguments, &address, &error);
+    if (arguments.signaled != 0 && !(is_located && takes_orders(&address, &error)))
+        return signal_reload(&arguments, &error);
+    if (!is_located) {
         print_error(error.text);
         return arguments.socket != NULL ? EXIT_USAGE : EXIT_REFUSED;
     }

@@ -82,10 +82,21 @@ bool http_clients_may_answer(const struct http_clients *clients, size_t length)
     return total == 0 || (length <= HTTP_ANSWERS_MAX && total <= HTTP_ANSWERS_MAX - length);
 }
 
-size_t http_clients_busy(const struct http_clients *clients)
+void http_clients_leave_behind(struct http_clients *clients)
 {
-    size_t count = 0;
     for (size_t i = 0; i < HTTP_CLIENTS_MAX; i++)
-        count += clients->list[i].is_busy;
-    return count;
+        clients->list[i].is_left_behind = clients->list[i].is_there;
+}
+
+int64_t http_clients_awaited(const struct http_clients *clients)
+{
+    int64_t until = 0;
+    for (size_t i = 0; i < HTTP_CLIENTS_MAX; i++) {
+        const struct http_client *client = &clients->list[i];
+        if (client->is_busy)
+            return DEADLINE_NONE;
+        if (client->is_there && !client->has_asked && client->since + NEW_TIME > until)
+            until = client->since + NEW_TIME;
+    }
+    return until;
 }

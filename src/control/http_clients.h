@@ -13,6 +13,8 @@ struct http_client {
     bool is_there;
     int fd; // libmicrohttpd's, which closes it
     bool is_local;
+    bool is_left_behind;  // it came by a listener that is not the server's any more
+    bool has_asked;       // once at least
     bool is_busy;         // with a request, from its headers to the end of its answer
     int64_t since;        // when it came, or its last answer was done
     size_t body;          // bytes of the request's that have come
@@ -41,6 +43,11 @@ int64_t http_clients_end_late(struct http_clients *clients, int64_t now);
 // Whether one more answer is not more than all together may have.
 bool http_clients_may_answer(const struct http_clients *clients, size_t length);
 
-size_t http_clients_busy(const struct http_clients *clients);
+// The listener by which they all came is replaced.
+void http_clients_leave_behind(struct http_clients *clients);
+
+// Until when a server that ends is to go on for them: DEADLINE_NONE while one has a request or its answer under way, a
+// second from then on for one that has come and not asked yet, or a time that has passed.
+int64_t http_clients_awaited(const struct http_clients *clients);
 
 #endif

@@ -136,7 +136,8 @@ static enum MHD_Result send_answer(struct MHD_Connection *connection, const stru
         MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store") &&
         MHD_add_response_header(response, "X-Content-Type-Options", "nosniff") &&
         (answer->allow == NULL || MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, answer->allow)) &&
-        (answer->retry == NULL || MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, answer->retry));
+        (answer->retry == NULL || MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, answer->retry)) &&
+        (!answer->is_last || MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close"));
     enum MHD_Result result = is_good ? MHD_queue_response(connection, status, response) : MHD_NO;
     MHD_destroy_response(response);
     return result;
@@ -173,7 +174,7 @@ static bool has_too_large_body(struct MHD_Connection *connection)
 
 static enum MHD_Result begin_request(struct MHD_Connection *connection, struct http_client *client, void **context)
 {
-    client->is_busy = true;
+    client->is_busy = client->has_asked = true;
     client->body = 0;
     *context = client;
     if (has_too_large_body(connection))
@@ -189,6 +190,7 @@ static enum MHD_Result serve(struct http_server *server, struct MHD_Connection *
     struct http_request request = {.method = strcmp(method, MHD_HTTP_METHOD_HEAD) == 0 ? MHD_HTTP_METHOD_GET : method,
                                    .path = path_of(path),
                                    .is_local = client->is_local,
+                                   .is_left_behind = client->is_left_behind,
                                    .handle = connection};
     if (client->is_local && getsockopt(client->fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0) {
         request.pid = peer.pid;
@@ -293,6 +295,7 @@ static void accept_from(struct http_server *server, int listening)
 static void take_listener(struct http_server *server) REQUIRES(server->lock)
 {
     listener_close(&server->listener);
+    http_clients_leave_behind(&server->clients);
     server->listener = server->due;
     server->is_listener_due = false;
     condition_broadcast(&server->taken);
@@ -383,9 +386,10 @@ static void *run(void *argument)
     while (take_orders(server))
         wait_for_clients(server, true, serve_clients(server));
     int64_t deadline = deadline_after(LAST_ANSWERS_TIME);
-    while (http_clients_busy(&server->clients) > 0 && deadline_left(deadline) > 0) {
+    int64_t until;
+    while (deadline_left(until = deadline_sooner(deadline, http_clients_awaited(&server->clients))) > 0) {
         (void)take_orders(server);
-        wait_for_clients(server, false, deadline_sooner(deadline, serve_clients(server)));
+        wait_for_clients(server, false, deadline_sooner(until, serve_clients(server)));
     }
     for (size_t i = 0; i < HTTP_CLIENTS_MAX; i++)
         if (server->clients.list[i].wait != NULL)

@@ -177,13 +177,19 @@ void control_leave(struct control *control, pid_t successor)
     struct listener beside = {.socket_count = 0};
     struct error error = ERROR_INIT;
     struct unix_access access;
-    control_set_successor(control, successor);
-    if (config == NULL || control->listener.socket_count == 0)
+    if (config == NULL || control->listener.socket_count == 0) {
+        control_set_successor(control, successor);
         return;
+    }
     bool is_local = control->listener.is_local;
     bool is_open =
         find_access(config, &access, &error) && control_open_beside(&control->listener, &access, &beside, &error);
-    http_server_listen(control->server, is_open ? &beside : NULL);
+    // Whoever is connected by now came by the address that the successor answers at, and is not to hear that nobody is
+    // ready there; whoever comes beside it asks for this process, which drains.
+    http_server_listen(control->server, NULL);
+    control_set_successor(control, successor);
+    if (is_open)
+        http_server_listen(control->server, &beside);
     control->listener = beside;
     if (is_open)
         log_addresses(&control->listener);

@@ -68,10 +68,10 @@ void control_publish(struct control *control);
 void control_reclaim(struct control *control);
 
 // `successor` has taken the socket over, and is the one to be asked there. This process is asked beside it from now on,
-// at path.PID; where it cannot be, the log says why.
+// at path.PID, and drains; where it cannot be asked, the log says why.
 void control_leave(struct control *control, pid_t successor);
 
-// What is told of the process. It is starting at first.
+// What is told of the process: starting at first, then serving, draining. /ready says yes while it serves.
 void control_set_stage(struct control *control, enum control_stage stage);
 void control_set_last_moment(struct control *control, int64_t deadline);
 

@@ -32,6 +32,7 @@ struct control_view *control_hold_view(struct control *control, struct http_answ
 // control_process.c
 control_route control_process;
 struct control_process control_process_of(struct control *control);
+// It has taken over: this process drains from now on.
 void control_set_successor(struct control *control, pid_t successor);
 // The socket beside that of `former`, with the same access.
 bool control_open_beside(const struct listener *former, const struct unix_access *access, struct listener *listener,

@@ -24,13 +24,16 @@ static const char *failed_listener(const struct control_view *view)
 struct http_wait *control_ready(struct control *control, const struct http_request *request, uint64_t id,
                                 struct http_answer *answer)
 {
-    (void)request;
     (void)id;
-    const struct service *service = control->service;
-    if (!atomic_load(&service->is_ready)) {
-        control_answer_error(answer, 503,
-                             atomic_load(&service->is_ending) ? "the process was told to end, and drains"
-                                                              : "the process is starting");
+    // Who came by the address that the successor has now asks for whoever serves there, and is to ask that one next.
+    const struct control_process process = control_process_of(control);
+    if (request->is_left_behind && process.successor != 0) {
+        control_answer_status(answer, 200, "ready");
+        answer->is_last = true;
+        return NULL;
+    }
+    if (process.stage != CONTROL_SERVING) {
+        control_answer_error(answer, 503, "the process was told to end, and drains");
         return NULL;
     }
     struct control_view *view = control_hold_view(control, answer);

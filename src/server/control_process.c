@@ -33,6 +33,8 @@ void control_set_successor(struct control *control, pid_t successor)
 {
     mutex_lock(&control->lock);
     control->process.successor = successor;
+    control->process.stage = CONTROL_DRAINING;
+    control->process.since = clock_now();
     mutex_unlock(&control->lock);
 }
 

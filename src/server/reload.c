@@ -62,6 +62,8 @@ bool service_change(struct service *service, struct loaded_config *loaded, struc
         service->sentry_authority = loaded->sentry_authority;
         watched_files_apply(&service->watched_files, service->path, service->config, loaded->since);
         control_publish(&service->control);
+        // All is open. Whoever can ask is told so: the control socket may be one that a process before us answered at.
+        control_set_stage(&service->control, CONTROL_SERVING);
         control_commit(&service->control);
     }
     if (service->config != NULL)
@@ -128,6 +130,7 @@ void service_reload(struct service *service, struct reload_outcome *outcome)
     service_manager_reloading(&service->manager);
     // Whatever the configuration says: a rotation must not depend on it.
     (void)connection_log_reopen_all();
+    upgrade_pass_reopening_on(&service->upgrade);
     // A listener whose notice is still to come must not be kept.
     (void)listeners_close_failed(&service->listeners, &service->has_failed);
     bool is_loaded = loaded_config_load(&loaded, service->path);

@@ -3,7 +3,6 @@
 #ifndef BITFLOW_SRC_SERVER_RELOAD_H
 #define BITFLOW_SRC_SERVER_RELOAD_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -34,17 +33,7 @@ struct service {
     struct control control;
     struct service_manager manager;
     bool has_failed; // the sockets of some listener failed
-    // For service_is_ready() and the control socket. Ready: all is open, and nobody has told the process to end.
-    // Ending: somebody has.
-    _Atomic bool is_ready;
-    _Atomic bool is_ending;
 };
-
-// Whether new clients are wanted: all listeners are open, and the process has not been told to end. Any thread.
-static inline bool service_is_ready(const struct service *service)
-{
-    return atomic_load(&service->is_ready);
-}
 
 // The application log, as a configuration wants it.
 void service_set_up_log(const struct config *config);

@@ -1,7 +1,6 @@
 #include "bitflow/server/server.h"
 
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -107,14 +106,6 @@ static bool has_nothing_left(struct service *service)
     return false;
 }
 
-// Nobody is to send us more clients from now on.
-static void begin_end(struct service *service)
-{
-    atomic_store(&service->is_ending, true);
-    atomic_store(&service->is_ready, false);
-    control_set_stage(&service->control, CONTROL_DRAINING);
-}
-
 static void log_end(int number)
 {
     log_info(NULL, "shutting down", "signal", sigabbrev_np(number), NULL);
@@ -168,7 +159,7 @@ static bool obey(struct service *service)
             break;
         case ORDER_DRAIN:
             log_info(NULL, "shutting down", NULL);
-            begin_end(service);
+            control_set_stage(&service->control, CONTROL_DRAINING);
             is_end = true;
             break;
         }
@@ -214,7 +205,7 @@ static enum end take_signal(struct service *service, int number)
     default:
         if (number == 0 || number == signals_notice())
             return look_around(service);
-        begin_end(service);
+        control_set_stage(&service->control, CONTROL_DRAINING);
         log_end(number);
         return END_TOLD;
     }
@@ -250,7 +241,7 @@ static void delay_drain(struct service *service)
 static const char *hear_during_drain(struct service *service, int64_t deadline)
 {
     int number = wait_for_signal(service, deadline);
-    if (number == SIGHUP || number == SIGUSR1)
+    if (number == SIGHUP || number == SIGUSR1 || upgrade_is_to_reopen(&service->upgrade, number))
         (void)reopen_logs(service);
     return number == 0 ? "drain_timeout is over" : upgrade_hear_in_drain(&service->upgrade, number);
 }
@@ -282,7 +273,6 @@ static void drain(struct service *service)
 
 static void shut_down(struct service *service, enum end end)
 {
-    begin_end(service);
     orders_close(&service->orders);
     if (end == END_REPLACED) {
         metrics_report_set_replaced(&service->metrics);
@@ -292,6 +282,7 @@ static void shut_down(struct service *service, enum end end)
         else
             service_manager_hand_over(&service->manager, service->upgrade.successor);
     } else {
+        control_set_stage(&service->control, CONTROL_DRAINING);
         service_manager_ending(&service->manager);
         upgrade_give_up(&service->upgrade);
     }
@@ -358,8 +349,6 @@ bool server_run(const char *path, struct loaded_config *loaded, struct error *er
         service_manager_returned(&service.manager);
     else
         service_manager_ready(&service.manager, service.upgrade.role == UPGRADE_SUCCESSOR);
-    atomic_store(&service.is_ready, true);
-    control_set_stage(&service.control, CONTROL_SERVING);
     enum end end = serve(&service);
     shut_down(&service, end);
     error_reports_end();

@@ -126,6 +126,19 @@ bool upgrade_postpones_reload(struct upgrade *upgrade)
 void upgrade_pass_reopening_on(struct upgrade *upgrade)
 {
     upgrade->is_reopen_due = upgrade->state == UPGRADE_UNDER_WAY;
+    // The process that everyone knows gets the signal itself, and has passed it on to its stand-in.
+    if (upgrade->origin >= 0 && upgrade->role != UPGRADE_STAND_IN)
+        upgrade_channel_say(upgrade->origin, UPGRADE_WORD_REOPEN);
+}
+
+bool upgrade_is_to_reopen(const struct upgrade *upgrade, int number)
+{
+    bool is_asked = false;
+    if (number != signals_notice() || upgrade->state != UPGRADE_DONE || upgrade->is_in_place)
+        return false;
+    while (upgrade_channel_hear(upgrade->channel) == UPGRADE_WORD_REOPEN)
+        is_asked = true;
+    return is_asked;
 }
 
 static void succeed(struct upgrade *upgrade)
@@ -135,6 +148,7 @@ static void succeed(struct upgrade *upgrade)
     upgrade->deadline = DEADLINE_NONE;
     handover_settle(&upgrade->offer, true);
     inherited_hand_down();
+    signals_send_notice(); // another word may be behind this one
     log_info(NULL, "upgraded, the new process serves, this one drains", "process",
              log_number(process, upgrade->successor), NULL);
     if (upgrade->is_reload_due)

@@ -88,8 +88,12 @@ bool upgrade_is_under_way(const struct upgrade *upgrade);
 // SIGHUP has come. True: it is done later, by whichever process serves then.
 bool upgrade_postpones_reload(struct upgrade *upgrade);
 
-// This process has opened the logs anew. If another one is about to take over, it does so, too, once it serves.
+// This process has opened the logs anew. If another one is about to take over, it does so, too, once it serves; and the
+// one that this one has taken over from, while it drains.
 void upgrade_pass_reopening_on(struct upgrade *upgrade);
+
+// After each signal during the drain: whether the process that has taken over asks for the logs to be opened anew.
+bool upgrade_is_to_reopen(const struct upgrade *upgrade, int number);
 
 // The process is to end. The new one, if it does not serve yet, ends at once; otherwise it is told to end, too.
 void upgrade_give_up(struct upgrade *upgrade);

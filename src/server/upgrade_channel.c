@@ -33,7 +33,7 @@ enum upgrade_word upgrade_channel_hear(int channel)
     return got < 0 && (errno == EAGAIN || errno == EINTR) ? UPGRADE_WORD_NONE : UPGRADE_WORD_END;
 }
 
-// Nothing else is in the channel's buffer that was not read: it has room.
+// It has room, but for UPGRADE_WORD_REOPEN where the other process reads none: one more would tell it nothing new.
 void upgrade_channel_say(int channel, enum upgrade_word word)
 {
     char byte = (char)word;

@@ -10,11 +10,12 @@
 #include "upgrade.h"
 
 enum upgrade_word {
-    UPGRADE_WORD_NONE = 0,    // nothing has come
-    UPGRADE_WORD_END = 'e',   // is not sent: the other process has ended
-    UPGRADE_WORD_GIVE = 'g',  // the process that comes back asks its stand-in for the sockets
-    UPGRADE_WORD_SERVE = 's', // who takes over serves
-    UPGRADE_WORD_FAIL = 'f',  // it could not start
+    UPGRADE_WORD_NONE = 0,     // nothing has come
+    UPGRADE_WORD_END = 'e',    // is not sent: the other process has ended
+    UPGRADE_WORD_GIVE = 'g',   // the process that comes back asks its stand-in for the sockets
+    UPGRADE_WORD_SERVE = 's',  // who takes over serves
+    UPGRADE_WORD_FAIL = 'f',   // it could not start
+    UPGRADE_WORD_REOPEN = 'l', // who has taken over asks the process that drains to open its logs anew
 };
 
 // From now on the main thread gets a notice when something has come; and one at once.

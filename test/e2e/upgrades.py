@@ -191,6 +191,11 @@ def drains(bitflow):
     return not any(name.endswith(":accept") for name in names)
 
 
+def wait_accepts_no_more(bitflow):
+    """Until then a client may be the old process's, or the new one's."""
+    wait_for(lambda: drains(bitflow), "the old process accepts no more")
+
+
 class Observed(bitflow_process.Bitflow):
     """A process that a test has started in a way of its own, with its output in a file."""
 

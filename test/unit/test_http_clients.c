@@ -71,7 +71,34 @@ static void test_who_asks_for_nothing_makes_room_and_the_oldest_first(void **sta
     assert_ptr_equal(http_clients_victim(&clients, LATER), served);
     http_clients_remove(served);
     assert_null(http_clients_victim(&clients, LATER));
-    assert_int_equal(http_clients_busy(&clients), 0);
+}
+
+// Who has come in the last moment is not closed before he could ask; who asks nothing does not hold the end up.
+static void test_who_asks_or_is_about_to_is_awaited(void **state)
+{
+    (void)state;
+    assert_int_equal(http_clients_awaited(&clients), 0);
+    struct http_client *idle = add(3 * MINUTE), *older = add(MINUTE), *newer = add(2 * MINUTE);
+    idle->has_asked = true;
+    assert_int_equal(http_clients_awaited(&clients), 2 * MINUTE + NS_PER_S);
+    http_clients_remove(newer);
+    assert_int_equal(http_clients_awaited(&clients), MINUTE + NS_PER_S);
+    older->is_busy = older->has_asked = true;
+    assert_int_equal(http_clients_awaited(&clients), DEADLINE_NONE);
+    older->is_busy = false;
+    assert_int_equal(http_clients_awaited(&clients), 0);
+}
+
+static void test_who_has_come_before_is_left_behind(void **state)
+{
+    (void)state;
+    struct http_client *before = add(1);
+    http_clients_leave_behind(&clients);
+    struct http_client *after = add(2);
+    assert_true(before->is_left_behind);
+    assert_false(after->is_left_behind);
+    http_clients_remove(before);
+    assert_false(add(3)->is_left_behind);
 }
 
 static unsigned drops;
@@ -136,6 +163,8 @@ int main(void)
         cmocka_unit_test_setup(test_there_is_room_for_so_many, clear),
         cmocka_unit_test_setup(test_who_has_just_come_is_the_last_to_make_room, clear),
         cmocka_unit_test_setup(test_who_asks_for_nothing_makes_room_and_the_oldest_first, clear),
+        cmocka_unit_test_setup(test_who_asks_or_is_about_to_is_awaited, clear),
+        cmocka_unit_test_setup(test_who_has_come_before_is_left_behind, clear),
         cmocka_unit_test_setup(test_what_a_client_leaves_is_freed, clear),
         cmocka_unit_test_setup(test_who_takes_too_long_is_shut_down, clear),
         cmocka_unit_test_setup(test_answers_on_their_way_are_bounded_together, clear),

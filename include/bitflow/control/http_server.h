@@ -23,10 +23,11 @@
 #define HTTP_ANSWERS_MAX ((size_t)32 * 1024 * 1024) // bytes of answers on their way; a single one may be longer
 
 struct http_request {
-    const char *method; // GET for HEAD, too
-    const char *path;   // decoded, without the query
-    bool is_local;      // by a Unix socket
-    pid_t pid;          // who has connected, where that is known: is_local; 0: it is not
+    const char *method;  // GET for HEAD, too
+    const char *path;    // decoded, without the query
+    bool is_local;       // by a Unix socket
+    bool is_left_behind; // its client came by a listener that another one has taken the place of
+    pid_t pid;           // who has connected, where that is known: is_local; 0: it is not
     uid_t uid;
     void *handle; // for http_argument()
 };
@@ -42,6 +43,7 @@ struct http_answer {
     const char *type;  // of the body; a constant
     const char *allow; // the methods that there are; NULL: there is no need to tell. A constant
     const char *retry; // after how many seconds to ask again; NULL likewise
+    bool is_last;      // the connection is closed behind it
     char *body;        // taken over, and freed; NULL: there was no memory for it
     size_t length;
 };
@@ -74,7 +76,8 @@ void http_server_listen(struct http_server *server, const struct listener *liste
 // Whoever waits looks again. Any thread.
 void http_server_wake(struct http_server *server);
 
-// Answers those that have asked, for a second at most, and ends the thread. Accepts NULL.
+// Answers those that have asked, and those that came less than a second ago and are about to, for a second at most, and
+// ends the thread. Accepts NULL.
 void http_server_destroy(struct http_server **server);
 
 #endif

@@ -9,12 +9,15 @@ import sys
 
 import pytest
 
+import compiled
 import configs
 import control_socket
 import needs
 import sockets
+import waiting
 from control_socket import Control, setting
 from environment import proxy
+from service_managers import ServiceManager
 from waiting import pace, wait_for
 
 OTHER_USER = 61001
@@ -219,6 +222,21 @@ def test_an_address_that_others_reach_is_warned_of(env, address, is_warned):
     status, _, stderr = configs.check(env, text)
     word = is_warned if isinstance(is_warned, str) else "can be read by whoever can connect"
     assert status == 0 and f"14:34: warning: application.control.address: " in stderr and word in stderr, stderr
+
+
+def test_whoever_can_ask_is_told_that_it_is_ready(env):
+    """Even before the service manager is told so: after an upgrade it is the old process's socket."""
+    if waiting.SANITIZED:
+        pytest.skip("a sanitizer's library has to be loaded first")
+    manager, release = ServiceManager(env), env.directory / "release"
+    bitflow, control = control_socket.start(
+        env, front(env), environment={**manager.environment(), "SEND_AFTER": str(release),
+                                      "LD_PRELOAD": str(compiled.shared_object("held_sendto", env.directory))})
+    assert control.json("/ready") == {"status": "ready"}
+    assert control.json("/process")["state"] == "serving"
+    assert not manager.phases()
+    release.touch()
+    manager.wait_ready(bitflow)
 
 
 def test_it_is_there_until_the_end_and_gone_after_it(env):

@@ -1,5 +1,6 @@
 """After an upgrade the process that drains is asked at a socket of its own, beside the one that was handed over."""
 
+import http.client
 import json
 import os
 import socket
@@ -12,7 +13,7 @@ import sockets
 import upgrades
 from control_socket import Control
 from environment import proxy
-from upgrades import said, upgrade
+from upgrades import said, upgrade, wait_accepts_no_more
 from waiting import wait_for
 
 
@@ -39,11 +40,6 @@ def processes(control):
     done = control.command("--json", "processes")
     assert (done.returncode, done.stderr) == (0, ""), done
     return json.loads(done.stdout)["processes"]
-
-
-def wait_accepts_no_more(bitflow):
-    """Until then a client may be the old process's, or the new one's."""
-    wait_for(lambda: upgrades.drains(bitflow), "the old process accepts no more")
 
 
 def wait_closed(old):
@@ -99,6 +95,38 @@ def test_several_that_drain_are_listed_by_their_numbers_and_what_is_left_of_othe
         listed = {one["pid"]: one for one in json.loads(done.stdout)["processes"]}
         assert (listed[2]["state"], set(listed)) == ("unknown", {2, first.pid, second.pid, third.pid})
         assert "no answer at unix://" in listed[2]["error"]
+
+
+def asker(env, control):
+    """A client of the control socket that stays connected."""
+    connection = env.keep(http.client.HTTPConnection("localhost"))
+    connection.sock = env.connect(control.address)
+    return connection
+
+
+def heard(connection, path):
+    """(HTTP's status, what is said, whether the connection stays open)"""
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read()), connection.sock is not None
+
+
+def test_who_came_before_the_upgrade_hears_yes_and_asks_the_new_process_next(env):
+    """A probe that the old process has accepted is not told of its drain, whenever it asks."""
+    entry = front(env)
+    bitflow, control = control_socket.start(env, entry)
+    client = env.connect(entry["listener"]["address"])
+    sockets.round_trip(client)
+    silent, served = asker(env, control), asker(env, control)
+    status, process, stays = heard(served, "/process")  # so the one before it is accepted, too
+    assert (status, process["pid"], stays) == (200, bitflow.pid, True)
+    successor = upgrade(env, bitflow)
+    old = Control(f"{control.address}.{bitflow.pid}")
+    wait_closed(old)
+    for one in (silent, served):
+        assert heard(one, "/ready") == (200, {"status": "ready"}, False)
+    assert "drains" in old.json("/ready", status=503)["error"]
+    assert (control.json("/process")["pid"], control.json("/ready")) == (successor.pid, {"status": "ready"})
 
 
 def test_in_place_the_process_and_its_stand_in_are_asked_in_turn(env):

@@ -14,7 +14,7 @@ import sockets
 import upgrades
 from bitflow_process import signal_name
 from environment import proxy
-from upgrades import Installed, Successor, upgrade
+from upgrades import Installed, Successor, upgrade, wait_accepts_no_more
 from waiting import Stopwatch, holds_for, wait_for
 
 HANGS = "#!/bin/sh\nexec sleep 600\n"
@@ -69,7 +69,8 @@ def test_generations_follow_each_other(env):
     for _ in range(3):
         clients.append(env.connect(address))
         sockets.round_trip(clients[-1])
-        bitflow = upgrade(env, bitflow)
+        before, bitflow = bitflow, upgrade(env, bitflow)
+        wait_accepts_no_more(before)
     for client in clients:
         sockets.round_trip(client)
     assert sum(each.is_running() for each in env.bitflows) == 4
@@ -77,6 +78,26 @@ def test_generations_follow_each_other(env):
         client.close()
     for each in env.bitflows[:-1]:
         assert each.wait_ended() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_a_rotation_reaches_all_that_drain(env, number):
+    """Who rotates knows the process that serves alone."""
+    address = env.address()
+    bitflow = env.start(proxy(address, env.echo().address))
+    clients = []
+    for _ in range(2):
+        clients.append(env.connect(address))
+        sockets.round_trip(clients[-1])
+        before, bitflow = bitflow, upgrade(env, bitflow)
+        wait_accepts_no_more(before)
+    env.records_path.rename(env.records_path.with_suffix(".1"))
+    bitflow.signal(number)
+    for each in env.bitflows:
+        wait_for(lambda each=each: str(env.records_path) in each.links(), each.links)
+    for client in clients:
+        client.close()
+    assert len(bitflow.wait_records(2)) == 2
 
 
 def test_a_wrong_configuration_changes_nothing(env):

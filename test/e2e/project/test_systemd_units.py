@@ -281,3 +281,23 @@ def test_a_start_is_tried_again_unless_the_configuration_is_wrong(env, units):
     assert "StartLimitIntervalSec=0" in settings(units["bitflow.service"])
     # Its status would count as no start's, so that a wrong configuration would be tried for ever.
     assert not [line for line in lines if line.startswith("ExecStartPre=")]
+
+
+def test_a_reload_is_signalled_where_the_control_socket_takes_no_orders(env, units):
+    """One by TCP, before and after the reload; and one that is a Unix socket's only from this reload on."""
+    first, second, target = env.address(), env.address(), env.echo().address
+    over_tcp = {"control": {"address": env.address()}}
+    path = env.config(proxy(first, target), application=over_tcp)
+    bitflow = env.launch(path)
+    bitflow.wait_listening(["front"])
+    reload = commands(units, "ExecReload", path, bitflow.pid)
+    env.config(proxy(second, target), application=over_tcp)
+    done = run_in_turn(reload)
+    assert done.returncode == 0 and done.args == reload[-1], done
+    assert "over TCP nothing can be ordered; sent SIGHUP" in done.stderr
+    upgrades.wait_said(bitflow, "reloaded")
+    sockets.round_trip(env.connect(second))
+    env.config(proxy(second, target), application={"control": {"address": env.unix("control.sock")}})
+    assert run_in_turn(reload).returncode == 0
+    upgrades.wait_said(bitflow, "reloaded", 2)
+    assert run_in_turn(reload).stdout == "reloaded\n"
