@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -19,6 +20,8 @@
 #define WAIT_MS 100
 // More would not be faster, and each has a stack that grows cold.
 #define WAITING_MAX 8
+// So many must be left for another place to have one.
+#define DESCRIPTORS_LEFT 64
 
 struct admission {
     _Atomic unsigned references;
@@ -61,9 +64,10 @@ struct admission *admission_create(struct runtime *runtime, struct generation *g
     return admission;
 }
 
-static void close_epolls(struct admission *admission)
+// Those of the places from `first` on. Nobody waits in them.
+static void close_epolls(struct admission *admission, size_t first)
 {
-    for (size_t i = 0; i < WAITING_MAX; i++) {
+    for (size_t i = first; i < WAITING_MAX; i++) {
         if (admission->epolls[i] >= 0)
             (void)close(admission->epolls[i]);
         admission->epolls[i] = -1;
@@ -76,7 +80,7 @@ void admission_close(struct admission *admission)
     INVARIANT(!admission->is_shared && admission->waiting == 0);
     struct generation *generation = admission->generation;
     admission->generation = NULL;
-    close_epolls(admission);
+    close_epolls(admission, 0);
     mutex_unlock(&admission->lock);
     generation_drop(&generation);
 }
@@ -237,7 +241,18 @@ static int watch_sockets(const struct admission *admission)
     return epoll;
 }
 
-// Returns the place; -1: there is none, as sharing has ended or the system refuses an epoll instance for it.
+// Not the first place's, which is there all the time. -1 also if few descriptors are left: they are for clients first.
+static int open_another(const struct admission *admission)
+{
+    struct rlimit limit;
+    int epoll = watch_sockets(admission);
+    if (epoll < 0 || (getrlimit(RLIMIT_NOFILE, &limit) == 0 && (rlim_t)epoll + DESCRIPTORS_LEFT <= limit.rlim_cur))
+        return epoll;
+    (void)close(epoll);
+    return -1;
+}
+
+// Returns the place; -1: there is none, as sharing has ended or there is no epoll instance to be had for it.
 static int take_place(struct admission *admission) REQUIRES(admission->lock)
 {
     int place = 0;
@@ -247,7 +262,7 @@ static int take_place(struct admission *admission) REQUIRES(admission->lock)
     if (!admission->is_shared)
         return -1;
     if (admission->epolls[place] < 0)
-        admission->epolls[place] = watch_sockets(admission);
+        admission->epolls[place] = open_another(admission);
     if (admission->epolls[place] < 0)
         return -1;
     admission->places |= 1U << place;
@@ -269,7 +284,7 @@ void admission_share(struct admission *admission, const struct listener *listene
 {
     mutex_lock(&admission->lock);
     INVARIANT(!admission->is_shared && admission->waiting == 0);
-    close_epolls(admission);
+    close_epolls(admission, 0);
     copy_sockets(admission, listener);
     admission->bell = bell;
     admission->epolls[0] = watch_sockets(admission);
@@ -352,6 +367,8 @@ static void end_waiting(struct admission *admission, int place, bool is_taken)
     bool wants_another = is_taken && admission->is_shared && admission->waiting == 1;
     if (!wants_another)
         stop_waiting(admission);
+    if (!is_taken && admission->waiting == 0) // for a while nobody has come
+        close_epolls(admission, 1);
     mutex_unlock(&admission->lock);
     if (!wants_another || send_another(admission))
         return;

@@ -53,11 +53,11 @@ def test_nothing_is_logged_when_the_log_is_off(env):
     assert bitflow.stderr() == ""
 
 
-def names_asked_for(env, level):
+def names_asked_for(env, level, connection_log=None):
     """How often sockets are asked for their addresses while three connections come and end well."""
     echo, address = env.echo(), env.address()
     port = int(address.rpartition(":")[2])
-    bitflow = env.launch(env.config(proxy(address, echo.address, connection_log=None), level=level))
+    bitflow = env.launch(env.config(proxy(f":{port}", echo.address, connection_log=connection_log), level=level))
     bitflow.wait_bound(port)
     needs.TRACING.need()
     command = ["strace", "-f", "-e", "trace=getsockname,getpeername", "-p", str(bitflow.pid)]
@@ -71,11 +71,12 @@ def names_asked_for(env, level):
         return strace.log.read_text().count("name(")
 
 
-def test_a_log_of_errors_alone_asks_for_no_addresses(env):
-    """Connections that end well cost it nothing."""
+def test_the_application_log_asks_for_no_addresses(env):
+    """As the connection log does, where the listener has several."""
     silent = names_asked_for(env, None)
     assert names_asked_for(env, "error") == silent
-    assert names_asked_for(env, "info") > silent
+    assert names_asked_for(env, "info") == silent
+    assert names_asked_for(env, None, str(env.records_path)) > silent
 
 
 def test_an_error_of_the_start_is_printed_when_the_log_is_off(env):

@@ -62,15 +62,21 @@ def test_the_configuration_is_read_anew(env):
     assert sockets.refuses(other), "nobody wants that one any more"
 
 
-def test_generations_follow_each_other(env):
-    echo, address = env.echo(), env.address()
-    bitflow = env.start(proxy(address, echo.address))
+def upgraded_often(env, bitflow, address, times):
+    """The process that serves in the end, and a client of each one before it, which drains."""
     clients = []
-    for _ in range(3):
+    for _ in range(times):
         clients.append(env.connect(address))
         sockets.round_trip(clients[-1])
         before, bitflow = bitflow, upgrade(env, bitflow)
         wait_accepts_no_more(before)
+    return bitflow, clients
+
+
+def test_generations_follow_each_other(env):
+    echo, address = env.echo(), env.address()
+    bitflow = env.start(proxy(address, echo.address))
+    bitflow, clients = upgraded_often(env, bitflow, address, 3)
     for client in clients:
         sockets.round_trip(client)
     assert sum(each.is_running() for each in env.bitflows) == 4
@@ -85,12 +91,7 @@ def test_a_rotation_reaches_all_that_drain(env, number):
     """Who rotates knows the process that serves alone."""
     address = env.address()
     bitflow = env.start(proxy(address, env.echo().address))
-    clients = []
-    for _ in range(2):
-        clients.append(env.connect(address))
-        sockets.round_trip(clients[-1])
-        before, bitflow = bitflow, upgrade(env, bitflow)
-        wait_accepts_no_more(before)
+    bitflow, clients = upgraded_often(env, bitflow, address, 2)
     env.records_path.rename(env.records_path.with_suffix(".1"))
     bitflow.signal(number)
     for each in env.bitflows:

@@ -28,6 +28,20 @@ def reaping():
         yield
 
 
+def served(env, address):
+    client = env.connect(address)
+    sockets.round_trip(client)
+    return client
+
+
+def begin_upgrade(env, bitflow, address):
+    """A client that the process has to drain. Its stand-in serves when this returns."""
+    client = served(env, address)
+    bitflow.signal(signal.SIGUSR2)
+    upgrades.wait_said(bitflow, upgrades.SERVES)
+    return client
+
+
 def test_the_process_stays_the_same_one(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), server=IN_PLACE)
@@ -41,10 +55,7 @@ def test_the_process_stays_the_same_one(env):
 def test_clients_are_served_while_it_drains(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), proxy(env.unix(), echo.address, name="u"), server=IN_PLACE)
-    first = env.connect(address)
-    sockets.round_trip(first)
-    bitflow.signal(signal.SIGUSR2)
-    upgrades.wait_said(bitflow, upgrades.SERVES)
+    first = begin_upgrade(env, bitflow, address)
     second, third = env.connect(address), env.connect(env.unix())
     for _ in range(5):
         for client in (first, second, third):
@@ -65,12 +76,8 @@ def test_clients_are_served_while_it_drains(env):
 def test_connections_are_drained_by_the_bound_in_both(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), server={**IN_PLACE, "drain_timeout": "500ms"})
-    first = env.connect(address)
-    sockets.round_trip(first)
-    bitflow.signal(signal.SIGUSR2)
-    upgrades.wait_said(bitflow, upgrades.SERVES)
-    second = env.connect(address)
-    sockets.round_trip(second)
+    first = begin_upgrade(env, bitflow, address)
+    second = served(env, address)
     assert sockets.receive_until_broken(first) == (b"", "eof")
     assert sockets.receive_until_broken(second) == (b"", "eof")
     upgrades.wait_back(bitflow)
@@ -95,10 +102,7 @@ def test_signals_meanwhile_are_passed_on(env):
     echo, held_at = env.echo(), env.address()
     held_proxy = proxy(held_at, echo.address, name="held")
     bitflow = env.start(proxy(address, one.address), held_proxy, server=IN_PLACE)
-    held = env.connect(held_at)
-    sockets.round_trip(held)
-    bitflow.signal(signal.SIGUSR2)
-    upgrades.wait_said(bitflow, upgrades.SERVES)
+    held = begin_upgrade(env, bitflow, held_at)
     env.config(proxy(address, two.address), held_proxy, server=IN_PLACE)
     bitflow.reload()
     assert upgrades.greeting(address) == b"two\n"
@@ -112,12 +116,8 @@ def test_signals_meanwhile_are_passed_on(env):
 def test_an_end_meanwhile_drains_both(env):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), server=IN_PLACE)
-    first = env.connect(address)
-    sockets.round_trip(first)
-    bitflow.signal(signal.SIGUSR2)
-    upgrades.wait_said(bitflow, upgrades.SERVES)
-    second = env.connect(address)
-    sockets.round_trip(second)
+    first = begin_upgrade(env, bitflow, address)
+    second = served(env, address)
     bitflow.signal(signal.SIGTERM)
     wait_for(lambda: sockets.refuses(address), "nobody listens any more")
     sockets.round_trip(first)
@@ -134,12 +134,8 @@ def test_a_stop_of_all_processes_is_one_end(env, is_known_first):
     """As by systemd or a terminal, which signal each of them. The one that everyone knows passes its own on, too."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), server={**IN_PLACE, "drain_timeout": "0s"})
-    first = env.connect(address)
-    sockets.round_trip(first)
-    bitflow.signal(signal.SIGUSR2)
-    upgrades.wait_said(bitflow, upgrades.SERVES)
-    second = env.connect(address)
-    sockets.round_trip(second)
+    first = begin_upgrade(env, bitflow, address)
+    second = served(env, address)
     stand_in = upgrades.Successor(bitflow, *upgrades.children(bitflow.pid))
 
     def both_are_served():
@@ -165,10 +161,7 @@ def test_a_program_that_cannot_come_back_leaves_the_stand_in(env, monkeypatch):
     """And is tried once more on demand."""
     echo, address, installed = env.echo(), env.address(), Installed(env, monkeypatch)
     bitflow = env.start(proxy(address, echo.address), server=IN_PLACE)
-    held = env.connect(address)
-    sockets.round_trip(held)
-    bitflow.signal(signal.SIGUSR2)
-    upgrades.wait_said(bitflow, upgrades.SERVES)
+    held = begin_upgrade(env, bitflow, address)
     installed.path.unlink()
     held.close()
     upgrades.wait_said(bitflow, INCOMPLETE)
@@ -185,10 +178,7 @@ def test_a_start_that_fails_leaves_the_stand_in(env, fault):
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), server=IN_PLACE)
     good = bitflow.config.read_text()
-    held = env.connect(address)
-    sockets.round_trip(held)
-    bitflow.signal(signal.SIGUSR2)
-    upgrades.wait_said(bitflow, upgrades.SERVES)
+    held = begin_upgrade(env, bitflow, address)
     if fault == "configuration":
         bitflow.config.write_text(good.replace("targets", "tagrets"))
     else:
@@ -258,10 +248,7 @@ def test_the_end_of_a_stand_in_is_the_end(env):
     """Nobody would accept: whoever watches the process starts it again."""
     echo, address = env.echo(), env.address()
     bitflow = env.start(proxy(address, echo.address), server=IN_PLACE)
-    held = env.connect(address)
-    sockets.round_trip(held)
-    bitflow.signal(signal.SIGUSR2)
-    upgrades.wait_said(bitflow, upgrades.SERVES)
+    held = begin_upgrade(env, bitflow, address)
     (child,) = upgrades.children(bitflow.pid)
     os.kill(child, signal.SIGKILL)
     bitflow.expected_status = 1
