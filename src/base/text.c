@@ -44,7 +44,7 @@ bool text_is_control(const char *text, size_t at, size_t length)
     return ends_c1 || (*byte == 0xc2 && at + 1 < length && byte[1] >= 0x80 && byte[1] <= 0x9f);
 }
 
-static char *put_pair(char *end, unsigned number)
+static char *put_pair(char *end, size_t number)
 {
     static const char pairs[] = "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
                                 "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
@@ -59,9 +59,9 @@ char *text_decimal(char *end, uint64_t number, unsigned digits)
 {
     const char *latest = end - digits;
     for (; number >= 100; number /= 100)
-        end = put_pair(end, (unsigned)(number % 100));
+        end = put_pair(end, number % 100);
     if (number >= 10)
-        end = put_pair(end, (unsigned)number);
+        end = put_pair(end, number);
     else if (number > 0)
         *--end = (char)('0' + number);
     while (end > latest)
