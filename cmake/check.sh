@@ -17,8 +17,8 @@
 # summary names it. With CI=true it is a failure instead.
 #
 # BITFLOW_NIGHTLY=1: all that is too much for each run: chains of certificates in both versions of TLS, in both roles,
-# and in another order; 20 upgrades and rotations under load; each sanitizer with all end-to-end tests; clang's unit
-# tests; longer fuzzing.
+# and in another order; 20 upgrades and rotations under load; replicas for longer; the whole image; all of the
+# benchmark's scenarios; each sanitizer with all end-to-end tests; clang's unit tests; longer fuzzing.
 set -u
 
 cd "$(dirname "$0")/.." || exit 1
@@ -123,6 +123,10 @@ ONE_THREAD_TESTS="test_command_line test_config_features test_config_files test_
 # test_tls_hostile_chains and others.
 LIBRARY_TESTS="test_tls_pkits test_tls_paths test_tls_testssl test_tls_ca_names"
 
+# Hundreds of starts that are refused: the unit tests of the configuration, and its fuzzer, are sanitized, too.
+VALUE_TESTS="test_config_values"
+[ "${BITFLOW_NIGHTLY:-}" != 1 ] || VALUE_TESTS=
+
 # What each sanitizer has of the folders; nightly both have all but project. Where memory is what may go wrong: parsing,
 # handshakes, configurations. Where threads meet: reports, logs, reloads, balancing. Relays: both. Neither
 # has project: documents, packages and benchmarks.
@@ -132,7 +136,7 @@ TSAN_FOLDERS="balancing control logs metrics process relay sentry"
 # Whether a preset leaves a file out.
 is_left_out() { # PRESET FOLDER NAME
     case $1 in
-    asan) folders=$ASAN_FOLDERS few=$LIBRARY_TESTS ;;
+    asan) folders=$ASAN_FOLDERS few="$LIBRARY_TESTS $VALUE_TESTS" ;;
     tsan) folders=$TSAN_FOLDERS few="$ONE_THREAD_TESTS $LIBRARY_TESTS" ;;
     *) return 1 ;;
     esac

@@ -21,6 +21,7 @@ from waiting import pace
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 RUN = ROOT / "test" / "bench" / "run.py"
+takes_long = pytest.mark.skipif(os.environ.get("BITFLOW_NIGHTLY") != "1", reason="takes long: BITFLOW_NIGHTLY=1")
 EXCHANGE = {"rate", "p50_us", "p99_us", "cpu_per_exchange"}
 
 
@@ -77,6 +78,7 @@ def played(summary):
     return {name: set(scenario["contenders"]) for name, scenario in summary["scenarios"].items()}
 
 
+@takes_long
 def test_each_contender_plays_the_scenarios_that_it_can(tmp_path):
     """Streams in which one direction ends before the other are not for all of them with TLS."""
     bitflows = {"bitflow", "bitflow-normal", "bitflow-before"}
@@ -104,6 +106,7 @@ def test_a_crowd_of_idle_connections_lives_through_the_run(tmp_path):
     assert summary["settings"]["live_connections"] == 300
 
 
+@takes_long
 def test_cost_is_measured_by_connections_and_proxies(tmp_path):
     summary, _ = bench(
         tmp_path, "--scenario", "grow-*-10", "--scenario", "grow-idle-1000", "--scenario", "grow-connect-100",
