@@ -123,9 +123,11 @@ ONE_THREAD_TESTS="test_command_line test_config_features test_config_files test_
 # test_tls_hostile_chains and others.
 LIBRARY_TESTS="test_tls_pkits test_tls_paths test_tls_testssl test_tls_ca_names"
 
-# Hundreds of starts that are refused: the unit tests of the configuration, and its fuzzer, are sanitized, too.
-VALUE_TESTS="test_config_values"
-[ "${BITFLOW_NIGHTLY:-}" != 1 ] || VALUE_TESTS=
+# What AddressSanitizer has nightly only: hundreds of starts that are refused, since the configuration's unit tests and
+# its fuzzer are sanitized, too; and what waits for minutes, which ThreadSanitizer has each time.
+LONG_TESTS="test_config_files test_config_values"
+LONG_TESTS="$LONG_TESTS test_second_thread test_stalled_memory test_timeouts test_vanished_peers"
+[ "${BITFLOW_NIGHTLY:-}" != 1 ] || LONG_TESTS=
 
 # What each sanitizer has of the folders; nightly both have all but project. Where memory is what may go wrong: parsing,
 # handshakes, configurations. Where threads meet: reports, logs, reloads, balancing. Relays: both. Neither
@@ -136,7 +138,7 @@ TSAN_FOLDERS="balancing control logs metrics process relay sentry"
 # Whether a preset leaves a file out.
 is_left_out() { # PRESET FOLDER NAME
     case $1 in
-    asan) folders=$ASAN_FOLDERS few="$LIBRARY_TESTS $VALUE_TESTS" ;;
+    asan) folders=$ASAN_FOLDERS few="$LIBRARY_TESTS $LONG_TESTS" ;;
     tsan) folders=$TSAN_FOLDERS few="$ONE_THREAD_TESTS $LIBRARY_TESTS" ;;
     *) return 1 ;;
     esac
