@@ -4,6 +4,8 @@ import os
 import threading
 import time
 
+import pytest
+
 # Sanitized builds run several times slower: deadlines and upper bounds of durations stretch, lower ones do
 # not.
 SANITIZED = False
@@ -11,6 +13,10 @@ SANITIZED = False
 
 def pace():
     return float(os.environ.get("BITFLOW_TEST_PACE", "4" if SANITIZED else "1"))
+
+
+IS_NIGHTLY = os.environ.get("BITFLOW_NIGHTLY") == "1"  # what takes long runs in full
+takes_long = pytest.mark.skipif(not IS_NIGHTLY, reason="takes long: BITFLOW_NIGHTLY=1")
 
 
 def scale(count, least=1):

@@ -2,7 +2,6 @@
 
 A sample here; with BITFLOW_NIGHTLY=1 20 upgrades and 20 reloads, and at least 20,000 short connections."""
 
-import os
 import signal
 import threading
 import time
@@ -13,9 +12,8 @@ import sockets
 import upgrades
 from environment import proxy
 from load import Load
-from waiting import scale
+from waiting import IS_NIGHTLY, scale
 
-IS_NIGHTLY = os.environ.get("BITFLOW_NIGHTLY") == "1"
 ROUNDS = 20 if IS_NIGHTLY else 3
 SHORT = 20_000 if IS_NIGHTLY else scale(1500)
 LONG = 50

@@ -17,11 +17,10 @@ import bitflow_process
 import load
 import programs
 import sockets
-from waiting import pace
+from waiting import pace, takes_long
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 RUN = ROOT / "test" / "bench" / "run.py"
-takes_long = pytest.mark.skipif(os.environ.get("BITFLOW_NIGHTLY") != "1", reason="takes long: BITFLOW_NIGHTLY=1")
 EXCHANGE = {"rate", "p50_us", "p99_us", "cpu_per_exchange"}
 
 

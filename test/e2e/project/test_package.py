@@ -4,7 +4,6 @@ that the scripts call for."""
 
 import gzip
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 import bitflow_process
 import debian
 import programs
-from waiting import pace
+from waiting import pace, takes_long
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 DOC = "usr/share/doc/bitflow"
@@ -46,7 +45,7 @@ def field(package, name):
     return programs.run(["dpkg-deb", "--field", str(package), name]).stdout.strip()
 
 
-@pytest.mark.skipif(os.environ.get("BITFLOW_NIGHTLY") != "1", reason="takes long: BITFLOW_NIGHTLY=1")
+@takes_long
 def test_lintian_has_nothing_to_say(packages):
     done = subprocess.run(
         [programs.find("lintian"), "--allow-root", "--fail-on", "error,warning", "--pedantic",

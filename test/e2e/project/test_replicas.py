@@ -3,7 +3,6 @@
 A sample here; with BITFLOW_NIGHTLY=1 five rounds with each, and the drain's delay as it is in the document."""
 
 import contextlib
-import os
 import signal
 import time
 
@@ -15,9 +14,8 @@ import proxy_headers
 import replicas
 import sockets
 import upgrades
-from waiting import scale, wait_for
+from waiting import IS_NIGHTLY, scale, takes_long, wait_for
 
-IS_NIGHTLY = os.environ.get("BITFLOW_NIGHTLY") == "1"
 ROUNDS = 5 if IS_NIGHTLY else 1
 LONG = 20
 # Between two things that happen.
@@ -140,7 +138,7 @@ def test_a_replica_that_is_killed_takes_only_its_own_connections_along(env):
             client.close()
 
 
-@pytest.mark.skipif(not IS_NIGHTLY, reason="takes long: BITFLOW_NIGHTLY=1")
+@takes_long
 def test_a_replica_whose_host_is_gone_is_left_within_a_minute(env):
     """With HAProxy's times as they stand: nothing answers, neither checks nor connections."""
     with networks.Networks() as both, networks.inside(both.near):

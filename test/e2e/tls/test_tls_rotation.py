@@ -19,9 +19,9 @@ from certificates import Identity
 from environment import proxy
 from kubelet_volumes import Volume
 from tls_cases import tls_client, tls_echo, tls_listener, tls_target
-from waiting import Stopwatch, holds_for, pace, wait_for
+from waiting import IS_NIGHTLY, Stopwatch, holds_for, pace, wait_for
 
-ROTATIONS = 20 if os.environ.get("BITFLOW_NIGHTLY") == "1" else 3
+ROTATIONS = 20 if IS_NIGHTLY else 3
 SOON = 2  # s, from a change until the next client sees it
 SETTLED = 1.4  # s, by which a change would have been noticed and put in force
 REFUSED = "certificates are not reloaded, the old ones stay in force"

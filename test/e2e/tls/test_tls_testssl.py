@@ -12,7 +12,7 @@ import tls_peers
 import waiting
 from environment import proxy
 from tls_cases import tls_listener
-from waiting import pace
+from waiting import IS_NIGHTLY, pace
 
 # It reads "client's order" as a fault of TLS 1.2, since a client might put weak suites first; here there are none.
 BY_DECISION = {"cipher_order"}
@@ -21,7 +21,6 @@ OF_THE_CERTIFICATE = {"cert_chain_of_trust", "cert_revocation", "cert_expiration
 # What is behind the listener, and the machine that testssl.sh runs on.
 OF_OTHERS = {"HSTS", "security_headers", "engine_problem", "scanTime"}
 FINE = {"OK", "INFO", "DEBUG"}
-IS_NIGHTLY = os.environ.get("BITFLOW_NIGHTLY") == "1"
 # Protocols, and what a flaw in the TLS stack itself would show: Heartbleed, CCS, Ticketbleed, renegotiation,
 # compression.
 CHECKS = ["--protocols", "-H", "-I", "-T", "-R", "-C"]
